@@ -1,0 +1,1 @@
+//! The archive: the only owner of object names and manifests.

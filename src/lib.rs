@@ -1,0 +1,24 @@
+//! backfeed backs Redis up from the replication feed and restores by feeding it back.
+//!
+//! ```text
+//!  master ──socket──▶ link ──▶ transfer (RDB bytes) ──▶ base snapshot ─┐
+//!                       └────▶ feed (commands)  ──▶ log segments ──────┤
+//!                                                                     archive ──▶ store (file://  memory:)
+//!  file / appendonlydir / live server (as its master) ◀── restore ◀───┘
+//! ```
+//!
+//! | layer | modules |
+//! |---|---|
+//! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
+//! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
+//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
+//! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`], [`expiry`]: pure, no tokio, no clock, no environment |
+//! | L0 | [`position`], [`config`], [`status`] |
+//!
+//! Imports go downward only (`tests/tidy.rs` holds that).
+
+pub mod archive;
+pub mod position;
+pub mod segment;
+pub mod store;

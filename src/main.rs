@@ -1,0 +1,3 @@
+//! The `backfeed` command.
+
+fn main() {}
