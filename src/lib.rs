@@ -19,6 +19,9 @@
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod expiry;
 pub mod position;
+pub mod proto;
+pub mod restore;
 pub mod segment;
 pub mod store;

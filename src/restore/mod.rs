@@ -1,0 +1,1 @@
+//! Archive → server or files.
