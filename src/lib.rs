@@ -20,5 +20,7 @@
 
 pub mod archive;
 pub mod position;
+pub mod proto;
+pub mod resp;
 pub mod segment;
 pub mod store;
