@@ -25,7 +25,7 @@ export BACKFEED_TEST_SERVERS
 export BACKFEED_REQUIRE_SERVERS=1
 
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked "$@"
+    cargo nextest run --config-file tests/nextest.toml --locked "$@"
     cargo test --doc --locked # nextest does not run these
 else
     RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked "$@"
