@@ -61,19 +61,6 @@ pub fn rewrite(args: &[Bytes], received_unix_ms: i64) -> Option<Vec<Vec<Bytes>>>
     }
 }
 
-/// A command as RESP.
-#[must_use]
-pub fn encode(args: &[Bytes]) -> Bytes {
-    let mut out = Vec::with_capacity(args.iter().map(Bytes::len).sum::<usize>());
-    out.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
-    for arg in args {
-        out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
-    }
-    Bytes::from(out)
-}
-
 #[derive(Clone, Copy)]
 enum Kind {
     Set,
@@ -312,9 +299,5 @@ mod tests {
         let set = [b"set".as_slice(), b"k", &value, b"ex", b"1"].map(Bytes::copy_from_slice);
         let out = rewrite(&set, 0).unwrap();
         assert_eq!(out[0][2], value);
-        assert_eq!(
-            &encode(&out[0])[..],
-            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$7\r\n\r\n\0\xff EX\r\n"
-        );
     }
 }

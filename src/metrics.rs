@@ -1,0 +1,138 @@
+//! Counters and gauges for Prometheus, in a registry that is handed around.
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
+
+use crate::status::{Phase, StatusView};
+
+/// All metrics, each with the prefix `backfeed_` (and the counters with the suffix `_total`).
+pub struct Metrics {
+    /// RDB transfers begun by the master for us.
+    pub full_syncs: Counter,
+    /// Feeds resumed by `+CONTINUE`.
+    pub partial_syncs: Counter,
+    /// Segments created by us.
+    pub segments_stored: Counter,
+    /// Bytes of RDB and feed received.
+    pub bytes_received: Counter,
+    /// Bytes of objects created (compressed).
+    pub bytes_stored: Counter,
+    /// Calls of the store that failed.
+    pub store_errors: Counter,
+    /// Links to the master that broke.
+    pub reconnects: Counter,
+    gauges: Gauges,
+    registry: Registry,
+}
+
+/// Set from a [`StatusView`] whenever they are asked for.
+#[derive(Default)]
+struct Gauges {
+    received_offset: Gauge,
+    stored_offset: Gauge,
+    lag_bytes: Gauge<f64, AtomicU64>,
+    lag_seconds: Gauge<f64, AtomicU64>,
+    ready: Gauge,
+    phase: Family<PhaseLabel, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("backfeed");
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let full_syncs = counter("full_syncs", "RDB transfers begun by the master for us");
+        let partial_syncs = counter("partial_syncs", "Feeds resumed by +CONTINUE");
+        let segments_stored = counter("segments_stored", "Log segments created");
+        let bytes_received = counter("received_bytes", "Bytes of RDB and feed received");
+        let bytes_stored = counter("stored_bytes", "Bytes of objects created, compressed");
+        let store_errors = counter("store_errors", "Calls of the store that failed");
+        let reconnects = counter("reconnects", "Links to the master that broke");
+        let gauges = Gauges::registered(&mut registry);
+        Self {
+            full_syncs,
+            partial_syncs,
+            segments_stored,
+            bytes_received,
+            bytes_stored,
+            store_errors,
+            reconnects,
+            gauges,
+            registry,
+        }
+    }
+
+    /// The text format, the gauges set from `view`.
+    pub(crate) fn encode(&self, view: &StatusView) -> String {
+        self.gauges.set(view);
+        let mut page = String::new();
+        // Writing into a String cannot fail.
+        let _ = text::encode(&mut page, &self.registry);
+        page
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gauges {
+    fn registered(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        let received = "The last byte of the feed received";
+        registry.register("received_offset", received, gauges.received_offset.clone());
+        let stored = "The last byte of the feed stored";
+        registry.register("stored_offset", stored, gauges.stored_offset.clone());
+        let lag = "Received but not yet stored, NaN before anything is stored";
+        registry.register_with_unit("lag", lag, Unit::Bytes, gauges.lag_bytes.clone());
+        let age = "Age of the oldest byte received but not yet stored";
+        registry.register_with_unit("lag", age, Unit::Seconds, gauges.lag_seconds.clone());
+        registry.register("ready", "1 when /readyz answers 200", gauges.ready.clone());
+        registry.register(
+            "phase",
+            "1 for what it is doing, else 0",
+            gauges.phase.clone(),
+        );
+        gauges
+    }
+
+    fn set(&self, view: &StatusView) {
+        let gauge = |offset: Option<u64>| i64::try_from(offset.unwrap_or(0)).unwrap_or(i64::MAX);
+        self.received_offset.set(gauge(view.received_offset));
+        self.stored_offset.set(gauge(view.stored_offset));
+        self.lag_bytes
+            .set(view.lag_bytes.map_or(f64::NAN, approximate));
+        self.lag_seconds.set(view.lag_seconds);
+        self.ready.set(view.ready.into());
+        for phase in Phase::ALL {
+            let label = PhaseLabel {
+                phase: phase.as_str(),
+            };
+            self.phase
+                .get_or_create(&label)
+                .set((phase == view.phase).into());
+        }
+    }
+}
+
+/// Prometheus knows only floats.
+#[allow(clippy::cast_precision_loss)]
+fn approximate(bytes: u64) -> f64 {
+    bytes as f64
+}

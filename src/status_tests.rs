@@ -1,0 +1,136 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn at(history: u8, offset: u64) -> Position {
+    Position {
+        history: ReplId::from_random([history; 20]),
+        offset: Offset(offset),
+    }
+}
+
+#[test]
+fn lag_is_what_was_received_and_not_stored_and_how_old_that_is() {
+    let status = Status::new();
+    assert_eq!(status.view_at(0).lag_bytes, None);
+    status.stored(at(1, 100), 1_000);
+    status.received(at(1, 100), 1_000);
+    assert_eq!(
+        (
+            status.view_at(9_000).lag_bytes,
+            status.view_at(9_000).lag_seconds
+        ),
+        (Some(0), 0.0)
+    );
+
+    status.received(at(1, 150), 10_000);
+    status.received(at(1, 180), 12_000);
+    let view = status.view_at(12_500);
+    assert_eq!((view.lag_bytes, view.lag_seconds), (Some(80), 2.5));
+    assert_eq!(
+        (view.received_offset, view.stored_offset),
+        (Some(180), Some(100))
+    );
+
+    status.stored(at(1, 150), 12_600);
+    let view = status.view_at(13_000);
+    assert_eq!((view.lag_bytes, view.lag_seconds), (Some(30), 1.0));
+    status.stored(at(1, 180), 13_100);
+    assert_eq!(
+        (
+            status.view_at(14_000).lag_bytes,
+            status.view_at(14_000).lag_seconds
+        ),
+        (Some(0), 0.0)
+    );
+}
+
+#[test]
+fn pings_of_an_idle_server_are_no_lag() {
+    let status = Status::new();
+    status.stored(at(1, 100), 0);
+    status.received(at(1, 114), 10_000);
+    status.idle(Offset(114));
+    let view = status.view_at(60_000);
+    assert_eq!((view.lag_bytes, view.lag_seconds), (Some(0), 0.0));
+    assert_eq!(
+        (view.received_offset, view.stored_offset),
+        (Some(114), Some(100))
+    );
+    status.received(at(1, 200), 60_000);
+    let view = status.view_at(61_000);
+    assert_eq!((view.lag_bytes, view.lag_seconds), (Some(86), 1.0));
+}
+
+#[test]
+fn the_age_of_the_oldest_byte_is_kept_however_long_the_store_is_away() {
+    let status = Status::new();
+    status.stored(at(1, 0), 0);
+    for second in 1..=5_000 {
+        status.received(at(1, second), i64::try_from(second).unwrap() * 1_000);
+    }
+    assert!(status.view_at(5_001_000).lag_seconds > 4_999.0);
+    status.stored(at(1, 5_000), 5_001_000);
+    assert_eq!(status.view_at(5_001_000).lag_seconds, 0.0);
+    // A clock that was put back makes no negative age.
+    status.received(at(1, 5_001), 5_002_000);
+    assert_eq!(status.view_at(0).lag_seconds, 0.0);
+}
+
+#[test]
+fn bytes_that_will_be_sent_again_are_not_pending() {
+    let status = Status::new();
+    status.stored(at(1, 100), 0);
+    status.received(at(1, 500), 1_000);
+    status.received(at(1, 100), 60_000);
+    assert_eq!(status.view_at(60_000).lag_seconds, 0.0);
+    // Another history: nothing of it is stored, so there is no distance to tell.
+    status.received(at(2, 100), 61_000);
+    assert_eq!(status.view_at(61_000).lag_bytes, None);
+}
+
+#[test]
+fn ready_means_following_or_promoted_and_not_at_the_end() {
+    let status = Status::new();
+    assert!(!status.view().ready);
+    status.phase(Phase::Following, "");
+    assert!(status.view().ready);
+    status.phase(Phase::Connecting, "");
+    assert!(!status.view().ready);
+    status.promoted(true);
+    assert!(status.view().ready);
+    status.superseded("a seal by pod-b");
+    assert!(!status.view().ready);
+    status.phase(Phase::Following, "no way back");
+    let view = status.view();
+    assert_eq!(view.phase, Phase::Superseded);
+    assert_eq!(view.superseded.as_deref(), Some("a seal by pod-b"));
+}
+
+#[test]
+fn every_phase_has_one_name_in_json_and_in_metrics() {
+    for phase in Phase::ALL {
+        assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+    }
+    let status = Status::new();
+    status.phase(Phase::FullSync, "");
+    status.metrics().full_syncs.inc();
+    status.stored(at(1, 100), 0);
+    status.received(at(1, 150), 0);
+    let page = status.prometheus();
+    for line in [
+        "backfeed_full_syncs_total 1",
+        "backfeed_partial_syncs_total 0",
+        "backfeed_received_offset 150",
+        "backfeed_stored_offset 100",
+        "backfeed_lag_bytes 50.0",
+        "backfeed_phase{phase=\"full_sync\"} 1",
+        "backfeed_phase{phase=\"following\"} 0",
+        "backfeed_ready 0",
+    ] {
+        assert!(
+            page.lines().any(|have| have == line),
+            "no `{line}` in:\n{page}"
+        );
+    }
+}
