@@ -5,6 +5,8 @@
 //! time, receive time + TTL. Only commands that Redis 6.0 knows are given out (`SET k v` then `PEXPIREAT`, no `PXAT`).
 //! An expiry in the past is kept as it is: the target decides, as with any other key.
 
+pub mod feed;
+
 use bytes::Bytes;
 
 /// Is this one of the commands that [`rewrite`] looks at? By name and number of arguments alone, so that a reader can

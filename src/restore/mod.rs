@@ -1,1 +1,4 @@
 //! Archive → server or files.
+
+pub mod compat;
+pub mod when;
