@@ -20,6 +20,7 @@
 
 pub mod archive;
 pub mod config;
+pub mod link;
 pub mod metrics;
 pub mod position;
 pub mod proto;
