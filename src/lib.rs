@@ -13,12 +13,14 @@
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`], [`expiry`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`config`], [`status`] |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`]: pure, no tokio, no clock, no environment |
+//! | L0 | [`position`], [`crc64`], [`config`], [`status`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod crc64;
+mod frames;
 pub mod position;
 pub mod segment;
 pub mod store;
