@@ -19,7 +19,10 @@
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod capture;
 pub mod config;
+pub mod crc64;
+mod frames;
 pub mod link;
 pub mod metrics;
 pub mod position;
