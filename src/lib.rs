@@ -20,5 +20,6 @@
 
 pub mod archive;
 pub mod position;
+pub mod rdb;
 pub mod segment;
 pub mod store;
