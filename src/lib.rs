@@ -27,6 +27,7 @@ pub mod link;
 pub mod metrics;
 pub mod position;
 pub mod proto;
+pub mod rdb;
 pub mod resp;
 pub mod segment;
 pub mod status;
