@@ -19,11 +19,16 @@
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod capture;
 pub mod config;
+pub mod crc64;
 pub mod expiry;
+mod frames;
+pub mod link;
 pub mod metrics;
 pub mod position;
 pub mod proto;
+pub mod rdb;
 pub mod resp;
 pub mod restore;
 pub mod segment;

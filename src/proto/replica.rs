@@ -136,6 +136,16 @@ impl Replica {
         matches!(self.state, State::Feed)
     }
 
+    /// The part of the conversation that this is, for messages.
+    #[must_use]
+    pub fn stage(&self) -> &'static str {
+        match self.state {
+            State::Header | State::Payload(_) => "during the full sync",
+            State::Feed => "while following the feed",
+            _ => "in the handshake",
+        }
+    }
+
     /// Bytes of the payload still to come, where the master said how many there are.
     #[must_use]
     pub fn payload_remaining(&self) -> Option<u64> {
