@@ -22,7 +22,9 @@ pub enum RestoreError {
     #[error("{0}. Name one with --history")]
     Ambiguous(#[from] Ambiguous),
     /// There is no base at all.
-    #[error("{url} holds no snapshot that could be restored yet: the first full sync has not been completed")]
+    #[error(
+        "{url} holds no snapshot that could be restored yet: the first full sync has not been completed"
+    )]
     NothingToRestore {
         /// The archive.
         url: String,
@@ -39,7 +41,9 @@ pub enum RestoreError {
         oldest: String,
     },
     /// The goal lies after everything that is stored.
-    #[error("{goal} lies after the last point that is stored, {last}: restore `latest`, or an earlier point")]
+    #[error(
+        "{goal} lies after the last point that is stored, {last}: restore `latest`, or an earlier point"
+    )]
     AfterLatest {
         /// What was asked for.
         goal: String,
@@ -80,7 +84,7 @@ pub enum RestoreError {
         /// The base.
         base: Position,
         /// What is wrong.
-        source: WalkError,
+        source: Box<WalkError>,
     },
     /// A log's bytes are those that were stored, but they are no sound feed.
     #[error("the log of history {history} cannot be replayed: {source}")]
@@ -95,12 +99,14 @@ pub enum RestoreError {
     Rewrite(#[from] FeedRewriteError),
     /// The replication position could not be taken out of the snapshot.
     #[error("the snapshot cannot be prepared for a fork: {0}")]
-    Strip(#[from] StripError),
+    Strip(Box<StripError>),
     /// The log holds something that cannot be replayed.
     #[error("the log cannot be replayed: {0}")]
     Unreplayable(String),
     /// The original history may not be continued from here.
-    #[error("history {history} cannot be continued: {reason}. Without --continue-history, the restore gets an id of its own")]
+    #[error(
+        "history {history} cannot be continued: {reason}. Without --continue-history, the restore gets an id of its own"
+    )]
     CannotContinue {
         /// The history.
         history: ReplId,
@@ -108,7 +114,9 @@ pub enum RestoreError {
         reason: String,
     },
     /// A file or directory is in the way.
-    #[error("{path} {reason}. Nothing was written; choose another place, or use --force to replace it")]
+    #[error(
+        "{path} {reason}. Nothing was written; choose another place, or use --force to replace it"
+    )]
     InTheWay {
         /// What.
         path: PathBuf,
@@ -178,6 +186,12 @@ pub enum RestoreError {
     },
 }
 
+impl From<StripError> for RestoreError {
+    fn from(error: StripError) -> Self {
+        Self::Strip(Box::new(error))
+    }
+}
+
 impl RestoreError {
     /// May the same restore succeed later?
     #[must_use]
@@ -195,7 +209,10 @@ impl RestoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Archive(error) => is_damage(error),
-            Self::Gap { .. } | Self::NoSoundBase { .. } | Self::BadBase { .. } | Self::BadLog { .. } => true,
+            Self::Gap { .. }
+            | Self::NoSoundBase { .. }
+            | Self::BadBase { .. }
+            | Self::BadLog { .. } => true,
             Self::Feeding { source, .. } => {
                 matches!(source.as_ref(), ServeError::Content(error) if error.is_damage())
             }

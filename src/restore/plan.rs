@@ -74,7 +74,10 @@ impl Plan {
     /// The boundary at which the base stands.
     #[must_use]
     pub fn start(&self) -> Boundary {
-        Boundary { offset: self.base.offset, db: self.base.db }
+        Boundary {
+            offset: self.base.offset,
+            db: self.base.db,
+        }
     }
 }
 
@@ -92,7 +95,14 @@ pub async fn plan(
     when: When,
     bad: &BadBases,
 ) -> Result<Plan, RestoreError> {
-    let planner = Planner { archive, catalog, spans: spans(catalog, history)?, history, when, bad };
+    let planner = Planner {
+        archive,
+        catalog,
+        spans: spans(catalog, history)?,
+        history,
+        when,
+        bad,
+    };
     let goal = planner.goal().await?;
     let (span, base) = planner.base(goal)?;
     let walk = planner.walk(span, base, goal).await?;
@@ -110,7 +120,13 @@ struct Span {
 
 fn spans(catalog: &Catalog, history: ReplId) -> Result<Vec<Span>, RestoreError> {
     let lineage = catalog.lineage(history)?;
-    Ok(lineage.into_iter().map(|at| Span { history: at.history, upto: at.offset }).collect())
+    Ok(lineage
+        .into_iter()
+        .map(|at| Span {
+            history: at.history,
+            upto: at.offset,
+        })
+        .collect())
 }
 
 struct Planner<'a> {
@@ -162,7 +178,9 @@ impl Planner<'_> {
 
     /// The last mark of a span's log at or before that time, by binary search over the headers.
     async fn mark_at(&self, span: Span, unix_ms: i64) -> Result<Option<TimeMark>, RestoreError> {
-        let Some(history) = self.catalog.histories.get(&span.history) else { return Ok(None) };
+        let Some(history) = self.catalog.histories.get(&span.history) else {
+            return Ok(None);
+        };
         let log = history.log.as_slice();
         let shared = log.partition_point(|first| Offset::before_byte(*first) < span.upto);
         let (mut low, mut high) = (0, shared);
@@ -209,8 +227,13 @@ impl Planner<'_> {
     fn bases(&self) -> impl Iterator<Item = (usize, &BaseManifest)> {
         self.spans.iter().enumerate().flat_map(|(index, span)| {
             let history = self.catalog.histories.get(&span.history);
-            let bases = history.map(|history| history.bases.as_slice()).unwrap_or_default();
-            bases.iter().filter(|base| base.offset <= span.upto).map(move |base| (index, base))
+            let bases = history
+                .map(|history| history.bases.as_slice())
+                .unwrap_or_default();
+            bases
+                .iter()
+                .filter(|base| base.offset <= span.upto)
+                .map(move |base| (index, base))
         })
     }
 
@@ -221,7 +244,9 @@ impl Planner<'_> {
     /// The newest sound base at or below the goal.
     fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RestoreError> {
         let usable = self.bases().filter(|(_, base)| base.offset <= goal);
-        let newest = usable.filter(|(_, base)| !self.is_bad(base)).max_by_key(|(_, base)| base.offset);
+        let newest = usable
+            .filter(|(_, base)| !self.is_bad(base))
+            .max_by_key(|(_, base)| base.offset);
         newest.ok_or_else(|| self.before_oldest())
     }
 
@@ -236,9 +261,9 @@ impl Planner<'_> {
                     show_time(oldest.created_unix_ms)
                 ),
             },
-            None if self.bad.is_empty() => {
-                RestoreError::NothingToRestore { url: self.archive.store().url() }
-            }
+            None if self.bad.is_empty() => RestoreError::NothingToRestore {
+                url: self.archive.store().url(),
+            },
             None => RestoreError::NoSoundBase {
                 goal: self.when.to_string(),
                 damaged: self.bad.values().cloned().collect(),
@@ -253,9 +278,16 @@ impl Planner<'_> {
         base: &BaseManifest,
         goal: Offset,
     ) -> Result<Walk, RestoreError> {
-        let mut walk = Walk { pieces: Vec::new(), reached: base.offset, span, stopped: None };
+        let mut walk = Walk {
+            pieces: Vec::new(),
+            reached: base.offset,
+            span,
+            stopped: None,
+        };
         loop {
-            let Some(span) = self.spans.get(walk.span).copied() else { return Ok(walk) };
+            let Some(span) = self.spans.get(walk.span).copied() else {
+                return Ok(walk);
+            };
             self.walk_span(span, &mut walk, goal).await?;
             let crosses = walk.reached == span.upto && walk.span > 0;
             if !crosses || walk.reached >= goal {
@@ -266,7 +298,12 @@ impl Planner<'_> {
         }
     }
 
-    async fn walk_span(&self, span: Span, walk: &mut Walk, goal: Offset) -> Result<(), RestoreError> {
+    async fn walk_span(
+        &self,
+        span: Span,
+        walk: &mut Walk,
+        goal: Offset,
+    ) -> Result<(), RestoreError> {
         let limit = span.upto.min(goal);
         let relative_ttls = self
             .catalog
@@ -275,14 +312,21 @@ impl Planner<'_> {
             .is_some_and(|history| history.doc.server.relative_ttls());
         let mut chain = self.archive.chain(self.catalog, span.history, walk.reached);
         while walk.reached < limit {
-            let Some(item) = chain.next().await else { break };
+            let Some(item) = chain.next().await else {
+                break;
+            };
             match item? {
                 ChainItem::Segment(mut header) => {
                     header.meta.marks = Vec::new();
                     let upto = header.meta.end.min(limit);
                     let after = walk.reached;
                     walk.reached = upto;
-                    walk.pieces.push(Piece { header, after, upto, relative_ttls });
+                    walk.pieces.push(Piece {
+                        header,
+                        after,
+                        upto,
+                        relative_ttls,
+                    });
                 }
                 ChainItem::End(end) => {
                     walk.stopped = Some(end);
@@ -295,13 +339,20 @@ impl Planner<'_> {
 
     /// The last boundary in what was walked.
     async fn end(&self, base: &BaseManifest, pieces: &[Piece]) -> Result<Boundary, RestoreError> {
-        let start = Boundary { offset: base.offset, db: base.db };
+        let start = Boundary {
+            offset: base.offset,
+            db: base.db,
+        };
         for (index, piece) in pieces.iter().enumerate().rev() {
             match piece.header.meta.boundary {
                 Some(boundary) if boundary.offset <= piece.after => {}
                 Some(boundary) if boundary.offset <= piece.upto => return Ok(boundary),
                 // Cut before the segment's last boundary: only its bytes tell where the one before that is.
-                Some(_) => return self.scan(start, pieces.get(..=index).unwrap_or_default()).await,
+                Some(_) => {
+                    return self
+                        .scan(start, pieces.get(..=index).unwrap_or_default())
+                        .await;
+                }
                 None => {}
             }
         }
@@ -314,10 +365,13 @@ impl Planner<'_> {
             piece.header.meta.starts_at_boundary && piece.after == piece.header.meta.start
         });
         let pieces = pieces.get(known.unwrap_or(0)..).unwrap_or_default();
-        let from = pieces.first().filter(|_| known.is_some()).map_or(start, |piece| Boundary {
-            offset: piece.after,
-            db: piece.header.meta.db_at_start,
-        });
+        let from = pieces
+            .first()
+            .filter(|_| known.is_some())
+            .map_or(start, |piece| Boundary {
+                offset: piece.after,
+                db: piece.header.meta.db_at_start,
+            });
         let mut scanner = FeedScanner::new(from);
         for piece in pieces {
             let mut stream = super::stream::piece_bytes(self.archive, piece).await?;
@@ -340,23 +394,37 @@ impl Planner<'_> {
         end: Boundary,
     ) -> Result<(), RestoreError> {
         // `latest` may end where the log ends, but not before a snapshot that was passed over as damaged.
-        let passed_over = self.bases().filter(|(_, base)| self.is_bad(base) && base.offset <= goal);
+        let passed_over = self
+            .bases()
+            .filter(|(_, base)| self.is_bad(base) && base.offset <= goal);
         let needed = match self.when {
-            When::Latest => passed_over.map(|(_, base)| base.offset).max().unwrap_or_default(),
+            When::Latest => passed_over
+                .map(|(_, base)| base.offset)
+                .max()
+                .unwrap_or_default(),
             When::AtUnixMs(_) | When::Offset(_) => goal,
         };
         let ancestor = walk.span > 0 && walk.reached < goal;
         if walk.reached >= needed && !ancestor {
             return Ok(());
         }
-        let history = self.spans.get(walk.span).map_or(self.history, |span| span.history);
+        let history = self
+            .spans
+            .get(walk.span)
+            .map_or(self.history, |span| span.history);
         let next = match walk.stopped {
             Some(ChainEnd::Gap { next, .. }) => Some(next),
             _ => None,
         };
         if next.is_none() && !ancestor && matches!(self.when, When::Offset(_)) {
-            let last = Position { history, offset: end.offset };
-            return Err(RestoreError::AfterLatest { goal: self.when.to_string(), last });
+            let last = Position {
+                history,
+                offset: end.offset,
+            };
+            return Err(RestoreError::AfterLatest {
+                goal: self.when.to_string(),
+                last,
+            });
         }
         Err(RestoreError::Gap {
             history,
@@ -374,11 +442,16 @@ impl Planner<'_> {
         mut walk: Walk,
         end: Boundary,
     ) -> Result<Plan, RestoreError> {
-        let end_history = self.spans.get(walk.span).map_or(self.history, |span| span.history);
+        let end_history = self
+            .spans
+            .get(walk.span)
+            .map_or(self.history, |span| span.history);
         let mut notes: Vec<String> = self
             .bad
             .iter()
-            .map(|((id, offset), why)| format!("the snapshot at {id}:{offset} was passed over: {why}"))
+            .map(|((id, offset), why)| {
+                format!("the snapshot at {id}:{offset} was passed over: {why}")
+            })
             .collect();
         if let Some(ChainEnd::Gap { at, next }) = walk.stopped {
             notes.push(format!(
@@ -392,7 +465,10 @@ impl Planner<'_> {
             history: self.history,
             when: self.when,
             end,
-            end_position: Position { history: end_history, offset: end.offset },
+            end_position: Position {
+                history: end_history,
+                offset: end.offset,
+            },
             end_unix_ms: self.end_time(base, &walk.pieces, end.offset).await?,
             is_tip_end: tip.is_some_and(|tip| tip.boundary.offset == end.offset),
             stored_end: tip.map(|tip| tip.stored),
@@ -413,7 +489,10 @@ impl Planner<'_> {
             return Ok(None);
         }
         match self.archive.log_end(self.catalog, self.history).await {
-            Ok(end) => Ok(Some(Tip { stored: end.end, boundary: end.boundary })),
+            Ok(end) => Ok(Some(Tip {
+                stored: end.end,
+                boundary: end.boundary,
+            })),
             Err(error) if is_damage(&error) => {
                 notes.push(format!("the end of the log cannot be told: {error}"));
                 Ok(None)
@@ -429,9 +508,14 @@ impl Planner<'_> {
         pieces: &[Piece],
         end: Offset,
     ) -> Result<Option<i64>, RestoreError> {
-        let Some(last) = pieces.last() else { return Ok(Some(base.created_unix_ms)) };
+        let Some(last) = pieces.last() else {
+            return Ok(Some(base.created_unix_ms));
+        };
         let marks = marks_of(self.archive, &last.header).await?;
-        let mark = marks.iter().find(|mark| mark.offset >= end).or(marks.last());
+        let mark = marks
+            .iter()
+            .find(|mark| mark.offset >= end)
+            .or(marks.last());
         Ok(mark.map(|mark| mark.unix_ms))
     }
 }
@@ -447,7 +531,9 @@ pub(super) async fn marks_of(
     archive: &Archive,
     header: &SegmentHeader,
 ) -> Result<Vec<TimeMark>, ArchiveError> {
-    let entry = archive.entry(header.meta.history, header.meta.start.next_byte()).await?;
+    let entry = archive
+        .entry(header.meta.history, header.meta.start.next_byte())
+        .await?;
     Ok(match entry {
         Some(Entry::Segment(header)) => header.meta.marks,
         Some(Entry::Seal(_)) | None => Vec::new(),
