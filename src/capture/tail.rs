@@ -46,10 +46,14 @@ impl Chunk {
 
     /// Drops the bytes up to `offset`.
     fn advance_to(&mut self, offset: Offset) {
-        let drop = usize::try_from(offset.since(self.start)).unwrap_or(usize::MAX).min(self.bytes.len());
+        let drop = usize::try_from(offset.since(self.start))
+            .unwrap_or(usize::MAX)
+            .min(self.bytes.len());
         self.bytes = self.bytes.slice(drop..);
         self.start = self.start.plus(drop as u64);
-        self.boundary = self.boundary.filter(|boundary| boundary.offset > self.start);
+        self.boundary = self
+            .boundary
+            .filter(|boundary| boundary.offset > self.start);
     }
 }
 
@@ -98,7 +102,13 @@ pub struct Tail {
 impl Tail {
     /// Begins after `boundary`, the last safe point of what is stored up to `stored`.
     #[must_use]
-    pub fn new(history: ReplId, boundary: Boundary, stored: Offset, last_mark_ms: i64, writer: String) -> Self {
+    pub fn new(
+        history: ReplId,
+        boundary: Boundary,
+        stored: Offset,
+        last_mark_ms: i64,
+        writer: String,
+    ) -> Self {
         Self {
             history,
             writer,
@@ -122,7 +132,10 @@ impl Tail {
     /// The last byte received.
     #[must_use]
     pub fn received(&self) -> Position {
-        Position { history: self.history, offset: self.scanner.offset() }
+        Position {
+            history: self.history,
+            offset: self.scanner.offset(),
+        }
     }
 
     /// The last boundary received: where a new link goes on.
@@ -134,13 +147,22 @@ impl Tail {
     /// The last byte stored.
     #[must_use]
     pub fn stored(&self) -> Position {
-        Position { history: self.history, offset: self.stored }
+        Position {
+            history: self.history,
+            offset: self.stored,
+        }
     }
 
     /// The last boundary stored.
     #[must_use]
     pub fn stored_boundary(&self) -> Boundary {
         self.stored_boundary
+    }
+
+    /// The wall clock of the last time mark, Unix milliseconds.
+    #[must_use]
+    pub fn last_mark_ms(&self) -> i64 {
+        self.last_mark_ms
     }
 
     /// Bytes of memory in use.
@@ -152,7 +174,10 @@ impl Tail {
     /// When the oldest bytes with data in them were received.
     #[must_use]
     pub fn oldest_data(&self) -> Option<Instant> {
-        self.chunks.iter().find(|chunk| chunk.data).map(|chunk| chunk.received.instant)
+        self.chunks
+            .iter()
+            .find(|chunk| chunk.data)
+            .map(|chunk| chunk.received.instant)
     }
 
     /// When the oldest bytes were received, idle traffic included.
@@ -167,10 +192,20 @@ impl Tail {
         self.data_chunks > 0
     }
 
+    /// Is there a whole unit, idle traffic included, that is not stored?
+    #[must_use]
+    pub fn has_whole_unit(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.boundary.is_some())
+    }
+
     /// Up to here everything not stored is idle traffic: no lag.
     #[must_use]
     pub fn idle_up_to(&self) -> Offset {
-        if self.has_data() { self.stored } else { self.scanner.offset() }
+        if self.has_data() {
+            self.stored
+        } else {
+            self.scanner.offset()
+        }
     }
 
     /// Does the master wait for an acknowledgement (since the last [`Self::answered`])?
@@ -201,7 +236,10 @@ impl Tail {
 
     fn push_piece(&mut self, bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
         self.last_mark_ms = self.last_mark_ms.max(now.unix_ms);
-        let received = Moment { unix_ms: self.last_mark_ms, ..now };
+        let received = Moment {
+            unix_ms: self.last_mark_ms,
+            ..now
+        };
         let start = self.scanner.offset();
         let mut arrival = Arrival::default();
         let mut data = false;
@@ -213,7 +251,13 @@ impl Tail {
         })?;
         self.getack |= arrival.getack;
         let boundary = Some(self.scanner.boundary()).filter(|boundary| boundary.offset > start);
-        let mut chunk = Chunk { start, bytes, boundary, received, data };
+        let mut chunk = Chunk {
+            start,
+            bytes,
+            boundary,
+            received,
+            data,
+        };
         if chunk.start < self.stored {
             chunk.advance_to(self.stored);
         }
@@ -251,11 +295,22 @@ impl Tail {
         let mut boundary = None;
         let mut last: Option<TimeMark> = None;
         for chunk in self.chunks.iter().take_while(|chunk| chunk.start < cut) {
-            let take = usize::try_from(cut.since(chunk.start)).unwrap_or(usize::MAX).min(chunk.bytes.len());
+            let take = usize::try_from(cut.since(chunk.start))
+                .unwrap_or(usize::MAX)
+                .min(chunk.bytes.len());
             chunks.push(chunk.bytes.slice(..take));
-            boundary = chunk.boundary.filter(|boundary| boundary.offset <= cut).or(boundary);
-            let mark = TimeMark { unix_ms: chunk.received.unix_ms, offset: chunk.end().min(cut) };
-            if marks.last().is_none_or(|last| mark.unix_ms.saturating_sub(last.unix_ms) >= MARK_INTERVAL_MS) {
+            boundary = chunk
+                .boundary
+                .filter(|boundary| boundary.offset <= cut)
+                .or(boundary);
+            let mark = TimeMark {
+                unix_ms: chunk.received.unix_ms,
+                offset: chunk.end().min(cut),
+            };
+            if marks
+                .last()
+                .is_none_or(|last| mark.unix_ms.saturating_sub(last.unix_ms) >= MARK_INTERVAL_MS)
+            {
                 marks.push(mark);
             }
             last = Some(mark);
@@ -299,7 +354,9 @@ impl Tail {
             return;
         }
         self.stored = end;
-        if let Some(boundary) = boundary.filter(|b| b.offset > self.stored_boundary.offset && b.offset <= end) {
+        if let Some(boundary) =
+            boundary.filter(|b| b.offset > self.stored_boundary.offset && b.offset <= end)
+        {
             self.stored_boundary = boundary;
         }
         while let Some(mut front) = self.chunks.pop_front_if(|front| front.start < end) {
@@ -340,14 +397,16 @@ impl Tail {
     #[must_use]
     pub fn acknowledge(&self, received: bool, exact: bool) -> Offset {
         let mine = self.scanner.boundary().offset;
-        let safe = if received { mine } else { mine.min(self.stored_boundary.offset) };
-        if exact { safe } else { safe.min(self.scanner.offset().minus(1)) }
-    }
-
-    /// Is everything that was received stored?
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.chunks.is_empty()
+        let safe = if received {
+            mine
+        } else {
+            mine.min(self.stored_boundary.offset)
+        };
+        if exact {
+            safe
+        } else {
+            safe.min(self.scanner.offset().minus(1))
+        }
     }
 }
 
