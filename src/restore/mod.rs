@@ -20,6 +20,8 @@ mod report;
 mod serve;
 mod server;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod when;
 
 use std::path::PathBuf;

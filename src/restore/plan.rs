@@ -107,8 +107,10 @@ pub async fn plan(
     let (span, base) = planner.base(goal)?;
     let walk = planner.walk(span, base, goal).await?;
     let end = planner.end(base, &walk.pieces).await?;
-    planner.check_reached(base, &walk, goal, end)?;
-    planner.finish(base, walk, end).await
+    let mut notes = Vec::new();
+    let tip = planner.tip(walk.span, &mut notes).await?;
+    planner.check_reached(base, &walk, goal, end, tip)?;
+    planner.finish(base, walk, end, tip, notes).await
 }
 
 /// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant stands first.
@@ -392,44 +394,49 @@ impl Planner<'_> {
         walk: &Walk,
         goal: Offset,
         end: Boundary,
+        tip: Option<Tip>,
     ) -> Result<(), RestoreError> {
-        // `latest` may end where the log ends, but not before a snapshot that was passed over as damaged.
+        // No end may lie before a snapshot that was passed over as damaged: the data went on.
         let passed_over = self
             .bases()
             .filter(|(_, base)| self.is_bad(base) && base.offset <= goal);
-        let needed = match self.when {
-            When::Latest => passed_over
-                .map(|(_, base)| base.offset)
-                .max()
-                .unwrap_or_default(),
-            When::AtUnixMs(_) | When::Offset(_) => goal,
-        };
-        let ancestor = walk.span > 0 && walk.reached < goal;
-        if walk.reached >= needed && !ancestor {
-            return Ok(());
-        }
+        let needed = passed_over
+            .map(|(_, base)| base.offset)
+            .max()
+            .unwrap_or_default();
+        let log_ended = walk.span == 0
+            && match walk.stopped {
+                Some(ChainEnd::Log(_) | ChainEnd::Sealed(_)) => true,
+                // Segments beyond a gap may be strays of a writer that died: then the log ends here all the same.
+                Some(ChainEnd::Gap { .. }) => tip.is_some_and(|tip| tip.stored <= walk.reached),
+                None => false,
+            };
         let history = self
             .spans
             .get(walk.span)
             .map_or(self.history, |span| span.history);
-        let next = match walk.stopped {
-            Some(ChainEnd::Gap { next, .. }) => Some(next),
-            _ => None,
-        };
-        if next.is_none() && !ancestor && matches!(self.when, When::Offset(_)) {
-            let last = Position {
-                history,
-                offset: end.offset,
+        if walk.reached >= goal {
+            return Ok(());
+        }
+        if log_ended && walk.reached >= needed {
+            return match self.when {
+                When::Latest | When::AtUnixMs(_) => Ok(()),
+                When::Offset(_) => Err(RestoreError::AfterLatest {
+                    goal: self.when.to_string(),
+                    last: Position {
+                        history,
+                        offset: end.offset,
+                    },
+                }),
             };
-            return Err(RestoreError::AfterLatest {
-                goal: self.when.to_string(),
-                last,
-            });
         }
         Err(RestoreError::Gap {
             history,
             missing: walk.reached.next_byte(),
-            next,
+            next: match walk.stopped {
+                Some(ChainEnd::Gap { next, .. }) => Some(next),
+                _ => None,
+            },
             goal: self.when.to_string(),
             base: base.offset,
             reachable: end.offset,
@@ -441,18 +448,18 @@ impl Planner<'_> {
         base: &BaseManifest,
         mut walk: Walk,
         end: Boundary,
+        tip: Option<Tip>,
+        mut notes: Vec<String>,
     ) -> Result<Plan, RestoreError> {
         let end_history = self
             .spans
             .get(walk.span)
             .map_or(self.history, |span| span.history);
-        let mut notes: Vec<String> = self
-            .bad
-            .iter()
-            .map(|((id, offset), why)| {
-                format!("the snapshot at {id}:{offset} was passed over: {why}")
-            })
-            .collect();
+        for ((id, offset), why) in self.bad {
+            notes.push(format!(
+                "the snapshot at {id}:{offset} was passed over: {why}"
+            ));
+        }
         if let Some(ChainEnd::Gap { at, next }) = walk.stopped {
             notes.push(format!(
                 "the log of history {end_history} ends at offset {at}; segments from byte {next} on lie beyond a gap and \
@@ -460,7 +467,6 @@ impl Planner<'_> {
             ));
         }
         trim(&mut walk.pieces, end.offset);
-        let tip = self.tip(end_history, &mut notes).await?;
         Ok(Plan {
             history: self.history,
             when: self.when,
@@ -479,13 +485,9 @@ impl Planner<'_> {
         })
     }
 
-    /// Where the log of the history asked for ends, if the restore ends in that history.
-    async fn tip(
-        &self,
-        end_history: ReplId,
-        notes: &mut Vec<String>,
-    ) -> Result<Option<Tip>, RestoreError> {
-        if end_history != self.history {
+    /// Where the log of the history asked for ends, if the restore ends in that history (the first span).
+    async fn tip(&self, span: usize, notes: &mut Vec<String>) -> Result<Option<Tip>, RestoreError> {
+        if span > 0 {
             return Ok(None);
         }
         match self.archive.log_end(self.catalog, self.history).await {
