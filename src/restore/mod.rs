@@ -294,3 +294,7 @@ pub async fn seal(
     let reason = format!("another writer goes on storing, now after offset {at}: stop it first");
     Err(RestoreError::CannotContinue { history, reason })
 }
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;

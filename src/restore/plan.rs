@@ -6,6 +6,7 @@
 //! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
@@ -20,8 +21,10 @@ use crate::segment::{Entry, SegmentHeader};
 /// A part of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The segment. Its time marks are left out, as a long log has millions of them.
+    /// The segment. Of a long log, the time marks are left out (`has_marks`), as it has millions of them.
     pub header: SegmentHeader,
+    /// The header is as it is stored; else its time marks are missing here.
+    pub has_marks: bool,
     /// Wanted: the bytes after this offset, at least the segment's start,
     pub after: Offset,
     /// up to and including this one, at most the segment's end.
@@ -29,6 +32,33 @@ pub struct Piece {
     /// Its server sends relative TTLs.
     pub relative_ttls: bool,
 }
+
+impl Piece {
+    /// The header as it is stored: from here, or else read again.
+    pub(super) async fn stored_header(
+        &self,
+        archive: &Archive,
+    ) -> Result<Cow<'_, SegmentHeader>, ArchiveError> {
+        if self.has_marks {
+            return Ok(Cow::Borrowed(&self.header));
+        }
+        let meta = &self.header.meta;
+        match archive.entry(meta.history, meta.start.next_byte()).await? {
+            Some(Entry::Segment(header)) => Ok(Cow::Owned(header)),
+            Some(Entry::Seal(_)) | None => Err(ArchiveError::Missing {
+                object: format!(
+                    "the segment of history {} from byte {}",
+                    meta.history,
+                    meta.start.next_byte()
+                ),
+            }),
+        }
+    }
+}
+
+/// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when needed
+/// (in tests from the third segment on).
+const MARKS_KEPT: usize = if cfg!(test) { 4 } else { 1 << 20 };
 
 /// What a restore consists of.
 #[derive(Debug, Clone)]
@@ -149,6 +179,8 @@ struct Walk {
     span: usize,
     /// Why it stopped, unless it came to the goal.
     stopped: Option<ChainEnd>,
+    /// Time marks in the pieces.
+    marks: usize,
 }
 
 impl Planner<'_> {
@@ -285,6 +317,7 @@ impl Planner<'_> {
             reached: base.offset,
             span,
             stopped: None,
+            marks: 0,
         };
         loop {
             let Some(span) = self.spans.get(walk.span).copied() else {
@@ -319,12 +352,17 @@ impl Planner<'_> {
             };
             match item? {
                 ChainItem::Segment(mut header) => {
-                    header.meta.marks = Vec::new();
+                    walk.marks = walk.marks.saturating_add(header.meta.marks.len());
+                    let has_marks = walk.marks <= MARKS_KEPT;
+                    if !has_marks {
+                        header.meta.marks = Vec::new();
+                    }
                     let upto = header.meta.end.min(limit);
                     let after = walk.reached;
                     walk.reached = upto;
                     walk.pieces.push(Piece {
                         header,
+                        has_marks,
                         after,
                         upto,
                         relative_ttls,
@@ -513,7 +551,8 @@ impl Planner<'_> {
         let Some(last) = pieces.last() else {
             return Ok(Some(base.created_unix_ms));
         };
-        let marks = marks_of(self.archive, &last.header).await?;
+        let header = last.stored_header(self.archive).await?;
+        let marks = &header.meta.marks;
         let mark = marks
             .iter()
             .find(|mark| mark.offset >= end)
@@ -526,20 +565,6 @@ impl Planner<'_> {
 struct Tip {
     stored: Offset,
     boundary: Boundary,
-}
-
-/// The time marks of a segment of a plan.
-pub(super) async fn marks_of(
-    archive: &Archive,
-    header: &SegmentHeader,
-) -> Result<Vec<TimeMark>, ArchiveError> {
-    let entry = archive
-        .entry(header.meta.history, header.meta.start.next_byte())
-        .await?;
-    Ok(match entry {
-        Some(Entry::Segment(header)) => header.meta.marks,
-        Some(Entry::Seal(_)) | None => Vec::new(),
-    })
 }
 
 /// Takes away what lies behind `end`.
