@@ -14,14 +14,17 @@
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`], [`expiry`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`config`], [`status`], [`metrics`] |
+//! | L0 | [`position`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod cmd;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod position;
 pub mod segment;
 pub mod status;
 pub mod store;
+pub mod telemetry;
