@@ -21,7 +21,7 @@ pub const DEFAULT_PORT: u16 = 6379;
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A segment below this would be mostly header, and a busy server would make thousands of objects a minute.
-pub const SEGMENT_SIZE_MIN: usize = 4 * 1024;
+pub const SEGMENT_SIZE_MIN: usize = 64 * 1024;
 
 /// A password file is read whole; a longer one is surely the wrong file.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
@@ -297,7 +297,7 @@ impl CaptureConfig {
             return Err(ConfigError::new("--flush-interval: must be 1ms or more"));
         }
         if self.segment_size < SEGMENT_SIZE_MIN {
-            return Err(ConfigError::new("--segment-size: must be 4KiB or more"));
+            return Err(ConfigError::new("--segment-size: must be 64KiB or more"));
         }
         // One segment is on its way to the store while the next one fills.
         if self.memory_limit / 2 < self.segment_size {

@@ -19,11 +19,18 @@
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod capture;
 pub mod cmd;
 pub mod config;
+pub mod crc64;
+mod frames;
 pub mod http;
+pub mod link;
 pub mod metrics;
 pub mod position;
+pub mod proto;
+pub mod rdb;
+pub mod resp;
 pub mod segment;
 pub mod status;
 pub mod store;

@@ -47,7 +47,7 @@ main() {
     [ -n "$missing" ] || return 0
 
     work=$(mktemp -d "$dir/.work.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
+    trap 'wait; rm -rf "$work"' EXIT # a job may still write there
     fetch_all "$missing"
 }
 

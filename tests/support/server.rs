@@ -3,13 +3,15 @@
 //! A [`Server`] has a port and a directory of its own and dies with its value, so a test that panics leaves
 //! nothing behind. A server that is not there is a failure, never a skipped test.
 
-// No test uses all of it, and a helper that panics says what is wrong with the test.
+// No test uses all of it; nothing here is reachable from outside; a helper that panics says what is wrong.
 #![allow(
     dead_code,
-    clippy::unwrap_used,
+    unreachable_pub,
+    clippy::arithmetic_side_effects,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
-    clippy::indexing_slicing
+    clippy::print_stderr
 )]
 
 use std::collections::HashMap;
@@ -210,7 +212,12 @@ impl Server {
 
     /// With the password, if one was set by `.arg("requirepass", …)`.
     pub fn url(&self) -> String {
-        let auth = match self.setup.config.iter().rfind(|(key, _)| key == "requirepass") {
+        let auth = match self
+            .setup
+            .config
+            .iter()
+            .rfind(|(key, _)| key == "requirepass")
+        {
             Some((_, password)) => format!(":{password}@"),
             None => String::new(),
         };
@@ -226,7 +233,8 @@ impl Server {
     }
 
     pub fn connect(&self) -> redis::Connection {
-        self.try_connect().unwrap_or_else(|error| panic!("{self}: cannot connect: {error}"))
+        self.try_connect()
+            .unwrap_or_else(|error| panic!("{self}: cannot connect: {error}"))
     }
 
     /// Each call has a connection of its own: for SELECT, MULTI and speed, take [`Server::connect`].
@@ -236,13 +244,15 @@ impl Server {
     }
 
     pub fn cmd(&self, command: &[&str]) -> redis::Value {
-        self.try_cmd(command).unwrap_or_else(|error| panic!("{self}: {command:?}: {error}"))
+        self.try_cmd(command)
+            .unwrap_or_else(|error| panic!("{self}: {command:?}: {error}"))
     }
 
     /// [`Server::cmd`] for a reply that is a string or a number.
     pub fn text(&self, command: &[&str]) -> String {
         let value = self.cmd(command);
-        redis::from_redis_value(value).unwrap_or_else(|error| panic!("{self}: {command:?}: {error}"))
+        redis::from_redis_value(value)
+            .unwrap_or_else(|error| panic!("{self}: {command:?}: {error}"))
     }
 
     pub fn info(&self, section: &str) -> HashMap<String, String> {
@@ -271,11 +281,16 @@ impl Server {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap_or_else(|| panic!("{self}: it does not run")).id()
+        self.child
+            .as_ref()
+            .unwrap_or_else(|| panic!("{self}: it does not run"))
+            .id()
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().expect("wait").is_none())
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().expect("wait").is_none())
     }
 
     /// SIGKILL; returns when it is gone.
@@ -328,18 +343,26 @@ impl Server {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut log_start = self.spawn();
         loop {
+            // In this order: what it said before it ended is in the log.
+            let running = self.is_running();
             let log = self.log().split_off(log_start);
             if log.contains("Ready to accept connections") || log.contains("Sentinel ID is") {
                 return;
             }
-            if !self.is_running() {
-                assert!(log.contains("Address already in use"), "{self} did not start:\n{log}");
+            if !running {
+                assert!(
+                    log.contains("Address already in use"),
+                    "{self} did not start:\n{log}"
+                );
                 if !self.fixed_port {
                     self.port = free_port();
                 }
                 log_start = self.spawn();
             }
-            assert!(Instant::now() < deadline, "{self} is not ready after {START_TIMEOUT:?}:\n{log}");
+            assert!(
+                Instant::now() < deadline,
+                "{self} is not ready after {START_TIMEOUT:?}:\n{log}"
+            );
             thread::sleep(POLL);
         }
     }
@@ -349,8 +372,16 @@ impl Server {
         let log_start = self.log().len();
         let config = self.home.path().join("server.conf");
         fs::write(&config, self.config()).expect("the config file");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("the log file");
-        let program = if self.setup.sentinel { "sentinel" } else { "server" };
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("the log file");
+        let program = if self.setup.sentinel {
+            "sentinel"
+        } else {
+            "server"
+        };
         let child = Command::new(self.setup.version.program(program))
             .arg(&config)
             .args(&self.setup.args)
@@ -437,7 +468,10 @@ pub fn free_port() -> u16 {
 pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < timeout, "waited {timeout:?} in vain until {what}");
+        assert!(
+            start.elapsed() < timeout,
+            "waited {timeout:?} in vain until {what}"
+        );
         thread::sleep(POLL);
     }
 }

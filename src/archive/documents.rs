@@ -1,0 +1,207 @@
+//! The JSON documents of the archive: `archive.json`, `history.json` and the manifest of a base.
+//!
+//! Pretty-printed, because operators read them. Unknown fields are ignored (an older build may read what a newer one
+//! of the same format wrote); a higher `format` is an error, because ignoring what it means could lose data.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::ArchiveError;
+use crate::position::{Offset, Position, ReplId};
+
+/// The format of every document that this build writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// The longest document that is read, in bytes: a manifest with a count for each of 100 000 databases fits; what is
+/// longer is not one of ours, and is not worth the memory.
+pub const DOCUMENT_LIMIT: usize = 8 << 20;
+
+/// What `kind` says in `archive.json`.
+pub const ARCHIVE_KIND: &str = "backfeed archive";
+
+/// `archive.json`: says that this is an archive, and of which format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveDoc {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// [`ARCHIVE_KIND`].
+    pub kind: String,
+    /// Unix milliseconds.
+    pub created_unix_ms: i64,
+}
+
+/// `history.json`: what a history is and where it comes from. Written before anything else of it, never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryDoc {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The history.
+    pub id: ReplId,
+    /// Where it left the history that it goes on from. None: it begins with a base of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// What this service wrote before, when the data does not descend from it (a new, perhaps empty, server).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Position>,
+    /// Who: the source's `host:port`, or `sidecar`.
+    pub service: String,
+    /// What the source is.
+    pub server: ServerInfo,
+    /// Unix milliseconds.
+    pub created_unix_ms: i64,
+}
+
+/// Where a history left another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The history that it left.
+    pub history: ReplId,
+    /// The last byte that they share.
+    pub offset: Offset,
+    /// The database selected there.
+    pub db: u32,
+}
+
+/// What a server says that it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// `redis`, `valkey`, `keydb` or `unknown`.
+    pub flavour: String,
+    /// `7.0.15`; may be empty.
+    pub version: String,
+}
+
+impl ServerInfo {
+    /// Does it put relative TTLs into the feed, so that replaying them later would lengthen lives? Redis and `KeyDB` before
+    /// 7 do (fact sheet, "Expiry in the feed"). An unknown version does not count as old.
+    #[must_use]
+    pub fn relative_ttls(&self) -> bool {
+        let old = self
+            .version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok())
+            .is_some_and(|major| major < 7);
+        old && matches!(self.flavour.as_str(), "redis" | "keydb")
+    }
+}
+
+/// The manifest of a base. It is written last: without it there is no base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseManifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The history.
+    pub history: ReplId,
+    /// The data set is that after this byte.
+    pub offset: Offset,
+    /// The database selected there.
+    pub db: u32,
+    /// How it came about.
+    pub kind: BaseKind,
+    /// Bytes of the RDB.
+    pub raw_bytes: u64,
+    /// Bytes of the object.
+    pub stored_bytes: u64,
+    /// CRC-64/REDIS over all bytes of the RDB (its own checksum included), 16 hexadecimal digits.
+    pub crc64: String,
+    /// `REDIS0011`.
+    pub rdb_magic: String,
+    /// Is the RDB's own checksum there, and right? False: the server wrote none (`rdbchecksum no`).
+    pub rdb_checksum: bool,
+    /// What wrote the RDB.
+    pub server: ServerInfo,
+    /// Unix milliseconds.
+    pub created_unix_ms: i64,
+    /// Keys in each database.
+    #[serde(default)]
+    pub databases: BTreeMap<u32, DbCounts>,
+    /// Keys of each type.
+    #[serde(default)]
+    pub types: BTreeMap<String, u64>,
+    /// Function libraries.
+    #[serde(default)]
+    pub functions: u64,
+    /// Modules whose data it holds.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// Byte of the RDB from which on it could not be walked (counts end there). None: walked to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwalked_from: Option<u64>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwalked_reason: Option<String>,
+}
+
+impl BaseManifest {
+    /// Where it stands.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            history: self.history,
+            offset: self.offset,
+        }
+    }
+
+    /// How a checksum is written into [`Self::crc64`].
+    #[must_use]
+    pub fn crc64_text(value: u64) -> String {
+        format!("{value:016x}")
+    }
+}
+
+/// How a base came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BaseKind {
+    /// A full sync from the server.
+    Sync,
+    /// Made from an earlier base and the log after it.
+    Consolidated {
+        /// The offset of that base.
+        from: Offset,
+    },
+}
+
+/// Keys of one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DbCounts {
+    /// All keys.
+    pub keys: u64,
+    /// Keys with an expiry time.
+    pub expires: u64,
+}
+
+/// The bytes of a document.
+pub(super) fn to_bytes<D: Serialize>(object: &str, document: &D) -> Result<Bytes, ArchiveError> {
+    let mut text = serde_json::to_vec_pretty(document)
+        .map_err(|error| ArchiveError::damaged(object, format!("cannot be written: {error}")))?;
+    text.push(b'\n');
+    Ok(text.into())
+}
+
+/// Reads a document: [`ArchiveError::NewerFormat`] or [`ArchiveError::Damaged`] when it cannot be.
+pub(super) fn from_bytes<D: DeserializeOwned>(
+    object: &str,
+    bytes: &[u8],
+) -> Result<D, ArchiveError> {
+    #[derive(Deserialize)]
+    struct Probe {
+        format: u32,
+    }
+    let not_json = |error: serde_json::Error| {
+        ArchiveError::damaged(object, format!("is not the document it should be: {error}"))
+    };
+    let Probe { format } = serde_json::from_slice(bytes).map_err(not_json)?;
+    if format > FORMAT {
+        return Err(ArchiveError::NewerFormat {
+            object: object.to_owned(),
+            version: format,
+            supported: FORMAT,
+        });
+    }
+    serde_json::from_slice(bytes).map_err(not_json)
+}

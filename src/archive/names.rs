@@ -1,0 +1,202 @@
+//! Object names: the only place that knows them.
+
+use std::fmt;
+
+use crate::position::{Offset, Position, ReplId};
+
+/// What stands before every history.
+pub(super) const HISTORIES: &str = "histories/";
+
+/// An object of the archive. Its [`Display`](fmt::Display) is the object's name; [`Name::parse`] is the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    /// `archive.json`
+    Archive,
+    /// `histories/<id>/history.json`
+    History(ReplId),
+    /// `histories/<id>/base/<offset:020>.rdb.zst`
+    BaseData(Position),
+    /// `histories/<id>/base/<offset:020>.json`
+    BaseManifest(Position),
+    /// `histories/<id>/log/<from:020>.resp.zst`
+    Log {
+        /// The history.
+        history: ReplId,
+        /// The number of the segment's first byte, or of the byte that a seal stands in place of.
+        first_byte: u64,
+    },
+}
+
+impl Name {
+    /// The object that has this name; None when it is none of ours.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "archive.json" {
+            return Some(Self::Archive);
+        }
+        let (id, rest) = text.strip_prefix(HISTORIES)?.split_once('/')?;
+        let history: ReplId = id.parse().ok().filter(|it: &ReplId| it.as_str() == id)?;
+        if rest == "history.json" {
+            return Some(Self::History(history));
+        }
+        if let Some(log) = rest.strip_prefix("log/") {
+            let first_byte = number(log.strip_suffix(".resp.zst")?)?;
+            return Some(Self::Log {
+                history,
+                first_byte,
+            });
+        }
+        let base = rest.strip_prefix("base/")?;
+        let at = |digits: &str| {
+            Some(Position {
+                history,
+                offset: Offset(number(digits)?),
+            })
+        };
+        match base.strip_suffix(".rdb.zst") {
+            Some(digits) => at(digits).map(Self::BaseData),
+            None => at(base.strip_suffix(".json")?).map(Self::BaseManifest),
+        }
+    }
+}
+
+/// Exactly 20 digits, so that names sort as their numbers do.
+fn number(digits: &str) -> Option<u64> {
+    if digits.len() == 20 && digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        digits.parse().ok()
+    } else {
+        None
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive => f.write_str("archive.json"),
+            Self::History(id) => write!(f, "{HISTORIES}{id}/history.json"),
+            Self::BaseData(at) => write!(
+                f,
+                "{HISTORIES}{}/base/{:020}.rdb.zst",
+                at.history, at.offset.0
+            ),
+            Self::BaseManifest(at) => {
+                write!(f, "{HISTORIES}{}/base/{:020}.json", at.history, at.offset.0)
+            }
+            Self::Log {
+                history,
+                first_byte,
+            } => write!(f, "{HISTORIES}{history}/log/{first_byte:020}.resp.zst"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_name() -> impl Strategy<Value = Name> {
+        let parts = (
+            any::<[u8; 20]>(),
+            prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
+        );
+        (0..5, parts).prop_map(|(which, (id, number))| {
+            let history = ReplId::from_random(id);
+            let at = Position {
+                history,
+                offset: Offset(number),
+            };
+            match which {
+                0 => Name::Archive,
+                1 => Name::History(history),
+                2 => Name::BaseData(at),
+                3 => Name::BaseManifest(at),
+                _ => Name::Log {
+                    history,
+                    first_byte: number,
+                },
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_parses_back_to_its_object(name in any_name()) {
+            prop_assert_eq!(Name::parse(&name.to_string()), Some(name));
+        }
+
+        #[test]
+        fn what_parses_has_exactly_that_name(
+            text in "(histories/[0-9a-fA-F]{40}/(log|base)/[0-9+]{19,21}\\.(resp\\.zst|rdb\\.zst|json)|.{0,30})"
+        ) {
+            if let Some(name) = Name::parse(&text) {
+                prop_assert_eq!(name.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn log_names_sort_as_their_first_bytes_do(id in any::<[u8; 20]>(), a in any::<u64>(), b in any::<u64>()) {
+            let name = |first_byte| Name::Log { history: ReplId::from_random(id), first_byte }.to_string();
+            prop_assert_eq!(name(a).cmp(&name(b)), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn names_are_what_the_design_says() {
+        let history: ReplId = "ab".repeat(20).parse().unwrap();
+        let at = Position {
+            history,
+            offset: Offset(42),
+        };
+        let prefix = format!("histories/{}", "ab".repeat(20));
+        assert_eq!(Name::Archive.to_string(), "archive.json");
+        assert_eq!(
+            Name::History(history).to_string(),
+            format!("{prefix}/history.json")
+        );
+        assert_eq!(
+            Name::BaseData(at).to_string(),
+            format!("{prefix}/base/00000000000000000042.rdb.zst")
+        );
+        assert_eq!(
+            Name::BaseManifest(at).to_string(),
+            format!("{prefix}/base/00000000000000000042.json")
+        );
+        let log = Name::Log {
+            history,
+            first_byte: 43,
+        };
+        assert_eq!(
+            log.to_string(),
+            format!("{prefix}/log/00000000000000000043.resp.zst")
+        );
+    }
+
+    #[test]
+    fn other_names_are_none_of_ours() {
+        for text in [
+            "",
+            "archive.json/",
+            "histories/",
+            "histories/x/history.json",
+            &format!("histories/{}/history.json", "AB".repeat(20)),
+            &format!("histories/{}/log/42.resp.zst", "ab".repeat(20)),
+            &format!(
+                "histories/{}/log/99999999999999999999.resp.zst",
+                "ab".repeat(20)
+            ),
+            &format!(
+                "histories/{}/log/+0000000000000000042.resp.zst",
+                "ab".repeat(20)
+            ),
+            &format!(
+                "histories/{}/log/x/00000000000000000042.resp.zst",
+                "ab".repeat(20)
+            ),
+        ] {
+            assert_eq!(Name::parse(text), None, "{text}");
+        }
+    }
+}

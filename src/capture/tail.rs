@@ -1,0 +1,413 @@
+//! The end of the log that is in memory: received, not yet stored.
+//!
+//! Pure: it is told what arrives, when, and what was stored; it says what the next segment is and what may be
+//! acknowledged. The invariant, for one history:
+//!
+//! ```text
+//!   stored boundary ≤ stored      bytes in memory: (stored, received]
+//!   received boundary ≤ received  (stored may be ahead of received, when another writer was faster)
+//! ```
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
+use crate::resp::{FeedError, FeedScanner};
+use crate::segment::SegmentMeta;
+
+/// Time marks stand at least this far apart.
+const MARK_INTERVAL_MS: i64 = 100;
+/// What a chunk costs beside its bytes; tiny chunks must not evade the memory limit.
+const CHUNK_OVERHEAD: usize = 128;
+
+/// What is received at once is kept in pieces of this size: boundaries are known to this grain, and a segment is some
+/// pieces long at least ([`crate::config::SEGMENT_SIZE_MIN`]).
+const PIECE: usize = 16 * 1024;
+
+/// Bytes as they were received at once.
+#[derive(Debug, Clone)]
+struct Chunk {
+    /// Offset before the first byte.
+    start: Offset,
+    bytes: Bytes,
+    /// The last boundary in (start, end].
+    boundary: Option<Boundary>,
+    received: Moment,
+    /// Does a command other than `PING` and `GETACK` end in it?
+    data: bool,
+}
+
+impl Chunk {
+    fn end(&self) -> Offset {
+        self.start.plus(self.bytes.len() as u64)
+    }
+
+    /// Drops the bytes up to `offset`.
+    fn advance_to(&mut self, offset: Offset) {
+        let drop = usize::try_from(offset.since(self.start))
+            .unwrap_or(usize::MAX)
+            .min(self.bytes.len());
+        self.bytes = self.bytes.slice(drop..);
+        self.start = self.start.plus(drop as u64);
+        self.boundary = self
+            .boundary
+            .filter(|boundary| boundary.offset > self.start);
+    }
+}
+
+/// A point in time, on both clocks: the wall clock goes into time marks and may jump, the other one measures ages.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Unix milliseconds.
+    pub unix_ms: i64,
+    /// Never goes back.
+    pub instant: Instant,
+}
+
+/// How a piece of the feed asks for attention.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// A `REPLCONF GETACK` was among it: what is stored is wanted at once.
+    pub getack: bool,
+    /// Something else than `GETACK` was among it.
+    pub other: bool,
+}
+
+/// A segment to be: its description and its raw bytes.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// What its header will say.
+    pub meta: SegmentMeta,
+    /// Its raw bytes.
+    pub chunks: Vec<Bytes>,
+}
+
+/// What is received of one history and not yet stored.
+#[derive(Debug)]
+pub struct Tail {
+    history: ReplId,
+    writer: String,
+    scanner: FeedScanner,
+    chunks: VecDeque<Chunk>,
+    memory: usize,
+    stored: Offset,
+    stored_boundary: Boundary,
+    last_mark_ms: i64,
+    getack: bool,
+    data_chunks: usize,
+}
+
+impl Tail {
+    /// Begins after `boundary`, the last safe point of what is stored up to `stored`.
+    #[must_use]
+    pub fn new(
+        history: ReplId,
+        boundary: Boundary,
+        stored: Offset,
+        last_mark_ms: i64,
+        writer: String,
+    ) -> Self {
+        Self {
+            history,
+            writer,
+            scanner: FeedScanner::new(boundary),
+            chunks: VecDeque::new(),
+            memory: 0,
+            stored: stored.max(boundary.offset),
+            stored_boundary: boundary,
+            last_mark_ms,
+            getack: false,
+            data_chunks: 0,
+        }
+    }
+
+    /// The history.
+    #[must_use]
+    pub fn history(&self) -> ReplId {
+        self.history
+    }
+
+    /// The last byte received.
+    #[must_use]
+    pub fn received(&self) -> Position {
+        Position {
+            history: self.history,
+            offset: self.scanner.offset(),
+        }
+    }
+
+    /// The last boundary received: where a new link goes on.
+    #[must_use]
+    pub fn boundary(&self) -> Boundary {
+        self.scanner.boundary()
+    }
+
+    /// The last byte stored.
+    #[must_use]
+    pub fn stored(&self) -> Position {
+        Position {
+            history: self.history,
+            offset: self.stored,
+        }
+    }
+
+    /// The last boundary stored.
+    #[must_use]
+    pub fn stored_boundary(&self) -> Boundary {
+        self.stored_boundary
+    }
+
+    /// Bytes of memory in use.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// When the oldest bytes with data in them were received.
+    #[must_use]
+    pub fn oldest_data(&self) -> Option<Instant> {
+        self.chunks
+            .iter()
+            .find(|chunk| chunk.data)
+            .map(|chunk| chunk.received.instant)
+    }
+
+    /// When the oldest bytes were received, idle traffic included.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.chunks.front().map(|chunk| chunk.received.instant)
+    }
+
+    /// Is there anything but idle traffic that is not stored?
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.data_chunks > 0
+    }
+
+    /// Up to here everything not stored is idle traffic: no lag.
+    #[must_use]
+    pub fn idle_up_to(&self) -> Offset {
+        if self.has_data() {
+            self.stored
+        } else {
+            self.scanner.offset()
+        }
+    }
+
+    /// Does the master wait for an acknowledgement (since the last [`Self::answered`])?
+    #[must_use]
+    pub fn getack_pending(&self) -> bool {
+        self.getack
+    }
+
+    /// The acknowledgement that a `GETACK` asked for was sent.
+    pub fn answered(&mut self) {
+        self.getack = false;
+    }
+
+    /// Takes bytes that were received `now` (a wall clock that went back is held).
+    ///
+    /// # Errors
+    /// [`FeedError`]: the bytes are no command feed; nothing of them after the last boundary counts.
+    pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+        let mut arrival = Arrival::default();
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            let more = self.push_piece(piece, now)?;
+            arrival.getack |= more.getack;
+            arrival.other |= more.other;
+        }
+        Ok(arrival)
+    }
+
+    fn push_piece(&mut self, bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+        self.last_mark_ms = self.last_mark_ms.max(now.unix_ms);
+        let received = Moment {
+            unix_ms: self.last_mark_ms,
+            ..now
+        };
+        let start = self.scanner.offset();
+        let mut arrival = Arrival::default();
+        let mut data = false;
+        self.scanner.scan(&bytes, |command| {
+            data |= !command.is_idle();
+            let getack = command.is_getack();
+            arrival.getack |= getack;
+            arrival.other |= !getack;
+        })?;
+        self.getack |= arrival.getack;
+        let boundary = Some(self.scanner.boundary()).filter(|boundary| boundary.offset > start);
+        let mut chunk = Chunk {
+            start,
+            bytes,
+            boundary,
+            received,
+            data,
+        };
+        if chunk.start < self.stored {
+            chunk.advance_to(self.stored);
+        }
+        if !chunk.bytes.is_empty() {
+            self.put_back(chunk);
+        }
+        self.note_stored_boundary();
+        Ok(arrival)
+    }
+
+    /// The link is gone: forgets what was received after the last boundary. A new link starts there.
+    pub fn truncate_to_boundary(&mut self) {
+        let boundary = self.scanner.boundary();
+        while let Some(mut chunk) = self.chunks.pop_back() {
+            self.forget(&chunk);
+            if chunk.start >= boundary.offset {
+                continue;
+            }
+            let keep = usize::try_from(boundary.offset.since(chunk.start)).unwrap_or(usize::MAX);
+            chunk.bytes.truncate(keep);
+            self.put_back(chunk);
+            break;
+        }
+        self.scanner = FeedScanner::new(boundary);
+        self.getack = false;
+    }
+
+    /// The next segment: up to `size` bytes that end at a boundary. Where a single unit is longer than that, it is cut
+    /// at `size`, so that memory stays bounded. None when there is no whole unit yet.
+    #[must_use]
+    pub fn next_segment(&self, size: usize) -> Option<Pending> {
+        let cut = self.cut(size)?;
+        let mut chunks = Vec::new();
+        let mut marks: Vec<TimeMark> = Vec::new();
+        let mut boundary = None;
+        let mut last: Option<TimeMark> = None;
+        for chunk in self.chunks.iter().take_while(|chunk| chunk.start < cut) {
+            let take = usize::try_from(cut.since(chunk.start))
+                .unwrap_or(usize::MAX)
+                .min(chunk.bytes.len());
+            chunks.push(chunk.bytes.slice(..take));
+            boundary = chunk
+                .boundary
+                .filter(|boundary| boundary.offset <= cut)
+                .or(boundary);
+            let mark = TimeMark {
+                unix_ms: chunk.received.unix_ms,
+                offset: chunk.end().min(cut),
+            };
+            if marks
+                .last()
+                .is_none_or(|last| mark.unix_ms.saturating_sub(last.unix_ms) >= MARK_INTERVAL_MS)
+            {
+                marks.push(mark);
+            }
+            last = Some(mark);
+        }
+        if let Some(last) = last.filter(|last| marks.last() != Some(last)) {
+            marks.push(last);
+        }
+        let meta = SegmentMeta {
+            history: self.history,
+            start: self.stored,
+            end: cut,
+            db_at_start: self.stored_boundary.db,
+            starts_at_boundary: self.stored_boundary.offset == self.stored,
+            boundary,
+            marks,
+            writer: self.writer.clone(),
+        };
+        Some(Pending { meta, chunks })
+    }
+
+    /// Where to cut a segment of about `size` bytes.
+    fn cut(&self, size: usize) -> Option<Offset> {
+        let soft = self.stored.plus(size as u64);
+        // A unit somewhat longer than `size` is better whole than cut. Memory holds twice `size`, so this stays below.
+        let hard = soft.plus((size / 2) as u64);
+        let mut best = None;
+        for boundary in self.chunks.iter().filter_map(|chunk| chunk.boundary) {
+            if boundary.offset <= soft || (best.is_none() && boundary.offset <= hard) {
+                best = Some(boundary.offset);
+            } else {
+                break;
+            }
+        }
+        let received = self.chunks.back().map_or(self.stored, Chunk::end);
+        best.or_else(|| (received >= hard).then_some(soft))
+    }
+
+    /// Everything up to `end` is stored, by us or by another writer of the same feed; `boundary` is its last safe point.
+    pub fn mark_stored(&mut self, end: Offset, boundary: Option<Boundary>) {
+        if end <= self.stored {
+            return;
+        }
+        self.stored = end;
+        if let Some(boundary) =
+            boundary.filter(|b| b.offset > self.stored_boundary.offset && b.offset <= end)
+        {
+            self.stored_boundary = boundary;
+        }
+        while let Some(mut front) = self.chunks.pop_front_if(|front| front.start < end) {
+            self.forget(&front);
+            if front.end() > end {
+                front.advance_to(end);
+                self.memory = self.memory.saturating_add(cost(&front));
+                self.data_chunks = self.data_chunks.saturating_add(usize::from(front.data));
+                self.chunks.push_front(front);
+                break;
+            }
+        }
+        self.note_stored_boundary();
+    }
+
+    fn put_back(&mut self, chunk: Chunk) {
+        self.memory = self.memory.saturating_add(cost(&chunk));
+        self.data_chunks = self.data_chunks.saturating_add(usize::from(chunk.data));
+        self.chunks.push_back(chunk);
+    }
+
+    fn forget(&mut self, chunk: &Chunk) {
+        self.memory = self.memory.saturating_sub(cost(chunk));
+        self.data_chunks = self.data_chunks.saturating_sub(usize::from(chunk.data));
+    }
+
+    /// What was received now may have been stored before, by a faster writer.
+    fn note_stored_boundary(&mut self) {
+        let received = self.scanner.boundary();
+        if received.offset <= self.stored && received.offset > self.stored_boundary.offset {
+            self.stored_boundary = received;
+        }
+    }
+
+    /// What may be acknowledged of what is stored (or of what was received, when `received` says so): at a boundary,
+    /// and one byte short of the end of the stream, as `FAILOVER` takes any replica that has all of it. With `exact`
+    /// (the master is shutting down) the very end too.
+    #[must_use]
+    pub fn acknowledge(&self, received: bool, exact: bool) -> Offset {
+        let mine = self.scanner.boundary().offset;
+        let safe = if received {
+            mine
+        } else {
+            mine.min(self.stored_boundary.offset)
+        };
+        if exact {
+            safe
+        } else {
+            safe.min(self.scanner.offset().minus(1))
+        }
+    }
+
+    /// Is everything that was received stored?
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+fn cost(chunk: &Chunk) -> usize {
+    chunk.bytes.len().saturating_add(CHUNK_OVERHEAD)
+}
+
+#[cfg(test)]
+#[path = "tail_tests.rs"]
+mod tests;

@@ -1,0 +1,256 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use super::*;
+use crate::resp::encode_command;
+
+const SIZE: usize = 64 * 1024;
+
+fn command(args: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_command(
+        &args.iter().map(|arg| arg.as_bytes()).collect::<Vec<_>>(),
+        &mut out,
+    );
+    out
+}
+
+fn tail() -> Tail {
+    at(100, 100)
+}
+
+fn at(boundary: u64, stored: u64) -> Tail {
+    let boundary = Boundary {
+        offset: Offset(boundary),
+        db: 0,
+    };
+    Tail::new(
+        ReplId::from_random([7; 20]),
+        boundary,
+        Offset(stored),
+        0,
+        "w".into(),
+    )
+}
+
+fn moment(unix_ms: i64) -> Moment {
+    Moment {
+        unix_ms,
+        instant: Instant::now(),
+    }
+}
+
+fn push(tail: &mut Tail, bytes: &[u8], ms: i64) -> Arrival {
+    tail.push(Bytes::copy_from_slice(bytes), moment(ms))
+        .unwrap()
+}
+
+#[test]
+fn a_segment_ends_at_the_last_boundary_and_knows_its_databases() {
+    let mut tail = tail();
+    let whole = [command(&["SELECT", "2"]), command(&["SET", "a", "1"])].concat();
+    let open = [command(&["MULTI"]), command(&["SET", "b", "2"])].concat();
+    push(&mut tail, &[whole.clone(), open.clone()].concat(), 1000);
+    let pending = tail.next_segment(SIZE).unwrap();
+    assert_eq!(
+        (pending.meta.start, pending.meta.end),
+        (Offset(100), Offset(100 + whole.len() as u64))
+    );
+    assert_eq!(
+        pending.meta.boundary,
+        Some(Boundary {
+            offset: pending.meta.end,
+            db: 2
+        })
+    );
+    assert_eq!(pending.chunks.concat(), whole);
+    assert!(pending.meta.starts_at_boundary);
+
+    tail.mark_stored(pending.meta.end, pending.meta.boundary);
+    assert!(tail.next_segment(SIZE).is_none(), "a transaction is open");
+    push(&mut tail, &command(&["EXEC"]), 1050);
+    let rest = tail.next_segment(SIZE).unwrap();
+    assert_eq!(rest.chunks.concat(), [open, command(&["EXEC"])].concat());
+    assert_eq!(rest.meta.db_at_start, 2);
+    tail.mark_stored(rest.meta.end, rest.meta.boundary);
+    assert!(tail.is_drained());
+    assert_eq!(tail.memory(), 0);
+}
+
+#[test]
+fn a_command_longer_than_memory_is_cut_and_acknowledged_only_at_its_end() {
+    let mut tail = tail();
+    let value = "v".repeat(10 * SIZE);
+    let bytes = command(&["SET", "k", &value]);
+    let mut stored = Vec::new();
+    let mut most = 0;
+    for part in bytes.chunks(10_000) {
+        push(&mut tail, part, 5);
+        most = most.max(tail.memory());
+        while let Some(pending) = tail.next_segment(SIZE) {
+            stored.extend(pending.chunks.concat());
+            tail.mark_stored(pending.meta.end, pending.meta.boundary);
+            let whole = stored.len() == bytes.len();
+            assert_eq!(pending.meta.boundary.is_some(), whole);
+            let acknowledged = if whole {
+                100 + bytes.len() as u64 - 1
+            } else {
+                100
+            };
+            assert_eq!(tail.acknowledge(false, false), Offset(acknowledged));
+        }
+    }
+    assert_eq!(stored, bytes);
+    assert!(most < 2 * SIZE + 20_000, "{most}");
+}
+
+#[test]
+fn segments_of_many_small_commands_stay_near_the_wanted_size() {
+    let mut tail = tail();
+    let one = command(&["SET", "key", "value"]);
+    let all = one.repeat(20_000);
+    for part in all.chunks(7_001) {
+        push(&mut tail, part, 5);
+    }
+    let mut stored = Vec::new();
+    while let Some(pending) = tail.next_segment(SIZE) {
+        let len = pending.meta.end.since(pending.meta.start);
+        assert!(len <= SIZE as u64 && len % one.len() as u64 == 0, "{len}");
+        stored.extend(pending.chunks.concat());
+        tail.mark_stored(pending.meta.end, pending.meta.boundary);
+    }
+    assert_eq!(stored, all);
+}
+
+#[test]
+fn what_is_acknowledged_is_stored_and_one_byte_short_of_the_end() {
+    let mut tail = tail();
+    assert_eq!(tail.acknowledge(false, false), Offset(99));
+    assert_eq!(tail.acknowledge(false, true), Offset(100));
+    let set = command(&["SET", "a", "1"]);
+    push(&mut tail, &set, 1);
+    let written = Offset(100 + set.len() as u64);
+    assert_eq!(
+        tail.acknowledge(false, false),
+        Offset(100),
+        "received is not stored"
+    );
+    assert_eq!(tail.acknowledge(true, false), written.minus(1));
+    tail.mark_stored(
+        written,
+        Some(Boundary {
+            offset: written,
+            db: 0,
+        }),
+    );
+    assert_eq!(tail.acknowledge(false, false), written.minus(1));
+    // WAIT: the GETACK that follows the write lets all of the write be acknowledged.
+    let arrival = push(&mut tail, &command(&["REPLCONF", "GETACK", "*"]), 2);
+    assert_eq!(
+        arrival,
+        Arrival {
+            getack: true,
+            other: false
+        }
+    );
+    assert_eq!(tail.acknowledge(false, false), written);
+    assert!(
+        !tail.has_data(),
+        "a GETACK alone is no reason for an object"
+    );
+}
+
+#[test]
+fn a_faster_writer_of_the_same_feed_is_taken_in() {
+    let mut tail = tail();
+    let one = command(&["SET", "a", "1"]);
+    let n = one.len() as u64;
+    push(&mut tail, &one.repeat(3), 1);
+    // It stored two and a half commands (its own limit cut the third).
+    tail.mark_stored(
+        Offset(100 + 2 * n + 5),
+        Some(Boundary {
+            offset: Offset(100 + 2 * n),
+            db: 0,
+        }),
+    );
+    let rest = tail.next_segment(SIZE).unwrap();
+    assert_eq!(rest.meta.start, Offset(100 + 2 * n + 5));
+    assert!(!rest.meta.starts_at_boundary);
+    assert_eq!(rest.chunks.concat(), &one[5..]);
+    // It is ahead of what we have received.
+    tail.mark_stored(
+        Offset(100 + 5 * n),
+        Some(Boundary {
+            offset: Offset(100 + 5 * n),
+            db: 0,
+        }),
+    );
+    assert_eq!(
+        tail.acknowledge(false, false),
+        Offset(100 + 3 * n - 1),
+        "never beyond what we received"
+    );
+    push(&mut tail, &one.repeat(3), 2);
+    let rest = tail.next_segment(SIZE).unwrap();
+    assert_eq!(
+        (rest.meta.start, rest.chunks.concat()),
+        (Offset(100 + 5 * n), one)
+    );
+}
+
+#[test]
+fn resuming_inside_a_stored_command_skips_what_is_stored() {
+    let set = command(&["SET", "a", "1"]);
+    let mut tail = at(100, 110);
+    push(&mut tail, &set, 1);
+    let pending = tail.next_segment(SIZE).unwrap();
+    assert_eq!(
+        (pending.meta.start, pending.meta.starts_at_boundary),
+        (Offset(110), false)
+    );
+    assert_eq!(pending.chunks.concat(), &set[10..]);
+}
+
+#[test]
+fn a_lost_link_forgets_the_half_command_and_nothing_else() {
+    let mut tail = tail();
+    let set = command(&["SET", "a", "1"]);
+    push(&mut tail, &[set.clone(), set[..7].to_vec()].concat(), 1);
+    push(&mut tail, &set[7..9], 1);
+    tail.truncate_to_boundary();
+    assert_eq!(tail.received().offset, Offset(100 + set.len() as u64));
+    push(&mut tail, &set, 2);
+    let pending = tail.next_segment(SIZE).unwrap();
+    assert_eq!(pending.chunks.concat(), set.repeat(2));
+}
+
+#[test]
+fn time_marks_never_go_back_and_stand_apart() {
+    let mut tail = tail();
+    let set = command(&["SET", "a", "1"]);
+    for ms in [1000, 1010, 1099, 1100, 900, 1250] {
+        push(&mut tail, &set, ms);
+    }
+    let marks: Vec<_> = tail.next_segment(SIZE).unwrap().meta.marks;
+    assert_eq!(
+        marks.iter().map(|m| m.unix_ms).collect::<Vec<_>>(),
+        [1000, 1100, 1250]
+    );
+    assert_eq!(
+        marks.last().unwrap().offset,
+        Offset(100 + 6 * set.len() as u64)
+    );
+}
+
+#[test]
+fn noise_in_the_feed_is_an_error() {
+    assert!(
+        tail()
+            .push(Bytes::from_static(b"hello"), moment(1))
+            .is_err()
+    );
+}

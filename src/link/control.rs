@@ -1,0 +1,210 @@
+//! An ordinary connection to a server: `INFO`, `REPLICAOF` and the like.
+
+use std::time::Duration;
+
+use redis_protocol::resp2::decode::decode;
+use redis_protocol::resp2::types::OwnedFrame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Source;
+use crate::link::facts::Facts;
+use crate::link::{LinkError, auth, dial};
+use crate::proto::replica::Refusal;
+use crate::resp::encode_command;
+
+/// A server that does not answer an ordinary command for so long hangs (a script may be running).
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest reply that is taken: `INFO everything` is far below.
+const REPLY_LIMIT: usize = 8 * 1024 * 1024;
+
+/// What went wrong with a call.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ControlError {
+    /// No connection, or no longer.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The server answered with an error.
+    #[error("{addr} answered {command} with: {text}")]
+    Reply {
+        /// host:port
+        addr: String,
+        /// The command's name.
+        command: String,
+        /// The error, without its `-`.
+        text: String,
+    },
+}
+
+impl ControlError {
+    /// Did the server refuse because the user may not run the command?
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Reply { text, .. } if text.starts_with("NOPERM"))
+    }
+
+    /// Is the command unknown to the server (renamed, disabled, too old)?
+    #[must_use]
+    pub fn is_unknown_command(&self) -> bool {
+        matches!(self, Self::Reply { text, .. } if text.to_ascii_lowercase().contains("unknown command"))
+    }
+
+    /// Is there no use in trying again without a change (a wrong password)?
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Link(error) => error.is_permanent(),
+            Self::Reply { .. } => self.is_permission(),
+        }
+    }
+}
+
+/// A reply. Errors have become [`ControlError::Reply`].
+pub type Reply = OwnedFrame;
+
+/// An ordinary connection, logged in.
+#[derive(Debug)]
+pub struct Control {
+    addr: String,
+    stream: TcpStream,
+    inbox: Vec<u8>,
+}
+
+impl Control {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// [`ControlError::Link`]: nobody there, or a wrong password.
+    pub async fn connect(source: &Source) -> Result<Self, ControlError> {
+        let auth = auth(source).map_err(LinkError::from)?;
+        let stream = dial(source).await?;
+        let mut control = Self {
+            addr: source.addr(),
+            stream,
+            inbox: Vec::new(),
+        };
+        if let Some(auth) = auth {
+            let mut args = vec!["AUTH"];
+            args.extend(auth.username.as_deref());
+            args.push(&auth.password);
+            control.call(&args).await.map_err(|error| match error {
+                ControlError::Reply { addr, text, .. } => LinkError::Refused {
+                    addr,
+                    refusal: Refusal::Auth(text),
+                }
+                .into(),
+                link => link,
+            })?;
+        }
+        Ok(control)
+    }
+
+    /// The address on our side, which the server can reach us by when it is on this host.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<std::net::IpAddr> {
+        self.stream.local_addr().ok().map(|addr| addr.ip())
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn peer_ip(&self) -> Option<std::net::IpAddr> {
+        self.stream.peer_addr().ok().map(|addr| addr.ip())
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// [`ControlError::Reply`] for an error reply, [`ControlError::Link`] when the connection broke or the server hangs.
+    pub async fn call(&mut self, args: &[&str]) -> Result<Reply, ControlError> {
+        let command = args.first().copied().unwrap_or_default().to_owned();
+        let mut bytes = Vec::new();
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        encode_command(&args, &mut bytes);
+        let answered = timeout(CALL_TIMEOUT, self.exchange(&bytes)).await;
+        let reply = answered.map_err(|_| {
+            self.lost(format!(
+                "no answer to {command} within {} s",
+                CALL_TIMEOUT.as_secs()
+            ))
+        })??;
+        match reply {
+            OwnedFrame::Error(text) if text.starts_with("NOAUTH") => Err(LinkError::Refused {
+                addr: self.addr.clone(),
+                refusal: Refusal::Auth(text),
+            }
+            .into()),
+            OwnedFrame::Error(text) => Err(ControlError::Reply {
+                addr: self.addr.clone(),
+                command,
+                text,
+            }),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Runs one command whose reply is a text.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn text(&mut self, args: &[&str]) -> Result<String, ControlError> {
+        Ok(match self.call(args).await? {
+            OwnedFrame::SimpleString(bytes) | OwnedFrame::BulkString(bytes) => {
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+            OwnedFrame::Integer(number) => number.to_string(),
+            OwnedFrame::Error(text) => text,
+            OwnedFrame::Array(_) | OwnedFrame::Null => String::new(),
+        })
+    }
+
+    /// What `INFO` tells.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn facts(&mut self) -> Result<Facts, ControlError> {
+        Ok(Facts::parse(&self.text(&["INFO"]).await?))
+    }
+
+    async fn exchange(&mut self, bytes: &[u8]) -> Result<Reply, ControlError> {
+        self.stream
+            .write_all(bytes)
+            .await
+            .map_err(|error| self.lost(error.to_string()))?;
+        loop {
+            if let Some((frame, length)) =
+                decode(&self.inbox).map_err(|error| self.not_redis(&error))?
+            {
+                self.inbox.drain(..length.min(self.inbox.len()));
+                return Ok(frame);
+            }
+            if self.inbox.len() > REPLY_LIMIT {
+                return Err(self.lost(format!("a reply of more than {REPLY_LIMIT} bytes")));
+            }
+            let read = self.stream.read_buf(&mut self.inbox).await;
+            match read {
+                Ok(0) => return Err(self.lost("the server closed it".to_owned())),
+                Ok(_) => {}
+                Err(error) => return Err(self.lost(error.to_string())),
+            }
+        }
+    }
+
+    fn lost(&self, cause: String) -> ControlError {
+        LinkError::Lost {
+            addr: self.addr.clone(),
+            during: "in an ordinary command",
+            cause,
+        }
+        .into()
+    }
+
+    fn not_redis(&self, error: &impl std::fmt::Display) -> ControlError {
+        let refusal = Refusal::NotRedis(error.to_string());
+        LinkError::Refused {
+            addr: self.addr.clone(),
+            refusal,
+        }
+        .into()
+    }
+}

@@ -1,0 +1,193 @@
+//! What `INFO` tells about a server, as far as we ask.
+
+use std::collections::BTreeMap;
+
+use crate::position::{Offset, ReplId};
+
+/// A server's role in replication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Master,
+    /// It follows another.
+    Replica {
+        /// Its master's host, as it was configured.
+        host: String,
+        /// Its master's port.
+        port: u16,
+        /// Is the link to its master up?
+        link_up: bool,
+    },
+    /// `INFO` did not say.
+    Unknown,
+}
+
+/// The parts of `INFO` that matter to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// `redis`, `valkey`, `keydb`, or `unknown`.
+    pub flavour: String,
+    /// The server's own version, such as `7.0.15` (Valkey's, not the one it pretends to for old clients).
+    pub version: String,
+    /// Its role.
+    pub role: Role,
+    /// Its replication id.
+    pub replid: Option<ReplId>,
+    /// The id before it was promoted, and up to which offset that one is continued.
+    pub replid2: Option<(ReplId, Offset)>,
+    /// How far its stream has come.
+    pub offset: Option<Offset>,
+    /// Keys per database.
+    pub keys: BTreeMap<u32, u64>,
+    /// Loading a data set.
+    pub loading: bool,
+    /// Cluster mode.
+    pub cluster: bool,
+    /// In a graceful shutdown that waits for its replicas (7.0 and later).
+    pub shutting_down: bool,
+    /// Size of the replication backlog in bytes.
+    pub backlog_size: Option<u64>,
+}
+
+impl Facts {
+    /// Reads the text of `INFO`.
+    #[must_use]
+    pub fn parse(info: &str) -> Self {
+        let fields: BTreeMap<&str, &str> = info
+            .lines()
+            .filter_map(|line| line.trim_end().split_once(':'))
+            .collect();
+        let field = |name: &str| fields.get(name).copied();
+        let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
+        let (flavour, version) = flavour(&fields);
+        let replid2 = field("master_replid2")
+            .filter(|id| id.bytes().any(|byte| byte != b'0'))
+            .and_then(|id| id.parse().ok())
+            .zip(number("second_repl_offset").map(Offset::before_byte));
+        Self {
+            flavour,
+            version,
+            role: role(&fields),
+            replid: field("master_replid").and_then(|id| id.parse().ok()),
+            replid2,
+            offset: number("master_repl_offset").map(Offset),
+            keys: fields
+                .iter()
+                .filter_map(|(name, text)| database(name, text))
+                .collect(),
+            loading: field("loading").is_some_and(|text| text != "0"),
+            cluster: field("cluster_enabled") == Some("1"),
+            shutting_down: field("shutdown_in_milliseconds").is_some(),
+            backlog_size: number("repl_backlog_size"),
+        }
+    }
+
+    /// Keys in all databases.
+    #[must_use]
+    pub fn total_keys(&self) -> u64 {
+        self.keys
+            .values()
+            .fold(0, |sum, keys| sum.saturating_add(*keys))
+    }
+
+    /// The first number of the version.
+    #[must_use]
+    pub fn major(&self) -> Option<u32> {
+        self.version.split('.').next()?.parse().ok()
+    }
+}
+
+fn flavour(fields: &BTreeMap<&str, &str>) -> (String, String) {
+    let named = fields.get("server_name").copied();
+    if let Some(version) = fields.get("valkey_version") {
+        return ("valkey".to_owned(), (*version).to_owned());
+    }
+    let version = fields
+        .get("redis_version")
+        .copied()
+        .unwrap_or_default()
+        .to_owned();
+    // KeyDB has no field of its own but its executable's name.
+    let executable = fields.get("executable").copied().unwrap_or_default();
+    let flavour = match named {
+        Some("valkey") => "valkey",
+        _ if executable.contains("keydb") => "keydb",
+        _ if version.is_empty() => "unknown",
+        _ => "redis",
+    };
+    (flavour.to_owned(), version)
+}
+
+fn role(fields: &BTreeMap<&str, &str>) -> Role {
+    match fields.get("role").copied() {
+        Some("master") => Role::Master,
+        Some("slave" | "replica") => Role::Replica {
+            host: fields
+                .get("master_host")
+                .copied()
+                .unwrap_or_default()
+                .to_owned(),
+            port: fields
+                .get("master_port")
+                .and_then(|port| port.parse().ok())
+                .unwrap_or(0),
+            link_up: fields.get("master_link_status").copied() == Some("up"),
+        },
+        _ => Role::Unknown,
+    }
+}
+
+/// `db0:keys=12,expires=3,avg_ttl=0`
+fn database(name: &str, text: &str) -> Option<(u32, u64)> {
+    let db = name.strip_prefix("db")?.parse().ok()?;
+    let keys = text
+        .split(',')
+        .find_map(|part| part.strip_prefix("keys="))?
+        .parse()
+        .ok()?;
+    Some((db, keys))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promoted_valkey_is_read_from_its_info() {
+        let info = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n\
+                    executable:/usr/bin/valkey-server\r\nshutdown_in_milliseconds:900\r\n# Replication\r\nrole:master\r\n\
+                    master_replid:0123456789abcdef0123456789abcdef01234567\r\n\
+                    master_replid2:fedcba9876543210fedcba9876543210fedcba98\r\nmaster_repl_offset:200\r\n\
+                    second_repl_offset:101\r\n# Keyspace\r\ndb0:keys=3,expires=1,avg_ttl=9\r\ndb15:keys=1,expires=0\r\n";
+        let facts = Facts::parse(info);
+        assert_eq!(
+            (facts.flavour.as_str(), facts.version.as_str()),
+            ("valkey", "9.1.2")
+        );
+        assert_eq!(facts.role, Role::Master);
+        assert_eq!(facts.replid2.unwrap().1, Offset(100));
+        assert_eq!(facts.keys, BTreeMap::from([(0, 3), (15, 1)]));
+        assert_eq!((facts.total_keys(), facts.shutting_down), (4, true));
+    }
+
+    #[test]
+    fn a_replica_says_whose_it_is_and_an_unset_second_id_is_none() {
+        let info = format!(
+            "redis_version:6.0.16\nrole:slave\nmaster_host:127.0.0.1\nmaster_port:6390\nmaster_link_status:down\n\
+             master_replid:{}\nmaster_replid2:{}\nsecond_repl_offset:-1\n",
+            "a".repeat(40),
+            "0".repeat(40)
+        );
+        let facts = Facts::parse(&info);
+        let role = Role::Replica {
+            host: "127.0.0.1".into(),
+            port: 6390,
+            link_up: false,
+        };
+        assert_eq!(
+            (facts.role, facts.replid2, facts.total_keys()),
+            (role, None, 0)
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! Sockets: a replication link ([`Link`]), and ordinary connections beside it ([`control`]).
+
+pub mod control;
+pub mod facts;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::config::{ConfigError, Source};
+use crate::position::{Offset, Position};
+use crate::proto::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};
+
+/// A server that does not answer a connect for so long is away.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A link without a byte for so long is half open. Masters send `PING` every 10 s, and a newline each second while they
+/// prepare a full sync; this is the servers' own `repl-timeout`.
+pub const LINK_TIMEOUT: Duration = Duration::from_secs(60);
+/// A master that does not take a 60-byte acknowledgement for so long does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes asked of the socket at once.
+const READ_SIZE: usize = 64 * 1024;
+
+/// Why there is no link, or no longer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LinkError {
+    /// There is nobody.
+    #[error(
+        "cannot connect to {addr}: {cause}. Is Redis running there, and may this host reach it?"
+    )]
+    Connect {
+        /// host:port
+        addr: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The server answered, and said no.
+    #[error("{addr}: {refusal}")]
+    Refused {
+        /// host:port
+        addr: String,
+        /// Its answer.
+        refusal: Refusal,
+    },
+    /// The link broke.
+    #[error("{addr}: the link was lost {during}: {cause}")]
+    Lost {
+        /// host:port
+        addr: String,
+        /// In which part of the conversation.
+        during: &'static str,
+        /// What the system said.
+        cause: String,
+    },
+    /// The link is half open.
+    #[error("{addr}: nothing was heard for {seconds} s {during}; taking the link for dead")]
+    Silent {
+        /// host:port
+        addr: String,
+        /// In which part of the conversation.
+        during: &'static str,
+        /// For how long.
+        seconds: u64,
+    },
+    /// The password could not be read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl LinkError {
+    /// Is there no use in trying again without a change?
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Refused { refusal, .. } => refusal.is_permanent(),
+            Self::Config(_) => true,
+            Self::Connect { .. } | Self::Lost { .. } | Self::Silent { .. } => false,
+        }
+    }
+}
+
+/// A replication link to a master.
+#[derive(Debug)]
+pub struct Link {
+    addr: String,
+    stream: TcpStream,
+    machine: Replica,
+    inbox: BytesMut,
+    outbox: Vec<u8>,
+    events: VecDeque<Event>,
+    last_heard: Instant,
+}
+
+impl Link {
+    /// Connects, and begins the handshake. The credentials are read anew, as they may have been rotated.
+    ///
+    /// # Errors
+    /// [`LinkError::Connect`], [`LinkError::Config`].
+    pub async fn connect(
+        source: &Source,
+        version: Option<&'static str>,
+        resume: Option<Position>,
+    ) -> Result<Self, LinkError> {
+        let greeting = Greeting {
+            auth: auth(source)?,
+            version,
+            resume,
+        };
+        let stream = dial(source).await?;
+        let mut outbox = Vec::new();
+        let machine = Replica::new(greeting, &mut outbox);
+        Ok(Self {
+            addr: source.addr(),
+            stream,
+            machine,
+            inbox: BytesMut::new(),
+            outbox,
+            events: VecDeque::new(),
+            last_heard: Instant::now(),
+        })
+    }
+
+    /// The next event. Once the handshake is over, it may be dropped while waiting without losing anything.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`], [`LinkError::Lost`], [`LinkError::Silent`]; the link is then over.
+    pub async fn next(&mut self) -> Result<Event, LinkError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            self.flush().await?;
+            self.read().await?;
+        }
+    }
+
+    /// Says `REPLCONF ACK`.
+    ///
+    /// # Errors
+    /// [`LinkError::Lost`] when the master does not take it.
+    pub async fn ack(&mut self, offset: Offset) -> Result<(), LinkError> {
+        encode_ack(offset, &mut self.outbox);
+        self.flush().await
+    }
+
+    /// Says a bare newline: alive, nothing new (fact sheet A.7).
+    ///
+    /// # Errors
+    /// [`LinkError::Lost`] when the master does not take it.
+    pub async fn keepalive(&mut self) -> Result<(), LinkError> {
+        self.outbox.push(b'\n');
+        self.flush().await
+    }
+
+    /// Bytes of the payload still to come, where the master said how many there are.
+    #[must_use]
+    pub fn payload_remaining(&self) -> Option<u64> {
+        self.machine.payload_remaining()
+    }
+
+    async fn flush(&mut self) -> Result<(), LinkError> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        let written = timeout(WRITE_TIMEOUT, self.stream.write_all(&self.outbox)).await;
+        self.outbox.clear();
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.lost(error.to_string())),
+            Err(_) => Err(self.lost("it does not read what we send".to_owned())),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), LinkError> {
+        self.inbox.reserve(READ_SIZE);
+        let deadline = self
+            .last_heard
+            .checked_add(LINK_TIMEOUT)
+            .unwrap_or(self.last_heard);
+        match timeout_at(deadline, self.stream.read_buf(&mut self.inbox)).await {
+            Ok(Ok(0)) => return Err(self.lost("the server closed it".to_owned())),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(self.lost(error.to_string())),
+            Err(_) => {
+                return Err(LinkError::Silent {
+                    addr: self.addr.clone(),
+                    during: self.during(),
+                    seconds: LINK_TIMEOUT.as_secs(),
+                });
+            }
+        }
+        self.last_heard = Instant::now();
+        let chunk = self.inbox.split().freeze();
+        let mut events = Vec::new();
+        self.machine
+            .receive(chunk, &mut events, &mut self.outbox)
+            .map_err(|refusal| LinkError::Refused {
+                addr: self.addr.clone(),
+                refusal,
+            })?;
+        self.events.extend(events);
+        Ok(())
+    }
+
+    fn lost(&self, cause: String) -> LinkError {
+        LinkError::Lost {
+            addr: self.addr.clone(),
+            during: self.during(),
+            cause,
+        }
+    }
+
+    fn during(&self) -> &'static str {
+        self.machine.stage()
+    }
+}
+
+fn auth(source: &Source) -> Result<Option<Auth>, ConfigError> {
+    let password = source.current_password()?;
+    Ok(password.map(|password| Auth {
+        username: source.username.clone(),
+        password: password.expose().to_owned(),
+    }))
+}
+
+/// Connects a socket; the name is resolved anew.
+async fn dial(source: &Source) -> Result<TcpStream, LinkError> {
+    let addr = source.addr();
+    let fail = |cause: String| LinkError::Connect {
+        addr: addr.clone(),
+        cause,
+    };
+    let stream = timeout(
+        CONNECT_TIMEOUT,
+        TcpStream::connect((source.host.as_str(), source.port)),
+    )
+    .await
+    .map_err(|_| fail(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
+    .map_err(|error| fail(error.to_string()))?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| fail(error.to_string()))?;
+    Ok(stream)
+}

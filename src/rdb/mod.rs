@@ -1,0 +1,13 @@
+//! RDB snapshots: walked as they pass by, never held.
+//!
+//! [`Walker`] finds the end of an RDB, verifies its checksum and counts what is in it; [`strip::Stripper`] takes the
+//! replication position out of one that is served as a fork. Both are push style: chunks of any size in, with memory
+//! that does not depend on the size of a value. The format's facts are in section D of the fact sheet.
+
+pub mod crc64;
+pub mod strip;
+mod summary;
+mod walker;
+
+pub use summary::{Checksum, DbCounts, Family, Summary, Unwalked};
+pub use walker::{WalkError, Walker};
