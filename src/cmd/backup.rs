@@ -3,6 +3,7 @@
 use super::supervise::supervise;
 use super::{Exit, Failure, flags};
 use crate::config::{BackupConfig, ConfigError};
+use crate::store;
 
 /// Back a server up continuously, from anywhere that can reach it
 #[derive(Debug, clap::Args)]
@@ -34,7 +35,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let store = args.store.store;
+    let store = store::open(&args.store.store).await?;
     supervise(
         args.capture.http,
         config.grace,
@@ -43,7 +44,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             let _ = config;
             Err(Failure::new(
                 Exit::Error,
-                format_args!("backup: not wired ({store})"),
+                format_args!("backup: not wired ({})", store.url()),
             ))
         },
     )

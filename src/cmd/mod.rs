@@ -5,6 +5,7 @@
 mod backup;
 mod flags;
 mod list;
+mod listing;
 mod restore;
 mod sidecar;
 mod supervise;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::archive::ArchiveError;
 use crate::config::{self, ConfigError};
 use crate::store::StoreError;
 use crate::telemetry::{self, Level, LogFormat};
@@ -127,6 +129,25 @@ impl From<ConfigError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::new(Exit::Store, error)
+    }
+}
+
+impl From<ArchiveError> for Failure {
+    fn from(error: ArchiveError) -> Self {
+        let exit = match &error {
+            ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } => Exit::Store,
+            ArchiveError::EmptyStore { .. }
+            | ArchiveError::UnknownHistory { .. }
+            | ArchiveError::NothingStored { .. } => Exit::NothingToRestore,
+            ArchiveError::NewerFormat { .. }
+            | ArchiveError::Missing { .. }
+            | ArchiveError::Truncated { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::Renamed { .. }
+            | ArchiveError::Cycle { .. } => Exit::Damaged,
+            ArchiveError::BaseExists { .. } => Exit::Error,
+        };
+        Self::new(exit, error)
     }
 }
 

@@ -8,6 +8,7 @@ use super::supervise::supervise;
 use super::{Exit, Failure, flags};
 use crate::config::{ConfigError, Listen, SidecarConfig, parse_duration};
 use crate::position::ReplId;
+use crate::store;
 
 /// Run beside one Redis: restore it when it starts, promote it, then back it up continuously
 ///
@@ -63,7 +64,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let store = args.store.store;
+    let store = store::open(&args.store.store).await?;
     supervise(
         args.capture.http,
         config.grace,
@@ -72,7 +73,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             let _ = config;
             Err(Failure::new(
                 Exit::Error,
-                format_args!("sidecar: not wired ({store})"),
+                format_args!("sidecar: not wired ({})", store.url()),
             ))
         },
     )
