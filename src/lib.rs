@@ -14,16 +14,18 @@
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`], [`expiry`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`config`], [`status`], [`metrics`] |
+//! | L0 | [`position`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
 pub mod capture;
+pub mod cmd;
 pub mod config;
 pub mod crc64;
 pub mod expiry;
 mod frames;
+pub mod http;
 pub mod link;
 pub mod metrics;
 pub mod position;
@@ -34,3 +36,4 @@ pub mod restore;
 pub mod segment;
 pub mod status;
 pub mod store;
+pub mod telemetry;

@@ -407,6 +407,15 @@ impl Tail {
         } else {
             safe.min(self.scanner.offset().minus(1))
         }
+<<<<<<< HEAD
+=======
+    }
+
+    /// Is everything that was received stored?
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.chunks.is_empty()
+>>>>>>> front
     }
 }
 
