@@ -1,2 +1,185 @@
-//! Capture.
+//! Capture: follows one server, and keeps what it says in the archive.
+//!
+//! [`Capture`] outlives links: what was received and not yet stored stays in its [`tail::Tail`], and its
+//! [`log_writer::LogWriter`] goes on storing while there is no link. A [`Capture::session`] is one link, from the
+//! handshake to its end:
+//!
+//! ```text
+//!  resume ──PSYNC──▶ +CONTINUE ───────────────────────────────▶ follow: feed ──▶ tail ──▶ log_writer ──▶ archive
+//!                └─▶ +FULLRESYNC ─▶ full_sync: RDB ─▶ archive ─▶ follow
+//! ```
+
+pub mod full_sync;
+pub mod log_writer;
+mod resume;
+mod session;
+mod shutdown_probe;
 pub mod tail;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::archive::{Archive, ArchiveError};
+use crate::capture::full_sync::FullSyncError;
+use crate::capture::log_writer::LogWriter;
+use crate::capture::tail::Moment;
+use crate::config::CaptureConfig;
+use crate::link::LinkError;
+use crate::link::control::ControlError;
+use crate::position::Position;
+use crate::status::Status;
+
+/// The wall clock: Unix milliseconds. Handed in, as it may jump.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// Becomes true when the process is to end.
+pub type Shutdown = watch::Receiver<bool>;
+
+/// How a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionEnd {
+    /// The link: never there, refused, or lost.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The ordinary connection that we look at the server with.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The full sync did not come to its end.
+    #[error(transparent)]
+    FullSync(#[from] FullSyncError),
+    /// The store.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The server sent something that is no feed.
+    #[error("{0}; taking the link for broken")]
+    Feed(String),
+    /// The store is too slow, or away, and the memory for the feed is full.
+    #[error(
+        "{pending} bytes of feed wait for the store, which is the memory limit: hanging up, so that the master's memory \
+         does not fill in our place. Later it goes on from the last stored offset, if the master's backlog holds it \
+         (repl-backlog-size){}", .cause.as_ref().map(|cause| format!("; the store says: {cause}")).unwrap_or_default()
+    )]
+    StoreStalled {
+        /// Bytes in memory.
+        pending: usize,
+        /// What the store last failed with.
+        cause: Option<String>,
+    },
+    /// Another writer has sealed the history: whatever this server does now belongs to no backup of that history.
+    #[error(
+        "superseded: history {} was sealed at offset {} ({reason}). Another backfeed has taken over; nothing more of this \
+         server is acknowledged or stored", .at.history, .at.offset
+    )]
+    Superseded {
+        /// Where it was sealed.
+        at: Position,
+        /// By whom and why.
+        reason: String,
+    },
+    /// The world changed under the session in a way that a new one will see.
+    #[error("starting over: {0}")]
+    StartOver(String),
+    /// Asked to stop; everything received is stored and acknowledged.
+    #[error("stopped")]
+    Stopped,
+    /// `--once`: the snapshot is stored.
+    #[error("one full sync was stored at {0}")]
+    Once(Position),
+}
+
+impl SessionEnd {
+    /// Is there no use in trying again without a change?
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Link(error) | Self::FullSync(FullSyncError::Link(error)) => error.is_permanent(),
+            Self::Control(error) => error.is_permanent(),
+            Self::Archive(error) | Self::FullSync(FullSyncError::Archive(error)) => {
+                !error.is_transient()
+            }
+            Self::FullSync(_) | Self::Feed(_) | Self::StoreStalled { .. } | Self::StartOver(_) => {
+                false
+            }
+            Self::Superseded { .. } | Self::Stopped | Self::Once(_) => true,
+        }
+    }
+}
+
+/// The capture of one server.
+pub struct Capture {
+    archive: Archive,
+    config: CaptureConfig,
+    /// Who we are, in `history.json`: the source's host:port, or `sidecar`.
+    service: String,
+    /// Which process we are, in segment headers.
+    writer: String,
+    status: Status,
+    clock: Clock,
+    log: Option<LogWriter>,
+}
+
+impl Capture {
+    /// Nothing happens before the first session.
+    #[must_use]
+    pub fn new(
+        archive: Archive,
+        config: CaptureConfig,
+        service: String,
+        status: Status,
+        clock: Clock,
+    ) -> Self {
+        let writer = format!("{service}/{:016x}", rand::random::<u64>());
+        Self {
+            archive,
+            config,
+            service,
+            writer,
+            status,
+            clock,
+            log: None,
+        }
+    }
+
+    /// The archive.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Which process we are.
+    #[must_use]
+    pub fn writer(&self) -> &str {
+        &self.writer
+    }
+
+    /// Is there anything received that is not stored?
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.log.as_ref().is_none_or(LogWriter::is_flushed)
+    }
+
+    /// Stores what was received, up to the last boundary, and forgets the link's state: the next session goes by the
+    /// store alone. Waits as long as the store is away.
+    pub async fn drain(&mut self) {
+        if let Some(log) = &self.log {
+            log.tail(tail::Tail::truncate_to_boundary);
+            log.drain().await;
+        }
+        self.log = None;
+    }
+
+    fn now(&self) -> Moment {
+        Moment {
+            unix_ms: (self.clock)(),
+            instant: Instant::now(),
+        }
+    }
+}

@@ -159,6 +159,12 @@ impl Tail {
         self.stored_boundary
     }
 
+    /// The wall clock of the last time mark, Unix milliseconds.
+    #[must_use]
+    pub fn last_mark_ms(&self) -> i64 {
+        self.last_mark_ms
+    }
+
     /// Bytes of memory in use.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -184,6 +190,12 @@ impl Tail {
     #[must_use]
     pub fn has_data(&self) -> bool {
         self.data_chunks > 0
+    }
+
+    /// Is there a whole unit, idle traffic included, that is not stored?
+    #[must_use]
+    pub fn has_whole_unit(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.boundary.is_some())
     }
 
     /// Up to here everything not stored is idle traffic: no lag.
@@ -395,12 +407,15 @@ impl Tail {
         } else {
             safe.min(self.scanner.offset().minus(1))
         }
+<<<<<<< HEAD
+=======
     }
 
     /// Is everything that was received stored?
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.chunks.is_empty()
+>>>>>>> front
     }
 }
 

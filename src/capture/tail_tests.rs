@@ -76,7 +76,7 @@ fn a_segment_ends_at_the_last_boundary_and_knows_its_databases() {
     assert_eq!(rest.chunks.concat(), [open, command(&["EXEC"])].concat());
     assert_eq!(rest.meta.db_at_start, 2);
     tail.mark_stored(rest.meta.end, rest.meta.boundary);
-    assert!(tail.is_drained());
+    assert!(!tail.has_whole_unit());
     assert_eq!(tail.memory(), 0);
 }
 

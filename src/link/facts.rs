@@ -186,8 +186,8 @@ mod tests {
             link_up: false,
         };
         assert_eq!(
-            (facts.role, facts.replid2, facts.total_keys()),
-            (role, None, 0)
+            (facts.total_keys(), facts.replid2, facts.role),
+            (0, None, role)
         );
     }
 }

@@ -5,9 +5,15 @@
 //! that does not depend on the size of a value. The format's facts are in section D of the fact sheet.
 
 pub mod crc64;
+mod error;
+mod layout;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod strip;
 mod summary;
 mod walker;
+mod wire;
 
+pub use error::WalkError;
 pub use summary::{Checksum, DbCounts, Family, Summary, Unwalked};
-pub use walker::{WalkError, Walker};
+pub use walker::Walker;

@@ -1,0 +1,231 @@
+//! A full sync: the RDB is walked, compressed and stored as it comes, and counts once its manifest is written.
+
+use futures::StreamExt;
+
+use crate::archive::{
+    Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, DbCounts, FORMAT, ServerInfo,
+    StoredBase,
+};
+use crate::link::{Link, LinkError};
+use crate::position::Position;
+use crate::proto::replica::Event;
+use crate::rdb::{Checksum, Summary, WalkError, Walker};
+use crate::status::{Phase, Status};
+
+/// Why there is no base.
+#[derive(Debug, thiserror::Error)]
+pub enum FullSyncError {
+    /// The link broke.
+    #[error("the full sync was cut short: {0}")]
+    Link(#[from] LinkError),
+    /// The bytes are no RDB, or a damaged one.
+    #[error("the RDB that the server sent is damaged, and was not kept: {0}")]
+    Rdb(#[from] WalkError),
+    /// The payload ended, and the RDB had not; or the other way round.
+    #[error("the RDB that the server sent is damaged, and was not kept: {0}")]
+    Length(String),
+    /// The archive does not take it.
+    #[error("cannot store the snapshot: {0}")]
+    Archive(#[from] ArchiveError),
+}
+
+/// A payload that has been received and handed to the store, but is not committed.
+pub struct Received {
+    at: Position,
+    writer: BaseWriter,
+    walker: Walker,
+}
+
+impl Received {
+    /// What was found in the RDB.
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        self.walker.summary()
+    }
+
+    /// The database selected in the feed at the snapshot's offset.
+    #[must_use]
+    pub fn selected_db(&self) -> u32 {
+        selected_db(self.walker.summary())
+    }
+
+    /// Stores the rest and gives the manifest, which is not yet written: until then there is no base.
+    ///
+    /// # Errors
+    /// [`FullSyncError::Archive`]; and, where a stray snapshot of an earlier try is adopted, all the others.
+    pub async fn finish(
+        self,
+        archive: &Archive,
+        server: ServerInfo,
+        now_unix_ms: i64,
+    ) -> Result<BaseManifest, FullSyncError> {
+        match self.writer.finish().await {
+            Ok(stored) => Ok(manifest(
+                &stored,
+                self.walker.summary(),
+                server,
+                now_unix_ms,
+            )),
+            Err(ArchiveError::BaseExists { .. }) => {
+                adopt(archive, self.at, server, now_unix_ms).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Receives the payload of a full sync at `at`, up to its end.
+///
+/// # Errors
+/// [`FullSyncError`]; nothing of the payload counts then.
+pub async fn receive(
+    link: &mut Link,
+    archive: &Archive,
+    at: Position,
+    status: &Status,
+) -> Result<Received, FullSyncError> {
+    let mut writer = archive.begin_base(at).await?;
+    let mut walker = Walker::new();
+    let mut walked = false;
+    status.phase(Phase::FullSync, format!("receiving the RDB at {at}"));
+    loop {
+        match link.next().await? {
+            Event::Payload(bytes) => {
+                let taken = walker.push(&bytes)?;
+                if walked || taken < bytes.len() {
+                    let extra = "bytes follow the end of the RDB inside the payload".to_owned();
+                    return Err(FullSyncError::Length(extra));
+                }
+                walked = walker.is_complete();
+                status.metrics().bytes_received.inc_by(bytes.len() as u64);
+                writer.write(bytes).await?;
+            }
+            Event::PayloadEnd => break,
+            Event::FullResync(_) | Event::Continue(_) | Event::Feed(_) => {
+                return Err(FullSyncError::Length(
+                    "the feed began inside the payload".to_owned(),
+                ));
+            }
+        }
+    }
+    end_walk(&mut walker)?;
+    Ok(Received { at, writer, walker })
+}
+
+/// The database selected in the feed where a snapshot stands: a master says 0, as it selects one before its next write;
+/// a replica as the source says what its master had selected (fact sheet C.2).
+fn selected_db(summary: &Summary) -> u32 {
+    summary
+        .aux
+        .get("repl-stream-db")
+        .and_then(|db| db.parse().ok())
+        .unwrap_or(0)
+}
+
+fn end_walk(walker: &mut Walker) -> Result<(), FullSyncError> {
+    if walker.summary().unwalked.is_some() {
+        walker.finish_opaque()?;
+    } else if !walker.is_complete() {
+        let missing = format!(
+            "it ends after {} bytes, in the middle",
+            walker.summary().bytes
+        );
+        return Err(FullSyncError::Length(missing));
+    }
+    if let Some(unwalked) = &walker.summary().unwalked {
+        tracing::warn!(
+            from = unwalked.from,
+            reason = unwalked.reason,
+            "part of the RDB is of a kind that this version does not know; it is stored as it came, keys after that point \
+             are not counted"
+        );
+    }
+    Ok(())
+}
+
+/// A snapshot of this position lies in the store without a manifest: somebody died between the two. It is as good as
+/// ours (same history, same offset), if it is whole.
+async fn adopt(
+    archive: &Archive,
+    at: Position,
+    server: ServerInfo,
+    now_unix_ms: i64,
+) -> Result<BaseManifest, FullSyncError> {
+    tracing::info!(%at, "the snapshot is in the store already, without a manifest: checking it");
+    let (stored_bytes, mut raw) = archive.read_stray_base(at).await?;
+    let mut walker = Walker::new();
+    let mut crc = crate::crc64::Crc64::new();
+    let mut raw_bytes: u64 = 0;
+    while let Some(bytes) = raw.next().await {
+        let bytes = bytes?;
+        walker.push(&bytes)?;
+        crc.update(&bytes);
+        raw_bytes = raw_bytes.saturating_add(bytes.len() as u64);
+    }
+    end_walk(&mut walker)?;
+    let says = walker.summary().aux.get("repl-offset").cloned();
+    if says
+        .as_ref()
+        .is_some_and(|offset| *offset != at.offset.to_string())
+    {
+        let says = format!(
+            "the stray snapshot at {at} says that it stands at {}",
+            says.unwrap_or_default()
+        );
+        return Err(FullSyncError::Length(says));
+    }
+    let stored = StoredBase {
+        at,
+        raw_bytes,
+        stored_bytes,
+        crc64: crc.value(),
+    };
+    Ok(manifest(&stored, walker.summary(), server, now_unix_ms))
+}
+
+fn manifest(
+    stored: &StoredBase,
+    summary: &Summary,
+    server: ServerInfo,
+    now_unix_ms: i64,
+) -> BaseManifest {
+    BaseManifest {
+        format: FORMAT,
+        history: stored.at.history,
+        offset: stored.at.offset,
+        db: selected_db(summary),
+        kind: BaseKind::Sync,
+        raw_bytes: stored.raw_bytes,
+        stored_bytes: stored.stored_bytes,
+        crc64: BaseManifest::crc64_text(stored.crc64),
+        rdb_magic: summary.magic.clone(),
+        rdb_checksum: summary.checksum == Checksum::Verified,
+        server,
+        created_unix_ms: now_unix_ms,
+        databases: summary
+            .databases
+            .iter()
+            .map(|(db, counts)| {
+                (
+                    *db,
+                    DbCounts {
+                        keys: counts.keys,
+                        expires: counts.expires,
+                    },
+                )
+            })
+            .collect(),
+        types: summary
+            .types
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect(),
+        functions: summary.functions,
+        modules: summary.modules.iter().cloned().collect(),
+        unwalked_from: summary.unwalked.as_ref().map(|unwalked| unwalked.from),
+        unwalked_reason: summary
+            .unwalked
+            .as_ref()
+            .map(|unwalked| unwalked.reason.clone()),
+    }
+}

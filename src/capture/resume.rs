@@ -1,0 +1,71 @@
+//! Where a capture goes on: what the store holds, held against what the server says it is.
+
+use crate::archive::{Archive, ArchiveError, Catalog, LogEnd};
+use crate::link::facts::Facts;
+use crate::position::{Position, ReplId};
+
+/// What the store knows of a server's history.
+#[derive(Debug)]
+pub struct Known {
+    /// Everything in the store.
+    pub catalog: Catalog,
+    /// The history to go on with, and its end.
+    pub resume: Option<(ReplId, LogEnd)>,
+    /// What this service wrote before, if the server turns out to be of another history.
+    pub previous: Option<Position>,
+    /// Histories of other services, which are none of our business, but worth a word.
+    pub strangers: Vec<ReplId>,
+}
+
+/// Finds the point to go on from. A server that says its ids is believed: the history of its own id first, then that of
+/// the id before its promotion. One that does not (`INFO` not permitted) is asked for the latest of this service.
+///
+/// # Errors
+/// [`ArchiveError`], of the store.
+pub async fn find(
+    archive: &Archive,
+    service: &str,
+    facts: Option<&Facts>,
+) -> Result<Known, ArchiveError> {
+    let catalog = archive.catalog().await?;
+    let latest = catalog.latest(Some(service)).unwrap_or_default();
+    let own = |id: &ReplId| {
+        catalog
+            .histories
+            .get(id)
+            .is_some_and(|history| history.doc.service == service)
+    };
+    let candidate = match facts {
+        Some(facts) => [facts.replid, facts.replid2.map(|(id, _)| id)]
+            .into_iter()
+            .flatten()
+            .find(|id| catalog.is_restorable(*id)),
+        None => latest,
+    };
+    let resume = match candidate {
+        Some(id) => Some((id, archive.log_end(&catalog, id).await?)),
+        None => None,
+    };
+    let previous = match latest.filter(own) {
+        Some(id) => {
+            let end = archive.log_end(&catalog, id).await?;
+            Some(Position {
+                history: id,
+                offset: end.boundary.offset,
+            })
+        }
+        None => None,
+    };
+    let strangers = catalog
+        .histories
+        .keys()
+        .copied()
+        .filter(|id| !own(id) && catalog.is_restorable(*id) && Some(*id) != candidate)
+        .collect();
+    Ok(Known {
+        catalog,
+        resume,
+        previous,
+        strangers,
+    })
+}

@@ -1,0 +1,89 @@
+//! Notices that the master is shutting down and waits for us.
+//!
+//! `SHUTDOWN` (7.0 and later) asks with `REPLCONF GETACK`, then sends nothing more and waits until every replica has
+//! acknowledged the very end of the stream. We stay one byte short of it otherwise, so silence after a `GETACK` makes us
+//! look at `INFO server` on a connection of its own.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::Source;
+use crate::link::control::Control;
+
+/// The first look, after so much silence.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// Masters wait `shutdown-timeout` for their replicas, 10 s unless set otherwise: long after that there is no point.
+const LAST_LOOK: Duration = Duration::from_secs(60);
+
+/// Watches for the shutdown of one master.
+#[derive(Debug)]
+pub struct ShutdownProbe {
+    source: Source,
+    asked: Option<Instant>,
+    next: Option<Instant>,
+    look: Option<JoinHandle<bool>>,
+}
+
+impl ShutdownProbe {
+    /// For the master at `source`.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            asked: None,
+            next: None,
+            look: None,
+        }
+    }
+
+    /// A `GETACK` came.
+    pub fn getack(&mut self) {
+        let now = Instant::now();
+        self.asked = Some(now);
+        self.next = now.checked_add(FIRST_LOOK);
+    }
+
+    /// Something else came: the master lives.
+    pub fn other(&mut self) {
+        self.asked = None;
+        self.next = None;
+    }
+
+    /// Waits for the outcome of the next look: true when the master is shutting down. Waits for ever when there is
+    /// nothing to look for. May be dropped while waiting.
+    pub async fn wait(&mut self) -> bool {
+        if let Some(look) = &mut self.look {
+            let found = look.await.unwrap_or(false);
+            self.look = None;
+            return found && self.asked.is_some();
+        }
+        let Some(next) = self.next else {
+            return std::future::pending().await;
+        };
+        sleep_until(next).await;
+        let silent = self.asked.map_or(Duration::ZERO, |asked| asked.elapsed());
+        self.next = next
+            .checked_add(silent.min(Duration::from_secs(1)))
+            .filter(|_| silent < LAST_LOOK);
+        self.look = Some(tokio::spawn(is_shutting_down(self.source.clone())));
+        false
+    }
+}
+
+impl Drop for ShutdownProbe {
+    fn drop(&mut self) {
+        if let Some(look) = &self.look {
+            look.abort();
+        }
+    }
+}
+
+/// False too when the master does not say: its shutdown then takes its own timeout.
+async fn is_shutting_down(source: Source) -> bool {
+    let Ok(mut control) = Control::connect(&source).await else {
+        return false;
+    };
+    control.facts().await.is_ok_and(|facts| facts.shutting_down)
+}

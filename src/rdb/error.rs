@@ -1,0 +1,74 @@
+//! Why an RDB is refused, or not walked.
+
+/// Why an RDB was refused. Byte positions count from 0.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalkError {
+    /// The first bytes are not those of an RDB.
+    #[error(
+        "this is not an RDB: it begins with `{found}`, not with `REDIS` or `VALKEY` and a version"
+    )]
+    Magic {
+        /// The first bytes, escaped.
+        found: String,
+    },
+    /// Bytes that no server writes.
+    #[error(
+        "the RDB is damaged: at byte {offset} there should be {expected}, but there is {found} \
+         (in {record}, which begins at byte {record_at})"
+    )]
+    Malformed {
+        /// Where.
+        offset: u64,
+        /// What should be there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+        /// What it is part of.
+        record: String,
+        /// The first byte of that record.
+        record_at: u64,
+    },
+    /// More of something than we keep account of.
+    #[error(
+        "the RDB has more than {limit} {what} (at byte {offset}): it is damaged, or made to harm"
+    )]
+    Limit {
+        /// Where.
+        offset: u64,
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The checksum at the end does not fit the bytes before it.
+    #[error(
+        "the RDB's checksum is wrong: it says {expected:#018x}, but its bytes give {found:#018x}; \
+         they changed on their way, or the RDB was damaged before it was read"
+    )]
+    Checksum {
+        /// The checksum in the RDB.
+        expected: u64,
+        /// The checksum of its bytes.
+        found: u64,
+    },
+    /// The bytes ended before the RDB did.
+    #[error("the RDB was cut off: it stops after {bytes} bytes, {within}")]
+    CutOff {
+        /// How many bytes came.
+        bytes: u64,
+        /// Where in the RDB that is.
+        within: String,
+    },
+}
+
+/// Why walking cannot go on.
+pub(super) enum Stop {
+    /// Not known to us. Not an error: the checksum still covers it.
+    Unknown(String),
+    Malformed {
+        offset: u64,
+        expected: &'static str,
+        found: String,
+    },
+    Error(WalkError),
+}

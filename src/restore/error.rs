@@ -1,0 +1,249 @@
+//! Why a restore did not happen.
+
+use std::path::PathBuf;
+
+use super::serve::ServeError;
+use super::when::BadWhen;
+use crate::archive::{Ambiguous, ArchiveError};
+use crate::expiry::feed::FeedRewriteError;
+use crate::link::control::ControlError;
+use crate::position::{Offset, Position, ReplId};
+use crate::rdb::WalkError;
+use crate::rdb::strip::StripError;
+use crate::resp::FeedError;
+
+/// Why a restore did not happen. Whatever is found by a check is found before the target is touched.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The archive could not be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Several histories could be meant.
+    #[error("{0}. Name one with --history")]
+    Ambiguous(#[from] Ambiguous),
+    /// There is no base at all.
+    #[error(
+        "{url} holds no snapshot that could be restored yet: the first full sync has not been completed"
+    )]
+    NothingToRestore {
+        /// The archive.
+        url: String,
+    },
+    /// The point cannot be read.
+    #[error(transparent)]
+    When(#[from] BadWhen),
+    /// The goal lies before everything that is stored.
+    #[error("{goal} lies before the oldest point that can be restored, {oldest}")]
+    BeforeOldest {
+        /// What was asked for.
+        goal: String,
+        /// The oldest base.
+        oldest: String,
+    },
+    /// The goal lies after everything that is stored.
+    #[error(
+        "{goal} lies after the last point that is stored, {last}: restore `latest`, or an earlier point"
+    )]
+    AfterLatest {
+        /// What was asked for.
+        goal: String,
+        /// The last boundary.
+        last: Position,
+    },
+    /// The log has a hole before the goal.
+    #[error(
+        "the log of history {history} has a gap: byte {missing} is missing{}, so {goal} cannot be reached from the \
+         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: use --offset {reachable}",
+        .next.map(|next| format!(" (the next segment begins at byte {next})")).unwrap_or_default()
+    )]
+    Gap {
+        /// Whose log.
+        history: ReplId,
+        /// The first missing byte.
+        missing: u64,
+        /// Where the log goes on.
+        next: Option<u64>,
+        /// What was asked for.
+        goal: String,
+        /// The base that was to be used.
+        base: Offset,
+        /// The last boundary before the gap.
+        reachable: Offset,
+    },
+    /// The bases that could have served are damaged.
+    #[error("no sound snapshot is left for {goal}: {}", .damaged.join("; "))]
+    NoSoundBase {
+        /// What was asked for.
+        goal: String,
+        /// Each with what is wrong with it.
+        damaged: Vec<String>,
+    },
+    /// A snapshot's bytes are those that were stored, but they are no sound RDB.
+    #[error("the snapshot at {base} is no sound RDB: {source}")]
+    BadBase {
+        /// The base.
+        base: Position,
+        /// What is wrong.
+        source: Box<WalkError>,
+    },
+    /// A log's bytes are those that were stored, but they are no sound feed.
+    #[error("the log of history {history} cannot be replayed: {source}")]
+    BadLog {
+        /// Whose.
+        history: ReplId,
+        /// What is wrong.
+        source: FeedError,
+    },
+    /// A log cannot be rewritten for replay.
+    #[error("the log cannot be made fit for replay: {0}")]
+    Rewrite(#[from] FeedRewriteError),
+    /// The replication position could not be taken out of the snapshot.
+    #[error("the snapshot cannot be prepared for a fork: {0}")]
+    Strip(Box<StripError>),
+    /// The log holds something that cannot be replayed.
+    #[error("the log cannot be replayed: {0}")]
+    Unreplayable(String),
+    /// The original history may not be continued from here.
+    #[error(
+        "history {history} cannot be continued: {reason}. Without --continue-history, the restore gets an id of its own"
+    )]
+    CannotContinue {
+        /// The history.
+        history: ReplId,
+        /// Why.
+        reason: String,
+    },
+    /// A file or directory is in the way.
+    #[error(
+        "{path} {reason}. Nothing was written; choose another place, or use --force to replace it"
+    )]
+    InTheWay {
+        /// What.
+        path: PathBuf,
+        /// What it is.
+        reason: &'static str,
+    },
+    /// A single RDB file cannot hold the log.
+    #[error(
+        "an RDB file can hold offset {base} alone (the snapshot itself), but {goal} is offset {end}, with {bytes} bytes \
+         of log after the snapshot: restore to aof:DIRECTORY or to a server, or ask for offset {base}"
+    )]
+    NotASnapshot {
+        /// The base.
+        base: Offset,
+        /// The end of the plan.
+        end: Offset,
+        /// The log in between.
+        bytes: u64,
+        /// What was asked for.
+        goal: String,
+    },
+    /// A file could not be written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The target does not answer, or not as expected.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The target cannot take this restore; nothing has been changed there.
+    #[error("{addr} {reason}. Nothing was changed there")]
+    Refused {
+        /// The target.
+        addr: String,
+        /// Why, and what to try.
+        reason: String,
+    },
+    /// Feeding the target failed.
+    #[error(
+        "feeding {addr} failed: {source}. It is still a replica of this restore and takes no writes: run the restore \
+         again, or `REPLICAOF NO ONE` there to open it as it is"
+    )]
+    Feeding {
+        /// The target.
+        addr: String,
+        /// Why.
+        source: Box<ServeError>,
+    },
+    /// The port for the target could not be opened.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// Where.
+        addr: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// After the restore, the target does not hold what it should.
+    #[error("{addr} has been restored and opened, but {reason}")]
+    Differs {
+        /// The target.
+        addr: String,
+        /// How.
+        reason: String,
+    },
+}
+
+impl From<StripError> for RestoreError {
+    fn from(error: StripError) -> Self {
+        Self::Strip(Box::new(error))
+    }
+}
+
+impl RestoreError {
+    /// May the same restore succeed later?
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Archive(error) => error.is_transient(),
+            Self::Control(error) => !error.is_permanent(),
+            Self::Feeding { source, .. } => source.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Is something in the archive damaged or missing?
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Archive(error) => is_damage(error),
+            Self::Gap { .. }
+            | Self::NoSoundBase { .. }
+            | Self::BadBase { .. }
+            | Self::BadLog { .. } => true,
+            Self::Feeding { source, .. } => {
+                matches!(source.as_ref(), ServeError::Content(error) if error.is_damage())
+            }
+            _ => false,
+        }
+    }
+
+    /// Was the restore refused by a check, before anything was written or changed?
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. }
+                | Self::InTheWay { .. }
+                | Self::NotASnapshot { .. }
+                | Self::CannotContinue { .. }
+                | Self::BeforeOldest { .. }
+                | Self::AfterLatest { .. }
+                | Self::Ambiguous(_)
+                | Self::When(_)
+        )
+    }
+}
+
+/// Objects that are not what they should be, as opposed to a store that does not answer.
+pub(super) fn is_damage(error: &ArchiveError) -> bool {
+    matches!(
+        error,
+        ArchiveError::Missing { .. }
+            | ArchiveError::Truncated { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::Renamed { .. }
+    )
+}

@@ -1,0 +1,294 @@
+//! Archive → server or files.
+//!
+//! ```text
+//! plan     which base, which pieces of the log, where precisely it ends     (headers alone are read)
+//! check    everything is read once: whole, sound, fit for the target?       (nothing has been touched yet)
+//! serve    we are the target's master: snapshot, log, promotion             aof, rdb_file: the same into files
+//! ```
+//!
+//! All but a sidecar's restore of its own Redis are **forks**: a fresh id, and no replication position in the snapshot.
+
+mod aof;
+mod check;
+pub mod compat;
+mod error;
+mod files;
+mod plan;
+mod progress;
+mod rdb_file;
+mod report;
+mod serve;
+mod server;
+mod stream;
+mod when;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+pub use aof::AofLayout;
+pub use check::{Checked, check};
+pub use error::RestoreError;
+pub use plan::{BadBases, Piece, Plan, plan};
+pub use progress::{Progress, Stage};
+pub use report::Report;
+pub use serve::{
+    CaughtUp, Identity, Offer, Phase, ServeError, offer, refuse_replica, serve_replica,
+};
+pub use server::{Listener, Restored};
+pub use stream::{Content, LogForm, log, snapshot};
+pub use when::{BadWhen, When};
+
+use crate::archive::{AppendError, Archive, Catalog};
+use crate::config::{ConfigError, Source};
+use crate::position::{Offset, ReplId};
+
+/// Where to restore to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `redis://…`: a running server.
+    Server(Source),
+    /// `aof:DIR`: an append-only file below DIR, the `dir` of a server that is not running.
+    Aof(PathBuf),
+    /// `FILE.rdb`.
+    Rdb(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if text.contains("://") {
+            return text.parse().map(Self::Server);
+        }
+        match text.strip_prefix("aof:") {
+            Some("") => Err(ConfigError::new(
+                "aof: needs a directory: aof:/var/lib/redis",
+            )),
+            Some(directory) => Ok(Self::Aof(directory.into())),
+            None if text.ends_with(".rdb") => Ok(Self::Rdb(text.into())),
+            None => Err(ConfigError::new(format!(
+                "`{text}` is no target: write redis://host:port, aof:DIRECTORY or FILE.rdb"
+            ))),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Server(source) => source.fmt(f),
+            Self::Aof(directory) => write!(f, "aof:{}", directory.display()),
+            Self::Rdb(file) => file.display().fmt(f),
+        }
+    }
+}
+
+/// What to restore, and how.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where to.
+    pub target: Target,
+    /// Up to when.
+    pub when: When,
+    /// Which history; none: the one that goes on.
+    pub history: Option<ReplId>,
+    /// Whose history, where there are several (`host:port`, or `sidecar`).
+    pub service: Option<String>,
+    /// Replace what is there.
+    pub force: bool,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// Serve the history's own id, so that what comes later continues it. Seals its log.
+    pub continue_history: bool,
+    /// For `aof:`.
+    pub aof_layout: AofLayout,
+    /// For `redis://`.
+    pub listener: Listener,
+    /// The id of the fork: random.
+    pub fork_id: ReplId,
+    /// Who restores, for the seal.
+    pub writer: String,
+    /// What time it is, Unix milliseconds.
+    pub now_unix_ms: i64,
+}
+
+/// Restores.
+///
+/// # Errors
+/// [`RestoreError`]; unless it says otherwise, nothing was changed.
+pub async fn restore(
+    archive: &Archive,
+    request: &Request,
+    progress: &dyn Progress,
+) -> Result<Report, RestoreError> {
+    let catalog = archive.catalog().await?;
+    let history = choose(archive, &catalog, request)?;
+    let mut bad = BadBases::new();
+    let mut plan = plan::plan(archive, &catalog, history, request.when, &bad).await?;
+    let mut server = preflight(&plan, request).await?;
+    if request.continue_history {
+        serve::may_continue(&plan, history)?;
+    }
+    if request.dry_run {
+        let notes = server.as_ref().map(|server| server.notes().to_vec());
+        return Ok(Report::new(
+            archive,
+            request,
+            &plan,
+            None,
+            notes.unwrap_or_default(),
+        ));
+    }
+    if request.continue_history {
+        let why = format!("continued on {}", request.target);
+        plan = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
+        serve::may_continue(&plan, history)?;
+    }
+    let checked = loop {
+        match check(archive, &plan, progress).await {
+            Ok(checked) => break checked,
+            Err(error) => {
+                // An older base and more of the log lead to the same point.
+                if !pass_over(&plan, &error, archive, &mut bad).await? {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "this snapshot cannot be used; looking for an older one");
+                plan = plan::plan(archive, &catalog, history, request.when, &bad).await?;
+                server = preflight(&plan, request).await?;
+            }
+        }
+    };
+    write(archive, request, &plan, &checked, server, progress).await
+}
+
+fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<ReplId, RestoreError> {
+    if let Some(history) = request.history {
+        return Ok(history);
+    }
+    let latest = catalog.latest(request.service.as_deref())?;
+    latest.ok_or_else(|| RestoreError::NothingToRestore {
+        url: archive.store().url(),
+    })
+}
+
+/// Refuses what would go wrong before anything is read or written.
+async fn preflight<'a>(
+    plan: &Plan,
+    request: &'a Request,
+) -> Result<Option<server::Target<'a>>, RestoreError> {
+    match &request.target {
+        Target::Server(source) => {
+            server::Target::check(source, plan, &request.listener, request.force)
+                .await
+                .map(Some)
+        }
+        Target::Aof(directory) => aof::preflight(directory, request.force)
+            .await
+            .map(|()| None),
+        Target::Rdb(file) => rdb_file::preflight(plan, file, request.force)
+            .await
+            .map(|()| None),
+    }
+}
+
+/// Notes a damaged base as such. `false` when the error is not about the base.
+async fn pass_over(
+    plan: &Plan,
+    error: &RestoreError,
+    archive: &Archive,
+    bad: &mut BadBases,
+) -> Result<bool, RestoreError> {
+    if !check::is_bad_base(error) {
+        return Ok(false);
+    }
+    // The log may be what is damaged: then no other base helps.
+    let Err(of_base) = check::check_base(archive, plan, &()).await else {
+        return Ok(false);
+    };
+    if !check::is_bad_base(&of_base) {
+        return Err(of_base);
+    }
+    let known = bad.insert((plan.base.history, plan.base.offset), of_base.to_string());
+    Ok(known.is_none())
+}
+
+async fn write(
+    archive: &Archive,
+    request: &Request,
+    plan: &Plan,
+    checked: &Checked,
+    server: Option<server::Target<'_>>,
+    progress: &dyn Progress,
+) -> Result<Report, RestoreError> {
+    let identity = if request.continue_history {
+        Identity::Continue { id: plan.history }
+    } else {
+        Identity::Fork {
+            id: request.fork_id,
+        }
+    };
+    let mut notes = Vec::new();
+    match (&request.target, server) {
+        (Target::Server(_), Some(mut server)) => {
+            server.check_content(checked).await?;
+            let listener = &request.listener;
+            let restored = server
+                .restore(archive, plan, checked, identity, listener, progress)
+                .await?;
+            return Ok(
+                Report::new(archive, request, plan, Some(checked), Vec::new()).restored(restored),
+            );
+        }
+        (Target::Aof(directory), _) => {
+            let made = aof::write(archive, plan, directory, request.aof_layout, progress).await?;
+            notes.push(format!(
+                "wrote {}; start the server with dir {} and appendonly yes",
+                made.display(),
+                directory.display()
+            ));
+        }
+        (Target::Rdb(file), _) => {
+            let bytes = rdb_file::write(archive, plan, file, progress).await?;
+            notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
+        }
+        (Target::Server(_), None) => {}
+    }
+    Ok(Report::new(archive, request, plan, Some(checked), notes))
+}
+
+/// How often another writer may be faster with a segment than we with the seal. Each time it has stored some more.
+const SEAL_TRIES: usize = 1000;
+
+/// Seals the log of `history` where it ends, so that nothing that is stored later can be missing from a restore, and makes the
+/// plan that ends there. A writer that is still alive finds the seal and stops.
+///
+/// # Errors
+/// As [`plan`] does.
+pub async fn seal(
+    archive: &Archive,
+    history: ReplId,
+    reason: &str,
+    writer: &str,
+    now_unix_ms: i64,
+) -> Result<Plan, RestoreError> {
+    let mut last_taken = None;
+    for _ in 0..SEAL_TRIES {
+        let catalog = archive.catalog().await?;
+        let plan = plan::plan(archive, &catalog, history, When::Latest, &BadBases::new()).await?;
+        let Some(end) = plan.stored_end else {
+            let reason = "where its log ends cannot be told".to_owned();
+            return Err(RestoreError::CannotContinue { history, reason });
+        };
+        match archive
+            .seal(history, end, reason, writer, now_unix_ms)
+            .await
+        {
+            Ok(()) => return Ok(plan),
+            Err(AppendError::Taken(entry)) => last_taken = Some(entry.start()),
+            Err(AppendError::Archive(error)) => return Err(error.into()),
+        }
+    }
+    let at = last_taken.unwrap_or(Offset(0));
+    let reason = format!("another writer goes on storing, now after offset {at}: stop it first");
+    Err(RestoreError::CannotContinue { history, reason })
+}

@@ -1,0 +1,553 @@
+//! What a restore consists of: which base, which pieces of which segments, and where precisely it ends.
+//!
+//! ```text
+//! lineage   root ────────────▶ left at N ─ child ─────────▶ goal
+//! base            ▲ the newest at or below the goal
+//! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
+//! ```
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+
+use super::error::{RestoreError, is_damage};
+use super::when::{When, show_time};
+use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem};
+use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
+use crate::resp::FeedScanner;
+use crate::segment::{Entry, SegmentHeader};
+
+/// A part of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The segment. Its time marks are left out, as a long log has millions of them.
+    pub header: SegmentHeader,
+    /// Wanted: the bytes after this offset, at least the segment's start,
+    pub after: Offset,
+    /// up to and including this one, at most the segment's end.
+    pub upto: Offset,
+    /// Its server sends relative TTLs.
+    pub relative_ttls: bool,
+}
+
+/// What a restore consists of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The history that was asked for.
+    pub history: ReplId,
+    /// The point that was asked for.
+    pub when: When,
+    /// The snapshot to begin with.
+    pub base: BaseManifest,
+    /// The log after it, without holes: the first begins at the base's offset, the last ends at `end`.
+    pub pieces: Vec<Piece>,
+    /// Where it ends: between commands, outside `MULTI`.
+    pub end: Boundary,
+    /// The same with the history that the end belongs to: `history` or an ancestor.
+    pub end_position: Position,
+    /// When the last byte had been received; none when nothing tells.
+    pub end_unix_ms: Option<i64>,
+    /// The end is exactly the last safe point of `history`: it may be continued.
+    pub is_tip_end: bool,
+    /// The last stored byte of `history`'s log, behind which a seal stands or would stand. Told when the end is in
+    /// `history` itself.
+    pub stored_end: Option<Offset>,
+    /// The log holds relative TTLs: it cannot be served under its own offsets.
+    pub relative_ttls: bool,
+    /// What an operator should know: damaged bases that were passed over, segments beyond a gap.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Bytes of the snapshot.
+    #[must_use]
+    pub fn bytes_base(&self) -> u64 {
+        self.base.raw_bytes
+    }
+
+    /// Bytes of the log after it.
+    #[must_use]
+    pub fn bytes_log(&self) -> u64 {
+        self.end.offset.since(self.base.offset)
+    }
+
+    /// The boundary at which the base stands.
+    #[must_use]
+    pub fn start(&self) -> Boundary {
+        Boundary {
+            offset: self.base.offset,
+            db: self.base.db,
+        }
+    }
+}
+
+/// Bases that must not be used, with what is wrong with each.
+pub type BadBases = BTreeMap<(ReplId, Offset), String>;
+
+/// Makes the plan for `when` on `history`, without the bases in `bad`.
+///
+/// # Errors
+/// When the goal cannot be reached, with what is missing; never a plan that ends early in silence.
+pub async fn plan(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    bad: &BadBases,
+) -> Result<Plan, RestoreError> {
+    let planner = Planner {
+        archive,
+        catalog,
+        spans: spans(catalog, history)?,
+        history,
+        when,
+        bad,
+    };
+    let goal = planner.goal().await?;
+    let (span, base) = planner.base(goal)?;
+    let walk = planner.walk(span, base, goal).await?;
+    let end = planner.end(base, &walk.pieces).await?;
+    planner.check_reached(base, &walk, goal, end)?;
+    planner.finish(base, walk, end).await
+}
+
+/// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant stands first.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    history: ReplId,
+    upto: Offset,
+}
+
+fn spans(catalog: &Catalog, history: ReplId) -> Result<Vec<Span>, RestoreError> {
+    let lineage = catalog.lineage(history)?;
+    Ok(lineage
+        .into_iter()
+        .map(|at| Span {
+            history: at.history,
+            upto: at.offset,
+        })
+        .collect())
+}
+
+struct Planner<'a> {
+    archive: &'a Archive,
+    catalog: &'a Catalog,
+    spans: Vec<Span>,
+    history: ReplId,
+    when: When,
+    bad: &'a BadBases,
+}
+
+/// How far a walk along the chain of segments came.
+struct Walk {
+    pieces: Vec<Piece>,
+    /// The last byte reached.
+    reached: Offset,
+    /// Index of the span in which it stopped.
+    span: usize,
+    /// Why it stopped, unless it came to the goal.
+    stopped: Option<ChainEnd>,
+}
+
+impl Planner<'_> {
+    /// The offset that may not be passed.
+    async fn goal(&self) -> Result<Offset, RestoreError> {
+        match self.when {
+            When::Latest => Ok(Offset(u64::MAX)),
+            When::Offset(offset) => Ok(Offset(offset)),
+            When::AtUnixMs(at) => match self.offset_at(at).await? {
+                Some(offset) => Ok(offset),
+                None => Err(self.before_oldest()),
+            },
+        }
+    }
+
+    /// What had been received at that time: the last time mark of the lineage, or a snapshot that existed by then.
+    async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RestoreError> {
+        let snapshots = self.bases().filter(|(_, base)| {
+            matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
+        });
+        let by_snapshot = snapshots.map(|(_, base)| base.offset).max();
+        for span in &self.spans {
+            if let Some(mark) = self.mark_at(*span, unix_ms).await? {
+                return Ok(by_snapshot.max(Some(mark.offset.min(span.upto))));
+            }
+        }
+        Ok(by_snapshot)
+    }
+
+    /// The last mark of a span's log at or before that time, by binary search over the headers.
+    async fn mark_at(&self, span: Span, unix_ms: i64) -> Result<Option<TimeMark>, RestoreError> {
+        let Some(history) = self.catalog.histories.get(&span.history) else {
+            return Ok(None);
+        };
+        let log = history.log.as_slice();
+        let shared = log.partition_point(|first| Offset::before_byte(*first) < span.upto);
+        let (mut low, mut high) = (0, shared);
+        let mut found = None;
+        while low < high {
+            let middle = low.midpoint(high);
+            let probed = log.get(middle..high).unwrap_or_default();
+            let Some((index, marks)) = self.first_marks(span.history, probed).await? else {
+                high = middle;
+                continue;
+            };
+            let last = marks.iter().rev().find(|mark| mark.unix_ms <= unix_ms);
+            if let Some(mark) = last {
+                found = Some(*mark);
+                low = middle.saturating_add(index).saturating_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The marks of the first of these segments that has any. Damaged ones are passed over: whether they matter shows
+    /// when the chain is walked.
+    async fn first_marks(
+        &self,
+        history: ReplId,
+        log: &[u64],
+    ) -> Result<Option<(usize, Vec<TimeMark>)>, RestoreError> {
+        for (index, first) in log.iter().enumerate() {
+            match self.archive.entry(history, *first).await {
+                Ok(Some(Entry::Segment(header))) if !header.meta.marks.is_empty() => {
+                    return Ok(Some((index, header.meta.marks)));
+                }
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// All bases of the lineage, each with the index of its span.
+    fn bases(&self) -> impl Iterator<Item = (usize, &BaseManifest)> {
+        self.spans.iter().enumerate().flat_map(|(index, span)| {
+            let history = self.catalog.histories.get(&span.history);
+            let bases = history
+                .map(|history| history.bases.as_slice())
+                .unwrap_or_default();
+            bases
+                .iter()
+                .filter(|base| base.offset <= span.upto)
+                .map(move |base| (index, base))
+        })
+    }
+
+    fn is_bad(&self, base: &BaseManifest) -> bool {
+        self.bad.contains_key(&(base.history, base.offset))
+    }
+
+    /// The newest sound base at or below the goal.
+    fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RestoreError> {
+        let usable = self.bases().filter(|(_, base)| base.offset <= goal);
+        let newest = usable
+            .filter(|(_, base)| !self.is_bad(base))
+            .max_by_key(|(_, base)| base.offset);
+        newest.ok_or_else(|| self.before_oldest())
+    }
+
+    fn before_oldest(&self) -> RestoreError {
+        let sound = self.bases().filter(|(_, base)| !self.is_bad(base));
+        match sound.min_by_key(|(_, base)| base.offset) {
+            Some((_, oldest)) => RestoreError::BeforeOldest {
+                goal: self.when.to_string(),
+                oldest: format!(
+                    "the snapshot at offset {} (made {})",
+                    oldest.offset,
+                    show_time(oldest.created_unix_ms)
+                ),
+            },
+            None if self.bad.is_empty() => RestoreError::NothingToRestore {
+                url: self.archive.store().url(),
+            },
+            None => RestoreError::NoSoundBase {
+                goal: self.when.to_string(),
+                damaged: self.bad.values().cloned().collect(),
+            },
+        }
+    }
+
+    /// Follows the log from the base towards the goal, from each history into the one that went on from it.
+    async fn walk(
+        &self,
+        span: usize,
+        base: &BaseManifest,
+        goal: Offset,
+    ) -> Result<Walk, RestoreError> {
+        let mut walk = Walk {
+            pieces: Vec::new(),
+            reached: base.offset,
+            span,
+            stopped: None,
+        };
+        loop {
+            let Some(span) = self.spans.get(walk.span).copied() else {
+                return Ok(walk);
+            };
+            self.walk_span(span, &mut walk, goal).await?;
+            let crosses = walk.reached == span.upto && walk.span > 0;
+            if !crosses || walk.reached >= goal {
+                return Ok(walk);
+            }
+            walk.span = walk.span.saturating_sub(1);
+            walk.stopped = None;
+        }
+    }
+
+    async fn walk_span(
+        &self,
+        span: Span,
+        walk: &mut Walk,
+        goal: Offset,
+    ) -> Result<(), RestoreError> {
+        let limit = span.upto.min(goal);
+        let relative_ttls = self
+            .catalog
+            .histories
+            .get(&span.history)
+            .is_some_and(|history| history.doc.server.relative_ttls());
+        let mut chain = self.archive.chain(self.catalog, span.history, walk.reached);
+        while walk.reached < limit {
+            let Some(item) = chain.next().await else {
+                break;
+            };
+            match item? {
+                ChainItem::Segment(mut header) => {
+                    header.meta.marks = Vec::new();
+                    let upto = header.meta.end.min(limit);
+                    let after = walk.reached;
+                    walk.reached = upto;
+                    walk.pieces.push(Piece {
+                        header,
+                        after,
+                        upto,
+                        relative_ttls,
+                    });
+                }
+                ChainItem::End(end) => {
+                    walk.stopped = Some(end);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The last boundary in what was walked.
+    async fn end(&self, base: &BaseManifest, pieces: &[Piece]) -> Result<Boundary, RestoreError> {
+        let start = Boundary {
+            offset: base.offset,
+            db: base.db,
+        };
+        for (index, piece) in pieces.iter().enumerate().rev() {
+            match piece.header.meta.boundary {
+                Some(boundary) if boundary.offset <= piece.after => {}
+                Some(boundary) if boundary.offset <= piece.upto => return Ok(boundary),
+                // Cut before the segment's last boundary: only its bytes tell where the one before that is.
+                Some(_) => {
+                    return self
+                        .scan(start, pieces.get(..=index).unwrap_or_default())
+                        .await;
+                }
+                None => {}
+            }
+        }
+        Ok(start)
+    }
+
+    /// Reads the last of these pieces, from a point before it that is known to be a boundary.
+    async fn scan(&self, start: Boundary, pieces: &[Piece]) -> Result<Boundary, RestoreError> {
+        let known = pieces.iter().rposition(|piece| {
+            piece.header.meta.starts_at_boundary && piece.after == piece.header.meta.start
+        });
+        let pieces = pieces.get(known.unwrap_or(0)..).unwrap_or_default();
+        let from = pieces
+            .first()
+            .filter(|_| known.is_some())
+            .map_or(start, |piece| Boundary {
+                offset: piece.after,
+                db: piece.header.meta.db_at_start,
+            });
+        let mut scanner = FeedScanner::new(from);
+        for piece in pieces {
+            let mut stream = super::stream::piece_bytes(self.archive, piece).await?;
+            while let Some(chunk) = stream.next().await {
+                let history = piece.header.meta.history;
+                scanner
+                    .scan(&chunk?, |_| {})
+                    .map_err(|source| RestoreError::BadLog { history, source })?;
+            }
+        }
+        Ok(scanner.boundary())
+    }
+
+    /// An end before the goal must be one that the goal allows.
+    fn check_reached(
+        &self,
+        base: &BaseManifest,
+        walk: &Walk,
+        goal: Offset,
+        end: Boundary,
+    ) -> Result<(), RestoreError> {
+        // `latest` may end where the log ends, but not before a snapshot that was passed over as damaged.
+        let passed_over = self
+            .bases()
+            .filter(|(_, base)| self.is_bad(base) && base.offset <= goal);
+        let needed = match self.when {
+            When::Latest => passed_over
+                .map(|(_, base)| base.offset)
+                .max()
+                .unwrap_or_default(),
+            When::AtUnixMs(_) | When::Offset(_) => goal,
+        };
+        let ancestor = walk.span > 0 && walk.reached < goal;
+        if walk.reached >= needed && !ancestor {
+            return Ok(());
+        }
+        let history = self
+            .spans
+            .get(walk.span)
+            .map_or(self.history, |span| span.history);
+        let next = match walk.stopped {
+            Some(ChainEnd::Gap { next, .. }) => Some(next),
+            _ => None,
+        };
+        if next.is_none() && !ancestor && matches!(self.when, When::Offset(_)) {
+            let last = Position {
+                history,
+                offset: end.offset,
+            };
+            return Err(RestoreError::AfterLatest {
+                goal: self.when.to_string(),
+                last,
+            });
+        }
+        Err(RestoreError::Gap {
+            history,
+            missing: walk.reached.next_byte(),
+            next,
+            goal: self.when.to_string(),
+            base: base.offset,
+            reachable: end.offset,
+        })
+    }
+
+    async fn finish(
+        &self,
+        base: &BaseManifest,
+        mut walk: Walk,
+        end: Boundary,
+    ) -> Result<Plan, RestoreError> {
+        let end_history = self
+            .spans
+            .get(walk.span)
+            .map_or(self.history, |span| span.history);
+        let mut notes: Vec<String> = self
+            .bad
+            .iter()
+            .map(|((id, offset), why)| {
+                format!("the snapshot at {id}:{offset} was passed over: {why}")
+            })
+            .collect();
+        if let Some(ChainEnd::Gap { at, next }) = walk.stopped {
+            notes.push(format!(
+                "the log of history {end_history} ends at offset {at}; segments from byte {next} on lie beyond a gap and \
+                 belong to no restore point"
+            ));
+        }
+        trim(&mut walk.pieces, end.offset);
+        let tip = self.tip(end_history, &mut notes).await?;
+        Ok(Plan {
+            history: self.history,
+            when: self.when,
+            end,
+            end_position: Position {
+                history: end_history,
+                offset: end.offset,
+            },
+            end_unix_ms: self.end_time(base, &walk.pieces, end.offset).await?,
+            is_tip_end: tip.is_some_and(|tip| tip.boundary.offset == end.offset),
+            stored_end: tip.map(|tip| tip.stored),
+            relative_ttls: walk.pieces.iter().any(|piece| piece.relative_ttls),
+            base: base.clone(),
+            pieces: walk.pieces,
+            notes,
+        })
+    }
+
+    /// Where the log of the history asked for ends, if the restore ends in that history.
+    async fn tip(
+        &self,
+        end_history: ReplId,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Tip>, RestoreError> {
+        if end_history != self.history {
+            return Ok(None);
+        }
+        match self.archive.log_end(self.catalog, self.history).await {
+            Ok(end) => Ok(Some(Tip {
+                stored: end.end,
+                boundary: end.boundary,
+            })),
+            Err(error) if is_damage(&error) => {
+                notes.push(format!("the end of the log cannot be told: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When the end had been received: the first mark at or behind it, else the last one before it.
+    async fn end_time(
+        &self,
+        base: &BaseManifest,
+        pieces: &[Piece],
+        end: Offset,
+    ) -> Result<Option<i64>, RestoreError> {
+        let Some(last) = pieces.last() else {
+            return Ok(Some(base.created_unix_ms));
+        };
+        let marks = marks_of(self.archive, &last.header).await?;
+        let mark = marks
+            .iter()
+            .find(|mark| mark.offset >= end)
+            .or(marks.last());
+        Ok(mark.map(|mark| mark.unix_ms))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Tip {
+    stored: Offset,
+    boundary: Boundary,
+}
+
+/// The time marks of a segment of a plan.
+pub(super) async fn marks_of(
+    archive: &Archive,
+    header: &SegmentHeader,
+) -> Result<Vec<TimeMark>, ArchiveError> {
+    let entry = archive
+        .entry(header.meta.history, header.meta.start.next_byte())
+        .await?;
+    Ok(match entry {
+        Some(Entry::Segment(header)) => header.meta.marks,
+        Some(Entry::Seal(_)) | None => Vec::new(),
+    })
+}
+
+/// Takes away what lies behind `end`.
+fn trim(pieces: &mut Vec<Piece>, end: Offset) {
+    pieces.retain(|piece| piece.after < end);
+    if let Some(last) = pieces.last_mut() {
+        last.upto = last.upto.min(end);
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

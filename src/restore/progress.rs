@@ -1,0 +1,30 @@
+//! Telling how far a restore has come: a bar at a terminal, a gauge in the sidecar, nothing in tests.
+
+/// What a restore is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading everything once to know that it is whole.
+    Checking,
+    /// The target has come and waits for the snapshot.
+    Preparing,
+    /// Sending or writing the snapshot.
+    Snapshot,
+    /// Sending or writing the log.
+    Log,
+    /// Everything is sent; the target loads and applies it.
+    Applying,
+}
+
+/// Is told how far a restore has come.
+pub trait Progress: Send + Sync {
+    /// A stage begins, of so many bytes if that is known.
+    fn stage(&self, stage: Stage, bytes: Option<u64>);
+    /// So many more bytes of it are done.
+    fn advance(&self, bytes: u64);
+}
+
+/// Nobody listens.
+impl Progress for () {
+    fn stage(&self, _: Stage, _: Option<u64>) {}
+    fn advance(&self, _: u64) {}
+}

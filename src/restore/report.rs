@@ -1,0 +1,173 @@
+//! What a restore did, or would do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::check::Checked;
+use super::plan::Plan;
+use super::server::Restored;
+use super::when::show_time;
+use super::{Request, Target};
+use crate::archive::Archive;
+use crate::position::ReplId;
+
+/// What a restore did, or would do. The names of its fields are part of the interface (`--json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Nothing was done yet.
+    pub dry_run: bool,
+    /// The store.
+    pub archive: String,
+    /// Where to.
+    pub target: String,
+    /// What was asked for.
+    pub goal: String,
+    /// The history that was asked for.
+    pub history: ReplId,
+    /// The history that the end belongs to: that one, or an ancestor.
+    pub end_history: ReplId,
+    /// The last byte.
+    pub end_offset: u64,
+    /// When it had been received, Unix milliseconds.
+    pub end_unix_ms: Option<i64>,
+    /// The same, RFC 3339.
+    pub end_time: Option<String>,
+    /// The end is the last point that is stored.
+    pub is_latest: bool,
+    /// The id that the target is served; none for files.
+    pub served_id: Option<ReplId>,
+    /// The target continues the history.
+    pub continued: bool,
+    /// The history of the snapshot.
+    pub base_history: ReplId,
+    /// Where the snapshot stands.
+    pub base_offset: u64,
+    /// Its format.
+    pub base_format: String,
+    /// Its bytes, uncompressed.
+    pub base_bytes: u64,
+    /// Segments after it.
+    pub segments: usize,
+    /// Their bytes, as far as they are used, uncompressed.
+    pub log_bytes: u64,
+    /// Commands in them, once they have been read.
+    pub commands: Option<u64>,
+    /// Keys by database: in the target if it is a server, else in the snapshot.
+    pub keys: BTreeMap<u32, u64>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(
+        archive: &Archive,
+        request: &Request,
+        plan: &Plan,
+        checked: Option<&Checked>,
+        mut notes: Vec<String>,
+    ) -> Self {
+        notes.extend(plan.notes.iter().cloned());
+        let is_server = matches!(request.target, Target::Server(_));
+        let id = if request.continue_history {
+            plan.history
+        } else {
+            request.fork_id
+        };
+        Self {
+            dry_run: checked.is_none(),
+            archive: archive.store().url(),
+            target: request.target.to_string(),
+            goal: request.when.to_string(),
+            history: plan.history,
+            end_history: plan.end_position.history,
+            end_offset: plan.end.offset.0,
+            end_unix_ms: plan.end_unix_ms,
+            end_time: plan.end_unix_ms.map(show_time),
+            is_latest: plan.is_tip_end,
+            served_id: is_server.then_some(id),
+            continued: is_server && request.continue_history,
+            base_history: plan.base.history,
+            base_offset: plan.base.offset.0,
+            base_format: plan.base.rdb_magic.clone(),
+            base_bytes: plan.bytes_base(),
+            segments: plan.pieces.len(),
+            log_bytes: plan.bytes_log(),
+            commands: checked.map(|checked| checked.command_count),
+            keys: plan
+                .base
+                .databases
+                .iter()
+                .map(|(db, counts)| (*db, counts.keys))
+                .collect(),
+            notes,
+        }
+    }
+
+    pub(super) fn restored(mut self, restored: Restored) -> Self {
+        self.target = format!("{} ({})", self.target, restored.server);
+        self.keys = restored.keys;
+        self.notes.extend(restored.notes);
+        self
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.dry_run {
+            "would restore"
+        } else {
+            "restored"
+        };
+        writeln!(f, "{verb} {} to {}", self.archive, self.target)?;
+        let time = self.end_time.as_deref().unwrap_or("at an unknown time");
+        let latest = if self.is_latest {
+            ", the last point stored"
+        } else {
+            ""
+        };
+        writeln!(
+            f,
+            "  up to     offset {} of history {}, {time}{latest}",
+            self.end_offset, self.end_history
+        )?;
+        writeln!(
+            f,
+            "  snapshot  offset {}, {} bytes ({})",
+            self.base_offset, self.base_bytes, self.base_format
+        )?;
+        write!(
+            f,
+            "  log       {} bytes in {} segments",
+            self.log_bytes, self.segments
+        )?;
+        match self.commands {
+            Some(commands) => writeln!(f, ", {commands} commands")?,
+            None => writeln!(f)?,
+        }
+        if let Some(id) = self.served_id {
+            let kind = if self.continued {
+                "the history's own"
+            } else {
+                "a fork"
+            };
+            writeln!(f, "  served    as {id}, {kind}")?;
+        }
+        let keys: Vec<String> = self
+            .keys
+            .iter()
+            .map(|(db, keys)| format!("db{db} {keys}"))
+            .collect();
+        let keys = if keys.is_empty() {
+            "none".to_owned()
+        } else {
+            keys.join(", ")
+        };
+        writeln!(f, "  keys      {keys}")?;
+        for note in &self.notes {
+            writeln!(f, "  note      {note}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,547 @@
+//! Being the master of one target: a snapshot, then the log, then silence until it has been promoted.
+//!
+//! With the history's own id, a target's offset must stay exactly that of the log, so not one byte goes out that the log does
+//! not hold: no `PING`, no newline after the payload (it counts both).
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep_until};
+
+use super::error::RestoreError;
+use super::plan::Plan;
+use super::progress::{Progress, Stage};
+use super::stream::{Content, LogForm, log, snapshot};
+use crate::archive::Archive;
+use crate::position::{Offset, ReplId};
+use crate::proto::master::{Credentials, Master, MasterEvent, RequestError};
+use crate::resp::encode_command;
+
+/// A target that neither takes a byte nor sends one for so long hangs. While it loads, it sends a newline each second.
+pub const STALL: Duration = Duration::from_secs(120);
+/// A connection that does not ask for a sync within this time is no replica.
+pub const HANDSHAKE: Duration = Duration::from_secs(30);
+/// A newline so often while the snapshot is prepared; targets wait `repl-timeout`, 60 s by default.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A `PING` so often to a fork that waits to be promoted.
+const PING: Duration = Duration::from_secs(10);
+/// Bytes taken from the target at once: acknowledgements are 40 bytes.
+const READ: usize = 4 * 1024;
+
+/// Under which id a target is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// The history's own: it goes on from here. The plan must end at its tip, its log sealed.
+    Continue {
+        /// The history.
+        id: ReplId,
+    },
+    /// A fresh one: what grows from here is a branch of its own.
+    Fork {
+        /// Random.
+        id: ReplId,
+    },
+}
+
+/// What a target gets.
+pub struct Offer {
+    /// In `+FULLRESYNC`.
+    pub id: ReplId,
+    /// In `+FULLRESYNC`: where the snapshot stands.
+    pub offset: Offset,
+    /// Bytes of the snapshot.
+    pub snapshot_bytes: u64,
+    /// The snapshot.
+    pub snapshot: Content,
+    /// Bytes of the log, for the progress alone.
+    pub log_bytes: u64,
+    /// The log.
+    pub log: Content,
+    /// The offset at which the log must end; unknown when it is rewritten on the way.
+    pub end: Option<Offset>,
+    /// `PING` is allowed once everything has been sent.
+    pub may_ping: bool,
+}
+
+/// What to give a target for `plan` under `identity`.
+///
+/// # Errors
+/// [`RestoreError::CannotContinue`] when the history's own id may not be used; whatever the archive says.
+pub async fn offer(
+    archive: &Archive,
+    plan: &Plan,
+    identity: Identity,
+) -> Result<Offer, RestoreError> {
+    if let Identity::Continue { id } = identity {
+        may_continue(plan, id)?;
+    }
+    let (id, form, may_ping) = match identity {
+        Identity::Continue { id } => (id, LogForm::Raw, false),
+        Identity::Fork { id } => (id, LogForm::Replay, true),
+    };
+    let (snapshot_bytes, snapshot) = snapshot(archive, &plan.base, may_ping).await?;
+    Ok(Offer {
+        id,
+        offset: plan.base.offset,
+        snapshot_bytes,
+        snapshot,
+        log_bytes: plan.bytes_log(),
+        log: log(archive, plan, form),
+        end: (form == LogForm::Raw).then_some(plan.end.offset),
+        may_ping,
+    })
+}
+
+/// The rule of the forks: only from the last stored point, and never with a log that would have to be rewritten.
+pub(super) fn may_continue(plan: &Plan, id: ReplId) -> Result<(), RestoreError> {
+    let reason = if plan.relative_ttls {
+        "its log holds relative expiries, which must be rewritten for a replay, and then offsets are no longer its own"
+    } else if plan.end_position.history != id {
+        "the point to restore belongs to an earlier history"
+    } else if !plan.is_tip_end {
+        "the point to restore is not the last one that is stored"
+    } else {
+        return Ok(());
+    };
+    Err(RestoreError::CannotContinue {
+        history: id,
+        reason: reason.to_owned(),
+    })
+}
+
+/// Why a target was not brought to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It hung up.
+    #[error("it closed the connection {0}; its own log says why")]
+    Closed(Phase),
+    /// The connection broke.
+    #[error("the connection broke {phase}: {cause}")]
+    Broken {
+        /// When.
+        phase: Phase,
+        /// What the system said.
+        cause: String,
+    },
+    /// It hangs.
+    #[error("it neither took nor sent a byte for {seconds} s {phase}")]
+    Stalled {
+        /// When.
+        phase: Phase,
+        /// For how long.
+        seconds: u64,
+    },
+    /// It is no replica.
+    #[error("it sent {0}: is it a Redis replica?")]
+    Request(#[from] RequestError),
+    /// It has another number of bytes than were sent.
+    #[error(
+        "it acknowledges offset {acked}, but exactly {expected} was sent: it must not be promoted"
+    )]
+    Diverged {
+        /// What it says.
+        acked: Offset,
+        /// What it should say.
+        expected: Offset,
+    },
+    /// It was told where to connect to, and did not.
+    #[error(
+        "it did not connect to {listen} within {seconds} s: can it reach that address? (--listen sets where to listen, \
+         --announce what it is told)"
+    )]
+    NeverCame {
+        /// What it was told.
+        listen: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The content could not be read.
+    #[error("{0}")]
+    Content(#[from] Box<RestoreError>),
+    /// The content is not as long as was announced.
+    #[error(
+        "the {what} has {found} bytes more or less than the {expected} announced: a fault of backfeed"
+    )]
+    Length {
+        /// What.
+        what: &'static str,
+        /// Announced.
+        expected: u64,
+        /// The difference.
+        found: u64,
+    },
+}
+
+impl ServeError {
+    /// May another try help? The target comes again by itself each second.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Closed(_)
+            | Self::Broken { .. }
+            | Self::Stalled { .. }
+            | Self::NeverCame { .. } => true,
+            Self::Content(error) => error.is_transient(),
+            Self::Request(_) | Self::Diverged { .. } | Self::Length { .. } => false,
+        }
+    }
+
+    /// Did the connection end before it even asked for a sync (a probe, a target that was told to wait)?
+    #[must_use]
+    pub fn is_before_sync(&self) -> bool {
+        matches!(
+            self,
+            Self::Request(_)
+                | Self::Closed(Phase::Handshake)
+                | Self::Broken {
+                    phase: Phase::Handshake,
+                    ..
+                }
+                | Self::Stalled {
+                    phase: Phase::Handshake,
+                    ..
+                }
+        )
+    }
+}
+
+/// How far a target had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has not asked for a sync yet.
+    Handshake,
+    /// The snapshot is being prepared.
+    Preparing,
+    /// In the snapshot.
+    Snapshot,
+    /// In the log.
+    Log,
+    /// Everything has been sent.
+    Applying,
+    /// It has everything and waits to be promoted.
+    CaughtUp,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Handshake => "before it asked for a sync",
+            Self::Preparing => "while the snapshot was prepared",
+            Self::Snapshot => "while it was sent the snapshot",
+            Self::Log => "while it was sent the log",
+            Self::Applying => "while it loaded the snapshot or applied the log",
+            Self::CaughtUp => "after it had everything",
+        })
+    }
+}
+
+/// Serves one target up to the point where it acknowledges everything. `prepare` is called when it asks for a sync.
+///
+/// # Errors
+/// [`ServeError`]; the target then comes again by itself, and can be served anew.
+pub async fn serve_replica<S, P, F>(
+    stream: S,
+    credentials: Option<Credentials>,
+    prepare: P,
+    progress: &dyn Progress,
+) -> Result<CaughtUp<S>, ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    P: FnOnce() -> F,
+    F: Future<Output = Result<Offer, RestoreError>>,
+{
+    let mut link = Link::new(stream, Master::new(credentials));
+    link.handshake().await?;
+    link.phase = Phase::Preparing;
+    progress.stage(Stage::Preparing, None);
+    let offer = link.keep_alive(prepare()).await?.map_err(Box::new)?;
+    let line = link.master.full_resync(offer.id, offer.offset);
+    link.send(&line).await?;
+
+    link.phase = Phase::Snapshot;
+    progress.stage(Stage::Snapshot, Some(offer.snapshot_bytes));
+    let header = link.master.payload_header(offer.snapshot_bytes);
+    link.send(&header).await?;
+    let sent = link.send_all(offer.snapshot, progress).await?;
+    expect_length("snapshot", offer.snapshot_bytes, sent)?;
+    link.master.payload_done();
+    link.acked = None;
+
+    link.phase = Phase::Log;
+    progress.stage(Stage::Log, Some(offer.log_bytes));
+    let sent = link.send_all(offer.log, progress).await?;
+    let end = offer.offset.plus(sent);
+    if let Some(expected) = offer.end {
+        expect_length("log", expected.since(offer.offset), sent)?;
+    }
+
+    link.phase = Phase::Applying;
+    progress.stage(Stage::Applying, None);
+    link.wait_for(end).await?;
+    link.phase = Phase::CaughtUp;
+    Ok(CaughtUp {
+        link,
+        end,
+        may_ping: offer.may_ping,
+    })
+}
+
+/// Answers a target that came too early as a master that still loads: it tries again each second.
+///
+/// # Errors
+/// [`ServeError::Request`] when it is no replica.
+pub async fn refuse_replica<S>(
+    stream: S,
+    credentials: Option<Credentials>,
+    reason: &str,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut master = Master::new(credentials);
+    master.set_not_ready(Some(reason.to_owned()));
+    let mut link = Link::new(stream, master);
+    match link.handshake().await {
+        Ok(())
+        | Err(ServeError::Closed(_) | ServeError::Broken { .. } | ServeError::Stalled { .. }) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A target that has everything. The connection must stay until the target has been promoted: see [`Self::hold`].
+pub struct CaughtUp<S> {
+    link: Link<S>,
+    end: Offset,
+    may_ping: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
+    /// The offset that the target has acknowledged.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Keeps the connection until the target closes it, as it does when it is promoted. Run it beside the promotion.
+    ///
+    /// # Errors
+    /// [`ServeError::Broken`].
+    pub async fn hold(&mut self) -> Result<(), ServeError> {
+        let mut ping = Vec::new();
+        encode_command(&[b"PING"], &mut ping);
+        let mut next = after(Instant::now(), PING);
+        loop {
+            tokio::select! {
+                read = self.link.reader.read(&mut self.link.buffer) => {
+                    if self.link.took(read)? == 0 {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(next), if self.may_ping => {
+                    self.link.send(&ping).await?;
+                    next = after(Instant::now(), PING);
+                }
+            }
+        }
+    }
+}
+
+/// A connection and the machine that understands it.
+struct Link<S> {
+    reader: ReadHalf<S>,
+    writer: WriteHalf<S>,
+    master: Master,
+    phase: Phase,
+    requested: bool,
+    acked: Option<Offset>,
+    /// When a byte last went in either direction.
+    alive: Instant,
+    buffer: Box<[u8]>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+    fn new(stream: S, master: Master) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            reader,
+            writer,
+            master,
+            phase: Phase::Handshake,
+            requested: false,
+            acked: None,
+            alive: Instant::now(),
+            buffer: vec![0; READ].into_boxed_slice(),
+        }
+    }
+
+    async fn handshake(&mut self) -> Result<(), ServeError> {
+        let deadline = after(Instant::now(), HANDSHAKE);
+        while !self.requested {
+            tokio::select! {
+                read = self.reader.read(&mut self.buffer) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                () = sleep_until(deadline) => return Err(self.stalled(HANDSHAKE)),
+            }
+            let reply = self.master.take_output();
+            self.send(&reply).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs `work` and sends newlines meanwhile.
+    async fn keep_alive<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ServeError> {
+        let mut work = std::pin::pin!(work);
+        let mut next = after(Instant::now(), KEEPALIVE);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                read = self.reader.read(&mut self.buffer) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                () = sleep_until(next) => {
+                    let newline = self.master.keepalive();
+                    self.send(&newline).await?;
+                    next = after(Instant::now(), KEEPALIVE);
+                }
+            }
+        }
+    }
+
+    async fn send_all(
+        &mut self,
+        mut content: Content,
+        progress: &dyn Progress,
+    ) -> Result<u64, ServeError> {
+        let mut sent = 0u64;
+        while let Some(chunk) = content.next().await {
+            let chunk: Bytes = chunk.map_err(Box::new)?;
+            self.send(&chunk).await?;
+            progress.advance(chunk.len() as u64);
+            sent = sent.saturating_add(chunk.len() as u64);
+        }
+        Ok(sent)
+    }
+
+    /// Sends, and takes in what the target says meanwhile: one that loads sends newlines and does not read for a while.
+    async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ServeError> {
+        enum Step {
+            Wrote(std::io::Result<usize>),
+            Read(std::io::Result<usize>),
+            Stalled,
+        }
+        self.alive = Instant::now();
+        while !bytes.is_empty() {
+            let deadline = after(self.alive, STALL);
+            let step = tokio::select! {
+                written = self.writer.write(bytes) => Step::Wrote(written),
+                read = self.reader.read(&mut self.buffer) => Step::Read(read),
+                () = sleep_until(deadline) => Step::Stalled,
+            };
+            match step {
+                Step::Wrote(Ok(0)) => return Err(ServeError::Closed(self.phase)),
+                Step::Wrote(Ok(count)) => {
+                    self.alive = Instant::now();
+                    bytes = bytes.get(count..).unwrap_or_default();
+                }
+                Step::Wrote(Err(error)) => return Err(self.broken(&error)),
+                Step::Read(read) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                Step::Stalled => return Err(self.stalled(STALL)),
+            }
+        }
+        match self.writer.flush().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.broken(&error)),
+        }
+    }
+
+    /// Waits until the target acknowledges exactly `end`.
+    async fn wait_for(&mut self, end: Offset) -> Result<(), ServeError> {
+        self.alive = Instant::now();
+        loop {
+            match self.acked {
+                Some(acked) if acked > end => {
+                    return Err(ServeError::Diverged {
+                        acked,
+                        expected: end,
+                    });
+                }
+                Some(acked) if acked == end => return Ok(()),
+                _ => {}
+            }
+            let deadline = after(self.alive, STALL);
+            tokio::select! {
+                read = self.reader.read(&mut self.buffer) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                () = sleep_until(deadline) => return Err(self.stalled(STALL)),
+            }
+        }
+    }
+
+    /// Takes in what was read; 0 at the end of the connection.
+    fn took(&mut self, read: std::io::Result<usize>) -> Result<usize, ServeError> {
+        let count = match read {
+            Ok(count) => count,
+            Err(error) => return Err(self.broken(&error)),
+        };
+        self.alive = Instant::now();
+        self.master
+            .push(self.buffer.get(..count).unwrap_or_default())?;
+        while let Some(event) = self.master.next_event() {
+            match event {
+                MasterEvent::SyncRequested { .. } => self.requested = true,
+                MasterEvent::Ack(offset) => self.acked = Some(offset),
+            }
+        }
+        Ok(count)
+    }
+
+    fn broken(&self, error: &std::io::Error) -> ServeError {
+        ServeError::Broken {
+            phase: self.phase,
+            cause: error.to_string(),
+        }
+    }
+
+    fn stalled(&self, waited: Duration) -> ServeError {
+        ServeError::Stalled {
+            phase: self.phase,
+            seconds: waited.as_secs(),
+        }
+    }
+}
+
+fn after(from: Instant, wait: Duration) -> Instant {
+    from.checked_add(wait).unwrap_or(from)
+}
+
+fn expect_length(what: &'static str, expected: u64, found: u64) -> Result<(), ServeError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ServeError::Length {
+        what,
+        expected,
+        found: found.abs_diff(expected),
+    })
+}
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

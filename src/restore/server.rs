@@ -1,0 +1,511 @@
+//! A restore into a running server: it becomes our replica until it has everything, and then a master again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use redis_protocol::resp2::types::OwnedFrame;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::check::Checked;
+use super::compat::{Loads, Server, module_of_type};
+use super::error::RestoreError;
+use super::plan::Plan;
+use super::progress::Progress;
+use super::serve::{CaughtUp, Identity, ServeError, offer, serve_replica};
+use crate::archive::Archive;
+use crate::config::{Secret, Source};
+use crate::link::control::{Control, ControlError};
+use crate::link::facts::{Facts, Role};
+use crate::proto::master::Credentials;
+
+/// A target that was told to come tries each second; one that has not come by then cannot reach us.
+const COME: Duration = Duration::from_secs(60);
+/// Syncs that may break off before the restore is given up: a target whose disk is full breaks off every time.
+const ATTEMPTS: usize = 3;
+/// Connections that are no replica's which are put up with: probes of a network, health checks.
+const STRANGERS: usize = 100;
+/// Names asked about in one `COMMAND INFO`.
+const NAMES_AT_ONCE: usize = 100;
+
+/// How the target reaches us.
+#[derive(Debug, Clone, Default)]
+pub struct Listener {
+    /// Where to listen; none: where the target can reach us, on a free port.
+    pub listen: Option<SocketAddr>,
+    /// Host and port that the target is told; none: where we listen. For NAT and containers.
+    pub announce: Option<(String, u16)>,
+    /// What the target must give as `masterauth`. Without one, only a target on this host is served.
+    pub password: Option<Secret>,
+}
+
+/// What the target says it holds after the restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The target, with its version.
+    pub server: String,
+    /// Keys in each database.
+    pub keys: BTreeMap<u32, u64>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+/// A target that may be restored, and what is known of it.
+pub(super) struct Target<'a> {
+    source: &'a Source,
+    control: Control,
+    facts: Facts,
+    notes: Vec<String>,
+}
+
+impl<'a> Target<'a> {
+    /// Connects, and refuses what would go wrong, before anything is touched.
+    pub(super) async fn check(
+        source: &'a Source,
+        plan: &Plan,
+        listener: &Listener,
+        force: bool,
+    ) -> Result<Self, RestoreError> {
+        let mut control = Control::connect(source).await?;
+        let facts = control.facts().await?;
+        let mut target = Self {
+            source,
+            control,
+            facts,
+            notes: Vec::new(),
+        };
+        target.check_mode()?;
+        target.check_rdb(plan, force)?;
+        if !force {
+            target.check_nothing_to_lose()?;
+            target.check_sentinel().await?;
+        }
+        target.check_replication(listener).await?;
+        target.bind_address(listener)?;
+        Ok(target)
+    }
+
+    fn refused(&self, reason: impl Into<String>) -> RestoreError {
+        RestoreError::Refused {
+            addr: self.source.addr(),
+            reason: reason.into(),
+        }
+    }
+
+    fn check_mode(&self) -> Result<(), RestoreError> {
+        if self.facts.cluster {
+            return Err(self.refused(
+                "is in cluster mode, where no server takes REPLICAOF: restore to aof:DIRECTORY and start a server on it, or \
+                 restore to a server that is not in cluster mode",
+            ));
+        }
+        if self.facts.loading {
+            return Err(self.refused("is still loading its own data: wait until it is up"));
+        }
+        Ok(())
+    }
+
+    fn check_rdb(&self, plan: &Plan, force: bool) -> Result<(), RestoreError> {
+        let magic = &plan.base.rdb_magic;
+        let writer = Server::named(&plan.base.server.flavour, &plan.base.server.version);
+        let Some(server) = self.server() else {
+            return if force {
+                Ok(())
+            } else {
+                Err(self.refused("does not say in INFO which version it is"))
+            };
+        };
+        match server.loads(magic, writer) {
+            Loads::Yes => Ok(()),
+            Loads::Unknown if force => Ok(()),
+            Loads::Unknown => Err(self.refused(format!(
+                "is {server}, and whether that loads a snapshot of format {magic} is not known here: use --force to try"
+            ))),
+            Loads::No => Err(self.refused(format!(
+                "is {server}, which does not load a snapshot of format {magic}{}: restore to a server of the version that \
+                 was backed up, or newer",
+                writer.map(|writer| format!(" (written by {writer})")).unwrap_or_default()
+            ))),
+        }
+    }
+
+    fn check_nothing_to_lose(&self) -> Result<(), RestoreError> {
+        if let Role::Replica { host, port, .. } = &self.facts.role {
+            return Err(self.refused(format!(
+                "is a replica of {host}:{port}: run `REPLICAOF NO ONE` there first, or use --force"
+            )));
+        }
+        let keys = self.facts.total_keys();
+        if keys > 0 {
+            return Err(self.refused(format!(
+                "holds {keys} keys, which a restore would replace: restore to an empty server, or use --force"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Sentinels name their connections `sentinel-<id>-cmd`. They would turn the target back in the middle of the restore.
+    async fn check_sentinel(&mut self) -> Result<(), RestoreError> {
+        match self.control.text(&["CLIENT", "LIST"]).await {
+            Ok(clients) if clients.contains(" name=sentinel-") => Err(self.refused(
+                "is watched by Sentinel, which would make it follow another master again: `SENTINEL REMOVE` it first, or \
+                 use --force",
+            )),
+            Ok(_) => Ok(()),
+            Err(error) => self.tolerate(error, "whether Sentinel watches it"),
+        }
+    }
+
+    async fn check_replication(&mut self, listener: &Listener) -> Result<(), RestoreError> {
+        if self.config("tls-replication").await?.as_deref() == Some("yes") {
+            return Err(self.refused(
+                "has tls-replication set, and TLS is not supported yet: restore to aof:DIRECTORY and start a server on it",
+            ));
+        }
+        let Some(password) = &listener.password else {
+            return Ok(());
+        };
+        let masterauth = self.config("masterauth").await?;
+        if masterauth.is_some_and(|set| set != password.expose()) {
+            return Err(self.refused(
+                "has another masterauth than the password for this restore: set it there with CONFIG SET masterauth",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where to listen. Whoever connects gets all data, so beyond this host there must be a password.
+    fn bind_address(&self, listener: &Listener) -> Result<SocketAddr, RestoreError> {
+        let peer = self.control.peer_ip().map(|ip| ip.to_canonical());
+        let addr = match (listener.listen, peer) {
+            (Some(addr), _) => addr,
+            (None, Some(IpAddr::V4(ip))) if ip.is_loopback() => (Ipv4Addr::LOCALHOST, 0).into(),
+            (None, Some(IpAddr::V6(ip))) if ip.is_loopback() => (Ipv6Addr::LOCALHOST, 0).into(),
+            (None, _) => match self.control.local_ip() {
+                Some(ip) => (ip, 0).into(),
+                None => return Err(self.refused("closed the connection")),
+            },
+        };
+        if listener.password.is_none() && !addr.ip().to_canonical().is_loopback() {
+            return Err(self.refused(format!(
+                "is on another host, so it would fetch the data from {addr}, where anybody could: set a password with \
+                 --listen-password-file, and the same there with CONFIG SET masterauth"
+            )));
+        }
+        Ok(addr)
+    }
+
+    /// What only shows once everything has been read: databases, modules, functions, commands.
+    pub(super) async fn check_content(&mut self, checked: &Checked) -> Result<(), RestoreError> {
+        let databases = self.config("databases").await?;
+        if let Some(have) = databases.and_then(|text| text.parse::<u32>().ok())
+            && have < checked.databases
+        {
+            return Err(self.refused(format!(
+                "has {have} databases, and the backup uses database {}: raise `databases` in its configuration",
+                checked.databases.saturating_sub(1)
+            )));
+        }
+        let old = self.server().is_some_and(|server| !server.has_redis(7, 0));
+        if checked.summary.functions > 0 && old {
+            return Err(self.refused(format!(
+                "knows no functions, and the backup holds {}: restore to Redis 7.0 or later",
+                checked.summary.functions
+            )));
+        }
+        self.check_modules(checked).await?;
+        self.check_commands(checked).await
+    }
+
+    async fn check_modules(&mut self, checked: &Checked) -> Result<(), RestoreError> {
+        if checked.summary.modules.is_empty() {
+            return Ok(());
+        }
+        let loaded = match self.control.call(&["MODULE", "LIST"]).await {
+            Ok(reply) => module_names(&reply),
+            Err(error) => return self.tolerate(error, "which modules it has"),
+        };
+        for type_name in &checked.summary.modules {
+            let module = module_of_type(type_name);
+            let is_there = match module {
+                Some(module) => loaded.iter().any(|name| name.eq_ignore_ascii_case(module)),
+                None => !loaded.is_empty(),
+            };
+            if !is_there {
+                return Err(self.refused(format!(
+                    "lacks the module {} for values of type {type_name}, and would exit while loading",
+                    module.unwrap_or("(unknown)")
+                )));
+            }
+            if module.is_none() {
+                self.notes.push(format!(
+                    "it is not known which module the values of type {type_name} need"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A command that the target does not know would be skipped there, and the data would differ in silence.
+    async fn check_commands(&mut self, checked: &Checked) -> Result<(), RestoreError> {
+        let names: Vec<&str> = checked.commands.iter().map(String::as_str).collect();
+        let mut unknown = Vec::new();
+        for names in names.chunks(NAMES_AT_ONCE) {
+            let mut call = vec!["COMMAND", "INFO"];
+            call.extend_from_slice(names);
+            let known = match self.control.call(&call).await {
+                Ok(OwnedFrame::Array(known)) => known,
+                Ok(_) => continue,
+                Err(error) => {
+                    return self.tolerate(error, "whether it knows all commands of the log");
+                }
+            };
+            let missing = names.iter().zip(&known).filter(|(_, known)| match known {
+                OwnedFrame::Array(fields) => fields.is_empty(),
+                _ => true,
+            });
+            unknown.extend(missing.map(|(name, _)| *name));
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(self.refused(format!(
+            "does not know these commands of the log: {}. Restore to a server of the version that was backed up, or newer",
+            unknown.join(", ")
+        )))
+    }
+
+    /// A setting; none when the server does not tell.
+    async fn config(&mut self, name: &str) -> Result<Option<String>, RestoreError> {
+        match self.control.call(&["CONFIG", "GET", name]).await {
+            Ok(OwnedFrame::Array(pair)) => Ok(pair.get(1).and_then(frame_text)),
+            Ok(_) => Ok(None),
+            Err(error) => self
+                .tolerate(error, &format!("its setting `{name}`"))
+                .map(|()| None),
+        }
+    }
+
+    /// A check that the server does not permit is left out, and that is told.
+    fn tolerate(&mut self, error: ControlError, what: &str) -> Result<(), RestoreError> {
+        match error {
+            ControlError::Reply { .. } => {
+                self.notes
+                    .push(format!("{what} could not be checked: {error}"));
+                Ok(())
+            }
+            ControlError::Link(_) => Err(error.into()),
+        }
+    }
+
+    fn server(&self) -> Option<Server> {
+        Server::named(&self.facts.flavour, &self.facts.version)
+    }
+
+    /// Feeds the target and opens it.
+    pub(super) async fn restore(
+        mut self,
+        archive: &Archive,
+        plan: &Plan,
+        checked: &Checked,
+        identity: Identity,
+        listener: &Listener,
+        progress: &dyn Progress,
+    ) -> Result<Restored, RestoreError> {
+        let wanted = self.bind_address(listener)?;
+        let fail = |source| RestoreError::Listen {
+            addr: wanted.to_string(),
+            source,
+        };
+        let socket = TcpListener::bind(wanted).await.map_err(fail)?;
+        let bound = socket.local_addr().map_err(fail)?;
+        let (host, port) = self.announced(listener, bound);
+        replicaof(&mut self.control, &host, &port.to_string()).await?;
+
+        let feeding = |source| RestoreError::Feeding {
+            addr: self.source.addr(),
+            source: Box::new(source),
+        };
+        let credentials = listener.password.as_ref().map(|password| Credentials {
+            username: None,
+            password: password.expose().to_owned(),
+        });
+        let announced = format!("{host}:{port}");
+        let feed = Feed {
+            socket,
+            announced,
+            credentials,
+            archive,
+            plan,
+            identity,
+            progress,
+        };
+        let caught_up = feed.run().await.map_err(feeding)?;
+        let facts = self.promote(caught_up).await?;
+        self.verify(plan, checked, facts)
+    }
+
+    fn announced(&self, listener: &Listener, bound: SocketAddr) -> (String, u16) {
+        if let Some((host, port)) = &listener.announce {
+            let port = if *port == 0 { bound.port() } else { *port };
+            return (host.clone(), port);
+        }
+        let ip = if bound.ip().is_unspecified() {
+            self.control
+                .local_ip()
+                .map_or(bound.ip(), |ip| ip.to_canonical())
+        } else {
+            bound.ip()
+        };
+        (ip.to_string(), bound.port())
+    }
+
+    /// On a connection of its own: the first one may have been closed as idle in the meantime.
+    async fn promote(&mut self, mut caught_up: CaughtUp<TcpStream>) -> Result<Facts, RestoreError> {
+        self.control = Control::connect(self.source).await?;
+        {
+            let mut promoted = std::pin::pin!(replicaof(&mut self.control, "NO", "ONE"));
+            tokio::select! {
+                done = &mut promoted => done?,
+                _closed = caught_up.hold() => promoted.await?,
+            }
+        }
+        let facts = self.control.facts().await?;
+        if facts.role != Role::Master {
+            return Err(RestoreError::Differs {
+                addr: self.source.addr(),
+                reason: "it is a replica again: is it managed by Sentinel or an operator?"
+                    .to_owned(),
+            });
+        }
+        Ok(facts)
+    }
+
+    /// Without a log, the target must hold what the snapshot holds, but for keys that have expired since.
+    fn verify(
+        self,
+        plan: &Plan,
+        checked: &Checked,
+        facts: Facts,
+    ) -> Result<Restored, RestoreError> {
+        let summary = &checked.summary;
+        let countable = plan.pieces.is_empty() && summary.unwalked.is_none();
+        for (db, counts) in summary.databases.iter().filter(|_| countable) {
+            let have = facts.keys.get(db).copied().unwrap_or(0);
+            let least = counts.keys.saturating_sub(counts.expires);
+            if !(least..=counts.keys).contains(&have) {
+                return Err(RestoreError::Differs {
+                    addr: self.source.addr(),
+                    reason: format!(
+                        "database {db} holds {have} keys instead of {} ({} of them with an expiry)",
+                        counts.keys, counts.expires
+                    ),
+                });
+            }
+        }
+        let server = self
+            .server()
+            .map_or_else(|| self.source.addr(), |server| server.to_string());
+        Ok(Restored {
+            server,
+            keys: facts.keys,
+            notes: self.notes,
+        })
+    }
+
+    /// What the checks could not tell.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
+
+/// Waits for the target and feeds it, anew if the link breaks.
+struct Feed<'a> {
+    socket: TcpListener,
+    announced: String,
+    credentials: Option<Credentials>,
+    archive: &'a Archive,
+    plan: &'a Plan,
+    identity: Identity,
+    progress: &'a dyn Progress,
+}
+
+impl Feed<'_> {
+    async fn run(&self) -> Result<CaughtUp<TcpStream>, ServeError> {
+        let (mut broken, mut strangers) = (0usize, 0usize);
+        let mut deadline = come_by();
+        loop {
+            let accepted = timeout_at(deadline, self.socket.accept()).await;
+            let Ok(Ok((stream, _))) = accepted else {
+                return Err(ServeError::NeverCame {
+                    listen: self.announced.clone(),
+                    seconds: COME.as_secs(),
+                });
+            };
+            // Without it, acknowledgements and the last bytes of the log would only be slower.
+            let _ = stream.set_nodelay(true);
+            let prepare = || offer(self.archive, self.plan, self.identity);
+            let credentials = self.credentials.clone();
+            match serve_replica(stream, credentials, prepare, self.progress).await {
+                Ok(caught_up) => return Ok(caught_up),
+                Err(error) if error.is_before_sync() => {
+                    strangers = strangers.saturating_add(1);
+                    if strangers >= STRANGERS {
+                        return Err(error);
+                    }
+                }
+                Err(error) => {
+                    broken = broken.saturating_add(1);
+                    if broken >= ATTEMPTS || !error.is_transient() {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, "feeding the target broke off; it comes again");
+                    deadline = come_by();
+                }
+            }
+        }
+    }
+}
+
+fn come_by() -> Instant {
+    let now = Instant::now();
+    now.checked_add(COME).unwrap_or(now)
+}
+
+/// `REPLICAOF`, or `SLAVEOF` where it was renamed away.
+async fn replicaof(control: &mut Control, host: &str, port: &str) -> Result<(), ControlError> {
+    match control.call(&["REPLICAOF", host, port]).await {
+        Err(error) if error.is_unknown_command() => control.call(&["SLAVEOF", host, port]).await?,
+        other => other?,
+    };
+    Ok(())
+}
+
+fn frame_text(frame: &OwnedFrame) -> Option<String> {
+    match frame {
+        OwnedFrame::SimpleString(bytes) | OwnedFrame::BulkString(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
+        _ => None,
+    }
+}
+
+/// `MODULE LIST`: a list of `name <name> ver <version> …`.
+fn module_names(reply: &OwnedFrame) -> Vec<String> {
+    let OwnedFrame::Array(modules) = reply else {
+        return Vec::new();
+    };
+    let name = |module: &OwnedFrame| {
+        let OwnedFrame::Array(fields) = module else {
+            return None;
+        };
+        let (pairs, _) = fields.as_chunks::<2>();
+        let is_name = |key: &OwnedFrame| frame_text(key).is_some_and(|key| key == "name");
+        pairs
+            .iter()
+            .find(|[key, _]| is_name(key))
+            .and_then(|[_, value]| frame_text(value))
+    };
+    modules.iter().filter_map(name).collect()
+}

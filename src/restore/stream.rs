@@ -1,0 +1,201 @@
+//! The bytes of a plan: the snapshot and the log after it, verified and read ahead.
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+
+use super::error::RestoreError;
+use super::plan::{Piece, Plan, marks_of};
+use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
+use crate::expiry::feed::FeedRewriter;
+use crate::position::TimeMark;
+use crate::rdb::strip::{StripError, Stripper};
+use crate::resp::encode_command;
+
+/// Bytes for a target, in order.
+pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
+
+/// Segments read at once: each costs a round trip to the store, and many are small.
+const SEGMENTS_AHEAD: usize = 4;
+/// Larger segments are not read ahead whole. With the number above: at most 64 MiB.
+const WHOLE_SEGMENT: u64 = 16 << 20;
+/// Chunks read ahead of a slow target; a chunk is at most a zstd frame of a few MiB.
+const CHUNKS_AHEAD: usize = 8;
+
+/// A snapshot, as it is (`stripped` false) or without the position in the history it came from.
+///
+/// Gives the length first: `$<length>` goes before the bytes.
+pub async fn snapshot(
+    archive: &Archive,
+    base: &BaseManifest,
+    stripped: bool,
+) -> Result<(u64, Content), RestoreError> {
+    let mut raw = read_ahead(archive.read_base(base).await?);
+    if !stripped {
+        return Ok((base.raw_bytes, raw.map_err(RestoreError::from).boxed()));
+    }
+    let mut stripper = Stripper::new(base.raw_bytes);
+    let mut front = Vec::new();
+    let length = loop {
+        if let Some(length) = stripper.output_len() {
+            break length;
+        }
+        let Some(chunk) = raw.next().await else {
+            return Err(StripError::Length {
+                expected: base.raw_bytes,
+                found: 0,
+            }
+            .into());
+        };
+        front.push(stripper.push(chunk?)?);
+    };
+    let rest = stream::try_unfold(Some((raw, stripper)), |state| async move {
+        let Some((mut raw, mut stripper)) = state else {
+            return Ok(None);
+        };
+        Ok::<_, RestoreError>(Some(match raw.next().await {
+            Some(chunk) => (stripper.push(chunk?)?, Some((raw, stripper))),
+            None => (stripper.finish()?, None),
+        }))
+    });
+    let front = stream::iter(front.into_iter().map(Ok));
+    let content = front
+        .chain(rest)
+        .try_filter(|chunk| std::future::ready(!chunk.is_empty()));
+    Ok((length, content.boxed()))
+}
+
+/// What the log is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogForm {
+    /// The bytes as they were received: offsets stay true.
+    Raw,
+    /// To be replayed at any later time, by a server or as an AOF: relative expiries become absolute, newlines between
+    /// commands go, and a `SELECT` stands at the front unless it begins in database 0.
+    Replay,
+}
+
+/// The log of a plan, from the base to the end.
+#[must_use]
+pub fn log(archive: &Archive, plan: &Plan, form: LogForm) -> Content {
+    match form {
+        LogForm::Raw => {
+            let items = items(archive, plan.pieces.clone(), false);
+            let bytes = items.try_filter_map(|item| {
+                std::future::ready(Ok(match item {
+                    Item::Bytes(bytes) => Some(bytes),
+                    Item::Marks(_) => None,
+                }))
+            });
+            bytes.map_err(RestoreError::from).boxed()
+        }
+        LogForm::Replay => replay(archive, plan),
+    }
+}
+
+fn replay(archive: &Archive, plan: &Plan) -> Content {
+    if plan.pieces.is_empty() {
+        return stream::empty().boxed();
+    }
+    let select = select(plan.base.db);
+    let times = plan.relative_ttls.then_some(plan.base.created_unix_ms);
+    let rewriter = FeedRewriter::new(plan.start(), times);
+    let items = items(archive, plan.pieces.clone(), plan.relative_ttls);
+    let rewritten = stream::try_unfold((items, rewriter), |(mut items, mut rewriter)| async move {
+        let Some(item) = items.next().await else {
+            rewriter.finish()?;
+            return Ok::<_, RestoreError>(None);
+        };
+        let mut out = Vec::new();
+        match item? {
+            Item::Marks(marks) => rewriter.mark(&marks),
+            Item::Bytes(bytes) => rewriter.push(&bytes, &mut out)?,
+        }
+        Ok(Some((Bytes::from(out), (items, rewriter))))
+    });
+    let select = stream::iter(select.map(Ok));
+    select
+        .chain(rewritten)
+        .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
+        .boxed()
+}
+
+/// `SELECT db`, where the feed does not say itself which database it begins in.
+fn select(db: u32) -> Option<Bytes> {
+    (db != 0).then(|| {
+        let mut out = Vec::new();
+        encode_command(&[b"SELECT", db.to_string().as_bytes()], &mut out);
+        Bytes::from(out)
+    })
+}
+
+enum Item {
+    /// When the bytes that follow had been received.
+    Marks(Vec<TimeMark>),
+    Bytes(Bytes),
+}
+
+fn items(
+    archive: &Archive,
+    pieces: Vec<Piece>,
+    with_marks: bool,
+) -> BoxStream<'static, Result<Item, ArchiveError>> {
+    let archive = archive.clone();
+    let opened = stream::iter(pieces).map(move |piece| {
+        let archive = archive.clone();
+        async move {
+            let marks = if with_marks && piece.relative_ttls {
+                vec![Ok(Item::Marks(marks_of(&archive, &piece.header).await?))]
+            } else {
+                Vec::new()
+            };
+            let bytes = piece_bytes(&archive, &piece).await?;
+            let raw_length = piece.header.meta.end.since(piece.header.meta.start);
+            let bytes = if raw_length <= WHOLE_SEGMENT {
+                let chunks: Vec<Bytes> = bytes.try_collect().await?;
+                stream::iter(chunks.into_iter().map(Ok)).boxed()
+            } else {
+                bytes
+            };
+            Ok::<_, ArchiveError>(stream::iter(marks).chain(bytes.map_ok(Item::Bytes)))
+        }
+    });
+    read_ahead(opened.buffered(SEGMENTS_AHEAD).try_flatten().boxed())
+}
+
+/// The wanted bytes of a segment. It is read to its end all the same, so that its checksum is verified.
+pub(super) async fn piece_bytes(
+    archive: &Archive,
+    piece: &Piece,
+) -> Result<RawStream, ArchiveError> {
+    let raw = archive.read_segment(&piece.header).await?;
+    let mut skip = piece.after.since(piece.header.meta.start);
+    let mut take = piece.upto.since(piece.after);
+    let cut = raw.try_filter_map(move |mut chunk| {
+        let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+        let _skipped = chunk.split_to(skipped);
+        skip = skip.saturating_sub(skipped as u64);
+        chunk.truncate(usize::try_from(take).unwrap_or(usize::MAX));
+        take = take.saturating_sub(chunk.len() as u64);
+        std::future::ready(Ok((!chunk.is_empty()).then_some(chunk)))
+    });
+    Ok(cut.boxed())
+}
+
+/// Goes on reading while the consumer is busy with its own socket.
+fn read_ahead<T: Send + 'static>(
+    mut from: BoxStream<'static, Result<T, ArchiveError>>,
+) -> BoxStream<'static, Result<T, ArchiveError>> {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    tokio::spawn(async move {
+        while let Some(item) = from.next().await {
+            if sender.send(item).await.is_err() {
+                return; // nobody wants it any more
+            }
+        }
+    });
+    let receive = |mut receiver: mpsc::Receiver<_>| async move {
+        receiver.recv().await.map(|item| (item, receiver))
+    };
+    stream::unfold(receiver, receive).boxed()
+}
