@@ -13,8 +13,8 @@
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`], [`expiry`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`config`], [`status`], [`metrics`], [`telemetry`] |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`]: pure, no tokio, no clock, no environment |
+//! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
@@ -34,6 +34,8 @@ pub mod rdb;
 pub mod resp;
 pub mod restore;
 pub mod segment;
+pub mod service;
+pub mod sidecar;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -72,7 +72,10 @@ pub async fn open_archive(
 pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
     status.metrics().store_errors.inc();
     status.error(error.to_string(), clock());
-    status.phase(Phase::WaitingForStore, format!("the store cannot be used: {error}"));
+    status.phase(
+        Phase::WaitingForStore,
+        format!("the store cannot be used: {error}"),
+    );
 }
 
 /// Waits, unless we are asked to stop.
@@ -107,15 +110,24 @@ pub async fn run_backup(
         Err(error) => return Err(error),
     };
     let service = config.redis.addr();
-    let mut capture = Capture::new(archive, config.capture, service, status.clone(), clock.clone());
+    let mut capture = Capture::new(
+        archive,
+        config.capture,
+        service,
+        status.clone(),
+        clock.clone(),
+    );
     let mut backoff = Backoff::default();
     let mut connected = false;
     let mut superseded = false;
     loop {
         let begun = Instant::now();
         let partial = status.metrics().partial_syncs.get();
-        let end = capture.session(&config.redis, config.once, &mut shutdown).await;
-        connected |= status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
+        let end = capture
+            .session(&config.redis, config.once, &mut shutdown)
+            .await;
+        connected |=
+            status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
         match end {
             SessionEnd::Stopped => return Ok(()),
             SessionEnd::Once(at) => {

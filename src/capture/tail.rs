@@ -407,15 +407,6 @@ impl Tail {
         } else {
             safe.min(self.scanner.offset().minus(1))
         }
-<<<<<<< HEAD
-=======
-    }
-
-    /// Is everything that was received stored?
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.chunks.is_empty()
->>>>>>> front
     }
 }
 

@@ -34,7 +34,9 @@ impl Tip {
     /// How far the line to the tip runs in `id`; `None` when it does not touch it.
     fn reaches(&self, id: ReplId) -> Option<Offset> {
         let line = std::iter::once(&self.end).chain(&self.ancestors);
-        line.filter(|position| position.history == id).map(|position| position.offset).next()
+        line.filter(|position| position.history == id)
+            .map(|position| position.offset)
+            .next()
     }
 }
 
@@ -84,7 +86,11 @@ pub enum Master {
 /// emptiness is the application's doing.
 #[must_use]
 pub fn master(keys: u64, of_known_history: bool, tip: Option<&Tip>) -> Master {
-    if keys == 0 && !of_known_history && tip.is_some() { Master::Restore } else { Master::Capture }
+    if keys == 0 && !of_known_history && tip.is_some() {
+        Master::Restore
+    } else {
+        Master::Capture
+    }
 }
 
 #[cfg(test)]
@@ -97,18 +103,28 @@ mod tests {
     }
 
     fn tip() -> Tip {
-        let at = |n, offset| Position { history: id(n), offset: Offset(offset) };
-        Tip { end: at(3, 300), ancestors: vec![at(2, 200), at(1, 100)] }
+        let at = |n, offset| Position {
+            history: id(n),
+            offset: Offset(offset),
+        };
+        Tip {
+            end: at(3, 300),
+            ancestors: vec![at(2, 200), at(1, 100)],
+        }
     }
 
     fn claim(n: u8, offset: u64) -> Option<Claim> {
-        Some(Claim { id: id(n), offset: Offset(offset) })
+        Some(Claim {
+            id: id(n),
+            offset: Offset(offset),
+        })
     }
 
     #[test]
     fn a_replica_with_data_is_never_overwritten_with_something_older() {
         let tip = tip();
-        let promoted = |keys, claim| matches!(replica(keys, claim, Some(&tip)), Replica::Promote(_));
+        let promoted =
+            |keys, claim| matches!(replica(keys, claim, Some(&tip)), Replica::Promote(_));
         for (keys, claim, promote) in [
             (0, None, false),
             (0, claim(9, 1), false),
@@ -125,7 +141,10 @@ mod tests {
             assert_eq!(promoted(keys, claim), promote, "{keys} {claim:?}");
         }
         for keys in [0, 5] {
-            assert!(matches!(replica(keys, claim(3, 1), None), Replica::Promote(_)));
+            assert!(matches!(
+                replica(keys, claim(3, 1), None),
+                Replica::Promote(_)
+            ));
         }
     }
 

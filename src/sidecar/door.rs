@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Listen;
 use crate::proto::master::Credentials;
-use crate::restore::serve::{Guest, greet, refuse_replica};
+use crate::restore::{Guest, greet, refuse_replica};
 
 /// Connections that are greeted at once; one is Redis, the others are mistakes.
 const GUESTS: usize = 4;
@@ -38,7 +38,12 @@ impl Door {
             password: password.expose().to_owned(),
         });
         let task = tokio::spawn(accept(listener, credentials, state, sender));
-        Ok(Self { addr, closed, guests, task })
+        Ok(Self {
+            addr,
+            closed,
+            guests,
+            task,
+        })
     }
 
     /// Where it is.

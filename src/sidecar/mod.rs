@@ -19,16 +19,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::archive::{Archive, Catalog};
-use crate::capture::log_writer::seal;
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
 use crate::config::SidecarConfig;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
-use crate::restore::plan::{Plan, plan};
-use crate::restore::serve::{CaughtUp, Guest, Identity, ServeError, offer};
-use crate::restore::when::When;
-use crate::restore::{RestoreError, check};
+use crate::restore::{
+    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, check, offer, seal,
+};
 use crate::service::{Backoff, give_up, open_archive, pause_or_stop, report, store_is_away};
 use crate::status::{Phase, Status};
 use crate::store::SharedStore;
@@ -88,8 +86,13 @@ pub async fn run(
     clock: Clock,
     mut shutdown: Shutdown,
 ) -> Result<(), SidecarError> {
-    let listen = |cause| SidecarError::Listen { addr: config.listen.addr.to_string(), cause };
-    let door = Door::bind(&config.listen, "it is starting").await.map_err(listen)?;
+    let listen = |cause| SidecarError::Listen {
+        addr: config.listen.addr.to_string(),
+        cause,
+    };
+    let door = Door::bind(&config.listen, "it is starting")
+        .await
+        .map_err(listen)?;
     tracing::info!(addr = %door.addr(), "listening for Redis (start it with --replicaof to this address)");
     let opened = open(&config, &store, &status, &clock, &mut shutdown).await;
     let archive = match opened {
@@ -97,8 +100,13 @@ pub async fn run(
         Err(SidecarError::Session(SessionEnd::Stopped)) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let capture =
-        Capture::new(archive, config.capture.clone(), "sidecar".to_owned(), status.clone(), clock.clone());
+    let capture = Capture::new(
+        archive,
+        config.capture.clone(),
+        "sidecar".to_owned(),
+        status.clone(),
+        clock.clone(),
+    );
     let mut sidecar = Sidecar {
         config,
         door,
@@ -106,7 +114,9 @@ pub async fn run(
         status,
         clock,
         superseded: false,
-        opening: Opening { since: Instant::now() },
+        opening: Opening {
+            since: Instant::now(),
+        },
     };
     match sidecar.run(&mut shutdown).await {
         Err(SidecarError::Session(SessionEnd::Stopped)) => {
@@ -132,10 +142,17 @@ async fn open(
     let Some(open_after) = config.open_after else {
         return Ok(open_archive(store, status, clock, shutdown).await?);
     };
-    if let Ok(opened) = timeout(open_after, open_archive(store, status, clock, &mut shutdown.clone())).await {
+    if let Ok(opened) = timeout(
+        open_after,
+        open_archive(store, status, clock, &mut shutdown.clone()),
+    )
+    .await
+    {
         return Ok(opened?);
     }
-    tracing::warn!("the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored");
+    tracing::warn!(
+        "the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored"
+    );
     match promote_if_replica(config).await {
         Ok(()) => status.promoted(true),
         Err(error) => tracing::warn!(%error, "cannot open Redis"),
@@ -145,7 +162,8 @@ async fn open(
 
 async fn promote_if_replica(config: &SidecarConfig) -> Result<(), ControlError> {
     let mut control = Control::connect(&config.redis).await?;
-    if matches!(control.facts().await?.role, Role::Replica { port, .. } if port == config.listen.addr.port()) {
+    if matches!(control.facts().await?.role, Role::Replica { port, .. } if port == config.listen.addr.port())
+    {
         control.call(&["REPLICAOF", "NO", "ONE"]).await?;
     }
     Ok(())
@@ -178,7 +196,9 @@ impl Sidecar {
                     self.opening.since = Instant::now();
                     continue;
                 }
-                Err(SidecarError::Session(SessionEnd::Stopped)) => return Err(SessionEnd::Stopped.into()),
+                Err(SidecarError::Session(SessionEnd::Stopped)) => {
+                    return Err(SessionEnd::Stopped.into());
+                }
                 Err(SidecarError::Session(end @ SessionEnd::Superseded { .. })) => {
                     if std::mem::replace(&mut self.superseded, true) {
                         return Err(end.into());
@@ -206,13 +226,19 @@ impl Sidecar {
             }
             Role::Replica { host, port, .. } => {
                 self.status.promoted(false);
-                tracing::warn!("Redis is a replica of {host}:{port}, not of us: it is left alone, and captured as it is");
+                tracing::warn!(
+                    "Redis is a replica of {host}:{port}, not of us: it is left alone, and captured as it is"
+                );
             }
             Role::Master | Role::Unknown => {
                 let tip = self.tip().await?;
-                let known = tip.as_ref().is_some_and(|(catalog, _)| is_of_known_history(&facts, catalog));
+                let known = tip
+                    .as_ref()
+                    .is_some_and(|(catalog, _)| is_of_known_history(&facts, catalog));
                 let tip = tip.map(|(_, tip)| tip);
-                if decide::master(facts.total_keys(), known, tip.as_ref()) == decide::Master::Restore {
+                if decide::master(facts.total_keys(), known, tip.as_ref())
+                    == decide::Master::Restore
+                {
                     return self.make_our_replica(&mut control).await;
                 }
                 self.status.promoted(true);
@@ -220,7 +246,10 @@ impl Sidecar {
         }
         drop(control);
         self.door.close("Redis is captured, not restored");
-        let ended = self.capture.session(&self.config.redis, false, shutdown).await;
+        let ended = self
+            .capture
+            .session(&self.config.redis, false, shutdown)
+            .await;
         // Only a second seal in a row says that the server itself still is in the sealed history.
         if !matches!(ended, SessionEnd::Superseded { .. }) {
             self.superseded = false;
@@ -238,7 +267,9 @@ impl Sidecar {
             };
             match seen {
                 Ok((control, facts)) if !facts.loading => return Ok((control, facts)),
-                Ok(_) => self.status.phase(Phase::WaitingForRedis, "Redis is loading its data set"),
+                Ok(_) => self
+                    .status
+                    .phase(Phase::WaitingForRedis, "Redis is loading its data set"),
                 Err(error) if error.is_permanent() => return Err(error.into()),
                 Err(error) => self.status.phase(Phase::WaitingForRedis, error.to_string()),
             }
@@ -247,23 +278,39 @@ impl Sidecar {
     }
 
     /// Redis booted as our replica, or was made it: decide, serve, promote.
-    async fn our_replica(&mut self, control: &mut Control, facts: &Facts) -> Result<(), SidecarError> {
+    async fn our_replica(
+        &mut self,
+        control: &mut Control,
+        facts: &Facts,
+    ) -> Result<(), SidecarError> {
         self.status.promoted(false);
         // What the last Redis had told us goes into the store before it is given to the next one.
         if !self.capture.is_flushed() {
-            self.status.phase(Phase::WaitingForStore, "storing what the last Redis had sent, before it is served");
+            self.status.phase(
+                Phase::WaitingForStore,
+                "storing what the last Redis had sent, before it is served",
+            );
         }
         self.capture.drain().await;
         let tip = self.tip().await?.map(|(_, tip)| tip);
-        self.status.phase(Phase::WaitingForRedis, "Redis is our replica: waiting for it to ask for its data");
+        self.status.phase(
+            Phase::WaitingForRedis,
+            "Redis is our replica: waiting for it to ask for its data",
+        );
         self.door.open();
         let guest = timeout(GUEST_PAUSE, self.door.guest()).await;
-        self.door.close("Redis is being restored on another connection");
+        self.door
+            .close("Redis is being restored on another connection");
         let Ok(guest) = guest else { return Ok(()) };
         let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
         // It was asked before it knocked; between the two it may have been given data.
         let keys = control.facts().await?.total_keys();
-        tracing::debug!(keys, ?claim, version = facts.version, "Redis asks for its data");
+        tracing::debug!(
+            keys,
+            ?claim,
+            version = facts.version,
+            "Redis asks for its data"
+        );
         match (decide::replica(keys, claim, tip.as_ref()), tip) {
             (decide::Replica::Serve, Some(tip)) => self.restore(control, guest, &tip).await,
             (decide::Replica::Promote(reason), _) => {
@@ -288,7 +335,11 @@ impl Sidecar {
         status.phase(Phase::Serving, format!("restoring history {history}"));
         let prepare = async {
             let (plan, identity) = prepare(&archive, history, &writer, now).await?;
-            let what = format!("restoring {} ({} keys)", plan.end_position, total_keys(&plan));
+            let what = format!(
+                "restoring {} ({} keys)",
+                plan.end_position,
+                total_keys(&plan)
+            );
             status.phase(Phase::Serving, what);
             offer(&archive, &plan, identity).await
         };
@@ -335,7 +386,13 @@ impl Sidecar {
             ip if ip.is_unspecified() => control.local_ip().unwrap_or(ip),
             ip => ip,
         };
-        control.call(&["REPLICAOF", &ip.to_string(), &self.door.addr().port().to_string()]).await?;
+        control
+            .call(&[
+                "REPLICAOF",
+                &ip.to_string(),
+                &self.door.addr().port().to_string(),
+            ])
+            .await?;
         Ok(())
     }
 
@@ -345,12 +402,19 @@ impl Sidecar {
         let catalog = archive.catalog().await?;
         let latest = match self.config.history {
             Some(id) => Some(id),
-            None => catalog.latest(Some(self.capture.service())).map_err(RestoreError::from)?,
+            None => catalog
+                .latest(Some(self.capture.service()))
+                .map_err(RestoreError::from)?,
         };
-        let Some(history) = latest else { return Ok(None) };
+        let Some(history) = latest else {
+            return Ok(None);
+        };
         let end = archive.log_end(&catalog, history).await?;
         let ancestors = catalog.lineage(history)?.into_iter().skip(1).collect();
-        let end = Position { history, offset: end.boundary.offset };
+        let end = Position {
+            history,
+            offset: end.boundary.offset,
+        };
         Ok(Some((catalog, Tip { end, ancestors })))
     }
 
@@ -394,21 +458,17 @@ async fn prepare(
     writer: &str,
     now_unix_ms: i64,
 ) -> Result<(Plan, Identity), RestoreError> {
-    let catalog = archive.catalog().await?;
-    let end = archive.log_end(&catalog, history).await?;
-    if end.sealed.is_none() {
-        let reason = "it is served to a fresh Redis, and goes on under the id of that";
-        seal(archive, history, end.end, reason, writer, now_unix_ms).await?;
-    }
-    let catalog = archive.catalog().await?;
-    let plan = plan(archive, &catalog, history, When::Latest).await?;
+    let reason = "it is served to a fresh Redis, and goes on under the id of that";
+    let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
     check(archive, &plan, &()).await?;
     let identity = if plan.relative_ttls || !plan.is_tip_end {
         tracing::info!(
             "the log of this old server holds relative expiries, which are made absolute: the restored Redis gets an id of \
              its own, and one new full sync"
         );
-        Identity::Fork { id: ReplId::from_random(rand::random()) }
+        Identity::Fork {
+            id: ReplId::from_random(rand::random()),
+        }
     } else {
         Identity::Continue { id: history }
     };
@@ -417,11 +477,16 @@ async fn prepare(
 
 fn is_of_known_history(facts: &Facts, catalog: &Catalog) -> bool {
     let ids = [facts.replid, facts.replid2.map(|(id, _)| id)];
-    ids.into_iter().flatten().any(|id| catalog.is_restorable(id))
+    ids.into_iter()
+        .flatten()
+        .any(|id| catalog.is_restorable(id))
 }
 
 fn total_keys(plan: &Plan) -> u64 {
-    plan.base.databases.values().fold(0, |sum, db| sum.saturating_add(db.keys))
+    plan.base
+        .databases
+        .values()
+        .fold(0, |sum, db| sum.saturating_add(db.keys))
 }
 
 async fn stopped(shutdown: &mut Shutdown) -> SessionEnd {
