@@ -9,7 +9,7 @@ use crate::capture::log_writer::jittered;
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
 use crate::config::BackupConfig;
 use crate::status::{Phase, Status};
-use crate::store::{SharedStore, StoreError};
+use crate::store::{self, StoreError};
 
 /// First and longest pause between two sessions. A full sync makes the master fork: never more often than this allows.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -48,24 +48,49 @@ impl Backoff {
     }
 }
 
-/// Opens the archive, however long the store is away. A store that refuses for good is an error.
+/// Who opens an archive, and so what is worth waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// `--once`: for nothing.
+    None,
+    /// `backup`: for a store that is away, not for one that refuses.
+    Away,
+    /// `sidecar`: for whatever the store may say, as Redis waits with us; not for something that is no archive.
+    Whatever,
+}
+
+/// Opens the archive, or makes one, as long as it may take.
 ///
 /// # Errors
-/// [`SessionEnd::Archive`] of a permanent kind; [`SessionEnd::Stopped`].
+/// [`SessionEnd::Archive`] when it is not worth waiting; [`SessionEnd::Stopped`].
 pub async fn open_archive(
-    store: &SharedStore,
+    url: &str,
+    patience: Patience,
     status: &Status,
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SessionEnd> {
     loop {
-        match Archive::open_or_create(store.clone(), clock()).await {
+        let error = match open_once(url, clock).await {
             Ok(archive) => return Ok(archive),
-            Err(error) if error.is_transient() => store_is_away(status, clock, &error),
-            Err(error) => return Err(error.into()),
+            Err(error) => error,
+        };
+        let worth_waiting = match patience {
+            Patience::None => false,
+            Patience::Away => error.is_transient(),
+            Patience::Whatever => matches!(error, ArchiveError::Store(_)),
+        };
+        if !worth_waiting {
+            return Err(error.into());
         }
+        store_is_away(status, clock, &error);
         pause_or_stop(STORE_PAUSE, shutdown).await?;
     }
+}
+
+async fn open_once(url: &str, clock: &Clock) -> Result<Archive, ArchiveError> {
+    let store = store::open(url).await?;
+    Archive::open_or_create(store, clock()).await
 }
 
 /// Says in every place that the store cannot be reached.
@@ -99,12 +124,17 @@ pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(
 /// The [`SessionEnd`] that no further try can mend: superseded, or refused at the very first try.
 pub async fn run_backup(
     config: BackupConfig,
-    store: SharedStore,
+    store_url: &str,
     status: Status,
     clock: Clock,
     mut shutdown: Shutdown,
 ) -> Result<(), SessionEnd> {
-    let archive = match open_archive(&store, &status, &clock, &mut shutdown).await {
+    let patience = if config.once {
+        Patience::None
+    } else {
+        Patience::Away
+    };
+    let archive = match open_archive(store_url, patience, &status, &clock, &mut shutdown).await {
         Ok(archive) => archive,
         Err(SessionEnd::Stopped) => return Ok(()),
         Err(error) => return Err(error),

@@ -1,9 +1,13 @@
 //! `backfeed backup`: captures a server from anywhere.
 
+use std::sync::Arc;
+
 use super::supervise::supervise;
-use super::{Exit, Failure, flags};
+use super::{Failure, flags};
+use crate::capture::Clock;
 use crate::config::{BackupConfig, ConfigError};
-use crate::store;
+use crate::service;
+use crate::status::unix_ms_now;
 
 /// Back a server up continuously, from anywhere that can reach it
 #[derive(Debug, clap::Args)]
@@ -35,18 +39,10 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let store = store::open(&args.store.store).await?;
-    supervise(
-        args.capture.http,
-        config.grace,
-        |_status, _shutdown| async move {
-            // service::run_backup(config, store, status, shutdown)
-            let _ = config;
-            Err(Failure::new(
-                Exit::Error,
-                format_args!("backup: not wired ({})", store.url()),
-            ))
-        },
-    )
+    let clock: Clock = Arc::new(unix_ms_now);
+    let store = args.store.store;
+    supervise(args.capture.http, config.grace, async |status, shutdown| {
+        Ok(service::run_backup(config, &store, status, clock, shutdown).await?)
+    })
     .await
 }

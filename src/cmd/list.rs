@@ -1,7 +1,7 @@
 //! `backfeed list`: what the store holds.
 
 use super::listing::Listing;
-use super::{Exit, Failure, flags, print};
+use super::{Failure, flags, print, print_json};
 use crate::archive::{Archive, ArchiveError};
 use crate::store;
 
@@ -29,9 +29,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     if args.json {
-        let text = serde_json::to_string_pretty(&listing)
-            .map_err(|error| Failure::new(Exit::Error, error))?;
-        print(&format!("{text}\n"))
+        print_json(&listing)
     } else {
         print(&listing.to_string())
     }

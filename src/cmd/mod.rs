@@ -3,6 +3,8 @@
 //! Every flag `--some-name` can also be given as the environment variable `BACKFEED_SOME_NAME`.
 
 mod backup;
+mod bars;
+mod exit;
 mod flags;
 mod list;
 mod listing;
@@ -16,9 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::archive::ArchiveError;
-use crate::config::{self, ConfigError};
-use crate::store::StoreError;
+use crate::config;
 use crate::telemetry::{self, Level, LogFormat};
 
 const EXIT_CODES: &str = "\
@@ -120,37 +120,6 @@ impl Failure {
     }
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Usage, error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::new(Exit::Store, error)
-    }
-}
-
-impl From<ArchiveError> for Failure {
-    fn from(error: ArchiveError) -> Self {
-        let exit = match &error {
-            ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } => Exit::Store,
-            ArchiveError::EmptyStore { .. }
-            | ArchiveError::UnknownHistory { .. }
-            | ArchiveError::NothingStored { .. } => Exit::NothingToRestore,
-            ArchiveError::NewerFormat { .. }
-            | ArchiveError::Missing { .. }
-            | ArchiveError::Truncated { .. }
-            | ArchiveError::Damaged { .. }
-            | ArchiveError::Renamed { .. }
-            | ArchiveError::Cycle { .. } => Exit::Damaged,
-            ArchiveError::BaseExists { .. } => Exit::Error,
-        };
-        Self::new(exit, error)
-    }
-}
-
 /// A command line that is not run: an error in it, or `--help`.
 #[derive(Debug)]
 pub struct Refused {
@@ -220,6 +189,13 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
     }
+}
+
+/// Writes a result to stdout as JSON.
+fn print_json(result: &impl serde::Serialize) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string_pretty(result).map_err(|error| Failure::new(Exit::Error, error))?;
+    print(&format!("{text}\n"))
 }
 
 /// Writes a result to stdout. A reader that has gone away (`| head`) is no error.

@@ -3,9 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Exit, Failure, flags};
-use crate::config::{ConfigError, Dest, Listen, RestoreConfig};
+use super::bars::Bars;
+use super::{Failure, flags, print, print_json};
+use crate::archive::Archive;
+use crate::config::{ConfigError, Dest, RestoreConfig, Secret};
 use crate::position::{Offset, ReplId};
+use crate::restore::{self, AofLayout, Listener, Request, RestoreError, Target, When};
+use crate::status::unix_ms_now;
+use crate::store;
 
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
 #[derive(Debug, clap::Args)]
@@ -60,13 +65,12 @@ pub(super) struct Args {
     redis_password_file: Option<PathBuf>,
 
     /// Where the target server finds backfeed as its master; beyond loopback it needs --listen-password-file
-    #[arg(
-        long,
-        env = "BACKFEED_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:0"
-    )]
-    listen: SocketAddr,
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Host and port by which the target reaches that address, where it is another one (NAT, containers)
+    #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce)]
+    announce: Option<(String, u16)>,
 
     /// File with the password that the target must give (set as its `masterauth` for the time)
     #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
@@ -99,8 +103,14 @@ impl Args {
             dry_run: self.dry_run,
             force: self.force,
             json: self.json,
-            listen: Listen::new(self.listen, self.listen_password_file.as_deref())
-                .map_err(|error| error.of_flag("--listen"))?,
+            listen: self.listen,
+            announce: self.announce.clone(),
+            listen_password: self
+                .listen_password_file
+                .as_deref()
+                .map(Secret::from_file)
+                .transpose()
+                .map_err(|error| error.of_flag("--listen-password-file"))?,
         }
         .checked()
     }
@@ -108,8 +118,60 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    Err(Failure::new(
-        Exit::Error,
-        format_args!("restore: not wired ({} to {})", args.store.store, config.to),
-    ))
+    let archive = Archive::open(store::open(&args.store.store).await?).await?;
+    let now_unix_ms = unix_ms_now();
+    let json = config.json;
+    let request = request(config, now_unix_ms)?;
+    let bars = Bars::new();
+    let report = restore::restore(&archive, &request, &bars).await;
+    bars.finish();
+    let report = report?;
+    if json {
+        return print_json(&report);
+    }
+    print(&format!("{report}\n"))
+}
+
+fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> {
+    let when = match (config.at, config.offset) {
+        (_, Some(offset)) => When::Offset(offset.0),
+        (Some(at), None) => When::parse(&at, now_unix_ms).map_err(RestoreError::from)?,
+        (None, None) => When::Latest,
+    };
+    Ok(Request {
+        target: target(config.to),
+        when,
+        history: config.history,
+        service: None,
+        force: config.force,
+        dry_run: config.dry_run,
+        continue_history: config.continue_history,
+        aof_layout: AofLayout::default(),
+        listener: Listener {
+            listen: config.listen,
+            announce: config.announce,
+            password: config.listen_password,
+        },
+        fork_id: ReplId::from_random(rand::random()),
+        writer: format!("restore/{:016x}", rand::random::<u64>()),
+        now_unix_ms,
+    })
+}
+
+fn target(to: Dest) -> Target {
+    match to {
+        Dest::Server(source) => Target::Server(source),
+        Dest::Aof(directory) => Target::Aof(directory),
+        Dest::RdbFile(file) => Target::Rdb(file),
+    }
+}
+
+fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
+    let wrong = || ConfigError::new("write HOST:PORT, as the target reaches backfeed");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port.parse().map_err(|_| wrong())?))
 }

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::supervise::supervise;
-use super::{Exit, Failure, flags};
+use super::{Failure, flags};
+use crate::capture::Clock;
 use crate::config::{ConfigError, Listen, SidecarConfig, parse_duration};
 use crate::position::ReplId;
-use crate::store;
+use crate::sidecar;
+use crate::status::unix_ms_now;
 
 /// Run beside one Redis: restore it when it starts, promote it, then back it up continuously
 ///
@@ -64,18 +67,10 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let store = store::open(&args.store.store).await?;
-    supervise(
-        args.capture.http,
-        config.grace,
-        |_status, _shutdown| async move {
-            // service::run_sidecar(config, store, status, shutdown)
-            let _ = config;
-            Err(Failure::new(
-                Exit::Error,
-                format_args!("sidecar: not wired ({})", store.url()),
-            ))
-        },
-    )
+    let store = args.store.store;
+    let clock: Clock = Arc::new(unix_ms_now);
+    supervise(args.capture.http, config.grace, async |status, shutdown| {
+        Ok(sidecar::run(config, &store, status, clock, shutdown).await?)
+    })
     .await
 }

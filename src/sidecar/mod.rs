@@ -27,9 +27,10 @@ use crate::position::{Position, ReplId};
 use crate::restore::{
     CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, check, offer, seal,
 };
-use crate::service::{Backoff, give_up, open_archive, pause_or_stop, report, store_is_away};
+use crate::service::{
+    Backoff, Patience, give_up, open_archive, pause_or_stop, report, store_is_away,
+};
 use crate::status::{Phase, Status};
-use crate::store::SharedStore;
 
 use self::decide::{Claim, Tip};
 use self::door::Door;
@@ -81,7 +82,7 @@ impl From<crate::archive::ArchiveError> for SidecarError {
 /// What no further try can mend: superseded, no listener, a store that is no archive.
 pub async fn run(
     config: SidecarConfig,
-    store: SharedStore,
+    store_url: &str,
     status: Status,
     clock: Clock,
     mut shutdown: Shutdown,
@@ -94,7 +95,7 @@ pub async fn run(
         .await
         .map_err(listen)?;
     tracing::info!(addr = %door.addr(), "listening for Redis (start it with --replicaof to this address)");
-    let opened = open(&config, &store, &status, &clock, &mut shutdown).await;
+    let opened = open(&config, store_url, &status, &clock, &mut shutdown).await;
     let archive = match opened {
         Ok(archive) => archive,
         Err(SidecarError::Session(SessionEnd::Stopped)) => return Ok(()),
@@ -134,17 +135,23 @@ pub async fn run(
 /// Opens the archive, however long it takes; `--open-after` opens Redis meanwhile.
 async fn open(
     config: &SidecarConfig,
-    store: &SharedStore,
+    store_url: &str,
     status: &Status,
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SidecarError> {
     let Some(open_after) = config.open_after else {
-        return Ok(open_archive(store, status, clock, shutdown).await?);
+        return Ok(open_archive(store_url, Patience::Whatever, status, clock, shutdown).await?);
     };
     if let Ok(opened) = timeout(
         open_after,
-        open_archive(store, status, clock, &mut shutdown.clone()),
+        open_archive(
+            store_url,
+            Patience::Whatever,
+            status,
+            clock,
+            &mut shutdown.clone(),
+        ),
     )
     .await
     {
@@ -157,7 +164,7 @@ async fn open(
         Ok(()) => status.promoted(true),
         Err(error) => tracing::warn!(%error, "cannot open Redis"),
     }
-    Ok(open_archive(store, status, clock, shutdown).await?)
+    Ok(open_archive(store_url, Patience::Whatever, status, clock, shutdown).await?)
 }
 
 async fn promote_if_replica(config: &SidecarConfig) -> Result<(), ControlError> {
