@@ -96,6 +96,19 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// Is it the same segment, or seal? Time marks do not count: who keeps many headers may have left them out.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Segment(a), Self::Segment(b)) => {
+                (a.payload_crc64, a.payload_stored) == (b.payload_crc64, b.payload_stored)
+                    && (a.meta.history, a.meta.start, a.meta.end)
+                        == (b.meta.history, b.meta.start, b.meta.end)
+            }
+            (a, b) => a == b,
+        }
+    }
+
     /// The history that it says it belongs to.
     #[must_use]
     pub fn history(&self) -> ReplId {
@@ -119,7 +132,7 @@ impl Entry {
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum SegmentError {
     /// The first bytes are not those of a segment.
-    #[error("is not a log segment: it does not begin with its header frame")]
+    #[error("not a log segment: it does not begin with its header frame")]
     NotASegment,
     /// Written by a newer backfeed.
     #[error(
@@ -142,7 +155,7 @@ pub enum SegmentError {
     #[error("its header contradicts itself: {0}")]
     Inconsistent(&'static str),
     /// The payload ends early.
-    #[error("is truncated: {found} of {expected} payload bytes are there")]
+    #[error("truncated: {found} of {expected} payload bytes are there")]
     Truncated {
         /// Compressed bytes that the header promises.
         expected: u64,
@@ -150,7 +163,7 @@ pub enum SegmentError {
         found: u64,
     },
     /// There is something after the payload.
-    #[error("has bytes after its end")]
+    #[error("there are bytes after its end")]
     TrailingBytes,
     /// The payload does not decompress.
     #[error("its payload is damaged: {0}")]
@@ -159,7 +172,7 @@ pub enum SegmentError {
     #[error("its payload is not what its header promises: {0}")]
     PayloadMismatch(String),
     /// Compression failed.
-    #[error("cannot be compressed: {0}")]
+    #[error("it cannot be compressed: {0}")]
     Compress(String),
 }
 
