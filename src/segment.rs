@@ -69,6 +69,9 @@ pub struct SegmentHeader {
     pub payload_crc64: u64,
     /// Compressed bytes after the header frame.
     pub payload_stored: u64,
+    /// CRC-64/REDIS of those compressed bytes: a zstd frame's header has bits that can change without harm to the raw bytes, and a
+    /// damaged object should be told even then.
+    pub stored_crc64: u64,
 }
 
 /// The seal of a log: nothing after `start` counts, whoever writes it.
@@ -193,6 +196,7 @@ pub fn encode(
         meta,
         payload_crc64: crc,
         payload_stored: payload.len() as u64,
+        stored_crc64: Crc64::of(&payload),
     };
     let frame = header_frame(&Document::of_segment(&header))?;
     let mut object = BytesMut::with_capacity(frame.len().saturating_add(payload.len()));
@@ -242,6 +246,7 @@ pub struct PayloadReader {
     frames: FrameDecoder,
     expected: SegmentHeader,
     stored: u64,
+    stored_crc: Crc64,
     raw: u64,
     crc: Crc64,
 }
@@ -253,6 +258,7 @@ impl PayloadReader {
             frames: FrameDecoder::new(FRAME_RAW_LIMIT).map_err(payload_damaged)?,
             expected: header.clone(),
             stored: 0,
+            stored_crc: Crc64::new(),
             raw: 0,
             crc: Crc64::new(),
         })
@@ -264,6 +270,7 @@ impl PayloadReader {
         if self.stored > self.expected.payload_stored {
             return Err(SegmentError::TrailingBytes);
         }
+        self.stored_crc.update(bytes);
         let wanted = self.expected.meta.end.since(self.expected.meta.start);
         let (raw, crc) = (&mut self.raw, &mut self.crc);
         self.frames
@@ -297,14 +304,12 @@ impl PayloadReader {
         if self.raw != self.expected.meta.end.since(self.expected.meta.start) {
             return Err(self.length_mismatch());
         }
-        if self.crc.value() != self.expected.payload_crc64 {
-            return Err(SegmentError::PayloadMismatch(format!(
-                "CRC-64 {:016x} instead of {:016x}",
-                self.crc.value(),
-                self.expected.payload_crc64
-            )));
-        }
-        Ok(())
+        check_crc("raw", self.crc.value(), self.expected.payload_crc64)?;
+        check_crc(
+            "stored",
+            self.stored_crc.value(),
+            self.expected.stored_crc64,
+        )
     }
 
     fn length_mismatch(&self) -> SegmentError {
@@ -314,6 +319,15 @@ impl PayloadReader {
             self.expected.meta.end.since(self.expected.meta.start)
         ))
     }
+}
+
+fn check_crc(of: &str, found: u64, expected: u64) -> Result<(), SegmentError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(SegmentError::PayloadMismatch(format!(
+        "CRC-64 {found:016x} instead of {expected:016x} of its {of} bytes"
+    )))
 }
 
 /// The JSON header.
@@ -333,9 +347,10 @@ enum Document {
         marks: Vec<(i64, u64)>,
         #[serde(default)]
         writer: String,
-        /// Hexadecimal.
+        /// Hexadecimal, as the other one.
         crc64: String,
         stored: u64,
+        stored_crc64: String,
     },
     Seal {
         history: ReplId,
@@ -366,6 +381,7 @@ impl Document {
             writer: meta.writer.clone(),
             crc64: format!("{:016x}", header.payload_crc64),
             stored: header.payload_stored,
+            stored_crc64: format!("{:016x}", header.stored_crc64),
         }
     }
 
@@ -392,6 +408,7 @@ impl Document {
                 writer,
                 crc64,
                 stored,
+                stored_crc64,
             } => {
                 let meta = SegmentMeta {
                     history,
@@ -409,6 +426,8 @@ impl Document {
                     payload_crc64: u64::from_str_radix(&crc64, 16)
                         .map_err(|_| SegmentError::Inconsistent("its checksum is no number"))?,
                     payload_stored: stored,
+                    stored_crc64: u64::from_str_radix(&stored_crc64, 16)
+                        .map_err(|_| SegmentError::Inconsistent("its checksum is no number"))?,
                 }))
             }
             Self::Seal {

@@ -175,9 +175,8 @@ fn every_flipped_bit_is_an_error_and_gives_no_wrong_byte() {
 #[test]
 fn bytes_after_the_end_are_an_error() {
     let (_, object) = small();
-    let (again, _) = (object.clone(), ());
     let mut bytes = object.to_vec();
-    bytes.extend_from_slice(&again);
+    bytes.extend_from_slice(&object);
     let (_, result) = decode(&bytes, 1);
     assert_eq!(result, Err(SegmentError::TrailingBytes));
 }
@@ -239,7 +238,7 @@ fn frame_of(json: &serde_json::Value) -> Vec<u8> {
 fn headers_that_contradict_themselves_are_refused_and_unknown_fields_are_not() {
     let good = serde_json::json!({
         "kind": "segment", "history": id(7), "from": 11, "to": 20, "db": 0, "starts_at_boundary": true,
-        "boundary": {"offset": 20, "db": 0}, "marks": [[5, 20]], "writer": "x", "crc64": "0", "stored": 30,
+        "boundary": {"offset": 20, "db": 0}, "marks": [[5, 20]], "writer": "x", "crc64": "0", "stored": 30, "stored_crc64": "0",
         "from_the_future": [1, 2],
     });
     let (entry, _) = decode_entry(&frame_of(&good)).unwrap().unwrap();
@@ -256,6 +255,7 @@ fn headers_that_contradict_themselves_are_refused_and_unknown_fields_are_not() {
         ("marks", serde_json::json!([[5, 21]])),
         ("marks", serde_json::json!([[5, 20], [6, 15]])),
         ("crc64", serde_json::json!("xyz")),
+        ("stored_crc64", serde_json::json!(null)),
     ] {
         let mut bad = good.clone();
         bad[field] = value.clone();

@@ -330,3 +330,7 @@ impl Decode for BaseDecoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "base_tests.rs"]
+mod tests;

@@ -152,12 +152,13 @@ fn of_two_branches_the_service_takes_its_own() {
         (of_service(child(2, 1, 5), "a"), &[]),
         (of_service(child(3, 1, 5), "b"), &[]),
     ]);
-    let both = Err(Ambiguous(vec![id(2), id(3)]));
+    let branches = Ambiguous(vec![id(2), id(3)]);
+    let both = Err(branches.clone());
     assert_eq!(catalog.latest(None), both);
     assert_eq!(catalog.latest(Some("c")), both);
     assert_eq!(catalog.latest(Some("a")), Ok(Some(id(2))));
     assert_eq!(catalog.latest(Some("b")), Ok(Some(id(3))));
-    let message = both.unwrap_err().to_string();
+    let message = branches.to_string();
     assert!(
         message.contains(&format!("{}, {}", id(2), id(3))),
         "{message}"

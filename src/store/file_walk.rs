@@ -64,7 +64,11 @@ impl Walk {
                 continue;
             };
             let is_directory = match entry.file_type() {
-                Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
+                // One that leads nowhere, or in a circle, is no object.
+                Ok(kind) if kind.is_symlink() => match fs::metadata(entry.path()) {
+                    Ok(found) => found.is_dir(),
+                    Err(_) => continue,
+                },
                 Ok(kind) => kind.is_dir(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(error)),
