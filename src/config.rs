@@ -408,8 +408,12 @@ pub struct RestoreConfig {
     pub force: bool,
     /// Report as JSON.
     pub json: bool,
-    /// Where the target finds us as its master.
-    pub listen: Listen,
+    /// Where the target finds us as its master; none: where it can reach us, on a free port.
+    pub listen: Option<SocketAddr>,
+    /// Host and port by which the target reaches that, where it is another address.
+    pub announce: Option<(String, u16)>,
+    /// What the target must give as `masterauth`.
+    pub listen_password: Option<Secret>,
 }
 
 impl RestoreConfig {

@@ -165,7 +165,9 @@ fn a_history_is_continued_on_a_server_from_its_end_alone() {
         dry_run: false,
         force: false,
         json: false,
-        listen: Listen::new("127.0.0.1:0".parse().unwrap(), None).unwrap(),
+        listen: None,
+        announce: None,
+        listen_password: None,
     };
     assert!(config("redis://h", None, None).checked().is_ok());
     assert!(config("redis://h", Some("latest"), None).checked().is_ok());

@@ -13,17 +13,19 @@
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`], [`expiry`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`config`], [`status`], [`metrics`] |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`]: pure, no tokio, no clock, no environment |
+//! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
 pub mod capture;
+pub mod cmd;
 pub mod config;
 pub mod crc64;
 pub mod expiry;
 mod frames;
+pub mod http;
 pub mod link;
 pub mod metrics;
 pub mod position;
@@ -32,5 +34,8 @@ pub mod rdb;
 pub mod resp;
 pub mod restore;
 pub mod segment;
+pub mod service;
+pub mod sidecar;
 pub mod status;
 pub mod store;
+pub mod telemetry;

@@ -1,3 +1,75 @@
-//! The `backfeed` command.
+//! The `backfeed` command: parses, builds the runtime, and turns the outcome into an exit code.
 
-fn main() {}
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use backfeed::cmd::{self, Cli, Exit, Failure};
+use backfeed::telemetry::LogFormat;
+
+/// One thread for the feed and one for all else, such as `/healthz` while a chunk is compressed.
+const WORKERS: usize = 2;
+/// File and name look-ups. Each costs a stack, so not tokio's 512.
+const BLOCKING_THREADS: usize = 8;
+
+fn main() -> ExitCode {
+    let cli = match cmd::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(refused) => return refuse(&refused),
+    };
+    let log_format = cli.log_format();
+    match run(cli) {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            report(log_format, &format!("{error:#}"));
+            error
+                .downcast_ref::<Failure>()
+                .map_or(Exit::Error, Failure::exit)
+                .into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the runtime")?;
+    let outcome = runtime.block_on(cmd::run(cli));
+    // A file operation that hangs must not hold up the end.
+    runtime.shutdown_background();
+    Ok(outcome?)
+}
+
+/// `--help` and `--version` too come this way.
+fn refuse(refused: &cmd::Refused) -> ExitCode {
+    let (page, colour) = if refused.is_error() {
+        (
+            &mut std::io::stderr() as &mut dyn Write,
+            std::io::stderr().is_terminal(),
+        )
+    } else {
+        (
+            &mut std::io::stdout() as &mut dyn Write,
+            std::io::stdout().is_terminal(),
+        )
+    };
+    // A reader that has gone away needs no text.
+    let _ = page.write_all(refused.text(colour).as_bytes());
+    if refused.is_error() {
+        Exit::Usage.into()
+    } else {
+        Exit::Ok.into()
+    }
+}
+
+fn report(log_format: LogFormat, error: &str) {
+    match log_format {
+        LogFormat::Json => tracing::error!("{error}"),
+        LogFormat::Text => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+        }
+    }
+}

@@ -180,7 +180,12 @@ impl Status {
             return;
         }
         if state.phase != phase || state.detail != detail {
-            tracing::info!(%phase, "{detail}");
+            let message = if detail.is_empty() {
+                phase.as_str()
+            } else {
+                &detail
+            };
+            tracing::info!(%phase, "{message}");
         }
         state.phase = phase;
         state.detail = detail;

@@ -123,15 +123,7 @@ fn selected_db(summary: &Summary) -> u32 {
 }
 
 fn end_walk(walker: &mut Walker) -> Result<(), FullSyncError> {
-    if walker.summary().unwalked.is_some() {
-        walker.finish_opaque()?;
-    } else if !walker.is_complete() {
-        let missing = format!(
-            "it ends after {} bytes, in the middle",
-            walker.summary().bytes
-        );
-        return Err(FullSyncError::Length(missing));
-    }
+    walker.finish_opaque()?;
     if let Some(unwalked) = &walker.summary().unwalked {
         tracing::warn!(
             from = unwalked.from,

@@ -34,7 +34,7 @@ pub use plan::{BadBases, Piece, Plan, plan};
 pub use progress::{Progress, Stage};
 pub use report::Report;
 pub use serve::{
-    CaughtUp, Identity, Offer, Phase, ServeError, offer, refuse_replica, serve_replica,
+    CaughtUp, Guest, Identity, Offer, Phase, ServeError, greet, offer, refuse_replica,
 };
 pub use server::{Listener, Restored};
 pub use stream::{Content, LogForm, log, snapshot};

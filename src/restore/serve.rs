@@ -238,55 +238,74 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// Serves one target up to the point where it acknowledges everything. `prepare` is called when it asks for a sync.
+/// Answers a connection until it asks for a sync.
 ///
 /// # Errors
-/// [`ServeError`]; the target then comes again by itself, and can be served anew.
-pub async fn serve_replica<S, P, F>(
-    stream: S,
-    credentials: Option<Credentials>,
-    prepare: P,
-    progress: &dyn Progress,
-) -> Result<CaughtUp<S>, ServeError>
+/// [`ServeError`]: it is no replica, or is gone.
+pub async fn greet<S>(stream: S, credentials: Option<Credentials>) -> Result<Guest<S>, ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    P: FnOnce() -> F,
-    F: Future<Output = Result<Offer, RestoreError>>,
 {
     let mut link = Link::new(stream, Master::new(credentials));
     link.handshake().await?;
     link.phase = Phase::Preparing;
-    progress.stage(Stage::Preparing, None);
-    let offer = link.keep_alive(prepare()).await?.map_err(Box::new)?;
-    let line = link.master.full_resync(offer.id, offer.offset);
-    link.send(&line).await?;
+    Ok(Guest { link })
+}
 
-    link.phase = Phase::Snapshot;
-    progress.stage(Stage::Snapshot, Some(offer.snapshot_bytes));
-    let header = link.master.payload_header(offer.snapshot_bytes);
-    link.send(&header).await?;
-    let sent = link.send_all(offer.snapshot, progress).await?;
-    expect_length("snapshot", offer.snapshot_bytes, sent)?;
-    link.master.payload_done();
-    link.acked = None;
+/// A target that has asked for a sync.
+pub struct Guest<S> {
+    link: Link<S>,
+}
 
-    link.phase = Phase::Log;
-    progress.stage(Stage::Log, Some(offer.log_bytes));
-    let sent = link.send_all(offer.log, progress).await?;
-    let end = offer.offset.plus(sent);
-    if let Some(expected) = offer.end {
-        expect_length("log", expected.since(offer.offset), sent)?;
+impl<S: AsyncRead + AsyncWrite + Unpin> Guest<S> {
+    /// The history that it says it has, and up to which offset; none for one that has nothing to go on from.
+    #[must_use]
+    pub fn claim(&self) -> Option<(ReplId, Offset)> {
+        self.link.claim
     }
 
-    link.phase = Phase::Applying;
-    progress.stage(Stage::Applying, None);
-    link.wait_for(end).await?;
-    link.phase = Phase::CaughtUp;
-    Ok(CaughtUp {
-        link,
-        end,
-        may_ping: offer.may_ping,
-    })
+    /// Serves it up to the point where it acknowledges everything. Newlines keep it waiting while `prepare` runs.
+    ///
+    /// # Errors
+    /// [`ServeError`]; the target then comes again by itself, and can be served anew.
+    pub async fn serve(
+        self,
+        prepare: impl Future<Output = Result<Offer, RestoreError>>,
+        progress: &dyn Progress,
+    ) -> Result<CaughtUp<S>, ServeError> {
+        let mut link = self.link;
+        progress.stage(Stage::Preparing, None);
+        let offer = link.keep_alive(prepare).await?.map_err(Box::new)?;
+        let line = link.master.full_resync(offer.id, offer.offset);
+        link.send(&line).await?;
+
+        link.phase = Phase::Snapshot;
+        progress.stage(Stage::Snapshot, Some(offer.snapshot_bytes));
+        let header = link.master.payload_header(offer.snapshot_bytes);
+        link.send(&header).await?;
+        let sent = link.send_all(offer.snapshot, progress).await?;
+        expect_length("snapshot", offer.snapshot_bytes, sent)?;
+        link.master.payload_done();
+        link.acked = None;
+
+        link.phase = Phase::Log;
+        progress.stage(Stage::Log, Some(offer.log_bytes));
+        let sent = link.send_all(offer.log, progress).await?;
+        let end = offer.offset.plus(sent);
+        if let Some(expected) = offer.end {
+            expect_length("log", expected.since(offer.offset), sent)?;
+        }
+
+        link.phase = Phase::Applying;
+        progress.stage(Stage::Applying, None);
+        link.wait_for(end).await?;
+        link.phase = Phase::CaughtUp;
+        Ok(CaughtUp {
+            link,
+            end,
+            may_ping: offer.may_ping,
+        })
+    }
 }
 
 /// Answers a target that came too early as a master that still loads: it tries again each second.
@@ -358,6 +377,7 @@ struct Link<S> {
     master: Master,
     phase: Phase,
     requested: bool,
+    claim: Option<(ReplId, Offset)>,
     acked: Option<Offset>,
     /// When a byte last went in either direction.
     alive: Instant,
@@ -373,6 +393,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             master,
             phase: Phase::Handshake,
             requested: false,
+            claim: None,
             acked: None,
             alive: Instant::now(),
             buffer: vec![0; READ].into_boxed_slice(),
@@ -505,7 +526,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             .push(self.buffer.get(..count).unwrap_or_default())?;
         while let Some(event) = self.master.next_event() {
             match event {
-                MasterEvent::SyncRequested { .. } => self.requested = true,
+                MasterEvent::SyncRequested { id, offset, .. } => {
+                    self.requested = true;
+                    self.claim = id.zip(offset);
+                }
                 MasterEvent::Ack(offset) => self.acked = Some(offset),
             }
         }

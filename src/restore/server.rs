@@ -13,7 +13,7 @@ use super::compat::{Loads, Server, module_of_type};
 use super::error::RestoreError;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::serve::{CaughtUp, Identity, ServeError, offer, serve_replica};
+use super::serve::{CaughtUp, Identity, ServeError, greet, offer};
 use crate::archive::Archive;
 use crate::config::{Secret, Source};
 use crate::link::control::{Control, ControlError};
@@ -445,9 +445,12 @@ impl Feed<'_> {
             };
             // Without it, acknowledgements and the last bytes of the log would only be slower.
             let _ = stream.set_nodelay(true);
-            let prepare = || offer(self.archive, self.plan, self.identity);
-            let credentials = self.credentials.clone();
-            match serve_replica(stream, credentials, prepare, self.progress).await {
+            let prepare = offer(self.archive, self.plan, self.identity);
+            let served = match greet(stream, self.credentials.clone()).await {
+                Ok(guest) => guest.serve(prepare, self.progress).await,
+                Err(error) => Err(error),
+            };
+            match served {
                 Ok(caught_up) => return Ok(caught_up),
                 Err(error) if error.is_before_sync() => {
                     strangers = strangers.saturating_add(1);

@@ -1,0 +1,36 @@
+//! `backfeed list`: what the store holds.
+
+use super::listing::Listing;
+use super::{Failure, flags, print, print_json};
+use crate::archive::{Archive, ArchiveError};
+use crate::store;
+
+/// Show the histories in a store, their bases, and the stretch of time and offsets that each can restore
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// Print JSON
+    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    json: bool,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let store = store::open(&args.store.store).await?;
+    let url = store.url();
+    let listing = match Archive::open(store).await {
+        Ok(archive) => Listing::gather(&archive, url).await?,
+        // Nothing has gone wrong yet where nothing has been backed up.
+        Err(ArchiveError::EmptyStore { .. }) => Listing::empty(url),
+        Err(error) => return Err(error.into()),
+    };
+    if args.json {
+        print_json(&listing)
+    } else {
+        print(&listing.to_string())
+    }
+}

@@ -1,0 +1,177 @@
+//! `backfeed restore`: a point of a history into a running server, an append-only directory or an RDB file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::bars::Bars;
+use super::{Failure, flags, print, print_json};
+use crate::archive::Archive;
+use crate::config::{ConfigError, Dest, RestoreConfig, Secret};
+use crate::position::{Offset, ReplId};
+use crate::restore::{self, AofLayout, Listener, Request, RestoreError, Target, When};
+use crate::status::unix_ms_now;
+use crate::store;
+
+/// Restore any stored point in time to a running server, an append-only directory or an RDB file
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// redis://[user[:password]@]host[:port] (a running server), aof:DIR (an append-only directory to start a server
+    /// on) or FILE.rdb
+    // Text for the same reason as --redis.
+    #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
+    to: String,
+
+    /// The point in time: RFC 3339, `10m ago`, Unix seconds, or `latest` [default: latest]
+    #[arg(
+        long,
+        env = "BACKFEED_AT",
+        value_name = "WHEN",
+        conflicts_with = "offset"
+    )]
+    at: Option<String>,
+
+    /// The point as an offset of the history
+    #[arg(long, env = "BACKFEED_OFFSET", value_name = "N")]
+    offset: Option<u64>,
+
+    /// The history to restore, when it is not the latest one or the store holds several that could be (see `backfeed
+    /// list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    /// Serve the target under the original replication id and offset, as the sidecar does, so that it continues the
+    /// history. Without it the target gets a fresh id and is a fork
+    #[arg(long, env = "BACKFEED_CONTINUE_HISTORY",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    continue_history: bool,
+
+    /// Say what would be restored, from which objects, and touch nothing
+    #[arg(long, env = "BACKFEED_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
+    dry_run: bool,
+
+    /// Restore over the data that the target has
+    #[arg(long, env = "BACKFEED_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
+    force: bool,
+
+    /// Report as JSON
+    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    json: bool,
+
+    /// File with the password of the target server
+    #[arg(long, env = "BACKFEED_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+
+    /// Where the target server finds backfeed as its master; beyond loopback it needs --listen-password-file
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Host and port by which the target reaches that address, where it is another one (NAT, containers)
+    #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce)]
+    announce: Option<(String, u16)>,
+
+    /// File with the password that the target must give (set as its `masterauth` for the time)
+    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
+    listen_password_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+impl Args {
+    fn lower(&self) -> Result<RestoreConfig, ConfigError> {
+        let to = match self
+            .to
+            .parse()
+            .map_err(|error: ConfigError| error.of_flag("--to"))?
+        {
+            Dest::Server(source) => Dest::Server(
+                source
+                    .with_password_file(self.redis_password_file.clone())
+                    .map_err(|error| error.of_flag("--redis-password-file"))?,
+            ),
+            files => files,
+        };
+        RestoreConfig {
+            to,
+            at: self.at.clone(),
+            offset: self.offset.map(Offset),
+            history: self.history,
+            continue_history: self.continue_history,
+            dry_run: self.dry_run,
+            force: self.force,
+            json: self.json,
+            listen: self.listen,
+            announce: self.announce.clone(),
+            listen_password: self
+                .listen_password_file
+                .as_deref()
+                .map(Secret::from_file)
+                .transpose()
+                .map_err(|error| error.of_flag("--listen-password-file"))?,
+        }
+        .checked()
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let config = args.lower()?;
+    let archive = Archive::open(store::open(&args.store.store).await?).await?;
+    let now_unix_ms = unix_ms_now();
+    let json = config.json;
+    let request = request(config, now_unix_ms)?;
+    let bars = Bars::new();
+    let report = restore::restore(&archive, &request, &bars).await;
+    bars.finish();
+    let report = report?;
+    if json {
+        return print_json(&report);
+    }
+    print(&format!("{report}\n"))
+}
+
+fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> {
+    let when = match (config.at, config.offset) {
+        (_, Some(offset)) => When::Offset(offset.0),
+        (Some(at), None) => When::parse(&at, now_unix_ms).map_err(RestoreError::from)?,
+        (None, None) => When::Latest,
+    };
+    Ok(Request {
+        target: target(config.to),
+        when,
+        history: config.history,
+        service: None,
+        force: config.force,
+        dry_run: config.dry_run,
+        continue_history: config.continue_history,
+        aof_layout: AofLayout::default(),
+        listener: Listener {
+            listen: config.listen,
+            announce: config.announce,
+            password: config.listen_password,
+        },
+        fork_id: ReplId::from_random(rand::random()),
+        writer: format!("restore/{:016x}", rand::random::<u64>()),
+        now_unix_ms,
+    })
+}
+
+fn target(to: Dest) -> Target {
+    match to {
+        Dest::Server(source) => Target::Server(source),
+        Dest::Aof(directory) => Target::Aof(directory),
+        Dest::RdbFile(file) => Target::Rdb(file),
+    }
+}
+
+fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
+    let wrong = || ConfigError::new("write HOST:PORT, as the target reaches backfeed");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port.parse().map_err(|_| wrong())?))
+}

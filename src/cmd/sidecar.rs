@@ -1,0 +1,76 @@
+//! `backfeed sidecar`: restores the Redis beside it at boot, then captures it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::supervise::supervise;
+use super::{Failure, flags};
+use crate::capture::Clock;
+use crate::config::{ConfigError, Listen, SidecarConfig, parse_duration};
+use crate::position::ReplId;
+use crate::sidecar;
+use crate::status::unix_ms_now;
+
+/// Run beside one Redis: restore it when it starts, promote it, then back it up continuously
+///
+/// Start Redis with `--replicaof 127.0.0.1 6390`: it refuses writes until backfeed has given it the latest state from
+/// the store (or found the store empty) and promoted it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// Where Redis finds backfeed as its first master; beyond loopback it needs --listen-password-file
+    #[arg(
+        long,
+        env = "BACKFEED_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:6390"
+    )]
+    listen: SocketAddr,
+
+    /// File with the password that Redis must give (its `masterauth`)
+    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
+    listen_password_file: Option<PathBuf>,
+
+    /// If the store cannot be reached for this long at boot, promote Redis as it is, without the stored data
+    /// [default: never]
+    #[arg(long, env = "BACKFEED_OPEN_AFTER", value_name = "TIME", value_parser = parse_duration)]
+    open_after: Option<Duration>,
+
+    /// The history to continue when the store holds several that could be the latest (see `backfeed list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    #[command(flatten)]
+    capture: flags::Capture,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+impl Args {
+    fn lower(&self) -> Result<SidecarConfig, ConfigError> {
+        Ok(SidecarConfig {
+            redis: self.capture.source()?,
+            listen: Listen::new(self.listen, self.listen_password_file.as_deref())
+                .map_err(|error| error.of_flag("--listen"))?,
+            history: self.history,
+            open_after: self.open_after,
+            capture: self.capture.lower()?,
+            grace: self.capture.grace,
+        })
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let config = args.lower()?;
+    let store = args.store.store;
+    let clock: Clock = Arc::new(unix_ms_now);
+    supervise(args.capture.http, config.grace, async |status, shutdown| {
+        Ok(sidecar::run(config, &store, status, clock, shutdown).await?)
+    })
+    .await
+}

@@ -1,0 +1,224 @@
+//! Supervision: sessions one after another, with pauses between them.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::capture::log_writer::jittered;
+use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
+use crate::config::BackupConfig;
+use crate::status::{Phase, Status};
+use crate::store::{self, StoreError};
+
+/// First and longest pause between two sessions. A full sync makes the master fork: never more often than this allows.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A session that lasted so long was a good one: the next pause is short again.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
+/// Between two looks at a store that cannot be reached.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
+
+/// Growing pauses between tries.
+#[derive(Debug)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: PAUSE_FIRST }
+    }
+}
+
+impl Backoff {
+    /// The pause before the next try, after one that lasted `lasted`.
+    pub fn pause(&mut self, lasted: Duration) -> Duration {
+        if lasted >= GOOD_SESSION {
+            self.next = PAUSE_FIRST;
+        }
+        let pause = jittered(self.next);
+        self.next = self.next.saturating_mul(2).min(PAUSE_MAX);
+        pause
+    }
+
+    /// The last try went well: the next pause is short.
+    pub fn reset(&mut self) {
+        self.next = PAUSE_FIRST;
+    }
+}
+
+/// Who opens an archive, and so what is worth waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// `--once`: for nothing.
+    None,
+    /// `backup`: for a store that is away, not for one that refuses.
+    Away,
+    /// `sidecar`: for whatever the store may say, as Redis waits with us; not for something that is no archive.
+    Whatever,
+}
+
+/// Opens the archive, or makes one, as long as it may take.
+///
+/// # Errors
+/// [`SessionEnd::Archive`] when it is not worth waiting; [`SessionEnd::Stopped`].
+pub async fn open_archive(
+    url: &str,
+    patience: Patience,
+    status: &Status,
+    clock: &Clock,
+    shutdown: &mut Shutdown,
+) -> Result<Archive, SessionEnd> {
+    loop {
+        let error = match open_once(url, clock).await {
+            Ok(archive) => return Ok(archive),
+            Err(error) => error,
+        };
+        let worth_waiting = match patience {
+            Patience::None => false,
+            Patience::Away => error.is_transient(),
+            Patience::Whatever => matches!(error, ArchiveError::Store(_)),
+        };
+        if !worth_waiting {
+            return Err(error.into());
+        }
+        store_is_away(status, clock, &error);
+        pause_or_stop(STORE_PAUSE, shutdown).await?;
+    }
+}
+
+async fn open_once(url: &str, clock: &Clock) -> Result<Archive, ArchiveError> {
+    let store = store::open(url).await?;
+    Archive::open_or_create(store, clock()).await
+}
+
+/// Says in every place that the store cannot be reached.
+pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
+    status.metrics().store_errors.inc();
+    status.error(error.to_string(), clock());
+    status.phase(
+        Phase::WaitingForStore,
+        format!("the store cannot be used: {error}"),
+    );
+}
+
+/// Waits, unless we are asked to stop.
+///
+/// # Errors
+/// [`SessionEnd::Stopped`].
+pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(), SessionEnd> {
+    tokio::select! {
+        () = sleep(pause) => Ok(()),
+        stopped = shutdown.wait_for(|stop| *stop) => match stopped {
+            Ok(_) => Err(SessionEnd::Stopped),
+            // Nobody is left to ask us to stop.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// `backfeed backup`: follows one server for as long as the process lives.
+///
+/// # Errors
+/// The [`SessionEnd`] that no further try can mend: superseded, or refused at the very first try.
+pub async fn run_backup(
+    config: BackupConfig,
+    store_url: &str,
+    status: Status,
+    clock: Clock,
+    mut shutdown: Shutdown,
+) -> Result<(), SessionEnd> {
+    let patience = if config.once {
+        Patience::None
+    } else {
+        Patience::Away
+    };
+    let archive = match open_archive(store_url, patience, &status, &clock, &mut shutdown).await {
+        Ok(archive) => archive,
+        Err(SessionEnd::Stopped) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let service = config.redis.addr();
+    let mut capture = Capture::new(
+        archive,
+        config.capture,
+        service,
+        status.clone(),
+        clock.clone(),
+    );
+    let mut backoff = Backoff::default();
+    let mut connected = false;
+    let mut superseded = false;
+    loop {
+        let begun = Instant::now();
+        let partial = status.metrics().partial_syncs.get();
+        let end = capture
+            .session(&config.redis, config.once, &mut shutdown)
+            .await;
+        connected |=
+            status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
+        match end {
+            SessionEnd::Stopped => return Ok(()),
+            SessionEnd::Once(at) => {
+                tracing::info!(%at, "one full sync is stored");
+                return Ok(());
+            }
+            SessionEnd::Superseded { .. } if superseded => return Err(give_up(&status, end)),
+            // The seal was found while writing. The server itself may have moved on since, as another listener has seen:
+            // the next session asks it.
+            SessionEnd::Superseded { .. } => superseded = true,
+            end if config.once || (end.is_permanent() && !connected) => return Err(end),
+            SessionEnd::StoreStalled { .. } => {
+                report(&status, &clock, &end);
+                wait_until_flushed(&capture, &mut shutdown).await;
+                superseded = false;
+            }
+            end => {
+                report(&status, &clock, &end);
+                superseded = false;
+            }
+        }
+        status.metrics().reconnects.inc();
+        let pause = backoff.pause(begun.elapsed());
+        if pause_or_stop(pause, &mut shutdown).await.is_err() {
+            // Between two links: what was received may still wait for the store.
+            status.phase(Phase::Draining, "storing what was received");
+            capture.drain().await;
+            return Ok(());
+        }
+    }
+}
+
+/// Memory is full of what waits for the store: no new link before it has room.
+async fn wait_until_flushed(capture: &Capture, shutdown: &mut Shutdown) {
+    while !capture.is_flushed() {
+        if pause_or_stop(PAUSE_FIRST, shutdown).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Another writer has taken over for good.
+pub fn give_up(status: &Status, end: SessionEnd) -> SessionEnd {
+    status.superseded(end.to_string());
+    end
+}
+
+/// A session ended in a way that the next one may mend.
+pub fn report(status: &Status, clock: &Clock, end: &SessionEnd) {
+    let text = end.to_string();
+    tracing::warn!("{text}");
+    status.error(text.clone(), clock());
+    let phase = match end {
+        SessionEnd::Archive(_) | SessionEnd::StoreStalled { .. } => Phase::WaitingForStore,
+        _ => Phase::WaitingForRedis,
+    };
+    status.phase(phase, text);
+}
+
+impl From<StoreError> for SessionEnd {
+    fn from(error: StoreError) -> Self {
+        Self::Archive(ArchiveError::Store(error))
+    }
+}

@@ -1,0 +1,504 @@
+//! `backfeed sidecar`: the Redis beside us is restored when it comes up, promoted, and captured.
+//!
+//! ```text
+//!        ┌───────────────────────────── the link is gone ───────────────────────────┐
+//!        ▼                                                                          │
+//!      look ──▶ our replica ──▶ door: PSYNC ──▶ decide ──▶ [seal, serve] ─▶ promote ─▶ capture
+//!        │ └──▶ master ───────▶ decide ──▶ [make it our replica] ─▶ look            ▲
+//!        │                        └─────────────────────────────────────────────────┤
+//!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
+//! ```
+
+pub mod decide;
+pub mod door;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::archive::{Archive, Catalog};
+use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
+use crate::config::SidecarConfig;
+use crate::link::control::{Control, ControlError};
+use crate::link::facts::{Facts, Role};
+use crate::position::{Position, ReplId};
+use crate::restore::{
+    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, check, offer, seal,
+};
+use crate::service::{
+    Backoff, Patience, give_up, open_archive, pause_or_stop, report, store_is_away,
+};
+use crate::status::{Phase, Status};
+
+use self::decide::{Claim, Tip};
+use self::door::Door;
+
+/// Between two looks at a Redis that is not up yet.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Redis tries its master every second. One that has not come for so long is looked at again.
+const GUEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a promoted Redis may take to say that it is a master.
+const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why the sidecar ends, or a round of it.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// The capture.
+    #[error(transparent)]
+    Session(#[from] SessionEnd),
+    /// Redis does not answer, or not as it should.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The stored state cannot be served.
+    #[error("Redis cannot be restored: {0}")]
+    Restore(#[from] RestoreError),
+    /// Serving broke off; Redis comes again.
+    #[error("restoring Redis broke off: {0}")]
+    Serve(#[from] ServeError),
+    /// The listener.
+    #[error("cannot listen on {addr} for Redis: {cause}")]
+    Listen {
+        /// Where.
+        addr: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Redis should have become a master and did not.
+    #[error("Redis was told REPLICAOF NO ONE and says it is no master")]
+    NotPromoted,
+}
+
+impl From<crate::archive::ArchiveError> for SidecarError {
+    fn from(error: crate::archive::ArchiveError) -> Self {
+        Self::Session(error.into())
+    }
+}
+
+/// Runs until it is asked to stop, or superseded.
+///
+/// # Errors
+/// What no further try can mend: superseded, no listener, a store that is no archive.
+pub async fn run(
+    config: SidecarConfig,
+    store_url: &str,
+    status: Status,
+    clock: Clock,
+    mut shutdown: Shutdown,
+) -> Result<(), SidecarError> {
+    let listen = |cause| SidecarError::Listen {
+        addr: config.listen.addr.to_string(),
+        cause,
+    };
+    let door = Door::bind(&config.listen, "it is starting")
+        .await
+        .map_err(listen)?;
+    tracing::info!(addr = %door.addr(), "listening for Redis (start it with --replicaof to this address)");
+    let opened = open(&config, store_url, &status, &clock, &mut shutdown).await;
+    let archive = match opened {
+        Ok(archive) => archive,
+        Err(SidecarError::Session(SessionEnd::Stopped)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let capture = Capture::new(
+        archive,
+        config.capture.clone(),
+        "sidecar".to_owned(),
+        status.clone(),
+        clock.clone(),
+    );
+    let mut sidecar = Sidecar {
+        config,
+        door,
+        capture,
+        status,
+        clock,
+        superseded: false,
+        opening: Opening {
+            since: Instant::now(),
+        },
+    };
+    match sidecar.run(&mut shutdown).await {
+        Err(SidecarError::Session(SessionEnd::Stopped)) => {
+            sidecar.capture.drain().await;
+            Ok(())
+        }
+        Err(SidecarError::Session(end @ SessionEnd::Superseded { .. })) => {
+            Err(give_up(&sidecar.status, end).into())
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Opens the archive, however long it takes; `--open-after` opens Redis meanwhile.
+async fn open(
+    config: &SidecarConfig,
+    store_url: &str,
+    status: &Status,
+    clock: &Clock,
+    shutdown: &mut Shutdown,
+) -> Result<Archive, SidecarError> {
+    let Some(open_after) = config.open_after else {
+        return Ok(open_archive(store_url, Patience::Whatever, status, clock, shutdown).await?);
+    };
+    if let Ok(opened) = timeout(
+        open_after,
+        open_archive(
+            store_url,
+            Patience::Whatever,
+            status,
+            clock,
+            &mut shutdown.clone(),
+        ),
+    )
+    .await
+    {
+        return Ok(opened?);
+    }
+    tracing::warn!(
+        "the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored"
+    );
+    match promote_if_replica(config).await {
+        Ok(()) => status.promoted(true),
+        Err(error) => tracing::warn!(%error, "cannot open Redis"),
+    }
+    Ok(open_archive(store_url, Patience::Whatever, status, clock, shutdown).await?)
+}
+
+async fn promote_if_replica(config: &SidecarConfig) -> Result<(), ControlError> {
+    let mut control = Control::connect(&config.redis).await?;
+    if matches!(control.facts().await?.role, Role::Replica { port, .. } if port == config.listen.addr.port())
+    {
+        control.call(&["REPLICAOF", "NO", "ONE"]).await?;
+    }
+    Ok(())
+}
+
+/// When we began to wait for the store with a Redis before the door.
+struct Opening {
+    since: Instant,
+}
+
+struct Sidecar {
+    config: SidecarConfig,
+    door: Door,
+    capture: Capture,
+    status: Status,
+    clock: Clock,
+    /// A seal was found by the session before: its history must have moved on, or we are superseded.
+    superseded: bool,
+    opening: Opening,
+}
+
+impl Sidecar {
+    async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let begun = Instant::now();
+            match self.round(shutdown).await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.opening.since = Instant::now();
+                    continue;
+                }
+                Err(SidecarError::Session(SessionEnd::Stopped)) => {
+                    return Err(SessionEnd::Stopped.into());
+                }
+                Err(SidecarError::Session(end @ SessionEnd::Superseded { .. })) => {
+                    if std::mem::replace(&mut self.superseded, true) {
+                        return Err(end.into());
+                    }
+                    tracing::warn!("{end}; asking Redis whether it has moved on");
+                }
+                Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
+                Err(error) => self.told(&error).await,
+            }
+            self.door.close("backfeed tries again soon");
+            pause_or_stop(backoff.pause(begun.elapsed()), shutdown).await?;
+        }
+    }
+
+    /// From a look at Redis to the end of what that leads to.
+    async fn round(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
+        let (mut control, facts) = self.look(shutdown).await?;
+        match &facts.role {
+            Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
+                tokio::select! {
+                    done = self.our_replica(&mut control, &facts) => done?,
+                    stopped = stopped(shutdown) => return Err(stopped.into()),
+                }
+                return Ok(());
+            }
+            Role::Replica { host, port, .. } => {
+                self.status.promoted(false);
+                tracing::warn!(
+                    "Redis is a replica of {host}:{port}, not of us: it is left alone, and captured as it is"
+                );
+            }
+            Role::Master | Role::Unknown => {
+                let tip = self.tip().await?;
+                let known = tip
+                    .as_ref()
+                    .is_some_and(|(catalog, _)| is_of_known_history(&facts, catalog));
+                let tip = tip.map(|(_, tip)| tip);
+                if decide::master(facts.total_keys(), known, tip.as_ref())
+                    == decide::Master::Restore
+                {
+                    return self.make_our_replica(&mut control).await;
+                }
+                self.status.promoted(true);
+            }
+        }
+        drop(control);
+        self.door.close("Redis is captured, not restored");
+        let ended = self
+            .capture
+            .session(&self.config.redis, false, shutdown)
+            .await;
+        // Only a second seal in a row says that the server itself still is in the sealed history.
+        if !matches!(ended, SessionEnd::Superseded { .. }) {
+            self.superseded = false;
+        }
+        self.status.promoted(false);
+        Err(ended.into())
+    }
+
+    /// Waits for a Redis that answers and has loaded what it has.
+    async fn look(&mut self, shutdown: &mut Shutdown) -> Result<(Control, Facts), SidecarError> {
+        loop {
+            let seen = match Control::connect(&self.config.redis).await {
+                Ok(mut control) => control.facts().await.map(|facts| (control, facts)),
+                Err(error) => Err(error),
+            };
+            match seen {
+                Ok((control, facts)) if !facts.loading => return Ok((control, facts)),
+                Ok(_) => self
+                    .status
+                    .phase(Phase::WaitingForRedis, "Redis is loading its data set"),
+                Err(error) if error.is_permanent() => return Err(error.into()),
+                Err(error) => self.status.phase(Phase::WaitingForRedis, error.to_string()),
+            }
+            pause_or_stop(LOOK_PAUSE, shutdown).await?;
+        }
+    }
+
+    /// Redis booted as our replica, or was made it: decide, serve, promote.
+    async fn our_replica(
+        &mut self,
+        control: &mut Control,
+        facts: &Facts,
+    ) -> Result<(), SidecarError> {
+        self.status.promoted(false);
+        // What the last Redis had told us goes into the store before it is given to the next one.
+        if !self.capture.is_flushed() {
+            self.status.phase(
+                Phase::WaitingForStore,
+                "storing what the last Redis had sent, before it is served",
+            );
+        }
+        self.capture.drain().await;
+        let tip = self.tip().await?.map(|(_, tip)| tip);
+        self.status.phase(
+            Phase::WaitingForRedis,
+            "Redis is our replica: waiting for it to ask for its data",
+        );
+        self.door.open();
+        let guest = timeout(GUEST_PAUSE, self.door.guest()).await;
+        self.door
+            .close("Redis is being restored on another connection");
+        let Ok(guest) = guest else { return Ok(()) };
+        let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
+        // It was asked before it knocked; between the two it may have been given data.
+        let keys = control.facts().await?.total_keys();
+        tracing::debug!(
+            keys,
+            ?claim,
+            version = facts.version,
+            "Redis asks for its data"
+        );
+        match (decide::replica(keys, claim, tip.as_ref()), tip) {
+            (decide::Replica::Serve, Some(tip)) => self.restore(control, guest, &tip).await,
+            (decide::Replica::Promote(reason), _) => {
+                tracing::info!("{reason}");
+                self.promote(control).await
+            }
+            (decide::Replica::Serve, None) => self.promote(control).await,
+        }
+    }
+
+    /// Serves the latest state, and promotes.
+    async fn restore(
+        &mut self,
+        control: &mut Control,
+        guest: Guest<TcpStream>,
+        tip: &Tip,
+    ) -> Result<(), SidecarError> {
+        let archive = self.capture.archive().clone();
+        let (writer, now) = (self.capture.writer().to_owned(), (self.clock)());
+        let status = self.status.clone();
+        let history = tip.end.history;
+        status.phase(Phase::Serving, format!("restoring history {history}"));
+        let prepare = async {
+            let (plan, identity) = prepare(&archive, history, &writer, now).await?;
+            let what = format!(
+                "restoring {} ({} keys)",
+                plan.end_position,
+                total_keys(&plan)
+            );
+            status.phase(Phase::Serving, what);
+            offer(&archive, &plan, identity).await
+        };
+        let caught_up = guest.serve(prepare, &()).await?;
+        tracing::info!(at = %caught_up.end(), "Redis has everything that is stored");
+        self.promote_caught_up(control, caught_up).await
+    }
+
+    async fn promote_caught_up(
+        &mut self,
+        control: &mut Control,
+        mut guest: CaughtUp<TcpStream>,
+    ) -> Result<(), SidecarError> {
+        tokio::select! {
+            promoted = self.promote(control) => promoted,
+            // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
+            Err(error) = guest.hold() => Err(error.into()),
+        }
+    }
+
+    async fn promote(&self, control: &mut Control) -> Result<(), SidecarError> {
+        self.status.phase(Phase::Promoting, "REPLICAOF NO ONE");
+        control.call(&["REPLICAOF", "NO", "ONE"]).await?;
+        let since = Instant::now();
+        while control.facts().await?.role != Role::Master {
+            if since.elapsed() > PROMOTION_LIMIT {
+                return Err(SidecarError::NotPromoted);
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        self.status.promoted(true);
+        tracing::info!("Redis is a master and takes writes");
+        Ok(())
+    }
+
+    /// Redis came up as an empty master although there is data: nobody told it to wait for us.
+    async fn make_our_replica(&mut self, control: &mut Control) -> Result<(), SidecarError> {
+        tracing::warn!(
+            "Redis is an empty master although the store has data: restoring it. Start it with --replicaof {}, so that it \
+             takes no writes before",
+            self.door.addr()
+        );
+        let ip = match self.door.addr().ip() {
+            ip if ip.is_unspecified() => control.local_ip().unwrap_or(ip),
+            ip => ip,
+        };
+        control
+            .call(&[
+                "REPLICAOF",
+                &ip.to_string(),
+                &self.door.addr().port().to_string(),
+            ])
+            .await?;
+        Ok(())
+    }
+
+    /// The latest that the store can give, and everything in it.
+    async fn tip(&self) -> Result<Option<(Catalog, Tip)>, SidecarError> {
+        let archive = self.capture.archive();
+        let catalog = archive.catalog().await?;
+        let latest = match self.config.history {
+            Some(id) => Some(id),
+            None => catalog
+                .latest(Some(self.capture.service()))
+                .map_err(RestoreError::from)?,
+        };
+        let Some(history) = latest else {
+            return Ok(None);
+        };
+        let end = archive.log_end(&catalog, history).await?;
+        let ancestors = catalog.lineage(history)?.into_iter().skip(1).collect();
+        let end = Position {
+            history,
+            offset: end.boundary.offset,
+        };
+        Ok(Some((catalog, Tip { end, ancestors })))
+    }
+
+    async fn is_us(&self, control: &Control, host: &str, port: u16) -> bool {
+        if port != self.door.addr().port() {
+            return false;
+        }
+        let ours = |ip: IpAddr| {
+            let ip = ip.to_canonical();
+            ip.is_loopback() || ip == self.door.addr().ip() || Some(ip) == control.local_ip()
+        };
+        match tokio::net::lookup_host((host, port)).await {
+            Ok(mut addrs) => addrs.any(|addr| ours(addr.ip())),
+            Err(_) => false,
+        }
+    }
+
+    /// A round failed in a way that the next one may mend.
+    async fn told(&mut self, error: &SidecarError) {
+        let text = error.to_string();
+        if self.status.view().last_error.as_ref() != Some(&text) {
+            tracing::warn!("{text}");
+        }
+        match error {
+            SidecarError::Restore(RestoreError::Archive(cause)) if cause.is_transient() => {
+                store_is_away(&self.status, &self.clock, cause);
+            }
+            _ => {
+                self.status.error(text.clone(), (self.clock)());
+                self.status.phase(Phase::WaitingForRedis, text);
+            }
+        }
+    }
+}
+
+/// Seals the history, so that no other writer can add to it, and plans its restore to the very end. A log that cannot be
+/// replayed byte for byte (relative expiries of an old server) is served as a fork.
+async fn prepare(
+    archive: &Archive,
+    history: ReplId,
+    writer: &str,
+    now_unix_ms: i64,
+) -> Result<(Plan, Identity), RestoreError> {
+    let reason = "it is served to a fresh Redis, and goes on under the id of that";
+    let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
+    check(archive, &plan, &()).await?;
+    let identity = if plan.relative_ttls || !plan.is_tip_end {
+        tracing::info!(
+            "the log of this old server holds relative expiries, which are made absolute: the restored Redis gets an id of \
+             its own, and one new full sync"
+        );
+        Identity::Fork {
+            id: ReplId::from_random(rand::random()),
+        }
+    } else {
+        Identity::Continue { id: history }
+    };
+    Ok((plan, identity))
+}
+
+fn is_of_known_history(facts: &Facts, catalog: &Catalog) -> bool {
+    let ids = [facts.replid, facts.replid2.map(|(id, _)| id)];
+    ids.into_iter()
+        .flatten()
+        .any(|id| catalog.is_restorable(id))
+}
+
+fn total_keys(plan: &Plan) -> u64 {
+    plan.base
+        .databases
+        .values()
+        .fold(0, |sum, db| sum.saturating_add(db.keys))
+}
+
+async fn stopped(shutdown: &mut Shutdown) -> SessionEnd {
+    match shutdown.wait_for(|stop| *stop).await {
+        Ok(_) => SessionEnd::Stopped,
+        Err(_) => std::future::pending().await,
+    }
+}
