@@ -21,9 +21,9 @@ use crate::proto::master::{Credentials, Master, MasterEvent, RequestError};
 use crate::resp::encode_command;
 
 /// A target that neither takes a byte nor sends one for so long hangs. While it loads, it sends a newline each second.
-pub const STALL: Duration = Duration::from_secs(120);
+pub(super) const STALL: Duration = Duration::from_secs(120);
 /// A connection that does not ask for a sync within this time is no replica.
-pub const HANDSHAKE: Duration = Duration::from_secs(30);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// A newline so often while the snapshot is prepared; targets wait `repl-timeout`, 60 s by default.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A `PING` so often to a fork that waits to be promoted.
