@@ -228,7 +228,7 @@ impl Decode for SegmentDecoder {
             self.head = Some(head);
             return Ok(());
         };
-        if entry != self.expected {
+        if !entry.is_same(&self.expected) {
             return Err(ArchiveError::damaged(
                 &self.object,
                 "it is another segment than its header said before; objects must not be changed",

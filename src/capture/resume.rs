@@ -6,7 +6,7 @@ use crate::position::{Position, ReplId};
 
 /// What the store knows of a server's history.
 #[derive(Debug)]
-pub struct Known {
+pub(super) struct Known {
     /// Everything in the store.
     pub catalog: Catalog,
     /// The history to go on with, and its end.
@@ -22,7 +22,7 @@ pub struct Known {
 ///
 /// # Errors
 /// [`ArchiveError`], of the store.
-pub async fn find(
+pub(super) async fn find(
     archive: &Archive,
     service: &str,
     facts: Option<&Facts>,

@@ -19,7 +19,7 @@ const LAST_LOOK: Duration = Duration::from_secs(60);
 
 /// Watches for the shutdown of one master.
 #[derive(Debug)]
-pub struct ShutdownProbe {
+pub(super) struct ShutdownProbe {
     source: Source,
     asked: Option<Instant>,
     next: Option<Instant>,
@@ -29,7 +29,7 @@ pub struct ShutdownProbe {
 impl ShutdownProbe {
     /// For the master at `source`.
     #[must_use]
-    pub fn new(source: Source) -> Self {
+    pub(super) fn new(source: Source) -> Self {
         Self {
             source,
             asked: None,
@@ -39,21 +39,21 @@ impl ShutdownProbe {
     }
 
     /// A `GETACK` came.
-    pub fn getack(&mut self) {
+    pub(super) fn getack(&mut self) {
         let now = Instant::now();
         self.asked = Some(now);
         self.next = now.checked_add(FIRST_LOOK);
     }
 
     /// Something else came: the master lives.
-    pub fn other(&mut self) {
+    pub(super) fn other(&mut self) {
         self.asked = None;
         self.next = None;
     }
 
     /// Waits for the outcome of the next look: true when the master is shutting down. Waits for ever when there is
     /// nothing to look for. May be dropped while waiting.
-    pub async fn wait(&mut self) -> bool {
+    pub(super) async fn wait(&mut self) -> bool {
         if let Some(look) = &mut self.look {
             let found = look.await.unwrap_or(false);
             self.look = None;
