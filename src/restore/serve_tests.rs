@@ -69,6 +69,16 @@ fn ack(offset: u64) -> Vec<u8> {
 
 const PSYNC: &[u8] = b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n";
 
+async fn serve_replica<F>(
+    stream: DuplexStream,
+    prepare: impl FnOnce() -> F,
+) -> Result<CaughtUp<DuplexStream>, ServeError>
+where
+    F: Future<Output = Result<Offer, RestoreError>>,
+{
+    greet(stream, None).await?.serve(prepare(), &()).await
+}
+
 /// Serves `offer` to `target`, which does what it is told.
 async fn serve<F>(
     offer: Offer,
@@ -80,10 +90,7 @@ where
 {
     let (ours, theirs) = tokio::io::duplex(buffer);
     let prepare = || async { Ok(offer) };
-    tokio::join!(
-        serve_replica(ours, None, prepare, &()),
-        target(Target(theirs))
-    )
+    tokio::join!(serve_replica(ours, prepare), target(Target(theirs)))
 }
 
 #[tokio::test]
@@ -159,7 +166,7 @@ async fn newlines_go_out_while_the_snapshot_is_prepared_and_never_later() {
         target.gets_everything().await;
         target.says(&ack(1014)).await;
     };
-    let (served, ()) = tokio::join!(serve_replica(ours, None, prepare, &()), conversation);
+    let (served, ()) = tokio::join!(serve_replica(ours, prepare), conversation);
     served.unwrap();
 }
 

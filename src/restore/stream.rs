@@ -170,9 +170,7 @@ pub(super) async fn piece_bytes(
     archive: &Archive,
     piece: &Piece,
 ) -> Result<RawStream, ArchiveError> {
-    let raw = archive
-        .read_segment(piece.stored_header(archive).await?.as_ref())
-        .await?;
+    let raw = archive.read_segment(&piece.header).await?;
     let mut skip = piece.after.since(piece.header.meta.start);
     let mut take = piece.upto.since(piece.after);
     let cut = raw.try_filter_map(move |mut chunk| {
