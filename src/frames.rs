@@ -48,6 +48,8 @@ pub(crate) struct FrameDecoder {
     /// The bytes of the frame that is being read.
     frame: Vec<u8>,
     frame_limit: usize,
+    /// What to allocate for the next frame: as much as the last one took, so that few frames grow.
+    reserve: usize,
     within: bool,
 }
 
@@ -62,6 +64,7 @@ impl FrameDecoder {
             decoder,
             frame: Vec::new(),
             frame_limit,
+            reserve: FIRST_RESERVE,
             within: false,
         })
     }
@@ -87,6 +90,7 @@ impl FrameDecoder {
                 if self.frame.len() > self.frame_limit {
                     return Err(FrameError::TooLong(self.frame_limit));
                 }
+                self.reserve = self.frame.len().saturating_add(1).max(FIRST_RESERVE);
                 out(Bytes::from(std::mem::take(&mut self.frame)));
             }
             // With room left in the output, zstd has given all that it could make of the input.
@@ -112,7 +116,7 @@ impl FrameDecoder {
             .frame
             .len()
             .saturating_mul(2)
-            .max(FIRST_RESERVE)
+            .max(self.reserve)
             .min(most);
         let more = wanted.saturating_sub(self.frame.len());
         if more == 0 {

@@ -69,6 +69,9 @@ pub struct SegmentHeader {
     pub payload_crc64: u64,
     /// Compressed bytes after the header frame.
     pub payload_stored: u64,
+    /// CRC-64/REDIS of those compressed bytes: a zstd frame's header has bits that can change without harm to the raw bytes, and a
+    /// damaged object should be told even then.
+    pub stored_crc64: u64,
 }
 
 /// The seal of a log: nothing after `start` counts, whoever writes it.
@@ -96,6 +99,19 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// Is it the same segment, or seal? Time marks do not count: who keeps many headers may have left them out.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Segment(a), Self::Segment(b)) => {
+                (a.payload_crc64, a.payload_stored) == (b.payload_crc64, b.payload_stored)
+                    && (a.meta.history, a.meta.start, a.meta.end)
+                        == (b.meta.history, b.meta.start, b.meta.end)
+            }
+            (a, b) => a == b,
+        }
+    }
+
     /// The history that it says it belongs to.
     #[must_use]
     pub fn history(&self) -> ReplId {
@@ -119,7 +135,7 @@ impl Entry {
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum SegmentError {
     /// The first bytes are not those of a segment.
-    #[error("is not a log segment: it does not begin with its header frame")]
+    #[error("not a log segment: it does not begin with its header frame")]
     NotASegment,
     /// Written by a newer backfeed.
     #[error(
@@ -142,7 +158,7 @@ pub enum SegmentError {
     #[error("its header contradicts itself: {0}")]
     Inconsistent(&'static str),
     /// The payload ends early.
-    #[error("is truncated: {found} of {expected} payload bytes are there")]
+    #[error("truncated: {found} of {expected} payload bytes are there")]
     Truncated {
         /// Compressed bytes that the header promises.
         expected: u64,
@@ -150,7 +166,7 @@ pub enum SegmentError {
         found: u64,
     },
     /// There is something after the payload.
-    #[error("has bytes after its end")]
+    #[error("there are bytes after its end")]
     TrailingBytes,
     /// The payload does not decompress.
     #[error("its payload is damaged: {0}")]
@@ -159,7 +175,7 @@ pub enum SegmentError {
     #[error("its payload is not what its header promises: {0}")]
     PayloadMismatch(String),
     /// Compression failed.
-    #[error("cannot be compressed: {0}")]
+    #[error("it cannot be compressed: {0}")]
     Compress(String),
 }
 
@@ -180,6 +196,7 @@ pub fn encode(
         meta,
         payload_crc64: crc,
         payload_stored: payload.len() as u64,
+        stored_crc64: Crc64::of(&payload),
     };
     let frame = header_frame(&Document::of_segment(&header))?;
     let mut object = BytesMut::with_capacity(frame.len().saturating_add(payload.len()));
@@ -229,6 +246,7 @@ pub struct PayloadReader {
     frames: FrameDecoder,
     expected: SegmentHeader,
     stored: u64,
+    stored_crc: Crc64,
     raw: u64,
     crc: Crc64,
 }
@@ -240,6 +258,7 @@ impl PayloadReader {
             frames: FrameDecoder::new(FRAME_RAW_LIMIT).map_err(payload_damaged)?,
             expected: header.clone(),
             stored: 0,
+            stored_crc: Crc64::new(),
             raw: 0,
             crc: Crc64::new(),
         })
@@ -251,6 +270,7 @@ impl PayloadReader {
         if self.stored > self.expected.payload_stored {
             return Err(SegmentError::TrailingBytes);
         }
+        self.stored_crc.update(bytes);
         let wanted = self.expected.meta.end.since(self.expected.meta.start);
         let (raw, crc) = (&mut self.raw, &mut self.crc);
         self.frames
@@ -284,14 +304,12 @@ impl PayloadReader {
         if self.raw != self.expected.meta.end.since(self.expected.meta.start) {
             return Err(self.length_mismatch());
         }
-        if self.crc.value() != self.expected.payload_crc64 {
-            return Err(SegmentError::PayloadMismatch(format!(
-                "CRC-64 {:016x} instead of {:016x}",
-                self.crc.value(),
-                self.expected.payload_crc64
-            )));
-        }
-        Ok(())
+        check_crc("raw", self.crc.value(), self.expected.payload_crc64)?;
+        check_crc(
+            "stored",
+            self.stored_crc.value(),
+            self.expected.stored_crc64,
+        )
     }
 
     fn length_mismatch(&self) -> SegmentError {
@@ -301,6 +319,15 @@ impl PayloadReader {
             self.expected.meta.end.since(self.expected.meta.start)
         ))
     }
+}
+
+fn check_crc(of: &str, found: u64, expected: u64) -> Result<(), SegmentError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(SegmentError::PayloadMismatch(format!(
+        "CRC-64 {found:016x} instead of {expected:016x} of its {of} bytes"
+    )))
 }
 
 /// The JSON header.
@@ -320,9 +347,10 @@ enum Document {
         marks: Vec<(i64, u64)>,
         #[serde(default)]
         writer: String,
-        /// Hexadecimal.
+        /// Hexadecimal, as the other one.
         crc64: String,
         stored: u64,
+        stored_crc64: String,
     },
     Seal {
         history: ReplId,
@@ -353,6 +381,7 @@ impl Document {
             writer: meta.writer.clone(),
             crc64: format!("{:016x}", header.payload_crc64),
             stored: header.payload_stored,
+            stored_crc64: format!("{:016x}", header.stored_crc64),
         }
     }
 
@@ -379,6 +408,7 @@ impl Document {
                 writer,
                 crc64,
                 stored,
+                stored_crc64,
             } => {
                 let meta = SegmentMeta {
                     history,
@@ -396,6 +426,8 @@ impl Document {
                     payload_crc64: u64::from_str_radix(&crc64, 16)
                         .map_err(|_| SegmentError::Inconsistent("its checksum is no number"))?,
                     payload_stored: stored,
+                    stored_crc64: u64::from_str_radix(&stored_crc64, 16)
+                        .map_err(|_| SegmentError::Inconsistent("its checksum is no number"))?,
                 }))
             }
             Self::Seal {

@@ -1,1 +1,24 @@
-//! The tests of backfeed: one binary, real servers.
+//! The tests of backfeed: one binary, real servers, the real program.
+
+#![allow(
+    missing_docs,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used
+)]
+
+mod support;
+
+mod acks;
+mod bad_input;
+mod crash;
+mod matrix;
+mod scripted;
+mod sidecar;
+mod sizes;
+mod stock_tools;
+mod tidy;
+mod writers;

@@ -1,16 +1,47 @@
 //! Bases: RDB bytes in, zstd frames with a seek table out, and back.
+//!
+//! A base's object is a run of independent zstd frames of 4 MiB of RDB each, then the seek table of the zstd seekable format
+//! (`contrib/seekable_format/zstd_seekable_compression_format.md` in zstd's repository), which is a skippable frame.
 
-use bytes::Bytes;
+use std::io;
 
-use super::ArchiveError;
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::names::Name;
+use super::read::{Decode, decode_stream};
+use super::{Archive, ArchiveError, BaseManifest, RawStream, documents};
+use crate::crc64::Crc64;
+use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::Position;
+use crate::store::{StoreError, Upload};
+
+/// Bytes of RDB in one zstd frame. Two frames are compressed or waiting while one is uploaded and one filled, each with its
+/// result: at most 24 MiB in all.
+pub const BASE_FRAME_RAW: usize = 4 << 20;
+
+/// zstd's level for bases: the first full sync should not wait for compression, and RDB has its own.
+const LEVEL: i32 = 1;
+
+const SKIPPABLE_MAGIC: u32 = 0x184D_2A5E;
+const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
+/// Number of frames, descriptor, magic.
+const SEEK_FOOTER: usize = 9;
 
 /// A base in the making. Dropping it abandons it: nothing of it is visible.
 pub struct BaseWriter {
     at: Position,
+    object: String,
+    filling: BytesMut,
+    raw_bytes: u64,
+    crc: Crc64,
+    /// Frames on their way to the uploader. None after an error, or once the last one is sent.
+    frames: Option<mpsc::Sender<JoinHandle<io::Result<Frame>>>>,
+    uploader: JoinHandle<Result<Uploaded, ArchiveError>>,
 }
 
-/// A base whose data is stored; its manifest is still to be written ([`super::Archive::commit_base`]).
+/// A base whose data is stored; its manifest is still to be written ([`Archive::commit_base`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredBase {
     /// Where it stands.
@@ -23,16 +54,283 @@ pub struct StoredBase {
     pub crc64: u64,
 }
 
+struct Frame {
+    raw_bytes: usize,
+    stored: Vec<u8>,
+}
+
+/// All frames are written, and the object awaits its commit.
+struct Uploaded {
+    upload: Box<dyn Upload>,
+    stored_bytes: u64,
+}
+
 impl BaseWriter {
-    /// Appends bytes of the RDB.
+    fn new(at: Position, upload: Box<dyn Upload>) -> Self {
+        let object = Name::BaseData(at).to_string();
+        let (frames, incoming) = mpsc::channel(1);
+        Self {
+            at,
+            filling: BytesMut::new(),
+            raw_bytes: 0,
+            crc: Crc64::new(),
+            frames: Some(frames),
+            uploader: tokio::spawn(upload_frames(object.clone(), upload, incoming)),
+            object,
+        }
+    }
+
+    /// Appends bytes of the RDB. Compression and upload go on beside it; it waits when they are behind. After an error the
+    /// writer is of no more use.
     pub async fn write(&mut self, raw: Bytes) -> Result<(), ArchiveError> {
-        let _ = (raw, self.at);
-        todo!()
+        self.crc.update(&raw);
+        self.raw_bytes = self.raw_bytes.saturating_add(raw.len() as u64);
+        let mut rest = &raw[..];
+        while !rest.is_empty() {
+            if self.filling.is_empty() {
+                self.filling.reserve(BASE_FRAME_RAW);
+            }
+            let room = BASE_FRAME_RAW.saturating_sub(self.filling.len());
+            let (head, tail) = rest.split_at(room.min(rest.len()));
+            self.filling.extend_from_slice(head);
+            rest = tail;
+            if self.filling.len() >= BASE_FRAME_RAW {
+                self.send_frame().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Stores the object. [`ArchiveError::BaseExists`] when its data is already there (a crash before the manifest was
-    /// written): the caller reads it with [`super::Archive::read_stray_base`], and adopts it.
-    pub async fn finish(self) -> Result<StoredBase, ArchiveError> {
-        todo!()
+    /// written): the caller reads it with [`Archive::read_stray_base`], and adopts it.
+    pub async fn finish(mut self) -> Result<StoredBase, ArchiveError> {
+        if !self.filling.is_empty() {
+            self.send_frame().await?;
+        }
+        if self.frames.take().is_none() {
+            return Err(self.uploader_error().await);
+        }
+        let Uploaded {
+            upload,
+            stored_bytes,
+        } = joined(&self.object, (&mut self.uploader).await)??;
+        match upload.commit().await {
+            Ok(()) => Ok(StoredBase {
+                at: self.at,
+                raw_bytes: self.raw_bytes,
+                stored_bytes,
+                crc64: self.crc.value(),
+            }),
+            Err(StoreError::AlreadyExists { name }) => {
+                Err(ArchiveError::BaseExists { object: name })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn send_frame(&mut self) -> Result<(), ArchiveError> {
+        let raw = std::mem::take(&mut self.filling).freeze();
+        let frame = spawn_blocking(move || {
+            Ok(Frame {
+                raw_bytes: raw.len(),
+                stored: FrameEncoder::new(LEVEL)?.frame(&raw)?,
+            })
+        });
+        if let Some(frames) = &self.frames
+            && frames.send(frame).await.is_ok()
+        {
+            return Ok(());
+        }
+        Err(self.uploader_error().await)
+    }
+
+    /// Why the uploader has ended early.
+    async fn uploader_error(&mut self) -> ArchiveError {
+        let over = ArchiveError::damaged(&self.object, "its upload has failed before");
+        if self.frames.take().is_none() {
+            return over;
+        }
+        match joined(&self.object, (&mut self.uploader).await) {
+            Ok(Err(error)) | Err(error) => error,
+            Ok(Ok(_)) => over,
+        }
     }
 }
+
+impl Drop for BaseWriter {
+    fn drop(&mut self) {
+        self.uploader.abort();
+    }
+}
+
+/// Writes the frames in their order, then the seek table. It ends when the sender is dropped; the commit is the writer's.
+async fn upload_frames(
+    object: String,
+    mut upload: Box<dyn Upload>,
+    mut incoming: mpsc::Receiver<JoinHandle<io::Result<Frame>>>,
+) -> Result<Uploaded, ArchiveError> {
+    let mut stored_bytes = 0_u64;
+    let mut table = BytesMut::new();
+    let mut count = 0_u32;
+    while let Some(frame) = incoming.recv().await {
+        let frame = joined(&object, frame.await)?.map_err(|error| {
+            ArchiveError::damaged(&object, format!("it cannot be compressed: {error}"))
+        })?;
+        stored_bytes = stored_bytes.saturating_add(frame.stored.len() as u64);
+        table.put_u32_le(u32_of(&object, frame.stored.len())?);
+        table.put_u32_le(u32_of(&object, frame.raw_bytes)?);
+        count = count.saturating_add(1);
+        upload.write(frame.stored.into()).await?;
+    }
+    let table = seek_table(&table, count, u32_of(&object, table.len())?);
+    stored_bytes = stored_bytes.saturating_add(table.len() as u64);
+    upload.write(table).await?;
+    Ok(Uploaded {
+        upload,
+        stored_bytes,
+    })
+}
+
+fn seek_table(entries: &[u8], count: u32, entries_bytes: u32) -> Bytes {
+    let mut table = BytesMut::new();
+    table.put_u32_le(SKIPPABLE_MAGIC);
+    table.put_u32_le(entries_bytes.saturating_add(SEEK_FOOTER as u32));
+    table.put_slice(entries);
+    table.put_u32_le(count);
+    table.put_u8(0); // descriptor: no checksums in the table, as each frame has its own
+    table.put_u32_le(SEEKABLE_MAGIC);
+    table.freeze()
+}
+
+fn u32_of(object: &str, number: usize) -> Result<u32, ArchiveError> {
+    u32::try_from(number)
+        .map_err(|_| ArchiveError::damaged(object, "it is too long for a seek table"))
+}
+
+fn joined<T>(object: &str, result: Result<T, tokio::task::JoinError>) -> Result<T, ArchiveError> {
+    result.map_err(|error| {
+        ArchiveError::Store(StoreError::Transient {
+            what: format!("cannot write {object}"),
+            cause: format!("the process is shutting down ({error})"),
+        })
+    })
+}
+
+impl Archive {
+    /// Begins the data of a base.
+    pub async fn begin_base(&self, at: Position) -> Result<BaseWriter, ArchiveError> {
+        let upload = self.store.upload(&Name::BaseData(at).to_string()).await?;
+        Ok(BaseWriter::new(at, upload))
+    }
+
+    /// Writes the manifest, after which the base counts. One that exists already stays, and is no error.
+    pub async fn commit_base(&self, manifest: &BaseManifest) -> Result<(), ArchiveError> {
+        let object = Name::BaseManifest(manifest.position()).to_string();
+        let body = documents::to_bytes(&object, manifest)?;
+        self.create_unless_there(&object, body).await
+    }
+
+    /// The RDB of a base, verified: stored size, raw size, CRC-64. Only the end of the stream without an error says that all
+    /// was right; until then each piece has passed its zstd frame's checksum.
+    pub async fn read_base(&self, manifest: &BaseManifest) -> Result<RawStream, ArchiveError> {
+        let object = Name::BaseData(manifest.position()).to_string();
+        let source = self.read_existing(&object).await?;
+        let decoder = BaseDecoder::new(object, Some(manifest.clone()))?;
+        Ok(decode_stream(source, decoder))
+    }
+
+    /// The data of a base that has no manifest yet, and how many bytes are stored. Each zstd frame's checksum is verified; the
+    /// caller checks the RDB, and counts.
+    pub async fn read_stray_base(&self, at: Position) -> Result<(u64, RawStream), ArchiveError> {
+        let object = Name::BaseData(at).to_string();
+        let stored_bytes = self.size_of(&object).await?;
+        let source = self.read_existing(&object).await?;
+        let decoder = BaseDecoder::new(object, None)?;
+        Ok((stored_bytes, decode_stream(source, decoder)))
+    }
+}
+
+struct BaseDecoder {
+    object: String,
+    manifest: Option<BaseManifest>,
+    frames: FrameDecoder,
+    stored: u64,
+    raw: u64,
+    crc: Crc64,
+}
+
+impl BaseDecoder {
+    fn new(object: String, manifest: Option<BaseManifest>) -> Result<Self, ArchiveError> {
+        let frames = FrameDecoder::new(BASE_FRAME_RAW)
+            .map_err(|error| ArchiveError::damaged(&object, error.to_string()))?;
+        Ok(Self {
+            object,
+            manifest,
+            frames,
+            stored: 0,
+            raw: 0,
+            crc: Crc64::new(),
+        })
+    }
+
+    fn damaged(&self, reason: impl Into<String>) -> ArchiveError {
+        ArchiveError::damaged(&self.object, reason)
+    }
+}
+
+impl Decode for BaseDecoder {
+    fn push(&mut self, bytes: &[u8], out: &mut dyn FnMut(Bytes)) -> Result<(), ArchiveError> {
+        self.stored = self.stored.saturating_add(bytes.len() as u64);
+        if let Some(manifest) = &self.manifest
+            && self.stored > manifest.stored_bytes
+        {
+            return Err(self.damaged("there are bytes after its end"));
+        }
+        let (raw, crc) = (&mut self.raw, &mut self.crc);
+        let pushed = self.frames.push(bytes, &mut |frame| {
+            *raw = raw.saturating_add(frame.len() as u64);
+            crc.update(&frame);
+            out(frame);
+        });
+        pushed.map_err(|error: FrameError| self.damaged(error.to_string()))
+    }
+
+    fn finish(self) -> Result<(), ArchiveError> {
+        let truncated = |reason: String| ArchiveError::Truncated {
+            object: self.object.clone(),
+            reason,
+        };
+        if let Some(manifest) = &self.manifest
+            && self.stored < manifest.stored_bytes
+        {
+            return Err(truncated(format!(
+                "{} of {} bytes are there",
+                self.stored, manifest.stored_bytes
+            )));
+        }
+        if self.frames.within_frame() {
+            return Err(truncated("its last zstd frame does not end".to_owned()));
+        }
+        let Some(manifest) = &self.manifest else {
+            return Ok(());
+        };
+        if self.raw != manifest.raw_bytes {
+            return Err(self.damaged(format!(
+                "it holds {} bytes of RDB, and its manifest says {}",
+                self.raw, manifest.raw_bytes
+            )));
+        }
+        let crc64 = BaseManifest::crc64_text(self.crc.value());
+        if crc64 != manifest.crc64.to_ascii_lowercase() {
+            return Err(self.damaged(format!(
+                "its CRC-64 is {crc64}, and its manifest says {}",
+                manifest.crc64
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "base_tests.rs"]
+mod tests;

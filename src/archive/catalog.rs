@@ -1,17 +1,17 @@
 //! What the archive holds: histories, their bases and logs, and how they descend from one another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ArchiveError, BaseManifest, HistoryDoc};
-use crate::position::{Position, ReplId};
+use crate::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     /// The histories whose `history.json` could be read.
     pub histories: BTreeMap<ReplId, History>,
-    /// Histories whose `history.json` is there but could not be read, and why. While there are any, [`Catalog::latest`] does
-    /// not choose: the newest may be among them.
+    /// Histories of which too little could be read to tell what they are, and why: `history.json`, or the manifest of the only
+    /// base. While there are any, [`Catalog::latest`] does not choose: the right one may be among them.
     pub unreadable: BTreeMap<ReplId, String>,
     /// What else was found and cannot be used, for operators: foreign objects, histories without `history.json`.
     pub problems: Vec<String>,
@@ -32,7 +32,7 @@ pub struct History {
 
 /// Several histories could be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("several histories could be meant, name one of them: {}", join(.0))]
+#[error("it is not clear which history is meant, name one of them: {}", join(.0))]
 pub struct Ambiguous(pub Vec<ReplId>);
 
 fn join(ids: &[ReplId]) -> String {
@@ -42,23 +42,94 @@ fn join(ids: &[ReplId]) -> String {
 
 impl Catalog {
     /// From `id` (offset `u64::MAX`) up to the root: each ancestor with the last offset that `id` shares with it. It stops
-    /// before an ancestor that is not in the catalog.
+    /// before an ancestor that is not in the catalog. Errors: [`ArchiveError::UnknownHistory`], [`ArchiveError::Cycle`].
     pub fn lineage(&self, id: ReplId) -> Result<Vec<Position>, ArchiveError> {
-        let _ = id;
-        todo!()
+        let mut history = self
+            .histories
+            .get(&id)
+            .ok_or(ArchiveError::UnknownHistory { id })?;
+        let mut shared = Offset(u64::MAX);
+        let mut lineage = vec![Position {
+            history: id,
+            offset: shared,
+        }];
+        while let Some(parent) = history.doc.parent {
+            let Some(found) = self.histories.get(&parent.history) else {
+                break;
+            };
+            if lineage.iter().any(|at| at.history == parent.history) {
+                return Err(ArchiveError::Cycle { id });
+            }
+            // Offsets go on counting from parent to child, so less is shared if an ancestor was left earlier still.
+            shared = shared.min(parent.offset);
+            lineage.push(Position {
+                history: parent.history,
+                offset: shared,
+            });
+            history = found;
+        }
+        Ok(lineage)
     }
 
     /// Has it, or an ancestor at or below the offset where `id` left it, a base?
     #[must_use]
     pub fn is_restorable(&self, id: ReplId) -> bool {
-        let _ = id;
-        todo!()
+        let has_base = |at: &Position| {
+            let history = self.histories.get(&at.history);
+            history.is_some_and(|found| found.bases.iter().any(|base| base.offset <= at.offset))
+        };
+        self.lineage(id)
+            .is_ok_and(|lineage| lineage.iter().any(has_base))
     }
 
     /// The history that goes on: of the restorable ones that no other restorable one names as `parent` or `previous`, the only
-    /// one that `service` wrote, or else the only one. None: there is nothing to restore.
+    /// one that `service` wrote, or else the only one. None: there is nothing to restore. [`Ambiguous`] when there are
+    /// several, or some that cannot be read.
     pub fn latest(&self, service: Option<&str>) -> Result<Option<ReplId>, Ambiguous> {
-        let _ = service;
-        todo!()
+        let restorable: Vec<&History> = self
+            .histories
+            .values()
+            .filter(|history| self.is_restorable(history.doc.id))
+            .collect();
+        let superseded: BTreeSet<ReplId> = restorable
+            .iter()
+            .flat_map(|history| {
+                let doc = &history.doc;
+                let before = [
+                    doc.parent.map(|parent| parent.history),
+                    doc.previous.map(|previous| previous.history),
+                ];
+                before.into_iter().flatten().filter(|id| *id != doc.id)
+            })
+            .collect();
+        let tips: Vec<&HistoryDoc> = restorable
+            .iter()
+            .map(|history| &history.doc)
+            .filter(|doc| !superseded.contains(&doc.id))
+            .collect();
+        if !self.unreadable.is_empty() {
+            let known = tips.iter().map(|doc| doc.id);
+            let all: BTreeSet<ReplId> = known.chain(self.unreadable.keys().copied()).collect();
+            return Err(Ambiguous(all.into_iter().collect()));
+        }
+        let own: Vec<ReplId> = tips
+            .iter()
+            .filter(|doc| service == Some(doc.service.as_str()))
+            .map(|doc| doc.id)
+            .collect();
+        match (own.as_slice(), tips.as_slice()) {
+            ([own], _) => Ok(Some(*own)),
+            (_, [only]) => Ok(Some(only.id)),
+            (_, []) if restorable.is_empty() => Ok(None),
+            // No tips at all: they name each other.
+            (_, []) => Err(Ambiguous(
+                restorable.iter().map(|history| history.doc.id).collect(),
+            )),
+            _ => Err(Ambiguous(tips.iter().map(|doc| doc.id).collect())),
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

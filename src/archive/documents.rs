@@ -178,7 +178,7 @@ pub struct DbCounts {
 /// The bytes of a document.
 pub(super) fn to_bytes<D: Serialize>(object: &str, document: &D) -> Result<Bytes, ArchiveError> {
     let mut text = serde_json::to_vec_pretty(document)
-        .map_err(|error| ArchiveError::damaged(object, format!("cannot be written: {error}")))?;
+        .map_err(|error| ArchiveError::damaged(object, format!("it cannot be written: {error}")))?;
     text.push(b'\n');
     Ok(text.into())
 }
@@ -193,7 +193,7 @@ pub(super) fn from_bytes<D: DeserializeOwned>(
         format: u32,
     }
     let not_json = |error: serde_json::Error| {
-        ArchiveError::damaged(object, format!("is not the document it should be: {error}"))
+        ArchiveError::damaged(object, format!("not the document it should be: {error}"))
     };
     let Probe { format } = serde_json::from_slice(bytes).map_err(not_json)?;
     if format > FORMAT {

@@ -1,13 +1,24 @@
-//! The log of a history: appending, sealing, and following the chain of segments.
+//! The objects of a log: appending, sealing and reading them one by one. ([`super::chain`] follows them.)
 
-use crate::position::{Boundary, Offset, TimeMark};
-use crate::segment::{Entry, SealHeader, SegmentHeader};
+use bytes::Bytes;
+use futures::TryStreamExt;
 
-use super::ArchiveError;
+use super::names::Name;
+use super::read::{Decode, decode_stream};
+use super::{Archive, ArchiveError, RawStream};
+use crate::position::{Offset, ReplId};
+use crate::segment::{
+    self, Entry, FORMAT_VERSION, HEADER_LIMIT, PayloadReader, SealHeader, SegmentError,
+    SegmentHeader,
+};
+use crate::store::StoreError;
 
 /// How many segments a writer may have in flight at once. Readers rely on it: when a writer dies, so many segments less one can
 /// lie beyond the hole that it left, and readers look back further than that to tell the log from such strays.
 pub const PARALLEL_UPLOADS: usize = 8;
+
+/// Bytes of an object that are fetched to read its header: few have longer ones.
+const HEADER_READ: usize = 8 << 10;
 
 /// Why a segment or a seal was not created.
 #[derive(Debug, thiserror::Error)]
@@ -20,41 +31,220 @@ pub enum AppendError {
     Archive(#[from] ArchiveError),
 }
 
-/// Where a log ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEnd {
-    /// The last byte of the unbroken chain of bases and segments.
-    pub end: Offset,
-    /// The last point at or before `end` that is between commands and outside `MULTI`.
-    pub boundary: Boundary,
-    /// The last time mark of the log; None when it has no segment with one.
-    pub last_mark: Option<TimeMark>,
-    /// The seal after `end`, if there is one.
-    pub sealed: Option<SealHeader>,
+impl AppendError {
+    /// May the same call succeed later?
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Archive(error) if error.is_transient())
+    }
 }
 
-/// What [`super::Archive::chain`] gives: segments, and last of all why it ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChainItem {
-    /// The next segment.
-    Segment(SegmentHeader),
-    /// Nothing more; no item follows.
-    End(ChainEnd),
+impl Archive {
+    /// Creates a segment from what [`segment::encode`] gave. If the very same bytes are there already (an earlier try whose
+    /// answer was lost), that is success. Transient errors are the caller's to retry.
+    pub async fn append(&self, header: &SegmentHeader, body: Bytes) -> Result<(), AppendError> {
+        let first_byte = header.meta.start.next_byte();
+        let object = log_name(header.meta.history, first_byte);
+        match self.store.create(&object, body.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::AlreadyExists { .. }) => {}
+            Err(error) => return Err(ArchiveError::from(error).into()),
+        }
+        let entry = self.existing_entry(header.meta.history, first_byte).await?;
+        if matches!(&entry, Entry::Segment(theirs) if theirs == header)
+            && self.holds(&object, &body).await?
+        {
+            return Ok(());
+        }
+        Err(AppendError::Taken(Box::new(entry)))
+    }
+
+    /// Seals a log after its last byte. A seal that is there already is success; a segment is [`AppendError::Taken`].
+    pub async fn seal(
+        &self,
+        history: ReplId,
+        after: Offset,
+        reason: &str,
+        writer: &str,
+        unix_ms: i64,
+    ) -> Result<(), AppendError> {
+        let object = log_name(history, after.next_byte());
+        let seal = SealHeader {
+            history,
+            start: after,
+            reason: reason.to_owned(),
+            writer: writer.to_owned(),
+            sealed_unix_ms: unix_ms,
+        };
+        let body = segment::encode_seal(&seal).map_err(|error| archive_error(&object, &error))?;
+        match self.store.create(&object, body).await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::AlreadyExists { .. }) => {}
+            Err(error) => return Err(ArchiveError::from(error).into()),
+        }
+        match self.existing_entry(history, after.next_byte()).await? {
+            Entry::Seal(_) => Ok(()),
+            segment @ Entry::Segment(_) => Err(AppendError::Taken(Box::new(segment))),
+        }
+    }
+
+    /// The header of the segment or seal whose first byte is number `first_byte`, read without its payload.
+    pub async fn entry(
+        &self,
+        history: ReplId,
+        first_byte: u64,
+    ) -> Result<Option<Entry>, ArchiveError> {
+        let object = log_name(history, first_byte);
+        let mut wanted = HEADER_READ;
+        loop {
+            let Some(bytes) = self.read_range(&object, wanted as u64).await? else {
+                return Ok(None);
+            };
+            let decoded =
+                segment::decode_entry(&bytes).map_err(|error| archive_error(&object, &error))?;
+            if let Some((entry, _)) = decoded {
+                return check_name(&object, history, first_byte, entry).map(Some);
+            }
+            if bytes.len() < wanted || wanted >= HEADER_LIMIT {
+                return Err(header_cut_off(&object));
+            }
+            wanted = wanted.saturating_mul(8).min(HEADER_LIMIT);
+        }
+    }
+
+    /// The raw bytes of a segment, verified against its header. Only the end of the stream without an error says that all was
+    /// right; until then each piece has passed its zstd frame's checksum.
+    pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
+        let object = log_name(header.meta.history, header.meta.start.next_byte());
+        let source = self.read_existing(&object).await?;
+        let decoder = SegmentDecoder {
+            payload: PayloadReader::new(header).map_err(|error| archive_error(&object, &error))?,
+            object,
+            expected: Entry::Segment(header.clone()),
+            head: Some(Vec::new()),
+        };
+        Ok(decode_stream(source, decoder))
+    }
+
+    async fn existing_entry(
+        &self,
+        history: ReplId,
+        first_byte: u64,
+    ) -> Result<Entry, ArchiveError> {
+        let entry = self.entry(history, first_byte).await?;
+        entry.ok_or_else(|| ArchiveError::Missing {
+            object: log_name(history, first_byte),
+        })
+    }
+
+    /// Does `object` consist of exactly these bytes?
+    async fn holds(&self, object: &str, body: &[u8]) -> Result<bool, ArchiveError> {
+        let mut source = self.read_existing(object).await?;
+        let mut rest = body;
+        while let Some(piece) = source.try_next().await? {
+            match rest.strip_prefix(&piece[..]) {
+                Some(after) => rest = after,
+                None => return Ok(false),
+            }
+        }
+        Ok(rest.is_empty())
+    }
 }
 
-/// Why a chain of segments ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChainEnd {
-    /// The log ends after this offset.
-    Log(Offset),
-    /// The byte after `at` is missing, though the log has a segment that begins at byte `next`: a gap, or strays of a
-    /// writer that died.
-    Gap {
-        /// The last byte before the gap.
-        at: Offset,
-        /// The first byte of the next segment.
-        next: u64,
-    },
-    /// The log is sealed.
-    Sealed(SealHeader),
+/// The name of the object of a log.
+pub(super) fn log_name(history: ReplId, first_byte: u64) -> String {
+    let name = Name::Log {
+        history,
+        first_byte,
+    };
+    name.to_string()
+}
+
+fn check_name(
+    object: &str,
+    history: ReplId,
+    first_byte: u64,
+    entry: Entry,
+) -> Result<Entry, ArchiveError> {
+    if entry.history() == history && entry.start().next_byte() == first_byte {
+        return Ok(entry);
+    }
+    Err(ArchiveError::Renamed {
+        object: object.to_owned(),
+        says: log_name(entry.history(), entry.start().next_byte()),
+    })
+}
+
+fn header_cut_off(object: &str) -> ArchiveError {
+    ArchiveError::Truncated {
+        object: object.to_owned(),
+        reason: "its header does not end".to_owned(),
+    }
+}
+
+fn archive_error(object: &str, error: &SegmentError) -> ArchiveError {
+    let object = object.to_owned();
+    match error {
+        SegmentError::NewerFormat { version } => ArchiveError::NewerFormat {
+            object,
+            version: u32::from(*version),
+            supported: u32::from(FORMAT_VERSION),
+        },
+        SegmentError::Truncated { expected, found } => ArchiveError::Truncated {
+            object,
+            reason: format!("{found} of {expected} payload bytes are there"),
+        },
+        other => ArchiveError::Damaged {
+            object,
+            reason: other.to_string(),
+        },
+    }
+}
+
+/// Header frame, then payload.
+struct SegmentDecoder {
+    object: String,
+    expected: Entry,
+    /// What has come of the header frame, until it is whole.
+    head: Option<Vec<u8>>,
+    payload: PayloadReader,
+}
+
+impl SegmentDecoder {
+    fn error(&self, error: &SegmentError) -> ArchiveError {
+        archive_error(&self.object, error)
+    }
+}
+
+impl Decode for SegmentDecoder {
+    fn push(&mut self, bytes: &[u8], mut out: &mut dyn FnMut(Bytes)) -> Result<(), ArchiveError> {
+        let Some(mut head) = self.head.take() else {
+            let pushed = self.payload.push(bytes, &mut out);
+            return pushed.map_err(|error| self.error(&error));
+        };
+        head.extend_from_slice(bytes);
+        let decoded = segment::decode_entry(&head).map_err(|error| self.error(&error))?;
+        let Some((entry, length)) = decoded else {
+            self.head = Some(head);
+            return Ok(());
+        };
+        if entry != self.expected {
+            return Err(ArchiveError::damaged(
+                &self.object,
+                "it is another segment than its header said before; objects must not be changed",
+            ));
+        }
+        let pushed = self
+            .payload
+            .push(head.get(length..).unwrap_or_default(), &mut out);
+        pushed.map_err(|error| self.error(&error))
+    }
+
+    fn finish(self) -> Result<(), ArchiveError> {
+        if self.head.is_some() {
+            return Err(header_cut_off(&self.object));
+        }
+        let finished = self.payload.finish();
+        finished.map_err(|error| archive_error(&self.object, &error))
+    }
 }

@@ -10,24 +10,29 @@
 
 mod base;
 mod catalog;
+mod chain;
 mod documents;
+mod listing;
 mod log;
 mod names;
+mod read;
+mod window;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
-pub use base::{BaseWriter, StoredBase};
+pub use base::{BASE_FRAME_RAW, BaseWriter, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
+pub use chain::{ChainEnd, ChainItem, LogEnd};
 pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT, HistoryDoc,
     Parent, ServerInfo,
 };
-pub use log::{AppendError, ChainEnd, ChainItem, LogEnd, PARALLEL_UPLOADS};
+pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
 
-use crate::position::{Offset, Position, ReplId};
-use crate::segment::{Entry, SegmentHeader};
+use crate::position::ReplId;
 use crate::store::{SharedStore, StoreError};
 
 /// Raw bytes in order, verified as far as they have come; the last item is an error unless everything was right.
@@ -86,7 +91,7 @@ pub enum ArchiveError {
         reason: String,
     },
     /// An object is not what it should be.
-    #[error("{object} {reason}")]
+    #[error("{object}: {reason}")]
     Damaged {
         /// The object.
         object: String,
@@ -145,8 +150,30 @@ impl ArchiveError {
 impl Archive {
     /// Opens the archive in `store`: [`ArchiveError::EmptyStore`] or [`ArchiveError::NotAnArchive`] when there is none.
     pub async fn open(store: SharedStore) -> Result<Self, ArchiveError> {
-        let _ = store;
-        todo!()
+        let archive = Self { store };
+        let object = Name::Archive.to_string();
+        let bytes = match archive.read_document(&object).await? {
+            Some(bytes) => bytes,
+            None => {
+                let why = archive.nothing_there().await;
+                // Unless somebody has made it between the two looks.
+                archive.read_document(&object).await?.ok_or(why)?
+            }
+        };
+        let not_ours = |reason: String| ArchiveError::NotAnArchive {
+            url: archive.store.url(),
+            reason,
+        };
+        let doc: ArchiveDoc = match documents::from_bytes(&object, &bytes) {
+            Err(ArchiveError::Damaged { object, reason }) => {
+                return Err(not_ours(format!("{object}: {reason}")));
+            }
+            other => other?,
+        };
+        if doc.kind != ARCHIVE_KIND {
+            return Err(not_ours(format!("{object} says that it is `{}`", doc.kind)));
+        }
+        Ok(archive)
     }
 
     /// Opens the archive in `store`, or makes one if the store is empty. `now_unix_ms` goes into `archive.json` then.
@@ -154,8 +181,23 @@ impl Archive {
         store: SharedStore,
         now_unix_ms: i64,
     ) -> Result<Self, ArchiveError> {
-        let _ = (store, now_unix_ms);
-        todo!()
+        match Self::open(store.clone()).await {
+            Err(ArchiveError::EmptyStore { .. }) => {}
+            other => return other,
+        }
+        let doc = ArchiveDoc {
+            format: FORMAT,
+            kind: ARCHIVE_KIND.to_owned(),
+            created_unix_ms: now_unix_ms,
+        };
+        let archive = Self {
+            store: store.clone(),
+        };
+        let object = Name::Archive.to_string();
+        let body = documents::to_bytes(&object, &doc)?;
+        archive.create_unless_there(&object, body).await?;
+        // Somebody may have been faster, and may not be us.
+        Self::open(store).await
     }
 
     /// The store, for what an operator should be told.
@@ -164,98 +206,33 @@ impl Archive {
         &self.store
     }
 
-    /// Lists what is there. What cannot be used is told in it, and is no error.
-    pub async fn catalog(&self) -> Result<Catalog, ArchiveError> {
-        todo!()
-    }
-
     /// Writes `history.json`. One that exists already stays, and is no error.
     pub async fn create_history(&self, doc: &HistoryDoc) -> Result<(), ArchiveError> {
-        let _ = doc;
-        todo!()
+        let object = Name::History(doc.id).to_string();
+        let body = documents::to_bytes(&object, doc)?;
+        self.create_unless_there(&object, body).await
     }
 
-    /// Begins the data of a base.
-    pub async fn begin_base(&self, at: Position) -> Result<BaseWriter, ArchiveError> {
-        let _ = at;
-        todo!()
-    }
-
-    /// Writes the manifest, after which the base counts. One that exists already stays, and is no error.
-    pub async fn commit_base(&self, manifest: &BaseManifest) -> Result<(), ArchiveError> {
-        let _ = manifest;
-        todo!()
-    }
-
-    /// The RDB of a base, verified: stored size, raw size, CRC-64.
-    pub async fn read_base(&self, manifest: &BaseManifest) -> Result<RawStream, ArchiveError> {
-        let _ = manifest;
-        todo!()
-    }
-
-    /// The data of a base that has no manifest yet, and how many bytes are stored. Each zstd frame's checksum is verified; the
-    /// caller checks the RDB, and counts.
-    pub async fn read_stray_base(&self, at: Position) -> Result<(u64, RawStream), ArchiveError> {
-        let _ = at;
-        todo!()
-    }
-
-    /// Creates a segment from what [`crate::segment::encode`] gave. If the very same bytes are there already (an earlier try
-    /// whose answer was lost), that is success. Transient errors are the caller's to retry.
-    pub async fn append(&self, header: &SegmentHeader, body: Bytes) -> Result<(), AppendError> {
-        let _ = (header, body);
-        todo!()
-    }
-
-    /// Seals a log after its last byte. A seal that is there already is success; a segment is [`AppendError::Taken`].
-    pub async fn seal(
-        &self,
-        history: ReplId,
-        after: Offset,
-        reason: &str,
-        writer: &str,
-        unix_ms: i64,
-    ) -> Result<(), AppendError> {
-        let _ = (history, after, reason, writer, unix_ms);
-        todo!()
-    }
-
-    /// The header of the segment or seal whose first byte is number `first_byte`, read without its payload.
-    pub async fn entry(
-        &self,
-        history: ReplId,
-        first_byte: u64,
-    ) -> Result<Option<Entry>, ArchiveError> {
-        let _ = (history, first_byte);
-        todo!()
-    }
-
-    /// Where the log of `history` ends. It reads the last few headers, and goes over to a base that stands beyond a gap.
-    /// [`ArchiveError::NothingStored`] when the history has no base, no segment and no parent.
-    pub async fn log_end(
-        &self,
-        catalog: &Catalog,
-        history: ReplId,
-    ) -> Result<LogEnd, ArchiveError> {
-        let _ = (catalog, history);
-        todo!()
-    }
-
-    /// The headers in order, from the segment that holds byte `after + 1` on, and why they end. An error is the last item.
-    #[must_use]
-    pub fn chain(
-        &self,
-        catalog: &Catalog,
-        history: ReplId,
-        after: Offset,
-    ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
-        let _ = (catalog, history, after);
-        todo!()
-    }
-
-    /// The raw bytes of a segment, verified against its header.
-    pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
-        let _ = header;
-        todo!()
+    /// Why there is no `archive.json`.
+    async fn nothing_there(&self) -> ArchiveError {
+        let url = self.store.url();
+        match self.store.list("", None).await.try_next().await {
+            Err(error) => error.into(),
+            Ok(None) => ArchiveError::EmptyStore { url },
+            Ok(Some(object)) => ArchiveError::NotAnArchive {
+                url,
+                reason: format!(
+                    "it holds {} but no archive.json; choose another directory or prefix",
+                    object.name
+                ),
+            },
+        }
     }
 }
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+#[path = "archive_tests.rs"]
+mod tests;

@@ -3,13 +3,24 @@
 //! Every object is created once and never changed; the create is the commit point. A store knows nothing of what the
 //! objects mean (that is [`crate::archive`]).
 
+mod file;
+mod file_walk;
+pub mod memory;
+
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use file::FileStore;
+pub use memory::MemoryStore;
+
+/// The longest name of an object, in bytes: what Google Cloud Storage and S3 take.
+pub const NAME_LIMIT: usize = 1024;
 
 /// An object's name and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,10 +69,74 @@ pub trait Upload: Send {
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Opens the store that `url` names. Nothing is created by that, and nothing is read.
+/// Opens the store that `url` names: `file:///directory`, or `memory:name` (within this process, for tests). Nothing is made
+/// by that.
 pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
-    let _ = url;
-    todo!()
+    let refuse = |cause: String| {
+        Err(StoreError::Permanent {
+            what: format!("cannot open the store {url}"),
+            cause,
+        })
+    };
+    let Some((scheme, rest)) = url.split_once(':') else {
+        let path = if url.starts_with('/') {
+            url
+        } else {
+            "/path/to/directory"
+        };
+        return refuse(format!("it is no URL; for a directory write file://{path}"));
+    };
+    match scheme {
+        "file" => match file_path(url) {
+            Ok(path) => Ok(Arc::new(FileStore::open(path)?)),
+            Err(cause) => refuse(cause),
+        },
+        "memory" if rest.is_empty() => Ok(Arc::new(MemoryStore::new())),
+        "memory" => Ok(Arc::new(MemoryStore::named(rest))),
+        "gs" | "s3" | "az" => refuse(format!(
+            "{scheme}:// is not supported yet by this build; use file:///path/to/directory"
+        )),
+        _ => refuse(format!(
+            "there is no kind of store called `{scheme}`; use file:///path/to/directory"
+        )),
+    }
+}
+
+/// The path in a `file:` URL, or what is wrong with it.
+fn file_path(url: &str) -> Result<PathBuf, String> {
+    let wanted = "write file:///path/to/directory, with three slashes";
+    if !url.starts_with("file:///") {
+        return Err(wanted.to_owned());
+    }
+    let parsed = url::Url::parse(url).map_err(|error| format!("{error}; {wanted}"))?;
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err("write `?` as %3F and `#` as %23".to_owned());
+    }
+    parsed.to_file_path().map_err(|()| wanted.to_owned())
+}
+
+/// What a backend can rely on in a name: relative, of plain parts, so that it cannot lead out of the store.
+fn check_name(name: &str) -> Result<(), StoreError> {
+    let cause = if name.len() > NAME_LIMIT {
+        "it is too long"
+    } else if name.chars().any(char::is_control) {
+        "it has control characters"
+    } else if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        "it has empty parts, or `.` or `..` among them"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::Permanent {
+        what: format!("cannot use the name {:?}", name.get(..200).unwrap_or(name)),
+        cause: cause.to_owned(),
+    })
+}
+
+/// First byte and end of what is to be read of an object of `size` bytes; the first is never behind the end.
+fn byte_range(range: Option<Range<u64>>, size: u64) -> (u64, u64) {
+    let range = range.unwrap_or(0..size);
+    let end = range.end.min(size);
+    (range.start.min(end), end)
 }
 
 /// A store, shared.
@@ -105,5 +180,47 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Transient { .. })
+    }
+}
+
+#[cfg(test)]
+mod contract;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn urls_open_the_store_that_they_name() {
+        for (url, name) in [
+            ("file:///some/where", "file:///some/where"),
+            ("file:///some/wh%20ere%3F/", "file:///some/wh ere?/"),
+            ("memory:", "memory:"),
+            ("memory:x", "memory:x"),
+        ] {
+            assert_eq!(open(url).await.unwrap().url(), name);
+        }
+    }
+
+    #[tokio::test]
+    async fn other_urls_are_permanent_errors_that_say_what_to_write() {
+        for (url, advice) in [
+            ("/backups", "write file:///backups"),
+            ("backups", "write file:///path"),
+            ("", "write file:///path"),
+            ("file:backups", "three slashes"),
+            ("file://backups/x", "three slashes"),
+            ("file:///a?b", "%3F"),
+            ("file:///a#b", "%23"),
+            ("gs://bucket", "not supported yet"),
+            ("s3://bucket/x", "not supported yet"),
+            ("az://bucket", "not supported yet"),
+            ("ftp://x", "called `ftp`; use file:///"),
+        ] {
+            let error = open(url).await.unwrap_err();
+            assert!(!error.is_transient());
+            assert!(error.to_string().contains(advice), "{url}: {error}");
+        }
     }
 }

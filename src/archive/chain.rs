@@ -1,0 +1,407 @@
+//! Following a log: which of the listed segments are part of it, and where it ends.
+//!
+//! Each segment's header says where the next one begins, so the log is a chain from one to the next. Not every listed
+//! segment is a link of it: a writer has up to [`PARALLEL_UPLOADS`] segments in flight, and if it dies, those beyond the first one
+//! that did not arrive are **strays**. The next writer fills the hole and goes on with cuts of its own, past the strays:
+//!
+//! ```text
+//!   1─────100 101────────250 251─────400      the log
+//!                    201───300 301─350        strays of a writer that died with 101‥200 in flight
+//! ```
+//!
+//! Where a chain is entered in its middle, strays are told from links by looking back: of all runs of segments that follow one
+//! another, strays make short ones (fewer than [`PARALLEL_UPLOADS`]), the log a long one.
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+
+use super::log::{PARALLEL_UPLOADS, log_name};
+use super::window::{Item, Window};
+use super::{Archive, ArchiveError, Catalog, History};
+use crate::position::{Boundary, Offset, ReplId, TimeMark};
+use crate::segment::{Entry, SealHeader, SegmentHeader};
+
+/// Headers that are read at the same time.
+const PARALLEL_READS: usize = 16;
+
+/// How many segments before the wanted one are looked at, at first: enough for the log to make the longest run among the strays of
+/// three writers that died one right after the other.
+const LOOK_BACK: usize = 4 * PARALLEL_UPLOADS;
+
+/// Where a log ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The last byte of the unbroken chain of bases and segments.
+    pub end: Offset,
+    /// The last point at or before `end` that is between commands and outside `MULTI`.
+    pub boundary: Boundary,
+    /// The last time mark of the log; None when it has no segment with one.
+    pub last_mark: Option<TimeMark>,
+    /// The seal of the log, if there is one. It stands after `end`, or the log has a gap before it.
+    pub sealed: Option<SealHeader>,
+}
+
+/// What [`Archive::chain`] gives: segments, and last of all why it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainItem {
+    /// The next segment.
+    Segment(SegmentHeader),
+    /// Nothing more; no item follows.
+    End(ChainEnd),
+}
+
+/// Why a chain of segments ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainEnd {
+    /// The log ends after this offset.
+    Log(Offset),
+    /// The byte after `at` is missing, though the log has a segment that begins at byte `next`: a gap, or strays of a
+    /// writer that died.
+    Gap {
+        /// The last byte before the gap.
+        at: Offset,
+        /// The first byte of the next segment.
+        next: u64,
+    },
+    /// The log is sealed.
+    Sealed(SealHeader),
+}
+
+impl Archive {
+    /// Where the log of `history` ends, as far as `catalog` knows. It reads the last few headers, and goes over to a base that
+    /// stands beyond a gap. [`ArchiveError::NothingStored`] when the history has no base, no segment and no parent.
+    pub async fn log_end(
+        &self,
+        catalog: &Catalog,
+        history: ReplId,
+    ) -> Result<LogEnd, ArchiveError> {
+        let found = find(catalog, history)?;
+        let mut look_back = LOOK_BACK;
+        loop {
+            let starts = starts(found);
+            let upto = found.log.len();
+            let window = self
+                .window(history, &found.log, &starts, upto, look_back)
+                .await?;
+            let walked = walk_to_end(found, &window)?;
+            // A command can be cut into more segments than the window has.
+            if let Some(end) = walked.log_end(found, window.is_whole()) {
+                return Ok(end);
+            }
+            if window.is_whole() {
+                return Err(ArchiveError::NothingStored { id: history });
+            }
+            look_back = look_back.saturating_mul(4);
+        }
+    }
+
+    /// The headers in order, from the segment that holds byte `after + 1` on, and why they end. An error is the last item. What
+    /// `catalog` does not list yet is not followed.
+    #[must_use]
+    pub fn chain(
+        &self,
+        catalog: &Catalog,
+        history: ReplId,
+        after: Offset,
+    ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
+        let archive = self.clone();
+        let found = find(catalog, history).map(|found| Start {
+            log: found.log.clone(),
+            starts: starts(found),
+        });
+        let begin = async move {
+            let start = found?;
+            let first = archive.first_of_chain(history, &start, after).await?;
+            Ok::<_, ArchiveError>(match first {
+                First::Index { index, next } => {
+                    let log = start.log.get(index..).unwrap_or_default().to_vec();
+                    archive.follow(history, log, next)
+                }
+                First::End(end) => stream::iter([Ok(ChainItem::End(end))]).boxed(),
+            })
+        };
+        stream::once(begin).try_flatten().fuse().boxed()
+    }
+
+    /// The chain through `log` from the segment whose first byte is `next`. Headers are read ahead; strays are passed over.
+    fn follow(
+        &self,
+        history: ReplId,
+        log: Vec<u64>,
+        next: u64,
+    ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
+        let archive = self.clone();
+        let headers = stream::iter(log)
+            .map(move |first| {
+                let archive = archive.clone();
+                async move { archive.listed(history, first).await }
+            })
+            .buffered(PARALLEL_READS)
+            .boxed();
+        let items = stream::unfold(Some((headers, next)), move |state| async move {
+            let (mut headers, next) = state?;
+            loop {
+                let at = Offset::before_byte(next);
+                let Some(item) = headers.next().await else {
+                    return Some((Ok(ChainItem::End(ChainEnd::Log(at))), None));
+                };
+                let end = match item {
+                    Err(error) => return Some((Err(error), None)),
+                    Ok(item) if item.first < next => continue, // a stray
+                    Ok(item) if item.first > next => ChainEnd::Gap {
+                        at,
+                        next: item.first,
+                    },
+                    Ok(item) => match item.entry {
+                        Err(error) => return Some((Err(error), None)),
+                        Ok(Entry::Seal(seal)) => ChainEnd::Sealed(seal),
+                        Ok(Entry::Segment(header)) => {
+                            let next = header.meta.end.next_byte();
+                            return Some((Ok(ChainItem::Segment(header)), Some((headers, next))));
+                        }
+                    },
+                };
+                return Some((Ok(ChainItem::End(end)), None));
+            }
+        });
+        items.fuse().boxed()
+    }
+
+    /// Where to enter the chain so as to get byte `after + 1`.
+    async fn first_of_chain(
+        &self,
+        history: ReplId,
+        start: &Start,
+        after: Offset,
+    ) -> Result<First, ArchiveError> {
+        let wanted = after.next_byte();
+        let upto = start.log.partition_point(|first| *first <= wanted);
+        let window = self
+            .window(history, &start.log, &start.starts, upto, LOOK_BACK)
+            .await?;
+        let found = window.holding(wanted, start.starts.contains(&wanted))?;
+        if let Some((index, item)) = found.and_then(|index| Some((index, window.get(index)?))) {
+            return Ok(First::Index {
+                index: window.in_list(index),
+                next: item.first,
+            });
+        }
+        if let Some(seal) = window.seal() {
+            return Ok(First::End(ChainEnd::Sealed(seal.clone())));
+        }
+        Ok(First::End(match start.log.get(upto) {
+            Some(next) => ChainEnd::Gap {
+                at: after,
+                next: *next,
+            },
+            None => ChainEnd::Log(after),
+        }))
+    }
+
+    /// The headers of up to `look_back` objects before index `upto` of `log`.
+    async fn window(
+        &self,
+        history: ReplId,
+        log: &[u64],
+        starts: &[u64],
+        upto: usize,
+        look_back: usize,
+    ) -> Result<Window, ArchiveError> {
+        let offset = upto.saturating_sub(look_back);
+        let firsts = log.get(offset..upto).unwrap_or_default().to_vec();
+        let items = stream::iter(firsts)
+            .map(|first| self.listed(history, first))
+            .buffered(PARALLEL_READS)
+            .try_collect()
+            .await?;
+        Ok(Window::new(offset, items, starts))
+    }
+
+    /// A listed object: what is wrong with it alone matters only if it turns out to be part of the chain.
+    async fn listed(&self, history: ReplId, first: u64) -> Result<Item, ArchiveError> {
+        let entry = match self.entry(history, first).await {
+            Err(error @ ArchiveError::Store(_)) => return Err(error),
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => Err(ArchiveError::Missing {
+                object: log_name(history, first),
+            }),
+            Err(error) => Err(error),
+        };
+        Ok(Item { first, entry })
+    }
+}
+
+/// What [`Archive::chain`] keeps of the catalog.
+struct Start {
+    log: Vec<u64>,
+    starts: Vec<u64>,
+}
+
+enum First {
+    /// From this index of the list on, beginning with the segment of first byte `next`.
+    Index {
+        index: usize,
+        next: u64,
+    },
+    End(ChainEnd),
+}
+
+/// A point of a history that is known without its log.
+struct Anchor {
+    offset: Offset,
+    db: u32,
+    /// After a gap, a writer begins its first segment there.
+    is_start: bool,
+}
+
+fn anchors(history: &History) -> impl Iterator<Item = Anchor> + '_ {
+    let parent = history.doc.parent.iter().map(|parent| Anchor {
+        offset: parent.offset,
+        db: parent.db,
+        is_start: true,
+    });
+    let bases = history.bases.iter().map(|base| Anchor {
+        offset: base.offset,
+        db: base.db,
+        is_start: base.kind == super::BaseKind::Sync,
+    });
+    parent.chain(bases)
+}
+
+fn find(catalog: &Catalog, id: ReplId) -> Result<&History, ArchiveError> {
+    let found = catalog.histories.get(&id);
+    found.ok_or(ArchiveError::UnknownHistory { id })
+}
+
+/// The bytes right after those anchors.
+fn starts(history: &History) -> Vec<u64> {
+    anchors(history)
+        .filter(|anchor| anchor.is_start)
+        .map(|anchor| anchor.offset.next_byte())
+        .collect()
+}
+
+/// A walk along a log up to its end.
+#[derive(Default)]
+struct Walked {
+    end: Offset,
+    /// The segments passed, in order.
+    passed: Vec<SegmentHeader>,
+    /// Where it began, before the first of them.
+    began: Option<Offset>,
+    sealed: Option<SealHeader>,
+}
+
+fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveError> {
+    let mut anchors: Vec<Anchor> = anchors(history).collect();
+    if let Some(seal) = window.seal() {
+        anchors.retain(|anchor| anchor.offset <= seal.start);
+    }
+    let first = anchors.iter().min_by_key(|anchor| anchor.offset);
+    let (began, mut entry) = match first {
+        Some(anchor) if window.is_whole() => (Some(anchor.offset), Enter::at(anchor)),
+        _ if window.is_whole() => (window.start(), Enter::Exactly),
+        _ => (window.main_run_start(), Enter::Exactly),
+    };
+    let mut walked = Walked {
+        began,
+        sealed: window.seal().cloned(),
+        ..Walked::default()
+    };
+    let Some(mut at) = began else {
+        return Ok(walked);
+    };
+    loop {
+        let wanted = at.next_byte();
+        let index = match entry {
+            Enter::Exactly => window.index_of(wanted),
+            Enter::Within { strict } => window.holding(wanted, strict)?,
+        };
+        entry = Enter::Exactly;
+        match index
+            .and_then(|index| window.get(index))
+            .map(|item| &item.entry)
+        {
+            Some(Ok(Entry::Segment(header))) => {
+                at = header.meta.end;
+                walked.passed.push(header.clone());
+            }
+            Some(Ok(Entry::Seal(_))) => break,
+            Some(Err(error)) => return Err(error.clone()),
+            None => {
+                // A gap, or the end: go over to the next base, if there is one.
+                let beyond = anchors.iter().filter(|anchor| anchor.offset > at);
+                let Some(anchor) = beyond.min_by_key(|anchor| anchor.offset) else {
+                    break;
+                };
+                at = anchor.offset;
+                entry = Enter::at(anchor);
+            }
+        }
+    }
+    walked.end = at;
+    Ok(walked)
+}
+
+/// How the next step of a walk finds its segment.
+enum Enter {
+    /// It begins with the next byte.
+    Exactly,
+    /// It holds the next byte ([`Window::holding`]).
+    Within { strict: bool },
+}
+
+impl Enter {
+    fn at(anchor: &Anchor) -> Self {
+        Self::Within {
+            strict: anchor.is_start,
+        }
+    }
+}
+
+impl Walked {
+    /// None: no boundary is known, or a later one may stand before what was looked at.
+    fn log_end(&self, history: &History, is_whole: bool) -> Option<LogEnd> {
+        let began = self.began?;
+        let in_segments = self
+            .passed
+            .iter()
+            .rev()
+            .find_map(|header| header.meta.boundary);
+        let at_anchors = anchors(history)
+            .filter(|anchor| anchor.offset <= self.end)
+            .map(|anchor| Boundary {
+                offset: anchor.offset,
+                db: anchor.db,
+            });
+        let at_start = self
+            .passed
+            .first()
+            .filter(|first| first.meta.starts_at_boundary);
+        let at_start = at_start.map(|first| Boundary {
+            offset: first.meta.start,
+            db: first.meta.db_at_start,
+        });
+        let boundary = at_anchors
+            .chain(in_segments)
+            .chain(at_start)
+            .max_by_key(|boundary| boundary.offset)?;
+        if boundary.offset < began && !is_whole {
+            return None;
+        }
+        Some(LogEnd {
+            end: self.end,
+            boundary,
+            last_mark: self
+                .passed
+                .iter()
+                .rev()
+                .find_map(|header| header.meta.marks.last().copied()),
+            sealed: self.sealed.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -1,0 +1,412 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic
+)]
+
+use super::super::testing::*;
+use super::super::{BaseKind, HistoryDoc};
+use super::*;
+use crate::store::{MemoryStore, SharedStore};
+
+const NOW: i64 = 1_700_000_000_000;
+
+on_both_stores!(
+    a_log_without_segments_ends_at_its_base_or_parent,
+    a_log_ends_with_its_last_segment,
+    a_history_of_which_nothing_is_stored_has_no_end,
+    strays_of_a_dead_writer_do_not_count,
+    a_gap_ends_the_log_until_a_base_stands_beyond_it,
+    a_full_sync_in_an_unbroken_log_changes_nothing,
+    a_consolidated_base_within_a_segment_is_followed_by_it,
+    nothing_counts_beyond_a_seal,
+    two_writers_make_one_log,
+    a_command_longer_than_many_segments_leaves_the_boundary_behind,
+    a_damaged_link_is_an_error_and_a_damaged_stray_is_not,
+);
+
+async fn archive(store: SharedStore, doc: &HistoryDoc) -> Archive {
+    let archive = Archive::open_or_create(store, NOW).await.unwrap();
+    archive.create_history(doc).await.unwrap();
+    archive
+}
+
+async fn log_end(archive: &Archive) -> Result<LogEnd, ArchiveError> {
+    let catalog = archive.catalog().await.unwrap();
+    archive.log_end(&catalog, id(1)).await
+}
+
+/// End and boundary.
+async fn ends(archive: &Archive) -> (u64, u64) {
+    let end = log_end(archive).await.unwrap();
+    (end.end.0, end.boundary.offset.0)
+}
+
+/// The segments' ranges, and why they end.
+async fn chain(archive: &Archive, after: u64) -> Result<(Vec<(u64, u64)>, ChainEnd), ArchiveError> {
+    let catalog = archive.catalog().await.unwrap();
+    let mut items = archive.chain(&catalog, id(1), Offset(after));
+    let mut ranges = Vec::new();
+    loop {
+        match items.try_next().await? {
+            Some(ChainItem::Segment(header)) => {
+                ranges.push((header.meta.start.0, header.meta.end.0))
+            }
+            Some(ChainItem::End(end)) => {
+                assert_eq!(items.try_next().await.unwrap(), None);
+                return Ok((ranges, end));
+            }
+            None => panic!("it must say why it ends"),
+        }
+    }
+}
+
+fn log_to(end: u64) -> ChainEnd {
+    ChainEnd::Log(Offset(end))
+}
+
+fn gap(at: u64, next: u64) -> ChainEnd {
+    ChainEnd::Gap {
+        at: Offset(at),
+        next,
+    }
+}
+
+async fn a_log_without_segments_ends_at_its_base_or_parent(store: SharedStore) {
+    let archive = archive(store, &child(1, 2, 50)).await;
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!(
+        end,
+        LogEnd {
+            end: Offset(50),
+            boundary: Boundary {
+                offset: Offset(50),
+                db: 3
+            },
+            last_mark: None,
+            sealed: None,
+        }
+    );
+    assert_eq!(chain(&archive, 50).await.unwrap(), (vec![], log_to(50)));
+    base(&archive, 1, 100).await;
+    base(&archive, 1, 200).await;
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!(
+        (end.end, end.boundary.offset, end.boundary.db),
+        (Offset(200), Offset(200), 1)
+    );
+}
+
+async fn a_log_ends_with_its_last_segment(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200, 300]).await;
+    let mut open = meta(1, 300, 400);
+    open.boundary = Some(Boundary {
+        offset: Offset(333),
+        db: 9,
+    });
+    let (header, body) = segment(open);
+    archive.append(&header, body).await.unwrap();
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!(
+        end,
+        LogEnd {
+            end: Offset(400),
+            boundary: Boundary {
+                offset: Offset(333),
+                db: 9
+            },
+            last_mark: header.meta.marks.last().copied(),
+            sealed: None,
+        }
+    );
+    let all = [(100, 200), (200, 300), (300, 400)];
+    for (after, from) in [
+        (100, 0),
+        (101, 0),
+        (199, 0),
+        (200, 1),
+        (250, 1),
+        (399, 2),
+        (400, 3),
+        (999, 3),
+    ] {
+        let (ranges, end) = chain(&archive, after).await.unwrap();
+        assert_eq!(ranges, all[from..], "after {after}");
+        assert_eq!(end, log_to(after.max(400)));
+    }
+    assert_eq!(chain(&archive, 50).await.unwrap(), (vec![], gap(50, 101)));
+}
+
+async fn a_history_of_which_nothing_is_stored_has_no_end(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    assert!(matches!(
+        log_end(&archive).await,
+        Err(ArchiveError::NothingStored { .. })
+    ));
+    let catalog = archive.catalog().await.unwrap();
+    assert!(matches!(
+        archive.log_end(&catalog, id(9)).await,
+        Err(ArchiveError::UnknownHistory { .. })
+    ));
+    let mut items = archive.chain(&catalog, id(9), Offset(0));
+    assert!(matches!(
+        items.try_next().await,
+        Err(ArchiveError::UnknownHistory { .. })
+    ));
+    // A log whose base is lost still has an end.
+    log(&archive, 1, &[100, 200, 300]).await;
+    assert_eq!(ends(&archive).await, (300, 300));
+}
+
+async fn strays_of_a_dead_writer_do_not_count(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    // It died with 101‥150 in flight.
+    log(&archive, 1, &[150, 200, 250, 300]).await;
+    assert_eq!(ends(&archive).await, (100, 100));
+    assert_eq!(chain(&archive, 100).await.unwrap(), (vec![], gap(100, 151)));
+    // The next one fills the hole with cuts of its own, and passes the strays.
+    log(&archive, 1, &[100, 260]).await;
+    assert_eq!(ends(&archive).await, (260, 260));
+    assert_eq!(
+        chain(&archive, 100).await.unwrap(),
+        (vec![(100, 260)], log_to(260))
+    );
+    log(&archive, 1, &[260, 320, 400]).await;
+    assert_eq!(ends(&archive).await, (400, 400));
+    let all = [(100, 260), (260, 320), (320, 400)];
+    for (after, from) in [
+        (100, 0),
+        (150, 0),
+        (175, 0),
+        (255, 0),
+        (260, 1),
+        (270, 1),
+        (300, 1),
+        (350, 2),
+    ] {
+        let (ranges, end) = chain(&archive, after).await.unwrap();
+        assert_eq!(
+            (&ranges[..], end),
+            (&all[from..], log_to(400)),
+            "after {after}"
+        );
+    }
+    // And far along the log, where nothing says where it began.
+    let cuts: Vec<u64> = (40..=140).map(|n| n * 10).collect();
+    log(&archive, 1, &cuts).await;
+    log(
+        &archive,
+        1,
+        &[1405, 1415, 1425, 1435, 1445, 1455, 1465, 1475],
+    )
+    .await;
+    assert_eq!(ends(&archive).await, (1400, 1400));
+    log(&archive, 1, &[1400, 1450, 1500]).await;
+    assert_eq!(ends(&archive).await, (1500, 1500));
+    for after in [1406, 1420, 1449] {
+        let (ranges, end) = chain(&archive, after).await.unwrap();
+        assert_eq!(
+            (ranges, end),
+            (vec![(1400, 1450), (1450, 1500)], log_to(1500)),
+            "{after}"
+        );
+    }
+}
+
+async fn a_gap_ends_the_log_until_a_base_stands_beyond_it(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200, 300]).await;
+    log(&archive, 1, &[350, 400, 450]).await;
+    assert_eq!(ends(&archive).await, (300, 300));
+    assert_eq!(
+        chain(&archive, 200).await.unwrap(),
+        (vec![(200, 300)], gap(300, 351))
+    );
+    // A stray lies across the new base: it belongs to no log.
+    base(&archive, 1, 420).await;
+    assert_eq!(ends(&archive).await, (420, 420));
+    assert_eq!(chain(&archive, 420).await.unwrap(), (vec![], log_to(420)));
+    log(&archive, 1, &[420, 500, 600]).await;
+    assert_eq!(ends(&archive).await, (600, 600));
+    let end = chain(&archive, 420).await.unwrap();
+    assert_eq!(end, (vec![(420, 500), (500, 600)], log_to(600)));
+    // And with a base after a long log and its gap.
+    let cuts: Vec<u64> = (6..=60).map(|n| n * 100).collect();
+    log(&archive, 1, &cuts).await;
+    base(&archive, 1, 7000).await;
+    assert_eq!(ends(&archive).await, (7000, 7000));
+    log(&archive, 1, &[7000, 7100]).await;
+    assert_eq!(ends(&archive).await, (7100, 7100));
+    let (ranges, end) = chain(&archive, 420).await.unwrap();
+    assert_eq!((ranges.len(), end), (56, gap(6000, 7001)));
+}
+
+async fn a_full_sync_in_an_unbroken_log_changes_nothing(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200, 300]).await;
+    // A stray begins exactly behind the second full sync.
+    log(&archive, 1, &[250, 280, 290]).await;
+    base(&archive, 1, 250).await;
+    assert_eq!(ends(&archive).await, (300, 300));
+    let after = chain(&archive, 250).await.unwrap();
+    assert_eq!(after, (vec![(200, 300)], log_to(300)));
+}
+
+async fn a_consolidated_base_within_a_segment_is_followed_by_it(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    let first = base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200, 300, 400]).await;
+    let mut writer = archive.begin_base(at(1, 250)).await.unwrap();
+    writer.write("REDIS".into()).await.unwrap();
+    let stored = writer.finish().await.unwrap();
+    let kind = BaseKind::Consolidated { from: Offset(100) };
+    archive
+        .commit_base(&manifest(1, 250, kind, &stored))
+        .await
+        .unwrap();
+    // What stands before it has been deleted.
+    for name in [
+        super::super::Name::BaseManifest(first.position()).to_string(),
+        super::super::Name::BaseData(first.position()).to_string(),
+        log_name(id(1), 101),
+    ] {
+        archive.store.delete(&name).await.unwrap();
+    }
+    assert_eq!(ends(&archive).await, (400, 400));
+    let after = chain(&archive, 250).await.unwrap();
+    assert_eq!(after, (vec![(200, 300), (300, 400)], log_to(400)));
+}
+
+async fn nothing_counts_beyond_a_seal(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200, 300]).await;
+    archive
+        .seal(id(1), Offset(300), "moved", "me", NOW)
+        .await
+        .unwrap();
+    log(&archive, 1, &[350, 400]).await;
+    base(&archive, 1, 500).await;
+    log(&archive, 1, &[500, 600]).await;
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!(end.end, Offset(300));
+    let seal = end.sealed.unwrap();
+    assert_eq!((seal.start, seal.reason.as_str()), (Offset(300), "moved"));
+    let sealed = ChainEnd::Sealed(seal);
+    assert_eq!(
+        chain(&archive, 200).await.unwrap(),
+        (vec![(200, 300)], sealed.clone())
+    );
+    for after in [300, 320, 450] {
+        assert_eq!(
+            chain(&archive, after).await.unwrap(),
+            (vec![], sealed.clone()),
+            "{after}"
+        );
+    }
+    assert!(matches!(
+        archive.append(&segment(meta(1, 300, 310)).0, "".into()).await,
+        Err(super::super::AppendError::Taken(entry)) if matches!(*entry, Entry::Seal(_))
+    ));
+}
+
+/// A writer as a capture is: on after what the winner has stored.
+async fn write_on(archive: Archive, upto: u64, step: u64) -> u64 {
+    let mut at = 100;
+    let mut won = 0;
+    while at < upto {
+        let (header, body) = segment(meta(1, at, at + step));
+        match archive.append(&header, body).await {
+            Ok(()) => {
+                at += step;
+                won += 1;
+            }
+            Err(super::super::AppendError::Taken(entry)) => match *entry {
+                Entry::Segment(theirs) => at = theirs.meta.end.0,
+                Entry::Seal(_) => break,
+            },
+            Err(error) => panic!("{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    won
+}
+
+async fn two_writers_make_one_log(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    let one = tokio::spawn(write_on(archive.clone(), 4000, 70));
+    let other = tokio::spawn(write_on(archive.clone(), 4000, 110));
+    let written = one.await.unwrap() + other.await.unwrap();
+    let (ranges, end) = chain(&archive, 100).await.unwrap();
+    assert_eq!(ranges.len() as u64, written);
+    assert!(ranges.windows(2).all(|pair| pair[0].1 == pair[1].0));
+    let last = ranges.last().unwrap().1;
+    assert!(last >= 4000);
+    assert_eq!(end, log_to(last));
+    assert_eq!(ends(&archive).await, (last, last));
+}
+
+async fn a_command_longer_than_many_segments_leaves_the_boundary_behind(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    let cuts: Vec<u64> = (10..=90).map(|n| n * 10).collect();
+    log(&archive, 1, &cuts).await;
+    for start in (900..2200).step_by(10) {
+        let mut inside = meta(1, start, start + 10);
+        inside.boundary = None;
+        inside.starts_at_boundary = start == 900;
+        let (header, body) = segment(inside);
+        archive.append(&header, body).await.unwrap();
+    }
+    assert_eq!(ends(&archive).await, (2200, 900));
+}
+
+async fn a_damaged_link_is_an_error_and_a_damaged_stray_is_not(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[150, 170, 200]).await; // strays
+    log(&archive, 1, &[100, 200, 300, 400]).await;
+    replace(&archive, &log_name(id(1), 151), "rubbish").await;
+    assert_eq!(ends(&archive).await, (400, 400));
+    let good = chain(&archive, 100).await.unwrap();
+    assert_eq!(
+        good,
+        (vec![(100, 200), (200, 300), (300, 400)], log_to(400))
+    );
+
+    let name = log_name(id(1), 301);
+    let whole = object(&archive, &name).await;
+    for spoilt in [&b"rubbish"[..], &whole[..40]] {
+        replace(&archive, &name, spoilt.to_vec()).await;
+        for error in [
+            log_end(&archive).await.map(|_| ()),
+            chain(&archive, 100).await.map(|_| ()),
+            chain(&archive, 300).await.map(|_| ()),
+            chain(&archive, 350).await.map(|_| ()),
+        ] {
+            let error = error.unwrap_err();
+            assert!(error.to_string().starts_with(&name), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_log_is_found_by_a_few_small_reads() {
+    let store = MemoryStore::new();
+    let archive = archive(store.shared(), &history(1)).await;
+    base(&archive, 1, 100).await;
+    let cuts: Vec<u64> = (10..=1000).map(|n| n * 10).collect();
+    log(&archive, 1, &cuts).await;
+    let catalog = archive.catalog().await.unwrap();
+    let before = store.calls().len();
+    let end = archive.log_end(&catalog, id(1)).await.unwrap();
+    assert_eq!(end.end, Offset(10_000));
+    assert_eq!(store.calls().len() - before, LOOK_BACK);
+}

@@ -1,0 +1,206 @@
+//! Reading the catalog: one listing of all names, then the documents.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::de::DeserializeOwned;
+
+use super::names::Name;
+use super::{Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, documents};
+use crate::position::{Offset, Position, ReplId};
+
+/// Documents that are read at the same time.
+const PARALLEL_READS: usize = 16;
+
+/// Foreign objects that are named; more are counted.
+const FOREIGN_NAMED: usize = 10;
+
+/// What the names of one history's objects tell.
+#[derive(Default)]
+struct Listed {
+    /// First bytes.
+    log: Vec<u64>,
+    /// Stored sizes of base data, by offset.
+    data: BTreeMap<u64, u64>,
+    /// Offsets.
+    manifests: Vec<u64>,
+}
+
+impl Archive {
+    /// Lists what is there. What cannot be used is told in it, and is no error; that the store cannot be read is.
+    pub async fn catalog(&self) -> Result<Catalog, ArchiveError> {
+        let mut catalog = Catalog::default();
+        let listed = self.list_names(&mut catalog.problems).await?;
+        let documented: Vec<_> = stream::iter(listed)
+            .map(|(id, listed)| async move {
+                let object = Name::History(id).to_string();
+                let doc = self.document::<HistoryDoc>(&object).await?;
+                let doc = doc.and_then(|doc| {
+                    check_name(&object, &Name::History(doc.id))?;
+                    Ok(doc)
+                });
+                Ok::<_, ArchiveError>((id, listed, doc))
+            })
+            .buffered(PARALLEL_READS)
+            .try_collect()
+            .await?;
+        for (id, listed, doc) in documented {
+            match doc {
+                Ok(doc) => self.add_history(&mut catalog, doc, listed).await?,
+                Err(error @ ArchiveError::Missing { .. }) => {
+                    catalog
+                        .problems
+                        .push(format!("{error}; history {id} is ignored"));
+                }
+                Err(error) => {
+                    catalog.unreadable.insert(id, error.to_string());
+                }
+            }
+        }
+        Ok(catalog)
+    }
+
+    async fn list_names(
+        &self,
+        problems: &mut Vec<String>,
+    ) -> Result<BTreeMap<ReplId, Listed>, ArchiveError> {
+        let mut histories: BTreeMap<ReplId, Listed> = BTreeMap::new();
+        let mut foreign = 0_usize;
+        let mut objects = self.store.list("", None).await;
+        while let Some(object) = objects.try_next().await? {
+            match Name::parse(&object.name) {
+                Some(Name::Archive) => {}
+                Some(Name::History(id)) => {
+                    histories.entry(id).or_default();
+                }
+                Some(Name::BaseData(at)) => {
+                    let data = &mut histories.entry(at.history).or_default().data;
+                    data.insert(at.offset.0, object.size);
+                }
+                Some(Name::BaseManifest(at)) => {
+                    let manifests = &mut histories.entry(at.history).or_default().manifests;
+                    manifests.push(at.offset.0);
+                }
+                Some(Name::Log {
+                    history,
+                    first_byte,
+                }) => histories.entry(history).or_default().log.push(first_byte),
+                None => {
+                    foreign = foreign.saturating_add(1);
+                    if foreign <= FOREIGN_NAMED {
+                        problems.push(format!("{}: not an object of an archive", object.name));
+                    }
+                }
+            }
+        }
+        if foreign > FOREIGN_NAMED {
+            let more = foreign.saturating_sub(FOREIGN_NAMED);
+            problems.push(format!("{more} more objects are not of an archive"));
+        }
+        Ok(histories)
+    }
+
+    async fn add_history(
+        &self,
+        catalog: &mut Catalog,
+        doc: HistoryDoc,
+        listed: Listed,
+    ) -> Result<(), ArchiveError> {
+        let id = doc.id;
+        let at = |offset: u64| Position {
+            history: id,
+            offset: Offset(offset),
+        };
+        let mut history = History {
+            doc,
+            bases: Vec::new(),
+            log: listed.log,
+            problems: Vec::new(),
+        };
+        let mut unread = None;
+        let manifests: Vec<_> = stream::iter(listed.manifests.clone())
+            .map(|offset| self.manifest(at(offset)))
+            .buffered(PARALLEL_READS)
+            .try_collect()
+            .await?;
+        for manifest in manifests {
+            match manifest {
+                Ok(manifest) => {
+                    let stored = listed.data.get(&manifest.offset.0).copied();
+                    history.problems.extend(data_problem(&manifest, stored));
+                    history.bases.push(manifest);
+                }
+                Err(error) => {
+                    history.problems.push(error.to_string());
+                    unread = Some(error.to_string());
+                }
+            }
+        }
+        for offset in listed.data.keys() {
+            if !listed.manifests.contains(offset) {
+                let object = Name::BaseData(at(*offset));
+                history.problems.push(format!(
+                    "{object}: no manifest, so it does not count: it is being written, or its writer died"
+                ));
+            }
+        }
+        if history.bases.is_empty()
+            && let Some(reason) = unread
+        {
+            catalog.unreadable.insert(id, reason);
+        }
+        catalog.histories.insert(id, history);
+        Ok(())
+    }
+
+    async fn manifest(
+        &self,
+        at: Position,
+    ) -> Result<Result<BaseManifest, ArchiveError>, ArchiveError> {
+        let object = Name::BaseManifest(at).to_string();
+        let manifest = self.document::<BaseManifest>(&object).await?;
+        Ok(manifest.and_then(|manifest| {
+            check_name(&object, &Name::BaseManifest(manifest.position()))?;
+            Ok(manifest)
+        }))
+    }
+
+    /// Outside: the store cannot be read. Inside: this document cannot be used.
+    async fn document<D: DeserializeOwned>(
+        &self,
+        object: &str,
+    ) -> Result<Result<D, ArchiveError>, ArchiveError> {
+        match self.read_document(object).await {
+            Err(error @ ArchiveError::Store(_)) => Err(error),
+            Err(error) => Ok(Err(error)),
+            Ok(None) => Ok(Err(ArchiveError::Missing {
+                object: object.to_owned(),
+            })),
+            Ok(Some(bytes)) => Ok(documents::from_bytes(object, &bytes)),
+        }
+    }
+}
+
+fn check_name(object: &str, says: &Name) -> Result<(), ArchiveError> {
+    let says = says.to_string();
+    if says == object {
+        return Ok(());
+    }
+    Err(ArchiveError::Renamed {
+        object: object.to_owned(),
+        says,
+    })
+}
+
+/// What the listing tells against a base; it stays in the catalog, so that reading it says what is wrong.
+fn data_problem(manifest: &BaseManifest, stored: Option<u64>) -> Option<String> {
+    let object = Name::BaseData(manifest.position());
+    match stored {
+        None => Some(format!("{object} is missing, though its manifest is there")),
+        Some(stored) if stored != manifest.stored_bytes => Some(format!(
+            "{object}: it has {stored} bytes, and its manifest says {}",
+            manifest.stored_bytes
+        )),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,177 @@
+//! A stretch of a log's list with its headers, and which of them are links of the log. (Why not all: see [`super::chain`].)
+
+use super::ArchiveError;
+use super::log::PARALLEL_UPLOADS;
+use crate::position::Offset;
+use crate::segment::{Entry, SealHeader};
+
+/// A run of so many segments that follow one another is part of the log for sure: strays make shorter ones.
+const SURE: usize = PARALLEL_UPLOADS;
+
+/// Some neighbours of a log's list, up to the first seal.
+pub(super) struct Window {
+    /// Index of the first of them in the list.
+    offset: usize,
+    items: Vec<Item>,
+    /// For each item, how many make the longest run that ends with it; at least [`SURE`] if it is a link for sure.
+    lengths: Vec<usize>,
+}
+
+/// A listed object of the log.
+pub(super) struct Item {
+    /// The first byte, as its name says.
+    pub(super) first: u64,
+    /// What is wrong with an object matters only if it turns out to be a link.
+    pub(super) entry: Result<Entry, ArchiveError>,
+}
+
+impl Item {
+    /// The byte after its last one; None for a seal, and when it cannot be read.
+    fn next(&self) -> Option<u64> {
+        match &self.entry {
+            Ok(Entry::Segment(header)) => Some(header.meta.end.next_byte()),
+            _ => None,
+        }
+    }
+
+    /// Is this the segment with that byte, or what stands in its place?
+    fn holds(&self, byte: u64) -> bool {
+        match self.next() {
+            Some(next) => self.first <= byte && byte < next,
+            None => self.first == byte,
+        }
+    }
+
+    fn is_seal(&self) -> bool {
+        matches!(self.entry, Ok(Entry::Seal(_)))
+    }
+}
+
+impl Window {
+    /// `items`, ascending, are those of the list from index `offset` on. `starts` are the bytes at which a writer begins a
+    /// segment after a gap: those after a full sync, and after the point where the history left its parent.
+    pub(super) fn new(offset: usize, mut items: Vec<Item>, starts: &[u64]) -> Self {
+        // A seal is created at the end of the log, so it is never a stray, and nothing after it counts.
+        if let Some(seal) = items.iter().position(Item::is_seal) {
+            items.truncate(seal.saturating_add(1));
+        }
+        let mut window = Self {
+            offset,
+            lengths: vec![1; items.len()],
+            items,
+        };
+        for index in 0..window.items.len() {
+            window.measure(index, starts);
+        }
+        window
+    }
+
+    /// Settles the run length of an item, whose predecessors are settled, and passes it on to its successor.
+    fn measure(&mut self, index: usize, starts: &[u64]) {
+        let Some(item) = self.items.get(index) else {
+            return;
+        };
+        let mut length = self.length(index);
+        // A full sync in the middle of a log that goes on unbroken begins nothing.
+        if starts.contains(&item.first) && !self.surely_covered(index) {
+            length = length.max(SURE);
+        }
+        let successor = item.next().and_then(|next| self.index_of(next));
+        if let Some(own) = self.lengths.get_mut(index) {
+            *own = length;
+        }
+        if let Some(after) = successor.and_then(|index| self.lengths.get_mut(index)) {
+            *after = length.saturating_add(1).max(*after);
+        }
+    }
+
+    fn surely_covered(&self, index: usize) -> bool {
+        let first = self.first_byte(index);
+        let before = self.items.iter().zip(&self.lengths).take(index);
+        before
+            .into_iter()
+            .any(|(item, length)| *length >= SURE && item.holds(first))
+    }
+
+    fn length(&self, index: usize) -> usize {
+        self.lengths.get(index).copied().unwrap_or(0)
+    }
+
+    fn first_byte(&self, index: usize) -> u64 {
+        self.items.get(index).map_or(0, |item| item.first)
+    }
+
+    /// Does it begin with the list?
+    pub(super) fn is_whole(&self) -> bool {
+        self.offset == 0
+    }
+
+    /// The item's index in the list.
+    pub(super) fn in_list(&self, index: usize) -> usize {
+        self.offset.saturating_add(index)
+    }
+
+    /// The item at this index of the window.
+    pub(super) fn get(&self, index: usize) -> Option<&Item> {
+        self.items.get(index)
+    }
+
+    /// The item that begins with this byte.
+    pub(super) fn index_of(&self, first: u64) -> Option<usize> {
+        self.items
+            .binary_search_by_key(&first, |item| item.first)
+            .ok()
+    }
+
+    /// The link that holds byte `wanted`, or a seal that stands there. At a start (`strict`), only a sure one: before the
+    /// writer after a gap has stored its first segment, none but strays could hold it.
+    pub(super) fn holding(&self, wanted: u64, strict: bool) -> Result<Option<usize>, ArchiveError> {
+        let found = self.longest(|item| item.holds(wanted));
+        if let Some(index) = found {
+            let counts = !strict || self.length(index) >= SURE;
+            return Ok(counts.then_some(index));
+        }
+        // A link that cannot be read may be the one that held it.
+        let before = self.longest(|item| item.first < wanted);
+        match before.and_then(|index| self.items.get(index)) {
+            Some(Item {
+                entry: Err(error), ..
+            }) => Err(error.clone()),
+            _ => Ok(None),
+        }
+    }
+
+    /// The seal of the log, if it is here.
+    pub(super) fn seal(&self) -> Option<&SealHeader> {
+        match &self.items.last()?.entry {
+            Ok(Entry::Seal(seal)) => Some(seal),
+            _ => None,
+        }
+    }
+
+    /// The offset before the first item.
+    pub(super) fn start(&self) -> Option<Offset> {
+        let first = self.items.first()?;
+        Some(Offset::before_byte(first.first))
+    }
+
+    /// The offset before the longest run.
+    pub(super) fn main_run_start(&self) -> Option<Offset> {
+        let mut index = self.longest(|_| true)?;
+        while let Some(before) = self.longest(|item| item.next() == Some(self.first_byte(index))) {
+            index = before;
+        }
+        Some(Offset::before_byte(self.first_byte(index)))
+    }
+
+    /// The item at the end of the longest run among those that `matches`; of equal ones the earliest.
+    fn longest(&self, matches: impl Fn(&Item) -> bool) -> Option<usize> {
+        let mut best = None;
+        for (index, (item, length)) in self.items.iter().zip(&self.lengths).enumerate() {
+            if matches(item) && best.is_none_or(|(most, _)| length > most) {
+                best = Some((length, index));
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+}

@@ -1,0 +1,538 @@
+//! Objects as files below a directory (`file:///path`).
+//!
+//! An object is written to a temporary file, which is fsynced and then hard-linked to its name: a link either is made or finds
+//! that the name is taken, so the create is atomic, happens once, and survives a crash at any moment. Where there are no
+//! hard links (exFAT, some network and FUSE mounts), creators take an advisory lock on one file of the store in turn, look whether
+//! the name is free, and rename.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::mpsc;
+
+use super::file_walk::Walk;
+use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
+
+/// Where temporary files are, in the store's directory: the same filesystem, and never listed.
+pub(super) const TEMPORARY: &str = ".tmp";
+
+/// What creators lock in turn where there are no hard links.
+const LOCK: &str = "lock";
+
+/// Bytes of one piece of a read: large enough that the switch to the blocking pool costs nothing beside it.
+const READ_PIECE: u64 = 512 << 10;
+
+/// Names that the directory walk gives at once, and holds back when nobody takes them.
+const LIST_PAGE: usize = 500;
+
+/// Temporary files that nobody has written to for so long belong to a process that died: no upload stands still for a day.
+const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An upload flushes to the disk each time it has written so much, so that the last fsync has little left to do and the page
+/// cache does not fill up.
+const FLUSH_EVERY: u64 = 64 << 20;
+
+/// A directory as a store.
+#[derive(Debug, Clone)]
+pub struct FileStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    root: PathBuf,
+    /// Directories whose own entries are known to be on the disk.
+    durable: Mutex<HashSet<PathBuf>>,
+    counter: AtomicU64,
+    swept: AtomicBool,
+    no_links: AtomicBool,
+}
+
+impl FileStore {
+    /// The store in `root`, an absolute path. It is made when the first object is.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let root = root.into();
+        let what = || format!("cannot open the store {}", root.display());
+        match fs::metadata(&root) {
+            Ok(found) if !found.is_dir() => Err(StoreError::Permanent {
+                what: what(),
+                cause: "it is not a directory; name one".to_owned(),
+            }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(explain(what(), &error)),
+            _ => Ok(Self(Arc::new(Shared {
+                root,
+                durable: Mutex::default(),
+                counter: AtomicU64::new(0),
+                swept: AtomicBool::new(false),
+                no_links: AtomicBool::new(false),
+            }))),
+        }
+    }
+
+    /// As on a filesystem without hard links.
+    #[cfg(test)]
+    fn without_links(self) -> Self {
+        self.0.no_links.store(true, Ordering::Relaxed);
+        self
+    }
+}
+
+#[async_trait]
+impl Store for FileStore {
+    fn url(&self) -> String {
+        format!("file://{}", self.0.root.display())
+    }
+
+    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        check_file_name(name)?;
+        let (shared, name) = (Arc::clone(&self.0), name.to_owned());
+        blocking(move || {
+            let mut temporary = shared.temporary(&name)?;
+            temporary
+                .write(&body)
+                .map_err(|error| cannot("write", &name, &error))?;
+            shared.publish(temporary, &name)
+        })
+        .await
+    }
+
+    async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {
+        check_file_name(name)?;
+        let (shared, name) = (Arc::clone(&self.0), name.to_owned());
+        blocking(move || {
+            let temporary = shared.temporary(&name)?;
+            Ok(Box::new(FileUpload {
+                shared,
+                name,
+                temporary: Some(temporary),
+            }) as Box<dyn Upload>)
+        })
+        .await
+    }
+
+    async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
+        check_file_name(name)?;
+        let (path, name) = (self.0.root.join(name), name.to_owned());
+        let reader = blocking(move || Reader::open(&path, name, range)).await?;
+        let pieces = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            if let Some(first) = reader.first.take() {
+                return Some((Ok(first), Some(reader)));
+            }
+            if reader.left == 0 {
+                return None;
+            }
+            let next = blocking(move || {
+                let piece = reader.piece()?;
+                Ok((piece, reader))
+            });
+            match next.await {
+                Ok((piece, reader)) => Some((Ok(piece), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(pieces.fuse().boxed())
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        let walk = Walk::new(&self.0.root, prefix, from);
+        let (pages, page) = mpsc::channel(1);
+        tokio::task::spawn_blocking(move || send_pages(walk, &pages));
+        let pages = stream::unfold(page, |mut page| async move {
+            let next: Vec<_> = page.recv().await?;
+            Some((stream::iter(next), page))
+        });
+        pages.flatten().fuse().boxed()
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        check_file_name(name)?;
+        let (path, name) = (self.0.root.join(name), name.to_owned());
+        blocking(move || match fs::remove_file(&path) {
+            Err(error) if !is_absence(&error) => Err(cannot("delete", &name, &error)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+impl Shared {
+    /// A new temporary file, for the object `name`.
+    fn temporary(&self, name: &str) -> Result<Temporary, StoreError> {
+        let failed = |error: io::Error| cannot("create", name, &error);
+        let directory = self.root.join(TEMPORARY);
+        let temporary = match self.temporary_in(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&directory).map_err(failed)?;
+                self.temporary_in(&directory).map_err(failed)?
+            }
+            other => other.map_err(failed)?,
+        };
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            // The filesystem's own idea of the time: a file server's clock may differ from ours.
+            if let Ok(now) = temporary.file.metadata().and_then(|found| found.modified()) {
+                sweep(&directory, now);
+            }
+        }
+        Ok(temporary)
+    }
+
+    fn temporary_in(&self, directory: &Path) -> io::Result<Temporary> {
+        loop {
+            // Containers that share the directory may have the same process id: then the create decides.
+            let count = self.counter.fetch_add(1, Ordering::Relaxed);
+            let path = directory.join(format!("{}-{count}", std::process::id()));
+            match File::create_new(&path) {
+                Ok(file) => {
+                    return Ok(Temporary {
+                        file,
+                        path,
+                        unflushed: 0,
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives the temporary file its name, durably.
+    fn publish(&self, temporary: Temporary, name: &str) -> Result<(), StoreError> {
+        let failed = |error: io::Error| cannot("create", name, &error);
+        let path = self.root.join(name);
+        let directory = path.parent().unwrap_or(&self.root).to_owned();
+        temporary.file.sync_all().map_err(failed)?;
+        self.make_durable(&directory).map_err(failed)?;
+        let mut made = self.give_name(&temporary, &path);
+        if made
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            // Somebody has removed the directory since.
+            self.durable
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+            self.make_durable(&directory).map_err(failed)?;
+            made = self.give_name(&temporary, &path);
+        }
+        match made {
+            Ok(()) => fsync_directory(&directory).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Whoever hears that it exists may rely on it, though its creator may have died before this.
+                fsync_directory(&directory).map_err(failed)?;
+                Err(StoreError::AlreadyExists {
+                    name: name.to_owned(),
+                })
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Hard link, or else lock and rename. `AlreadyExists` when the name is taken.
+    fn give_name(&self, temporary: &Temporary, path: &Path) -> io::Result<()> {
+        if !self.no_links.load(Ordering::Relaxed) {
+            match fs::hard_link(&temporary.path, path) {
+                Err(error) if lacks_links(&error) => {
+                    self.no_links.store(true, Ordering::Relaxed);
+                }
+                other => return other,
+            }
+        }
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.root.join(TEMPORARY).join(LOCK))?;
+        lock.lock().map_err(|error| {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!(
+                    "this filesystem has neither hard links nor locks ({error}); use another one"
+                ),
+            )
+        })?;
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        fs::rename(&temporary.path, path)
+        // Closing the file unlocks it, and so does the death of the process.
+    }
+
+    /// Makes `directory` if need be, and sees to it that a crash cannot take it away with what is in it.
+    fn make_durable(&self, directory: &Path) -> io::Result<()> {
+        let known = |path: &Path| {
+            let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+            durable.contains(path)
+        };
+        if known(directory) {
+            return Ok(());
+        }
+        let mut path = PathBuf::new();
+        for part in directory.components() {
+            let parent = path.clone();
+            path.push(part);
+            if parent.as_os_str().is_empty() || known(&path) {
+                continue;
+            }
+            let made = match fs::create_dir(&path) {
+                Ok(()) => true,
+                Err(_) if path.is_dir() => false,
+                Err(error) => return Err(error),
+            };
+            // Directories above the store that were there before are not ours to worry about, nor always to read.
+            if made || path.starts_with(&self.root) {
+                match fsync_directory(&parent) {
+                    Err(error) if made || path != self.root => return Err(error),
+                    _ => {}
+                }
+            }
+            let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+            durable.insert(path.clone());
+        }
+        Ok(())
+    }
+}
+
+/// A file that goes away unless it has got a name by then.
+#[derive(Debug)]
+struct Temporary {
+    file: File,
+    path: PathBuf,
+    unflushed: u64,
+}
+
+impl Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.unflushed = self.unflushed.saturating_add(bytes.len() as u64);
+        if self.unflushed >= FLUSH_EVERY {
+            self.file.sync_data()?;
+            self.unflushed = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After a rename it is not there any more; a leftover is swept another day.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+struct FileUpload {
+    shared: Arc<Shared>,
+    name: String,
+    /// None after an error: what has been written is then unknown.
+    temporary: Option<Temporary>,
+}
+
+impl FileUpload {
+    fn broken(&self) -> StoreError {
+        StoreError::Permanent {
+            what: format!("cannot write {}", self.name),
+            cause: "an earlier write of this upload failed; begin it anew".to_owned(),
+        }
+    }
+}
+
+#[async_trait]
+impl Upload for FileUpload {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        let mut temporary = self.temporary.take().ok_or_else(|| self.broken())?;
+        let name = self.name.clone();
+        let written = blocking(move || {
+            temporary
+                .write(&chunk)
+                .map_err(|error| cannot("write", &name, &error))?;
+            Ok(temporary)
+        });
+        self.temporary = Some(written.await?);
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        let temporary = self.temporary.take().ok_or_else(|| self.broken())?;
+        blocking(move || self.shared.publish(temporary, &self.name)).await
+    }
+}
+
+/// An object that is being read.
+struct Reader {
+    file: File,
+    name: String,
+    left: u64,
+    /// The first piece, read when the object was opened.
+    first: Option<Bytes>,
+}
+
+impl Reader {
+    fn open(path: &Path, name: String, range: Option<Range<u64>>) -> Result<Self, StoreError> {
+        let opened = File::open(path).and_then(|file| {
+            let found = file.metadata()?;
+            Ok((file, found))
+        });
+        let (mut file, found) = match opened {
+            Ok((_, found)) if found.is_dir() => return Err(StoreError::NotFound { name }),
+            Err(error) if is_absence(&error) => return Err(StoreError::NotFound { name }),
+            other => other.map_err(|error| cannot("read", &name, &error))?,
+        };
+        let (start, end) = byte_range(range, found.len());
+        if start > 0 {
+            file.seek(SeekFrom::Start(start))
+                .map_err(|error| cannot("read", &name, &error))?;
+        }
+        let mut reader = Self {
+            file,
+            name,
+            left: end.saturating_sub(start),
+            first: None,
+        };
+        if reader.left > 0 {
+            reader.first = Some(reader.piece()?);
+        }
+        Ok(reader)
+    }
+
+    fn piece(&mut self) -> Result<Bytes, StoreError> {
+        let wanted = self.left.min(READ_PIECE);
+        let mut piece = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+        let read = (&mut self.file).take(wanted).read_to_end(&mut piece);
+        read.map_err(|error| cannot("read", &self.name, &error))?;
+        if (piece.len() as u64) < wanted {
+            return Err(StoreError::Permanent {
+                what: format!("cannot read {}", self.name),
+                cause: "it has become shorter while it was read; objects must not be changed"
+                    .to_owned(),
+            });
+        }
+        self.left = self.left.saturating_sub(wanted);
+        Ok(piece.into())
+    }
+}
+
+fn send_pages(walk: Walk, pages: &mpsc::Sender<Vec<Result<ObjectMeta, StoreError>>>) {
+    let mut page = Vec::new();
+    for found in walk {
+        let found = found
+            .map_err(|(path, error)| explain(format!("cannot list {}", path.display()), &error));
+        page.push(found);
+        if page.len() >= LIST_PAGE && pages.blocking_send(std::mem::take(&mut page)).is_err() {
+            return;
+        }
+    }
+    if !page.is_empty() {
+        let _ = pages.blocking_send(page);
+    }
+}
+
+/// Removes what processes that died have left. Nothing depends on it, so errors do not matter.
+fn sweep(directory: &Path, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let age = entry
+            .metadata()
+            .and_then(|found| found.modified())
+            .ok()
+            .and_then(|modified| now.duration_since(modified).ok());
+        if age.is_some_and(|age| age > STALE_AFTER) && entry.file_name() != LOCK {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn fsync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Transient {
+            what: "cannot use the disk".to_owned(),
+            cause: format!("the process is shutting down ({error})"),
+        }),
+    }
+}
+
+/// Names that files cannot have, beyond those that no object can have.
+fn check_file_name(name: &str) -> Result<(), StoreError> {
+    check_name(name)?;
+    let bad = |cause: &str| {
+        Err(StoreError::Permanent {
+            what: format!("cannot use the name {name:?}"),
+            cause: cause.to_owned(),
+        })
+    };
+    if name.split('/').any(|part| part.len() > 255) {
+        return bad("a part of it is longer than 255 bytes, which files cannot be");
+    }
+    if name.split('/').next() == Some(TEMPORARY) {
+        return bad("the store keeps its temporary files there");
+    }
+    Ok(())
+}
+
+/// Is this how the filesystem says that it has no hard links? `EPERM` (which std does not tell from `EACCES`) or `EOPNOTSUPP`,
+/// and nothing else: a creator that locks would overwrite what another one links at the same moment.
+fn lacks_links(error: &io::Error) -> bool {
+    const EPERM: i32 = 1;
+    error.raw_os_error() == Some(EPERM) || error.kind() == io::ErrorKind::Unsupported
+}
+
+/// No such file, or a file where the path wants a directory.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+    )
+}
+
+fn cannot(verb: &str, name: &str, error: &io::Error) -> StoreError {
+    explain(format!("cannot {verb} {name}"), error)
+}
+
+/// What an operator can do about it, and whether it is worth another try.
+fn explain(what: String, error: &io::Error) -> StoreError {
+    use io::ErrorKind as Kind;
+    let (transient, advice) = match error.kind() {
+        Kind::StorageFull => (true, "the disk is full: make room"),
+        Kind::QuotaExceeded => (true, "the disk quota is used up: raise it or make room"),
+        Kind::PermissionDenied => (false, "let this user write to the directory and read it"),
+        Kind::ReadOnlyFilesystem => (false, "the filesystem is read-only: mount it writable"),
+        Kind::NotADirectory | Kind::AlreadyExists => (
+            false,
+            "there is a file where a directory should be: move it away",
+        ),
+        Kind::InvalidFilename => (false, "the filesystem does not take such names"),
+        Kind::Unsupported => (false, "the filesystem cannot do that: use another one"),
+        _ => (true, "is the disk or its mount all right?"),
+    };
+    let cause = format!("{advice} ({error})");
+    if transient {
+        StoreError::Transient { what, cause }
+    } else {
+        StoreError::Permanent { what, cause }
+    }
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

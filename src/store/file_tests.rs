@@ -1,0 +1,203 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::os::unix::fs::PermissionsExt;
+
+use futures::TryStreamExt;
+
+use super::super::contract;
+use super::*;
+
+fn temporary_files(root: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(root.join(TEMPORARY)) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+async fn names(store: &FileStore) -> Vec<String> {
+    let found: Vec<ObjectMeta> = store.list("", None).await.try_collect().await.unwrap();
+    found.into_iter().map(|object| object.name).collect()
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let root = tempfile::tempdir().unwrap();
+    let count = AtomicU64::new(0);
+    contract::run(|| {
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        Arc::new(FileStore::open(root.path().join(format!("new/{count}"))).unwrap())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_without_hard_links() {
+    let root = tempfile::tempdir().unwrap();
+    let count = AtomicU64::new(0);
+    contract::run(|| {
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        let store = FileStore::open(root.path().join(count.to_string())).unwrap();
+        Arc::new(store.without_links())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn temporary_files_go_away_and_are_never_listed() {
+    let root = tempfile::tempdir().unwrap();
+    let store = FileStore::open(root.path()).unwrap();
+    store.create("a", Bytes::from_static(b"1")).await.unwrap();
+    store
+        .create("a", Bytes::from_static(b"2"))
+        .await
+        .unwrap_err();
+    assert_eq!(temporary_files(root.path()), [""; 0]);
+
+    let mut upload = store.upload("b").await.unwrap();
+    upload.write(Bytes::from_static(b"part")).await.unwrap();
+    assert_eq!(temporary_files(root.path()).len(), 1);
+    assert_eq!(names(&store).await, ["a"]);
+    drop(upload);
+    assert_eq!(temporary_files(root.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn leftovers_of_the_dead_are_swept_after_a_day_and_others_are_not() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join(TEMPORARY);
+    fs::create_dir(&directory).unwrap();
+    let hour = Duration::from_secs(3600);
+    for (name, age) in [("1-0", 25 * hour), ("1-1", 23 * hour), (LOCK, 99 * hour)] {
+        let file = File::create(directory.join(name)).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    let store = FileStore::open(root.path()).unwrap();
+    store.create("a", Bytes::new()).await.unwrap();
+    let mut left = temporary_files(root.path());
+    left.sort();
+    assert_eq!(left, ["1-1", LOCK]);
+}
+
+#[tokio::test]
+async fn another_process_with_the_same_id_does_no_harm() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join(TEMPORARY);
+    fs::create_dir(&directory).unwrap();
+    let theirs = directory.join(format!("{}-0", std::process::id()));
+    fs::write(&theirs, b"theirs").unwrap();
+    let store = FileStore::open(root.path()).unwrap();
+    store
+        .create("a", Bytes::from_static(b"ours"))
+        .await
+        .unwrap();
+    assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+    assert_eq!(fs::read(root.path().join("a")).unwrap(), b"ours");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_removed_meanwhile_is_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = FileStore::open(root.path().join("store")).unwrap();
+    store.create("d/a", Bytes::new()).await.unwrap();
+    fs::remove_dir_all(root.path().join("store/d")).unwrap();
+    store.create("d/b", Bytes::new()).await.unwrap();
+    fs::remove_dir_all(root.path().join("store")).unwrap();
+    store.create("d/c", Bytes::new()).await.unwrap();
+    assert_eq!(names(&store).await, ["d/c"]);
+}
+
+#[tokio::test]
+async fn opening_or_reading_makes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("not/there");
+    let store = FileStore::open(&path).unwrap();
+    assert_eq!(names(&store).await, [""; 0]);
+    assert!(matches!(
+        store.read("a", None).await,
+        Err(StoreError::NotFound { .. })
+    ));
+    store.delete("a").await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_file_in_the_way_is_a_permanent_error_that_says_what_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), b"").unwrap();
+    let error = FileStore::open(root.path().join("file")).unwrap_err();
+    assert!(error.to_string().contains("not a directory"), "{error}");
+
+    let store = FileStore::open(root.path()).unwrap();
+    let error = store.create("file/a", Bytes::new()).await.unwrap_err();
+    assert!(!error.is_transient(), "{error}");
+    assert!(error.to_string().contains("move it away"), "{error}");
+}
+
+#[test]
+fn errors_of_the_disk_say_what_to_do_and_whether_to_try_again() {
+    for (kind, transient, advice) in [
+        (io::ErrorKind::StorageFull, true, "the disk is full"),
+        (io::ErrorKind::QuotaExceeded, true, "quota"),
+        (
+            io::ErrorKind::PermissionDenied,
+            false,
+            "let this user write",
+        ),
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            false,
+            "mount it writable",
+        ),
+        (io::ErrorKind::NotADirectory, false, "move it away"),
+        (io::ErrorKind::Other, true, "mount"),
+    ] {
+        let error = cannot("create", "x/y", &kind.into());
+        assert_eq!(error.is_transient(), transient, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("x/y") && text.contains(advice), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_worth_another_try() {
+    // /dev/full answers every write with ENOSPC.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut temporary = Temporary {
+        file: full,
+        path: PathBuf::from("/nowhere/at-all"),
+        unflushed: 0,
+    };
+    let error = cannot("write", "a", &temporary.write(b"x").unwrap_err());
+    assert!(error.is_transient());
+    assert!(error.to_string().contains("the disk is full"), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_without_permission_is_a_permanent_error() {
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    if File::create(root.path().join("probe")).is_ok() {
+        return; // permissions do not hold root back
+    }
+    let store = FileStore::open(root.path()).unwrap();
+    let error = store.create("a", Bytes::new()).await.unwrap_err();
+    assert!(!error.is_transient());
+    assert!(error.to_string().contains("let this user write"), "{error}");
+}
+
+#[tokio::test]
+async fn what_links_into_the_store_is_followed_and_what_is_no_text_is_left_out() {
+    use std::os::unix::ffi::OsStrExt;
+    let root = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("a"), b"far").unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), root.path().join("link")).unwrap();
+    std::os::unix::fs::symlink(".", elsewhere.path().join("circle")).unwrap();
+    fs::write(root.path().join(std::ffi::OsStr::from_bytes(b"\xff")), b"").unwrap();
+    let store = FileStore::open(root.path()).unwrap();
+    let found = names(&store).await;
+    assert_eq!(found[0], "link/a");
+    assert!(found.len() < 200 && found.iter().all(|name| name.ends_with("/a")));
+}

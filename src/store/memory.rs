@@ -1,0 +1,434 @@
+//! A store in memory, for tests: shared within the process by name, with faults that can be asked for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
+
+use super::{
+    ByteStream, ObjectMeta, SharedStore, Store, StoreError, Upload, byte_range, check_name,
+};
+
+/// Bytes of one piece of a read, as small as a network's, so that readers are tested on pieces.
+const READ_PIECE: usize = 256 << 10;
+
+/// Stores by name; they live as long as the process, as a bucket would.
+static NAMED: LazyLock<Mutex<HashMap<String, MemoryStore>>> = LazyLock::new(Mutex::default);
+
+/// A store in memory. Clones are the same store.
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    state: Mutex<State>,
+    /// False while creates are held back.
+    running: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Bytes>,
+    create_faults: Vec<Fault>,
+    read_faults: Vec<Fault>,
+    delay: Duration,
+    calls: Vec<Call>,
+}
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails, and might succeed later.
+    Transient,
+    /// It fails, and always will.
+    Permanent,
+    /// It is done, but the answer does not arrive: a transient error. (A read just fails.)
+    AnswerLost,
+}
+
+/// A call that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Of [`Store::create`].
+    Create(String),
+    /// Of [`Upload::commit`].
+    Commit(String),
+    /// Of [`Store::read`].
+    Read(String, Option<Range<u64>>),
+    /// Of [`Store::list`].
+    List(String),
+    /// Of [`Store::delete`].
+    Delete(String),
+}
+
+impl MemoryStore {
+    /// A store of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_name(String::new())
+    }
+
+    /// The store of that name, the same one for everybody in this process.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        named
+            .entry(name.to_owned())
+            .or_insert_with(|| Self::with_name(name.to_owned()))
+            .clone()
+    }
+
+    fn with_name(name: String) -> Self {
+        Self(Arc::new(Shared {
+            name,
+            state: Mutex::default(),
+            running: watch::Sender::new(true),
+        }))
+    }
+
+    /// The same, as everybody else takes it.
+    #[must_use]
+    pub fn shared(&self) -> SharedStore {
+        Arc::new(self.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next `count` creates and commits go wrong like this (after those already asked for).
+    pub fn fail_creates(&self, count: usize, fault: Fault) {
+        let mut state = self.state();
+        state
+            .create_faults
+            .extend(std::iter::repeat_n(fault, count));
+    }
+
+    /// The next `count` reads go wrong like this (after those already asked for).
+    pub fn fail_reads(&self, count: usize, fault: Fault) {
+        let mut state = self.state();
+        state.read_faults.extend(std::iter::repeat_n(fault, count));
+    }
+
+    /// No create or commit goes wrong any more.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.create_faults.clear();
+        state.read_faults.clear();
+    }
+
+    /// Every create, commit and read takes so much longer.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state().delay = delay;
+    }
+
+    /// Creates and commits wait from now on, until [`Self::release`].
+    pub fn pause(&self) {
+        self.0.running.send_replace(false);
+    }
+
+    /// Ends a [`Self::pause`].
+    pub fn release(&self) {
+        self.0.running.send_replace(true);
+    }
+
+    /// The calls so far, in order of their beginning.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    /// The names of all objects.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.state().objects.keys().cloned().collect()
+    }
+
+    /// The bytes of an object.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Option<Bytes> {
+        self.state().objects.get(name).cloned()
+    }
+
+    /// Puts an object there, whether there is one or not.
+    pub fn put(&self, name: &str, body: impl Into<Bytes>) {
+        self.state().objects.insert(name.to_owned(), body.into());
+    }
+
+    /// Takes an object away.
+    pub fn remove(&self, name: &str) {
+        self.state().objects.remove(name);
+    }
+
+    /// Flips the bits of `mask` in byte `at` of an object.
+    pub fn corrupt(&self, name: &str, at: usize, mask: u8) {
+        if let Some(body) = self.state().objects.get_mut(name) {
+            let mut bytes = BytesMut::from(&body[..]);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= mask;
+            }
+            *body = bytes.freeze();
+        }
+    }
+
+    /// Cuts an object off after `length` bytes.
+    pub fn truncate(&self, name: &str, length: usize) {
+        if let Some(body) = self.state().objects.get_mut(name) {
+            body.truncate(length);
+        }
+    }
+
+    /// Renames an object.
+    pub fn rename(&self, from: &str, to: &str) {
+        let mut state = self.state();
+        if let Some(body) = state.objects.remove(from) {
+            state.objects.insert(to.to_owned(), body);
+        }
+    }
+
+    /// Records the call and waits as long as asked for.
+    async fn begin(&self, call: Call) {
+        let creates = matches!(call, Call::Create(_) | Call::Commit(_));
+        let delay = {
+            let mut state = self.state();
+            state.calls.push(call);
+            state.delay
+        };
+        if delay > Duration::ZERO {
+            tokio::time::sleep(delay).await;
+        }
+        if creates {
+            // The sender lives in `self`, so this cannot fail.
+            let _ = self
+                .0
+                .running
+                .subscribe()
+                .wait_for(|running| *running)
+                .await;
+        }
+    }
+
+    fn store(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let fault = take_first(&mut state.create_faults);
+        if let Some(fault @ (Fault::Transient | Fault::Permanent)) = fault {
+            return Err(fault_error("create", name, fault));
+        }
+        if state.objects.contains_key(name) {
+            return Err(StoreError::AlreadyExists {
+                name: name.to_owned(),
+            });
+        }
+        state.objects.insert(name.to_owned(), body);
+        match fault {
+            Some(fault) => Err(fault_error("create", name, fault)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn take_first(faults: &mut Vec<Fault>) -> Option<Fault> {
+    if faults.is_empty() {
+        None
+    } else {
+        Some(faults.remove(0))
+    }
+}
+
+fn fault_error(verb: &str, name: &str, fault: Fault) -> StoreError {
+    let what = format!("cannot {verb} {name}");
+    let cause = format!("{fault:?} fault asked for by a test");
+    match fault {
+        Fault::Permanent => StoreError::Permanent { what, cause },
+        Fault::Transient | Fault::AnswerLost => StoreError::Transient { what, cause },
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryStore({:?})", self.0.name)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn url(&self) -> String {
+        format!("memory:{}", self.0.name)
+    }
+
+    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        check_name(name)?;
+        self.begin(Call::Create(name.to_owned())).await;
+        self.store(name, body)
+    }
+
+    async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {
+        check_name(name)?;
+        Ok(Box::new(MemoryUpload {
+            store: self.clone(),
+            name: name.to_owned(),
+            body: BytesMut::new(),
+        }))
+    }
+
+    async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
+        check_name(name)?;
+        self.begin(Call::Read(name.to_owned(), range.clone())).await;
+        let body = {
+            let mut state = self.state();
+            if let Some(fault) = take_first(&mut state.read_faults) {
+                return Err(fault_error("read", name, fault));
+            }
+            state.objects.get(name).cloned()
+        };
+        let body = body.ok_or_else(|| StoreError::NotFound {
+            name: name.to_owned(),
+        })?;
+        let (start, end) = byte_range(range, body.len() as u64);
+        // Both lie within the object, which lies in memory.
+        let mut rest = body.slice(start as usize..end as usize);
+        let pieces = std::iter::from_fn(move || {
+            let piece = rest.split_to(READ_PIECE.min(rest.len()));
+            (!piece.is_empty()).then_some(Ok(piece))
+        });
+        Ok(stream::iter(pieces).boxed())
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        self.begin(Call::List(prefix.to_owned())).await;
+        let first = from.map_or(prefix, |from| from.max(prefix)).to_owned();
+        let found: Vec<_> = self
+            .state()
+            .objects
+            .range(first..)
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .map(|(name, body)| {
+                Ok(ObjectMeta {
+                    name: name.clone(),
+                    size: body.len() as u64,
+                })
+            })
+            .collect();
+        stream::iter(found).boxed()
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        check_name(name)?;
+        self.begin(Call::Delete(name.to_owned())).await;
+        self.remove(name);
+        Ok(())
+    }
+}
+
+struct MemoryUpload {
+    store: MemoryStore,
+    name: String,
+    body: BytesMut,
+}
+
+#[async_trait]
+impl Upload for MemoryUpload {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        self.body.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.store.begin(Call::Commit(self.name.clone())).await;
+        self.store.store(&self.name, self.body.freeze())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::contract;
+    use super::*;
+
+    #[tokio::test]
+    async fn it_keeps_the_contract() {
+        contract::run(|| MemoryStore::new().shared()).await;
+    }
+
+    #[tokio::test]
+    async fn stores_of_one_name_are_one_store() {
+        let one = super::super::open("memory:shared-by-name").await.unwrap();
+        one.create("x", Bytes::from_static(b"1")).await.unwrap();
+        assert_eq!(
+            MemoryStore::named("shared-by-name").object("x").unwrap(),
+            "1"
+        );
+        let other = super::super::open("memory:").await.unwrap();
+        assert!(other.read("x", None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn faults_come_in_the_order_asked_for_and_then_end() {
+        let store = MemoryStore::new();
+        store.fail_creates(1, Fault::Transient);
+        store.fail_creates(1, Fault::Permanent);
+        store.fail_creates(1, Fault::AnswerLost);
+        let one = Bytes::from_static(b"1");
+        assert!(
+            store
+                .create("a", one.clone())
+                .await
+                .unwrap_err()
+                .is_transient()
+        );
+        assert!(
+            !store
+                .create("a", one.clone())
+                .await
+                .unwrap_err()
+                .is_transient()
+        );
+        assert_eq!(store.object("a"), None);
+        assert!(
+            store
+                .create("a", one.clone())
+                .await
+                .unwrap_err()
+                .is_transient()
+        );
+        assert_eq!(store.object("a").unwrap(), "1");
+        store.create("b", one).await.unwrap();
+        store.fail_reads(1, Fault::Transient);
+        assert!(store.read("b", None).await.is_err());
+        assert!(store.read("b", None).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_paused_store_stores_nothing_until_it_is_released() {
+        let store = MemoryStore::new();
+        store.pause();
+        let create = tokio::spawn({
+            let store = store.clone();
+            async move { store.create("a", Bytes::new()).await }
+        });
+        while store.calls().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.names(), [""; 0]);
+        store.release();
+        create.await.unwrap().unwrap();
+        assert_eq!(store.names(), ["a"]);
+    }
+}

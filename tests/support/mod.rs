@@ -1,0 +1,7 @@
+//! What the tests share: real servers, the real program.
+
+pub mod backfeed;
+pub mod server;
+
+pub use backfeed::{Backfeed, list, run};
+pub use server::{Server, Version, free_port, wait_until};
