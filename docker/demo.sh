@@ -249,8 +249,8 @@ wait_for() {
 
 kill_hard() {
     say "$dim\$ kill -9 $1$plain"
-    kill -9 "$1"
-    wait "$1" 2>/dev/null || true
+    # The shell tells of killed jobs on stderr.
+    { kill -9 "$1" && wait "$1"; } 2>/dev/null || true
 }
 
 # --- HTTP, with what is there anyway ------------------------------------------------------------------------------
@@ -362,8 +362,9 @@ die() {
 clean_up() {
     local pid
     remove_policy
-    for pid in $page_pid $sidecar_pid $redis_pid; do kill -9 "$pid" 2>/dev/null || true; done
-    for pid in $page_pid $sidecar_pid $redis_pid; do wait "$pid" 2>/dev/null || true; done
+    exec 2>/dev/null # the shell tells of killed jobs there
+    for pid in $page_pid $sidecar_pid $redis_pid; do kill -9 "$pid" || true; done
+    for pid in $page_pid $sidecar_pid $redis_pid; do wait "$pid" || true; done
     rm -rf "$work"
 }
 

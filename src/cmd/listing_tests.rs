@@ -169,3 +169,193 @@ fn sizes_and_times_are_short() {
     assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00Z");
     assert_eq!(Time(i64::MAX).to_string(), "9223372036854775807 ms");
 }
+
+mod gathered {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::archive::{FORMAT, HistoryDoc};
+    use crate::position::{Boundary, TimeMark};
+    use crate::segment::{self, SegmentMeta};
+    use crate::store::MemoryStore;
+
+    async fn archive() -> (MemoryStore, Archive) {
+        let store = MemoryStore::new();
+        let archive = Archive::open_or_create(store.shared(), NOON).await.unwrap();
+        (store, archive)
+    }
+
+    async fn history(archive: &Archive, id: ReplId, parent: Option<Parent>) {
+        let doc = HistoryDoc {
+            format: FORMAT,
+            id,
+            parent,
+            previous: None,
+            service: "h:1".to_owned(),
+            server: redis(),
+            created_unix_ms: NOON + if parent.is_some() { 60_000 } else { 0 },
+        };
+        archive.create_history(&doc).await.unwrap();
+    }
+
+    async fn base(archive: &Archive, history: ReplId, offset: u64, unix_ms: i64) {
+        let at = Position {
+            history,
+            offset: Offset(offset),
+        };
+        let mut writer = archive.begin_base(at).await.unwrap();
+        writer
+            .write(Bytes::from_static(b"REDIS0010"))
+            .await
+            .unwrap();
+        let stored = writer.finish().await.unwrap();
+        let manifest = BaseManifest {
+            format: FORMAT,
+            history,
+            offset: Offset(offset),
+            db: 0,
+            kind: BaseKind::Sync,
+            raw_bytes: stored.raw_bytes,
+            stored_bytes: stored.stored_bytes,
+            crc64: BaseManifest::crc64_text(stored.crc64),
+            rdb_magic: "REDIS0010".to_owned(),
+            rdb_checksum: true,
+            server: redis(),
+            created_unix_ms: unix_ms,
+            databases: BTreeMap::from([
+                (
+                    0,
+                    DbCounts {
+                        keys: 5,
+                        expires: 1,
+                    },
+                ),
+                (
+                    3,
+                    DbCounts {
+                        keys: 2,
+                        expires: 2,
+                    },
+                ),
+            ]),
+            types: BTreeMap::new(),
+            functions: 0,
+            modules: Vec::new(),
+            unwalked_from: None,
+            unwalked_reason: None,
+        };
+        archive.commit_base(&manifest).await.unwrap();
+    }
+
+    async fn segment(archive: &Archive, history: ReplId, start: u64, end: u64, unix_ms: i64) {
+        let meta = SegmentMeta {
+            history,
+            start: Offset(start),
+            end: Offset(end),
+            db_at_start: 0,
+            starts_at_boundary: true,
+            boundary: Some(Boundary {
+                offset: Offset(end),
+                db: 0,
+            }),
+            marks: vec![TimeMark {
+                unix_ms,
+                offset: Offset(end),
+            }],
+            writer: "w".to_owned(),
+        };
+        let bytes = vec![b'x'; usize::try_from(end - start).unwrap()];
+        let (header, body) = segment::encode(meta, &[Bytes::from(bytes)], 1).unwrap();
+        archive.append(&header, body).await.unwrap();
+    }
+
+    fn offsets(listing: &Listing, nth: usize) -> Vec<(u64, u64)> {
+        let stretches = listing.histories[nth].restorable.iter();
+        stretches
+            .map(|stretch| (stretch.from_offset.0, stretch.to_offset.0))
+            .collect()
+    }
+
+    async fn gather(archive: &Archive) -> Listing {
+        Listing::gather(archive, "memory:".to_owned())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_child_goes_on_where_it_left_its_sealed_parent() {
+        let (_store, archive) = archive().await;
+        history(&archive, id(1), None).await;
+        base(&archive, id(1), 10, NOON).await;
+        segment(&archive, id(1), 10, 50, NOON + 1_000).await;
+        segment(&archive, id(1), 50, 70, NOON + 2_000).await;
+        archive
+            .seal(id(1), Offset(70), "moved", "w", NOON + 3_000)
+            .await
+            .unwrap();
+        let parent = Parent {
+            history: id(1),
+            offset: Offset(70),
+            db: 0,
+        };
+        history(&archive, id(2), Some(parent)).await;
+        segment(&archive, id(2), 70, 90, NOON + 90_000).await;
+
+        let listing = gather(&archive).await;
+        assert_eq!(listing.latest, Some(id(2)));
+        assert_eq!(offsets(&listing, 0), [(10, 70)]);
+        assert_eq!(listing.histories[0].restorable[0].to_unix_ms, NOON + 2_000);
+        assert_eq!(
+            listing.histories[0].sealed.as_ref().unwrap().reason,
+            "moved"
+        );
+        assert_eq!(
+            (
+                listing.histories[0].bases[0].keys,
+                listing.histories[0].bases[0].expires
+            ),
+            (7, 3)
+        );
+        assert_eq!(offsets(&listing, 1), [(70, 90)]);
+        assert!(listing.histories[1].tip && !listing.histories[0].tip);
+    }
+
+    #[tokio::test]
+    async fn a_gap_before_a_second_base_ends_a_stretch_and_no_gap_does_not() {
+        for (resumed_at, expected) in [(60, vec![(10, 50), (60, 80)]), (50, vec![(10, 80)])] {
+            let (_store, archive) = archive().await;
+            history(&archive, id(1), None).await;
+            base(&archive, id(1), 10, NOON).await;
+            segment(&archive, id(1), 10, 50, NOON + 1_000).await;
+            base(&archive, id(1), resumed_at, NOON + 2_000).await;
+            segment(&archive, id(1), resumed_at, 80, NOON + 3_000).await;
+            assert_eq!(offsets(&gather(&archive).await, 0), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_is_told_and_the_rest_is_shown() {
+        let (store, archive) = archive().await;
+        history(&archive, id(1), None).await;
+        history(&archive, id(2), None).await;
+        base(&archive, id(2), 10, NOON).await;
+        segment(&archive, id(2), 10, 50, NOON).await;
+        let segment = store
+            .names()
+            .into_iter()
+            .find(|name| name.ends_with(".resp.zst"))
+            .unwrap();
+        store.truncate(&segment, 20);
+        let listing = gather(&archive).await;
+        assert_eq!(offsets(&listing, 0), []);
+        let text = listing.to_string();
+        assert!(
+            text.contains("restore   nothing: there is no complete base"),
+            "{text}"
+        );
+        assert!(
+            text.contains("PROBLEM") && text.contains(&segment),
+            "{text}"
+        );
+    }
+}

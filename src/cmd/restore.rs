@@ -18,8 +18,8 @@ pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// redis://[user[:password]@]host[:port] (a running server), aof:DIR (an append-only directory to start a server
-    /// on) or FILE.rdb
+    /// redis://[user[:password]@]host[:port] (a running server), aof:DIR (append-only files for a server whose
+    /// `dir` is DIR) or FILE.rdb
     // Text for the same reason as --redis.
     #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
     to: String,
@@ -64,7 +64,7 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_REDIS_PASSWORD_FILE", value_name = "FILE")]
     redis_password_file: Option<PathBuf>,
 
-    /// Where the target server finds backfeed as its master; beyond loopback it needs --listen-password-file
+    /// Where the target server finds backfeed as its master [default: the address that it can reach, a free port]
     #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 
@@ -72,7 +72,7 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce)]
     announce: Option<(String, u16)>,
 
-    /// File with the password that the target must give (set as its `masterauth` for the time)
+    /// File with the password that the target must give (its `masterauth`); needed for a target on another host
     #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
     listen_password_file: Option<PathBuf>,
 
@@ -129,7 +129,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     if json {
         return print_json(&report);
     }
-    print(&format!("{report}\n"))
+    print(&report.to_string())
 }
 
 fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> {
