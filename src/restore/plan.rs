@@ -89,6 +89,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The log of an old server was read, and holds no relative expiry after all: it can be replayed byte for byte.
+    pub fn without_relative_ttls(&mut self) {
+        self.relative_ttls = false;
+        for piece in &mut self.pieces {
+            piece.relative_ttls = false;
+        }
+    }
+
     /// Bytes of the snapshot.
     #[must_use]
     pub fn bytes_base(&self) -> u64 {
@@ -520,6 +528,30 @@ impl Planner<'_> {
             base: base.clone(),
             pieces: walk.pieces,
             notes,
+        })
+    }
+
+    /// `latest` is where the log ends. A chain that ends before has lost a segment in its middle: strays of a writer that
+    /// died lie beyond the end, and are none of the log.
+    fn check_hole(
+        &self,
+        base: &BaseManifest,
+        walk: &Walk,
+        end: Boundary,
+        tip: Option<Tip>,
+    ) -> Result<(), RestoreError> {
+        let lost = tip.filter(|tip| self.when == When::Latest && walk.reached < tip.stored);
+        let Some(_) = lost else { return Ok(()) };
+        Err(RestoreError::Gap {
+            history: self.history,
+            missing: walk.reached.next_byte(),
+            next: match walk.stopped {
+                Some(ChainEnd::Gap { next, .. }) => Some(next),
+                _ => None,
+            },
+            goal: self.when.to_string(),
+            base: base.offset,
+            reachable: end.offset,
         })
     }
 

@@ -466,9 +466,11 @@ async fn prepare(
     now_unix_ms: i64,
 ) -> Result<(Plan, Identity), RestoreError> {
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
-    let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
-    check(archive, &plan, &()).await?;
-    let identity = if plan.relative_ttls || !plan.is_tip_end {
+    let mut plan = seal(archive, history, reason, writer, now_unix_ms).await?;
+    if !check(archive, &plan, &()).await?.relative_ttls {
+        plan.without_relative_ttls();
+    }
+    let identity = if plan.relative_ttls {
         tracing::info!(
             "the log of this old server holds relative expiries, which are made absolute: the restored Redis gets an id of \
              its own, and one new full sync"
