@@ -174,7 +174,12 @@ pub async fn sound(
     let mut bad = BadBases::new();
     loop {
         match check(archive, &plan, progress).await {
-            Ok(checked) => return Ok((plan, checked)),
+            Ok(checked) => {
+                if !checked.relative_ttls {
+                    plan.without_relative_ttls();
+                }
+                return Ok((plan, checked));
+            }
             Err(error) => {
                 if !pass_over(&plan, &error, archive, &mut bad).await? {
                     return Err(error);
