@@ -14,7 +14,7 @@
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`] |
+//! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 

@@ -1,1 +1,472 @@
-//! (being written)
+//! The rules of the house, held by a test: layers, sizes, no strays, nothing left undone, flags that are documented.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::run;
+
+/// Every entry that the repository's top level may have.
+const TOP_LEVEL: [&str; 16] = [
+    ".ci",
+    ".github",
+    ".gitignore",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "benches",
+    "deny.toml",
+    "docker",
+    "proto-fixtures",
+    "rust-toolchain.toml",
+    "rustfmt.toml",
+    "src",
+    "tests",
+];
+const SOURCE_LINES: usize = 600;
+/// A test tells a whole story, with its data.
+const TEST_LINES: usize = 700;
+/// Two halves of one thing: what the process is doing, and the numbers of it.
+const KNOWN_CYCLE: [&str; 2] = ["metrics", "status"];
+/// What a pure module must not mention: it is handed bytes, times and settings.
+const IMPURE: [&str; 8] = [
+    "tokio",
+    "std::net",
+    "std::env",
+    "std::fs",
+    "SystemTime",
+    "Instant::now",
+    "rand::random",
+    "std::thread",
+];
+/// Of L0, these know no more of the world than L1 does. (The others read password files, and the clock.)
+const PURE_OF_L0: [&str; 2] = ["position", "crc64"];
+const VERBS: [&str; 4] = ["sidecar", "backup", "restore", "list"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Files of the repository, relative to its root: what git knows or would add; outside a checkout, whatever is there.
+fn files() -> Vec<String> {
+    let git = Command::new("git")
+        .args([
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "-z",
+        ])
+        .current_dir(root())
+        .output();
+    let mut files = match git {
+        Ok(listed) if listed.status.success() && !listed.stdout.is_empty() => {
+            let names = String::from_utf8(listed.stdout).expect("UTF-8 names");
+            let names = names.split('\0').filter(|name| !name.is_empty());
+            // Deleted, and not yet committed.
+            names
+                .filter(|name| root().join(name).exists())
+                .map(str::to_owned)
+                .collect()
+        }
+        _ => walk(),
+    };
+    files.sort();
+    assert!(files.iter().any(|file| file == "src/lib.rs"), "{files:?}");
+    files
+}
+
+fn walk() -> Vec<String> {
+    let mut files = Vec::new();
+    let mut left = vec![PathBuf::new()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(root().join(&directory)).expect("a directory") {
+            let entry = entry.expect("an entry");
+            let path = directory.join(entry.file_name());
+            if path == Path::new("target") || path == Path::new(".git") {
+                continue;
+            }
+            if entry.file_type().expect("its type").is_dir() {
+                left.push(path);
+            } else {
+                files.push(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+    files
+}
+
+fn rust_files(below: &str) -> Vec<String> {
+    let mut files = files();
+    files.retain(|file| file.starts_with(below) && file.ends_with(".rs"));
+    files
+}
+
+/// The module of `lib.rs` that a file belongs to: `src/store/file.rs` → `store`.
+fn module_of(file: &str) -> String {
+    let inside = file.strip_prefix("src/").expect("below src");
+    let first = inside.split('/').next().expect("a part");
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Is the whole file there for tests alone?
+fn is_test_file(file: &str) -> bool {
+    let name = file.rsplit('/').next().expect("a name");
+    let helpers = ["testing.rs", "contract.rs", "samples.rs"];
+    name.ends_with("_tests.rs") || helpers.contains(&name)
+}
+
+/// The lines of code: no comments, and nothing from the tests at the end on.
+fn code(file: &str) -> Vec<(usize, String)> {
+    let mut lines = Vec::new();
+    let text = text(file);
+    let all: Vec<&str> = text.lines().collect();
+    for (index, line) in all.iter().enumerate() {
+        let tests_begin = line.trim() == "#[cfg(test)]"
+            && all[index..]
+                .iter()
+                .take(12)
+                .any(|next| next.starts_with("mod ") && next.contains("tests"));
+        if tests_begin {
+            break;
+        }
+        if !line.trim_start().starts_with("//") {
+            lines.push((index + 1, (*line).to_owned()));
+        }
+    }
+    lines
+}
+
+/// The table in the header of `lib.rs`: each module's layer.
+fn layers() -> BTreeMap<String, u32> {
+    let mut layers = BTreeMap::new();
+    for line in text("src/lib.rs").lines() {
+        let Some((layer, modules)) = line
+            .strip_prefix("//! | L")
+            .and_then(|row| row.split_once(" | "))
+        else {
+            continue;
+        };
+        let layer = layer.parse().expect("a layer's number");
+        for name in modules.split('`').skip(1).step_by(2) {
+            let before = layers.insert(name.to_owned(), layer);
+            assert_eq!(before, None, "{name} stands twice in the table of lib.rs");
+        }
+    }
+    layers
+}
+
+/// The names behind `crate::` (or, in `main.rs`, behind `backfeed::`), groups in braces included.
+fn imports(file: &str) -> Vec<(usize, String)> {
+    let prefix = if file == "src/main.rs" {
+        "backfeed::"
+    } else {
+        "crate::"
+    };
+    let mut found = Vec::new();
+    for (number, line) in code(file) {
+        for (at, _) in line.match_indices(prefix) {
+            let rest = &line[at + prefix.len()..];
+            let group = rest
+                .strip_prefix('{')
+                .map(|group| group.split('}').next().expect("a group"));
+            for name in group.unwrap_or(rest).split(',') {
+                let name: String = name
+                    .trim()
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                if !name.is_empty() {
+                    found.push((number, name));
+                }
+                if group.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_go_downward_only() {
+    let layers = layers();
+    let layer = |module: &str| {
+        *layers
+            .get(module)
+            .unwrap_or_else(|| panic!("`{module}` is missing in the table of lib.rs"))
+    };
+    let mut wrong = Vec::new();
+    let mut beside: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut seen = 0;
+    for file in rust_files("src/") {
+        if is_test_file(&file) || file == "src/lib.rs" {
+            continue;
+        }
+        let module = module_of(&file);
+        for (line, import) in imports(&file) {
+            seen += 1;
+            if import == module {
+                continue;
+            }
+            if layer(&import) > layer(&module) {
+                wrong.push(format!(
+                    "{file}:{line}: {module} (L{}) imports {import} (L{})",
+                    layer(&module),
+                    layer(&import)
+                ));
+            } else if layer(&import) == layer(&module) {
+                beside.entry(module.clone()).or_default().insert(import);
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} imports: are they still found?");
+    assert!(
+        wrong.is_empty(),
+        "imports go downward only:\n{}",
+        wrong.join("\n")
+    );
+    for module in beside.keys() {
+        if let Some(cycle) = cycle(module, &beside) {
+            let known = cycle.iter().all(|name| KNOWN_CYCLE.contains(&&**name));
+            assert!(known, "modules of one layer import each other: {cycle:?}");
+        }
+    }
+}
+
+/// A way from `start` back to itself.
+fn cycle(start: &str, edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    let mut left = vec![vec![start.to_owned()]];
+    while let Some(path) = left.pop() {
+        let last = path.last().expect("a start");
+        for next in edges.get(last).into_iter().flatten() {
+            if next == start {
+                return Some(path);
+            }
+            if seen.insert(next.clone()) {
+                left.push([path.clone(), vec![next.clone()]].concat());
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn every_module_of_the_library_has_a_layer() {
+    let layers = layers();
+    for (_, line) in code("src/lib.rs") {
+        let declared = line.strip_prefix("pub mod ").or(line.strip_prefix("mod "));
+        if let Some(module) = declared {
+            let module = module.trim_end_matches(';');
+            assert!(layers.contains_key(module), "{module}");
+        }
+    }
+    for module in layers.keys() {
+        let there = [format!("src/{module}.rs"), format!("src/{module}/mod.rs")]
+            .iter()
+            .any(|file| root().join(file).exists());
+        assert!(
+            there,
+            "the table of lib.rs names `{module}`, which is not there"
+        );
+    }
+}
+
+#[test]
+fn pure_modules_know_no_socket_no_clock_no_environment() {
+    let layers = layers();
+    let mut checked = 0;
+    for file in rust_files("src/") {
+        let module = module_of(&file);
+        let pure = layers.get(&module) == Some(&1) || PURE_OF_L0.contains(&module.as_str());
+        if !pure || is_test_file(&file) {
+            continue;
+        }
+        checked += 1;
+        for (number, line) in code(&file) {
+            for word in IMPURE {
+                assert!(!line.contains(word), "{file}:{number}: {word} in {line}");
+            }
+        }
+    }
+    assert!(checked >= 10, "{checked}");
+}
+
+#[test]
+fn files_are_short_enough_to_be_read() {
+    let mut long = Vec::new();
+    for file in files() {
+        let limit = match &file {
+            file if !file.ends_with(".rs") => continue,
+            file if file.starts_with("src/") && !is_test_file(file) => SOURCE_LINES,
+            _ => TEST_LINES,
+        };
+        let lines = text(&file).lines().count();
+        if lines > limit {
+            long.push(format!("{file} has {lines} lines, and {limit} are allowed"));
+        }
+    }
+    assert!(long.is_empty(), "split them:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_top_level_holds_what_was_agreed() {
+    for file in files() {
+        let entry = file.split('/').next().expect("a part");
+        assert!(TOP_LEVEL.contains(&entry), "{file} is a stray");
+    }
+    for needed in ["README.md", "CHANGELOG.md", "LICENSE", "Cargo.lock", ".ci"] {
+        assert!(root().join(needed).exists(), "{needed} is missing");
+    }
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    // In halves, as this file is looked at too.
+    let words = [
+        concat!("to", "do!("),
+        concat!("unimpl", "emented!("),
+        concat!("FIX", "ME"),
+        concat!("TO", "DO"),
+        concat!("XX", "X:"),
+        concat!("// XX", "X"),
+        concat!("#[ig", "nore]"),
+        concat!("(being ", "written)"),
+        concat!("dbg", "!("),
+        concat!("/wo", "rk/"),
+    ];
+    for file in files() {
+        let known = [".rs", ".toml", ".sh", ".md", ".py", "/run"];
+        if !known.iter().any(|end| file.ends_with(end)) {
+            continue;
+        }
+        for (number, line) in text(&file).lines().enumerate() {
+            for word in words {
+                assert!(
+                    !line.contains(word),
+                    "{file}:{}: {word}: {line}",
+                    number + 1
+                );
+            }
+        }
+    }
+}
+
+/// The long flags in the help of a verb, each with the lines that belong to it.
+fn flags(verb: &str) -> BTreeMap<String, String> {
+    let help = run(&[verb, "--help"]);
+    assert_eq!(help.code, 0, "{help:?}");
+    let mut flags: BTreeMap<String, String> = BTreeMap::new();
+    let mut current = None;
+    for line in help.stdout.lines() {
+        let heading = line.starts_with("  -") || line.starts_with("      --");
+        if heading && let Some((_, flag)) = line.split_once("--") {
+            let name: String = flag
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '-')
+                .collect();
+            current = Some(name);
+        }
+        if line.starts_with("Exit codes") {
+            break;
+        }
+        if let Some(name) = &current {
+            let about = flags.entry(name.clone()).or_default();
+            about.push_str(line);
+            about.push('\n');
+        }
+    }
+    flags.remove("help");
+    flags.remove("version");
+    assert!(flags.contains_key("store"), "{verb}: {flags:?}");
+    flags
+}
+
+#[test]
+fn every_flag_has_its_environment_variable_and_stands_in_the_readme() {
+    let readme = text("README.md");
+    let table: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `-"))
+        .collect();
+    let mut all = BTreeSet::new();
+    for verb in VERBS {
+        for (flag, about) in flags(verb) {
+            let variable = format!("BACKFEED_{}", flag.to_uppercase().replace('-', "_"));
+            assert!(
+                about.contains(&format!("[env: {variable}]")),
+                "{verb} --{flag} has no {variable}:\n{about}"
+            );
+            let row = if flag == "verbose" {
+                "`-v`".to_owned()
+            } else {
+                format!("`--{flag}")
+            };
+            let row = table.iter().find(|line| {
+                let cell = line.split(" | ").next().expect("a cell");
+                cell.split(", ").any(|name| {
+                    let name = name.trim_start_matches("| ");
+                    name.strip_prefix(&row)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['`', ' ']))
+                })
+            });
+            let row = row.unwrap_or_else(|| panic!("the README's table lacks --{flag}"));
+            let verbs = row.split(" | ").nth(1).expect("a cell");
+            assert!(
+                verbs == "all" || verbs.contains(verb),
+                "the README does not say that `{verb}` has --{flag}: {row}"
+            );
+            all.insert(flag);
+        }
+    }
+    for row in table {
+        for name in row.split('`').skip(1).step_by(2) {
+            if let Some(flag) = name.strip_prefix("--") {
+                let flag = flag.split(' ').next().expect("a name");
+                let variable = flag.starts_with("some-name");
+                assert!(
+                    all.contains(flag) || variable,
+                    "the README names --{flag}, which no verb has"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_and_every_help_tell_all_exit_codes_alike() {
+    let readme = text("README.md");
+    let rows: BTreeMap<u8, &str> = readme
+        .lines()
+        .filter_map(|line| {
+            let (code, about) = line.strip_prefix("| ")?.split_once(" | ")?;
+            Some((code.parse().ok()?, about.trim_end_matches(" |")))
+        })
+        .collect();
+    assert_eq!(
+        rows.keys().copied().collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    );
+    for verb in VERBS.into_iter().map(Some).chain([None]) {
+        let args: Vec<&str> = verb.into_iter().chain(["--help"]).collect();
+        let help = run(&args);
+        assert_eq!(help.code, 0);
+        let (_, codes) = help.stdout.split_once("Exit codes:").expect("exit codes");
+        let words: Vec<&str> = codes.split_whitespace().collect();
+        let codes = words.join(" ");
+        for (code, about) in &rows {
+            assert!(
+                codes.contains(&format!("{code} {about}")),
+                "{verb:?} --help differs from the README in exit code {code}: {about}\n{codes}"
+            );
+        }
+    }
+}

@@ -9,9 +9,11 @@
 //!                └─▶ +FULLRESYNC ─▶ full_sync: RDB ─▶ archive ─▶ follow
 //! ```
 
+mod commit;
 pub mod full_sync;
 pub mod log_writer;
 mod resume;
+mod server;
 mod session;
 mod shutdown_probe;
 pub mod tail;

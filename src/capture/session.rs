@@ -2,21 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::full_sync::{self, FullSyncError, Received};
+use super::commit::{Commit, Committing};
+use super::full_sync::{self, FullSyncError};
 use super::log_writer::{self, LogWriter};
 use super::resume::{self, Known};
+use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown};
-use crate::archive::{
-    Archive, BaseManifest, Catalog, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo,
-};
+use crate::archive::{BaseManifest, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
 use crate::config::{AckPolicy, Source};
 use crate::link::Link;
-use crate::link::control::Control;
 use crate::link::facts::Facts;
 use crate::position::{Boundary, Offset, Position, ReplId};
 use crate::proto::replica::Event;
@@ -29,8 +27,6 @@ const ACK_INTERVAL: Duration = Duration::from_secs(1);
 const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
 const REPLICA_VERSION: &str = "9.0.0";
-/// How long the rest of an older history may take to be stored before it is sealed as it is.
-const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a session goes on.
 struct Origin {
@@ -59,8 +55,6 @@ impl Origin {
         }
     }
 }
-
-type Committing = JoinHandle<Result<BaseManifest, FullSyncError>>;
 
 impl Capture {
     /// Follows `source` until the link ends, or the server, or we. With `once`, until one full sync is stored.
@@ -109,7 +103,7 @@ impl Capture {
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
             }
             (Event::FullResync(at), from) => {
-                explain_full_sync(from.as_ref(), at, facts.as_ref());
+                explain_full_sync(from.as_ref().map(Origin::position), at, facts.as_ref());
                 let known = match known {
                     Some(known) => known,
                     None => {
@@ -303,70 +297,6 @@ impl Capture {
             server,
             created_unix_ms,
         }
-    }
-}
-
-/// What makes a received snapshot count.
-struct Commit {
-    archive: Archive,
-    writer: String,
-    now_unix_ms: i64,
-    received: Received,
-    /// The log of what was captured before.
-    old: Option<LogWriter>,
-    catalog: Catalog,
-    doc: HistoryDoc,
-}
-
-impl Commit {
-    /// History, seal of the one before, and the manifest last.
-    async fn run(self) -> Result<BaseManifest, FullSyncError> {
-        let Self {
-            archive,
-            writer,
-            now_unix_ms,
-            received,
-            old,
-            catalog,
-            mut doc,
-        } = self;
-        let manifest = received
-            .finish(&archive, doc.server.clone(), now_unix_ms)
-            .await?;
-        let mut to_seal = None;
-        if let Some(old) = old {
-            // Of what does not come to be stored in time nothing was acknowledged.
-            let _ = tokio::time::timeout(OLD_LOG_LIMIT, old.drain()).await;
-            let (stored, boundary) = old.tail(|tail| (tail.stored(), tail.stored_boundary()));
-            if stored.history != doc.id {
-                doc.previous = Some(Position {
-                    history: stored.history,
-                    offset: boundary.offset,
-                });
-                to_seal = Some(stored);
-            }
-        } else if let Some(previous) = doc.previous {
-            let end = archive.log_end(&catalog, previous.history).await?;
-            to_seal = Some(Position {
-                history: previous.history,
-                offset: end.end,
-            });
-        }
-        if let Some(end) = to_seal {
-            let reason = format!("the server has another history now: {}", doc.id);
-            log_writer::seal(
-                &archive,
-                end.history,
-                end.offset,
-                &reason,
-                &writer,
-                now_unix_ms,
-            )
-            .await?;
-        }
-        archive.create_history(&doc).await?;
-        archive.commit_base(&manifest).await?;
-        Ok(manifest)
     }
 }
 
@@ -584,44 +514,6 @@ async fn unless_stopped<T>(
     }
 }
 
-/// What the server says of itself. None when the user may not ask; that costs comfort, not the backup.
-async fn look(source: &Source) -> Result<Option<Facts>, SessionEnd> {
-    let facts = match Control::connect(source).await {
-        Ok(mut control) => control.facts().await,
-        Err(error) => Err(error),
-    };
-    match facts {
-        Ok(facts) => Ok(Some(facts)),
-        Err(error) if error.is_permission() || error.is_unknown_command() => {
-            tracing::warn!(
-                "INFO is not permitted (+info): resuming by the latest history in the store, and a SHUTDOWN of the server \
-                 will wait for its shutdown-timeout"
-            );
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn server_info(facts: Option<&Facts>) -> ServerInfo {
-    match facts {
-        Some(facts) => ServerInfo {
-            flavour: facts.flavour.clone(),
-            version: facts.version.clone(),
-        },
-        None => ServerInfo {
-            flavour: "unknown".to_owned(),
-            version: String::new(),
-        },
-    }
-}
-
-fn wants_version(facts: Option<&Facts>) -> bool {
-    facts.is_none_or(|facts| {
-        facts.flavour == "valkey" && facts.major().is_some_and(|major| major >= 9)
-    })
-}
-
 /// A sealed history is gone on with under a new id only.
 fn check_seal(from: &Origin, facts: Option<&Facts>) -> Result<(), SessionEnd> {
     match (&from.sealed, facts.and_then(|facts| facts.replid)) {
@@ -648,41 +540,4 @@ fn out_of_place(event: &Event) -> SessionEnd {
         Event::Feed(_) => "feed bytes",
     };
     SessionEnd::Feed(format!("the server sent {what} out of place"))
-}
-
-/// Says why there is a full sync although there was something to go on from, and what would have avoided it.
-fn explain_full_sync(from: Option<&Origin>, at: Position, facts: Option<&Facts>) {
-    let Some(from) = from else {
-        tracing::info!(%at, "first full sync of this server");
-        return;
-    };
-    if from.history == at.history {
-        let backlog = facts.and_then(|facts| facts.backlog_size).unwrap_or(0);
-        tracing::warn!(
-            stored = %from.position(), now = %at, backlog_bytes = backlog,
-            "the server's backlog no longer holds what follows the stored offset: a new full sync. A larger \
-             repl-backlog-size (it should hold the writes of the longest outage), or repl-backlog-ttl 0, avoids it"
-        );
-    } else {
-        tracing::warn!(
-            stored = %from.position(), now = %at,
-            "the server has another history than the store: a new full sync. It was restarted without a clean shutdown \
-             that saves (save, or appendonly), or is another server"
-        );
-    }
-}
-
-fn warn_of_strangers(known: &Known, id: ReplId) {
-    for stranger in known.strangers.iter().filter(|stranger| **stranger != id) {
-        let service = known
-            .catalog
-            .histories
-            .get(stranger)
-            .map_or("?", |history| &history.doc.service);
-        tracing::warn!(
-            history = %stranger, of = service,
-            "the store also holds a history of another server; they are kept apart. Give each server a store (or prefix) \
-             of its own, and `latest` needs no --history"
-        );
-    }
 }
