@@ -1,7 +1,9 @@
 //! What the tests share: real servers, the real program.
 
 pub mod backfeed;
+pub mod ledger;
 pub mod server;
 
 pub use backfeed::{Backfeed, list, run};
+pub use ledger::{Ledger, Rng};
 pub use server::{Server, Version, free_port, wait_until};
