@@ -531,30 +531,6 @@ impl Planner<'_> {
         })
     }
 
-    /// `latest` is where the log ends. A chain that ends before has lost a segment in its middle: strays of a writer that
-    /// died lie beyond the end, and are none of the log.
-    fn check_hole(
-        &self,
-        base: &BaseManifest,
-        walk: &Walk,
-        end: Boundary,
-        tip: Option<Tip>,
-    ) -> Result<(), RestoreError> {
-        let lost = tip.filter(|tip| self.when == When::Latest && walk.reached < tip.stored);
-        let Some(_) = lost else { return Ok(()) };
-        Err(RestoreError::Gap {
-            history: self.history,
-            missing: walk.reached.next_byte(),
-            next: match walk.stopped {
-                Some(ChainEnd::Gap { next, .. }) => Some(next),
-                _ => None,
-            },
-            goal: self.when.to_string(),
-            base: base.offset,
-            reachable: end.offset,
-        })
-    }
-
     /// Where the log of the history asked for ends, if the restore ends in that history (the first span).
     async fn tip(&self, span: usize, notes: &mut Vec<String>) -> Result<Option<Tip>, RestoreError> {
         if span > 0 {
