@@ -3,6 +3,7 @@
 pub mod backfeed;
 pub mod ledger;
 pub mod load;
+pub mod master;
 pub mod server;
 
 pub use backfeed::{Backfeed, list, run};
