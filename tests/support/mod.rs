@@ -1,4 +1,4 @@
-//! What the tests share: real servers, the real program, clients that write.
+//! What the tests share: real servers, the real program, clients that write, a master by script.
 
 pub mod backfeed;
 pub mod ledger;
@@ -6,7 +6,7 @@ pub mod load;
 pub mod master;
 pub mod server;
 
-pub use backfeed::{Backfeed, list, run};
+pub use backfeed::{Backfeed, list, restored, run};
 pub use ledger::{Ledger, Rng};
 pub use load::Load;
 pub use server::{Server, Version, free_port, wait_until};
