@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Backfeed, Ledger, Rng, Server, Version, free_port, list, run};
+use crate::support::{
+    Backfeed, Ledger, Proxy, Rng, Server, Version, free_port, last_unit, list, run, wait_until,
+};
 
 /// A Redis without persistence, and backfeed beside it.
 struct Pod {
@@ -200,4 +202,247 @@ fn kill_9_at_any_moment(version: Version) {
         killed.1,
         begun.elapsed()
     );
+}
+
+/// Stored first, then served: what backfeed has received is there again, acknowledged or not.
+#[test]
+fn redis_alone_dies_under_load_and_all_that_was_received_is_served_to_the_next() {
+    let mut pod = Pod::start(Version::Redis70, &["--flush-interval", "60s"]);
+    let pid = pod.backfeed.pid();
+    let mut written = 0;
+    for round in 0..5 {
+        pod.backfeed.wait("it follows the promoted Redis", |view| {
+            view["phase"] == "following" && view["promoted"] == true
+        });
+        let mut connection = pod.redis.connect();
+        for _ in 0..300 {
+            let _: () = redis::cmd("RPUSH")
+                .arg("list")
+                .arg(written)
+                .query(&mut connection)
+                .unwrap();
+            written += 1;
+        }
+        let (id, offset) = pod.redis.position();
+        pod.backfeed.wait("it has received everything", |view| {
+            view["history"] == id.as_str() && view["received_offset"] == offset
+        });
+        assert_ne!(
+            pod.backfeed.readyz().unwrap()["lag_bytes"],
+            0,
+            "nothing of it is stored yet"
+        );
+        pod.redis.kill9();
+        pod.start_redis(false);
+        wait_until(
+            "the fresh Redis is a master",
+            Duration::from_secs(60),
+            || pod.redis.info("replication")["role"] == "master",
+        );
+        let list: Vec<u64> = redis::cmd("LRANGE")
+            .arg("list")
+            .arg(0)
+            .arg(-1)
+            .query(&mut pod.redis.connect())
+            .unwrap();
+        assert_eq!(list, (0..written).collect::<Vec<_>>(), "round {round}");
+    }
+    assert_eq!(pod.backfeed.pid(), pid, "backfeed lived throughout");
+    assert_eq!(pod.backfeed.metric("backfeed_full_syncs_total"), 1.0);
+    pod.backfeed.wait_following();
+    assert_eq!(pod.check_lineage(), 6);
+    assert_eq!(pod.redis.info("stats")["sync_full"], "0");
+}
+
+#[test]
+fn backfeed_alone_dies_under_load_and_continues_the_feed() {
+    let mut rng = Rng::new(seed());
+    let mut pod = Pod::start(Version::Redis70, &["--flush-interval", "100ms"]);
+    let ledger = Ledger::start(pod.redis.port(), rng.next(), 1);
+    let kills = 8;
+    for round in 0..kills {
+        ledger.wait_acked(&format!("before kill {round}"));
+        thread::sleep(rng.millis(150));
+        pod.backfeed.kill9();
+        thread::sleep(rng.millis(300));
+        pod.backfeed.restart();
+    }
+    ledger.wait_acked("after the last kill");
+    let progress = ledger.stop();
+    assert_eq!(
+        progress.servers, 1,
+        "Redis lived throughout, and served everybody"
+    );
+    let stats = pod.redis.info("stats");
+    assert_eq!(stats["sync_full"], "1");
+    assert!(stats["sync_partial_ok"].parse::<u64>().unwrap() >= kills);
+    assert_eq!(pod.check_lineage(), 1, "the history goes on");
+    let (_, offset) = pod.redis.position();
+    pod.backfeed.wait("all is received", |view| {
+        view["received_offset"] == offset && view["lag_bytes"] == 0
+    });
+    check_restore(&pod.store, &pod.redis, &[]);
+}
+
+/// The default grace time is 10 s; what is said to end at once must not use it up.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+#[track_caller]
+fn sigterm_at_once(backfeed: &mut Backfeed) {
+    let begun = Instant::now();
+    let code = backfeed.sigterm();
+    assert_eq!(code, 0, "{}", backfeed.log());
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn sigterm_while_there_is_no_redis_or_no_store() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let nobody = format!("redis://127.0.0.1:{}", free_port());
+    let waiting = |backfeed: &Backfeed, phase: &str| {
+        backfeed.wait(phase, |view| view["phase"] == phase);
+    };
+    let mut sidecar = Backfeed::sidecar(&nobody, &store, free_port(), &[]);
+    waiting(&sidecar, "waiting_for_redis");
+    sigterm_at_once(&mut sidecar);
+    let mut backup = Backfeed::backup(&nobody, &store, &[]);
+    waiting(&backup, "waiting_for_redis");
+    sigterm_at_once(&mut backup);
+
+    let listen = free_port();
+    let redis = Server::builder(Version::Redis70)
+        .replicaof("127.0.0.1", listen)
+        .start();
+    let blocked = home.path().join("a file");
+    fs::write(&blocked, "").unwrap();
+    let away = format!("file://{}/bucket", blocked.display());
+    let mut sidecar = Backfeed::sidecar(&redis.url(), &away, listen, &[]);
+    waiting(&sidecar, "waiting_for_store");
+    sigterm_at_once(&mut sidecar);
+    assert_eq!(
+        redis.info("replication")["role"],
+        "slave",
+        "never opened without its data"
+    );
+}
+
+#[test]
+fn sigterm_during_a_full_sync_leaves_no_half_snapshot() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let redis = Server::start(Version::Redis70, &[]);
+    redis.cmd(&["DEBUG", "POPULATE", "40000", "key", "500"]);
+    // Microseconds for each key: this takes 20 s.
+    redis.cmd(&["CONFIG", "SET", "rdb-key-save-delay", "500"]);
+    let mut backfeed = Backfeed::backup(&redis.url(), &store, &[]);
+    backfeed.wait("the snapshot comes", |view| view["phase"] == "full_sync");
+    wait_until(
+        "some of the snapshot is here",
+        Duration::from_secs(30),
+        || backfeed.metric("backfeed_received_bytes_total") > 100_000.0,
+    );
+    sigterm_at_once(&mut backfeed);
+    let bases = |listing: &Value| -> usize {
+        let histories = listing["histories"].as_array().unwrap();
+        histories
+            .iter()
+            .map(|history| history["bases"].as_array().unwrap().len())
+            .sum()
+    };
+    assert_eq!(bases(&list(&store)), 0);
+    assert_eq!(
+        run(&["restore", "--store", &store, "--to", "aof:/nowhere"]).code,
+        6,
+        "nothing to restore"
+    );
+
+    redis.cmd(&["CONFIG", "SET", "rdb-key-save-delay", "0"]);
+    backfeed.restart();
+    backfeed.wait("the snapshot is stored", |_| {
+        backfeed.metric("backfeed_full_syncs_total") >= 1.0
+    });
+    check_restore(&store, &redis, &[]);
+}
+
+/// The end of everything: what was received before SIGTERM is stored, and acknowledged before the link is closed.
+#[test]
+fn sigterm_while_following_stores_and_acknowledges_what_was_received() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let redis = Server::start(Version::Redis70, &["--repl-backlog-size", "64mb"]);
+    let proxy = Proxy::to(redis.port());
+    let mut backfeed = Backfeed::backup(&proxy.url(), &store, &["--flush-interval", "60s"]);
+    backfeed.wait_following();
+    let stored = |listing: &Value| {
+        listing["histories"][0]["restorable"][0]["to_offset"]
+            .as_u64()
+            .unwrap()
+    };
+    let seed = seed();
+    let ledger = Ledger::start(redis.port(), seed, 0);
+    for _ in 0..3 {
+        let start = stored(&list(&store));
+        backfeed.wait("there is something in memory", |view| {
+            view["received_offset"].as_u64() > Some(start + 200_000)
+        });
+        let received = backfeed.readyz().unwrap()["received_offset"]
+            .as_u64()
+            .unwrap();
+        sigterm_at_once(&mut backfeed);
+        let stored = stored(&list(&store));
+        // The last thing received may be a part of a long transaction.
+        assert!(
+            stored + 100_000 > received,
+            "{stored} of {received} is stored"
+        );
+        let acked = proxy.acked().unwrap();
+        assert!(
+            acked <= stored && acked + 1 >= stored,
+            "{acked} is acknowledged, {stored} is stored"
+        );
+        backfeed.restart();
+        backfeed.wait_following();
+    }
+    let sent = ledger.stop().sent;
+
+    let (_, offset) = redis.position();
+    backfeed.wait("it has all", |view| view["received_offset"] == offset);
+    assert_ne!(backfeed.readyz().unwrap()["lag_bytes"], 0);
+    sigterm_at_once(&mut backfeed);
+    assert_eq!(stored(&list(&store)), offset);
+    assert!(proxy.acked().unwrap() + 1 >= offset);
+    check_restore(&store, &redis, &[]);
+    assert_eq!(last_unit(&redis, seed, 1, sent), sent);
+}
+
+#[test]
+fn sigterm_while_serving_and_the_next_one_serves_it_all() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let old = Server::start(Version::Redis70, &[]);
+    old.cmd(&["DEBUG", "POPULATE", "40000", "key", "100"]);
+    let backup = Backfeed::backup(&old.url(), &store, &["--once"]);
+    wait_until("it is stored", Duration::from_secs(60), || {
+        backup.log().contains("one full sync is stored")
+    });
+
+    let listen = free_port();
+    // Microseconds for each key: this takes 20 s.
+    let redis = Server::builder(Version::Redis70)
+        .arg("key-load-delay", 500)
+        .arg("loading-process-events-interval-bytes", 1024)
+        .replicaof("127.0.0.1", listen)
+        .start();
+    let mut sidecar = Backfeed::sidecar(&redis.url(), &store, listen, &[]);
+    wait_until("Redis loads the snapshot", Duration::from_secs(60), || {
+        redis.info("persistence")["loading"] == "1"
+    });
+    assert_eq!(sidecar.readyz().unwrap()["phase"], "serving");
+    sigterm_at_once(&mut sidecar);
+    redis.cmd(&["CONFIG", "SET", "key-load-delay", "0"]);
+    sidecar.restart();
+    sidecar.wait_following();
+    assert_eq!(redis.debug_digest(), old.debug_digest());
+    assert_eq!(redis.info("replication")["role"], "master");
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use redis::{Connection, Pipeline, RedisResult, Value, cmd, pipe};
 
-use super::server::wait_until;
+use super::server::{Server, wait_until};
 
 /// Splitmix64: the same numbers from the same seed, whatever the versions of the crates.
 pub struct Rng(u64);
@@ -270,6 +270,24 @@ fn look(connection: &mut Connection) -> RedisResult<Found> {
     })
 }
 
+/// The last unit of what a server holds, which must be the state after one of the units `from..=to`.
+#[track_caller]
+pub fn last_unit(server: &Server, seed: u64, from: u64, to: u64) -> u64 {
+    let found = look(&mut server.connect()).expect("the server answers");
+    let mut model = Model::new(seed);
+    let mut last = None;
+    while model.applied <= to {
+        if model.applied >= from {
+            last = model.difference(&found);
+            if last.is_none() {
+                return model.applied;
+            }
+        }
+        model.apply();
+    }
+    panic!("{server}: not the state after any unit of {from}..={to}; at the last: {last:?}");
+}
+
 /// What a writer knows.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
@@ -295,7 +313,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Writes to whatever server is a master on `port`, until it is dropped. `replicas`: for `WAIT`.
+    /// Writes to whatever server is a master on `port`, until it is dropped. `replicas`: for `WAIT`; with 0 it never asks.
     pub fn start(port: u16, seed: u64, replicas: u32) -> Self {
         let shared = Arc::new(Mutex::new(Progress::default()));
         let mut writer = Writer {
@@ -470,7 +488,7 @@ impl Writer {
         for _ in first..=last {
             self.model.apply();
         }
-        if self.rng.one_in(8) {
+        if self.replicas > 0 && self.rng.one_in(8) {
             let timeout = Duration::from_millis(500);
             let replicas: u32 = cmd("WAIT")
                 .arg(self.replicas)

@@ -4,9 +4,11 @@ pub mod backfeed;
 pub mod ledger;
 pub mod load;
 pub mod master;
+pub mod proxy;
 pub mod server;
 
 pub use backfeed::{Backfeed, list, restored, run};
-pub use ledger::{Ledger, Rng};
+pub use ledger::{Ledger, Rng, last_unit};
 pub use load::Load;
+pub use proxy::Proxy;
 pub use server::{Server, Version, free_port, wait_until};
