@@ -159,7 +159,10 @@ pub async fn run_backup(
         connected |=
             status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
         match end {
-            SessionEnd::Stopped => return Ok(()),
+            SessionEnd::Stopped => {
+                capture.drain().await;
+                return Ok(());
+            }
             SessionEnd::Once(at) => {
                 tracing::info!(%at, "one full sync is stored");
                 return Ok(());

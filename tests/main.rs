@@ -2,6 +2,7 @@
 
 #![allow(
     missing_docs,
+    unreachable_pub,
     clippy::arithmetic_side_effects,
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::progress::{Progress, Stage};
 use super::stream::piece_bytes;
 use crate::archive::{Archive, ArchiveError};
+use crate::expiry::may_need_rewrite;
 use crate::position::Boundary;
 use crate::rdb::{Summary, WalkError, Walker};
 use crate::resp::{Command, FeedScanner};
@@ -28,6 +29,8 @@ pub struct Checked {
     pub commands: BTreeSet<String>,
     /// How many commands the log has, `PING` and the like included.
     pub command_count: u64,
+    /// The log may hold relative expiries (told by names and numbers of arguments).
+    pub relative_ttls: bool,
 }
 
 /// Reads everything that `plan` names: lengths, checksums, the snapshot record by record, the log command by command.
@@ -51,6 +54,7 @@ pub async fn check(
         summary,
         commands: log.commands,
         command_count: log.count,
+        relative_ttls: plan.relative_ttls && log.relative_ttls,
     })
 }
 
@@ -81,9 +85,7 @@ pub(super) async fn check_base(
         }
         progress.advance(chunk.len() as u64);
     }
-    if !walker.is_complete() {
-        walker.finish_opaque().map_err(bad)?;
-    }
+    walker.finish_opaque().map_err(bad)?;
     Ok(walker.summary().clone())
 }
 
@@ -101,6 +103,7 @@ struct Log {
     highest_db: u32,
     commands: BTreeSet<String>,
     count: u64,
+    relative_ttls: bool,
     unreplayable: Option<String>,
 }
 
@@ -109,6 +112,8 @@ impl Log {
         self.count = self.count.saturating_add(1);
         self.highest_db = self.highest_db.max(command.db);
         let head = command.head;
+        let argc = usize::try_from(head.argc()).unwrap_or(usize::MAX);
+        self.relative_ttls |= may_need_rewrite(head.arg(0).unwrap_or_default(), argc);
         let other = if head.is("SWAPDB") {
             head.number(1).max(head.number(2))
         } else if head.is("MOVE") {

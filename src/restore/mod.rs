@@ -20,6 +20,8 @@ mod report;
 mod serve;
 mod server;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod when;
 
 use std::path::PathBuf;
@@ -123,8 +125,8 @@ pub async fn restore(
 ) -> Result<Report, RestoreError> {
     let catalog = archive.catalog().await?;
     let history = choose(archive, &catalog, request)?;
-    let mut bad = BadBases::new();
-    let mut plan = plan::plan(archive, &catalog, history, request.when, &bad).await?;
+    let none_bad = BadBases::new();
+    let plan = plan::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&plan, request).await?;
     if request.continue_history {
         serve::may_continue(&plan, history)?;
@@ -139,26 +141,55 @@ pub async fn restore(
             notes.unwrap_or_default(),
         ));
     }
-    if request.continue_history {
-        let why = format!("continued on {}", request.target);
-        plan = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
-        serve::may_continue(&plan, history)?;
+    let base = plan.base.position();
+    let (mut plan, mut checked) = sound(archive, plan, progress).await?;
+    if plan.base.position() != base {
+        server = preflight(&plan, request).await?;
     }
-    let checked = loop {
+    if let Some(server) = &mut server {
+        server.check_content(&checked).await?;
+    }
+    if request.continue_history {
+        // Last of all, as it ends the work of a writer that is still alive.
+        let why = format!("continued on {}", request.target);
+        let sealed = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
+        serve::may_continue(&sealed, history)?;
+        if sealed.end != plan.end {
+            (plan, checked) = sound(archive, sealed, progress).await?;
+        }
+    }
+    write(archive, request, &plan, &checked, server, progress).await
+}
+
+/// [`check`]s a plan. Where its base is damaged, an older one and more of the log lead to the same point: the plan for that is
+/// given back, and tells so in its notes.
+///
+/// # Errors
+/// As [`check`] and [`plan()`] do; never a plan that ends earlier.
+pub async fn sound(
+    archive: &Archive,
+    mut plan: Plan,
+    progress: &dyn Progress,
+) -> Result<(Plan, Checked), RestoreError> {
+    let mut bad = BadBases::new();
+    loop {
         match check(archive, &plan, progress).await {
-            Ok(checked) => break checked,
+            Ok(checked) => {
+                if !checked.relative_ttls {
+                    plan.without_relative_ttls();
+                }
+                return Ok((plan, checked));
+            }
             Err(error) => {
-                // An older base and more of the log lead to the same point.
                 if !pass_over(&plan, &error, archive, &mut bad).await? {
                     return Err(error);
                 }
                 tracing::warn!(%error, "this snapshot cannot be used; looking for an older one");
-                plan = plan::plan(archive, &catalog, history, request.when, &bad).await?;
-                server = preflight(&plan, request).await?;
+                let catalog = archive.catalog().await?;
+                plan = plan::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
             }
         }
-    };
-    write(archive, request, &plan, &checked, server, progress).await
+    }
 }
 
 fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<ReplId, RestoreError> {
@@ -229,8 +260,7 @@ async fn write(
     };
     let mut notes = Vec::new();
     match (&request.target, server) {
-        (Target::Server(_), Some(mut server)) => {
-            server.check_content(checked).await?;
+        (Target::Server(_), Some(server)) => {
             let listener = &request.listener;
             let restored = server
                 .restore(archive, plan, checked, identity, listener, progress)
@@ -292,3 +322,7 @@ pub async fn seal(
     let reason = format!("another writer goes on storing, now after offset {at}: stop it first");
     Err(RestoreError::CannotContinue { history, reason })
 }
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;

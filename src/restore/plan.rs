@@ -6,6 +6,7 @@
 //! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
@@ -20,8 +21,10 @@ use crate::segment::{Entry, SegmentHeader};
 /// A part of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The segment. Its time marks are left out, as a long log has millions of them.
+    /// The segment. Of a long log, the time marks are left out (`has_marks`), as it has millions of them.
     pub header: SegmentHeader,
+    /// The header is as it is stored; else its time marks are missing here.
+    pub has_marks: bool,
     /// Wanted: the bytes after this offset, at least the segment's start,
     pub after: Offset,
     /// up to and including this one, at most the segment's end.
@@ -29,6 +32,33 @@ pub struct Piece {
     /// Its server sends relative TTLs.
     pub relative_ttls: bool,
 }
+
+impl Piece {
+    /// The header as it is stored: from here, or else read again.
+    pub(super) async fn stored_header(
+        &self,
+        archive: &Archive,
+    ) -> Result<Cow<'_, SegmentHeader>, ArchiveError> {
+        if self.has_marks {
+            return Ok(Cow::Borrowed(&self.header));
+        }
+        let meta = &self.header.meta;
+        match archive.entry(meta.history, meta.start.next_byte()).await? {
+            Some(Entry::Segment(header)) => Ok(Cow::Owned(header)),
+            Some(Entry::Seal(_)) | None => Err(ArchiveError::Missing {
+                object: format!(
+                    "the segment of history {} from byte {}",
+                    meta.history,
+                    meta.start.next_byte()
+                ),
+            }),
+        }
+    }
+}
+
+/// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when needed
+/// (in tests from the third segment on).
+const MARKS_KEPT: usize = if cfg!(test) { 4 } else { 1 << 20 };
 
 /// What a restore consists of.
 #[derive(Debug, Clone)]
@@ -59,6 +89,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The log of an old server was read, and holds no relative expiry after all: it can be replayed byte for byte.
+    pub fn without_relative_ttls(&mut self) {
+        self.relative_ttls = false;
+        for piece in &mut self.pieces {
+            piece.relative_ttls = false;
+        }
+    }
+
     /// Bytes of the snapshot.
     #[must_use]
     pub fn bytes_base(&self) -> u64 {
@@ -107,8 +145,10 @@ pub async fn plan(
     let (span, base) = planner.base(goal)?;
     let walk = planner.walk(span, base, goal).await?;
     let end = planner.end(base, &walk.pieces).await?;
-    planner.check_reached(base, &walk, goal, end)?;
-    planner.finish(base, walk, end).await
+    let mut notes = Vec::new();
+    let tip = planner.tip(walk.span, &mut notes).await?;
+    planner.check_reached(base, &walk, goal, end, tip)?;
+    planner.finish(base, walk, end, tip, notes).await
 }
 
 /// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant stands first.
@@ -147,6 +187,8 @@ struct Walk {
     span: usize,
     /// Why it stopped, unless it came to the goal.
     stopped: Option<ChainEnd>,
+    /// Time marks in the pieces.
+    marks: usize,
 }
 
 impl Planner<'_> {
@@ -283,6 +325,7 @@ impl Planner<'_> {
             reached: base.offset,
             span,
             stopped: None,
+            marks: 0,
         };
         loop {
             let Some(span) = self.spans.get(walk.span).copied() else {
@@ -317,12 +360,17 @@ impl Planner<'_> {
             };
             match item? {
                 ChainItem::Segment(mut header) => {
-                    header.meta.marks = Vec::new();
+                    walk.marks = walk.marks.saturating_add(header.meta.marks.len());
+                    let has_marks = walk.marks <= MARKS_KEPT;
+                    if !has_marks {
+                        header.meta.marks = Vec::new();
+                    }
                     let upto = header.meta.end.min(limit);
                     let after = walk.reached;
                     walk.reached = upto;
                     walk.pieces.push(Piece {
                         header,
+                        has_marks,
                         after,
                         upto,
                         relative_ttls,
@@ -392,44 +440,49 @@ impl Planner<'_> {
         walk: &Walk,
         goal: Offset,
         end: Boundary,
+        tip: Option<Tip>,
     ) -> Result<(), RestoreError> {
-        // `latest` may end where the log ends, but not before a snapshot that was passed over as damaged.
+        // No end may lie before a snapshot that was passed over as damaged: the data went on.
         let passed_over = self
             .bases()
             .filter(|(_, base)| self.is_bad(base) && base.offset <= goal);
-        let needed = match self.when {
-            When::Latest => passed_over
-                .map(|(_, base)| base.offset)
-                .max()
-                .unwrap_or_default(),
-            When::AtUnixMs(_) | When::Offset(_) => goal,
-        };
-        let ancestor = walk.span > 0 && walk.reached < goal;
-        if walk.reached >= needed && !ancestor {
-            return Ok(());
-        }
+        let needed = passed_over
+            .map(|(_, base)| base.offset)
+            .max()
+            .unwrap_or_default();
+        let log_ended = walk.span == 0
+            && match walk.stopped {
+                Some(ChainEnd::Log(_) | ChainEnd::Sealed(_)) => true,
+                // Segments beyond a gap may be strays of a writer that died: then the log ends here all the same.
+                Some(ChainEnd::Gap { .. }) => tip.is_some_and(|tip| tip.stored <= walk.reached),
+                None => false,
+            };
         let history = self
             .spans
             .get(walk.span)
             .map_or(self.history, |span| span.history);
-        let next = match walk.stopped {
-            Some(ChainEnd::Gap { next, .. }) => Some(next),
-            _ => None,
-        };
-        if next.is_none() && !ancestor && matches!(self.when, When::Offset(_)) {
-            let last = Position {
-                history,
-                offset: end.offset,
+        if walk.reached >= goal {
+            return Ok(());
+        }
+        if log_ended && walk.reached >= needed {
+            return match self.when {
+                When::Latest | When::AtUnixMs(_) => Ok(()),
+                When::Offset(_) => Err(RestoreError::AfterLatest {
+                    goal: self.when.to_string(),
+                    last: Position {
+                        history,
+                        offset: end.offset,
+                    },
+                }),
             };
-            return Err(RestoreError::AfterLatest {
-                goal: self.when.to_string(),
-                last,
-            });
         }
         Err(RestoreError::Gap {
             history,
             missing: walk.reached.next_byte(),
-            next,
+            next: match walk.stopped {
+                Some(ChainEnd::Gap { next, .. }) => Some(next),
+                _ => None,
+            },
             goal: self.when.to_string(),
             base: base.offset,
             reachable: end.offset,
@@ -441,18 +494,18 @@ impl Planner<'_> {
         base: &BaseManifest,
         mut walk: Walk,
         end: Boundary,
+        tip: Option<Tip>,
+        mut notes: Vec<String>,
     ) -> Result<Plan, RestoreError> {
         let end_history = self
             .spans
             .get(walk.span)
             .map_or(self.history, |span| span.history);
-        let mut notes: Vec<String> = self
-            .bad
-            .iter()
-            .map(|((id, offset), why)| {
-                format!("the snapshot at {id}:{offset} was passed over: {why}")
-            })
-            .collect();
+        for ((id, offset), why) in self.bad {
+            notes.push(format!(
+                "the snapshot at {id}:{offset} was passed over: {why}"
+            ));
+        }
         if let Some(ChainEnd::Gap { at, next }) = walk.stopped {
             notes.push(format!(
                 "the log of history {end_history} ends at offset {at}; segments from byte {next} on lie beyond a gap and \
@@ -460,7 +513,6 @@ impl Planner<'_> {
             ));
         }
         trim(&mut walk.pieces, end.offset);
-        let tip = self.tip(end_history, &mut notes).await?;
         Ok(Plan {
             history: self.history,
             when: self.when,
@@ -479,13 +531,9 @@ impl Planner<'_> {
         })
     }
 
-    /// Where the log of the history asked for ends, if the restore ends in that history.
-    async fn tip(
-        &self,
-        end_history: ReplId,
-        notes: &mut Vec<String>,
-    ) -> Result<Option<Tip>, RestoreError> {
-        if end_history != self.history {
+    /// Where the log of the history asked for ends, if the restore ends in that history (the first span).
+    async fn tip(&self, span: usize, notes: &mut Vec<String>) -> Result<Option<Tip>, RestoreError> {
+        if span > 0 {
             return Ok(None);
         }
         match self.archive.log_end(self.catalog, self.history).await {
@@ -511,7 +559,8 @@ impl Planner<'_> {
         let Some(last) = pieces.last() else {
             return Ok(Some(base.created_unix_ms));
         };
-        let marks = marks_of(self.archive, &last.header).await?;
+        let header = last.stored_header(self.archive).await?;
+        let marks = &header.meta.marks;
         let mark = marks
             .iter()
             .find(|mark| mark.offset >= end)
@@ -524,20 +573,6 @@ impl Planner<'_> {
 struct Tip {
     stored: Offset,
     boundary: Boundary,
-}
-
-/// The time marks of a segment of a plan.
-pub(super) async fn marks_of(
-    archive: &Archive,
-    header: &SegmentHeader,
-) -> Result<Vec<TimeMark>, ArchiveError> {
-    let entry = archive
-        .entry(header.meta.history, header.meta.start.next_byte())
-        .await?;
-    Ok(match entry {
-        Some(Entry::Segment(header)) => header.meta.marks,
-        Some(Entry::Seal(_)) | None => Vec::new(),
-    })
 }
 
 /// Takes away what lies behind `end`.

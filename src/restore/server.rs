@@ -434,14 +434,15 @@ struct Feed<'a> {
 impl Feed<'_> {
     async fn run(&self) -> Result<CaughtUp<TcpStream>, ServeError> {
         let (mut broken, mut strangers) = (0usize, 0usize);
+        let mut last = None;
         let mut deadline = come_by();
         loop {
             let accepted = timeout_at(deadline, self.socket.accept()).await;
             let Ok(Ok((stream, _))) = accepted else {
-                return Err(ServeError::NeverCame {
+                return Err(last.unwrap_or_else(|| ServeError::NeverCame {
                     listen: self.announced.clone(),
                     seconds: COME.as_secs(),
-                });
+                }));
             };
             // Without it, acknowledgements and the last bytes of the log would only be slower.
             let _ = stream.set_nodelay(true);
@@ -465,6 +466,7 @@ impl Feed<'_> {
                     }
                     tracing::warn!(%error, "feeding the target broke off; it comes again");
                     deadline = come_by();
+                    last = Some(error);
                 }
             }
         }

@@ -5,7 +5,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use super::error::RestoreError;
-use super::plan::{Piece, Plan, marks_of};
+use super::plan::{Piece, Plan};
 use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
 use crate::expiry::feed::FeedRewriter;
 use crate::position::TimeMark;
@@ -145,7 +145,9 @@ fn items(
         let archive = archive.clone();
         async move {
             let marks = if with_marks && piece.relative_ttls {
-                vec![Ok(Item::Marks(marks_of(&archive, &piece.header).await?))]
+                vec![Ok(Item::Marks(
+                    piece.stored_header(&archive).await?.into_owned().meta.marks,
+                ))]
             } else {
                 Vec::new()
             };

@@ -25,7 +25,7 @@ use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::{
-    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, check, offer, seal,
+    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
 use crate::service::{
     Backoff, Patience, give_up, open_archive, pause_or_stop, report, store_is_away,
@@ -467,8 +467,8 @@ async fn prepare(
 ) -> Result<(Plan, Identity), RestoreError> {
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
     let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
-    check(archive, &plan, &()).await?;
-    let identity = if plan.relative_ttls || !plan.is_tip_end {
+    let (plan, _) = sound(archive, plan, &()).await?;
+    let identity = if plan.relative_ttls {
         tracing::info!(
             "the log of this old server holds relative expiries, which are made absolute: the restored Redis gets an id of \
              its own, and one new full sync"
