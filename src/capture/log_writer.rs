@@ -213,6 +213,7 @@ impl Worker {
         let due = data_due.into_iter().chain(idle_due).min();
         let now = state.flush
             || unstored >= size as u64
+            || tail.is_full(size)
             || (tail.getack_pending() && tail.has_data())
             || due.is_some_and(|due| due.is_zero());
         if !now {

@@ -350,7 +350,15 @@ impl Tail {
             }
         }
         let received = self.chunks.back().map_or(self.stored, Chunk::end);
-        best.or_else(|| (received >= hard).then_some(soft))
+        let must = received >= hard || self.is_full(size);
+        best.or_else(|| must.then_some(soft.min(received)))
+    }
+
+    /// Is there memory in use for two segments of `size`? Nothing more may be read then, so one must be stored, even if
+    /// it is short: pieces that came in one by one cost more than their bytes.
+    #[must_use]
+    pub fn is_full(&self, size: usize) -> bool {
+        self.memory >= size.saturating_mul(2)
     }
 
     /// Everything up to `end` is stored, by us or by another writer of the same feed; `boundary` is its last safe point.
