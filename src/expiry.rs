@@ -14,7 +14,7 @@ use bytes::Bytes;
 #[must_use]
 pub fn may_need_rewrite(name: &[u8], argument_count: usize) -> bool {
     kind_of(name).is_some_and(|kind| match kind {
-        Kind::Set => argument_count > 3,
+        Kind::Set => argument_count > 4, // `SET key value EX 10`
         Kind::Getex => argument_count > 3,
         Kind::SetWithTtl(_) | Kind::Restore => argument_count >= 4,
         Kind::Expire(_) => argument_count >= 3,

@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::progress::{Progress, Stage};
 use super::stream::piece_bytes;
 use crate::archive::{Archive, ArchiveError};
+use crate::expiry::may_need_rewrite;
 use crate::position::Boundary;
 use crate::rdb::{Summary, WalkError, Walker};
 use crate::resp::{Command, FeedScanner};
@@ -28,6 +29,8 @@ pub struct Checked {
     pub commands: BTreeSet<String>,
     /// How many commands the log has, `PING` and the like included.
     pub command_count: u64,
+    /// The log may hold an expiry that counts from its replay: a server that sends such wrote a command that can have one.
+    pub relative_expiries: bool,
 }
 
 /// Reads everything that `plan` names: lengths, checksums, the snapshot record by record, the log command by command.
@@ -51,6 +54,7 @@ pub async fn check(
         summary,
         commands: log.commands,
         command_count: log.count,
+        relative_expiries: log.relative_expiries,
     })
 }
 
@@ -102,6 +106,9 @@ struct Log {
     commands: BTreeSet<String>,
     count: u64,
     unreplayable: Option<String>,
+    /// Its server sends relative expiries.
+    old_server: bool,
+    relative_expiries: bool,
 }
 
 impl Log {
@@ -121,6 +128,11 @@ impl Log {
         };
         let other = other.and_then(|db| u32::try_from(db).ok()).unwrap_or(0);
         self.highest_db = self.highest_db.max(other);
+        let count = usize::try_from(head.argc()).unwrap_or(usize::MAX);
+        self.relative_expiries |= self.old_server
+            && head
+                .arg(0)
+                .is_some_and(|name| may_need_rewrite(name, count));
         if head.is("RREPLAY") {
             let what =
                 "it comes from a KeyDB with active-replica, whose commands are wrapped (RREPLAY)";
@@ -158,6 +170,7 @@ async fn check_log(
     let mut scanner = FeedScanner::new(plan.start());
     for piece in &plan.pieces {
         let history = piece.header.meta.history;
+        log.old_server = piece.relative_ttls;
         let mut bytes = piece_bytes(archive, piece).await?;
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;

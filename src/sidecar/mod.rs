@@ -466,8 +466,10 @@ async fn prepare(
     now_unix_ms: i64,
 ) -> Result<(Plan, Identity), RestoreError> {
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
-    let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
-    check(archive, &plan, &()).await?;
+    let mut plan = seal(archive, history, reason, writer, now_unix_ms).await?;
+    let checked = check(archive, &plan, &()).await?;
+    // An old server's log without a single expiry can be served as it is.
+    plan.relative_ttls &= checked.relative_expiries;
     let identity = if plan.relative_ttls || !plan.is_tip_end {
         tracing::info!(
             "the log of this old server holds relative expiries, which are made absolute: the restored Redis gets an id of \
