@@ -4,5 +4,5 @@ pub mod backfeed;
 pub mod data;
 pub mod server;
 
-pub use backfeed::{Backfeed, list, run};
-pub use server::{Server, Version, free_port, wait_until};
+pub(crate) use backfeed::{Backfeed, list, run};
+pub(crate) use server::{Server, Version, free_port, wait_until};
