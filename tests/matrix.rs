@@ -11,32 +11,10 @@ use tempfile::TempDir;
 
 use crate::support::backfeed::Output;
 use crate::support::data::{
-    Kinds, Load, Mix, Moment, State, quiet, run as run_batches, tolerance_ms, unix_ms,
+    Expiries, Load, Mix, Moment, State, for_each_version, quiet, replica_of, run as run_batches,
+    tolerance_ms, unix_ms,
 };
 use crate::support::{Backfeed, Server, Version, free_port, list, run, wait_until};
-
-const ALL: Kinds = Kinds { expiries: true };
-
-/// A test of its own for each version.
-macro_rules! for_each_version {
-    ($($test:ident),* $(,)?) => {
-        for_each_version!(@ redis_6_0, Redis60, $($test),*);
-        for_each_version!(@ redis_6_2, Redis62, $($test),*);
-        for_each_version!(@ redis_7_0, Redis70, $($test),*);
-        for_each_version!(@ redis_8_0, Redis80, $($test),*);
-        for_each_version!(@ redis_8_6, Redis86, $($test),*);
-        for_each_version!(@ valkey_8_1, Valkey81, $($test),*);
-        for_each_version!(@ valkey_9_1, Valkey91, $($test),*);
-    };
-    (@ $name:ident, $version:ident, $($test:ident),*) => {
-        mod $name {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::support::Version::$version);
-            })*
-        }
-    };
-}
 
 for_each_version!(
     disk_based_sync_under_load,
@@ -47,6 +25,7 @@ for_each_version!(
     a_replica_as_the_source,
     restart_through_the_sidecar,
     restart_through_the_sidecar_without_expiries,
+    a_user_of_few_permissions_is_enough,
 );
 
 /// A store, and what is restored from it.
@@ -197,7 +176,7 @@ fn sync_under_load(version: Version, diskless: &str) {
         .arg("repl-diskless-sync", diskless)
         .arg("rdb-key-save-delay", 400) // µs: so that the load goes on during the snapshot
         .start();
-    let load = Load::start(&redis, 1, ALL);
+    let load = Load::start(&redis, 1, Expiries::Mixed);
     load.wait(3000);
     let begun = unix_ms();
     let backfeed = home.backup(&redis);
@@ -241,7 +220,7 @@ fn pause(redis: &Server, load: Load) -> (Moment, i64, Mix) {
 fn any_point_in_time(version: Version) {
     let home = Home::new(version);
     let redis = Server::start(version, &[]);
-    let load = Load::start(&redis, 2, ALL);
+    let load = Load::start(&redis, 2, Expiries::Mixed);
     let backfeed = home.backup(&redis);
     backfeed.wait_following();
     let mut moments = Vec::new();
@@ -425,7 +404,7 @@ fn kill_and_resume(version: Version) {
     let mut first = home.backup(&redis);
     first.wait_following();
     let (id, _) = redis.position();
-    let load = Load::start(&redis, 3, ALL);
+    let load = Load::start(&redis, 3, Expiries::Mixed);
     load.wait(2000);
     first.kill9();
     load.wait(500);
@@ -480,24 +459,13 @@ fn kill_and_resume(version: Version) {
     home.restores_by_aof(&last.state, "aof");
 }
 
-fn replica_of(master: &Server) -> Server {
-    let replica = Server::builder(master.version())
-        .replicaof("127.0.0.1", master.port())
-        .arg("repl-backlog-size", "64mb")
-        .start();
-    wait_until("the replica follows", Duration::from_secs(30), || {
-        replica.info("replication")["master_link_status"] == "up"
-    });
-    replica
-}
-
 fn fail_over(version: Version) {
     let home = Home::new(version);
     let mut master = Server::start(version, &[]);
     let replica = replica_of(&master);
     let mut first = home.backup(&master);
     first.wait_following();
-    let load = Load::start(&master, 4, ALL);
+    let load = Load::start(&master, 4, Expiries::Mixed);
     load.wait(1500);
     let mix = load.stop();
     let before = quiet(&master, 2);
@@ -540,7 +508,7 @@ fn fail_over(version: Version) {
 fn a_replica_as_the_source(version: Version) {
     let home = Home::new(version);
     let master = Server::start(version, &[]);
-    let load = Load::start(&master, 5, ALL);
+    let load = Load::start(&master, 5, Expiries::Mixed);
     let replica = replica_of(&master);
     let backfeed = home.backup(&replica);
     backfeed.wait_following();
@@ -554,14 +522,14 @@ fn a_replica_as_the_source(version: Version) {
 }
 
 fn restart_through_the_sidecar(version: Version) {
-    sidecar_restart(version, ALL);
+    sidecar_restart(version, Expiries::Mixed);
 }
 
 fn restart_through_the_sidecar_without_expiries(version: Version) {
-    sidecar_restart(version, Kinds { expiries: false });
+    sidecar_restart(version, Expiries::None);
 }
 
-fn sidecar_restart(version: Version, kinds: Kinds) {
+fn sidecar_restart(version: Version, expiries: Expiries) {
     let home = Home::new(version);
     let listen = free_port();
     let port = free_port();
@@ -578,7 +546,7 @@ fn sidecar_restart(version: Version, kinds: Kinds) {
         (redis, sidecar)
     };
     let (mut redis, mut sidecar) = start();
-    let mut mix = Mix::new(&mut redis.connect(), 6, kinds);
+    let mut mix = Mix::new(&mut redis.connect(), 6, expiries);
     run_batches(&mut redis.connect(), &mut mix, 10);
     assert_eq!(full_syncs(&sidecar), 1);
     let load = Load::go_on(&redis, mix);
@@ -594,7 +562,7 @@ fn sidecar_restart(version: Version, kinds: Kinds) {
     State::of(&redis).assert_is(&last.state, tolerance_ms(version), &context);
     let (new, _) = redis.position();
     let history = home.history(&new);
-    if version.relative_ttls() && kinds.expiries {
+    if version.relative_ttls() && expiries != Expiries::None {
         // Documented: the log cannot be served under its own offsets, so this is a fork.
         assert_eq!(full_syncs(&sidecar), 1);
         only_base(&history);
@@ -608,7 +576,7 @@ fn sidecar_restart(version: Version, kinds: Kinds) {
         assert_eq!(history["parent"]["history"], *old, "{context}");
     }
     // And it goes on: what is written now is restored, too.
-    let load = Load::start(&redis, 7, kinds);
+    let load = Load::start(&redis, 7, expiries);
     load.wait(300);
     load.stop();
     let last = quiet(&redis, 1);
@@ -619,7 +587,7 @@ fn sidecar_restart(version: Version, kinds: Kinds) {
 fn captured(version: Version) -> (Home, Server, Moment) {
     let home = Home::new(version);
     let redis = Server::start(version, &[]);
-    let load = Load::start(&redis, 8, ALL);
+    let load = Load::start(&redis, 8, Expiries::Mixed);
     let backfeed = home.backup(&redis);
     backfeed.wait_following();
     load.wait(1000);
@@ -699,60 +667,57 @@ fn older_versions_are_refused_before_anything_is_touched() {
 }
 
 /// `+psync +replconf +ping` are enough, with or without `+info`; the password comes from the URL or from a file.
-#[test]
-fn a_user_of_few_permissions_is_enough() {
-    for version in Version::ALL {
-        for more in ["+info", "-info"] {
-            let home = Home::new(version);
-            let redis = Server::start(version, &[]);
-            let rules = [
-                "on",
-                ">p@ss:w/rd",
-                "-@all",
-                "+psync",
-                "+replconf",
-                "+ping",
-                more,
-            ];
-            redis.cmd(&[&["ACL", "SETUSER", "backup"][..], &rules].concat());
-            run_batches(
-                &mut redis.connect(),
-                &mut Mix::new(&mut redis.connect(), 9, ALL),
-                30,
-            );
-            let (url, file) = if more == "+info" {
-                (
-                    format!("redis://backup:p%40ss%3Aw%2Frd@{}", redis.addr()),
-                    None,
-                )
-            } else {
-                let file = home.path("password");
-                fs::write(&file, "p@ss:w/rd\n").unwrap();
-                (format!("redis://backup@{}", redis.addr()), Some(file))
-            };
-            let file = file.map(|file| file.to_str().unwrap().to_owned());
-            let file: Vec<&str> = match &file {
-                Some(file) => vec!["--redis-password-file", file],
-                None => Vec::new(),
-            };
-            let mut first = Backfeed::backup(&url, &home.store(), &file);
-            first.wait_following();
-            quiet(&redis, 1);
-            first.kill9();
-            let second = Backfeed::backup(&url, &home.store(), &file);
-            second.wait_following();
-            let last = quiet(&redis, 1);
-            let context = format!("{version} {more}: {}", second.log());
-            assert_eq!(
-                (full_syncs(&second), partial_syncs(&second)),
-                (0, 1),
-                "{context}"
-            );
-            let warned = second.log().contains("INFO is not permitted (+info)");
-            assert_eq!(warned, more == "-info", "{context}");
-            assert!(!second.log().contains("p@ss"), "{context}");
-            home.restores(&last.state, &[]);
-        }
+fn a_user_of_few_permissions_is_enough(version: Version) {
+    for more in ["+info", "-info"] {
+        let home = Home::new(version);
+        let redis = Server::start(version, &[]);
+        let rules = [
+            "on",
+            ">p@ss:w/rd",
+            "-@all",
+            "+psync",
+            "+replconf",
+            "+ping",
+            more,
+        ];
+        redis.cmd(&[&["ACL", "SETUSER", "backup"][..], &rules].concat());
+        run_batches(
+            &mut redis.connect(),
+            &mut Mix::new(&mut redis.connect(), 9, Expiries::Mixed),
+            30,
+        );
+        let (url, file) = if more == "+info" {
+            (
+                format!("redis://backup:p%40ss%3Aw%2Frd@{}", redis.addr()),
+                None,
+            )
+        } else {
+            let file = home.path("password");
+            fs::write(&file, "p@ss:w/rd\n").unwrap();
+            (format!("redis://backup@{}", redis.addr()), Some(file))
+        };
+        let file = file.map(|file| file.to_str().unwrap().to_owned());
+        let file: Vec<&str> = match &file {
+            Some(file) => vec!["--redis-password-file", file],
+            None => Vec::new(),
+        };
+        let mut first = Backfeed::backup(&url, &home.store(), &file);
+        first.wait_following();
+        quiet(&redis, 1);
+        first.kill9();
+        let second = Backfeed::backup(&url, &home.store(), &file);
+        second.wait_following();
+        let last = quiet(&redis, 1);
+        let context = format!("{version} {more}: {}", second.log());
+        assert_eq!(
+            (full_syncs(&second), partial_syncs(&second)),
+            (0, 1),
+            "{context}"
+        );
+        let warned = second.log().contains("INFO is not permitted (+info)");
+        assert_eq!(warned, more == "-info", "{context}");
+        assert!(!second.log().contains("p@ss"), "{context}");
+        home.restores(&last.state, &[]);
     }
 }
 
@@ -769,7 +734,7 @@ fn ipv6_is_an_address_like_another() {
             .start();
         run_batches(
             &mut redis.connect(),
-            &mut Mix::new(&mut redis.connect(), 10, ALL),
+            &mut Mix::new(&mut redis.connect(), 10, Expiries::Mixed),
             30,
         );
         let url = format!("redis://[::1]:{}", redis.port());

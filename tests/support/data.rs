@@ -28,6 +28,28 @@ const NAMES: u64 = 60;
 const SOON_MS: i64 = 60_000;
 const QUIET: Duration = Duration::from_secs(30);
 
+/// A test of its own for each version.
+macro_rules! for_each_version {
+    ($($test:ident),* $(,)?) => {
+        $crate::support::data::for_each_version!(@ redis_6_0, Redis60, $($test),*);
+        $crate::support::data::for_each_version!(@ redis_6_2, Redis62, $($test),*);
+        $crate::support::data::for_each_version!(@ redis_7_0, Redis70, $($test),*);
+        $crate::support::data::for_each_version!(@ redis_8_0, Redis80, $($test),*);
+        $crate::support::data::for_each_version!(@ redis_8_6, Redis86, $($test),*);
+        $crate::support::data::for_each_version!(@ valkey_8_1, Valkey81, $($test),*);
+        $crate::support::data::for_each_version!(@ valkey_9_1, Valkey91, $($test),*);
+    };
+    (@ $name:ident, $version:ident, $($test:ident),*) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::support::Version::$version);
+            })*
+        }
+    };
+}
+pub(crate) use for_each_version;
+
 /// splitmix64: the same load for the same seed, everywhere.
 #[derive(Clone)]
 pub struct Random(u64);
@@ -62,17 +84,20 @@ impl Random {
     }
 }
 
-/// What the load may use.
-#[derive(Clone, Copy)]
-pub struct Kinds {
-    /// Expiries of keys and fields.
-    pub expiries: bool,
+/// What expiries the load may use, of keys and fields.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Expiries {
+    None,
+    /// All come long after the test.
+    Late,
+    /// Some come while the load runs.
+    Mixed,
 }
 
 /// Makes commands.
 pub struct Mix {
     random: Random,
-    kinds: Kinds,
+    expiries: Expiries,
     known: BTreeSet<&'static str>,
     databases: Vec<u32>,
 }
@@ -86,7 +111,7 @@ const LIBRARY: &str = "#!lua name=tests\nredis.register_function('put', function
                        redis.call('SET', keys[1], args[1]); redis.call('RPUSH', keys[2], args[1]); return 1 end)";
 
 impl Mix {
-    pub fn new(connection: &mut Connection, seed: u64, kinds: Kinds) -> Self {
+    pub fn new(connection: &mut Connection, seed: u64, expiries: Expiries) -> Self {
         let known = NEWER.into_iter().filter(|name| {
             let reply: Vec<Value> = redis::cmd("COMMAND")
                 .arg("INFO")
@@ -97,7 +122,7 @@ impl Mix {
         });
         Self {
             random: Random::new(seed),
-            kinds,
+            expiries,
             known: known.collect(),
             databases: DATABASES.to_vec(),
         }
@@ -124,11 +149,15 @@ impl Mix {
 
     /// Some pass while the load runs, the others long after the test.
     fn ttl_ms(&mut self) -> u64 {
-        if self.random.one_in(4) {
+        if self.expiries == Expiries::Mixed && self.random.one_in(4) {
             20 + self.random.below(300)
         } else {
             600_000 + self.random.below(6_000_000)
         }
+    }
+
+    fn has_expiries(&self) -> bool {
+        self.expiries != Expiries::None
     }
 
     fn knows(&self, name: &str) -> bool {
@@ -280,7 +309,7 @@ impl Mix {
                 .arg("binary field"),
             4 => pipe.cmd("HINCRBY").arg(key).arg("count").arg(1),
             5 => pipe.cmd("HDEL").arg(key).arg(field),
-            _ if self.kinds.expiries && self.knows("HPEXPIRE") => {
+            _ if self.has_expiries() && self.knows("HPEXPIRE") => {
                 let ttl = self.ttl_ms();
                 pipe.cmd("HPEXPIRE")
                     .arg(key)
@@ -369,7 +398,7 @@ impl Mix {
 
     fn expiry(&mut self, pipe: &mut Pipeline) {
         let (key, ttl) = (self.any_key(), self.ttl_ms());
-        if !self.kinds.expiries {
+        if !self.has_expiries() {
             pipe.cmd("PERSIST").arg(key);
             return;
         }
@@ -448,7 +477,7 @@ impl Mix {
     fn newer(&mut self, pipe: &mut Pipeline) {
         let (key, value, ttl) = (self.key("s"), self.value(), self.ttl_ms());
         let field = format!("f{}", self.random.below(30));
-        let expiries = self.kinds.expiries;
+        let expiries = self.has_expiries();
         match self.random.below(7) {
             0 if self.knows("GETDEL") => pipe.cmd("GETDEL").arg(key),
             1 if self.knows("GETEX") && expiries => pipe.cmd("GETEX").arg(key).arg("PX").arg(ttl),
@@ -511,9 +540,9 @@ pub struct Load {
 
 impl Load {
     /// Returns when there is some data. Ends by itself when the server dies.
-    pub fn start(server: &Server, seed: u64, kinds: Kinds) -> Self {
+    pub fn start(server: &Server, seed: u64, expiries: Expiries) -> Self {
         let mut connection = server.connect();
-        let mix = Mix::new(&mut connection, seed, kinds);
+        let mix = Mix::new(&mut connection, seed, expiries);
         Self::go_on(server, mix)
     }
 
@@ -590,9 +619,14 @@ pub fn tolerance_ms(version: Version) -> i64 {
 
 impl State {
     pub fn of(server: &Server) -> Self {
-        let mut connection = server.connect();
-        let version = server.version();
-        let keyspace = server.info("keyspace");
+        Self::read(&mut server.connect(), server.version())
+    }
+
+    pub fn read(connection: &mut Connection, version: Version) -> Self {
+        let keyspace: String = redis::cmd("INFO")
+            .arg("keyspace")
+            .query(connection)
+            .unwrap();
         let mut state = Self {
             digest: String::new(),
             keys: BTreeMap::new(),
@@ -603,19 +637,17 @@ impl State {
             functions: String::new(),
             expired: 0,
         };
-        for db in keyspace.keys().filter_map(|name| name.strip_prefix("db")) {
-            state.read_database(&mut connection, version, db.parse().unwrap());
+        for line in keyspace.lines().filter_map(|line| line.strip_prefix("db")) {
+            let (db, _) = line.split_once(':').unwrap();
+            state.read_database(connection, version, db.parse().unwrap());
         }
         if version.at_least_7() {
-            let functions: Value = redis::cmd("FUNCTION")
-                .arg("LIST")
-                .arg("WITHCODE")
-                .query(&mut connection)
-                .unwrap();
+            let mut list = redis::cmd("FUNCTION");
+            let functions: Value = list.arg("LIST").arg("WITHCODE").query(connection).unwrap();
             state.functions = format!("{functions:?}");
         }
         // Last: reading the expiries makes the server delete what has passed.
-        state.digest = server.debug_digest();
+        state.digest = redis::cmd("DEBUG").arg("DIGEST").query(connection).unwrap();
         state
     }
 
@@ -832,6 +864,18 @@ pub fn wait_acknowledged(server: &Server, replicas: u32) {
         have >= replicas,
         "{server}: {have} acknowledged of {replicas}"
     );
+}
+
+/// A replica that has caught up once, with a backlog that outlasts a test.
+pub fn replica_of(master: &Server) -> Server {
+    let replica = Server::builder(master.version())
+        .replicaof("127.0.0.1", master.port())
+        .arg("repl-backlog-size", "64mb")
+        .start();
+    wait_until("the replica follows", Duration::from_secs(30), || {
+        replica.info("replication")["master_link_status"] == "up"
+    });
+    replica
 }
 
 pub fn unix_ms() -> i64 {
