@@ -74,6 +74,15 @@ pub struct SegmentHeader {
     pub stored_crc64: u64,
 }
 
+impl SegmentHeader {
+    /// Does it bridge a gap: bytes that no log will ever hold, as a snapshot that stands at its end covers them? It keeps the
+    /// log one chain, in which two writers meet.
+    #[must_use]
+    pub fn is_gap(&self) -> bool {
+        self.payload_stored == 0
+    }
+}
+
 /// The seal of a log: nothing after `start` counts, whoever writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealHeader {
@@ -203,6 +212,19 @@ pub fn encode(
     object.put(frame);
     object.put_slice(&payload);
     Ok((header, object.freeze()))
+}
+
+/// Makes the object that bridges a gap from `meta.start` to `meta.end`: a header without a payload.
+pub fn encode_gap(meta: SegmentMeta) -> Result<(SegmentHeader, Bytes), SegmentError> {
+    check(&meta)?;
+    let header = SegmentHeader {
+        meta,
+        payload_crc64: Crc64::of(&[]),
+        payload_stored: 0,
+        stored_crc64: Crc64::of(&[]),
+    };
+    let frame = header_frame(&Document::of_segment(&header))?;
+    Ok((header, frame.freeze()))
 }
 
 /// Makes the object of a seal.

@@ -155,6 +155,10 @@ impl Archive {
                     Ok(item) => match item.entry {
                         Err(error) => return Some((Err(error), None)),
                         Ok(Entry::Seal(seal)) => ChainEnd::Sealed(seal),
+                        Ok(Entry::Segment(header)) if header.is_gap() => ChainEnd::Gap {
+                            at: header.meta.start,
+                            next: header.meta.end.next_byte(),
+                        },
                         Ok(Entry::Segment(header)) => {
                             let next = header.meta.end.next_byte();
                             return Some((Ok(ChainItem::Segment(header)), Some((headers, next))));

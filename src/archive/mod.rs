@@ -139,7 +139,7 @@ impl ArchiveError {
         matches!(self, Self::Store(error) if error.is_transient())
     }
 
-    fn damaged(object: &str, reason: impl Into<String>) -> Self {
+    pub(crate) fn damaged(object: &str, reason: impl Into<String>) -> Self {
         Self::Damaged {
             object: object.to_owned(),
             reason: reason.into(),

@@ -6,13 +6,14 @@ use tokio::task::JoinHandle;
 
 use super::full_sync::{FullSyncError, Received};
 use super::log_writer::{self, LogWriter};
-use crate::archive::{Archive, BaseManifest, Catalog, HistoryDoc};
-use crate::position::Position;
+use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, HistoryDoc, LogEnd};
+use crate::position::{Boundary, Offset, Position, ReplId};
+use crate::segment::{self, SegmentMeta};
 
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) type Committing = JoinHandle<Result<BaseManifest, FullSyncError>>;
+pub(super) type Committing = JoinHandle<Result<(BaseManifest, Offset), FullSyncError>>;
 
 /// What makes a received snapshot count.
 pub(super) struct Commit {
@@ -22,58 +23,154 @@ pub(super) struct Commit {
     pub(super) received: Received,
     /// The log of what was captured before.
     pub(super) old: Option<LogWriter>,
-    pub(super) catalog: Catalog,
+    /// Where the log of `doc.previous` ended before the transfer.
+    pub(super) previous_end: Option<Offset>,
     pub(super) doc: HistoryDoc,
 }
 
 impl Commit {
-    /// History, seal of the one before, and the manifest last.
-    pub(super) async fn run(self) -> Result<BaseManifest, FullSyncError> {
+    /// History, seal of the one before, and the manifest last. Gives it with the offset from which on the log goes on: that
+    /// of the snapshot, or the end of what another writer of this history has stored.
+    pub(super) async fn run(mut self) -> Result<(BaseManifest, Offset), FullSyncError> {
+        // What the server before had sent comes first: whatever becomes of the snapshot, it was received.
+        let old_end = self.drain_old().await;
         let Self {
             archive,
             writer,
             now_unix_ms,
             received,
-            old,
-            catalog,
+            previous_end,
             mut doc,
+            ..
         } = self;
         let manifest = received
             .finish(&archive, doc.server.clone(), now_unix_ms)
             .await?;
-        let mut to_seal = None;
-        if let Some(old) = old {
-            // Of what does not come to be stored in time nothing was acknowledged.
-            let _ = tokio::time::timeout(OLD_LOG_LIMIT, old.drain()).await;
-            let (stored, boundary) = old.tail(|tail| (tail.stored(), tail.stored_boundary()));
-            if stored.history != doc.id {
-                doc.previous = Some(Position {
-                    history: stored.history,
-                    offset: boundary.offset,
-                });
-                to_seal = Some(stored);
+        let to_seal = match (old_end, doc.previous) {
+            (Some((stored, boundary)), _) if stored.history != doc.id => {
+                doc.previous = Some(boundary);
+                Some(stored)
             }
-        } else if let Some(previous) = doc.previous {
-            let end = archive.log_end(&catalog, previous.history).await?;
-            to_seal = Some(Position {
-                history: previous.history,
-                offset: end.end,
-            });
-        }
+            (None, Some(previous)) => {
+                let alive = is_written(&archive, previous.history, previous_end).await?;
+                if alive {
+                    warn_of_twin(previous.history, &doc);
+                    doc.previous = None;
+                }
+                previous_end
+                    .filter(|_| !alive)
+                    .map(|offset| Position { offset, ..previous })
+            }
+            _ => None,
+        };
         if let Some(end) = to_seal {
             let reason = format!("the server has another history now: {}", doc.id);
-            log_writer::seal(
-                &archive,
-                end.history,
-                end.offset,
-                &reason,
-                &writer,
-                now_unix_ms,
-            )
-            .await?;
+            let (id, offset) = (end.history, end.offset);
+            log_writer::seal(&archive, id, offset, &reason, &writer, now_unix_ms).await?;
         }
         archive.create_history(&doc).await?;
         archive.commit_base(&manifest).await?;
-        Ok(manifest)
+        let goes_on = join_log(&archive, &manifest, &writer).await?;
+        Ok((manifest, goes_on))
     }
+
+    /// Stores the rest of an older log, as far as that works in time: of what does not, nothing was acknowledged. Gives what
+    /// is stored of it, and its last boundary.
+    async fn drain_old(&mut self) -> Option<(Position, Position)> {
+        let old = self.old.take()?;
+        let _ = tokio::time::timeout(OLD_LOG_LIMIT, old.drain()).await;
+        Some(old.tail(|tail| {
+            let boundary = Position {
+                history: tail.history(),
+                offset: tail.stored_boundary().offset,
+            };
+            (tail.stored(), boundary)
+        }))
+    }
+}
+
+/// Has its log grown since it was looked at? Then its writer, and so its server, is alive.
+async fn is_written(
+    archive: &Archive,
+    history: ReplId,
+    end_before: Option<Offset>,
+) -> Result<bool, ArchiveError> {
+    let catalog = archive.catalog().await?;
+    match archive.log_end(&catalog, history).await {
+        Ok(end) => Ok(end_before.is_some_and(|before| end.end > before)),
+        Err(error @ ArchiveError::Store(_)) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+fn warn_of_twin(history: ReplId, doc: &HistoryDoc) {
+    tracing::warn!(
+        %history, service = doc.service,
+        "the store holds a history of the same name that another backfeed writes just now: another server. They are kept \
+         apart. Give each server a store (or prefix) of its own, and `latest` needs no --history"
+    );
+}
+
+/// Other writers may have stored of this history before the snapshot. The log stays one chain: ours goes on where theirs
+/// ends, or the gap up to the snapshot is bridged, which any other writer will meet, as it would meet a seal.
+async fn join_log(
+    archive: &Archive,
+    base: &BaseManifest,
+    writer: &str,
+) -> Result<Offset, FullSyncError> {
+    loop {
+        let mut catalog = archive.catalog().await?;
+        if let Some(history) = catalog.histories.get_mut(&base.history) {
+            history.bases.retain(|other| other.offset != base.offset);
+            if history.bases.is_empty() && history.log.is_empty() && history.doc.parent.is_none() {
+                return Ok(base.offset);
+            }
+        }
+        let end = match archive.log_end(&catalog, base.history).await {
+            Ok(end) => end,
+            Err(error @ ArchiveError::Store(_)) => return Err(error.into()),
+            Err(ArchiveError::NothingStored { .. }) => return Ok(base.offset),
+            Err(error) => {
+                tracing::warn!(%error, "the log before this snapshot is damaged; it goes on after the snapshot");
+                return Ok(base.offset);
+            }
+        };
+        if let Some(seal) = end.sealed {
+            return Err(FullSyncError::Sealed(Box::new(seal)));
+        }
+        if end.end >= base.offset {
+            return Ok(end.end);
+        }
+        match bridge(archive, base, &end, writer).await {
+            Ok(()) => return Ok(base.offset),
+            Err(AppendError::Taken(entry)) => {
+                tracing::debug!(at = %entry.start(), "another writer of this history was first");
+            }
+            Err(AppendError::Archive(error)) => return Err(error.into()),
+        }
+    }
+}
+
+async fn bridge(
+    archive: &Archive,
+    base: &BaseManifest,
+    from: &LogEnd,
+    writer: &str,
+) -> Result<(), AppendError> {
+    let meta = SegmentMeta {
+        history: base.history,
+        start: from.end,
+        end: base.offset,
+        db_at_start: from.boundary.db,
+        starts_at_boundary: from.boundary.offset == from.end,
+        boundary: Some(Boundary {
+            offset: base.offset,
+            db: base.db,
+        }),
+        marks: Vec::new(),
+        writer: writer.to_owned(),
+    };
+    let (header, body) = segment::encode_gap(meta)
+        .map_err(|error| ArchiveError::damaged("a gap's header", error.to_string()))?;
+    archive.append(&header, body).await
 }

@@ -10,6 +10,7 @@ use crate::link::{Link, LinkError};
 use crate::position::Position;
 use crate::proto::replica::Event;
 use crate::rdb::{Checksum, Summary, WalkError, Walker};
+use crate::segment::SealHeader;
 use crate::status::{Phase, Status};
 
 /// Why there is no base.
@@ -24,6 +25,9 @@ pub enum FullSyncError {
     /// The payload ended, and the RDB had not; or the other way round.
     #[error("the RDB that the server sent is damaged, and was not kept: {0}")]
     Length(String),
+    /// The history was sealed meanwhile: another backfeed has taken over.
+    #[error("the history was sealed at offset {} by {}: {}", .0.start, .0.writer, .0.reason)]
+    Sealed(Box<SealHeader>),
     /// The archive does not take it.
     #[error("cannot store the snapshot: {0}")]
     Archive(#[from] ArchiveError),

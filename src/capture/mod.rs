@@ -72,7 +72,7 @@ pub enum SessionEnd {
     /// Another writer has sealed the history: whatever this server does now belongs to no backup of that history.
     #[error(
         "superseded: history {} was sealed at offset {} ({reason}). Another backfeed has taken over; nothing more of this \
-         server is acknowledged or stored", .at.history, .at.offset
+         server is acknowledged or stored. (If that is another server, give each a --store, or a prefix, of its own)", .at.history, .at.offset
     )]
     Superseded {
         /// Where it was sealed.
@@ -120,6 +120,7 @@ pub struct Capture {
     status: Status,
     clock: Clock,
     log: Option<LogWriter>,
+    guards_emptiness: bool,
 }
 
 impl Capture {
@@ -141,7 +142,15 @@ impl Capture {
             status,
             clock,
             log: None,
+            guards_emptiness: false,
         }
+    }
+
+    /// Never captures an empty server of an unknown history while the store has something to restore.
+    #[must_use]
+    pub fn guarding_emptiness(mut self) -> Self {
+        self.guards_emptiness = true;
+        self
     }
 
     /// The archive.
@@ -162,10 +171,11 @@ impl Capture {
         &self.writer
     }
 
-    /// Is there anything received that is not stored?
+    /// Is everything received stored, or in vain?
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        self.log.as_ref().is_none_or(LogWriter::is_flushed)
+        let settled = |log: &LogWriter| log.is_flushed() || log.superseded().is_some();
+        self.log.as_ref().is_none_or(settled)
     }
 
     /// Stores what was received, up to the last boundary, and forgets the link's state: the next session goes by the

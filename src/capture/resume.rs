@@ -2,7 +2,7 @@
 
 use crate::archive::{Archive, ArchiveError, Catalog, LogEnd};
 use crate::link::facts::Facts;
-use crate::position::{Position, ReplId};
+use crate::position::{Offset, Position, ReplId};
 
 /// What the store knows of a server's history.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub(super) struct Known {
     pub resume: Option<(ReplId, LogEnd)>,
     /// What this service wrote before, if the server turns out to be of another history.
     pub previous: Option<Position>,
+    /// Where its log ends.
+    pub previous_end: Option<Offset>,
     /// Histories of other services, which are none of our business, but worth a word.
     pub strangers: Vec<ReplId>,
 }
@@ -43,19 +45,18 @@ pub(super) async fn find(
         None => latest,
     };
     let resume = match candidate {
-        Some(id) => Some((id, archive.log_end(&catalog, id).await?)),
+        Some(id) => end_of(archive, &catalog, id).await?.map(|end| (id, end)),
         None => None,
     };
     let previous = match latest.filter(own) {
-        Some(id) => {
-            let end = archive.log_end(&catalog, id).await?;
-            Some(Position {
-                history: id,
-                offset: end.boundary.offset,
-            })
-        }
+        Some(id) => end_of(archive, &catalog, id).await?.map(|end| (id, end)),
         None => None,
     };
+    let previous_end = previous.as_ref().map(|(_, end)| end.end);
+    let previous = previous.map(|(id, end)| Position {
+        history: id,
+        offset: end.boundary.offset,
+    });
     let strangers = catalog
         .histories
         .keys()
@@ -66,6 +67,23 @@ pub(super) async fn find(
         catalog,
         resume,
         previous,
+        previous_end,
         strangers,
     })
+}
+
+/// The end of a log. Damage there is no reason to leave a live server without a backup: a new snapshot is taken then.
+async fn end_of(
+    archive: &Archive,
+    catalog: &Catalog,
+    id: ReplId,
+) -> Result<Option<LogEnd>, ArchiveError> {
+    match archive.log_end(catalog, id).await {
+        Ok(end) => Ok(Some(end)),
+        Err(error @ ArchiveError::Store(_)) => Err(error),
+        Err(error) => {
+            tracing::warn!(history = %id, %error, "the end of this log cannot be told, so it cannot be continued");
+            Ok(None)
+        }
+    }
 }

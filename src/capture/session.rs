@@ -12,12 +12,13 @@ use super::server::{explain_full_sync, look, server_info, wants_version, warn_of
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown};
-use crate::archive::{BaseManifest, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
+use crate::archive::{ArchiveError, BaseManifest, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
 use crate::config::{AckPolicy, Source};
 use crate::link::Link;
 use crate::link::facts::Facts;
 use crate::position::{Boundary, Offset, Position, ReplId};
 use crate::proto::replica::Event;
+use crate::rdb::Summary;
 use crate::segment::SealHeader;
 use crate::status::Phase;
 
@@ -197,15 +198,8 @@ impl Capture {
             }
         }
         let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
-        log_writer::seal(
-            &self.archive,
-            from.history,
-            stored,
-            &reason,
-            &self.writer,
-            (self.clock)(),
-        )
-        .await?;
+        let (id_before, now) = (from.history, (self.clock)());
+        log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now).await?;
         let parent = Parent {
             history: from.history,
             offset: from.boundary.offset,
@@ -236,16 +230,10 @@ impl Capture {
         known: Known,
         server: ServerInfo,
     ) -> Result<Committing, SessionEnd> {
-        let mut stored = at.offset;
-        if known.catalog.is_restorable(at.history) {
-            let end = self.archive.log_end(&known.catalog, at.history).await?;
-            if let Some(seal) = &end.sealed {
-                return Err(superseded(at.history, seal));
-            }
-            stored = stored.max(end.end);
-        }
+        self.check_unsealed(&known, at.history).await?;
         warn_of_strangers(&known, at.history);
         let received = full_sync::receive(link, &self.archive, at, &self.status).await?;
+        self.check_emptiness(&known, at, received.summary())?;
         let boundary = Boundary {
             offset: at.offset,
             db: received.selected_db(),
@@ -261,14 +249,52 @@ impl Capture {
             now_unix_ms: (self.clock)(),
             received,
             old,
-            catalog: known.catalog,
+            previous_end: known.previous_end,
             doc,
         };
-        self.start_log(at.history, boundary, stored, 0);
+        self.start_log(at.history, boundary, at.offset, 0);
         if let Some(log) = &self.log {
             log.hold();
         }
         Ok(tokio::spawn(commit.run()))
+    }
+
+    /// There is no use in receiving a snapshot of a history that was sealed.
+    async fn check_unsealed(&self, known: &Known, id: ReplId) -> Result<(), SessionEnd> {
+        if !known.catalog.is_restorable(id) {
+            return Ok(());
+        }
+        match self.archive.log_end(&known.catalog, id).await {
+            Ok(LogEnd {
+                sealed: Some(seal), ..
+            }) => Err(superseded(id, &seal)),
+            Err(error @ ArchiveError::Store(_)) => Err(error.into()),
+            // What is damaged before the snapshot is told when the log is joined to it.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A sidecar looked at its Redis before it connected. One that has come up empty since is to be restored, and its
+    /// emptiness must not become the latest backup.
+    fn check_emptiness(
+        &self,
+        known: &Known,
+        at: Position,
+        found: &Summary,
+    ) -> Result<(), SessionEnd> {
+        let empty = found.keys() == 0 && found.functions == 0 && found.unwalked.is_none();
+        let unknown = !known.catalog.histories.contains_key(&at.history);
+        let mut others = known.catalog.histories.keys();
+        if self.guards_emptiness
+            && empty
+            && unknown
+            && others.any(|id| known.catalog.is_restorable(*id))
+        {
+            return Err(SessionEnd::StartOver(
+                "Redis came up empty although the store has data: it is to be restored".to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn start_log(
@@ -336,6 +362,7 @@ impl Follow<'_> {
             tokio::select! {
                 event = self.link.next(), if reading => self.event(event?).await?,
                 () = self.log.progress() => {
+                    self.full_since = None;
                     self.check_superseded()?;
                     self.ack().await?;
                 }
@@ -411,12 +438,15 @@ impl Follow<'_> {
 
     fn commit(
         &mut self,
-        done: Result<Result<BaseManifest, FullSyncError>, tokio::task::JoinError>,
+        done: Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError>,
     ) -> Result<(), SessionEnd> {
         self.committing = None;
-        let manifest = done.map_err(|error| SessionEnd::StartOver(error.to_string()))??;
-        self.committed = true;
-        self.log.release();
+        let done = done.map_err(|error| SessionEnd::StartOver(error.to_string()))?;
+        let (manifest, goes_on) = done.map_err(|error| match error {
+            FullSyncError::Sealed(seal) => superseded(seal.history, &seal),
+            error => error.into(),
+        })?;
+        self.goes_on(goes_on);
         self.capture.status.metrics().full_syncs.inc();
         let keys: u64 = manifest
             .databases
@@ -426,6 +456,13 @@ impl Follow<'_> {
             "the snapshot is stored");
         self.announce();
         Ok(())
+    }
+
+    /// The snapshot counts, and the log after it begins at `offset`.
+    fn goes_on(&mut self, offset: Offset) {
+        self.committed = true;
+        self.log.tail(|tail| tail.mark_stored(offset, None));
+        self.log.release();
     }
 
     fn announce(&self) {
@@ -484,9 +521,8 @@ impl Follow<'_> {
             && !self.stopping
         {
             match committing.await {
-                Ok(Ok(_)) => {
-                    self.committed = true;
-                    self.log.release();
+                Ok(Ok((_, goes_on))) => {
+                    self.goes_on(goes_on);
                     self.capture.status.metrics().full_syncs.inc();
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),
@@ -500,7 +536,7 @@ impl Follow<'_> {
 /// Waits for the commit; for ever when there is none.
 async fn join(
     committing: &mut Option<Committing>,
-) -> Result<Result<BaseManifest, FullSyncError>, tokio::task::JoinError> {
+) -> Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError> {
     match committing {
         Some(task) => task.await,
         None => std::future::pending().await,

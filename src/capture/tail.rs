@@ -19,6 +19,8 @@ use crate::segment::SegmentMeta;
 
 /// A stretch of so much time has one time mark, at its end.
 const MARK_INTERVAL_MS: i64 = 100;
+/// Time marks of one segment, about: its header holds tens of thousands ([`crate::segment::HEADER_LIMIT`]).
+const MARKS_LIMIT: i64 = 8192;
 /// What a chunk costs beside its bytes; tiny chunks must not evade the memory limit.
 const CHUNK_OVERHEAD: usize = 128;
 
@@ -302,6 +304,7 @@ impl Tail {
         // pause must not seem to have come after it.
         let mut last: Option<TimeMark> = None;
         let mut stretch_began = None;
+        let stretch = self.mark_interval(cut);
         for chunk in self.chunks.iter().take_while(|chunk| chunk.start < cut) {
             let take = usize::try_from(cut.since(chunk.start))
                 .unwrap_or(usize::MAX)
@@ -316,7 +319,7 @@ impl Tail {
                 offset: chunk.end().min(cut),
             };
             let began = *stretch_began.get_or_insert(mark.unix_ms);
-            if mark.unix_ms.saturating_sub(began) >= MARK_INTERVAL_MS {
+            if mark.unix_ms.saturating_sub(began) >= stretch {
                 marks.extend(last);
                 stretch_began = Some(mark.unix_ms);
             }
@@ -334,6 +337,15 @@ impl Tail {
             writer: self.writer.clone(),
         };
         Some(Pending { meta, chunks })
+    }
+
+    /// Marks stand closer than this in no segment: what was received up to `cut` over hours (the store was away) must still
+    /// fit into one header.
+    fn mark_interval(&self, cut: Offset) -> i64 {
+        let mut waiting = self.chunks.iter().take_while(|chunk| chunk.start < cut);
+        let first = waiting.next().map_or(0, |chunk| chunk.received.unix_ms);
+        let last = waiting.last().map_or(first, |chunk| chunk.received.unix_ms);
+        (last.saturating_sub(first) / MARKS_LIMIT).max(MARK_INTERVAL_MS)
     }
 
     /// Where to cut a segment of about `size` bytes.

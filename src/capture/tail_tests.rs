@@ -296,3 +296,21 @@ fn whole_commands_before_noise_are_kept_and_a_new_link_goes_on_after_them() {
     );
     assert_eq!(pending.chunks.concat(), set.repeat(3));
 }
+
+#[test]
+fn hours_without_a_store_fit_into_one_header() {
+    let mut tail = tail();
+    let set = command(&["SET", "a", "1"]);
+    for n in 0..100_000 {
+        push(&mut tail, &set, n * 100);
+    }
+    let pending = tail.next_segment(1 << 30).unwrap();
+    assert!(
+        pending.meta.marks.len() < 10_000,
+        "{}",
+        pending.meta.marks.len()
+    );
+    assert_eq!(pending.meta.marks.last().unwrap().offset, pending.meta.end);
+    let encoded = crate::segment::encode(pending.meta, &pending.chunks, 1);
+    assert!(encoded.is_ok());
+}

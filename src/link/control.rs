@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::config::Source;
 use crate::link::facts::Facts;
 use crate::link::{LinkError, auth, dial};
-use crate::proto::replica::Refusal;
+use crate::proto::replica::{Refusal, shorten};
 use crate::resp::encode_command;
 
 /// A server that does not answer an ordinary command for so long hangs (a script may be running).
@@ -91,7 +91,7 @@ impl Control {
             control.call(&args).await.map_err(|error| match error {
                 ControlError::Reply { addr, text, .. } => LinkError::Refused {
                     addr,
-                    refusal: Refusal::Auth(text),
+                    refusal: Refusal::Auth(shorten(&text)),
                 }
                 .into(),
                 link => link,

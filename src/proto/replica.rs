@@ -347,10 +347,15 @@ fn refusal_of_auth(text: &str) -> Refusal {
     }
 }
 
-/// Keeps a foreign text from flooding a log.
-fn shorten(text: &str) -> String {
+/// Keeps a foreign text from flooding a log, and what we sent out of it: a server that does not know `AUTH` repeats its
+/// arguments.
+pub(crate) fn shorten(text: &str) -> String {
     const SHOWN: usize = 200;
-    text.chars()
+    let said = text
+        .split(", with args beginning with")
+        .next()
+        .unwrap_or(text);
+    said.chars()
         .filter(|c| !c.is_control())
         .take(SHOWN)
         .collect()

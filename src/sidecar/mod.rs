@@ -18,9 +18,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::archive::{Archive, Catalog};
+use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
-use crate::config::SidecarConfig;
+use crate::config::{SidecarConfig, Source};
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
@@ -107,8 +107,10 @@ pub async fn run(
         "sidecar".to_owned(),
         status.clone(),
         clock.clone(),
-    );
+    )
+    .guarding_emptiness();
     let mut sidecar = Sidecar {
+        forked: None,
         config,
         door,
         capture,
@@ -184,6 +186,8 @@ async fn promote_if_replica(config: &SidecarConfig) -> Result<bool, ControlError
 }
 
 struct Sidecar {
+    /// The fresh id under which Redis was served last: what it has is ours, though the store does not know the id.
+    forked: Option<ReplId>,
     config: SidecarConfig,
     door: Door,
     capture: Capture,
@@ -238,10 +242,16 @@ impl Sidecar {
                 );
             }
             Role::Master | Role::Unknown => {
-                let tip = self.tip().await?;
+                // What is wrong with the store's latest is no reason to leave a Redis with data without a backup.
+                let tip = if facts.total_keys() == 0 {
+                    self.tip().await?
+                } else {
+                    None
+                };
                 let known = tip
                     .as_ref()
-                    .is_some_and(|(catalog, _)| is_of_known_history(&facts, catalog));
+                    .is_some_and(|(catalog, _)| is_of_known_history(&facts, catalog))
+                    || facts.replid2.is_some_and(|(id, _)| Some(id) == self.forked);
                 let tip = tip.map(|(_, tip)| tip);
                 if decide::master(facts.total_keys(), known, tip.as_ref())
                     == decide::Master::Restore
@@ -268,9 +278,9 @@ impl Sidecar {
     /// Waits for a Redis that answers and has loaded what it has.
     async fn look(&mut self, shutdown: &mut Shutdown) -> Result<(Control, Facts), SidecarError> {
         loop {
-            let seen = match Control::connect(&self.config.redis).await {
-                Ok(mut control) => control.facts().await.map(|facts| (control, facts)),
-                Err(error) => Err(error),
+            let seen = tokio::select! {
+                seen = facts_of(&self.config.redis) => seen,
+                stopped = stopped(shutdown) => return Err(stopped.into()),
             };
             match seen {
                 Ok((control, facts)) if !facts.loading => return Ok((control, facts)),
@@ -340,8 +350,12 @@ impl Sidecar {
         let status = self.status.clone();
         let history = tip.end.history;
         status.phase(Phase::Serving, format!("restoring history {history}"));
+        let mut forked = None;
         let prepare = async {
             let (plan, identity) = prepare(&archive, history, &writer, now).await?;
+            if let Identity::Fork { id } = identity {
+                forked = Some(id);
+            }
             let what = format!(
                 "restoring {} ({} keys)",
                 plan.end_position,
@@ -350,7 +364,9 @@ impl Sidecar {
             status.phase(Phase::Serving, what);
             offer(&archive, &plan, identity).await
         };
-        let caught_up = guest.serve(prepare, &()).await?;
+        let served = guest.serve(prepare, &()).await;
+        self.forked = forked;
+        let caught_up = served?;
         tracing::info!(at = %caught_up.end(), "Redis has everything that is stored");
         self.promote_caught_up(control, caught_up).await
     }
@@ -407,11 +423,13 @@ impl Sidecar {
     async fn tip(&self) -> Result<Option<(Catalog, Tip)>, SidecarError> {
         let archive = self.capture.archive();
         let catalog = archive.catalog().await?;
-        let latest = match self.config.history {
-            Some(id) => Some(id),
-            None => catalog
-                .latest(Some(self.capture.service()))
-                .map_err(RestoreError::from)?,
+        let latest = match (
+            catalog.latest(Some(self.capture.service())),
+            self.config.history,
+        ) {
+            (Ok(latest), _) => latest,
+            (Err(several), Some(wanted)) => Some(choose(&catalog, several, wanted)?),
+            (Err(several), None) => return Err(RestoreError::from(several).into()),
         };
         let Some(history) = latest else {
             return Ok(None);
@@ -482,11 +500,31 @@ async fn prepare(
     Ok((plan, identity))
 }
 
+/// `--history` settles which of several branches goes on: the one that comes from it. Later, when that one has children of its
+/// own, the flag may stand there still, and must not lead back.
+fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplId, RestoreError> {
+    let comes_from = |id: &ReplId| {
+        let line = catalog.lineage(*id).unwrap_or_default();
+        line.iter().any(|position| position.history == wanted)
+    };
+    let mut of_it = several.0.iter().copied().filter(comes_from);
+    match (of_it.next(), of_it.next()) {
+        (Some(id), None) => Ok(id),
+        _ => Err(several.into()),
+    }
+}
+
 fn is_of_known_history(facts: &Facts, catalog: &Catalog) -> bool {
     let ids = [facts.replid, facts.replid2.map(|(id, _)| id)];
     ids.into_iter()
         .flatten()
         .any(|id| catalog.is_restorable(id))
+}
+
+async fn facts_of(redis: &Source) -> Result<(Control, Facts), ControlError> {
+    let mut control = Control::connect(redis).await?;
+    let facts = control.facts().await?;
+    Ok((control, facts))
 }
 
 fn total_keys(plan: &Plan) -> u64 {
