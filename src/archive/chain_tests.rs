@@ -6,7 +6,7 @@
 )]
 
 use super::super::testing::*;
-use super::super::{BaseKind, HistoryDoc};
+use super::super::{AppendError, BaseKind, HistoryDoc};
 use super::*;
 use crate::store::{MemoryStore, SharedStore};
 
@@ -16,8 +16,8 @@ on_both_stores!(
     a_log_without_segments_ends_at_its_base_or_parent,
     a_log_ends_with_its_last_segment,
     a_history_of_which_nothing_is_stored_has_no_end,
-    strays_of_a_dead_writer_do_not_count,
-    a_gap_ends_the_log_until_a_base_stands_beyond_it,
+    a_hole_is_damage_and_never_the_end,
+    a_gap_is_bridged_or_stepped_over_by_a_base,
     a_full_sync_in_an_unbroken_log_changes_nothing,
     a_consolidated_base_within_a_segment_is_followed_by_it,
     nothing_counts_beyond_a_seal,
@@ -161,78 +161,54 @@ async fn a_history_of_which_nothing_is_stored_has_no_end(store: SharedStore) {
     assert_eq!(ends(&archive).await, (300, 300));
 }
 
-async fn strays_of_a_dead_writer_do_not_count(store: SharedStore) {
+async fn a_hole_is_damage_and_never_the_end(store: SharedStore) {
     let archive = archive(store, &history(1)).await;
     base(&archive, 1, 100).await;
-    // It died with 101‥150 in flight.
+    // The segment with 101‥150 was lost.
     log(&archive, 1, &[150, 200, 250, 300]).await;
-    assert_eq!(ends(&archive).await, (100, 100));
+    assert!(matches!(
+        log_end(&archive).await,
+        Err(ArchiveError::Missing { .. })
+    ));
     assert_eq!(chain(&archive, 100).await.unwrap(), (vec![], gap(100, 151)));
-    // The next one fills the hole with cuts of its own, and passes the strays.
-    log(&archive, 1, &[100, 260]).await;
-    assert_eq!(ends(&archive).await, (260, 260));
-    assert_eq!(
-        chain(&archive, 100).await.unwrap(),
-        (vec![(100, 260)], log_to(260))
-    );
-    log(&archive, 1, &[260, 320, 400]).await;
-    assert_eq!(ends(&archive).await, (400, 400));
-    let all = [(100, 260), (260, 320), (320, 400)];
-    for (after, from) in [
-        (100, 0),
-        (150, 0),
-        (175, 0),
-        (255, 0),
-        (260, 1),
-        (270, 1),
-        (300, 1),
-        (350, 2),
-    ] {
-        let (ranges, end) = chain(&archive, after).await.unwrap();
-        assert_eq!(
-            (&ranges[..], end),
-            (&all[from..], log_to(400)),
-            "after {after}"
-        );
-    }
-    // And far along the log, where nothing says where it began.
-    let cuts: Vec<u64> = (40..=140).map(|n| n * 10).collect();
+    log(&archive, 1, &[100, 150]).await;
+    assert_eq!(ends(&archive).await, (300, 300));
+    // And far along the log, with a seal alone behind it.
+    let cuts: Vec<u64> = (30..=140).map(|n| n * 10).collect();
     log(&archive, 1, &cuts).await;
-    log(
-        &archive,
-        1,
-        &[1405, 1415, 1425, 1435, 1445, 1455, 1465, 1475],
-    )
-    .await;
     assert_eq!(ends(&archive).await, (1400, 1400));
-    log(&archive, 1, &[1400, 1450, 1500]).await;
-    assert_eq!(ends(&archive).await, (1500, 1500));
-    for after in [1406, 1420, 1449] {
-        let (ranges, end) = chain(&archive, after).await.unwrap();
-        assert_eq!(
-            (ranges, end),
-            (vec![(1400, 1450), (1450, 1500)], log_to(1500)),
-            "{after}"
-        );
-    }
+    let sealed = archive.seal(id(1), Offset(1450), "why", "w", 0).await;
+    assert!(sealed.is_ok());
+    let error = log_end(&archive).await.unwrap_err();
+    assert!(error.to_string().contains("1401"), "{error}");
 }
 
-async fn a_gap_ends_the_log_until_a_base_stands_beyond_it(store: SharedStore) {
+async fn a_gap_is_bridged_or_stepped_over_by_a_base(store: SharedStore) {
     let archive = archive(store, &history(1)).await;
     base(&archive, 1, 100).await;
     log(&archive, 1, &[100, 200, 300]).await;
-    log(&archive, 1, &[350, 400, 450]).await;
-    assert_eq!(ends(&archive).await, (300, 300));
-    assert_eq!(
-        chain(&archive, 200).await.unwrap(),
-        (vec![(200, 300)], gap(300, 351))
-    );
-    // A stray lies across the new base: it belongs to no log.
     base(&archive, 1, 420).await;
     assert_eq!(ends(&archive).await, (420, 420));
     assert_eq!(chain(&archive, 420).await.unwrap(), (vec![], log_to(420)));
+    // Another writer that is still at 300 meets the bridge.
+    let mut bridge = meta(1, 300, 420);
+    bridge.marks = Vec::new();
+    let (header, body) = crate::segment::encode_gap(bridge).unwrap();
+    archive.append(&header, body).await.unwrap();
+    let (late, body) = segment(meta(1, 300, 350));
+    match archive.append(&late, body).await {
+        Err(AppendError::Taken(entry)) => {
+            assert!(matches!(*entry, Entry::Segment(found) if found.is_gap()));
+        }
+        other => panic!("{other:?}"),
+    }
     log(&archive, 1, &[420, 500, 600]).await;
     assert_eq!(ends(&archive).await, (600, 600));
+    assert_eq!(
+        chain(&archive, 200).await.unwrap(),
+        (vec![(200, 300)], gap(300, 421))
+    );
+    assert_eq!(chain(&archive, 350).await.unwrap().1, gap(300, 421));
     let end = chain(&archive, 420).await.unwrap();
     assert_eq!(end, (vec![(420, 500), (500, 600)], log_to(600)));
     // And with a base after a long log and its gap.
@@ -250,8 +226,6 @@ async fn a_full_sync_in_an_unbroken_log_changes_nothing(store: SharedStore) {
     let archive = archive(store, &history(1)).await;
     base(&archive, 1, 100).await;
     log(&archive, 1, &[100, 200, 300]).await;
-    // A stray begins exactly behind the second full sync.
-    log(&archive, 1, &[250, 260, 270, 280, 290]).await;
     base(&archive, 1, 250).await;
     assert_eq!(ends(&archive).await, (300, 300));
     for after in [250, 265, 285] {
