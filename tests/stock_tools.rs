@@ -10,9 +10,8 @@ use std::time::Duration;
 use redis::Connection;
 use tempfile::TempDir;
 
-use crate::support::data::{
-    Expiries, Load, Moment, State, for_each_version, quiet, replica_of, unix_ms,
-};
+use crate::support::data::{Expiries, Load, for_each_version};
+use crate::support::state::{Moment, State, quiet, replica_of, unix_ms};
 use crate::support::{Backfeed, Server, Version, free_port, list, wait_until};
 
 const README: &str = include_str!("../README.md");

@@ -7,6 +7,7 @@ pub mod load;
 pub mod master;
 pub mod proxy;
 pub mod server;
+pub mod state;
 
 pub use backfeed::{Backfeed, list, restored, run};
 pub use ledger::{Ledger, Rng, last_unit};
