@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
-use crate::support::{Backfeed, Load, Server, Version, list, run, wait_until};
+use crate::support::{Backfeed, Load, Server, Version, list, restored, wait_until};
 
 fn store(dir: &TempDir) -> String {
     format!("file://{}/bucket", dir.path().display())
@@ -37,14 +37,6 @@ fn set(connection: &mut redis::Connection, key: &str, value: &str) {
 fn wait(connection: &mut redis::Connection, millis: u32) -> u32 {
     let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
     wait.query(connection).unwrap()
-}
-
-/// Everything in the store, given to a fresh server.
-fn restored(version: Version, store: &str) -> Server {
-    let fresh = Server::start(version, &[]);
-    let output = run(&["restore", "--store", store, "--to", &fresh.url()]);
-    assert_eq!(output.code, 0, "{output:?}");
-    fresh
 }
 
 /// Every version has its own way to ask for acknowledgements.
@@ -140,7 +132,7 @@ fn an_idle_server_costs_no_object() {
     assert_eq!(view["lag_bytes"], 0, "PINGs are no lag: {view}");
 
     set(&mut redis.connect(), "key", "value");
-    backfeed.wait_stored(redis.position().1);
+    backfeed.wait_captured(&redis);
     let with_data = segments(&home);
     assert_eq!(with_data, 1);
     three_pings();
@@ -310,7 +302,7 @@ fn failover(version: Version) {
         redis.info("replication")["master_link_status"] == "up"
     });
     set(&mut replica.connect(), "after", "3");
-    backfeed.wait_stored(replica.position().1);
+    backfeed.wait_captured(&replica);
     assert_eq!(backfeed.metric("backfeed_full_syncs_total"), 1.0);
 
     // And told of the new one, we go on from what is stored.
@@ -319,7 +311,7 @@ fn failover(version: Version) {
     backfeed.wait_following();
     let mut connection = replica.connect();
     set(&mut connection, "last", "4");
-    backfeed.wait_stored(replica.position().1);
+    backfeed.wait_captured(&replica);
     assert_eq!(backfeed.metric("backfeed_full_syncs_total"), 0.0);
     assert_eq!(
         restored(version, &store(&home)).debug_digest(),

@@ -234,7 +234,7 @@ impl Tail {
         Ok(arrival)
     }
 
-    fn push_piece(&mut self, bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+    fn push_piece(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
         self.last_mark_ms = self.last_mark_ms.max(now.unix_ms);
         let received = Moment {
             unix_ms: self.last_mark_ms,
@@ -243,14 +243,19 @@ impl Tail {
         let start = self.scanner.offset();
         let mut arrival = Arrival::default();
         let mut data = false;
-        self.scanner.scan(&bytes, |command| {
+        let scanned = self.scanner.scan(&bytes, |command| {
             data |= !command.is_idle();
             let getack = command.is_getack();
             arrival.getack |= getack;
             arrival.other |= !getack;
-        })?;
+        });
         self.getack |= arrival.getack;
         let boundary = Some(self.scanner.boundary()).filter(|boundary| boundary.offset > start);
+        if scanned.is_err() {
+            // The whole commands before the noise count: a new link goes on after them.
+            let keep = boundary.map_or(0, |boundary| boundary.offset.since(start));
+            bytes.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        }
         let mut chunk = Chunk {
             start,
             bytes,
@@ -265,7 +270,7 @@ impl Tail {
             self.put_back(chunk);
         }
         self.note_stored_boundary();
-        Ok(arrival)
+        scanned.map(|()| arrival)
     }
 
     /// The link is gone: forgets what was received after the last boundary. A new link starts there.

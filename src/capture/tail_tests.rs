@@ -254,3 +254,22 @@ fn noise_in_the_feed_is_an_error() {
             .is_err()
     );
 }
+
+#[test]
+fn whole_commands_before_noise_are_kept_and_a_new_link_goes_on_after_them() {
+    let set = command(&["SET", "a", "1"]);
+    let n = set.len() as u64;
+    let mut tail = tail();
+    push(&mut tail, &set[..5], 1);
+    let noisy = [&set[5..], &set, &set[..3], b"hello"].concat();
+    assert!(tail.push(Bytes::from(noisy), moment(1)).is_err());
+    tail.truncate_to_boundary();
+    assert_eq!(tail.received().offset, Offset(100 + 2 * n));
+    push(&mut tail, &set, 2);
+    let pending = tail.next_segment(SIZE).unwrap();
+    assert_eq!(
+        (pending.meta.start, pending.meta.end),
+        (Offset(100), Offset(100 + 3 * n))
+    );
+    assert_eq!(pending.chunks.concat(), set.repeat(3));
+}

@@ -115,9 +115,6 @@ pub async fn run(
         status,
         clock,
         superseded: false,
-        opening: Opening {
-            since: Instant::now(),
-        },
     };
     match sidecar.run(&mut shutdown).await {
         Err(SidecarError::Session(SessionEnd::Stopped)) => {
@@ -140,45 +137,50 @@ async fn open(
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SidecarError> {
+    let opening = open_archive(store_url, Patience::Whatever, status, clock, shutdown);
+    let mut opening = std::pin::pin!(opening);
     let Some(open_after) = config.open_after else {
-        return Ok(open_archive(store_url, Patience::Whatever, status, clock, shutdown).await?);
+        return Ok(opening.await?);
     };
-    if let Ok(opened) = timeout(
-        open_after,
-        open_archive(
-            store_url,
-            Patience::Whatever,
-            status,
-            clock,
-            &mut shutdown.clone(),
-        ),
-    )
-    .await
-    {
+    if let Ok(opened) = timeout(open_after, &mut opening).await {
         return Ok(opened?);
     }
     tracing::warn!(
         "the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored"
     );
-    match promote_if_replica(config).await {
-        Ok(()) => status.promoted(true),
-        Err(error) => tracing::warn!(%error, "cannot open Redis"),
+    tokio::select! {
+        opened = &mut opening => Ok(opened?),
+        () = keep_open(config, status) => Err(SidecarError::NotPromoted),
     }
-    Ok(open_archive(store_url, Patience::Whatever, status, clock, shutdown).await?)
 }
 
-async fn promote_if_replica(config: &SidecarConfig) -> Result<(), ControlError> {
+/// Promotes Redis whenever it waits for us, without an end: it may come up late, or again.
+async fn keep_open(config: &SidecarConfig, status: &Status) {
+    let mut said = None;
+    loop {
+        let opened = promote_if_replica(config).await;
+        status.promoted(matches!(opened, Ok(true)));
+        let problem = opened.err().map(|error| error.to_string());
+        if let Some(problem) = problem.as_ref().filter(|now| said.as_ref() != Some(*now)) {
+            tracing::warn!("cannot open Redis yet: {problem}");
+        }
+        said = problem;
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// Is it a master now?
+async fn promote_if_replica(config: &SidecarConfig) -> Result<bool, ControlError> {
     let mut control = Control::connect(&config.redis).await?;
-    if matches!(control.facts().await?.role, Role::Replica { port, .. } if port == config.listen.addr.port())
-    {
-        control.call(&["REPLICAOF", "NO", "ONE"]).await?;
+    match control.facts().await?.role {
+        Role::Master => Ok(true),
+        Role::Replica { port, .. } if port == config.listen.addr.port() => {
+            control.call(&["REPLICAOF", "NO", "ONE"]).await?;
+            tracing::info!("Redis is a master and takes writes, unrestored");
+            Ok(true)
+        }
+        Role::Replica { .. } | Role::Unknown => Ok(false),
     }
-    Ok(())
-}
-
-/// When we began to wait for the store with a Redis before the door.
-struct Opening {
-    since: Instant,
 }
 
 struct Sidecar {
@@ -189,7 +191,6 @@ struct Sidecar {
     clock: Clock,
     /// A seal was found by the session before: its history must have moved on, or we are superseded.
     superseded: bool,
-    opening: Opening,
 }
 
 impl Sidecar {
@@ -200,7 +201,6 @@ impl Sidecar {
             match self.round(shutdown).await {
                 Ok(()) => {
                     backoff.reset();
-                    self.opening.since = Instant::now();
                     continue;
                 }
                 Err(SidecarError::Session(SessionEnd::Stopped)) => {

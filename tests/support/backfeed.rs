@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::server::{free_port, wait_until};
+use super::server::{Server, Version, free_port, wait_until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_backfeed");
 /// Two busy cores and a debug build: patient, as a wait ends when its condition holds.
@@ -54,6 +54,14 @@ pub fn list(store: &str) -> Value {
     let output = run(&["list", "--store", store, "--json"]);
     assert_eq!(output.code, 0, "{output:?}");
     serde_json::from_str(&output.stdout).expect("JSON")
+}
+
+/// A fresh server that was given everything in the store.
+pub fn restored(version: Version, store: &str) -> Server {
+    let fresh = Server::start(version, &[]);
+    let output = run(&["restore", "--store", store, "--to", &fresh.url()]);
+    assert_eq!(output.code, 0, "{output:?}");
+    fresh
 }
 
 /// A running `backfeed sidecar` or `backfeed backup`.
@@ -230,6 +238,23 @@ impl Backfeed {
     /// Waits until it follows a feed.
     pub fn wait_following(&self) {
         self.wait("it follows the feed", |view| view["phase"] == "following");
+    }
+
+    /// Waits until everything that the server has said by now is stored, `PING`s aside.
+    pub fn wait_captured(&self, server: &Server) {
+        let mut upto = server.position();
+        self.wait(&format!("{server} is captured up to now"), |view| {
+            // The first replica makes a fresh server take another id.
+            let now = server.position();
+            if now.0 != upto.0 {
+                upto = now;
+            }
+            let received = view["received_offset"].as_u64();
+            view["phase"] == "following"
+                && view["history"] == *upto.0
+                && received.is_some_and(|received| received >= upto.1)
+                && view["lag_bytes"] == 0
+        });
     }
 
     /// Waits until everything up to `offset` is stored.

@@ -1,12 +1,13 @@
-//! What the tests share: real servers, the real program, clients that write.
+//! What the tests share: real servers, the real program, clients that write, a master by script.
 
 pub mod backfeed;
 pub mod ledger;
 pub mod load;
+pub mod master;
 pub mod proxy;
 pub mod server;
 
-pub use backfeed::{Backfeed, list, run};
+pub use backfeed::{Backfeed, list, restored, run};
 pub use ledger::{Ledger, Rng, last_unit};
 pub use load::Load;
 pub use proxy::Proxy;
