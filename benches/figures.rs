@@ -6,6 +6,7 @@
 #![allow(
     missing_docs,
     unused_imports,
+    unused_macros,
     unreachable_pub,
     clippy::arithmetic_side_effects,
     clippy::expect_used,

@@ -9,17 +9,35 @@ pub mod feed;
 
 use bytes::Bytes;
 
+use crate::resp::{HEAD_ARGS, Head};
+
 /// Is this one of the commands that [`rewrite`] looks at? By name and number of arguments alone, so that a reader can
 /// decide before a value of any size has come. `true` for some commands that [`rewrite`] leaves as they are.
 #[must_use]
 pub fn may_need_rewrite(name: &[u8], argument_count: usize) -> bool {
     kind_of(name).is_some_and(|kind| match kind {
-        Kind::Set => argument_count > 3,
+        Kind::Set => argument_count > 4, // `SET key value EX 10`
         Kind::Getex => argument_count > 3,
         Kind::SetWithTtl(_) | Kind::Restore => argument_count >= 4,
         Kind::Expire(_) => argument_count >= 3,
         Kind::ExpireMember => argument_count >= 4,
     })
+}
+
+/// Does this command, of which the head alone is known, give an expiry as a time from now? Servers from 7.0 on send
+/// none such (fact sheet C.4).
+#[must_use]
+pub fn is_relative(head: &Head) -> bool {
+    let option = |from: usize, words: [&str; 2]| {
+        (from..HEAD_ARGS).any(|index| words.iter().any(|word| head.arg_is(index, word)))
+    };
+    match head.arg(0).and_then(kind_of) {
+        None => false,
+        Some(Kind::Set) => option(3, ["EX", "PX"]),
+        Some(Kind::Getex) => option(2, ["EX", "PX"]),
+        Some(Kind::Restore) => head.number(2) != Some(0) && !option(4, ["ABSTTL", "ABSTTL"]),
+        Some(Kind::SetWithTtl(_) | Kind::Expire(_) | Kind::ExpireMember) => true,
+    }
 }
 
 /// Does [`rewrite`] replace this command?

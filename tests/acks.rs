@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
-use crate::support::{Backfeed, Load, Server, Version, list, restored, wait_until};
+use crate::support::{Backfeed, Load, Server, Version, list, on, restored, wait_until};
 
 fn store(dir: &TempDir) -> String {
     format!("file://{}/bucket", dir.path().display())
@@ -139,32 +139,31 @@ fn an_idle_server_costs_no_object() {
     assert_eq!(segments(&home), with_data);
 }
 
-#[test]
-fn min_replicas_to_write_counts_a_backup_that_keeps_up() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        let home = TempDir::new().unwrap();
-        let redis = Server::builder(version)
-            .arg("min-replicas-to-write", 1)
-            .arg("min-replicas-max-lag", 2)
-            .start();
-        let writes = || redis.try_cmd(&["SET", "key", "value"]);
-        let refused = writes().unwrap_err().to_string();
-        assert!(refused.contains("NOREPLICAS"), "{refused}");
-        let mut backfeed = Backfeed::backup(&redis.url(), &store(&home), &[]);
-        wait_until("writes are taken", PATIENCE, || writes().is_ok());
-        // Beyond the allowed lag, an idle backup still counts: it says each second that it is there.
-        let begun = Instant::now();
-        wait_until("some seconds have passed", PATIENCE, || {
-            assert!(writes().is_ok(), "{version}");
-            begun.elapsed() > Duration::from_secs(4)
-        });
-        assert_eq!(backfeed.sigterm(), 0);
-        wait_until("writes are refused", PATIENCE, || writes().is_err());
-    }
+fn min_replicas_to_write_counts_a_backup_that_keeps_up(version: Version) {
+    let home = TempDir::new().unwrap();
+    let redis = Server::builder(version)
+        .arg("min-replicas-to-write", 1)
+        .arg("min-replicas-max-lag", 2)
+        .start();
+    let writes = || redis.try_cmd(&["SET", "key", "value"]);
+    let refused = writes().unwrap_err().to_string();
+    assert!(refused.contains("NOREPLICAS"), "{refused}");
+    let mut backfeed = Backfeed::backup(&redis.url(), &store(&home), &[]);
+    wait_until("writes are taken", PATIENCE, || writes().is_ok());
+    // Beyond the allowed lag, an idle backup still counts: it says each second that it is there.
+    let begun = Instant::now();
+    wait_until("some seconds have passed", PATIENCE, || {
+        assert!(writes().is_ok(), "{version}");
+        begun.elapsed() > Duration::from_secs(4)
+    });
+    assert_eq!(backfeed.sigterm(), 0);
+    wait_until("writes are refused", PATIENCE, || writes().is_err());
 }
 
+on!(min_replicas_to_write_counts_a_backup_that_keeps_up: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
+
 /// SHUTDOWN waits until its replicas have everything (7.0 and later): it must not wait long, and nothing may be lost.
-fn shutdown_under_load(version: Version) {
+fn shutdown_under_load_is_quick_and_loses_nothing(version: Version) {
     let home = TempDir::new().unwrap();
     let mut redis = Server::builder(version).arg("shutdown-timeout", 10).start();
     // So that only the shutdown itself makes it store.
@@ -191,30 +190,7 @@ fn shutdown_under_load(version: Version) {
     answered.assert_all_in(&restored(version, &store(&home)));
 }
 
-#[test]
-fn a_graceful_shutdown_of_redis_70_under_load_is_quick_and_loses_nothing() {
-    shutdown_under_load(Version::Redis70);
-}
-
-#[test]
-fn a_graceful_shutdown_of_redis_80_under_load_is_quick_and_loses_nothing() {
-    shutdown_under_load(Version::Redis80);
-}
-
-#[test]
-fn a_graceful_shutdown_of_redis_86_under_load_is_quick_and_loses_nothing() {
-    shutdown_under_load(Version::Redis86);
-}
-
-#[test]
-fn a_graceful_shutdown_of_valkey_81_under_load_is_quick_and_loses_nothing() {
-    shutdown_under_load(Version::Valkey81);
-}
-
-#[test]
-fn a_graceful_shutdown_of_valkey_91_under_load_is_quick_and_loses_nothing() {
-    shutdown_under_load(Version::Valkey91);
-}
+on!(shutdown_under_load_is_quick_and_loses_nothing: redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
 
 /// Who may not ask cannot know of the shutdown: it takes its timeout, and still nothing is lost.
 #[test]
@@ -256,7 +232,7 @@ fn role(server: &Server) -> String {
 }
 
 /// Alone with us, `FAILOVER` finds nobody; with a real replica it takes that one, and we follow it from its own address.
-fn failover(version: Version) {
+fn failover_never_picks_us(version: Version) {
     let home = TempDir::new().unwrap();
     let redis = Server::start(version, &[]);
     let mut backfeed = Backfeed::backup(&redis.url(), &store(&home), &[]);
@@ -319,22 +295,4 @@ fn failover(version: Version) {
     );
 }
 
-#[test]
-fn failover_of_redis_62_never_picks_us() {
-    failover(Version::Redis62);
-}
-
-#[test]
-fn failover_of_redis_70_never_picks_us() {
-    failover(Version::Redis70);
-}
-
-#[test]
-fn failover_of_redis_86_never_picks_us() {
-    failover(Version::Redis86);
-}
-
-#[test]
-fn failover_of_valkey_91_never_picks_us() {
-    failover(Version::Valkey91);
-}
+on!(failover_never_picks_us: redis_62 = Redis62, redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);

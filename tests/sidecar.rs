@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
-use crate::support::{Backfeed, Load, Server, Version, free_port, restored, run, wait_until};
+use crate::support::{Backfeed, Load, Server, Version, free_port, on, restored, run, wait_until};
 
 /// A Redis, the sidecar beside it, and their store.
 struct Pod {
@@ -133,86 +133,83 @@ fn refuses_writes(server: &Server) -> bool {
     true
 }
 
-#[test]
-fn an_empty_store_opens_an_empty_redis_and_a_stored_history_fills_the_next_pods() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        let mut pod = Pod::start(version, &[]);
-        assert_eq!(pod.redis.text(&["DBSIZE"]), "0");
-        for life in 1..=3 {
-            pod.redis.cmd(&["RPUSH", "lives", &life.to_string()]);
-            pod.sidecar.wait_captured(&pod.redis);
-            // The pod is deleted, and its successor has other ports and another disk.
-            pod.sidecar.kill9();
-            pod.redis.kill9();
-            pod.listen = free_port();
-            pod.redis = waiting(version, pod.listen, &[]);
-            pod.sidecar = Backfeed::sidecar(&pod.redis.url(), &store(&pod.home), pod.listen, &[]);
-            pod.wait_open();
-            assert_eq!(
-                pod.redis.text(&["LLEN", "lives"]),
-                life.to_string(),
-                "{version}"
-            );
-        }
-        pod.assert_stored();
-        // A log of relative expiries cannot be continued, so an old server costs one each time.
-        let expected = if version.relative_ttls() { 4 } else { 1 };
-        assert_eq!(pod.full_syncs(), expected, "{version}");
+fn an_empty_store_opens_an_empty_redis_and_a_stored_history_fills_the_next_pods(version: Version) {
+    let mut pod = Pod::start(version, &[]);
+    assert_eq!(pod.redis.text(&["DBSIZE"]), "0");
+    for life in 1..=2 {
+        pod.redis.cmd(&["RPUSH", "lives", &life.to_string()]);
+        pod.sidecar.wait_captured(&pod.redis);
+        // The pod is deleted, and its successor has other ports and another disk.
+        pod.sidecar.kill9();
+        pod.redis.kill9();
+        pod.listen = free_port();
+        pod.redis = waiting(version, pod.listen, &[]);
+        pod.sidecar = Backfeed::sidecar(&pod.redis.url(), &store(&pod.home), pod.listen, &[]);
+        pod.wait_open();
+        assert_eq!(
+            pod.redis.text(&["LLEN", "lives"]),
+            life.to_string(),
+            "{version}"
+        );
     }
+    pod.assert_stored();
+    // A log of relative expiries cannot be continued, so an old server costs one each time.
+    let expected = if version.relative_ttls() { 3 } else { 1 };
+    assert_eq!(pod.full_syncs(), expected, "{version}");
 }
 
-#[test]
-fn a_living_master_is_left_alone_by_a_restarted_sidecar() {
-    for version in [Version::Redis70, Version::Redis86] {
-        let mut pod = Pod::start(version, &[]);
-        pod.set("before", "1");
-        let run_id = field(&pod.redis, "server", "run_id");
-        let (replid, _) = pod.redis.position();
-        let full_syncs = field(&pod.redis, "stats", "sync_full");
-        for kill in [true, false] {
-            if kill {
-                pod.sidecar.kill9();
-            } else {
-                assert_eq!(pod.sidecar.sigterm(), 0);
-            }
-            pod.redis.cmd(&["INCR", "meanwhile"]);
-            pod.sidecar.restart();
-            pod.wait_open();
+on!(an_empty_store_opens_an_empty_redis_and_a_stored_history_fills_the_next_pods: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
+
+fn a_living_master_is_left_alone_by_a_restarted_sidecar(version: Version) {
+    let mut pod = Pod::start(version, &[]);
+    pod.set("before", "1");
+    let run_id = field(&pod.redis, "server", "run_id");
+    let (replid, _) = pod.redis.position();
+    let full_syncs = field(&pod.redis, "stats", "sync_full");
+    for kill in [true, false] {
+        if kill {
+            pod.sidecar.kill9();
+        } else {
+            assert_eq!(pod.sidecar.sigterm(), 0);
         }
-        assert_eq!(field(&pod.redis, "server", "run_id"), run_id);
-        assert_eq!(pod.redis.position().0, replid);
-        assert_eq!(field(&pod.redis, "stats", "sync_full"), full_syncs);
-        assert_eq!(pod.full_syncs(), 1);
-        assert_eq!(pod.redis.text(&["GET", "meanwhile"]), "2");
-        pod.assert_stored();
+        pod.redis.cmd(&["INCR", "meanwhile"]);
+        pod.sidecar.restart();
+        pod.wait_open();
     }
+    assert_eq!(field(&pod.redis, "server", "run_id"), run_id);
+    assert_eq!(pod.redis.position().0, replid);
+    assert_eq!(field(&pod.redis, "stats", "sync_full"), full_syncs);
+    assert_eq!(pod.full_syncs(), 1);
+    assert_eq!(pod.redis.text(&["GET", "meanwhile"]), "2");
+    pod.assert_stored();
 }
+
+on!(a_living_master_is_left_alone_by_a_restarted_sidecar: redis_70 = Redis70, redis_86 = Redis86);
 
 /// What it had received and not stored yet is stored before it is served.
-#[test]
-fn what_was_received_from_a_killed_redis_is_given_to_the_next_one() {
-    for version in [Version::Redis70, Version::Redis80, Version::Valkey81] {
-        let mut pod = Pod::start(version, &["--flush-interval", "30s"]);
-        for _ in 0..2 {
-            let load = Load::start(&pod.redis, 3);
-            load.wait_replies(300);
-            let answered = load.stop();
-            let (_, offset) = pod.redis.position();
-            let received = |view: &Value| view["received_offset"].as_u64();
-            pod.sidecar.wait("all is received", |view| {
-                received(view).is_some_and(|received| received >= offset)
-            });
-            let view = pod.sidecar.readyz().unwrap();
-            assert!(view["stored_offset"].as_u64().unwrap() < offset, "{view}");
-            pod.replace_redis();
-            wait_promoted(&pod.redis);
-            answered.assert_all_in(&pod.redis);
-            pod.wait_open();
-        }
-        assert_eq!(pod.full_syncs(), 1, "{version}");
-        pod.assert_stored();
+fn what_was_received_from_a_killed_redis_is_given_to_the_next_one(version: Version) {
+    let mut pod = Pod::start(version, &["--flush-interval", "30s"]);
+    for _ in 0..2 {
+        let load = Load::start(&pod.redis, 3);
+        load.wait_replies(300);
+        let answered = load.stop();
+        let (_, offset) = pod.redis.position();
+        let received = |view: &Value| view["received_offset"].as_u64();
+        pod.sidecar.wait("all is received", |view| {
+            received(view).is_some_and(|received| received >= offset)
+        });
+        let view = pod.sidecar.readyz().unwrap();
+        assert!(view["stored_offset"].as_u64().unwrap() < offset, "{view}");
+        pod.replace_redis();
+        wait_promoted(&pod.redis);
+        answered.assert_all_in(&pod.redis);
+        pod.wait_open();
     }
+    assert_eq!(pod.full_syncs(), 1, "{version}");
+    pod.assert_stored();
 }
+
+on!(what_was_received_from_a_killed_redis_is_given_to_the_next_one: redis_70 = Redis70, redis_80 = Redis80, valkey_81 = Valkey81);
 
 /// The same in the middle of writes, where the end is known to the sidecar alone.
 #[test]
@@ -246,34 +243,33 @@ fn a_redis_killed_under_load_comes_back_with_all_that_the_sidecar_had_received()
 }
 
 /// A container that restarts in its pod finds the snapshot that it was restored from, or saved last.
-#[test]
-fn an_rdb_of_a_point_that_the_store_has_is_brought_up_to_date() {
-    for version in [Version::Redis62, Version::Redis70, Version::Valkey91] {
-        let mut pod = Pod::with(version, &[("save", "3600 1")], &[]);
-        pod.set("early", "1");
-        pod.redis.cmd(&["SAVE"]);
-        pod.set("late", "2");
-        pod.redis.kill9();
-        pod.redis.restart();
-        pod.wait_open();
-        assert_eq!(pod.redis.text(&["GET", "early"]), "1", "{version}");
-        assert_eq!(pod.redis.text(&["GET", "late"]), "2", "{version}");
+fn an_rdb_of_a_point_that_the_store_has_is_brought_up_to_date(version: Version) {
+    let mut pod = Pod::with(version, &[("save", "3600 1")], &[]);
+    pod.set("early", "1");
+    pod.redis.cmd(&["SAVE"]);
+    pod.set("late", "2");
+    pod.redis.kill9();
+    pod.redis.restart();
+    pod.wait_open();
+    assert_eq!(pod.redis.text(&["GET", "early"]), "1", "{version}");
+    assert_eq!(pod.redis.text(&["GET", "late"]), "2", "{version}");
 
-        // Saved at the very end that is stored.
-        pod.set("last", "3");
-        pod.redis.restart();
-        pod.wait_open();
-        assert_eq!(pod.redis.text(&["GET", "last"]), "3", "{version}");
-        if !version.relative_ttls() {
-            assert_eq!(pod.full_syncs(), 1, "{version}");
-        }
-        assert!(
-            !pod.sidecar.log().contains("Redis has data of its own"),
-            "{version}"
-        );
-        pod.assert_stored();
+    // Saved at the very end that is stored.
+    pod.set("last", "3");
+    pod.redis.restart();
+    pod.wait_open();
+    assert_eq!(pod.redis.text(&["GET", "last"]), "3", "{version}");
+    if !version.relative_ttls() {
+        assert_eq!(pod.full_syncs(), 1, "{version}");
     }
+    assert!(
+        !pod.sidecar.log().contains("Redis has data of its own"),
+        "{version}"
+    );
+    pod.assert_stored();
 }
+
+on!(an_rdb_of_a_point_that_the_store_has_is_brought_up_to_date: redis_62 = Redis62, redis_70 = Redis70, valkey_91 = Valkey91);
 
 /// Data that may be newer than the store is never overwritten with something older.
 fn own_data_is_kept(version: Version, config: (&str, &str), why: &str) {
@@ -303,27 +299,25 @@ fn own_data_is_kept(version: Version, config: (&str, &str), why: &str) {
     pod.assert_stored();
 }
 
-#[test]
-fn an_rdb_that_goes_beyond_the_store_is_kept_and_captured() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        own_data_is_kept(
-            version,
-            ("save", "3600 1"),
-            "Redis has data of its own that goes beyond what is stored",
-        );
-    }
+fn an_rdb_that_goes_beyond_the_store_is_kept_and_captured(version: Version) {
+    own_data_is_kept(
+        version,
+        ("save", "3600 1"),
+        "Redis has data of its own that goes beyond what is stored",
+    );
 }
 
-#[test]
-fn an_append_only_file_of_an_unknown_point_is_kept_and_captured() {
-    for version in [Version::Redis60, Version::Redis70, Version::Redis86] {
-        own_data_is_kept(
-            version,
-            ("appendonly", "yes"),
-            "Redis has data of its own, and nothing proves it to be older than the store",
-        );
-    }
+on!(an_rdb_that_goes_beyond_the_store_is_kept_and_captured: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
+
+fn an_append_only_file_of_an_unknown_point_is_kept_and_captured(version: Version) {
+    own_data_is_kept(
+        version,
+        ("appendonly", "yes"),
+        "Redis has data of its own, and nothing proves it to be older than the store",
+    );
 }
+
+on!(an_append_only_file_of_an_unknown_point_is_kept_and_captured: redis_60 = Redis60, redis_70 = Redis70, redis_86 = Redis86);
 
 #[test]
 fn with_an_empty_store_data_of_its_own_is_kept_and_captured() {
@@ -344,51 +338,50 @@ fn with_an_empty_store_data_of_its_own_is_kept_and_captured() {
 }
 
 /// Somebody forgot `--replicaof`: an empty master is not the application's doing when its history is unknown.
-#[test]
-fn an_empty_master_is_restored_not_captured() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        let home = TempDir::new().unwrap();
-        let redis = Server::start(version, &[]);
-        let listen = free_port();
-        let mut sidecar = Backfeed::sidecar(&redis.url(), &store(&home), listen, &[]);
-        sidecar.wait_following();
-        redis.cmd(&["SET", "key", "value"]);
-        sidecar.wait_captured(&redis);
-        // Once while it lives, once as it comes up.
-        for restart in [false, true] {
-            let port = redis.port();
-            drop(sidecar);
-            let mut fresh = Server::start(version, &[]);
-            sidecar = Backfeed::sidecar(&fresh.url(), &store(&home), listen, &[]);
-            wait_until("the keys are there", PATIENCE, || {
+fn an_empty_master_is_restored_not_captured(version: Version) {
+    let home = TempDir::new().unwrap();
+    let redis = Server::start(version, &[]);
+    let listen = free_port();
+    let mut sidecar = Backfeed::sidecar(&redis.url(), &store(&home), listen, &[]);
+    sidecar.wait_following();
+    redis.cmd(&["SET", "key", "value"]);
+    sidecar.wait_captured(&redis);
+    // Once while it lives, once as it comes up.
+    for restart in [false, true] {
+        let port = redis.port();
+        drop(sidecar);
+        let mut fresh = Server::start(version, &[]);
+        sidecar = Backfeed::sidecar(&fresh.url(), &store(&home), listen, &[]);
+        wait_until("the keys are there", PATIENCE, || {
+            fresh.text(&["DBSIZE"]) == "1" && role(&fresh) == "master"
+        });
+        assert!(
+            sidecar
+                .log()
+                .contains("Redis is an empty master although the store has data")
+        );
+        sidecar.wait_captured(&fresh);
+        if restart {
+            fresh.kill9();
+            fs::remove_dir_all(fresh.dir()).unwrap();
+            fs::create_dir(fresh.dir()).unwrap();
+            fresh.restart();
+            wait_until("the keys are there again", PATIENCE, || {
                 fresh.text(&["DBSIZE"]) == "1" && role(&fresh) == "master"
             });
-            assert!(
-                sidecar
-                    .log()
-                    .contains("Redis is an empty master although the store has data")
-            );
             sidecar.wait_captured(&fresh);
-            if restart {
-                fresh.kill9();
-                fs::remove_dir_all(fresh.dir()).unwrap();
-                fs::create_dir(fresh.dir()).unwrap();
-                fresh.restart();
-                wait_until("the keys are there again", PATIENCE, || {
-                    fresh.text(&["DBSIZE"]) == "1" && role(&fresh) == "master"
-                });
-                sidecar.wait_captured(&fresh);
-            }
-            assert_eq!(fresh.text(&["GET", "key"]), "value", "{version}");
-            assert_ne!(fresh.port(), port);
-            let copy = restored(version, &store(&home));
-            assert_eq!(copy.text(&["GET", "key"]), "value", "{version}");
         }
-        if !version.relative_ttls() {
-            assert_eq!(full_syncs(&home), 1, "{version}");
-        }
+        assert_eq!(fresh.text(&["GET", "key"]), "value", "{version}");
+        assert_ne!(fresh.port(), port);
+        let copy = restored(version, &store(&home));
+        assert_eq!(copy.text(&["GET", "key"]), "value", "{version}");
+    }
+    if !version.relative_ttls() {
+        assert_eq!(full_syncs(&home), 1, "{version}");
     }
 }
+
+on!(an_empty_master_is_restored_not_captured: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
 
 #[test]
 fn what_the_application_flushed_stays_flushed() {
@@ -415,39 +408,38 @@ fn what_the_application_flushed_stays_flushed() {
     assert_eq!(pod.full_syncs(), 1);
 }
 
-#[test]
-fn a_replica_of_somebody_else_is_left_alone_and_captured_as_it_is() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        let home = TempDir::new().unwrap();
-        let master = Server::start(version, &[]);
-        master.cmd(&["SET", "theirs", "1"]);
-        let redis = Server::builder(version)
-            .replicaof("127.0.0.1", master.port())
-            .start();
-        wait_until("the replica follows", PATIENCE, || {
-            field(&redis, "replication", "master_link_status") == "up"
-        });
-        let sidecar = Backfeed::sidecar(&redis.url(), &store(&home), free_port(), &[]);
-        sidecar.wait_following();
-        master.cmd(&["SET", "later", "2"]);
-        wait_until("the replica has it", PATIENCE, || {
-            redis.text(&["DBSIZE"]) == "2"
-        });
-        sidecar.wait_captured(&redis);
-        assert_eq!(role(&redis), "slave", "{version}");
-        assert_eq!(
-            field(&redis, "replication", "master_port"),
-            master.port().to_string()
-        );
-        assert_eq!(field(&redis, "replication", "master_link_status"), "up");
-        assert!(refuses_writes(&redis));
-        let view = sidecar.readyz().unwrap();
-        assert_eq!(view["promoted"], false, "{view}");
-        assert!(sidecar.log().contains("not of us: it is left alone"));
-        let copy = restored(version, &store(&home));
-        assert_eq!(copy.debug_digest(), master.debug_digest(), "{version}");
-    }
+fn a_replica_of_somebody_else_is_left_alone_and_captured_as_it_is(version: Version) {
+    let home = TempDir::new().unwrap();
+    let master = Server::start(version, &[]);
+    master.cmd(&["SET", "theirs", "1"]);
+    let redis = Server::builder(version)
+        .replicaof("127.0.0.1", master.port())
+        .start();
+    wait_until("the replica follows", PATIENCE, || {
+        field(&redis, "replication", "master_link_status") == "up"
+    });
+    let sidecar = Backfeed::sidecar(&redis.url(), &store(&home), free_port(), &[]);
+    sidecar.wait_following();
+    master.cmd(&["SET", "later", "2"]);
+    wait_until("the replica has it", PATIENCE, || {
+        redis.text(&["DBSIZE"]) == "2"
+    });
+    sidecar.wait_captured(&redis);
+    assert_eq!(role(&redis), "slave", "{version}");
+    assert_eq!(
+        field(&redis, "replication", "master_port"),
+        master.port().to_string()
+    );
+    assert_eq!(field(&redis, "replication", "master_link_status"), "up");
+    assert!(refuses_writes(&redis));
+    let view = sidecar.readyz().unwrap();
+    assert_eq!(view["promoted"], false, "{view}");
+    assert!(sidecar.log().contains("not of us: it is left alone"));
+    let copy = restored(version, &store(&home));
+    assert_eq!(copy.debug_digest(), master.debug_digest(), "{version}");
 }
+
+on!(a_replica_of_somebody_else_is_left_alone_and_captured_as_it_is: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
 
 /// A store below a path that is a file, for now.
 struct Blocked {
@@ -570,37 +562,36 @@ fn open_after_opens_a_redis_that_comes_up_later() {
 }
 
 /// The application's own replicas go on with the restored Redis.
-#[test]
-fn a_replica_of_the_application_follows_through_a_restart() {
-    for version in [Version::Redis62, Version::Redis70, Version::Valkey91] {
-        let mut pod = Pod::start(version, &[]);
-        let replica = Server::builder(version)
-            .replicaof("127.0.0.1", pod.redis.port())
-            .start();
-        pod.set("before", "1");
-        let has = |key: &str| {
-            wait_until(&format!("the replica has {key}"), PATIENCE, || {
-                let value = replica.try_cmd(&["EXISTS", key]);
-                value.is_ok_and(|value| value == redis::Value::Int(1))
-            });
-        };
-        has("before");
-        pod.replace_redis();
-        pod.wait_open();
-        pod.set("after", "2");
-        has("after");
-        assert_eq!(
-            replica.debug_digest(),
-            pod.redis.debug_digest(),
-            "{version}"
-        );
-        assert_eq!(role(&replica), "slave");
-        assert_eq!(
-            field(&replica, "replication", "master_port"),
-            pod.redis.port().to_string()
-        );
-    }
+fn a_replica_of_the_application_follows_through_a_restart(version: Version) {
+    let mut pod = Pod::start(version, &[]);
+    let replica = Server::builder(version)
+        .replicaof("127.0.0.1", pod.redis.port())
+        .start();
+    pod.set("before", "1");
+    let has = |key: &str| {
+        wait_until(&format!("the replica has {key}"), PATIENCE, || {
+            let value = replica.try_cmd(&["EXISTS", key]);
+            value.is_ok_and(|value| value == redis::Value::Int(1))
+        });
+    };
+    has("before");
+    pod.replace_redis();
+    pod.wait_open();
+    pod.set("after", "2");
+    has("after");
+    assert_eq!(
+        replica.debug_digest(),
+        pod.redis.debug_digest(),
+        "{version}"
+    );
+    assert_eq!(role(&replica), "slave");
+    assert_eq!(
+        field(&replica, "replication", "master_port"),
+        pod.redis.port().to_string()
+    );
 }
+
+on!(a_replica_of_the_application_follows_through_a_restart: redis_62 = Redis62, redis_70 = Redis70, valkey_91 = Valkey91);
 
 #[test]
 fn redis_must_give_the_listeners_password() {

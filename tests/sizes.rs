@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
-use crate::support::{Backfeed, Server, Version, restored, wait_until};
+use crate::support::{Backfeed, Load, Server, Version, on, restored, wait_until};
 
 const MB: u64 = 1_000_000;
 const MIB: usize = 1 << 20;
@@ -157,6 +157,30 @@ fn a_command_of_600_mb_in_the_feed_and_a_kill_in_the_middle_of_it() {
     assert_eq!(copy.debug_digest(), digest);
 }
 
+/// Each write comes alone, and stays in memory while the store does not take it.
+#[test]
+fn many_small_writes_that_wait_for_the_store() {
+    let home = TempDir::new().unwrap();
+    let redis = Server::start(Version::Redis70, &[]);
+    let more = ["--memory-limit", "64MiB", "--flush-interval", "60s"];
+    let backfeed = Backfeed::backup(&redis.url(), &store(&home), &more);
+    backfeed.wait_captured(&redis);
+    let load = Load::start(&redis, 2);
+    load.wait_replies(30_000);
+    let answered = load.stop();
+    let view = backfeed.readyz().unwrap();
+    assert!(view["lag_bytes"].as_u64().unwrap() > MB, "{view}");
+    assert_bounded(
+        "waiting for the store",
+        peak_memory(backfeed.pid()).unwrap(),
+    );
+    let mut connection = redis.connect();
+    let wait = redis::cmd("WAIT").arg(1).arg(20_000).to_owned();
+    redis::cmd("INCR").arg("n").exec(&mut connection).unwrap();
+    assert_eq!(wait.query::<u32>(&mut connection).unwrap(), 1);
+    answered.assert_all_in(&restored(Version::Redis70, &store(&home)));
+}
+
 /// Captures what `before` writes as a snapshot and what `after` writes as a feed, and compares the restored copies.
 fn comes_back(
     version: Version,
@@ -182,22 +206,21 @@ fn comes_back(
 /// The least that can be set: a transaction is longer than a segment, and than all memory.
 const TIGHT: [&str; 4] = ["--segment-size", "64KiB", "--memory-limit", "128KiB"];
 
-#[test]
-fn a_transaction_of_100_000_commands() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        let transaction = |connection: &mut redis::Connection| {
-            let mut pipe = redis::pipe();
-            pipe.atomic();
-            for n in 0..100_000 {
-                pipe.cmd("SET").arg(format!("key:{n}")).arg(n).ignore();
-            }
-            pipe.exec(connection).unwrap();
-            redis::cmd("INCR").arg("after").exec(connection).unwrap();
-        };
-        let (_, copy) = comes_back(version, &TIGHT, |_| {}, transaction);
-        assert_eq!(copy.text(&["DBSIZE"]), "100001", "{version}");
-    }
+fn a_transaction_of_100_000_commands(version: Version) {
+    let transaction = |connection: &mut redis::Connection| {
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for n in 0..100_000 {
+            pipe.cmd("SET").arg(format!("key:{n}")).arg(n).ignore();
+        }
+        pipe.exec(connection).unwrap();
+        redis::cmd("INCR").arg("after").exec(connection).unwrap();
+    };
+    let (_, copy) = comes_back(version, &TIGHT, |_| {}, transaction);
+    assert_eq!(copy.text(&["DBSIZE"]), "100001", "{version}");
 }
+
+on!(a_transaction_of_100_000_commands: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
 
 #[test]
 fn a_command_of_1_000_000_arguments() {
@@ -216,98 +239,96 @@ fn a_command_of_1_000_000_arguments() {
     }
 }
 
-#[test]
-fn every_byte_in_keys_and_values_and_nothing_at_all() {
-    for version in Version::ALL {
-        let all: Vec<u8> = (0..=255).collect();
-        let reversed: Vec<u8> = (0..=255).rev().collect();
-        let odd: [&[u8]; 7] = [
-            b"",
-            b"\0",
-            b"\r\n",
-            b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n",
-            b"$EOF:0123456789012345678901234567890123456789",
-            &all,
-            &reversed,
-        ];
-        let write = |prefix: u8, connection: &mut redis::Connection| {
-            for (n, key) in odd.iter().enumerate() {
-                for (kind, value) in odd.iter().enumerate() {
-                    let key = [&[prefix, b'0' + kind as u8][..], key].concat();
-                    let args: &[&[u8]] = match n % 4 {
-                        0 => &[b"SET", &key, value],
-                        1 => &[b"HSET", &key, value, value],
-                        2 => &[b"SADD", &key, value, b"other"],
-                        _ => &[b"XADD", &key, b"1-1", b"field", value],
-                    };
-                    let command = redis::cmd(std::str::from_utf8(args[0]).unwrap())
-                        .arg(&args[1..])
-                        .to_owned();
-                    command.exec(connection).unwrap();
-                }
+fn every_byte_in_keys_and_values_and_nothing_at_all(version: Version) {
+    let all: Vec<u8> = (0..=255).collect();
+    let reversed: Vec<u8> = (0..=255).rev().collect();
+    let odd: [&[u8]; 7] = [
+        b"",
+        b"\0",
+        b"\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n",
+        b"$EOF:0123456789012345678901234567890123456789",
+        &all,
+        &reversed,
+    ];
+    let write = |prefix: u8, connection: &mut redis::Connection| {
+        for (n, key) in odd.iter().enumerate() {
+            for (kind, value) in odd.iter().enumerate() {
+                let key = [&[prefix, b'0' + kind as u8][..], key].concat();
+                let args: &[&[u8]] = match n % 4 {
+                    0 => &[b"SET", &key, value],
+                    1 => &[b"HSET", &key, value, value],
+                    2 => &[b"SADD", &key, value, b"other"],
+                    _ => &[b"XADD", &key, b"1-1", b"field", value],
+                };
+                let command = redis::cmd(std::str::from_utf8(args[0]).unwrap())
+                    .arg(&args[1..])
+                    .to_owned();
+                command.exec(connection).unwrap();
             }
-            let empty_key = [prefix];
-            for key in [&empty_key[..], b""] {
-                let set = redis::cmd("SET").arg(key).arg(b"").to_owned();
-                set.exec(connection).unwrap();
-            }
-        };
-        let (redis, copy) = comes_back(version, &[], |c| write(b'a', c), |c| write(b'b', c));
-        assert_eq!(copy.text(&["DBSIZE"]), redis.text(&["DBSIZE"]));
-        let mut connection = copy.connect();
-        for prefix in *b"ab" {
-            let key = [&[prefix, b'5'], &b""[..]].concat();
-            let value: Vec<u8> = redis::cmd("GET").arg(key).query(&mut connection).unwrap();
-            assert_eq!(value, all, "{version}");
         }
+        let empty_key = [prefix];
+        for key in [&empty_key[..], b""] {
+            let set = redis::cmd("SET").arg(key).arg(b"").to_owned();
+            set.exec(connection).unwrap();
+        }
+    };
+    let (redis, copy) = comes_back(version, &[], |c| write(b'a', c), |c| write(b'b', c));
+    assert_eq!(copy.text(&["DBSIZE"]), redis.text(&["DBSIZE"]));
+    let mut connection = copy.connect();
+    for prefix in *b"ab" {
+        let key = [&[prefix, b'5'], &b""[..]].concat();
+        let value: Vec<u8> = redis::cmd("GET").arg(key).query(&mut connection).unwrap();
+        assert_eq!(value, all, "{version}");
     }
 }
+
+on!(every_byte_in_keys_and_values_and_nothing_at_all: redis_60 = Redis60, redis_62 = Redis62, redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
 
 fn select(connection: &mut redis::Connection, db: u32) {
     redis::cmd("SELECT").arg(db).exec(connection).unwrap();
 }
 
 /// The selected database must survive a kill, a `SWAPDB` and a segment's cut.
-#[test]
-fn sixteen_databases_and_swapdb_through_kills() {
-    for version in [Version::Redis60, Version::Redis70, Version::Valkey91] {
-        let home = TempDir::new().unwrap();
-        let redis = Server::start(version, &[]);
-        let mut connection = redis.connect();
-        let write = |round: u32, connection: &mut redis::Connection| {
-            for db in 0..16 {
-                select(connection, db);
-                let key = format!("{round}:{db}");
-                let set = redis::cmd("SET").arg(key).arg(db).to_owned();
-                set.exec(connection).unwrap();
-            }
-        };
-        write(0, &mut connection);
-        let mut backfeed = Backfeed::backup(&redis.url(), &store(&home), &[]);
-        backfeed.wait_captured(&redis);
-        for (round, (a, b)) in (1..).zip([(0, 15), (3, 7), (15, 14)]) {
-            write(round, &mut connection);
-            select(&mut connection, a);
-            let append = |connection: &mut redis::Connection, what| {
-                let append = redis::cmd("APPEND").arg("trace").arg(what).to_owned();
-                append.exec(connection).unwrap();
-            };
-            append(&mut connection, "before");
-            let swap = redis::cmd("SWAPDB").arg(a).arg(b).to_owned();
-            swap.exec(&mut connection).unwrap();
-            // No SELECT comes between this and what the last link had said.
-            backfeed.wait_captured(&redis);
-            backfeed.kill9();
-            append(&mut connection, "after");
-            backfeed.restart();
-            backfeed.wait_captured(&redis);
+fn sixteen_databases_and_swapdb_through_kills(version: Version) {
+    let home = TempDir::new().unwrap();
+    let redis = Server::start(version, &[]);
+    let mut connection = redis.connect();
+    let write = |round: u32, connection: &mut redis::Connection| {
+        for db in 0..16 {
+            select(connection, db);
+            let key = format!("{round}:{db}");
+            let set = redis::cmd("SET").arg(key).arg(db).to_owned();
+            set.exec(connection).unwrap();
         }
-        assert_eq!(redis.info("stats")["sync_full"], "1", "{version}");
-        let copy = restored(version, &store(&home));
-        assert_eq!(copy.info("keyspace").len(), redis.info("keyspace").len());
-        assert_eq!(copy.debug_digest(), redis.debug_digest(), "{version}");
+    };
+    write(0, &mut connection);
+    let mut backfeed = Backfeed::backup(&redis.url(), &store(&home), &[]);
+    backfeed.wait_captured(&redis);
+    for (round, (a, b)) in (1..).zip([(0, 15), (3, 7), (15, 14)]) {
+        write(round, &mut connection);
+        select(&mut connection, a);
+        let append = |connection: &mut redis::Connection, what| {
+            let append = redis::cmd("APPEND").arg("trace").arg(what).to_owned();
+            append.exec(connection).unwrap();
+        };
+        append(&mut connection, "before");
+        let swap = redis::cmd("SWAPDB").arg(a).arg(b).to_owned();
+        swap.exec(&mut connection).unwrap();
+        // No SELECT comes between this and what the last link had said.
+        backfeed.wait_captured(&redis);
+        backfeed.kill9();
+        append(&mut connection, "after");
+        backfeed.restart();
+        backfeed.wait_captured(&redis);
     }
+    assert_eq!(redis.info("stats")["sync_full"], "1", "{version}");
+    let copy = restored(version, &store(&home));
+    assert_eq!(copy.info("keyspace").len(), redis.info("keyspace").len());
+    assert_eq!(copy.debug_digest(), redis.debug_digest(), "{version}");
 }
+
+on!(sixteen_databases_and_swapdb_through_kills: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
 
 #[test]
 fn a_hundred_thousand_tiny_keys() {

@@ -1,1 +1,299 @@
-//! (being written)
+//! What is stored can be restored without backfeed: by the very commands of the README, with `zstd`, `redis-server` and
+//! `redis-cli` alone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::Connection;
+use tempfile::TempDir;
+
+use crate::support::data::{
+    Expiries, Load, Moment, State, for_each_version, quiet, replica_of, unix_ms,
+};
+use crate::support::{Backfeed, Server, Version, free_port, list, wait_until};
+
+const README: &str = include_str!("../README.md");
+const SECTION: &str = "### Restore without backfeed\n";
+
+/// The commands of that section: where things are, the ways by an append-only directory and by an append-only file, the
+/// way by `redis-cli --pipe`.
+fn readme() -> [String; 4] {
+    let (_, section) = README.split_once(SECTION).expect("the section");
+    let section = section.split("\n## ").next().unwrap();
+    let blocks: Vec<&str> = section
+        .split("```sh\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    let [first, by_file, by_pipe] = blocks[..] else {
+        panic!("three blocks of commands: {blocks:?}");
+    };
+    let (places, by_directory) = first.split_once("\n\n").expect("the places come first");
+    [
+        places.to_owned(),
+        by_directory.to_owned(),
+        by_file.to_owned(),
+        by_pipe.to_owned(),
+    ]
+}
+
+/// A store with two histories, the older one with a gap before its newest base.
+struct Stored {
+    home: TempDir,
+    version: Version,
+    older: String,
+    newer: String,
+    last: Moment,
+}
+
+impl Stored {
+    fn new(version: Version, expiries: Expiries) -> Self {
+        let home = TempDir::new().unwrap();
+        let store = format!("file://{}/bucket", home.path().display());
+        let backup = |of: &Server| {
+            let backfeed = Backfeed::backup(&of.url(), &store, &[]);
+            backfeed.wait_following();
+            backfeed
+        };
+        let mut master = Server::builder(version)
+            .arg("repl-backlog-size", "16kb")
+            .start();
+        let mut first = backup(&master);
+        let load = Load::start(&master, 20, expiries);
+        wait_until("some of it is stored", Duration::from_secs(30), || {
+            first.metric("backfeed_segments_stored_total") >= 1.0
+        });
+        first.kill9();
+        load.wait(1500); // more than the backlog holds
+        let mut second = backup(&master);
+        assert_eq!(
+            second.metric("backfeed_full_syncs_total") as u64,
+            1,
+            "{version}: a gap"
+        );
+        let replica = replica_of(&master);
+        load.wait(500);
+        let mix = load.stop();
+        quiet(&master, 2);
+        let older = master.position().0;
+        second.kill9();
+        master.kill9();
+        replica.cmd(&["REPLICAOF", "NO", "ONE"]);
+        let third = backup(&replica);
+        let load = Load::go_on(&replica, mix);
+        load.wait(500);
+        load.stop();
+        let last = quiet(&replica, 1);
+        assert_eq!(
+            third.metric("backfeed_full_syncs_total") as u64,
+            0,
+            "{version}: goes on"
+        );
+        let newer = replica.position().0;
+        assert_eq!(list(&store)["latest"], *newer);
+        drop((third, replica));
+        Self {
+            home,
+            version,
+            older,
+            newer,
+            last,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// The number of the newest base, by the names of the files alone.
+    fn base(&self) -> String {
+        let dir = self.path("bucket/histories").join(&self.older).join("base");
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), 2, "{names:?}");
+        names.pop().unwrap()
+    }
+
+    /// Runs commands of the README, with these files instead of those of its example.
+    fn run(&self, commands: &str) -> Restored {
+        let data = self.path("data");
+        fs::create_dir(&data).unwrap();
+        let port = free_port();
+        let script = commands
+            .replace("00000000000000000014", &self.base())
+            .replace("0123…", &self.older)
+            .replace("4567…", &self.newer)
+            .replace("/backups/shop", self.path("bucket").to_str().unwrap())
+            .replace("/data", data.to_str().unwrap());
+        for example in ["…", "/backups/shop"] {
+            assert!(!script.contains(example), "{script}");
+        }
+        let tools = self.tools(port);
+        let log = fs::File::create(self.path("log")).unwrap();
+        let child = Command::new("sh")
+            .args(["-e", "-c", &script])
+            .env("PATH", format!("{}:/usr/bin:/bin", tools.display()))
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("sh");
+        Restored {
+            child,
+            port,
+            log: self.path("log"),
+        }
+    }
+
+    /// `redis-server` and `redis-cli` of the version, which differ from installed ones only in where they listen.
+    fn tools(&self, port: u16) -> PathBuf {
+        let tools = self.path("tools");
+        fs::create_dir(&tools).unwrap();
+        let debug = if self.version.at_least_7() {
+            "--enable-debug-command yes"
+        } else {
+            ""
+        };
+        let server = self.version.program("server");
+        let server = format!(
+            "exec {} --bind 127.0.0.1 --port {port} {debug} \"$@\"",
+            server.display()
+        );
+        let cli = format!(
+            "exec {} -p {port} \"$@\"",
+            self.version.program("cli").display()
+        );
+        for (name, command) in [("redis-server", server), ("redis-cli", cli)] {
+            let path = tools.join(name);
+            fs::write(&path, format!("#!/bin/sh\n{command}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        tools
+    }
+}
+
+/// The server that the commands of the README started.
+struct Restored {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Restored {
+    fn connect(&self) -> Option<Connection> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap();
+        client.get_connection().ok()
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// Waits until it has loaded what lies there.
+    fn up(&self) -> Connection {
+        wait_until("the server is up", Duration::from_secs(30), || {
+            self.log().contains("Ready to accept connections")
+        });
+        self.connect().expect("a connection")
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the commands of the README said:\n{}", self.log());
+        }
+        // Its own process may be a child of the shell.
+        if let Some(mut connection) = self.connect() {
+            let _: redis::RedisResult<()> =
+                redis::cmd("SHUTDOWN").arg("NOSAVE").query(&mut connection);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+for_each_version!(as_append_only_files, as_rdb_and_then_commands);
+
+/// Up to 6.2, "in N seconds" is counted from the replay, as the README says.
+fn tolerance_ms(stored: &Stored) -> i64 {
+    const LOAD: i64 = 15_000;
+    match stored.version.relative_ttls() {
+        true => unix_ms() - stored.last.unix_ms + LOAD,
+        false => 0,
+    }
+}
+
+fn as_append_only_files(version: Version) {
+    let stored = Stored::new(version, Expiries::Mixed);
+    let [places, by_directory, by_file, _] = readme();
+    let commands = match version.at_least_7() {
+        true => by_directory,
+        false => by_file,
+    };
+    let restored = stored.run(&format!("{places}\n{commands}"));
+    let found = State::read(&mut restored.up(), version);
+    let context = format!("{version}: as append-only files");
+    found.assert_is(&stored.last.state, tolerance_ms(&stored), &context);
+    every_object_is_zstd(&stored.path("bucket"));
+}
+
+fn as_rdb_and_then_commands(version: Version) {
+    // Nothing that has expired by now: the README tells what becomes of that.
+    let stored = Stored::new(version, Expiries::Late);
+    let [places, _, _, by_pipe] = readme();
+    let mut restored = stored.run(&format!("{places}\n{by_pipe}"));
+    let mut status = None;
+    wait_until("the commands have ended", Duration::from_secs(60), || {
+        status = restored.child.try_wait().unwrap();
+        status.is_some()
+    });
+    let log = restored.log();
+    assert!(
+        status.unwrap().success() && log.contains("errors: 0,"),
+        "{version}: {log}"
+    );
+    let found = State::read(&mut restored.connect().unwrap(), version);
+    let context = format!("{version}: RDB, then commands");
+    found.assert_is(&stored.last.state, tolerance_ms(&stored), &context);
+    every_object_is_zstd(&stored.path("bucket"));
+}
+
+/// Segments, seals and bases, by the word of `zstd` itself.
+fn every_object_is_zstd(bucket: &Path) {
+    let mut objects = Vec::new();
+    let mut dirs = vec![bucket.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                objects.push(path);
+            }
+        }
+    }
+    let (compressed, others): (Vec<_>, Vec<_>) = objects
+        .into_iter()
+        .partition(|path| path.extension().is_some_and(|ext| ext == "zst"));
+    assert!(compressed.len() > 5, "{compressed:?}");
+    for path in &compressed {
+        let output = Command::new("zstd").arg("-t").arg(path).output().unwrap();
+        assert!(output.status.success(), "{}: {output:?}", path.display());
+    }
+    for path in others {
+        assert!(
+            path.extension().is_some_and(|ext| ext == "json"),
+            "{}",
+            path.display()
+        );
+    }
+}

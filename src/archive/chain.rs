@@ -339,6 +339,11 @@ fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveErro
             }
         }
     }
+    // The log goes on, but not from here, and no base stands between: an object was lost.
+    if window.goes_on_beyond(at) {
+        let object = log_name(history.doc.id, at.next_byte());
+        return Err(ArchiveError::Missing { object });
+    }
     walked.end = at;
     Ok(walked)
 }

@@ -13,9 +13,10 @@ use crate::segment::{
 };
 use crate::store::StoreError;
 
-/// How many segments a writer may have in flight at once. Readers rely on it: when a writer dies, so many segments less one can
-/// lie beyond the hole that it left, and readers look back further than that to tell the log from such strays.
-pub const PARALLEL_UPLOADS: usize = 8;
+/// How many segments a writer may have in flight at once. Readers rely on it: with one, a writer that dies leaves no segment
+/// beyond a hole, so whatever lies there says that something was lost. With more, so many less one could be **strays**,
+/// and readers would have to tell them from the log.
+pub const PARALLEL_UPLOADS: usize = 1;
 
 /// Bytes of an object that are fetched to read its header: few have longer ones.
 const HEADER_READ: usize = 8 << 10;

@@ -149,6 +149,13 @@ impl Window {
         }
     }
 
+    /// Is there something beyond `at` that no stray could be: a seal, or a run that is part of the log for sure?
+    pub(super) fn goes_on_beyond(&self, at: Offset) -> bool {
+        let beyond = at.next_byte();
+        let mut rest = self.items.iter().zip(&self.lengths);
+        rest.any(|(item, length)| item.first > beyond && (item.is_seal() || *length >= SURE))
+    }
+
     /// The offset before the first item.
     pub(super) fn start(&self) -> Option<Offset> {
         let first = self.items.first()?;

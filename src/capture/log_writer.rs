@@ -46,6 +46,8 @@ struct State {
     tail: Tail,
     /// Store everything that can be, idle traffic too.
     flush: bool,
+    /// The snapshot that the log belongs to does not count yet.
+    held: bool,
     superseded: Option<SealHeader>,
     failing: Option<String>,
 }
@@ -65,6 +67,7 @@ impl LogWriter {
         let state = State {
             tail,
             flush: false,
+            held: false,
             superseded: None,
             failing: None,
         };
@@ -109,6 +112,17 @@ impl LogWriter {
     /// Asks for everything to be stored at once.
     pub fn flush(&self) {
         self.shared.state().flush = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Stores nothing until [`Self::release`]: in the store, a log that begins nowhere would look like one with a hole.
+    pub fn hold(&self) {
+        self.shared.state().held = true;
+    }
+
+    /// The snapshot counts: what waits may be stored.
+    pub fn release(&self) {
+        self.shared.state().held = false;
         self.shared.wake.notify_one();
     }
 
@@ -213,8 +227,12 @@ impl Worker {
         let due = data_due.into_iter().chain(idle_due).min();
         let now = state.flush
             || unstored >= size as u64
+            || tail.is_full(size)
             || (tail.getack_pending() && tail.has_data())
             || due.is_some_and(|due| due.is_zero());
+        if state.held {
+            return Next::Wait(None);
+        }
         if !now {
             return Next::Wait(due);
         }

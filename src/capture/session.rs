@@ -186,9 +186,15 @@ impl Capture {
     ) -> Result<(), SessionEnd> {
         let mut stored = from.stored;
         if let Some(log) = self.log.take() {
-            // False: somebody sealed the old log, who moves on as we do. What is in memory is in the feed of the new id.
             log.drain().await;
             stored = log.tail(|tail| tail.stored().offset);
+            // Somebody sealed the old log before it held all that we have. The new history must not begin beyond that seal.
+            if stored < from.boundary.offset {
+                return Err(SessionEnd::StartOver(format!(
+                    "history {} was sealed at offset {stored} by a writer that moved on to {id}",
+                    from.history
+                )));
+            }
         }
         let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
         log_writer::seal(
@@ -259,6 +265,9 @@ impl Capture {
             doc,
         };
         self.start_log(at.history, boundary, stored, 0);
+        if let Some(log) = &self.log {
+            log.hold();
+        }
         Ok(tokio::spawn(commit.run()))
     }
 
@@ -407,6 +416,7 @@ impl Follow<'_> {
         self.committing = None;
         let manifest = done.map_err(|error| SessionEnd::StartOver(error.to_string()))??;
         self.committed = true;
+        self.log.release();
         self.capture.status.metrics().full_syncs.inc();
         let keys: u64 = manifest
             .databases
@@ -476,6 +486,7 @@ impl Follow<'_> {
             match committing.await {
                 Ok(Ok(_)) => {
                     self.committed = true;
+                    self.log.release();
                     self.capture.status.metrics().full_syncs.inc();
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),

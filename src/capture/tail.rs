@@ -17,7 +17,7 @@ use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::{FeedError, FeedScanner};
 use crate::segment::SegmentMeta;
 
-/// Time marks stand at least this far apart.
+/// A stretch of so much time has one time mark, at its end.
 const MARK_INTERVAL_MS: i64 = 100;
 /// What a chunk costs beside its bytes; tiny chunks must not evade the memory limit.
 const CHUNK_OVERHEAD: usize = 128;
@@ -298,7 +298,10 @@ impl Tail {
         let mut chunks = Vec::new();
         let mut marks: Vec<TimeMark> = Vec::new();
         let mut boundary = None;
+        // Behind each stretch of so many milliseconds stands a mark with the time of its last byte: what came before a
+        // pause must not seem to have come after it.
         let mut last: Option<TimeMark> = None;
+        let mut stretch_began = None;
         for chunk in self.chunks.iter().take_while(|chunk| chunk.start < cut) {
             let take = usize::try_from(cut.since(chunk.start))
                 .unwrap_or(usize::MAX)
@@ -312,17 +315,14 @@ impl Tail {
                 unix_ms: chunk.received.unix_ms,
                 offset: chunk.end().min(cut),
             };
-            if marks
-                .last()
-                .is_none_or(|last| mark.unix_ms.saturating_sub(last.unix_ms) >= MARK_INTERVAL_MS)
-            {
-                marks.push(mark);
+            let began = *stretch_began.get_or_insert(mark.unix_ms);
+            if mark.unix_ms.saturating_sub(began) >= MARK_INTERVAL_MS {
+                marks.extend(last);
+                stretch_began = Some(mark.unix_ms);
             }
             last = Some(mark);
         }
-        if let Some(last) = last.filter(|last| marks.last() != Some(last)) {
-            marks.push(last);
-        }
+        marks.extend(last);
         let meta = SegmentMeta {
             history: self.history,
             start: self.stored,
@@ -350,7 +350,15 @@ impl Tail {
             }
         }
         let received = self.chunks.back().map_or(self.stored, Chunk::end);
-        best.or_else(|| (received >= hard).then_some(soft))
+        let must = received >= hard || self.is_full(size);
+        best.or_else(|| must.then_some(soft.min(received)))
+    }
+
+    /// Is there memory in use for two segments of `size`? Nothing more may be read then, so one must be stored, even if
+    /// it is short: pieces that came in one by one cost more than their bytes.
+    #[must_use]
+    pub fn is_full(&self, size: usize) -> bool {
+        self.memory >= size.saturating_mul(2)
     }
 
     /// Everything up to `end` is stored, by us or by another writer of the same feed; `boundary` is its last safe point.

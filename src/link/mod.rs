@@ -6,7 +6,7 @@ pub mod facts;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -194,7 +194,7 @@ impl Link {
             }
         }
         self.last_heard = Instant::now();
-        let chunk = self.inbox.split().freeze();
+        let chunk = take(&mut self.inbox);
         let mut events = Vec::new();
         self.machine
             .receive(chunk, &mut events, &mut self.outbox)
@@ -217,6 +217,16 @@ impl Link {
     fn during(&self) -> &'static str {
         self.machine.stage()
     }
+}
+
+/// What was read. It may wait long for the store, and must not keep a whole buffer alive for a few bytes.
+fn take(inbox: &mut BytesMut) -> Bytes {
+    if inbox.len() >= READ_SIZE / 2 {
+        return inbox.split().freeze();
+    }
+    let copy = Bytes::copy_from_slice(inbox);
+    inbox.clear();
+    copy
 }
 
 fn auth(source: &Source) -> Result<Option<Auth>, ConfigError> {

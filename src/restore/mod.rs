@@ -175,9 +175,7 @@ pub async fn sound(
     loop {
         match check(archive, &plan, progress).await {
             Ok(checked) => {
-                if !checked.relative_ttls {
-                    plan.without_relative_ttls();
-                }
+                plan.set_relative_ttls(checked.relative_ttls);
                 return Ok((plan, checked));
             }
             Err(error) => {

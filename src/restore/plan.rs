@@ -89,11 +89,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The log of an old server was read, and holds no relative expiry after all: it can be replayed byte for byte.
-    pub fn without_relative_ttls(&mut self) {
-        self.relative_ttls = false;
+    /// The log was read: does it hold relative expiries, which must be made absolute wherever it is replayed?
+    pub fn set_relative_ttls(&mut self, found: bool) {
+        self.relative_ttls = found;
         for piece in &mut self.pieces {
-            piece.relative_ttls = false;
+            piece.relative_ttls = found;
         }
     }
 
@@ -364,6 +364,7 @@ impl Planner<'_> {
                     let has_marks = walk.marks <= MARKS_KEPT;
                     if !has_marks {
                         header.meta.marks = Vec::new();
+                        header.meta.writer = String::new();
                     }
                     let upto = header.meta.end.min(limit);
                     let after = walk.reached;

@@ -1,6 +1,7 @@
 //! What the tests share: real servers, the real program, clients that write, a master by script.
 
 pub mod backfeed;
+pub mod data;
 pub mod ledger;
 pub mod load;
 pub mod master;
@@ -12,3 +13,18 @@ pub use ledger::{Ledger, Rng, last_unit};
 pub use load::Load;
 pub use proxy::Proxy;
 pub use server::{Server, Version, free_port, wait_until};
+
+/// One test a version, named after it: `on!(check: redis_70 = Redis70);` calls `check(Version::Redis70)`.
+macro_rules! on {
+    ($check:ident: $($name:ident = $version:ident),+ $(,)?) => {
+        mod $check {
+            $(
+                #[test]
+                fn $name() {
+                    super::$check($crate::support::Version::$version);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on;
