@@ -170,7 +170,10 @@ pub async fn run_backup(
             SessionEnd::Superseded { .. } if superseded => return Err(give_up(&status, end)),
             // The seal was found while writing. The server itself may have moved on since, as another listener has seen:
             // the next session asks it.
-            SessionEnd::Superseded { .. } => superseded = true,
+            SessionEnd::Superseded { .. } => {
+                doubt(&status, &clock, &end);
+                superseded = true;
+            }
             end if config.once || (end.is_permanent() && !connected) => return Err(end),
             SessionEnd::StoreStalled { .. } => {
                 report(&status, &clock, &end);
@@ -200,6 +203,14 @@ async fn wait_until_flushed(capture: &Capture, shutdown: &mut Shutdown) {
             return;
         }
     }
+}
+
+/// A seal was found: either another writer has taken over, or the server has moved on, which it is asked next.
+pub fn doubt(status: &Status, clock: &Clock, end: &SessionEnd) {
+    let text = format!("{end}; asking the server whether it has moved on");
+    tracing::warn!("{text}");
+    status.error(text.clone(), clock());
+    status.sealed(text);
 }
 
 /// Another writer has taken over for good.

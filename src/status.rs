@@ -120,7 +120,7 @@ pub struct StatusView {
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
     pub last_error_unix_ms: Option<i64>,
-    /// Who has taken over, if somebody has.
+    /// Who has taken over, if somebody has (or seems to have: a seal was found, and the server is asked whether it moved on).
     pub superseded: Option<String>,
 }
 
@@ -187,6 +187,9 @@ impl Status {
             };
             tracing::info!(%phase, "{message}");
         }
+        if phase == Phase::Following {
+            state.superseded = None;
+        }
         state.phase = phase;
         state.detail = detail;
     }
@@ -247,6 +250,14 @@ impl Status {
         self.state().last_error = Some((error.into(), unix_ms));
     }
 
+    /// The log was found to be sealed; whether the server has moved on to another history is still to be asked. Not ready until
+    /// it follows again.
+    pub fn sealed(&self, detail: impl Into<String>) {
+        let detail = detail.into();
+        self.phase(Phase::Connecting, detail.clone());
+        self.state().superseded = Some(detail);
+    }
+
     /// Another writer has taken over; `detail` says which, as far as it is known. There is no way back.
     pub fn superseded(&self, detail: impl Into<String>) {
         let detail = detail.into();
@@ -276,7 +287,9 @@ impl Status {
         );
         let (last_error, last_error_unix_ms) = state.last_error.clone().unzip();
         StatusView {
-            ready: !ending && (state.phase == Phase::Following || state.promoted),
+            ready: !ending
+                && state.superseded.is_none()
+                && (state.phase == Phase::Following || state.promoted),
             phase: state.phase,
             detail: state.detail.clone(),
             promoted: state.promoted,

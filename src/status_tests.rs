@@ -99,6 +99,13 @@ fn ready_means_following_or_promoted_and_not_at_the_end() {
     assert!(!status.view().ready);
     status.promoted(true);
     assert!(status.view().ready);
+    status.sealed("a seal by somebody");
+    status.promoted(true);
+    let view = status.view();
+    assert!(!view.ready);
+    assert_eq!(view.superseded.as_deref(), Some("a seal by somebody"));
+    status.phase(Phase::Following, "another history, as the server does");
+    assert!(status.view().ready && status.view().superseded.is_none());
     status.superseded("a seal by pod-b");
     assert!(!status.view().ready);
     status.phase(Phase::Following, "no way back");

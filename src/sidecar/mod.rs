@@ -28,7 +28,7 @@ use crate::restore::{
     CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
 use crate::service::{
-    Backoff, Patience, give_up, open_archive, pause_or_stop, report, store_is_away,
+    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
 use crate::status::{Phase, Status};
 
@@ -214,7 +214,7 @@ impl Sidecar {
                     if std::mem::replace(&mut self.superseded, true) {
                         return Err(end.into());
                     }
-                    tracing::warn!("{end}; asking Redis whether it has moved on");
+                    doubt(&self.status, &self.clock, &end);
                 }
                 Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
                 Err(error) => self.told(&error).await,
