@@ -220,23 +220,21 @@ fn a_transaction_of_100_000_commands(version: Version) {
     assert_eq!(copy.text(&["DBSIZE"]), "100001", "{version}");
 }
 
-on!(a_transaction_of_100_000_commands: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
+on!(a_transaction_of_100_000_commands: redis_60 = Redis60, valkey_91 = Valkey91);
 
 #[test]
 fn a_command_of_1_000_000_arguments() {
-    for more in [&[][..], &TIGHT] {
-        let push = |connection: &mut redis::Connection| {
-            let mut push = redis::cmd("RPUSH");
-            push.arg("list");
-            for n in 0..1_000_000 {
-                push.arg(n);
-            }
-            let length: u64 = push.query(connection).unwrap();
-            assert_eq!(length, 1_000_000);
-        };
-        let (_, copy) = comes_back(Version::Redis70, more, |_| {}, push);
-        assert_eq!(copy.text(&["LINDEX", "list", "999999"]), "999999");
-    }
+    let push = |connection: &mut redis::Connection| {
+        let mut push = redis::cmd("RPUSH");
+        push.arg("list");
+        for n in 0..1_000_000 {
+            push.arg(n);
+        }
+        let length: u64 = push.query(connection).unwrap();
+        assert_eq!(length, 1_000_000);
+    };
+    let (_, copy) = comes_back(Version::Redis70, &TIGHT, |_| {}, push);
+    assert_eq!(copy.text(&["LINDEX", "list", "999999"]), "999999");
 }
 
 fn every_byte_in_keys_and_values_and_nothing_at_all(version: Version) {

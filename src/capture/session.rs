@@ -24,7 +24,9 @@ use crate::status::Phase;
 
 /// Replicas acknowledge once a second.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
-/// With full memory the master's output buffer has to hold the feed. After so long we hang up instead.
+/// With full memory the master's output buffer has to hold the feed. When nothing more was stored for so long, we hang up
+/// instead. A store that is merely slower than a burst is read for at its own pace: the master has its own limit
+/// (`client-output-buffer-limit`), and to hang up could cost a full sync.
 const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
 const REPLICA_VERSION: &str = "9.0.0";
@@ -347,7 +349,8 @@ struct Follow<'a> {
     /// The master is shutting down and waits for its very last byte.
     exact: bool,
     stopping: bool,
-    full_since: Option<Instant>,
+    /// Since when memory has been full with no more stored than this.
+    full_since: Option<(Instant, Offset)>,
     once: bool,
 }
 
@@ -504,7 +507,14 @@ impl Follow<'_> {
             self.full_since = None;
             return Ok(());
         }
-        let since = *self.full_since.get_or_insert_with(Instant::now);
+        let stored = self.log.tail(|tail| tail.stored().offset);
+        let since = match self.full_since {
+            Some((since, before)) if before == stored => since,
+            _ => {
+                self.full_since = Some((Instant::now(), stored));
+                return Ok(());
+            }
+        };
         if since.elapsed() < STALL_LIMIT {
             return Ok(());
         }
