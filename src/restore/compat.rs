@@ -57,6 +57,11 @@ const VALKEY_VALKEY: [((u32, u32), u32); 2] = [((9, 0), 80), ((9, 2), 81)];
 /// KeyDB is at Redis 6's format in all its versions.
 const KEYDB: [((u32, u32), u32); 1] = [((0, 0), 9)];
 
+/// Every Valkey began as this Redis.
+const VALKEY_LEVEL: (u32, u32) = (7, 2);
+/// KeyDB took over from Redis up to this version.
+const KEYDB_LEVEL: (u32, u32) = (6, 2);
+
 impl Server {
     /// Reads `INFO server` (or all of `INFO`).
     #[must_use]
@@ -104,8 +109,29 @@ impl Server {
     pub fn has_redis(&self, major: u32, minor: u32) -> bool {
         match self.flavour {
             Flavour::Redis => self.at_least(major, minor),
-            Flavour::Valkey => (major, minor) <= (7, 2),
-            Flavour::KeyDb => (major, minor) <= (6, 2),
+            Flavour::Valkey => (major, minor) <= VALKEY_LEVEL,
+            Flavour::KeyDb => (major, minor) <= KEYDB_LEVEL,
+        }
+    }
+
+    /// May this server lack options of commands that `writer` sends? It is older (major and minor number) than one of its own kind,
+    /// or began as an older Redis than one of another kind did. A replica skips what it does not understand in silence.
+    #[must_use]
+    pub fn is_behind(&self, writer: Server) -> bool {
+        if self.flavour == writer.flavour {
+            let (major, minor, _) = writer.version;
+            return !self.at_least(major, minor);
+        }
+        let (major, minor) = writer.redis_level();
+        !self.has_redis(major, minor)
+    }
+
+    /// The version of Redis whose commands it has; what a Valkey or KeyDB has added since are commands of its own.
+    fn redis_level(&self) -> (u32, u32) {
+        match self.flavour {
+            Flavour::Redis => (self.version.0, self.version.1),
+            Flavour::Valkey => VALKEY_LEVEL,
+            Flavour::KeyDb => KEYDB_LEVEL,
         }
     }
 
@@ -307,5 +333,27 @@ mod tests {
         assert!(server("redis", "7.0.0").has_aof_directory());
         assert_eq!(module_of_type("vectorset"), Some("vectorset"));
         assert_eq!(module_of_type("something"), None);
+    }
+
+    #[test]
+    fn a_target_is_behind_what_is_newer_or_began_as_a_newer_redis() {
+        for (target, writer, behind) in [
+            (("redis", "6.0.20"), ("redis", "6.2.16"), true),
+            (("redis", "7.0.4"), ("redis", "7.0.15"), false),
+            (("redis", "7.2.6"), ("redis", "7.0.15"), false),
+            (("valkey", "8.0.1"), ("valkey", "8.1.0"), true),
+            (("valkey", "8.1.0"), ("valkey", "8.0.1"), false),
+            (("valkey", "7.2.5"), ("redis", "7.2.6"), false),
+            (("valkey", "9.1.0"), ("redis", "7.4.1"), true),
+            (("redis", "7.0.15"), ("valkey", "8.1.0"), true),
+            (("redis", "7.2.6"), ("valkey", "8.1.0"), false),
+            (("keydb", "6.3.4"), ("redis", "6.2.16"), false),
+            (("keydb", "6.3.4"), ("redis", "7.0.15"), true),
+            (("redis", "6.0.20"), ("keydb", "6.3.4"), true),
+        ] {
+            let ((flavour, version), (by, of)) = (target, writer);
+            let found = server(flavour, version).is_behind(server(by, of));
+            assert_eq!(found, behind, "{target:?} after {writer:?}");
+        }
     }
 }

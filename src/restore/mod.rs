@@ -24,6 +24,7 @@ mod stream;
 mod testing;
 mod when;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -40,7 +41,7 @@ pub use server::{Listener, Restored};
 pub use stream::{Content, LogForm, log, snapshot};
 pub use when::{BadWhen, When};
 
-use crate::archive::{AppendError, Archive, Catalog};
+use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
 use crate::config::{ConfigError, Source};
 use crate::position::{Offset, ReplId};
 
@@ -127,7 +128,7 @@ pub async fn restore(
     let history = choose(archive, &catalog, request)?;
     let none_bad = BadBases::new();
     let plan = plan::plan(archive, &catalog, history, request.when, &none_bad).await?;
-    let mut server = preflight(&plan, request).await?;
+    let mut server = preflight(&catalog, &plan, request).await?;
     if request.continue_history {
         serve::may_continue(&plan, history)?;
     }
@@ -144,7 +145,7 @@ pub async fn restore(
     let base = plan.base.position();
     let (mut plan, mut checked) = sound(archive, plan, progress).await?;
     if plan.base.position() != base {
-        server = preflight(&plan, request).await?;
+        server = preflight(&catalog, &plan, request).await?;
     }
     if let Some(server) = &mut server {
         server.check_content(&checked).await?;
@@ -202,12 +203,14 @@ fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<Rep
 
 /// Refuses what would go wrong before anything is read or written.
 async fn preflight<'a>(
+    catalog: &Catalog,
     plan: &Plan,
     request: &'a Request,
 ) -> Result<Option<server::Target<'a>>, RestoreError> {
     match &request.target {
         Target::Server(source) => {
-            server::Target::check(source, plan, &request.listener, request.force)
+            let writers = writers(catalog, plan);
+            server::Target::check(source, plan, &writers, &request.listener, request.force)
                 .await
                 .map(Some)
         }
@@ -218,6 +221,17 @@ async fn preflight<'a>(
             .await
             .map(|()| None),
     }
+}
+
+/// Which servers wrote what a plan replays: the snapshot, and each history that gives a part of the log.
+fn writers(catalog: &Catalog, plan: &Plan) -> Vec<ServerInfo> {
+    let of_log = plan.pieces.iter().map(|piece| piece.header.meta.history);
+    let histories: BTreeSet<ReplId> = of_log.collect();
+    let docs = histories.iter().filter_map(|id| catalog.histories.get(id));
+    docs.map(|history| &history.doc.server)
+        .chain([&plan.base.server])
+        .cloned()
+        .collect()
 }
 
 /// Notes a damaged base as such. `false` when the error is not about the base.

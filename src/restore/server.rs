@@ -14,7 +14,7 @@ use super::error::RestoreError;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::serve::{CaughtUp, Identity, ServeError, greet, offer};
-use crate::archive::Archive;
+use crate::archive::{Archive, ServerInfo};
 use crate::config::{Secret, Source};
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
@@ -60,10 +60,11 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Connects, and refuses what would go wrong, before anything is touched.
+    /// Connects, and refuses what would go wrong, before anything is touched. `writers`: who wrote the log.
     pub(super) async fn check(
         source: &'a Source,
         plan: &Plan,
+        writers: &[ServerInfo],
         listener: &Listener,
         force: bool,
     ) -> Result<Self, RestoreError> {
@@ -77,6 +78,7 @@ impl<'a> Target<'a> {
         };
         target.check_mode()?;
         target.check_rdb(plan, force)?;
+        target.check_age(plan, writers, force)?;
         if !force {
             target.check_nothing_to_lose()?;
             target.check_sentinel().await?;
@@ -128,6 +130,42 @@ impl<'a> Target<'a> {
                 writer.map(|writer| format!(" (written by {writer})")).unwrap_or_default()
             ))),
         }
+    }
+
+    /// Options of the log's commands may be unknown to an older server, which as a replica skips such a command in silence.
+    fn check_age(
+        &mut self,
+        plan: &Plan,
+        writers: &[ServerInfo],
+        force: bool,
+    ) -> Result<(), RestoreError> {
+        let Some(server) = self.server().filter(|_| !plan.pieces.is_empty()) else {
+            return Ok(());
+        };
+        let named = |writer: &ServerInfo| Server::named(&writer.flavour, &writer.version);
+        let newer = writers.iter().filter_map(named);
+        let newer = newer.filter(|writer| server.is_behind(*writer));
+        if let Some(newest) = newer.max_by_key(|writer| writer.version) {
+            let reason = format!(
+                "is {server}, and the log was written by {newest}, whose commands may have options that are unknown there and \
+                 would be skipped in silence"
+            );
+            if !force {
+                let base = plan.base.offset;
+                return Err(self.refused(format!(
+                    "{reason}: restore to a server of the version that was backed up, or newer; or restore the snapshot \
+                     alone, with --offset {base}; or use --force to try"
+                )));
+            }
+            self.notes.push(format!("the server {reason}"));
+        }
+        if writers.iter().any(|writer| named(writer).is_none()) {
+            self.notes.push(
+                "which version wrote the log is not known, so it could not be checked whether the server is older"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     fn check_nothing_to_lose(&self) -> Result<(), RestoreError> {
