@@ -9,7 +9,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::rdb::crc64::crc64;
+use crate::crc64::Crc64;
 use crate::rdb::samples::{
     REDIS_DUMPS, aux, counts, dumped, module_id, outcome, rdb, rich, string, walk,
 };
@@ -57,7 +57,7 @@ fn one_changed_byte_is_never_taken_for_a_sound_rdb() {
 fn a_wrong_checksum_is_an_error_and_none_is_fine() {
     let mut bytes = rich();
     let end = bytes.len() - 8;
-    let found = crc64(&bytes[..end]);
+    let found = Crc64::of(&bytes[..end]);
     bytes[end..].copy_from_slice(&1_u64.to_le_bytes());
     assert_eq!(
         outcome(&bytes).unwrap_err(),

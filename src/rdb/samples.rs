@@ -8,14 +8,14 @@
     clippy::panic
 )]
 
-use super::crc64::crc64;
 use super::wire::module_number;
 use super::{DbCounts, Summary, WalkError, Walker};
+use crate::crc64::Crc64;
 
 /// `body` between the magic and the end, with the right checksum.
 pub(crate) fn rdb(magic: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = [magic.as_bytes(), body, &[0xFF]].concat();
-    bytes.extend(crc64(&bytes).to_le_bytes());
+    bytes.extend(Crc64::of(&bytes).to_le_bytes());
     bytes
 }
 

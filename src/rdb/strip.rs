@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::crc64::Crc64;
 use super::wire::{FIRST_WITH_FOOTER, FOOTER_LEN};
 use super::{WalkError, Walker};
+use crate::crc64::Crc64;
 
 /// How much of the front is held back at most, to look for replication fields before anything goes out. Servers write them
 /// among the first 300 bytes; a longer front has something large in it, such as a script or a list of slots.

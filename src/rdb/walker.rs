@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::crc64::Tail;
 use super::error::{Stop, WalkError};
+use super::footer::Tail;
 use super::layout::{self, Atom, Effect, Kind, Record};
 use super::summary::{Checksum, Summary, Unwalked};
 use super::wire::{FIRST_WITH_FOOTER, FOOTER_LEN, MAGIC_LEN, parse_magic};
