@@ -137,6 +137,10 @@ impl Capture {
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle().await;
+        if keep && once {
+            // What was asked for is stored, however the link ended.
+            return Ok(SessionEnd::Once(log.tail(|tail| tail.stored())));
+        }
         if keep {
             log.tail(Tail::truncate_to_boundary);
             self.log = Some(log);
