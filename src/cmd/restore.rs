@@ -118,10 +118,10 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let archive = Archive::open(store::open(&args.store.store).await?).await?;
-    let now_unix_ms = unix_ms_now();
     let json = config.json;
-    let request = request(config, now_unix_ms)?;
+    // A wrong --at is said before a store is looked at.
+    let request = request(config, unix_ms_now())?;
+    let archive = Archive::open(store::open(&args.store.store).await?).await?;
     let bars = Bars::new();
     let report = restore::restore(&archive, &request, &bars).await;
     bars.finish();
