@@ -149,7 +149,15 @@ impl Refused {
         for arg in &self.args {
             let arg = arg.to_string_lossy();
             // A password may hold blanks, so the whole argument is known better here than in the text.
-            if let Some((_, after)) = arg.split_once("redis://") {
+            let mistyped = || {
+                let after = arg.split_once(':')?.1.trim_start_matches('/');
+                after.contains('@').then_some(after)
+            };
+            if let Some(after) = arg
+                .split_once("redis://")
+                .map(|(_, after)| after)
+                .or_else(mistyped)
+            {
                 let clean = after.rsplit_once('@').map_or("***", |(_, host)| host);
                 let clean = if clean == "***" && !after.contains(':') {
                     after
