@@ -47,7 +47,8 @@ impl Archive {
         for (id, listed, doc) in documented {
             match doc {
                 Ok(doc) => self.add_history(&mut catalog, doc, listed).await?,
-                Err(error @ ArchiveError::Missing { .. }) => {
+                // Written before any manifest: where there is one, it was there, and is lost.
+                Err(error @ ArchiveError::Missing { .. }) if listed.manifests.is_empty() => {
                     catalog
                         .problems
                         .push(format!("{error}; history {id} is ignored"));

@@ -21,6 +21,16 @@ pub enum RestoreError {
     /// Several histories could be meant.
     #[error("{0}. Name one with --history")]
     Ambiguous(#[from] Ambiguous),
+    /// A document that says what there is cannot be used.
+    #[error(
+        "history {history} cannot be read, and may be the latest: {reason}. To restore another one, name that with --history"
+    )]
+    UnreadableHistory {
+        /// Which.
+        history: ReplId,
+        /// The object, and what is wrong with it.
+        reason: String,
+    },
     /// There is no base at all.
     #[error(
         "{url} holds no snapshot that could be restored yet: the first full sync has not been completed"
@@ -209,7 +219,8 @@ impl RestoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Archive(error) => is_damage(error),
-            Self::Gap { .. }
+            Self::UnreadableHistory { .. }
+            | Self::Gap { .. }
             | Self::NoSoundBase { .. }
             | Self::BadBase { .. }
             | Self::BadLog { .. } => true,

@@ -192,8 +192,17 @@ pub async fn sound(
 }
 
 fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<ReplId, RestoreError> {
+    let unreadable = |history: &ReplId, reason: &String| RestoreError::UnreadableHistory {
+        history: *history,
+        reason: reason.clone(),
+    };
     if let Some(history) = request.history {
-        return Ok(history);
+        let known = catalog.unreadable.get(&history);
+        return known.map_or(Ok(history), |reason| Err(unreadable(&history, reason)));
+    }
+    // Which one is the latest cannot be told without it.
+    if let Some((history, reason)) = catalog.unreadable.first_key_value() {
+        return Err(unreadable(history, reason));
     }
     let latest = catalog.latest(request.service.as_deref())?;
     latest.ok_or_else(|| RestoreError::NothingToRestore {
