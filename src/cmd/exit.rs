@@ -62,6 +62,7 @@ impl From<RestoreError> for Failure {
             RestoreError::Control(_)
             | RestoreError::Refused { .. }
             | RestoreError::Feeding { .. }
+            | RestoreError::LeftFollowing { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };
