@@ -175,7 +175,9 @@ impl Shared {
         let directory = self.root.join(TEMPORARY);
         let temporary = match self.temporary_in(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&directory).map_err(failed)?;
+                // What was known of it is so no longer.
+                self.forget_durable();
+                self.make_durable(&directory).map_err(failed)?;
                 self.temporary_in(&directory).map_err(failed)?
             }
             other => other.map_err(failed)?,
@@ -221,10 +223,7 @@ impl Shared {
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         {
             // Somebody has removed the directory since.
-            self.durable
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            self.forget_durable();
             self.make_durable(&directory).map_err(failed)?;
             made = self.give_name(&temporary, &path);
         }
@@ -271,6 +270,11 @@ impl Shared {
         // Closing the file unlocks it, and so does the death of the process.
     }
 
+    fn forget_durable(&self) {
+        let durable = self.durable.lock();
+        durable.unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Makes `directory` if need be, and sees to it that a crash cannot take it away with what is in it.
     fn make_durable(&self, directory: &Path) -> io::Result<()> {
         let known = |path: &Path| {
@@ -292,12 +296,12 @@ impl Shared {
                 Err(_) if path.is_dir() => false,
                 Err(error) => return Err(error),
             };
-            // Directories above the store that were there before are not ours to worry about, nor always to read.
-            if made || path.starts_with(&self.root) {
-                match fsync_directory(&parent) {
-                    Err(error) if made || path != self.root => return Err(error),
-                    _ => {}
-                }
+            // Directories above the store may have been made by a process that died before this. Those that were there ever since
+            // are not ours to worry about, nor always to read.
+            let ours = made || (path.starts_with(&self.root) && path != self.root);
+            match fsync_directory(&parent) {
+                Err(error) if ours => return Err(error),
+                _ => {}
             }
             let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
             durable.insert(path.clone());
