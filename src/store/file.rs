@@ -26,6 +26,9 @@ use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, byte_range, check
 /// Where temporary files are, in the store's directory: the same filesystem, and never listed.
 pub(super) const TEMPORARY: &str = ".tmp";
 
+/// The filesystem's own directory at its root, which often only root may read: a store in a fresh volume is empty in spite of it.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
 /// What creators lock in turn where there are no hard links.
 const LOCK: &str = "lock";
 
@@ -488,10 +491,11 @@ fn check_file_name(name: &str) -> Result<(), StoreError> {
     if name.split('/').any(|part| part.len() > 255) {
         return bad("a part of it is longer than 255 bytes, which files cannot be");
     }
-    if name.split('/').next() == Some(TEMPORARY) {
-        return bad("the store keeps its temporary files there");
+    match name.split('/').next() {
+        Some(TEMPORARY) => bad("the store keeps its temporary files there"),
+        Some(LOST_AND_FOUND) => bad("the filesystem keeps what it repairs there"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Is this how the filesystem says that it has no hard links? `EPERM` (which std does not tell from `EACCES`) or `EOPNOTSUPP`,

@@ -161,6 +161,25 @@ fn errors_of_the_disk_say_what_to_do_and_whether_to_try_again() {
 }
 
 #[tokio::test]
+async fn lost_and_found_is_no_part_of_the_store() {
+    let root = tempfile::tempdir().unwrap();
+    let theirs = root.path().join(LOST_AND_FOUND);
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("#12"), b"").unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o000)).unwrap();
+    let store = FileStore::open(root.path()).unwrap();
+    assert_eq!(names(&store).await, [""; 0]);
+    store.create("d/lost+found/a", Bytes::new()).await.unwrap();
+    assert_eq!(names(&store).await, ["d/lost+found/a"]);
+    store
+        .create("lost+found/a", Bytes::new())
+        .await
+        .unwrap_err();
+    // So that it can be deleted.
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
 async fn a_full_disk_is_worth_another_try() {
     // /dev/full answers every write with ENOSPC.
     let full = File::options().write(true).open("/dev/full").unwrap();
