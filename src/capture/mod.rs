@@ -10,6 +10,7 @@
 //! ```
 
 mod commit;
+mod follow;
 pub mod full_sync;
 pub mod log_writer;
 mod resume;

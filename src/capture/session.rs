@@ -1,19 +1,15 @@
 //! One link to a server, from the handshake to its end.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, MissedTickBehavior, interval};
-
 use super::commit::{Commit, Committing};
-use super::full_sync::{self, FullSyncError};
+use super::follow::Follow;
+use super::full_sync;
 use super::log_writer::{self, LogWriter};
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
-use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown};
-use crate::archive::{ArchiveError, BaseManifest, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
-use crate::config::{AckPolicy, Source};
+use crate::archive::{ArchiveError, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
+use crate::config::Source;
 use crate::link::Link;
 use crate::link::facts::Facts;
 use crate::position::{Boundary, Offset, Position, ReplId};
@@ -22,12 +18,6 @@ use crate::rdb::Summary;
 use crate::segment::SealHeader;
 use crate::status::Phase;
 
-/// Replicas acknowledge once a second.
-const ACK_INTERVAL: Duration = Duration::from_secs(1);
-/// With full memory the master's output buffer has to hold the feed. When nothing more was stored for so long, we hang up
-/// instead. A store that is merely slower than a burst is read for at its own pace: the master has its own limit
-/// (`client-output-buffer-limit`), and to hang up could cost a full sync.
-const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
 const REPLICA_VERSION: &str = "9.0.0";
 
@@ -122,18 +112,7 @@ impl Capture {
         let Some(log) = self.log.take() else {
             return Err(SessionEnd::StartOver("no log".to_owned()));
         };
-        let mut follow = Follow {
-            capture: self,
-            link: &mut link,
-            log: &log,
-            committed: committing.is_none(),
-            committing,
-            probe: ShutdownProbe::new(source.clone()),
-            exact: false,
-            stopping: false,
-            full_since: None,
-            once,
-        };
+        let mut follow = Follow::new(self, &mut link, &log, committing, source, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle().await;
@@ -341,223 +320,7 @@ impl Capture {
     }
 }
 
-/// The feed of one link.
-struct Follow<'a> {
-    capture: &'a Capture,
-    link: &'a mut Link,
-    log: &'a LogWriter,
-    /// Is there a restore point that the feed belongs to? Nothing is acknowledged before.
-    committed: bool,
-    committing: Option<Committing>,
-    probe: ShutdownProbe,
-    /// The master is shutting down and waits for its very last byte.
-    exact: bool,
-    stopping: bool,
-    /// Since when memory has been full with no more stored than this.
-    full_since: Option<(Instant, Offset)>,
-    once: bool,
-}
-
-impl Follow<'_> {
-    async fn run(&mut self, shutdown: &mut Shutdown) -> Result<SessionEnd, SessionEnd> {
-        let mut tick = interval(ACK_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.announce();
-        loop {
-            let full = self.log.tail(|tail| tail.memory()) >= self.capture.config.memory_limit;
-            let reading = !full && !self.stopping;
-            tokio::select! {
-                event = self.link.next(), if reading => self.event(event?).await?,
-                () = self.log.progress() => {
-                    self.full_since = None;
-                    self.check_superseded()?;
-                    self.ack().await?;
-                }
-                _ = tick.tick() => {
-                    self.check_stall(full)?;
-                    self.ack().await?;
-                }
-                done = join(&mut self.committing) => self.commit(done)?,
-                dying = self.probe.wait() => if dying { self.master_dies().await? },
-                _ = stopped(shutdown), if !self.stopping => self.stop(),
-            }
-            if self.once && self.committed {
-                let at = self.log.tail(|tail| tail.stored());
-                return Ok(SessionEnd::Once(at));
-            }
-            if self.stopping && self.committed && self.log.is_flushed() {
-                self.ack().await?;
-                return Ok(SessionEnd::Stopped);
-            }
-        }
-    }
-
-    async fn event(&mut self, event: Event) -> Result<(), SessionEnd> {
-        let Event::Feed(bytes) = event else {
-            return Err(out_of_place(&event));
-        };
-        let now = self.capture.now();
-        self.capture
-            .status
-            .metrics()
-            .bytes_received
-            .inc_by(bytes.len() as u64);
-        let arrival = self
-            .log
-            .push(bytes, now)
-            .map_err(|error| SessionEnd::Feed(error.to_string()))?;
-        let (received, idle) = self.log.tail(|tail| (tail.received(), tail.idle_up_to()));
-        self.capture.status.received(received, now.unix_ms);
-        self.capture.status.idle(idle);
-        if arrival.other {
-            self.probe.other();
-            self.exact = false;
-        }
-        if arrival.getack {
-            self.probe.getack();
-            let answerable = self.capture.config.ack == AckPolicy::Received
-                || !self.log.tail(|tail| tail.has_data());
-            if answerable {
-                self.ack().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Says how far the store has come. Before the snapshot counts that is nowhere, though the first `ACK` makes a
-    /// diskless master start its feed, so it must be sent, and repeated (fact sheet A.6).
-    async fn ack(&mut self) -> Result<(), SessionEnd> {
-        let received = self.capture.config.ack == AckPolicy::Received;
-        let offset = if self.committed {
-            let (offset, answers) = self
-                .log
-                .tail(|tail| (tail.acknowledge(received, self.exact), !tail.has_data()));
-            if answers {
-                self.log.tail(Tail::answered);
-            }
-            offset
-        } else {
-            Offset(0)
-        };
-        self.link.ack(offset).await?;
-        Ok(())
-    }
-
-    fn commit(
-        &mut self,
-        done: Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError>,
-    ) -> Result<(), SessionEnd> {
-        self.committing = None;
-        let done = done.map_err(|error| SessionEnd::StartOver(error.to_string()))?;
-        let (manifest, goes_on) = done.map_err(|error| match error {
-            FullSyncError::Sealed(seal) => superseded(seal.history, &seal),
-            error => error.into(),
-        })?;
-        self.goes_on(goes_on);
-        self.capture.status.metrics().full_syncs.inc();
-        let keys: u64 = manifest
-            .databases
-            .values()
-            .fold(0, |sum, db| sum.saturating_add(db.keys));
-        tracing::info!(at = %manifest.position(), keys, raw_bytes = manifest.raw_bytes, stored_bytes = manifest.stored_bytes,
-            "the snapshot is stored");
-        self.announce();
-        Ok(())
-    }
-
-    /// The snapshot counts, and the log after it begins at `offset`.
-    fn goes_on(&mut self, offset: Offset) {
-        self.committed = true;
-        self.log.tail(|tail| tail.mark_stored(offset, None));
-        self.log.release();
-    }
-
-    fn announce(&self) {
-        if self.committed {
-            let history = self.log.tail(|tail| tail.history());
-            self.capture
-                .status
-                .phase(Phase::Following, format!("following history {history}"));
-        }
-    }
-
-    /// The master waits for its very last byte, `GETACK`s included: store them too.
-    async fn master_dies(&mut self) -> Result<(), SessionEnd> {
-        if !self.exact {
-            tracing::info!("the server is shutting down: storing and acknowledging the very end");
-        }
-        self.exact = true;
-        self.log.flush();
-        self.ack().await
-    }
-
-    fn stop(&mut self) {
-        self.stopping = true;
-        self.capture
-            .status
-            .phase(Phase::Draining, "storing what was received");
-        self.log.flush();
-    }
-
-    fn check_superseded(&self) -> Result<(), SessionEnd> {
-        match self.log.superseded() {
-            Some(seal) => Err(superseded(self.log.tail(|tail| tail.history()), &seal)),
-            None => Ok(()),
-        }
-    }
-
-    fn check_stall(&mut self, full: bool) -> Result<(), SessionEnd> {
-        if !full {
-            self.full_since = None;
-            return Ok(());
-        }
-        let stored = self.log.tail(|tail| tail.stored().offset);
-        let since = match self.full_since {
-            Some((since, before)) if before == stored => since,
-            _ => {
-                self.full_since = Some((Instant::now(), stored));
-                return Ok(());
-            }
-        };
-        if since.elapsed() < STALL_LIMIT {
-            return Ok(());
-        }
-        let pending = self.log.tail(|tail| tail.memory());
-        Err(SessionEnd::StoreStalled {
-            pending,
-            cause: self.log.failing(),
-        })
-    }
-
-    /// The link is over. Does what was received belong to a restore point?
-    async fn settle(&mut self) -> bool {
-        if let Some(committing) = self.committing.take()
-            && !self.stopping
-        {
-            match committing.await {
-                Ok(Ok((_, goes_on))) => {
-                    self.goes_on(goes_on);
-                    self.capture.status.metrics().full_syncs.inc();
-                }
-                Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),
-                Err(error) => tracing::warn!(%error, "the snapshot was not stored"),
-            }
-        }
-        self.committed
-    }
-}
-
-/// Waits for the commit; for ever when there is none.
-async fn join(
-    committing: &mut Option<Committing>,
-) -> Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError> {
-    match committing {
-        Some(task) => task.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn stopped(shutdown: &mut Shutdown) {
+pub(super) async fn stopped(shutdown: &mut Shutdown) {
     if shutdown.wait_for(|stop| *stop).await.is_err() {
         // Nobody is left to ask us to stop.
         std::future::pending::<()>().await;
@@ -583,7 +346,7 @@ fn check_seal(from: &Origin, facts: Option<&Facts>) -> Result<(), SessionEnd> {
     }
 }
 
-fn superseded(history: ReplId, seal: &SealHeader) -> SessionEnd {
+pub(super) fn superseded(history: ReplId, seal: &SealHeader) -> SessionEnd {
     SessionEnd::Superseded {
         at: Position {
             history,
@@ -593,7 +356,7 @@ fn superseded(history: ReplId, seal: &SealHeader) -> SessionEnd {
     }
 }
 
-fn out_of_place(event: &Event) -> SessionEnd {
+pub(super) fn out_of_place(event: &Event) -> SessionEnd {
     let what = match event {
         Event::FullResync(_) => "a full resync",
         Event::Continue(_) => "a +CONTINUE that was not asked for",
