@@ -11,7 +11,7 @@ use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
-use super::{Capture, SessionEnd, Shutdown};
+use super::{Capture, SessionEnd, Shutdown, stopped, unless_stopped};
 use crate::archive::{ArchiveError, BaseManifest, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
 use crate::config::{AckPolicy, Source};
 use crate::link::Link;
@@ -554,24 +554,6 @@ async fn join(
     match committing {
         Some(task) => task.await,
         None => std::future::pending().await,
-    }
-}
-
-async fn stopped(shutdown: &mut Shutdown) {
-    if shutdown.wait_for(|stop| *stop).await.is_err() {
-        // Nobody is left to ask us to stop.
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Runs a step that can be given up at any time.
-async fn unless_stopped<T>(
-    shutdown: &mut Shutdown,
-    step: impl Future<Output = T>,
-) -> Result<T, SessionEnd> {
-    tokio::select! {
-        done = step => Ok(done),
-        () = stopped(shutdown) => Err(SessionEnd::Stopped),
     }
 }
 
