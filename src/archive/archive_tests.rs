@@ -328,6 +328,20 @@ async fn the_catalog_tolerates_what_is_not_ours(store: SharedStore) {
 }
 
 #[tokio::test]
+async fn a_history_that_lost_its_document_keeps_the_latest_from_being_chosen() {
+    let archive = archive(MemoryStore::new().shared()).await;
+    for n in [1, 2] {
+        archive.create_history(&history(n)).await.unwrap();
+        base(&archive, n, 5).await;
+    }
+    let lost = Name::History(id(2)).to_string();
+    archive.store.delete(&lost).await.unwrap();
+    let catalog = archive.catalog().await.unwrap();
+    assert!(catalog.unreadable[&id(2)].contains(&lost));
+    assert_eq!(catalog.latest(None), Err(Ambiguous(vec![id(1), id(2)])));
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_success_at_the_next_try() {
     let store = MemoryStore::new();
     let archive = archive(store.shared()).await;

@@ -47,8 +47,13 @@ impl Archive {
         for (id, listed, doc) in documented {
             match doc {
                 Ok(doc) => self.add_history(&mut catalog, doc, listed).await?,
-                // Written before any manifest: where there is one, it was there, and is lost.
-                Err(error @ ArchiveError::Missing { .. }) if listed.manifests.is_empty() => {
+                // It is written before the first manifest, so no crash explains this.
+                Err(error @ ArchiveError::Missing { .. }) if !listed.manifests.is_empty() => {
+                    let reason =
+                        format!("{error}, though the history has a base: it was deleted or lost");
+                    catalog.unreadable.insert(id, reason);
+                }
+                Err(error @ ArchiveError::Missing { .. }) => {
                     catalog
                         .problems
                         .push(format!("{error}; history {id} is ignored"));

@@ -63,6 +63,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::Refused { .. }
             | RestoreError::InTheWay { .. }
             | RestoreError::Feeding { .. }
+            | RestoreError::LeftFollowing { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };

@@ -1,14 +1,16 @@
 //! `backfeed restore`: a point of a history into a running server, an append-only directory or an RDB file.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::bars::Bars;
-use super::{Failure, flags, print, print_json};
+use super::{Exit, Failure, flags, print, print_json};
 use crate::archive::Archive;
 use crate::config::{ConfigError, Dest, RestoreConfig, Secret};
 use crate::position::{Offset, ReplId};
-use crate::restore::{self, AofLayout, Listener, Request, RestoreError, Target, When};
+use crate::restore::{self, AofLayout, Listener, Report, Request, RestoreError, Target, When};
 use crate::status::unix_ms_now;
 use crate::store;
 
@@ -123,13 +125,62 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let request = request(config, unix_ms_now())?;
     let archive = Archive::open(store::open(&args.store.store).await?).await?;
     let bars = Bars::new();
-    let report = restore::restore(&archive, &request, &bars).await;
+    let report = unless_interrupted(restore::restore(&archive, &request, &bars), &request).await;
     bars.finish();
     let report = report?;
     if json {
         return print_json(&report);
     }
     print(&report.to_string())
+}
+
+/// A signal ends a restore as an error: nobody must take the target for restored.
+async fn unless_interrupted(
+    restore: impl Future<Output = Result<Report, RestoreError>>,
+    request: &Request,
+) -> Result<Report, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            let message = format!("cannot listen for signals: {error}");
+            Failure::new(Exit::Error, message)
+        })
+    };
+    let mut term = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let name = tokio::select! {
+        biased;
+        report = restore => return Ok(report?),
+        _ = term.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    Err(Failure::new(Exit::Error, interrupted(name, request)))
+}
+
+/// What a restore that was cut off may have left.
+fn interrupted(signal: &str, request: &Request) -> String {
+    let left = match &request.target {
+        _ if request.dry_run => "nothing was touched".to_owned(),
+        Target::Server(source) => format!(
+            "{} may still be a replica of this restore, and takes no writes then: run the restore again with --force, or \
+             `REPLICAOF NO ONE` there to open it as it is",
+            source.addr()
+        ),
+        Target::Aof(path) | Target::Rdb(path) => format!(
+            "unfinished files may lie in {} under names with `.backfeed-`, which no server loads; run the restore again, which \
+             replaces them",
+            directory(&request.target, path).display()
+        ),
+    };
+    format!("interrupted by {signal}: {left}")
+}
+
+/// Where unfinished files are.
+fn directory<'a>(target: &Target, path: &'a Path) -> &'a Path {
+    match (target, path.parent()) {
+        (Target::Aof(_), _) => path,
+        (_, Some(parent)) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> {
@@ -174,4 +225,57 @@ fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
         return Err(wrong());
     }
     Ok((host.to_owned(), port.parse().map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn to(target: &str) -> Request {
+        let config = RestoreConfig {
+            to: target.parse().unwrap(),
+            at: None,
+            offset: None,
+            history: None,
+            continue_history: false,
+            dry_run: false,
+            force: false,
+            json: false,
+            listen: None,
+            announce: None,
+            listen_password: None,
+        };
+        request(config, 0).unwrap()
+    }
+
+    #[test]
+    fn an_interrupted_restore_says_what_it_may_have_left() {
+        for (target, wanted) in [
+            ("redis://h:7", "h:7 may still be a replica"),
+            ("aof:/data", "in /data under"),
+            ("/data/x.rdb", "in /data under"),
+            ("x.rdb", "in . under"),
+        ] {
+            let text = interrupted("SIGINT", &to(target));
+            assert!(text.contains(wanted), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sigterm_ends_a_restore_as_an_error() {
+        let request = to("redis://h:7");
+        let pid = std::process::id().to_string();
+        let endless = async {
+            // By now the signal is listened for.
+            let kill = std::process::Command::new("sh")
+                .args(["-c", &format!("kill {pid}")])
+                .status();
+            assert!(kill.unwrap().success());
+            std::future::pending().await
+        };
+        let failure = unless_interrupted(endless, &request).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::Error);
+        assert!(failure.to_string().contains("SIGTERM"), "{failure}");
+    }
 }

@@ -170,13 +170,26 @@ pub enum RestoreError {
     /// Feeding the target failed.
     #[error(
         "feeding {addr} failed: {source}. It is still a replica of this restore and takes no writes: run the restore \
-         again, or `REPLICAOF NO ONE` there to open it as it is"
+         again with --force, or `REPLICAOF NO ONE` there to open it as it is"
     )]
     Feeding {
         /// The target.
         addr: String,
         /// Why.
         source: Box<ServeError>,
+    },
+    /// The target was told to follow us, and then could not be asked or told any more.
+    #[error(
+        "{doing} failed: {source}. {addr} may still be a replica of this restore, and takes no writes then: run the restore \
+         again with --force, or `REPLICAOF NO ONE` there to open it as it is"
+    )]
+    LeftFollowing {
+        /// The target.
+        addr: String,
+        /// What was being done.
+        doing: &'static str,
+        /// Why that failed.
+        source: ControlError,
     },
     /// The port for the target could not be opened.
     #[error("cannot listen on {addr}: {source}")]
@@ -208,7 +221,7 @@ impl RestoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Archive(error) => error.is_transient(),
-            Self::Control(error) => !error.is_permanent(),
+            Self::Control(source) | Self::LeftFollowing { source, .. } => !source.is_permanent(),
             Self::Feeding { source, .. } => source.is_transient(),
             _ => false,
         }

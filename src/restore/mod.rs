@@ -12,6 +12,7 @@ mod aof;
 mod check;
 pub mod compat;
 mod error;
+mod feed;
 mod files;
 mod plan;
 mod progress;
@@ -144,11 +145,15 @@ pub async fn restore(
     }
     let base = plan.base.position();
     let (mut plan, mut checked) = sound(archive, plan, progress).await?;
-    if plan.base.position() != base {
-        server = preflight(&catalog, &plan, request).await?;
-    }
-    if let Some(server) = &mut server {
-        server.check_content(&checked).await?;
+    match &mut server {
+        Some(server) => {
+            check_again(server, &catalog, &plan, &checked, request).await?;
+            server.listen(&request.listener).await?;
+        }
+        None if plan.base.position() != base => {
+            preflight(&catalog, &plan, request).await?;
+        }
+        None => {}
     }
     if request.continue_history {
         // Last of all, as it ends the work of a writer that is still alive.
@@ -158,8 +163,24 @@ pub async fn restore(
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
         }
+        if let Some(server) = &mut server {
+            check_again(server, &catalog, &plan, &checked, request).await?;
+        }
     }
     write(archive, request, &plan, &checked, server, progress).await
+}
+
+async fn check_again(
+    server: &mut server::Target<'_>,
+    catalog: &Catalog,
+    plan: &Plan,
+    checked: &Checked,
+    request: &Request,
+) -> Result<(), RestoreError> {
+    let writers = writers(catalog, plan);
+    server
+        .check_again(plan, &writers, checked, &request.listener, request.force)
+        .await
 }
 
 /// [`check`]s a plan. Where its base is damaged, an older one and more of the log lead to the same point: the plan for that is

@@ -2,30 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use redis_protocol::resp2::types::OwnedFrame;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout_at};
 
 use super::check::Checked;
 use super::compat::{Loads, Server, module_of_type};
 use super::error::RestoreError;
+use super::feed::Feed;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::serve::{CaughtUp, Identity, ServeError, greet, offer};
+use super::serve::{CaughtUp, Identity};
 use crate::archive::{Archive, ServerInfo};
 use crate::config::{Secret, Source};
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::proto::master::Credentials;
 
-/// A target that was told to come tries each second; one that has not come by then cannot reach us.
-const COME: Duration = Duration::from_secs(60);
-/// Syncs that may break off before the restore is given up: a target whose disk is full breaks off every time.
-const ATTEMPTS: usize = 3;
-/// Connections that are no replica's which are put up with: probes of a network, health checks.
-const STRANGERS: usize = 100;
 /// Names asked about in one `COMMAND INFO`.
 const NAMES_AT_ONCE: usize = 100;
 
@@ -57,6 +50,8 @@ pub(super) struct Target<'a> {
     control: Control,
     facts: Facts,
     notes: Vec<String>,
+    /// Where it will come to.
+    socket: Option<(TcpListener, SocketAddr)>,
 }
 
 impl<'a> Target<'a> {
@@ -75,6 +70,7 @@ impl<'a> Target<'a> {
             control,
             facts,
             notes: Vec::new(),
+            socket: None,
         };
         target.check_mode()?;
         target.check_rdb(plan, force)?;
@@ -341,7 +337,41 @@ impl<'a> Target<'a> {
         Server::named(&self.facts.flavour, &self.facts.version)
     }
 
-    /// Feeds the target and opens it.
+    /// Checks all of it again, on a new connection (the first one may have been closed as idle while everything was read, and the
+    /// server may have got data or a master since), and what has been read as well.
+    pub(super) async fn check_again(
+        &mut self,
+        plan: &Plan,
+        writers: &[ServerInfo],
+        checked: &Checked,
+        listener: &Listener,
+        force: bool,
+    ) -> Result<(), RestoreError> {
+        let mut anew = Self::check(self.source, plan, writers, listener, force).await?;
+        anew.check_content(checked).await?;
+        anew.socket = self.socket.take();
+        *self = anew;
+        Ok(())
+    }
+
+    /// Opens the port that the target will come to.
+    pub(super) async fn listen(&mut self, listener: &Listener) -> Result<(), RestoreError> {
+        self.socket = Some(self.bind(listener).await?);
+        Ok(())
+    }
+
+    async fn bind(&self, listener: &Listener) -> Result<(TcpListener, SocketAddr), RestoreError> {
+        let wanted = self.bind_address(listener)?;
+        let fail = |source| RestoreError::Listen {
+            addr: wanted.to_string(),
+            source,
+        };
+        let socket = TcpListener::bind(wanted).await.map_err(fail)?;
+        let bound = socket.local_addr().map_err(fail)?;
+        Ok((socket, bound))
+    }
+
+    /// Feeds the target and opens it. Right before, it must have been [checked again](Self::check_again).
     pub(super) async fn restore(
         mut self,
         archive: &Archive,
@@ -351,15 +381,12 @@ impl<'a> Target<'a> {
         listener: &Listener,
         progress: &dyn Progress,
     ) -> Result<Restored, RestoreError> {
-        let wanted = self.bind_address(listener)?;
-        let fail = |source| RestoreError::Listen {
-            addr: wanted.to_string(),
-            source,
+        let (socket, bound) = match self.socket.take() {
+            Some(open) => open,
+            None => self.bind(listener).await?,
         };
-        let socket = TcpListener::bind(wanted).await.map_err(fail)?;
-        let bound = socket.local_addr().map_err(fail)?;
         let (host, port) = self.announced(listener, bound);
-        replicaof(&mut self.control, &host, &port.to_string()).await?;
+        self.follow(&host, port).await?;
 
         let feeding = |source| RestoreError::Feeding {
             addr: self.source.addr(),
@@ -384,6 +411,26 @@ impl<'a> Target<'a> {
         self.verify(plan, checked, facts)
     }
 
+    /// An error reply changes nothing; without any reply, it may follow us.
+    async fn follow(&mut self, host: &str, port: u16) -> Result<(), RestoreError> {
+        let told = replicaof(&mut self.control, host, &port.to_string()).await;
+        told.map_err(|error| match error {
+            ControlError::Reply { .. } => error.into(),
+            ControlError::Link(_) => {
+                self.left_following("telling it to follow this restore")(error)
+            }
+        })
+    }
+
+    fn left_following(&self, doing: &'static str) -> impl Fn(ControlError) -> RestoreError + use<> {
+        let addr = self.source.addr();
+        move |source| RestoreError::LeftFollowing {
+            addr: addr.clone(),
+            doing,
+            source,
+        }
+    }
+
     fn announced(&self, listener: &Listener, bound: SocketAddr) -> (String, u16) {
         if let Some((host, port)) = &listener.announce {
             let port = if *port == 0 { bound.port() } else { *port };
@@ -401,15 +448,17 @@ impl<'a> Target<'a> {
 
     /// On a connection of its own: the first one may have been closed as idle in the meantime.
     async fn promote(&mut self, mut caught_up: CaughtUp<TcpStream>) -> Result<Facts, RestoreError> {
-        self.control = Control::connect(self.source).await?;
+        let failed = self.left_following("opening it, now that it has everything,");
+        self.control = Control::connect(self.source).await.map_err(&failed)?;
         {
             let mut promoted = std::pin::pin!(replicaof(&mut self.control, "NO", "ONE"));
             tokio::select! {
-                done = &mut promoted => done?,
-                _closed = caught_up.hold() => promoted.await?,
+                done = &mut promoted => done,
+                _closed = caught_up.hold() => promoted.await,
             }
         }
-        let facts = self.control.facts().await?;
+        .map_err(&failed)?;
+        let facts = self.control.facts().await.map_err(&failed)?;
         if facts.role != Role::Master {
             return Err(RestoreError::Differs {
                 addr: self.source.addr(),
@@ -458,64 +507,6 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Waits for the target and feeds it, anew if the link breaks.
-struct Feed<'a> {
-    socket: TcpListener,
-    announced: String,
-    credentials: Option<Credentials>,
-    archive: &'a Archive,
-    plan: &'a Plan,
-    identity: Identity,
-    progress: &'a dyn Progress,
-}
-
-impl Feed<'_> {
-    async fn run(&self) -> Result<CaughtUp<TcpStream>, ServeError> {
-        let (mut broken, mut strangers) = (0usize, 0usize);
-        let mut last = None;
-        let mut deadline = come_by();
-        loop {
-            let accepted = timeout_at(deadline, self.socket.accept()).await;
-            let Ok(Ok((stream, _))) = accepted else {
-                return Err(last.unwrap_or_else(|| ServeError::NeverCame {
-                    listen: self.announced.clone(),
-                    seconds: COME.as_secs(),
-                }));
-            };
-            // Without it, acknowledgements and the last bytes of the log would only be slower.
-            let _ = stream.set_nodelay(true);
-            let prepare = offer(self.archive, self.plan, self.identity);
-            let served = match greet(stream, self.credentials.clone()).await {
-                Ok(guest) => guest.serve(prepare, self.progress).await,
-                Err(error) => Err(error),
-            };
-            match served {
-                Ok(caught_up) => return Ok(caught_up),
-                Err(error) if error.is_before_sync() => {
-                    strangers = strangers.saturating_add(1);
-                    if strangers >= STRANGERS {
-                        return Err(error);
-                    }
-                }
-                Err(error) => {
-                    broken = broken.saturating_add(1);
-                    if broken >= ATTEMPTS || !error.is_transient() {
-                        return Err(error);
-                    }
-                    tracing::warn!(%error, "feeding the target broke off; it comes again");
-                    deadline = come_by();
-                    last = Some(error);
-                }
-            }
-        }
-    }
-}
-
-fn come_by() -> Instant {
-    let now = Instant::now();
-    now.checked_add(COME).unwrap_or(now)
-}
-
 /// `REPLICAOF`, or `SLAVEOF` where it was renamed away.
 async fn replicaof(control: &mut Control, host: &str, port: &str) -> Result<(), ControlError> {
     match control.call(&["REPLICAOF", host, port]).await {
@@ -552,3 +543,7 @@ fn module_names(reply: &OwnedFrame) -> Vec<String> {
     };
     modules.iter().filter_map(name).collect()
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -66,7 +66,7 @@ pub(super) fn rdb(db: u8, keys: u8) -> Vec<u8> {
 pub(super) struct Sample {
     pub(super) store: MemoryStore,
     pub(super) archive: Archive,
-    version: &'static str,
+    pub(super) version: &'static str,
 }
 
 impl Sample {

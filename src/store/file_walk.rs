@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::file::TEMPORARY;
+use super::file::{LOST_AND_FOUND, TEMPORARY};
 use super::{NAME_LIMIT, ObjectMeta, check_name};
 
 /// A walk over the files of a store. It holds the names of one directory of each level at a time.
@@ -86,7 +86,9 @@ impl Walk {
 
     fn may_hold(&self, name: &str, is_directory: bool) -> bool {
         // The length ends a walk that symbolic links lead in circles.
-        if name.strip_suffix('/') == Some(TEMPORARY) || name.len() > NAME_LIMIT {
+        let directory = name.strip_suffix('/');
+        let not_ours = directory.is_some_and(|name| [TEMPORARY, LOST_AND_FOUND].contains(&name));
+        if not_ours || name.len() > NAME_LIMIT {
             return false;
         }
         if is_directory {
