@@ -196,3 +196,21 @@ impl Capture {
         }
     }
 }
+
+async fn stopped(shutdown: &mut Shutdown) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left to ask us to stop.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Runs a step that can be given up at any time.
+async fn unless_stopped<T>(
+    shutdown: &mut Shutdown,
+    step: impl Future<Output = T>,
+) -> Result<T, SessionEnd> {
+    tokio::select! {
+        done = step => Ok(done),
+        () = stopped(shutdown) => Err(SessionEnd::Stopped),
+    }
+}

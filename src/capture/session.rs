@@ -7,7 +7,7 @@ use super::log_writer::{self, LogWriter};
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
-use super::{Capture, SessionEnd, Shutdown};
+use super::{Capture, SessionEnd, Shutdown, unless_stopped};
 use crate::archive::{ArchiveError, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
 use crate::config::Source;
 use crate::link::Link;
@@ -317,24 +317,6 @@ impl Capture {
             server,
             created_unix_ms,
         }
-    }
-}
-
-pub(super) async fn stopped(shutdown: &mut Shutdown) {
-    if shutdown.wait_for(|stop| *stop).await.is_err() {
-        // Nobody is left to ask us to stop.
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Runs a step that can be given up at any time.
-async fn unless_stopped<T>(
-    shutdown: &mut Shutdown,
-    step: impl Future<Output = T>,
-) -> Result<T, SessionEnd> {
-    tokio::select! {
-        done = step => Ok(done),
-        () = stopped(shutdown) => Err(SessionEnd::Stopped),
     }
 }
 

@@ -237,8 +237,29 @@ fn a_server_that_does_not_know_a_command_of_the_log() {
     let target = Server::start(Version::Redis60, &[]);
     backup.refused_by(
         &target,
-        &["does not know these commands of the log: COPY, LMOVE. Restore to a server of the version that was backed up"],
+        &[
+            "the log was written by Redis 6.2",
+            "options that are unknown there and would be skipped",
+        ],
     );
+    // What is known for sure is not overridden.
+    let args = [
+        "restore",
+        "--store",
+        &backup.store(),
+        "--to",
+        &target.url(),
+        "--force",
+    ];
+    fails(
+        &args,
+        4,
+        &[
+            "does not know these commands of the log: COPY, LMOVE. Restore to a server of the version that was backed up",
+            "Nothing was changed there",
+        ],
+    );
+    assert_eq!(target.info("replication")["role"], "master");
 }
 
 #[test]
