@@ -293,8 +293,15 @@ async fn the_catalog_tolerates_what_is_not_ours(store: SharedStore) {
         .unwrap();
     let renamed = object(&archive, &Name::BaseManifest(good.position()).to_string()).await;
     replace(&archive, &Name::BaseManifest(at(1, 7)).to_string(), renamed).await;
-    // A history without its document, one of another name, and one that is no JSON.
+    // A history that lost its document, one of another name, one that is no JSON, and one that never got so far.
     log(&archive, 2, &[0, 10]).await;
+    archive
+        .begin_base(at(5, 1))
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
     let renamed = object(&archive, &Name::History(id(1)).to_string()).await;
     replace(&archive, &Name::History(id(3)).to_string(), renamed).await;
     replace(&archive, &Name::History(id(4)).to_string(), "rubbish").await;
@@ -319,12 +326,12 @@ async fn the_catalog_tolerates_what_is_not_ours(store: SharedStore) {
         assert!(problems.contains(part), "{part} in:\n{problems}");
     }
     let unreadable: Vec<ReplId> = catalog.unreadable.keys().copied().collect();
-    assert_eq!(unreadable, [id(3), id(4)]);
+    assert_eq!(unreadable, [id(2), id(3), id(4)]);
     let problems = catalog.problems.join("\n");
     assert_eq!(catalog.problems.len(), 12, "{problems}");
     assert!(problems.contains("histories/notes0.txt"));
     assert!(problems.contains("2 more objects"));
-    assert!(problems.contains(&format!("history {} is ignored", id(2))));
+    assert!(problems.contains(&format!("history {} is ignored", id(5))));
 }
 
 #[tokio::test]

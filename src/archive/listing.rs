@@ -26,6 +26,13 @@ struct Listed {
     manifests: Vec<u64>,
 }
 
+impl Listed {
+    /// Is there something that may be part of a restore?
+    fn counts(&self) -> bool {
+        !self.manifests.is_empty() || !self.log.is_empty()
+    }
+}
+
 impl Archive {
     /// Lists what is there. What cannot be used is told in it, and is no error; that the store cannot be read is.
     pub async fn catalog(&self) -> Result<Catalog, ArchiveError> {
@@ -47,10 +54,11 @@ impl Archive {
         for (id, listed, doc) in documented {
             match doc {
                 Ok(doc) => self.add_history(&mut catalog, doc, listed).await?,
-                // It is written before the first manifest, so no crash explains this.
-                Err(error @ ArchiveError::Missing { .. }) if !listed.manifests.is_empty() => {
-                    let reason =
-                        format!("{error}, though the history has a base: it was deleted or lost");
+                // It is written before the first manifest and the first segment, so no crash explains this.
+                Err(error @ ArchiveError::Missing { .. }) if listed.counts() => {
+                    let reason = format!(
+                        "{error}, though the history has a base or a log: it was deleted or lost"
+                    );
                     catalog.unreadable.insert(id, reason);
                 }
                 Err(error @ ArchiveError::Missing { .. }) => {
