@@ -1,9 +1,8 @@
 //! Objects as files below a directory (`file:///path`).
 //!
 //! An object is written to a temporary file, which is fsynced and then hard-linked to its name: a link either is made or finds
-//! that the name is taken, so the create is atomic, happens once, and survives a crash at any moment. Where there are no
-//! hard links (exFAT, some network and FUSE mounts), creators take an advisory lock on one file of the store in turn, look whether
-//! the name is free, and rename.
+//! that the name is taken, so the create is atomic, happens once, and survives a crash at any moment. A filesystem without hard
+//! links (exFAT, many FUSE mounts) cannot hold a store.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -29,9 +28,6 @@ pub(super) const TEMPORARY: &str = ".tmp";
 /// The filesystem's own directory at its root, which often only root may read: a store in a fresh volume is empty in spite of it.
 pub(super) const LOST_AND_FOUND: &str = "lost+found";
 
-/// What creators lock in turn where there are no hard links.
-const LOCK: &str = "lock";
-
 /// Bytes of one piece of a read: large enough that the switch to the blocking pool costs nothing beside it.
 const READ_PIECE: u64 = 512 << 10;
 
@@ -56,7 +52,6 @@ struct Shared {
     durable: Mutex<HashSet<PathBuf>>,
     counter: AtomicU64,
     swept: AtomicBool,
-    no_links: AtomicBool,
 }
 
 impl FileStore {
@@ -75,16 +70,8 @@ impl FileStore {
                 durable: Mutex::default(),
                 counter: AtomicU64::new(0),
                 swept: AtomicBool::new(false),
-                no_links: AtomicBool::new(false),
             }))),
         }
-    }
-
-    /// As on a filesystem without hard links.
-    #[cfg(test)]
-    fn without_links(self) -> Self {
-        self.0.no_links.store(true, Ordering::Relaxed);
-        self
     }
 }
 
@@ -220,7 +207,7 @@ impl Shared {
         let directory = path.parent().unwrap_or(&self.root).to_owned();
         temporary.file.sync_all().map_err(failed)?;
         self.make_durable(&directory).map_err(failed)?;
-        let mut made = self.give_name(&temporary, &path);
+        let mut made = link(&temporary, &path);
         if made
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -228,7 +215,7 @@ impl Shared {
             // Somebody has removed the directory since.
             self.forget_durable();
             self.make_durable(&directory).map_err(failed)?;
-            made = self.give_name(&temporary, &path);
+            made = link(&temporary, &path);
         }
         match made {
             Ok(()) => fsync_directory(&directory).map_err(failed),
@@ -241,36 +228,6 @@ impl Shared {
             }
             Err(error) => Err(failed(error)),
         }
-    }
-
-    /// Hard link, or else lock and rename. `AlreadyExists` when the name is taken.
-    fn give_name(&self, temporary: &Temporary, path: &Path) -> io::Result<()> {
-        if !self.no_links.load(Ordering::Relaxed) {
-            match fs::hard_link(&temporary.path, path) {
-                Err(error) if lacks_links(&error) => {
-                    self.no_links.store(true, Ordering::Relaxed);
-                }
-                other => return other,
-            }
-        }
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.root.join(TEMPORARY).join(LOCK))?;
-        lock.lock().map_err(|error| {
-            io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!(
-                    "this filesystem has neither hard links nor locks ({error}); use another one"
-                ),
-            )
-        })?;
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        fs::rename(&temporary.path, path)
-        // Closing the file unlocks it, and so does the death of the process.
     }
 
     fn forget_durable(&self) {
@@ -313,6 +270,27 @@ impl Shared {
     }
 }
 
+/// Gives a file its name, unless that is taken: then `AlreadyExists`.
+fn link(temporary: &Temporary, path: &Path) -> io::Result<()> {
+    fs::hard_link(&temporary.path, path).map_err(link_error)
+}
+
+/// How a filesystem says that it has no hard links: `EPERM` (which std does not tell from `EACCES`), `EOPNOTSUPP` or `ENOSYS`.
+/// Nothing else makes a create atomic there: a rename overwrites, and a lock may hold on this host alone.
+fn link_error(error: io::Error) -> io::Error {
+    const EPERM: i32 = 1;
+    if error.raw_os_error() != Some(EPERM) && error.kind() != io::ErrorKind::Unsupported {
+        return error;
+    }
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "a store needs hard links, and they are refused here, as on exFAT and many FUSE mounts; ext4, XFS, Btrfs, ZFS and \
+             NFS have them: {error}"
+        ),
+    )
+}
+
 /// A file that goes away unless it has got a name by then.
 #[derive(Debug)]
 struct Temporary {
@@ -335,7 +313,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // After a rename it is not there any more; a leftover is swept another day.
+        // A leftover is swept another day.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -457,7 +435,7 @@ fn sweep(directory: &Path, now: SystemTime) {
             .and_then(|found| found.modified())
             .ok()
             .and_then(|modified| now.duration_since(modified).ok());
-        if age.is_some_and(|age| age > STALE_AFTER) && entry.file_name() != LOCK {
+        if age.is_some_and(|age| age > STALE_AFTER) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -496,13 +474,6 @@ fn check_file_name(name: &str) -> Result<(), StoreError> {
         Some(LOST_AND_FOUND) => bad("the filesystem keeps what it repairs there"),
         _ => Ok(()),
     }
-}
-
-/// Is this how the filesystem says that it has no hard links? `EPERM` (which std does not tell from `EACCES`) or `EOPNOTSUPP`,
-/// and nothing else: a creator that locks would overwrite what another one links at the same moment.
-fn lacks_links(error: &io::Error) -> bool {
-    const EPERM: i32 = 1;
-    error.raw_os_error() == Some(EPERM) || error.kind() == io::ErrorKind::Unsupported
 }
 
 /// No such file, or a file where the path wants a directory.

@@ -33,18 +33,6 @@ async fn it_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn it_keeps_the_contract_without_hard_links() {
-    let root = tempfile::tempdir().unwrap();
-    let count = AtomicU64::new(0);
-    contract::run(|| {
-        let count = count.fetch_add(1, Ordering::Relaxed);
-        let store = FileStore::open(root.path().join(count.to_string())).unwrap();
-        Arc::new(store.without_links())
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn temporary_files_go_away_and_are_never_listed() {
     let root = tempfile::tempdir().unwrap();
     let store = FileStore::open(root.path()).unwrap();
@@ -69,15 +57,13 @@ async fn leftovers_of_the_dead_are_swept_after_a_day_and_others_are_not() {
     let directory = root.path().join(TEMPORARY);
     fs::create_dir(&directory).unwrap();
     let hour = Duration::from_secs(3600);
-    for (name, age) in [("1-0", 25 * hour), ("1-1", 23 * hour), (LOCK, 99 * hour)] {
+    for (name, age) in [("1-0", 25 * hour), ("1-1", 23 * hour)] {
         let file = File::create(directory.join(name)).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
     }
     let store = FileStore::open(root.path()).unwrap();
     store.create("a", Bytes::new()).await.unwrap();
-    let mut left = temporary_files(root.path());
-    left.sort();
-    assert_eq!(left, ["1-1", LOCK]);
+    assert_eq!(temporary_files(root.path()), ["1-1"]);
 }
 
 #[tokio::test]
@@ -158,6 +144,21 @@ fn errors_of_the_disk_say_what_to_do_and_whether_to_try_again() {
         let text = error.to_string();
         assert!(text.contains("x/y") && text.contains(advice), "{text}");
     }
+}
+
+#[test]
+fn a_filesystem_without_hard_links_is_a_permanent_error_that_says_so() {
+    const EPERM: i32 = 1;
+    const EOPNOTSUPP: i32 = 95;
+    const ENOSYS: i32 = 38;
+    for code in [EPERM, EOPNOTSUPP, ENOSYS] {
+        let error = link_error(io::Error::from_raw_os_error(code));
+        let error = cannot("create", "x/y", &error);
+        assert!(!error.is_transient(), "{error}");
+        assert!(error.to_string().contains("needs hard links"), "{error}");
+    }
+    let other = link_error(io::ErrorKind::AlreadyExists.into());
+    assert_eq!(other.kind(), io::ErrorKind::AlreadyExists);
 }
 
 #[tokio::test]
