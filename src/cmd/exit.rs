@@ -61,6 +61,7 @@ impl From<RestoreError> for Failure {
             RestoreError::When(_) => Exit::Usage,
             RestoreError::Control(_)
             | RestoreError::Refused { .. }
+            | RestoreError::InTheWay { .. }
             | RestoreError::Feeding { .. }
             | RestoreError::LeftFollowing { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
