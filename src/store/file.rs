@@ -275,8 +275,8 @@ fn link(temporary: &Temporary, path: &Path) -> io::Result<()> {
     fs::hard_link(&temporary.path, path).map_err(link_error)
 }
 
-/// How a filesystem says that it has no hard links: `EPERM` (which std does not tell from `EACCES`), `EOPNOTSUPP` or `ENOSYS`. Nothing
-/// else makes a create atomic there: a rename overwrites, and a lock may hold on this host alone.
+/// How a filesystem says that it has no hard links: `EPERM` (which std does not tell from `EACCES`), `EOPNOTSUPP` or `ENOSYS`.
+/// Nothing else makes a create atomic there: a rename overwrites, and a lock may hold on this host alone.
 fn link_error(error: io::Error) -> io::Error {
     const EPERM: i32 = 1;
     if error.raw_os_error() != Some(EPERM) && error.kind() != io::ErrorKind::Unsupported {
