@@ -1,12 +1,12 @@
 //! What the tests share: real servers, the real program, clients that write.
 
-pub mod backfeed;
-pub mod load;
-pub mod server;
+pub(crate) mod backfeed;
+pub(crate) mod load;
+pub(crate) mod server;
 
-pub use backfeed::{Backfeed, list, restored, run};
-pub use load::Load;
-pub use server::{Server, Version, free_port, wait_until};
+pub(crate) use backfeed::{Backfeed, list, restored, run};
+pub(crate) use load::Load;
+pub(crate) use server::{Server, Version, free_port, wait_until};
 
 /// One test a version, named after it: `on!(check: redis_70 = Redis70);` calls `check(Version::Redis70)`.
 macro_rules! on {
