@@ -245,8 +245,7 @@ impl Planner<'_> {
         Ok(found)
     }
 
-    /// The marks of the first of these segments that has any. Damaged ones are passed over: whether they matter shows
-    /// when the chain is walked.
+    /// The marks of the first of these segments that has any. Whether damaged ones matter shows when the chain is walked.
     async fn first_marks(
         &self,
         history: ReplId,
@@ -292,15 +291,28 @@ impl Planner<'_> {
         newest.ok_or_else(|| self.before_oldest())
     }
 
+    /// What the same service had stored before the oldest history of the lineage began with a full sync.
+    fn before(&self) -> Option<String> {
+        let root = self.spans.last()?.history;
+        let previous = self.catalog.histories.get(&root)?.doc.previous?;
+        Some(format!(
+            "history {root} began with a new full sync, and what was stored before is history {}, up to offset {} (--history)",
+            previous.history, previous.offset
+        ))
+    }
+
     fn before_oldest(&self) -> RestoreError {
         let sound = self.bases().filter(|(_, base)| !self.is_bad(base));
         match sound.min_by_key(|(_, base)| base.offset) {
             Some((_, oldest)) => RestoreError::BeforeOldest {
                 goal: self.when.to_string(),
                 oldest: format!(
-                    "the snapshot at offset {} (made {})",
+                    "the snapshot at offset {} (made {}){}",
                     oldest.offset,
-                    show_time(oldest.created_unix_ms)
+                    show_time(oldest.created_unix_ms),
+                    self.before()
+                        .map(|before| format!("; {before}"))
+                        .unwrap_or_default()
                 ),
             },
             None if self.bad.is_empty() => RestoreError::NothingToRestore {
@@ -513,6 +525,7 @@ impl Planner<'_> {
                  belong to no restore point"
             ));
         }
+        notes.extend(self.before());
         trim(&mut walk.pieces, end.offset);
         Ok(Plan {
             history: self.history,
@@ -562,10 +575,8 @@ impl Planner<'_> {
         };
         let header = last.stored_header(self.archive).await?;
         let marks = &header.meta.marks;
-        let mark = marks
-            .iter()
-            .find(|mark| mark.offset >= end)
-            .or(marks.last());
+        let mark = marks.iter().find(|mark| mark.offset >= end);
+        let mark = mark.or(marks.last());
         Ok(mark.map(|mark| mark.unix_ms))
     }
 }

@@ -58,6 +58,9 @@ pub struct Report {
     pub keys: BTreeMap<u32, u64>,
     /// What an operator should know.
     pub notes: Vec<String>,
+    /// `keys` are those of the snapshot, before the log.
+    #[serde(skip)]
+    keys_before_log: bool,
 }
 
 impl Report {
@@ -102,12 +105,14 @@ impl Report {
                 .map(|(db, counts)| (*db, counts.keys))
                 .collect(),
             notes,
+            keys_before_log: plan.bytes_log() > 0,
         }
     }
 
     pub(super) fn restored(mut self, restored: Restored) -> Self {
         self.target = format!("{} ({})", self.target, restored.server);
         self.keys = restored.keys;
+        self.keys_before_log = false;
         self.notes.extend(restored.notes);
         self
     }
@@ -164,7 +169,12 @@ impl fmt::Display for Report {
         } else {
             keys.join(", ")
         };
-        writeln!(f, "  keys      {keys}")?;
+        let of = if self.keys_before_log {
+            " (in the snapshot, before the log)"
+        } else {
+            ""
+        };
+        writeln!(f, "  keys      {keys}{of}")?;
         for note in &self.notes {
             writeln!(f, "  note      {note}")?;
         }
