@@ -185,7 +185,12 @@ impl Status {
             } else {
                 &detail
             };
-            tracing::info!(%phase, "{message}");
+            // What went wrong was logged by whoever handled it.
+            if matches!(&state.last_error, Some((error, _)) if *error == detail) {
+                tracing::debug!(%phase, "{message}");
+            } else {
+                tracing::info!(%phase, "{message}");
+            }
         }
         if phase == Phase::Following {
             state.superseded = None;
