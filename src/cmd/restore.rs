@@ -10,7 +10,7 @@ use super::{Exit, Failure, flags, print, print_json};
 use crate::archive::Archive;
 use crate::config::{ConfigError, Dest, RestoreConfig, Secret};
 use crate::position::{Offset, ReplId};
-use crate::restore::{self, AofLayout, Listener, Report, Request, RestoreError, Target, When};
+use crate::restore::{self, AofLayout, Listener, Report, Request, RestoreError, When};
 use crate::status::unix_ms_now;
 use crate::store;
 
@@ -160,12 +160,12 @@ async fn unless_interrupted(
 fn interrupted(signal: &str, request: &Request) -> String {
     let left = match &request.target {
         _ if request.dry_run => "nothing was touched".to_owned(),
-        Target::Server(source) => format!(
+        Dest::Server(source) => format!(
             "{} may still be a replica of this restore, and takes no writes then: run the restore again with --force, or \
              `REPLICAOF NO ONE` there to open it as it is",
             source.addr()
         ),
-        Target::Aof(path) | Target::Rdb(path) => format!(
+        Dest::Aof(path) | Dest::RdbFile(path) => format!(
             "unfinished files may lie in {} under names with `.backfeed-`, which no server loads; run the restore again, which \
              replaces them",
             directory(&request.target, path).display()
@@ -175,9 +175,9 @@ fn interrupted(signal: &str, request: &Request) -> String {
 }
 
 /// Where unfinished files are.
-fn directory<'a>(target: &Target, path: &'a Path) -> &'a Path {
+fn directory<'a>(target: &Dest, path: &'a Path) -> &'a Path {
     match (target, path.parent()) {
-        (Target::Aof(_), _) => path,
+        (Dest::Aof(_), _) => path,
         (_, Some(parent)) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
@@ -190,7 +190,7 @@ fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> 
         (None, None) => When::Latest,
     };
     Ok(Request {
-        target: target(config.to),
+        target: config.to,
         when,
         history: config.history,
         service: None,
@@ -207,14 +207,6 @@ fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> 
         writer: format!("restore/{:016x}", rand::random::<u64>()),
         now_unix_ms,
     })
-}
-
-fn target(to: Dest) -> Target {
-    match to {
-        Dest::Server(source) => Target::Server(source),
-        Dest::Aof(directory) => Target::Aof(directory),
-        Dest::RdbFile(file) => Target::Rdb(file),
-    }
 }
 
 fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {

@@ -25,10 +25,6 @@ mod stream;
 mod testing;
 mod when;
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::str::FromStr;
-
 pub use aof::AofLayout;
 pub use check::{Checked, check};
 pub use error::RestoreError;
@@ -39,59 +35,19 @@ pub use serve::{
     CaughtUp, Guest, Identity, Offer, Phase, ServeError, greet, offer, refuse_replica,
 };
 pub use server::{Listener, Restored};
+use std::collections::BTreeSet;
 pub use stream::{Content, LogForm, log, snapshot};
 pub use when::{BadWhen, When};
 
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
-use crate::config::{ConfigError, Source};
+use crate::config::Dest;
 use crate::position::{Offset, ReplId};
-
-/// Where to restore to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// `redis://…`: a running server.
-    Server(Source),
-    /// `aof:DIR`: an append-only file below DIR, the `dir` of a server that is not running.
-    Aof(PathBuf),
-    /// `FILE.rdb`.
-    Rdb(PathBuf),
-}
-
-impl FromStr for Target {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        if text.contains("://") {
-            return text.parse().map(Self::Server);
-        }
-        match text.strip_prefix("aof:") {
-            Some("") => Err(ConfigError::new(
-                "aof: needs a directory: aof:/var/lib/redis",
-            )),
-            Some(directory) => Ok(Self::Aof(directory.into())),
-            None if text.ends_with(".rdb") => Ok(Self::Rdb(text.into())),
-            None => Err(ConfigError::new(format!(
-                "`{text}` is no target: write redis://host:port, aof:DIRECTORY or FILE.rdb"
-            ))),
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Server(source) => source.fmt(f),
-            Self::Aof(directory) => write!(f, "aof:{}", directory.display()),
-            Self::Rdb(file) => file.display().fmt(f),
-        }
-    }
-}
 
 /// What to restore, and how.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Where to.
-    pub target: Target,
+    pub target: Dest,
     /// Up to when.
     pub when: When,
     /// Which history; none: the one that goes on.
@@ -238,16 +194,16 @@ async fn preflight<'a>(
     request: &'a Request,
 ) -> Result<Option<server::Target<'a>>, RestoreError> {
     match &request.target {
-        Target::Server(source) => {
+        Dest::Server(source) => {
             let writers = writers(catalog, plan);
             server::Target::check(source, plan, &writers, &request.listener, request.force)
                 .await
                 .map(Some)
         }
-        Target::Aof(directory) => aof::preflight(directory, request.force)
+        Dest::Aof(directory) => aof::preflight(directory, request.force)
             .await
             .map(|()| None),
-        Target::Rdb(file) => rdb_file::preflight(plan, file, request.force)
+        Dest::RdbFile(file) => rdb_file::preflight(plan, file, request.force)
             .await
             .map(|()| None),
     }
@@ -302,7 +258,7 @@ async fn write(
     };
     let mut notes = Vec::new();
     match (&request.target, server) {
-        (Target::Server(_), Some(server)) => {
+        (Dest::Server(_), Some(server)) => {
             let listener = &request.listener;
             let restored = server
                 .restore(archive, plan, checked, identity, listener, progress)
@@ -311,7 +267,7 @@ async fn write(
                 Report::new(archive, request, plan, Some(checked), Vec::new()).restored(restored),
             );
         }
-        (Target::Aof(directory), _) => {
+        (Dest::Aof(directory), _) => {
             let made = aof::write(archive, plan, directory, request.aof_layout, progress).await?;
             notes.push(format!(
                 "wrote {}; start the server with dir {} and appendonly yes",
@@ -319,11 +275,11 @@ async fn write(
                 directory.display()
             ));
         }
-        (Target::Rdb(file), _) => {
+        (Dest::RdbFile(file), _) => {
             let bytes = rdb_file::write(archive, plan, file, progress).await?;
             notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
         }
-        (Target::Server(_), None) => {}
+        (Dest::Server(_), None) => {}
     }
     Ok(Report::new(archive, request, plan, Some(checked), notes))
 }

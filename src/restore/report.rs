@@ -5,12 +5,13 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::Request;
 use super::check::Checked;
 use super::plan::Plan;
 use super::server::Restored;
 use super::when::show_time;
-use super::{Request, Target};
 use crate::archive::Archive;
+use crate::config::Dest;
 use crate::position::ReplId;
 
 /// What a restore did, or would do. The names of its fields are part of the interface (`--json`).
@@ -72,7 +73,7 @@ impl Report {
         mut notes: Vec<String>,
     ) -> Self {
         notes.extend(plan.notes.iter().cloned());
-        let is_server = matches!(request.target, Target::Server(_));
+        let is_server = matches!(request.target, Dest::Server(_));
         let id = if request.continue_history {
             plan.history
         } else {

@@ -14,7 +14,7 @@ use super::testing::{Sample, at, feed, id, rdb};
 use super::*;
 use crate::rdb::{Checksum, Walker};
 
-fn request(target: Target, when: When) -> Request {
+fn request(target: Dest, when: When) -> Request {
     Request {
         target,
         when,
@@ -65,7 +65,7 @@ async fn an_aof_directory_holds_snapshot_log_and_manifest() {
     let sample = sample("7.0.15", &LOG).await;
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("data");
-    let request = request(Target::Aof(target.clone()), When::Latest);
+    let request = request(Dest::Aof(target.clone()), When::Latest);
     let report = restore(&sample.archive, &request, &()).await.unwrap();
 
     let aof = target.join("appendonlydir");
@@ -110,7 +110,7 @@ async fn an_aof_directory_holds_snapshot_log_and_manifest() {
 async fn the_log_of_an_old_server_becomes_one_file_with_absolute_expiries() {
     let sample = sample("6.2.16", &["SETEX a 10 v", "MULTI", "EXPIRE b 1", "EXEC"]).await;
     let dir = tempfile::tempdir().unwrap();
-    let request = request(Target::Aof(dir.path().into()), When::Latest);
+    let request = request(Dest::Aof(dir.path().into()), When::Latest);
     restore(&sample.archive, &request, &()).await.unwrap();
     let file = read(dir.path().join("appendonly.aof"));
     // Byte n is received at n * 10 ms, told at both ends of the segments 1001-1010, 1011-1040 and 1041-1105. SETEX ends
@@ -137,7 +137,7 @@ async fn an_rdb_file_is_the_snapshot_and_nothing_else() {
     let sample = sample("7.0.15", &LOG).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("dump.rdb");
-    let to = |when| request(Target::Rdb(path.clone()), when);
+    let to = |when| request(Dest::RdbFile(path.clone()), when);
     let error = restore(&sample.archive, &to(When::Latest), &())
         .await
         .unwrap_err();
@@ -164,7 +164,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
     let target = dir.path().join("data");
     let request = Request {
         dry_run: true,
-        ..request(Target::Aof(target.clone()), When::Latest)
+        ..request(Dest::Aof(target.clone()), When::Latest)
     };
     let report = restore(&sample.archive, &request, &()).await.unwrap();
     assert!(report.dry_run && !target.exists());
@@ -196,7 +196,7 @@ async fn a_damaged_snapshot_is_passed_over_for_an_older_one_and_that_is_told() {
         .unwrap();
     sample.store.corrupt(&name, 40, 0xFF);
     let dir = tempfile::tempdir().unwrap();
-    let request = request(Target::Aof(dir.path().into()), When::Latest);
+    let request = request(Dest::Aof(dir.path().into()), When::Latest);
     let report = restore(&sample.archive, &request, &()).await.unwrap();
     assert_eq!((report.base_offset, report.end_offset), (1000, end));
     assert!(
@@ -210,7 +210,7 @@ async fn a_damaged_snapshot_is_passed_over_for_an_older_one_and_that_is_told() {
     sample.store.corrupt(&older, 40, 0xFF);
     let dir = tempfile::tempdir().unwrap();
     let request = Request {
-        target: Target::Aof(dir.path().into()),
+        target: Dest::Aof(dir.path().into()),
         ..request
     };
     let error = restore(&sample.archive, &request, &()).await.unwrap_err();
@@ -239,7 +239,7 @@ async fn a_damaged_segment_is_an_error_that_names_it_before_anything_is_written(
             _ => sample.store.corrupt(&name, 20, 1),
         }
         let dir = tempfile::tempdir().unwrap();
-        let request = request(Target::Aof(dir.path().into()), When::Latest);
+        let request = request(Dest::Aof(dir.path().into()), When::Latest);
         let error = restore(&sample.archive, &request, &()).await.unwrap_err();
         assert!(
             error.is_damage() && error.to_string().contains(&name),
@@ -341,25 +341,25 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
 #[test]
 fn targets_are_read_from_their_text() {
     assert_eq!(
-        "aof:/data".parse::<Target>().unwrap(),
-        Target::Aof("/data".into())
+        "aof:/data".parse::<Dest>().unwrap(),
+        Dest::Aof("/data".into())
     );
     assert_eq!(
-        "a/b.rdb".parse::<Target>().unwrap(),
-        Target::Rdb("a/b.rdb".into())
+        "a/b.rdb".parse::<Dest>().unwrap(),
+        Dest::RdbFile("a/b.rdb".into())
     );
     assert!(matches!(
-        "redis://:pw@db:7000".parse::<Target>().unwrap(),
-        Target::Server(_)
+        "redis://:pw@db:7000".parse::<Dest>().unwrap(),
+        Dest::Server(_)
     ));
     assert!(
         !"redis://:pw@db:7000"
-            .parse::<Target>()
+            .parse::<Dest>()
             .unwrap()
             .to_string()
             .contains("pw")
     );
     for bad in ["aof:", "dump", "http://x", ""] {
-        assert!(bad.parse::<Target>().is_err(), "{bad}");
+        assert!(bad.parse::<Dest>().is_err(), "{bad}");
     }
 }

@@ -13,8 +13,9 @@ use redis_protocol::resp2::decode::decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::testing::{Sample, at, feed, id};
-use super::super::{AofLayout, Request, Target, When, restore};
+use super::super::{AofLayout, Request, When, restore};
 use super::*;
+use crate::config::Dest;
 
 /// What a server answers on its n-th connection (from 0): nothing closes the connection.
 type Answer = dyn Fn(usize, &[String]) -> Option<String> + Send + Sync;
@@ -100,7 +101,7 @@ async fn sample() -> Sample {
 
 fn request(fake: &Fake) -> Request {
     Request {
-        target: Target::Server(fake.source.clone()),
+        target: Dest::Server(fake.source.clone()),
         when: When::Latest,
         history: None,
         service: None,
