@@ -1,0 +1,187 @@
+//! A Redis server, and how to log in to it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::ConfigError;
+
+/// The port of a `redis://` URL that names none.
+pub const DEFAULT_PORT: u16 = 6379;
+
+/// A password file is read whole; a longer one is surely the wrong file.
+const PASSWORD_FILE_MAX: u64 = 64 * 1024;
+
+/// A password. `Debug` and `Display` print `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a password.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The password itself: for the wire alone.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads a password file: its content without the line end. Blocking, but of bounded length. Read it anew for
+    /// every connection, as mounted secrets are rotated.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let complain = |why: &dyn fmt::Display| {
+            ConfigError(format!("password file {}: {why}", path.display()))
+        };
+        let length = std::fs::metadata(path)
+            .map_err(|error| complain(&error))?
+            .len();
+        if length > PASSWORD_FILE_MAX {
+            return Err(complain(&format_args!(
+                "{length} bytes is too long for a password"
+            )));
+        }
+        let bytes = std::fs::read(path).map_err(|error| complain(&error))?;
+        let text = String::from_utf8(bytes).map_err(|_| complain(&"not UTF-8"))?;
+        let password = text.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            return Err(complain(&"it is empty"));
+        }
+        Ok(Self::new(password))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A Redis server, and how to log in to it. `Display` shows no password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Name or address, an IPv6 address without its brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// ACL user; the default user when there is none.
+    pub username: Option<String>,
+    /// From the URL.
+    pub password: Option<Secret>,
+    /// From a file, read for every connection. Never together with `password`.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Source {
+    /// `host:port`, an IPv6 address in brackets. It names the source in logs and in `history.json`.
+    #[must_use]
+    pub fn addr(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The password to use for the next connection.
+    pub fn current_password(&self) -> Result<Option<Secret>, ConfigError> {
+        match &self.password_file {
+            Some(path) => Secret::from_file(path).map(Some),
+            None => Ok(self.password.clone()),
+        }
+    }
+
+    /// Takes the password from `file`, which must be readable now.
+    pub fn with_password_file(mut self, file: Option<PathBuf>) -> Result<Self, ConfigError> {
+        if let Some(path) = file {
+            if self.password.is_some() {
+                return Err(ConfigError::new(
+                    "a password in the URL and a password file exclude each other: leave one out",
+                ));
+            }
+            Secret::from_file(&path)?;
+            self.password_file = Some(path);
+        }
+        Ok(self)
+    }
+}
+
+impl FromStr for Source {
+    type Err = ConfigError;
+
+    /// `redis://[user[:password]@]host[:port]`, user and password percent-encoded. No part of the text stands in the
+    /// error, as a mistyped URL may have its password anywhere.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        const FORM: &str = "redis://[user[:password]@]host[:port]";
+        match text.split_once("://") {
+            Some(("redis", _)) => {}
+            Some(("rediss", _)) => {
+                return Err(ConfigError::new(
+                    "rediss:// (TLS) is not supported yet: use redis:// over a network that you trust",
+                ));
+            }
+            _ => return Err(ConfigError(format!("not a Redis URL: write {FORM}"))),
+        }
+        let url = Url::parse(text).map_err(|error| {
+            ConfigError(format!(
+                "not a Redis URL ({error}): write {FORM}, and in user and password %2F for /, %23 for #, %3F for ?, \
+                 %40 for @, %3A for :"
+            ))
+        })?;
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err(ConfigError(format!(
+                "nothing may follow the port (all databases are backed up together): write {FORM}"
+            )));
+        }
+        let host = match url.host() {
+            Some(url::Host::Domain(name)) if !name.is_empty() => decode(name, "host")?,
+            Some(url::Host::Ipv4(address)) => address.to_string(),
+            Some(url::Host::Ipv6(address)) => address.to_string(),
+            _ => return Err(ConfigError(format!("the host is missing: write {FORM}"))),
+        };
+        let port = url.port().unwrap_or(DEFAULT_PORT);
+        if port == 0 {
+            return Err(ConfigError::new("port 0 is no port to connect to"));
+        }
+        let username = Some(decode(url.username(), "user")?).filter(|name| !name.is_empty());
+        let password = url
+            .password()
+            .map(|text| decode(text, "password"))
+            .transpose()?;
+        Ok(Self {
+            host,
+            port,
+            username,
+            password: password.filter(|text| !text.is_empty()).map(Secret::new),
+            password_file: None,
+        })
+    }
+}
+
+fn decode(text: &str, part: &str) -> Result<String, ConfigError> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(ConfigError(format!("the {part} in the URL is not UTF-8"))),
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redis://")?;
+        if let Some(name) = &self.username {
+            write!(f, "{name}@")?;
+        }
+        f.write_str(&self.addr())
+    }
+}
