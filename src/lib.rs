@@ -3,7 +3,7 @@
 //! ```text
 //!  master ──socket──▶ link ──▶ transfer (RDB bytes) ──▶ base snapshot ─┐
 //!                       └────▶ feed (commands)  ──▶ log segments ──────┤
-//!                                                                     archive ──▶ store (file://  memory:)
+//!                                                                     archive ──▶ store (gs://  file://)
 //!  file / appendonlydir / live server (as its master) ◀── restore ◀───┘
 //! ```
 //!

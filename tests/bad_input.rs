@@ -470,9 +470,9 @@ fn stores_that_cannot_be_used() {
     for (store, words) in [
         (
             "ftp://bucket/x",
-            "there is no kind of store called `ftp`; use file:///",
+            "there is no kind of store called `ftp`; use gs://",
         ),
-        ("gs://bucket/x", "gs:// is not supported yet"),
+        ("s3://bucket/x", "s3:// is not supported yet"),
         ("bucket", "it is no URL; for a directory write file:///"),
         (
             "/bucket",

@@ -5,6 +5,7 @@
 
 mod file;
 mod file_walk;
+mod gcs;
 pub mod memory;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use file::FileStore;
+pub use gcs::GcsStore;
 pub use memory::MemoryStore;
 
 /// The longest name of an object, in bytes: what Google Cloud Storage and S3 take.
@@ -69,8 +71,8 @@ pub trait Upload: Send {
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Opens the store that `url` names: `file:///directory`, or `memory:name` (within this process, for tests). Nothing is made
-/// by that.
+/// Opens the store that `url` names: `gs://bucket/prefix`, `file:///directory`, or `memory:name` (within this process, for
+/// tests). Nothing is made by that.
 pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
     let refuse = |cause: String| {
         Err(StoreError::Permanent {
@@ -93,11 +95,12 @@ pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
         },
         "memory" if rest.is_empty() => Ok(Arc::new(MemoryStore::new())),
         "memory" => Ok(Arc::new(MemoryStore::named(rest))),
-        "gs" | "s3" | "az" => refuse(format!(
-            "{scheme}:// is not supported yet by this build; use file:///path/to/directory"
+        "gs" => Ok(Arc::new(GcsStore::open(url).await?)),
+        "s3" | "az" => refuse(format!(
+            "{scheme}:// is not supported yet by this build; use gs://BUCKET/PREFIX or file:///path/to/directory"
         )),
         _ => refuse(format!(
-            "there is no kind of store called `{scheme}`; use file:///path/to/directory"
+            "there is no kind of store called `{scheme}`; use gs://BUCKET/PREFIX or file:///path/to/directory"
         )),
     }
 }
@@ -213,10 +216,13 @@ mod tests {
             ("file://backups/x", "three slashes"),
             ("file:///a?b", "%3F"),
             ("file:///a#b", "%23"),
-            ("gs://bucket", "not supported yet"),
+            ("gs:bucket", "write gs://BUCKET"),
+            ("gs://", "write gs://BUCKET"),
+            ("gs://Bucket/x", "write gs://BUCKET"),
+            ("gs://bucket/a//b", "write gs://BUCKET"),
             ("s3://bucket/x", "not supported yet"),
             ("az://bucket", "not supported yet"),
-            ("ftp://x", "called `ftp`; use file:///"),
+            ("ftp://x", "called `ftp`; use gs://"),
         ] {
             let error = open(url).await.unwrap_err();
             assert!(!error.is_transient());

@@ -1,0 +1,188 @@
+//! The JSON API of Google Cloud Storage, for what its SDK leaves to gRPC.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use google_cloud_auth::credentials::{CacheableResource, Credentials};
+use http::{Extensions, HeaderMap};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use url::Url;
+
+use super::error::{self, Attempt};
+use super::{ATTEMPT_LIMIT, TOKEN_KEY};
+
+const ENDPOINT: &str = "https://storage.googleapis.com";
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// What the service gives at most on one page.
+const PAGE: &str = "1000";
+
+/// Requests about one bucket.
+#[derive(Debug, Clone)]
+pub(super) struct Api {
+    client: Client,
+    credentials: Credentials,
+    /// `…/storage/v1/b/BUCKET/o`
+    objects: Url,
+}
+
+/// What is known of an object.
+#[derive(Debug, Deserialize)]
+pub(super) struct Metadata {
+    #[serde(default)]
+    pub(super) metadata: BTreeMap<String, String>,
+    /// Base64 of the big-endian CRC32C.
+    #[serde(default)]
+    pub(super) crc32c: String,
+}
+
+/// A page of a listing.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct List {
+    #[serde(default)]
+    pub(super) items: Vec<Item>,
+    pub(super) next_page_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Item {
+    pub(super) name: String,
+    /// A number as text.
+    #[serde(default)]
+    pub(super) size: String,
+}
+
+impl Api {
+    pub(super) fn new(
+        endpoint: Option<String>,
+        credentials: Credentials,
+        bucket: &str,
+    ) -> Result<Self, String> {
+        let endpoint = endpoint.as_deref().unwrap_or(ENDPOINT);
+        let objects = Url::parse(&format!("{endpoint}/storage/v1/b/{bucket}/o"))
+            .map_err(|error| format!("{endpoint} is no address of a server: {error}"))?;
+        let client = Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(ATTEMPT_LIMIT)
+            .build()
+            .map_err(|error| format!("no HTTP client can be made: {}", error::chain(&error)))?;
+        Ok(Self {
+            client,
+            credentials,
+            objects,
+        })
+    }
+
+    /// Metadata of an object.
+    pub(super) async fn metadata(&self, object: &str) -> Result<Metadata, Attempt> {
+        let request = self
+            .request(Method::GET, self.url(&[object]))
+            .await?
+            .query(&[("fields", "metadata,crc32c")]);
+        json_of(send(request).await?).await
+    }
+
+    /// One page of names from `from` on; `page` is empty for the first.
+    pub(super) async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+        page: &str,
+    ) -> Result<List, Attempt> {
+        let mut request = self.request(Method::GET, self.url(&[])).await?.query(&[
+            ("prefix", prefix),
+            ("maxResults", PAGE),
+            ("fields", "items(name,size),nextPageToken"),
+        ]);
+        if let Some(from) = from {
+            request = request.query(&[("startOffset", from)]);
+        }
+        if !page.is_empty() {
+            request = request.query(&[("pageToken", page)]);
+        }
+        json_of(send(request).await?).await
+    }
+
+    /// Deletes an object.
+    pub(super) async fn delete(&self, object: &str) -> Result<(), Attempt> {
+        let request = self.request(Method::DELETE, self.url(&[object])).await?;
+        send(request).await.map(|_| ())
+    }
+
+    /// Makes one new object out of `parts`, in their order.
+    pub(super) async fn compose(
+        &self,
+        parts: &[String],
+        object: &str,
+        token: &str,
+    ) -> Result<Metadata, Attempt> {
+        let sources: Vec<_> = parts.iter().map(|name| json!({ "name": name })).collect();
+        let body = json!({
+            "sourceObjects": sources,
+            "destination": {
+                "contentType": "application/octet-stream",
+                "metadata": { TOKEN_KEY: token },
+            },
+        });
+        let request = self
+            .request(Method::POST, self.url(&[object, "compose"]))
+            .await?
+            .query(&[("ifGenerationMatch", "0")])
+            .json(&body);
+        json_of(send(request).await?).await
+    }
+
+    /// Each part becomes one segment of the path, its slashes encoded.
+    fn url(&self, parts: &[&str]) -> Url {
+        let mut url = self.objects.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(parts);
+        }
+        url
+    }
+
+    async fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Attempt> {
+        let headers: HeaderMap = match self.credentials.headers(Extensions::new()).await {
+            Ok(CacheableResource::New { data, .. }) => data,
+            Ok(CacheableResource::NotModified) => HeaderMap::new(),
+            Err(error) => return Err(error::of_credentials(&error)),
+        };
+        Ok(self.client.request(method, url).headers(headers))
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, Attempt> {
+    let response = request
+        .send()
+        .await
+        .map_err(|error| Attempt::Again(error::chain(&error), None))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let after = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let said = response.text().await.unwrap_or_default();
+    let message = serde_json::from_str::<serde_json::Value>(&said)
+        .ok()
+        .and_then(|json| Some(json.pointer("/error/message")?.as_str()?.to_owned()))
+        .unwrap_or(said);
+    Err(error::of_status(
+        status.as_u16(),
+        &message,
+        after.as_deref(),
+    ))
+}
+
+async fn json_of<T: DeserializeOwned>(response: Response) -> Result<T, Attempt> {
+    response
+        .json()
+        .await
+        .map_err(|error| Attempt::Again(error::chain(&error), None))
+}

@@ -1,0 +1,225 @@
+//! What went wrong with a request to Google Cloud Storage, whether to try it again, and when.
+
+use std::time::Duration;
+
+use google_cloud_storage::Error;
+use tokio::time::{Instant, sleep};
+
+use crate::store::StoreError;
+
+/// First and longest pause between two tries.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A server may ask for more patience, up to this; beyond, the call returns and tells.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// What a server says is shown up to so many bytes.
+const TEXT_MAX: usize = 300;
+
+/// How one try ended.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// The object exists, and another create made it.
+    Exists,
+    /// There is no such object, or no such bucket.
+    NotFound(String),
+    /// Worth another try, after the pause that the server asked for.
+    Again(String, Option<Duration>),
+    /// The bytes that came do not have the object's checksum.
+    Damaged(String),
+    /// No use trying again without a change.
+    Refused(u16, String),
+}
+
+impl Attempt {
+    /// Can a read go on where it was?
+    pub(super) fn may_resume(&self) -> bool {
+        matches!(self, Self::Again(..))
+    }
+
+    /// As the store's own error.
+    pub(super) fn told(self, what: String) -> StoreError {
+        match self {
+            Self::Exists => StoreError::AlreadyExists { name: what },
+            Self::NotFound(cause) => StoreError::Permanent {
+                what,
+                cause: format!("{cause}. Does the bucket exist?"),
+            },
+            Self::Again(cause, _) | Self::Damaged(cause) => StoreError::Transient { what, cause },
+            Self::Refused(_, cause) => StoreError::Permanent { what, cause },
+        }
+    }
+}
+
+/// One call of the store: as many tries as fit into its limit.
+pub(super) struct Call {
+    verb: &'static str,
+    /// `gs://bucket/object`.
+    shown: String,
+    limit: Duration,
+}
+
+impl Call {
+    pub(super) fn new(verb: &'static str, shown: String, limit: Duration) -> Self {
+        Self { verb, shown, limit }
+    }
+
+    /// Tries until it works, until it makes no sense, or until the time is over.
+    pub(super) async fn run<T, F: Future<Output = Result<T, Attempt>>>(
+        &self,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let failed = match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(failed) => failed,
+            };
+            let wait = match &failed {
+                Attempt::Again(_, asked) => asked
+                    .unwrap_or_default()
+                    .min(RETRY_AFTER_MAX)
+                    .max(pause(tries)),
+                Attempt::Damaged(_) => pause(tries),
+                Attempt::Exists | Attempt::NotFound(_) | Attempt::Refused(..) => {
+                    return Err(self.error(failed));
+                }
+            };
+            if begun.elapsed().saturating_add(wait) > self.limit {
+                return Err(self.error(failed));
+            }
+            tries = tries.saturating_add(1);
+            sleep(wait).await;
+        }
+    }
+
+    fn error(&self, failed: Attempt) -> StoreError {
+        match failed {
+            Attempt::Exists => StoreError::AlreadyExists {
+                name: self.shown.clone(),
+            },
+            Attempt::NotFound(_) if matches!(self.verb, "read" | "delete") => {
+                StoreError::NotFound {
+                    name: self.shown.clone(),
+                }
+            }
+            Attempt::Refused(status @ (401 | 403), cause) => StoreError::Permanent {
+                what: format!("cannot {} {}", self.verb, self.shown),
+                cause: format!("{cause} (HTTP {status}). {}", self.advice(status)),
+            },
+            other => other.told(format!("cannot {} {}", self.verb, self.shown)),
+        }
+    }
+
+    fn advice(&self, status: u16) -> String {
+        let permission = match self.verb {
+            "list" => "storage.objects.list",
+            "read" => "storage.objects.get",
+            "delete" => "storage.objects.delete",
+            _ => "storage.objects.create",
+        };
+        if status == 401 {
+            return "The credentials are not accepted: see which account is meant to be used here"
+                .to_owned();
+        }
+        format!(
+            "The account needs the permission {permission} on the bucket; the role roles/storage.objectUser has all that \
+             is used"
+        )
+    }
+}
+
+/// The pause before try `n + 1`: doubled each time up to a limit, and up to a quarter less, so that many do not try in step.
+pub(super) fn pause(n: u32) -> Duration {
+    let pause = PAUSE_FIRST
+        .saturating_mul(1_u32.checked_shl(n.min(16)).unwrap_or(u32::MAX))
+        .min(PAUSE_MAX);
+    pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
+}
+
+pub(super) fn too_slow(limit: Duration) -> Attempt {
+    Attempt::Again(format!("no answer within {} s", limit.as_secs()), None)
+}
+
+/// Of the SDK.
+pub(super) fn of_sdk(error: &Error) -> Attempt {
+    if let Some(status) = error.http_status_code() {
+        let payload = error
+            .http_payload()
+            .map_or(&b""[..], |payload| &payload[..]);
+        let said = match error.status() {
+            Some(status) => status.message.clone(),
+            None => String::from_utf8_lossy(payload).into_owned(),
+        };
+        let after = error
+            .http_headers()
+            .and_then(|headers| headers.get("retry-after"))
+            .and_then(|value| value.to_str().ok());
+        return of_status(status, &said, after);
+    }
+    if error.is_authentication() {
+        return of_credentials(error);
+    }
+    let text = chain(error);
+    // The SDK compares the checksum of a whole read at its end.
+    if error.is_deserialization() || text.contains("checksum") {
+        return Attempt::Damaged(text);
+    }
+    Attempt::Again(text, None)
+}
+
+/// Tokens come from a server too, which may be away; a file that is no credentials file stays one.
+pub(super) fn of_credentials(error: &(dyn std::error::Error + 'static)) -> Attempt {
+    let mut source = Some(error);
+    while let Some(inner) = source {
+        if let Some(credentials) =
+            inner.downcast_ref::<google_cloud_auth::errors::CredentialsError>()
+            && !credentials.is_transient()
+        {
+            return Attempt::Refused(401, chain(error));
+        }
+        source = inner.source();
+    }
+    Attempt::Again(chain(error), None)
+}
+
+/// An answer that is no success.
+pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> Attempt {
+    let text = format!("the server says: {}", short(said));
+    match status {
+        404 => Attempt::NotFound(text),
+        408 | 429 | 500..=599 => {
+            let after = retry_after.and_then(|value| value.trim().parse().ok());
+            Attempt::Again(
+                format!("{text} (HTTP {status})"),
+                after.map(Duration::from_secs),
+            )
+        }
+        401 | 403 => Attempt::Refused(status, text),
+        412 => Attempt::Exists,
+        _ => Attempt::Refused(status, format!("{text} (HTTP {status})")),
+    }
+}
+
+/// An error with what caused it.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = inner.source();
+    }
+    short(&text)
+}
+
+fn short(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}

@@ -1,0 +1,406 @@
+//! Google Cloud Storage: `gs://BUCKET/PREFIX`.
+//!
+//! Objects are written and read with Google's SDK; lists, deletions, compositions and metadata go over the JSON API with
+//! the same credentials ([`api`]), since the SDK has them over gRPC alone. An object is created with
+//! `ifGenerationMatch=0`. Every create carries a token of its own in the object's metadata: when the answer to a create
+//! was lost, and the next try is told that there is such an object, the token says whether it is this very one.
+
+mod api;
+mod error;
+mod upload;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use google_cloud_auth::credentials::{self, Credentials};
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_storage::client::Storage;
+use google_cloud_storage::model_ext::ReadRange;
+use tokio::time::timeout;
+
+use api::Api;
+use error::{Attempt, Call};
+
+use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, check_name};
+
+/// An emulator instead of Google, as in Google's own SDKs: `http://host:port` or `host:port`.
+const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
+/// What the credentials are asked for.
+const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+/// Metadata of an object: the token of the create that made it.
+const TOKEN_KEY: &str = "backfeed-create";
+/// One try of one request. The longest carries a part of 8 MiB, which a line of 1 Mbit/s takes in this time.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(70);
+/// No byte of a read for so long: the connection is dead.
+const READ_STALL: Duration = Duration::from_secs(30);
+/// After so long without success a call returns, and tells; who can wait longer calls again.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// A read is resumed so many times without a byte in between.
+const RESUMES: u32 = 6;
+/// Chunks that a read gives are not larger.
+const CHUNK: usize = 1 << 20;
+
+/// A prefix in a bucket of Google Cloud Storage.
+#[derive(Debug, Clone)]
+pub struct GcsStore {
+    bucket: String,
+    /// Empty, or with a `/` at its end.
+    prefix: String,
+    client: Storage,
+    api: Api,
+}
+
+impl GcsStore {
+    /// Opens `gs://BUCKET[/PREFIX]` with Application Default Credentials. Nothing is asked of the network yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Permanent`]: a wrong URL, or credentials that cannot be used.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let emulator = std::env::var(EMULATOR_VARIABLE).ok();
+        Self::open_at(url, emulator.filter(|host| !host.is_empty())).await
+    }
+
+    /// The same, with the emulator named.
+    pub(super) async fn open_at(url: &str, emulator: Option<String>) -> Result<Self, StoreError> {
+        let refuse = |cause: String| StoreError::Permanent {
+            what: format!("cannot open the store {url}"),
+            cause,
+        };
+        let (bucket, prefix) = parse(url).map_err(refuse)?;
+        let emulated = emulator.is_some();
+        let endpoint = emulator.map(|host| match host.contains("://") {
+            true => host.trim_end_matches('/').to_owned(),
+            false => format!("http://{host}"),
+        });
+        let credentials = credentials(emulated).map_err(refuse)?;
+        let mut builder = Storage::builder()
+            .with_credentials(credentials.clone())
+            // Retries are ours, the same for every kind of call.
+            .with_retry_policy(NeverRetry)
+            // One request creates an object, whatever its size: what is long goes up in parts of ours.
+            .with_resumable_upload_threshold(usize::MAX);
+        if let Some(endpoint) = &endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let client = builder.build().await.map_err(|error| {
+            refuse(format!(
+                "no client of Google Cloud Storage can be made: {error}"
+            ))
+        })?;
+        let api = Api::new(endpoint, credentials, &bucket).map_err(refuse)?;
+        Ok(Self {
+            bucket,
+            prefix,
+            client,
+            api,
+        })
+    }
+
+    fn object(&self, name: &str) -> Result<String, StoreError> {
+        let object = format!("{}{name}", self.prefix);
+        check_name(&object)?;
+        Ok(object)
+    }
+
+    fn shown(&self, object: &str) -> String {
+        format!("gs://{}/{object}", self.bucket)
+    }
+
+    fn bucket_resource(&self) -> String {
+        format!("projects/_/buckets/{}", self.bucket)
+    }
+
+    /// Creates an object, as often as it takes within `limit`. The object is ours, and whole, when it returns.
+    async fn put(&self, object: &str, body: Bytes, limit: Duration) -> Result<(), StoreError> {
+        let token = token();
+        let crc = upload::crc32c_of(&body);
+        let call = Call::new("create", self.shown(object), limit);
+        call.run(|| async {
+            let written = self
+                .client
+                .write_object(self.bucket_resource(), object, body.clone())
+                .set_if_generation_match(0_i64)
+                .set_metadata([(TOKEN_KEY, token.as_str())])
+                .set_content_type("application/octet-stream")
+                .with_known_crc32c(crc)
+                .send_unbuffered();
+            match timeout(ATTEMPT_LIMIT, written).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) if error.http_status_code() == Some(412) => {
+                    self.check_ours(object, &token).await
+                }
+                Ok(Err(error)) => Err(error::of_sdk(&error)),
+                Err(_) => Err(error::too_slow(ATTEMPT_LIMIT)),
+            }
+        })
+        .await
+        .map_err(|error| self.own_name(error, object))
+    }
+
+    /// There is such an object: did this very create make it, and only its answer was lost?
+    async fn check_ours(&self, object: &str, token: &str) -> Result<(), Attempt> {
+        let found = self.api.metadata(object).await?;
+        match found.metadata.get(TOKEN_KEY) {
+            Some(theirs) if theirs == token => Ok(()),
+            _ => Err(Attempt::Exists),
+        }
+    }
+
+    /// Names in the errors that callers match are the callers'.
+    fn own_name(&self, error: StoreError, object: &str) -> StoreError {
+        let own = || {
+            object
+                .strip_prefix(&self.prefix)
+                .unwrap_or(object)
+                .to_owned()
+        };
+        match error {
+            StoreError::AlreadyExists { .. } => StoreError::AlreadyExists { name: own() },
+            StoreError::NotFound { .. } => StoreError::NotFound { name: own() },
+            other => other,
+        }
+    }
+
+    /// Opens `[from, end)` of one generation of an object.
+    async fn open_read(&self, object: &str, from: u64, end: u64) -> Result<Reading, StoreError> {
+        let call = Call::new("read", self.shown(object), CALL_LIMIT);
+        let reading = call
+            .run(|| async {
+                let range = if from == 0 && end == u64::MAX {
+                    ReadRange::all()
+                } else if end == u64::MAX {
+                    ReadRange::offset(from)
+                } else {
+                    ReadRange::segment(from, end.saturating_sub(from))
+                };
+                let read = self
+                    .client
+                    .read_object(self.bucket_resource(), object)
+                    .set_read_range(range)
+                    // Objects never change, so a read that broke off is resumed by a new one, from where it was.
+                    .with_read_resume_policy(google_cloud_storage::read_resume_policy::NeverResume)
+                    .send();
+                match timeout(READ_STALL, read).await {
+                    Ok(Ok(response)) => Ok(Some(response)),
+                    // The range begins at the end of the object, or beyond.
+                    Ok(Err(error)) if error.http_status_code() == Some(416) => Ok(None),
+                    Ok(Err(error)) => Err(error::of_sdk(&error)),
+                    Err(_) => Err(error::too_slow(READ_STALL)),
+                }
+            })
+            .await
+            .map_err(|error| self.own_name(error, object))?;
+        Ok(Reading {
+            store: self.clone(),
+            object: object.to_owned(),
+            response: reading,
+            pending: Bytes::new(),
+            at: from,
+            end,
+            resumes: RESUMES,
+        })
+    }
+}
+
+/// A read under way.
+struct Reading {
+    store: GcsStore,
+    object: String,
+    response: Option<google_cloud_storage::read_object::ReadObjectResponse>,
+    pending: Bytes,
+    at: u64,
+    end: u64,
+    /// How often it may still be resumed before the next byte.
+    resumes: u32,
+}
+
+impl Reading {
+    /// The next chunk; None at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            if !self.pending.is_empty() {
+                let chunk = self.pending.split_to(self.pending.len().min(CHUNK));
+                self.at = self.at.saturating_add(chunk.len() as u64);
+                return Ok(Some(chunk));
+            }
+            let Some(response) = &mut self.response else {
+                return Ok(None);
+            };
+            let failed = match timeout(READ_STALL, response.next()).await {
+                Ok(None) => {
+                    self.response = None;
+                    return Ok(None);
+                }
+                Ok(Some(Ok(bytes))) => {
+                    self.pending = bytes;
+                    self.resumes = RESUMES;
+                    continue;
+                }
+                Ok(Some(Err(error))) => error::of_sdk(&error),
+                Err(_) => error::too_slow(READ_STALL),
+            };
+            self.resume(failed).await?;
+        }
+    }
+
+    /// Goes on where the read broke off. Bytes that do not fit the object's checksum are no broken read.
+    async fn resume(&mut self, failed: Attempt) -> Result<(), StoreError> {
+        let what = format!("cannot read {}", self.store.shown(&self.object));
+        if self.resumes == 0 || !failed.may_resume() {
+            self.response = None;
+            return Err(failed.told(what));
+        }
+        let left = self.resumes.saturating_sub(1);
+        tokio::time::sleep(error::pause(RESUMES.saturating_sub(self.resumes))).await;
+        let again = self
+            .store
+            .open_read(&self.object, self.at, self.end)
+            .await?;
+        self.response = again.response;
+        self.resumes = left;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for GcsStore {
+    fn url(&self) -> String {
+        format!("gs://{}/{}", self.bucket, self.prefix)
+            .trim_end_matches('/')
+            .to_owned()
+    }
+
+    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        let object = self.object(name)?;
+        if body.len() > upload::PART {
+            let mut upload = self.upload(name).await?;
+            upload.write(body).await?;
+            return upload.commit().await;
+        }
+        self.put(&object, body, CALL_LIMIT).await
+    }
+
+    async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {
+        Ok(Box::new(upload::GcsUpload::new(
+            self.clone(),
+            self.object(name)?,
+        )))
+    }
+
+    async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
+        let object = self.object(name)?;
+        let range = range.unwrap_or(0..u64::MAX);
+        let reading = if range.start >= range.end {
+            let call = Call::new("read", self.shown(&object), CALL_LIMIT);
+            call.run(|| self.api.metadata(&object))
+                .await
+                .map_err(|error| self.own_name(error, &object))?;
+            return Ok(stream::empty().boxed());
+        } else {
+            self.open_read(&object, range.start, range.end).await?
+        };
+        Ok(stream::try_unfold(reading, |mut reading| async move {
+            let chunk = reading.next().await?;
+            Ok(chunk.map(|chunk| (chunk, reading)))
+        })
+        .boxed())
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        let store = self.clone();
+        let full = format!("{}{prefix}", self.prefix);
+        let from = from.map(|from| format!("{}{from}", self.prefix));
+        let pages = stream::try_unfold(Some(String::new()), move |page| {
+            let (store, full, from) = (store.clone(), full.clone(), from.clone());
+            async move {
+                let Some(page) = page else { return Ok(None) };
+                let shown = format!("{}*", store.shown(&full));
+                let call = Call::new("list", shown, CALL_LIMIT);
+                let list = call
+                    .run(|| store.api.list(&full, from.as_deref(), &page))
+                    .await?;
+                let next = list.next_page_token.filter(|token| !token.is_empty());
+                let found: Vec<Result<ObjectMeta, StoreError>> = list
+                    .items
+                    .into_iter()
+                    .filter_map(|item| {
+                        let name = item.name.strip_prefix(&store.prefix)?;
+                        // Not every emulator knows `startOffset`.
+                        let early = from.as_ref().is_some_and(|from| item.name < *from);
+                        if early || name.starts_with(upload::PARTS) {
+                            return None;
+                        }
+                        Some(Ok(ObjectMeta {
+                            name: name.to_owned(),
+                            size: item.size.parse().unwrap_or(0),
+                        }))
+                    })
+                    .collect();
+                Ok::<_, StoreError>(Some((stream::iter(found), next)))
+            }
+        });
+        pages.try_flatten().boxed()
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let object = self.object(name)?;
+        let call = Call::new("delete", self.shown(&object), CALL_LIMIT);
+        match call.run(|| self.api.delete(&object)).await {
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            done => done,
+        }
+    }
+}
+
+/// Application Default Credentials: a service account's file, a federation, an impersonation, `gcloud`'s login, or what the
+/// metadata server gives (Workload Identity).
+fn credentials(emulated: bool) -> Result<Credentials, String> {
+    if emulated {
+        return Ok(credentials::anonymous::Builder::new().build());
+    }
+    credentials::Builder::default()
+        .with_scopes([SCOPE])
+        .build()
+        .map_err(|error| {
+            format!(
+                "no Google credentials can be used: {error}. On GKE use Workload Identity; elsewhere let \
+                 GOOGLE_APPLICATION_CREDENTIALS name a credentials file, or run `gcloud auth application-default login`"
+            )
+        })
+}
+
+fn parse(url: &str) -> Result<(String, String), String> {
+    let form = "write gs://BUCKET or gs://BUCKET/PREFIX";
+    let rest = url
+        .strip_prefix("gs://")
+        .ok_or_else(|| format!("it begins with no gs://; {form}"))?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    if bucket.len() < 3 || !bucket.chars().all(allowed) {
+        return Err(format!("`{bucket}` cannot be the name of a bucket; {form}"));
+    }
+    let prefix = prefix.trim_end_matches('/');
+    if prefix.contains(['?', '#']) {
+        return Err(format!("? and # are not taken in a prefix; {form}"));
+    }
+    if prefix.is_empty() {
+        return Ok((bucket.to_owned(), String::new()));
+    }
+    check_name(prefix).map_err(|error| format!("{error}; {form}"))?;
+    Ok((bucket.to_owned(), format!("{prefix}/")))
+}
+
+fn token() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+#[path = "gcs_tests.rs"]
+mod tests;

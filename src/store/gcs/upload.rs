@@ -1,0 +1,281 @@
+//! An object of unknown length: parts in parallel, composed into one object at the end.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use tokio::task::JoinSet;
+
+use super::error::{Attempt, Call};
+use super::{CALL_LIMIT, GcsStore, token};
+use crate::store::{StoreError, Upload};
+
+/// Size of a part. An object that is not longer is created at once.
+pub(super) const PART: usize = 8 << 20;
+/// Parts on their way at once, beside the one that fills: 24 MiB in all.
+const PARALLEL: usize = 2;
+/// What the service composes at once.
+const COMPOSE: usize = 32;
+/// Where parts lie before they are composed: `.parts/<upload>/<number>`, in no listing.
+pub(super) const PARTS: &str = ".parts/";
+/// A part is tried for so long: an outage of minutes must not cost a full sync.
+const PART_LIMIT: Duration = Duration::from_secs(600);
+
+/// An object in the making.
+pub(super) struct GcsUpload {
+    store: GcsStore,
+    object: String,
+    token: String,
+    filling: BytesMut,
+    crc: Digest,
+    sending: JoinSet<Result<(), StoreError>>,
+    /// Parts made so far, and compositions of parts; what has more bytes comes first. Level n holds compositions of 32^n parts.
+    levels: Vec<Vec<String>>,
+    made: u64,
+    leftovers: Vec<String>,
+}
+
+impl GcsUpload {
+    pub(super) fn new(store: GcsStore, object: String) -> Self {
+        Self {
+            store,
+            object,
+            token: token(),
+            filling: BytesMut::new(),
+            crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
+            sending: JoinSet::new(),
+            levels: vec![Vec::new()],
+            made: 0,
+            leftovers: Vec::new(),
+        }
+    }
+
+    fn new_name(&mut self) -> String {
+        let name = format!(
+            "{}{PARTS}{}/{:08}",
+            self.store.prefix, self.token, self.made
+        );
+        self.made = self.made.saturating_add(1);
+        name
+    }
+
+    /// Sends what has filled.
+    async fn send_part(&mut self) -> Result<(), StoreError> {
+        while self.sending.len() >= PARALLEL {
+            self.await_part().await?;
+        }
+        let body = self.filling.split().freeze();
+        let name = self.new_name();
+        let full = match self.levels.first_mut() {
+            Some(parts) => {
+                parts.push(name.clone());
+                parts.len() >= COMPOSE
+            }
+            None => false,
+        };
+        let store = self.store.clone();
+        self.sending
+            .spawn(async move { store.put(&name, body, PART_LIMIT).await });
+        if full {
+            self.compose_up(0).await?;
+        }
+        Ok(())
+    }
+
+    async fn await_part(&mut self) -> Result<(), StoreError> {
+        match self.sending.join_next().await {
+            Some(Ok(sent)) => sent,
+            Some(Err(error)) => Err(StoreError::Transient {
+                what: format!("cannot create {}", self.store.shown(&self.object)),
+                cause: error.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn await_parts(&mut self) -> Result<(), StoreError> {
+        while !self.sending.is_empty() {
+            self.await_part().await?;
+        }
+        Ok(())
+    }
+
+    /// Composes a full level into one object of the next, and so on.
+    async fn compose_up(&mut self, mut level: usize) -> Result<(), StoreError> {
+        self.await_parts().await?;
+        while let Some(parts) = self.levels.get_mut(level) {
+            if parts.len() < COMPOSE {
+                break;
+            }
+            let parts = std::mem::take(parts);
+            let name = self.new_name();
+            self.compose(&parts, &name).await?;
+            self.sweep(parts).await;
+            level = level.saturating_add(1);
+            match self.levels.get_mut(level) {
+                Some(above) => above.push(name),
+                None => self.levels.push(vec![name]),
+            }
+        }
+        Ok(())
+    }
+
+    /// Composes `parts` into a new object; gives its CRC32C.
+    async fn compose(&self, parts: &[String], object: &str) -> Result<u32, StoreError> {
+        let call = Call::new("create", self.store.shown(object), PART_LIMIT);
+        call.run(|| async {
+            match self.store.api.compose(parts, object, &self.token).await {
+                Err(Attempt::Exists) => {
+                    self.store.check_ours(object, &self.token).await?;
+                    crc32c(&self.store.api.metadata(object).await?.crc32c)
+                }
+                done => crc32c(&done?.crc32c),
+            }
+        })
+        .await
+        .map_err(|error| self.store.own_name(error, object))
+    }
+
+    /// Parts that were composed are of no more use. One that cannot be deleted is left to the bucket's lifecycle rule.
+    async fn sweep(&mut self, parts: Vec<String>) {
+        for part in parts {
+            let call = Call::new("delete", self.store.shown(&part), CALL_LIMIT);
+            if let Err(error) = call.run(|| self.store.api.delete(&part)).await
+                && !matches!(error, StoreError::NotFound { .. })
+            {
+                tracing::debug!(%error, "a part is left over");
+            }
+        }
+    }
+
+    /// What is to be composed at last: the largest first, and at most as many as the service takes.
+    async fn last_parts(&mut self) -> Result<Vec<String>, StoreError> {
+        self.await_parts().await?;
+        let count = |levels: &[Vec<String>]| levels.iter().map(Vec::len).sum::<usize>();
+        let mut level = 0;
+        while count(&self.levels) > COMPOSE {
+            let Some(parts) = self.levels.get_mut(level).map(std::mem::take) else {
+                break;
+            };
+            level = level.saturating_add(1);
+            if parts.is_empty() {
+                continue;
+            }
+            let name = self.new_name();
+            self.compose(&parts, &name).await?;
+            self.leftovers.extend(parts);
+            match self.levels.get_mut(level) {
+                Some(above) => above.push(name),
+                None => self.levels.push(vec![name]),
+            }
+        }
+        Ok(self.levels.iter().rev().flatten().cloned().collect())
+    }
+
+    async fn finish(&mut self) -> Result<(), StoreError> {
+        if !self.filling.is_empty() {
+            self.send_part().await?;
+        }
+        let parts = self.last_parts().await?;
+        self.leftovers.extend(parts.iter().cloned());
+        let stored = self.compose(&parts, &self.object).await?;
+        let ours = u32::try_from(self.crc.finalize()).unwrap_or_default();
+        if stored == ours {
+            return Ok(());
+        }
+        let call = Call::new("delete", self.store.shown(&self.object), CALL_LIMIT);
+        call.run(|| self.store.api.delete(&self.object)).await?;
+        Err(StoreError::Transient {
+            what: format!("cannot create {}", self.store.shown(&self.object)),
+            cause: format!(
+                "what was stored has the CRC32C {stored:08x}, what was sent {ours:08x}; it was deleted"
+            ),
+        })
+    }
+}
+
+#[async_trait]
+impl Upload for GcsUpload {
+    async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        self.crc.update(&chunk);
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            // More will follow only when there is more: an object of just one part is created at once.
+            if self.filling.len() >= PART {
+                self.send_part().await?;
+            }
+            if self.filling.is_empty() && self.made > 0 {
+                self.filling.reserve(PART);
+            }
+            let room = PART.saturating_sub(self.filling.len()).min(rest.len());
+            let (head, tail) = rest.split_at(room);
+            self.filling.extend_from_slice(head);
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        if self.made == 0 {
+            let body = self.filling.split().freeze();
+            return self.store.put(&self.object, body, PART_LIMIT).await;
+        }
+        let done = self.finish().await;
+        let leftovers = std::mem::take(&mut self.leftovers);
+        self.sweep(leftovers).await;
+        done
+    }
+}
+
+impl Drop for GcsUpload {
+    /// An upload given up: its parts are swept beside, as far as that works.
+    fn drop(&mut self) {
+        self.sending.abort_all();
+        let parts: Vec<String> = self.levels.drain(..).flatten().collect();
+        if self.made == 0 || parts.is_empty() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let api = self.store.api.clone();
+        runtime.spawn(async move {
+            for part in parts {
+                // Best effort: the lifecycle rule for `.parts/` takes what is left.
+                let _ = api.delete(&part).await;
+            }
+        });
+    }
+}
+
+/// CRC32C of an object, as the service has it.
+pub(super) fn crc32c_of(body: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, body)).unwrap_or_default()
+}
+
+/// Of base64 of four bytes, the highest first.
+fn crc32c(text: &str) -> Result<u32, Attempt> {
+    let sextet = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte.wrapping_sub(b'A')),
+        b'a'..=b'z' => Some(byte.wrapping_sub(b'a').wrapping_add(26)),
+        b'0'..=b'9' => Some(byte.wrapping_sub(b'0').wrapping_add(52)),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let bits = text
+        .trim_end_matches('=')
+        .bytes()
+        .try_fold(0_u64, |bits, byte| {
+            Some((bits << 6) | u64::from(sextet(byte)?))
+        });
+    // Six digits are 36 bits, of which the last four are padding.
+    match bits.filter(|_| text.trim_end_matches('=').len() == 6) {
+        Some(bits) => Ok(u32::try_from((bits >> 4) & 0xFFFF_FFFF).unwrap_or_default()),
+        None => Err(Attempt::Refused(
+            200,
+            format!("the server gives no CRC32C of what it composed: {text:?}"),
+        )),
+    }
+}

@@ -1,0 +1,310 @@
+//! Google Cloud Storage as an emulator has it (`tests/emulators.sh`), behind a proxy that can do harm.
+//!
+//! Stands alone, as the unit tests of the store use it too.
+
+use std::collections::VecDeque;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures::StreamExt;
+
+/// What happens to a request.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Not passed on; answered with this status, and maybe `Retry-After` in seconds.
+    Status(u16, Option<u64>),
+    /// Passed on and done, but the answer is this status.
+    Lost(u16),
+    /// Passed on; of the answer so many bytes come, then the connection is cut.
+    CutAnswer(usize),
+    /// Not passed on: the connection is cut in the middle of the body, or before the answer.
+    CutRequest,
+    /// Passed on; one bit of the answer's body is another one.
+    WrongAnswer,
+    /// Passed on; the answer comes in small pieces with pauses.
+    Trickle(Duration),
+}
+
+/// Whom a fault hits: method, a part of path and query, and how many requests.
+#[derive(Debug)]
+struct Rule {
+    method: &'static str,
+    part: &'static str,
+    times: usize,
+    fault: Fault,
+}
+
+/// A running emulator, and the proxy before it.
+pub struct Gcs {
+    child: Child,
+    port: u16,
+    directory: tempfile::TempDir,
+    proxy: u16,
+    shared: Arc<Shared>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+struct Shared {
+    upstream: String,
+    client: reqwest::Client,
+    rules: Mutex<VecDeque<Rule>>,
+    log: Mutex<Vec<String>>,
+}
+
+impl Gcs {
+    /// Starts one with an empty bucket of that name.
+    pub fn start(bucket: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(directory.path().join(bucket)).unwrap();
+        let port = free_port();
+        let child = spawn(port, &directory);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let shared = Arc::new(Shared {
+            upstream: format!("http://127.0.0.1:{port}"),
+            client: reqwest::Client::builder()
+                .no_proxy()
+                .pool_max_idle_per_host(0)
+                .build()
+                .unwrap(),
+            rules: Mutex::default(),
+            log: Mutex::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = listener.local_addr().unwrap().port();
+        listener.set_nonblocking(true).unwrap();
+        let app = axum::Router::new()
+            .fallback(pass)
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(Arc::clone(&shared));
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, app).await.unwrap();
+        });
+        let gcs = Self {
+            child,
+            port,
+            directory,
+            proxy,
+            shared,
+            _runtime: runtime,
+        };
+        gcs.wait_up();
+        gcs
+    }
+
+    /// For `STORAGE_EMULATOR_HOST`.
+    pub fn host(&self) -> String {
+        format!("http://127.0.0.1:{}", self.proxy)
+    }
+
+    /// The next `times` requests of `method` whose path and query have `part` in them meet `fault`.
+    pub fn fault(&self, method: &'static str, part: &'static str, times: usize, fault: Fault) {
+        self.shared.rules.lock().unwrap().push_back(Rule {
+            method,
+            part,
+            times,
+            fault,
+        });
+    }
+
+    /// No faults from now on; gives how many were still to come.
+    pub fn heal(&self) -> usize {
+        let mut rules = self.shared.rules.lock().unwrap();
+        rules.drain(..).map(|rule| rule.times).sum()
+    }
+
+    /// The requests so far: method, path and query.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.log.lock().unwrap().clone()
+    }
+
+    /// `kill -9`. What it has stored stays.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after [`Self::kill`], at the same address.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.port, &self.directory);
+        self.wait_up();
+    }
+
+    fn wait_up(&self) {
+        for _ in 0..600 {
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the emulator of Google Cloud Storage does not come up");
+    }
+}
+
+impl Drop for Gcs {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
+    let root = std::env::var_os("BACKFEED_TEST_SERVERS").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/test-servers"),
+        PathBuf::from,
+    );
+    let program = root.join("fake-gcs/bin/fake-gcs");
+    Command::new(&program)
+        .args(["-scheme", "http", "-host", "127.0.0.1", "-port"])
+        .arg(port.to_string())
+        .args(["-backend", "filesystem", "-filesystem-root"])
+        .arg(directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!(
+                "{}: {error}. The emulator is missing: run tests/emulators.sh",
+                program.display()
+            )
+        })
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
+    let method = request.method().clone();
+    shared
+        .log
+        .lock()
+        .unwrap()
+        .push(format!("{method} {target}"));
+    let fault = take(&shared, method.as_str(), &target);
+    match fault {
+        Some(Fault::Status(status, after)) => {
+            // The body is taken first, as servers do.
+            let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+            return answer(status, after);
+        }
+        Some(Fault::CutRequest) => {
+            let mut body = request.into_body().into_data_stream();
+            let _ = body.next().await;
+            return cut(Bytes::new());
+        }
+        _ => {}
+    }
+    let (parts, body) = request.into_parts();
+    let body = match axum::body::to_bytes(body, usize::MAX).await {
+        Ok(body) => body,
+        Err(_) => return answer(400, None),
+    };
+    let mut forward = shared
+        .client
+        .request(method, format!("{}{target}", shared.upstream))
+        .body(body);
+    for (name, value) in &parts.headers {
+        if !matches!(
+            name.as_str(),
+            "host" | "content-length" | "connection" | "transfer-encoding" | "accept-encoding"
+        ) {
+            forward = forward.header(name, value);
+        }
+    }
+    let Ok(theirs) = forward.send().await else {
+        // The emulator is dead: as if nobody listened.
+        return cut(Bytes::new());
+    };
+    if let Some(Fault::Lost(status)) = fault {
+        return answer(status, None);
+    }
+    let mut response = Response::builder().status(theirs.status());
+    for (name, value) in theirs.headers() {
+        if !matches!(
+            name.as_str(),
+            "content-length" | "connection" | "transfer-encoding"
+        ) {
+            response = response.header(name, value);
+        }
+    }
+    let Ok(body) = theirs.bytes().await else {
+        return cut(Bytes::new());
+    };
+    let body = match fault {
+        Some(Fault::CutAnswer(length)) => {
+            return response
+                .header("content-length", body.len())
+                .body(broken(body.slice(..length.min(body.len()))))
+                .unwrap();
+        }
+        Some(Fault::WrongAnswer) => {
+            let mut wrong = body.to_vec();
+            let middle = wrong.len() / 2;
+            wrong[middle] ^= 1;
+            Body::from(wrong)
+        }
+        Some(Fault::Trickle(pause)) => {
+            let step = (body.len() / 10).max(1);
+            let pieces: Vec<Bytes> = body.chunks(step).map(Bytes::copy_from_slice).collect();
+            Body::from_stream(futures::stream::iter(pieces).then(move |piece| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, std::io::Error>(piece)
+            }))
+        }
+        _ => Body::from(body),
+    };
+    response.body(body).unwrap()
+}
+
+fn take(shared: &Shared, method: &str, target: &str) -> Option<Fault> {
+    let mut rules = shared.rules.lock().unwrap();
+    let at = rules
+        .iter()
+        .position(|rule| rule.method == method && target.contains(rule.part))?;
+    let rule = &mut rules[at];
+    rule.times -= 1;
+    let fault = rule.fault.clone();
+    if rule.times == 0 {
+        rules.remove(at);
+    }
+    Some(fault)
+}
+
+fn answer(status: u16, after: Option<u64>) -> Response {
+    let mut response = Response::builder().status(status);
+    if let Some(after) = after {
+        response = response.header("retry-after", after);
+    }
+    let text = format!("{{\"error\":{{\"code\":{status},\"message\":\"made up by the test\"}}}}");
+    response.body(Body::from(text)).unwrap()
+}
+
+/// So much, then the connection is cut.
+fn cut(before: Bytes) -> Response {
+    Response::builder()
+        .header("content-length", before.len() + 1)
+        .body(broken(before))
+        .unwrap()
+}
+
+fn broken(before: Bytes) -> Body {
+    let end = Err(std::io::Error::other("cut by the test"));
+    Body::from_stream(futures::stream::iter([Ok(before), end]))
+}
