@@ -225,19 +225,7 @@ mod tests {
     use super::*;
 
     fn to(target: &str) -> Request {
-        let config = RestoreConfig {
-            to: target.parse().unwrap(),
-            at: None,
-            offset: None,
-            history: None,
-            continue_history: false,
-            dry_run: false,
-            force: false,
-            json: false,
-            listen: None,
-            announce: None,
-            listen_password: None,
-        };
+        let config = RestoreConfig::latest(target.parse().unwrap());
         request(config, 0).unwrap()
     }
 

@@ -157,17 +157,10 @@ fn a_destination_is_a_server_a_directory_or_a_file() {
 #[test]
 fn a_history_is_continued_on_a_server_from_its_end_alone() {
     let config = |to: &str, at: Option<&str>, offset| RestoreConfig {
-        to: to.parse().unwrap(),
         at: at.map(str::to_owned),
         offset,
-        history: None,
         continue_history: true,
-        dry_run: false,
-        force: false,
-        json: false,
-        listen: None,
-        announce: None,
-        listen_password: None,
+        ..RestoreConfig::latest(to.parse().unwrap())
     };
     assert!(config("redis://h", None, None).checked().is_ok());
     assert!(config("redis://h", Some("latest"), None).checked().is_ok());

@@ -243,6 +243,24 @@ pub struct RestoreConfig {
 }
 
 impl RestoreConfig {
+    /// The latest point to there, and nothing special.
+    #[must_use]
+    pub fn latest(to: Dest) -> Self {
+        Self {
+            to,
+            at: None,
+            offset: None,
+            history: None,
+            continue_history: false,
+            dry_run: false,
+            force: false,
+            json: false,
+            listen: None,
+            announce: None,
+            listen_password: None,
+        }
+    }
+
     /// Checks the settings against each other.
     pub fn checked(self) -> Result<Self, ConfigError> {
         if self.continue_history {
