@@ -196,6 +196,13 @@ pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> A
             )
         }
         401 | 403 => Attempt::Refused(status, text),
+        // What came there has another checksum than what was sent: nothing was created.
+        400 if ["crc32c", "checksum", "md5"]
+            .iter()
+            .any(|word| said.to_ascii_lowercase().contains(word)) =>
+        {
+            Attempt::Again(text, None)
+        }
         412 => Attempt::Exists,
         _ => Attempt::Refused(status, format!("{text} (HTTP {status})")),
     }
@@ -221,5 +228,69 @@ fn short(text: &str) -> String {
     match line.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
         None => line,
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_garbled_on_its_way_up_is_sent_again() {
+        let said = "Provided CRC32C \"AAAAAA==\" doesn't match calculated CRC32C \"yZRlqg==\".";
+        assert!(matches!(of_status(400, said, None), Attempt::Again(..)));
+        let said = "Invalid argument.";
+        assert!(matches!(of_status(400, said, None), Attempt::Refused(..)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_within_its_limit_and_waits_as_asked() {
+        let mut tries = 0;
+        let call = Call::new("list", "gs://b/x".to_owned(), Duration::from_secs(30));
+        let begun = Instant::now();
+        let error = call
+            .run(|| {
+                tries += 1;
+                async { Err::<(), _>(of_status(503, "away", None)) }
+            })
+            .await
+            .unwrap_err();
+        assert!(error.is_transient());
+        assert!((5..20).contains(&tries), "{tries} tries");
+        assert!(begun.elapsed() <= Duration::from_secs(30));
+
+        let mut times = Vec::new();
+        call.run(|| {
+            times.push(Instant::now());
+            let done = times.len() > 1;
+            async move {
+                match done {
+                    true => Ok(()),
+                    false => Err(of_status(429, "slow down", Some("7"))),
+                }
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(times.len(), 2);
+        assert!(times[1].duration_since(times[0]) >= Duration::from_secs(7));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_vary() {
+        for n in 0..80 {
+            let longest = PAUSE_FIRST.saturating_mul(1 << n.min(16)).min(PAUSE_MAX);
+            let pause = pause(n);
+            assert!(
+                pause <= longest && pause >= longest.mul_f64(0.74),
+                "{n}: {pause:?}"
+            );
+        }
+        assert!((0..20).any(|_| pause(3) != pause(3)));
     }
 }

@@ -5,9 +5,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
-    clippy::expect_used,
-    unreachable_pub,
-    dead_code
+    clippy::expect_used
 )]
 
 #[path = "../../../tests/support/gcs.rs"]
@@ -198,11 +196,18 @@ fn a_read_that_breaks_off_goes_on_and_wrong_bytes_are_found() {
         );
         assert_eq!(read(&store, "o").await.unwrap(), body(3_000_000));
         assert_eq!(gcs.heal(), 0);
-        gcs.fault("GET", "/o/r%2Fo", 1, Fault::WrongAnswer);
-        let error = read(&store, "o").await.unwrap_err();
-        assert!(error.is_transient(), "{error}");
-        assert!(error.to_string().contains("checksum"), "{error}");
-        assert!(error.to_string().contains("gs://bucket/r/o"), "{error}");
+        // In one piece, and in the piece after a cut.
+        for cut in [false, true] {
+            if cut {
+                gcs.fault("GET", "/o/r%2Fo", 1, Fault::CutAnswer(1_000_000));
+            }
+            gcs.fault("GET", "/o/r%2Fo", 1, Fault::WrongAnswer);
+            let error = read(&store, "o").await.unwrap_err();
+            assert_eq!(gcs.heal(), 0);
+            assert!(error.is_transient(), "{error}");
+            assert!(error.to_string().contains("checksum"), "{error}");
+            assert!(error.to_string().contains("gs://bucket/r/o"), "{error}");
+        }
     });
 }
 

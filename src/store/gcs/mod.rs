@@ -7,6 +7,7 @@
 
 mod api;
 mod error;
+mod reading;
 mod upload;
 
 use std::ops::Range;
@@ -19,10 +20,13 @@ use google_cloud_auth::credentials::{self, Credentials};
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use google_cloud_storage::model_ext::ReadRange;
+use google_cloud_storage::read_object::ReadObjectResponse;
+use google_cloud_storage::read_resume_policy::NeverResume;
 use tokio::time::timeout;
 
 use api::Api;
 use error::{Attempt, Call};
+use reading::Reading;
 
 use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, check_name};
 
@@ -32,16 +36,14 @@ const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
 const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 /// Metadata of an object: the token of the create that made it.
 const TOKEN_KEY: &str = "backfeed-create";
-/// One try of one request. The longest carries a part of 8 MiB, which a line of 1 Mbit/s takes in this time.
+/// One try of one request. The longest carries [`SINGLE`] bytes, which a line of 4 Mbit/s takes in this time.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(70);
 /// No byte of a read for so long: the connection is dead.
 const READ_STALL: Duration = Duration::from_secs(30);
 /// After so long without success a call returns, and tells; who can wait longer calls again.
-const CALL_LIMIT: Duration = Duration::from_secs(60);
-/// A read is resumed so many times without a byte in between.
-const RESUMES: u32 = 6;
-/// Chunks that a read gives are not larger.
-const CHUNK: usize = 1 << 20;
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// Up to so many bytes that are in memory anyway go up in one request. The longest log segments are below it.
+const SINGLE: usize = 32 << 20;
 
 /// A prefix in a bucket of Google Cloud Storage.
 #[derive(Debug, Clone)]
@@ -142,7 +144,15 @@ impl GcsStore {
 
     /// There is such an object: did this very create make it, and only its answer was lost?
     async fn check_ours(&self, object: &str, token: &str) -> Result<(), Attempt> {
-        let found = self.api.metadata(object).await?;
+        let found = match self.api.metadata(object).await {
+            Err(Attempt::NotFound(cause)) => {
+                return Err(Attempt::Again(
+                    format!("it was deleted meanwhile: {cause}"),
+                    None,
+                ));
+            }
+            found => found?,
+        };
         match found.metadata.get(TOKEN_KEY) {
             Some(theirs) if theirs == token => Ok(()),
             _ => Err(Attempt::Exists),
@@ -164,104 +174,38 @@ impl GcsStore {
         }
     }
 
-    /// Opens `[from, end)` of one generation of an object.
-    async fn open_read(&self, object: &str, from: u64, end: u64) -> Result<Reading, StoreError> {
+    /// Asks for `[from, end)` of an object, of that generation if one is given. None: the object ends before.
+    async fn request(
+        &self,
+        object: &str,
+        (from, end): (u64, u64),
+        generation: Option<i64>,
+    ) -> Result<Option<ReadObjectResponse>, StoreError> {
         let call = Call::new("read", self.shown(object), CALL_LIMIT);
-        let reading = call
-            .run(|| async {
-                let range = if from == 0 && end == u64::MAX {
-                    ReadRange::all()
-                } else if end == u64::MAX {
-                    ReadRange::offset(from)
-                } else {
-                    ReadRange::segment(from, end.saturating_sub(from))
-                };
-                let read = self
-                    .client
-                    .read_object(self.bucket_resource(), object)
-                    .set_read_range(range)
-                    // Objects never change, so a read that broke off is resumed by a new one, from where it was.
-                    .with_read_resume_policy(google_cloud_storage::read_resume_policy::NeverResume)
-                    .send();
-                match timeout(READ_STALL, read).await {
-                    Ok(Ok(response)) => Ok(Some(response)),
-                    // The range begins at the end of the object, or beyond.
-                    Ok(Err(error)) if error.http_status_code() == Some(416) => Ok(None),
-                    Ok(Err(error)) => Err(error::of_sdk(&error)),
-                    Err(_) => Err(error::too_slow(READ_STALL)),
-                }
-            })
-            .await
-            .map_err(|error| self.own_name(error, object))?;
-        Ok(Reading {
-            store: self.clone(),
-            object: object.to_owned(),
-            response: reading,
-            pending: Bytes::new(),
-            at: from,
-            end,
-            resumes: RESUMES,
-        })
-    }
-}
-
-/// A read under way.
-struct Reading {
-    store: GcsStore,
-    object: String,
-    response: Option<google_cloud_storage::read_object::ReadObjectResponse>,
-    pending: Bytes,
-    at: u64,
-    end: u64,
-    /// How often it may still be resumed before the next byte.
-    resumes: u32,
-}
-
-impl Reading {
-    /// The next chunk; None at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        loop {
-            if !self.pending.is_empty() {
-                let chunk = self.pending.split_to(self.pending.len().min(CHUNK));
-                self.at = self.at.saturating_add(chunk.len() as u64);
-                return Ok(Some(chunk));
+        call.run(|| async {
+            let range = match (from, end) {
+                (0, u64::MAX) => ReadRange::all(),
+                (_, u64::MAX) => ReadRange::offset(from),
+                _ => ReadRange::segment(from, end.saturating_sub(from)),
+            };
+            let mut read = self
+                .client
+                .read_object(self.bucket_resource(), object)
+                .set_read_range(range)
+                // The same limits for the first request and for those that resume it: ours.
+                .with_read_resume_policy(NeverResume);
+            if let Some(generation) = generation {
+                read = read.set_generation(generation);
             }
-            let Some(response) = &mut self.response else {
-                return Ok(None);
-            };
-            let failed = match timeout(READ_STALL, response.next()).await {
-                Ok(None) => {
-                    self.response = None;
-                    return Ok(None);
-                }
-                Ok(Some(Ok(bytes))) => {
-                    self.pending = bytes;
-                    self.resumes = RESUMES;
-                    continue;
-                }
-                Ok(Some(Err(error))) => error::of_sdk(&error),
-                Err(_) => error::too_slow(READ_STALL),
-            };
-            self.resume(failed).await?;
-        }
-    }
-
-    /// Goes on where the read broke off. Bytes that do not fit the object's checksum are no broken read.
-    async fn resume(&mut self, failed: Attempt) -> Result<(), StoreError> {
-        let what = format!("cannot read {}", self.store.shown(&self.object));
-        if self.resumes == 0 || !failed.may_resume() {
-            self.response = None;
-            return Err(failed.told(what));
-        }
-        let left = self.resumes.saturating_sub(1);
-        tokio::time::sleep(error::pause(RESUMES.saturating_sub(self.resumes))).await;
-        let again = self
-            .store
-            .open_read(&self.object, self.at, self.end)
-            .await?;
-        self.response = again.response;
-        self.resumes = left;
-        Ok(())
+            match timeout(READ_STALL, read.send()).await {
+                Ok(Ok(response)) => Ok(Some(response)),
+                Ok(Err(error)) if error.http_status_code() == Some(416) => Ok(None),
+                Ok(Err(error)) => Err(error::of_sdk(&error)),
+                Err(_) => Err(error::too_slow(READ_STALL)),
+            }
+        })
+        .await
+        .map_err(|error| self.own_name(error, object))
     }
 }
 
@@ -275,7 +219,7 @@ impl Store for GcsStore {
 
     async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
         let object = self.object(name)?;
-        if body.len() > upload::PART {
+        if body.len() > SINGLE {
             let mut upload = self.upload(name).await?;
             upload.write(body).await?;
             return upload.commit().await;
@@ -300,7 +244,7 @@ impl Store for GcsStore {
                 .map_err(|error| self.own_name(error, &object))?;
             return Ok(stream::empty().boxed());
         } else {
-            self.open_read(&object, range.start, range.end).await?
+            Reading::open(self.clone(), object, range).await?
         };
         Ok(stream::try_unfold(reading, |mut reading| async move {
             let chunk = reading.next().await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
+use futures::stream::{self, StreamExt};
 use tokio::task::JoinSet;
 
 use super::error::{Attempt, Call};
@@ -19,6 +20,8 @@ const PARALLEL: usize = 2;
 const COMPOSE: usize = 32;
 /// Where parts lie before they are composed: `.parts/<upload>/<number>`, in no listing.
 pub(super) const PARTS: &str = ".parts/";
+/// Parts deleted at once.
+const SWEEPS: usize = 8;
 /// A part is tried for so long: an outage of minutes must not cost a full sync.
 const PART_LIMIT: Duration = Duration::from_secs(600);
 
@@ -33,7 +36,6 @@ pub(super) struct GcsUpload {
     /// Parts made so far, and compositions of parts; what has more bytes comes first. Level n holds compositions of 32^n parts.
     levels: Vec<Vec<String>>,
     made: u64,
-    leftovers: Vec<String>,
 }
 
 impl GcsUpload {
@@ -47,7 +49,6 @@ impl GcsUpload {
             sending: JoinSet::new(),
             levels: vec![Vec::new()],
             made: 0,
-            leftovers: Vec::new(),
         }
     }
 
@@ -137,16 +138,9 @@ impl GcsUpload {
         .map_err(|error| self.store.own_name(error, object))
     }
 
-    /// Parts that were composed are of no more use. One that cannot be deleted is left to the bucket's lifecycle rule.
-    async fn sweep(&mut self, parts: Vec<String>) {
-        for part in parts {
-            let call = Call::new("delete", self.store.shown(&part), CALL_LIMIT);
-            if let Err(error) = call.run(|| self.store.api.delete(&part)).await
-                && !matches!(error, StoreError::NotFound { .. })
-            {
-                tracing::debug!(%error, "a part is left over");
-            }
-        }
+    /// Parts that were composed are of no more use.
+    async fn sweep(&self, parts: Vec<String>) {
+        sweep(self.store.clone(), parts).await;
     }
 
     /// What is to be composed at last: the largest first, and at most as many as the service takes.
@@ -164,7 +158,7 @@ impl GcsUpload {
             }
             let name = self.new_name();
             self.compose(&parts, &name).await?;
-            self.leftovers.extend(parts);
+            self.sweep(parts).await;
             match self.levels.get_mut(level) {
                 Some(above) => above.push(name),
                 None => self.levels.push(vec![name]),
@@ -178,8 +172,9 @@ impl GcsUpload {
             self.send_part().await?;
         }
         let parts = self.last_parts().await?;
-        self.leftovers.extend(parts.iter().cloned());
         let stored = self.compose(&parts, &self.object).await?;
+        self.levels.clear();
+        self.sweep(parts).await;
         let ours = u32::try_from(self.crc.finalize()).unwrap_or_default();
         if stored == ours {
             return Ok(());
@@ -221,32 +216,39 @@ impl Upload for GcsUpload {
             let body = self.filling.split().freeze();
             return self.store.put(&self.object, body, PART_LIMIT).await;
         }
-        let done = self.finish().await;
-        let leftovers = std::mem::take(&mut self.leftovers);
-        self.sweep(leftovers).await;
-        done
+        self.finish().await
     }
 }
 
 impl Drop for GcsUpload {
-    /// An upload given up: its parts are swept beside, as far as that works.
+    /// Given up: its parts are swept beside, as far as that works.
     fn drop(&mut self) {
         self.sending.abort_all();
         let parts: Vec<String> = self.levels.drain(..).flatten().collect();
-        if self.made == 0 || parts.is_empty() {
-            return;
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !parts.is_empty()
+        {
+            runtime.spawn(sweep(self.store.clone(), parts));
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let api = self.store.api.clone();
-        runtime.spawn(async move {
-            for part in parts {
-                // Best effort: the lifecycle rule for `.parts/` takes what is left.
-                let _ = api.delete(&part).await;
-            }
-        });
     }
+}
+
+/// Deletes parts. One that cannot be deleted is left to the bucket's lifecycle rule.
+async fn sweep(store: GcsStore, parts: Vec<String>) {
+    let delete = |part: String| {
+        let store = &store;
+        async move {
+            let call = Call::new("delete", store.shown(&part), CALL_LIMIT);
+            if let Err(error) = call.run(|| store.api.delete(&part)).await
+                && !matches!(error, StoreError::NotFound { .. })
+            {
+                tracing::debug!(%error, "a part is left over");
+            }
+        }
+    };
+    stream::iter(parts)
+        .for_each_concurrent(SWEEPS, delete)
+        .await;
 }
 
 /// CRC32C of an object, as the service has it.
