@@ -13,7 +13,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Backfeed, Ledger, Proxy, Rng, Server, Version, free_port, last_unit, list, run, wait_until,
+    Backfeed, Env, Fault, Gcs, Ledger, Proxy, Rng, Server, Version, free_port, last_unit, list,
+    list_with, run, run_with, wait_until,
 };
 
 /// A Redis without persistence, and backfeed beside it.
@@ -21,6 +22,7 @@ struct Pod {
     redis: Server,
     backfeed: Backfeed,
     store: String,
+    env: Env,
     _home: TempDir,
 }
 
@@ -28,16 +30,28 @@ impl Pod {
     fn start(version: Version, more: &[&str]) -> Self {
         let home = TempDir::new().unwrap();
         let store = format!("file://{}/bucket", home.path().display());
+        Self::start_on(version, home, store, Env::new(), more)
+    }
+
+    /// With its store in an emulator of Google Cloud Storage.
+    fn start_on_gcs(version: Version, gcs: &Gcs, more: &[&str]) -> Self {
+        let env = vec![("STORAGE_EMULATOR_HOST", gcs.host())];
+        let store = "gs://bucket/pod".to_owned();
+        Self::start_on(version, TempDir::new().unwrap(), store, env, more)
+    }
+
+    fn start_on(version: Version, home: TempDir, store: String, env: Env, more: &[&str]) -> Self {
         let listen = free_port();
         let redis = Server::builder(version)
             .port(free_port())
             .replicaof("127.0.0.1", listen)
             .start();
-        let backfeed = Backfeed::sidecar(&redis.url(), &store, listen, more);
+        let backfeed = Backfeed::sidecar_with(env.clone(), &redis.url(), &store, listen, more);
         Self {
             redis,
             backfeed,
             store,
+            env,
             _home: home,
         }
     }
@@ -53,7 +67,17 @@ impl Pod {
 
     /// One lineage, one full sync; the number of histories.
     fn check_lineage(&self) -> usize {
-        check_lineage(&list(&self.store))
+        check_lineage(&list_with(&self.env, &self.store))
+    }
+
+    /// A fresh server that is given everything holds what ours holds.
+    fn check_restore(&self) {
+        let copy = Server::start(self.redis.version(), &[]);
+        let url = copy.url();
+        let args = ["restore", "--store", &self.store, "--to", &url];
+        let output = run_with(&self.env, &args);
+        assert_eq!(output.code, 0, "{output:?}");
+        assert_eq!(copy.debug_digest(), self.redis.debug_digest());
     }
 
     /// What backfeed said, over all its lives.
@@ -136,13 +160,28 @@ fn kill_9_at_any_moment_on_valkey_9_1() {
     kill_9_at_any_moment(Version::Valkey91);
 }
 
+/// The store is killed and cut as well.
+#[test]
+fn kill_9_at_any_moment_on_google_cloud_storage() {
+    // Each round may wait for retries.
+    kill_9(Version::Redis70, Some(Gcs::start("bucket")), rounds() / 2);
+}
+
 fn kill_9_at_any_moment(version: Version) {
-    let (seed, rounds) = (seed(), rounds());
+    kill_9(version, None, rounds());
+}
+
+fn kill_9(version: Version, mut gcs: Option<Gcs>, rounds: u64) {
+    let seed = seed();
     eprintln!("{version}: {rounds} rounds; BACKFEED_CRASH_SEED={seed} repeats its choices");
     let begun = Instant::now();
     let mut rng = Rng::new(seed ^ u64::from(version.name().as_bytes()[0]) << 32);
     let interval = ["20ms", "200ms", "1s"][rng.below(3) as usize];
-    let mut pod = Pod::start(version, &["--flush-interval", interval]);
+    let flush = ["--flush-interval", interval];
+    let mut pod = match &gcs {
+        Some(gcs) => Pod::start_on_gcs(version, gcs, &flush),
+        None => Pod::start(version, &flush),
+    };
     let ledger = Ledger::start(pod.redis.port(), rng.next(), 1);
     ledger.wait_acked("the first ones");
     let mut killed = (0, 0);
@@ -170,6 +209,9 @@ fn kill_9_at_any_moment(version: Version) {
         if kill_redis {
             pod.redis.kill9();
         }
+        if let Some(gcs) = &mut gcs {
+            harm(gcs, &mut rng);
+        }
         thread::sleep(away);
         let keep_files = rng.one_in(5);
         if kill_redis && rng.one_in(2) {
@@ -183,6 +225,10 @@ fn kill_9_at_any_moment(version: Version) {
         if kill_redis && !pod.redis.is_running() {
             pod.start_redis(keep_files);
         }
+        if let Some(gcs) = &mut gcs {
+            gcs.heal();
+            gcs.restart();
+        }
         ledger.progress();
         if loaded {
             pod.check_lineage();
@@ -192,7 +238,7 @@ fn kill_9_at_any_moment(version: Version) {
     let progress = ledger.stop();
     pod.backfeed.sigterm();
     let histories = pod.check_lineage();
-    check_restore(&pod.store, &pod.redis, &[]);
+    pod.check_restore();
     assert_eq!(pod.full_syncs(), 1, "full syncs in all lives of backfeed");
     assert_eq!(pod.redis.info("stats")["sync_full"], "0");
     assert!(progress.servers > 1 && progress.checks >= progress.servers);
@@ -202,6 +248,17 @@ fn kill_9_at_any_moment(version: Version) {
         killed.1,
         begun.elapsed()
     );
+}
+
+/// Something happens to the store, for a while.
+fn harm(gcs: &mut Gcs, rng: &mut Rng) {
+    match rng.below(6) {
+        0 | 1 => gcs.kill(),
+        2 => gcs.fault("POST", "/upload/", 3, Fault::Lost(503)),
+        3 => gcs.fault("POST", "/upload/", 3, Fault::CutRequest),
+        4 => gcs.fault("GET", "/o", 3, Fault::CutAnswer(100)),
+        _ => gcs.fault("POST", "/upload/", 3, Fault::Status(429, Some(1))),
+    }
 }
 
 /// Stored first, then served: what backfeed has received is there again, acknowledged or not.

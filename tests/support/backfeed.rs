@@ -35,9 +35,18 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// Variables of the environment, for a store that needs some.
+pub type Env = Vec<(&'static str, String)>;
+
 /// Runs a verb to its end.
 pub fn run(args: &[&str]) -> Output {
+    run_with(&Env::new(), args)
+}
+
+/// The same, with variables.
+pub fn run_with(env: &Env, args: &[&str]) -> Output {
     let output = Command::new(PROGRAM)
+        .envs(env.iter().cloned())
         .args(args)
         .stdin(Stdio::null())
         .output()
@@ -51,7 +60,12 @@ pub fn run(args: &[&str]) -> Output {
 
 /// `backfeed list --json`.
 pub fn list(store: &str) -> Value {
-    let output = run(&["list", "--store", store, "--json"]);
+    list_with(&Env::new(), store)
+}
+
+/// The same, with variables.
+pub fn list_with(env: &Env, store: &str) -> Value {
+    let output = run_with(env, &["list", "--store", store, "--json"]);
     assert_eq!(output.code, 0, "{output:?}");
     serde_json::from_str(&output.stdout).expect("JSON")
 }
@@ -66,6 +80,7 @@ pub fn restored(version: Version, store: &str) -> Server {
 
 /// A running `backfeed sidecar` or `backfeed backup`.
 pub struct Backfeed {
+    env: Env,
     args: Vec<String>,
     http_port: u16,
     home: TempDir,
@@ -80,16 +95,27 @@ impl Backfeed {
 
     /// `backfeed sidecar`, listening for Redis on `listen`.
     pub fn sidecar(redis: &str, store: &str, listen: u16, more: &[&str]) -> Self {
+        Self::sidecar_with(Env::new(), redis, store, listen, more)
+    }
+
+    /// The same, with variables.
+    pub fn sidecar_with(env: Env, redis: &str, store: &str, listen: u16, more: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{listen}");
         let args = [
             "sidecar", "--redis", redis, "--store", store, "--listen", &listen,
         ];
-        Self::start(&[&args, more].concat())
+        Self::start_with(env, &[&args, more].concat())
     }
 
     /// Any verb that goes on running, with `--http` added.
     pub fn start(args: &[&str]) -> Self {
+        Self::start_with(Env::new(), args)
+    }
+
+    /// The same, with variables.
+    pub fn start_with(env: Env, args: &[&str]) -> Self {
         let mut backfeed = Self {
+            env,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             http_port: free_port(),
             home: TempDir::new().expect("a temporary directory"),
@@ -106,6 +132,7 @@ impl Backfeed {
             .open(self.log_path())
             .expect("the log file");
         let child = Command::new(PROGRAM)
+            .envs(self.env.iter().cloned())
             .args(&self.args)
             .args(["--http", &format!("127.0.0.1:{}", self.http_port), "-v"])
             .stdin(Stdio::null())

@@ -2,6 +2,16 @@
 //!
 //! Stands alone, as the unit tests of the store use it too.
 
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -134,8 +144,11 @@ impl Gcs {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again after [`Self::kill`], at the same address.
+    /// Starts it again if it was killed, at the same address.
     pub fn restart(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            return;
+        }
         self.child = spawn(self.port, &self.directory);
         self.wait_up();
     }

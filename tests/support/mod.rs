@@ -2,6 +2,7 @@
 
 pub mod backfeed;
 pub mod data;
+pub mod gcs;
 pub mod ledger;
 pub mod load;
 pub mod master;
@@ -9,7 +10,9 @@ pub mod proxy;
 pub mod server;
 pub mod state;
 
-pub use backfeed::{Backfeed, list, restored, run};
+pub use backfeed::{Backfeed, Env, list, list_with, restored, run, run_with};
+#[allow(unused_imports)] // the benchmark uses less
+pub use gcs::{Fault, Gcs};
 pub use ledger::{Ledger, Rng, last_unit};
 pub use load::Load;
 pub use proxy::Proxy;
