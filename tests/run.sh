@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Runs all tests on a machine that has Rust and little else: `tests/run.sh [arguments for the test runner]`.
-# Gets what is missing: a C compiler (libzstd is built from source), the zstd tool, the servers to test against,
-# and the emulator of Google Cloud Storage.
+# Gets what is missing: a C compiler (libzstd is built from source), the zstd tool, the servers to test against.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +19,6 @@ fi
 # Absolute, as tests change directory.
 servers=${BACKFEED_TEST_SERVERS:-$PWD/target/test-servers}
 tests/servers.sh "$servers"
-tests/emulators.sh "$servers" fake-gcs
 BACKFEED_TEST_SERVERS=$(cd "$servers" && pwd)
 export BACKFEED_TEST_SERVERS
 # A test may leave out what it cannot find on a developer's machine; here everything must run.

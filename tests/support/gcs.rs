@@ -1,4 +1,4 @@
-//! Google Cloud Storage as an emulator has it (`tests/emulators.sh`), behind a proxy that can do harm.
+//! Google Cloud Storage as an emulator has it (`tests/servers.sh`), behind a proxy that can do harm.
 //!
 //! Stands alone, as the unit tests of the store use it too.
 
@@ -176,7 +176,7 @@ fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/test-servers"),
         PathBuf::from,
     );
-    let program = root.join("fake-gcs/bin/fake-gcs");
+    let program = root.join("fake-gcs/bin/server");
     Command::new(&program)
         .args(["-scheme", "http", "-host", "127.0.0.1", "-port"])
         .arg(port.to_string())
@@ -187,7 +187,7 @@ fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
         .spawn()
         .unwrap_or_else(|error| {
             panic!(
-                "{}: {error}. The emulator is missing: run tests/emulators.sh",
+                "{}: {error}. The emulator is missing: run tests/servers.sh",
                 program.display()
             )
         })
