@@ -441,6 +441,40 @@ fn every_flag_has_its_environment_variable_and_stands_in_the_readme() {
     }
 }
 
+/// `- --name=value` is one of ours in the manifests, after the verb; other programs' flags stand there without the `=`.
+#[test]
+fn the_manifests_name_verbs_and_flags_that_exist() {
+    let mut seen = 0;
+    for file in files() {
+        if !file.starts_with("docker/kubernetes/") {
+            continue;
+        }
+        let mut known = BTreeMap::new();
+        for (number, line) in text(&file).lines().enumerate() {
+            let at = format!("{file}:{}", number + 1);
+            let line = line.trim();
+            let item = line.strip_prefix("- ").unwrap_or_default();
+            if VERBS.contains(&item) {
+                known = flags(item);
+            } else if let Some((flag, _)) = item
+                .strip_prefix("--")
+                .and_then(|item| item.split_once('='))
+            {
+                assert!(known.contains_key(flag), "{at}: no verb before has {line}");
+                seen += 1;
+            } else if let Some(name) = item.strip_prefix("name: BACKFEED_") {
+                let flag = name.to_lowercase().replace('_', "-");
+                assert!(
+                    known.contains_key(&flag),
+                    "{at}: no verb before reads {line}"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 15, "only {seen} flags: are they still found?");
+}
+
 #[test]
 fn the_readme_and_every_help_tell_all_exit_codes_alike() {
     let readme = text("README.md");

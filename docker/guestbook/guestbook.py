@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A guestbook: one web page, its entries in Redis. Python's standard library alone.
 
-    guestbook.py [--listen 127.0.0.1:8080] [--redis 127.0.0.1:6379]
+    guestbook.py [--listen 127.0.0.1:8080] [--redis 127.0.0.1:6379] [--read 127.0.0.1:6379] [--replicas 0]
 
 Every entry is followed by WAIT, so the page can say whether it lies in backfeed's store, where the loss of Redis
-cannot reach it. `/entries.json` gives the entries to scripts.
+cannot reach it. WAIT counts replicas and cannot name them: with N real ones, only N + 1 includes backfeed for sure.
+`--read` is where entries are read, such as those replicas. `/entries.json` gives the entries to scripts.
 """
 
 import argparse
@@ -97,6 +98,8 @@ class Redis:
 
 class Guestbook(BaseHTTPRequestHandler):
     redis_address = ("127.0.0.1", 6379)
+    read_address = redis_address
+    replicas = 0
 
     def do_GET(self):
         path, _, query = self.path.partition("?")
@@ -126,7 +129,8 @@ class Guestbook(BaseHTTPRequestHandler):
         try:
             with Redis(self.redis_address) as redis:
                 redis.call("RPUSH", KEY, json.dumps(entry))
-                stored = redis.call("WAIT", 1, WAIT_MS) >= 1
+                everyone = self.replicas + 1
+                stored = redis.call("WAIT", everyone, WAIT_MS) >= everyone
         except RedisError as error:
             return self.closed(error)
         self.send_response(303)
@@ -136,7 +140,7 @@ class Guestbook(BaseHTTPRequestHandler):
         return None
 
     def entries(self):
-        with Redis(self.redis_address) as redis:
+        with Redis(self.read_address) as redis:
             return [json.loads(entry) for entry in redis.call("LRANGE", KEY, 0, -1)]
 
     @staticmethod
@@ -169,8 +173,11 @@ def main():
     parser = argparse.ArgumentParser(description="A guestbook: one web page, its entries in Redis.")
     parser.add_argument("--listen", type=address, default="127.0.0.1:8080", metavar="HOST:PORT")
     parser.add_argument("--redis", type=address, default="127.0.0.1:6379", metavar="HOST:PORT")
+    parser.add_argument("--read", type=address, metavar="HOST:PORT", help="read here (default: as --redis)")
+    parser.add_argument("--replicas", type=int, default=0, metavar="N", help="real replicas of that Redis")
     args = parser.parse_args()
-    Guestbook.redis_address = args.redis
+    Guestbook.redis_address, Guestbook.read_address = args.redis, args.read or args.redis
+    Guestbook.replicas = args.replicas
     try:
         ThreadingHTTPServer(args.listen, Guestbook).serve_forever()
     except KeyboardInterrupt:
