@@ -22,4 +22,5 @@ mod sidecar;
 mod sizes;
 mod stock_tools;
 mod tidy;
+mod tls;
 mod writers;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{
-    AckPolicy, CaptureConfig, ConfigError, IDLE_INTERVAL, Source, parse_duration, parse_size,
+    AckPolicy, CaptureConfig, ConfigError, IDLE_INTERVAL, Identity, Source, Tls, parse_duration,
+    parse_size,
 };
 use crate::telemetry::LogFormat;
 
@@ -29,17 +30,67 @@ pub(super) struct Store {
     pub(super) store: String,
 }
 
+/// How to log in to the server.
+#[derive(Debug, Args)]
+pub(super) struct Login {
+    /// File with the server's password, read for every connection
+    #[arg(long, env = "BACKFEED_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+
+    /// rediss://: trust the authorities in this PEM file, instead of the system's. It and the next two are read for every
+    /// connection
+    #[arg(long, env = "BACKFEED_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// rediss://: our certificate (PEM), for a server that wants one
+    #[arg(
+        long,
+        env = "BACKFEED_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    tls_cert: Option<PathBuf>,
+
+    /// rediss://: the private key of --tls-cert (PEM)
+    #[arg(
+        long,
+        env = "BACKFEED_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    tls_key: Option<PathBuf>,
+
+    /// rediss://: the name in the server's certificate [default: the host of the URL]
+    #[arg(long, env = "BACKFEED_TLS_SERVER_NAME", value_name = "NAME")]
+    tls_server_name: Option<String>,
+}
+
+impl Login {
+    /// The server, with how to log in to it; `flag` is where its URL came from.
+    pub(super) fn to(&self, source: Source, flag: &str) -> Result<Source, ConfigError> {
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        source
+            .with_password_file(self.redis_password_file.clone())
+            .map_err(|error| error.of_flag("--redis-password-file"))?
+            .with_tls(Tls {
+                ca: self.tls_ca.clone(),
+                identity: identity.map(|(cert, key)| Identity { cert, key }),
+                server_name: self.tls_server_name.clone(),
+            })
+            .map_err(|error| error.of_flag(flag))
+    }
+}
+
 /// The server that is captured, and how.
 #[derive(Debug, Args)]
 pub(super) struct Capture {
-    /// The server: redis://[user[:password]@]host[:port]
+    /// The server: redis://[user[:password]@]host[:port], or rediss:// for TLS
     // Text, not a `Source`: clap would show a wrong value, password and all, in its error.
     #[arg(long, env = "BACKFEED_REDIS", value_name = "URL")]
     redis: String,
 
-    /// File with the server's password, read for every connection
-    #[arg(long, env = "BACKFEED_REDIS_PASSWORD_FILE", value_name = "FILE")]
-    redis_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    login: Login,
 
     /// Store what was received after this time at the latest
     #[arg(long, env = "BACKFEED_FLUSH_INTERVAL", value_name = "TIME", default_value = "1s",
@@ -73,7 +124,11 @@ pub(super) struct Capture {
 
 impl Capture {
     pub(super) fn source(&self) -> Result<Source, ConfigError> {
-        source(&self.redis, "--redis", self.redis_password_file.clone())
+        let source = self.redis.parse();
+        self.login.to(
+            source.map_err(|error: ConfigError| error.of_flag("--redis"))?,
+            "--redis",
+        )
     }
 
     pub(super) fn lower(&self) -> Result<CaptureConfig, ConfigError> {
@@ -86,13 +141,4 @@ impl Capture {
         }
         .checked()
     }
-}
-
-fn source(url: &str, flag: &str, password_file: Option<PathBuf>) -> Result<Source, ConfigError> {
-    let source: Source = url
-        .parse()
-        .map_err(|error: ConfigError| error.of_flag(flag))?;
-    source
-        .with_password_file(password_file)
-        .map_err(|error| error.of_flag("--redis-password-file"))
 }

@@ -20,7 +20,7 @@ pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// redis://[user[:password]@]host[:port] (a running server), aof:DIR (append-only files for a server whose
+    /// redis://[user[:password]@]host[:port] (a running server; rediss:// for TLS), aof:DIR (append-only files for a server whose
     /// `dir` is DIR) or FILE.rdb
     // Text for the same reason as --redis.
     #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
@@ -62,9 +62,8 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     json: bool,
 
-    /// File with the password of the target server
-    #[arg(long, env = "BACKFEED_REDIS_PASSWORD_FILE", value_name = "FILE")]
-    redis_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    login: flags::Login,
 
     /// Where the target server finds backfeed as its master [default: the address that it can reach, a free port]
     #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
@@ -89,11 +88,7 @@ impl Args {
             .parse()
             .map_err(|error: ConfigError| error.of_flag("--to"))?
         {
-            Dest::Server(source) => Dest::Server(
-                source
-                    .with_password_file(self.redis_password_file.clone())
-                    .map_err(|error| error.of_flag("--redis-password-file"))?,
-            ),
+            Dest::Server(source) => Dest::Server(self.login.to(source, "--to")?),
             files => files,
         };
         RestoreConfig {

@@ -29,8 +29,26 @@ fn a_source_is_read_from_its_url() {
 }
 
 #[test]
+fn rediss_is_tls_and_only_it_takes_flags_of_tls() {
+    let secure = source("rediss://u:p@cache.example");
+    assert_eq!(secure.tls, Some(Tls::default()));
+    assert_eq!(secure.to_string(), "rediss://u@cache.example:6379");
+    // `history.json` names the same server as before.
+    assert_eq!(secure.addr(), source("redis://cache.example").addr());
+
+    let named = Tls {
+        server_name: Some("redis.internal".to_owned()),
+        ..Tls::default()
+    };
+    assert!(secure.clone().with_tls(named.clone()).is_ok());
+    assert!(source("redis://h").with_tls(Tls::default()).is_ok());
+    let plain = source("redis://h").with_tls(named).unwrap_err();
+    assert!(plain.to_string().contains("write rediss://"), "{plain}");
+    assert!(source("rediss://[::1]").with_tls(Tls::default()).is_ok());
+}
+
+#[test]
 fn what_is_no_source_is_told_with_what_to_write() {
-    assert!(complaint("rediss://h").contains("TLS"));
     assert!(complaint("127.0.0.1:6379").contains("redis://[user[:password]@]host[:port]"));
     assert!(complaint("redis://h/3").contains("nothing may follow the port"));
     assert!(complaint("redis://h?db=1").contains("nothing may follow the port"));
@@ -51,7 +69,7 @@ fn no_secret_is_shown_by_a_source_or_by_its_error() {
         "redis://u:hunter2@h/3",
         "http://u:hunter2@h",
         "u:hunter2@h",
-        "rediss://u:hunter2@h",
+        "rediss://u:hunter2@h/3",
         "redis://u:hunter2@",
     ] {
         assert!(!complaint(wrong).contains("ter2"), "{}", complaint(wrong));
@@ -145,7 +163,11 @@ fn a_destination_is_a_server_a_directory_or_a_file() {
         Dest::RdbFile("./out/dump.RDB".into())
     );
     assert!(dest("aof:").is_err());
-    assert!(dest("rediss://h").unwrap_err().to_string().contains("TLS"));
+    assert_eq!(
+        dest("rediss://h").unwrap(),
+        Dest::Server(source("rediss://h"))
+    );
+    assert!(dest("rediss://").unwrap_err().to_string().contains("host"));
     assert!(
         dest("dump.aof")
             .unwrap_err()

@@ -5,6 +5,7 @@
 
 mod source;
 mod text;
+mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use text::{parse_duration, parse_size, redact};
+pub use tls::{Identity, Tls, TlsFiles};
 
 use crate::position::{Offset, ReplId};
 
@@ -198,7 +200,7 @@ impl FromStr for Dest {
             return Ok(Self::RdbFile(path));
         }
         Err(ConfigError::new(
-            "not a place to restore to: write redis://HOST:PORT (a running server), aof:DIR (an append-only directory) \
+            "not a place to restore to: write redis://HOST:PORT or rediss://HOST:PORT (a running server), aof:DIR (an append-only directory) \
              or FILE.rdb (one RDB file)",
         ))
     }

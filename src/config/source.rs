@@ -7,9 +7,9 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::ConfigError;
+use super::{ConfigError, Tls};
 
-/// The port of a `redis://` URL that names none.
+/// The port of a URL that names none.
 pub const DEFAULT_PORT: u16 = 6379;
 
 /// A password file is read whole; a longer one is surely the wrong file.
@@ -81,6 +81,8 @@ pub struct Source {
     pub password: Option<Secret>,
     /// From a file, read for every connection. Never together with `password`.
     pub password_file: Option<PathBuf>,
+    /// TLS (`rediss://`). None: in the clear.
+    pub tls: Option<Tls>,
 }
 
 impl Source {
@@ -115,24 +117,35 @@ impl Source {
         }
         Ok(self)
     }
+
+    /// Takes over how to speak TLS. The files must be usable now.
+    pub fn with_tls(mut self, tls: Tls) -> Result<Self, ConfigError> {
+        if self.tls.is_some() {
+            tls.name(&self.host)?;
+            tls.read()?;
+            self.tls = Some(tls);
+        } else if tls != Tls::default() {
+            return Err(ConfigError::new(
+                "redis:// is without TLS, so --tls-ca, --tls-cert, --tls-key and --tls-server-name mean nothing: write \
+                 rediss://, or leave them out",
+            ));
+        }
+        Ok(self)
+    }
 }
 
 impl FromStr for Source {
     type Err = ConfigError;
 
-    /// `redis://[user[:password]@]host[:port]`, user and password percent-encoded. No part of the text stands in the
+    /// `redis[s]://[user[:password]@]host[:port]`, user and password percent-encoded. No part of the text stands in the
     /// error, as a mistyped URL may have its password anywhere.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        const FORM: &str = "redis://[user[:password]@]host[:port]";
-        match text.split_once("://") {
-            Some(("redis", _)) => {}
-            Some(("rediss", _)) => {
-                return Err(ConfigError::new(
-                    "rediss:// (TLS) is not supported yet: use redis:// over a network that you trust",
-                ));
-            }
+        const FORM: &str = "redis://[user[:password]@]host[:port], or rediss:// for TLS";
+        let tls = match text.split_once("://") {
+            Some(("redis", _)) => None,
+            Some(("rediss", _)) => Some(Tls::default()),
             _ => return Err(ConfigError(format!("not a Redis URL: write {FORM}"))),
-        }
+        };
         let url = Url::parse(text).map_err(|error| {
             ConfigError(format!(
                 "not a Redis URL ({error}): write {FORM}, and in user and password %2F for /, %23 for #, %3F for ?, \
@@ -165,6 +178,7 @@ impl FromStr for Source {
             username,
             password: password.filter(|text| !text.is_empty()).map(Secret::new),
             password_file: None,
+            tls,
         })
     }
 }
@@ -178,7 +192,10 @@ fn decode(text: &str, part: &str) -> Result<String, ConfigError> {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("redis://")?;
+        f.write_str(match self.tls {
+            Some(_) => "rediss://",
+            None => "redis://",
+        })?;
         if let Some(name) = &self.username {
             write!(f, "{name}@")?;
         }

@@ -1,16 +1,17 @@
 //! An ordinary connection to a server: `INFO`, `REPLICAOF` and the like.
 
+use std::io;
 use std::time::Duration;
 
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::config::Source;
 use crate::link::facts::Facts;
-use crate::link::{LinkError, auth, dial};
+use crate::link::stream::Stream;
+use crate::link::{LinkError, auth};
 use crate::proto::replica::{Refusal, shorten};
 use crate::resp::encode_command;
 
@@ -18,6 +19,10 @@ use crate::resp::encode_command;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest reply that is taken: `INFO everything` is far below.
 const REPLY_LIMIT: usize = 8 * 1024 * 1024;
+/// The part of a conversation that this is, in errors.
+const DURING: &str = "in an ordinary command";
+/// How a TLS server complains of our plain text: the record type `alert`, and the major version that all of TLS has.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// What went wrong with a call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -67,8 +72,10 @@ pub type Reply = OwnedFrame;
 #[derive(Debug)]
 pub struct Control {
     addr: String,
-    stream: TcpStream,
+    stream: Stream,
     inbox: Vec<u8>,
+    /// Has the server said anything yet?
+    heard: bool,
 }
 
 impl Control {
@@ -78,11 +85,12 @@ impl Control {
     /// [`ControlError::Link`]: nobody there, or a wrong password.
     pub async fn connect(source: &Source) -> Result<Self, ControlError> {
         let auth = auth(source).map_err(LinkError::from)?;
-        let stream = dial(source).await?;
+        let stream = Stream::connect(source).await?;
         let mut control = Self {
             addr: source.addr(),
             stream,
             inbox: Vec::new(),
+            heard: false,
         };
         if let Some(auth) = auth {
             let mut args = vec!["AUTH"];
@@ -167,11 +175,13 @@ impl Control {
     }
 
     async fn exchange(&mut self, bytes: &[u8]) -> Result<Reply, ControlError> {
-        self.stream
-            .write_all(bytes)
-            .await
-            .map_err(|error| self.lost(error.to_string()))?;
+        if let Err(error) = self.stream.send(bytes).await {
+            return Err(LinkError::of_io(&self.addr, DURING, &error).into());
+        }
         loop {
+            if self.inbox.starts_with(&TLS_ALERT) {
+                return Err(self.not_redis(&"it speaks TLS at this port: write rediss://"));
+            }
             if let Some((frame, length)) =
                 decode(&self.inbox).map_err(|error| self.not_redis(&error))?
             {
@@ -183,17 +193,28 @@ impl Control {
             }
             let read = self.stream.read_buf(&mut self.inbox).await;
             match read {
-                Ok(0) => return Err(self.lost("the server closed it".to_owned())),
-                Ok(_) => {}
-                Err(error) => return Err(self.lost(error.to_string())),
+                Ok(0) => return Err(self.lost(self.ended("the server closed it"))),
+                Ok(_) => self.heard = true,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(self.lost(self.ended(&error.to_string())));
+                }
+                Err(error) => return Err(LinkError::of_io(&self.addr, DURING, &error).into()),
             }
         }
+    }
+
+    /// A server that speaks TLS alone hangs up on plain text.
+    fn ended(&self, how: &str) -> String {
+        if self.heard || self.stream.is_tls() {
+            return how.to_owned();
+        }
+        format!("{how}, before it said a word. If it speaks TLS at this port, write rediss://")
     }
 
     fn lost(&self, cause: String) -> ControlError {
         LinkError::Lost {
             addr: self.addr.clone(),
-            during: "in an ordinary command",
+            during: DURING,
             cause,
         }
         .into()

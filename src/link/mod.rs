@@ -2,15 +2,19 @@
 
 pub mod control;
 pub mod facts;
+mod stream;
+mod tls;
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::stream::Stream;
+pub use self::tls::TlsFault;
 use crate::config::{ConfigError, Source};
 use crate::position::{Offset, Position};
 use crate::proto::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};
@@ -66,7 +70,15 @@ pub enum LinkError {
         /// For how long.
         seconds: u64,
     },
-    /// The password could not be read.
+    /// No TLS with the server.
+    #[error("{addr}: TLS: {fault}")]
+    Tls {
+        /// host:port
+        addr: String,
+        /// Why, and what to try.
+        fault: TlsFault,
+    },
+    /// The password, or a file of TLS, could not be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
@@ -77,8 +89,26 @@ impl LinkError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Refused { refusal, .. } => refusal.is_permanent(),
+            Self::Tls { fault, .. } => fault.is_permanent(),
             Self::Config(_) => true,
             Self::Connect { .. } | Self::Lost { .. } | Self::Silent { .. } => false,
+        }
+    }
+
+    /// What a failed read or write says.
+    fn of_io(addr: &str, during: &'static str, error: &io::Error) -> Self {
+        let addr = addr.to_owned();
+        match tls::fault_of(error) {
+            Some(fault) => Self::Tls { addr, fault },
+            None => Self::Lost {
+                addr,
+                during,
+                cause: match error.kind() {
+                    // Of TLS: without a farewell, as whoever is killed.
+                    io::ErrorKind::UnexpectedEof => "the server closed it".to_owned(),
+                    _ => error.to_string(),
+                },
+            },
         }
     }
 }
@@ -87,7 +117,7 @@ impl LinkError {
 #[derive(Debug)]
 pub struct Link {
     addr: String,
-    stream: TcpStream,
+    stream: Stream,
     machine: Replica,
     inbox: BytesMut,
     outbox: Vec<u8>,
@@ -99,7 +129,7 @@ impl Link {
     /// Connects, and begins the handshake. The credentials are read anew, as they may have been rotated.
     ///
     /// # Errors
-    /// [`LinkError::Connect`], [`LinkError::Config`].
+    /// [`LinkError::Connect`], [`LinkError::Tls`], [`LinkError::Config`].
     pub async fn connect(
         source: &Source,
         version: Option<&'static str>,
@@ -110,7 +140,7 @@ impl Link {
             version,
             resume,
         };
-        let stream = dial(source).await?;
+        let stream = Stream::connect(source).await?;
         let mut outbox = Vec::new();
         let machine = Replica::new(greeting, &mut outbox);
         Ok(Self {
@@ -166,11 +196,11 @@ impl Link {
         if self.outbox.is_empty() {
             return Ok(());
         }
-        let written = timeout(WRITE_TIMEOUT, self.stream.write_all(&self.outbox)).await;
+        let written = timeout(WRITE_TIMEOUT, self.stream.send(&self.outbox)).await;
         self.outbox.clear();
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.lost(error.to_string())),
+            Ok(Err(error)) => Err(LinkError::of_io(&self.addr, self.during(), &error)),
             Err(_) => Err(self.lost("it does not read what we send".to_owned())),
         }
     }
@@ -184,7 +214,7 @@ impl Link {
         match timeout_at(deadline, self.stream.read_buf(&mut self.inbox)).await {
             Ok(Ok(0)) => return Err(self.lost("the server closed it".to_owned())),
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(self.lost(error.to_string())),
+            Ok(Err(error)) => return Err(LinkError::of_io(&self.addr, self.during(), &error)),
             Err(_) => {
                 return Err(LinkError::Silent {
                     addr: self.addr.clone(),
@@ -235,24 +265,4 @@ fn auth(source: &Source) -> Result<Option<Auth>, ConfigError> {
         username: source.username.clone(),
         password: password.expose().to_owned(),
     }))
-}
-
-/// Connects a socket; the name is resolved anew.
-async fn dial(source: &Source) -> Result<TcpStream, LinkError> {
-    let addr = source.addr();
-    let fail = |cause: String| LinkError::Connect {
-        addr: addr.clone(),
-        cause,
-    };
-    let stream = timeout(
-        CONNECT_TIMEOUT,
-        TcpStream::connect((source.host.as_str(), source.port)),
-    )
-    .await
-    .map_err(|_| fail(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
-    .map_err(|error| fail(error.to_string()))?;
-    stream
-        .set_nodelay(true)
-        .map_err(|error| fail(error.to_string()))?;
-    Ok(stream)
 }

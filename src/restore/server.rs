@@ -194,7 +194,9 @@ impl<'a> Target<'a> {
     async fn check_replication(&mut self, listener: &Listener) -> Result<(), RestoreError> {
         if self.config("tls-replication").await?.as_deref() == Some("yes") {
             return Err(self.refused(
-                "has tls-replication set, and TLS is not supported yet: restore to aof:DIRECTORY and start a server on it",
+                "has tls-replication set, so it wants TLS of its master, which backfeed does not serve yet: CONFIG SET \
+                 tls-replication no there while the restore runs (over a network that you trust), or restore to \
+                 aof:DIRECTORY and start a server on it",
             ));
         }
         let Some(password) = &listener.password else {

@@ -71,7 +71,7 @@ fn command_lines_that_are_wrong() {
         assert_eq!(output.stdout, "", "{args:?}");
     }
     for (url, words) in [
-        ("rediss://h", "rediss:// (TLS) is not supported yet"),
+        ("rediss://h/3", "nothing may follow the port"),
         ("http://h", "--redis: not a Redis URL"),
         ("redis://h:70000", "--redis: not a Redis URL"),
         ("redis://h/3", "all databases are backed up together"),
@@ -150,7 +150,7 @@ fn no_password_is_ever_shown_or_stored() {
     ];
     said += &noisily(&with_file, ("X", "y"));
     for url in [
-        format!("rediss://u:{SECRET}@h"),
+        format!("rediss://u:{SECRET}@h/3"),
         format!("redis://u:{SECRET}@h/3"),
         format!("redis://u:{SECRET}@"),
         format!("redis://u:{SECRET}@h:port"),

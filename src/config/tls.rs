@@ -1,0 +1,110 @@
+//! TLS to a Redis server (`rediss://`): whom we trust there, and who we are.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use super::ConfigError;
+
+/// A PEM file is read whole. A system's bundle of all public authorities has a quarter of a MiB; a longer one than this
+/// is surely the wrong file.
+const PEM_FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// How to speak TLS to a server. Its certificate is always verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// The authorities that we trust, in PEM. None: the system's.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for a server that wants one (`tls-auth-clients`).
+    pub identity: Option<Identity>,
+    /// The name in the server's certificate. None: the host that we connect to.
+    pub server_name: Option<String>,
+}
+
+/// A client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate and what leads to its authority, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+}
+
+/// What the files held. `Debug` shows no key.
+#[derive(Debug)]
+pub struct TlsFiles {
+    /// The authorities that we trust; none: the system's.
+    pub ca: Option<Vec<CertificateDer<'static>>>,
+    /// Our certificate, with its chain, and its key.
+    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+}
+
+impl Tls {
+    /// Reads the files: anew for every connection, as mounted certificates are rotated. Blocking, but of bounded length.
+    pub fn read(&self) -> Result<TlsFiles, ConfigError> {
+        let ca = self
+            .ca
+            .as_deref()
+            .map(|path| certificates(path, "--tls-ca"));
+        let identity = self.identity.as_ref().map(|identity| {
+            let chain = certificates(&identity.cert, "--tls-cert")?;
+            Ok((chain, private_key(&identity.key)?))
+        });
+        Ok(TlsFiles {
+            ca: ca.transpose()?,
+            identity: identity.transpose()?,
+        })
+    }
+
+    /// The name that the certificate of `host` must have.
+    pub fn name(&self, host: &str) -> Result<ServerName<'static>, ConfigError> {
+        let (name, what) = match &self.server_name {
+            Some(name) => (name.as_str(), "--tls-server-name"),
+            None => (host, "rediss://"),
+        };
+        ServerName::try_from(name.to_owned()).map_err(|_| {
+            ConfigError(format!(
+                "{what}: `{name}` is neither a host name nor an address, so no certificate can be for it: give the name in \
+                 the certificate with --tls-server-name"
+            ))
+        })
+    }
+}
+
+fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let complain = |why: &str| complain(path, flag, &why);
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(path, flag)?).collect();
+    let found = found.map_err(|_| complain("it is not PEM"))?;
+    if found.is_empty() {
+        return Err(complain(
+            "there is no certificate in it (-----BEGIN CERTIFICATE-----)",
+        ));
+    }
+    Ok(found)
+}
+
+/// The reader's own error is left out, as it may quote the file.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    let flag = "--tls-key";
+    PrivateKeyDer::from_pem_slice(&bounded(path, flag)?).map_err(|_| {
+        let why = "there is no private key in it (PEM, without a passphrase: -----BEGIN PRIVATE KEY-----)";
+        complain(path, flag, &why)
+    })
+}
+
+fn bounded(path: &Path, flag: &str) -> Result<Vec<u8>, ConfigError> {
+    let length = std::fs::metadata(path)
+        .map_err(|error| complain(path, flag, &error))?
+        .len();
+    if length > PEM_FILE_MAX {
+        let why = format_args!("{length} bytes is too long for a file of certificates");
+        return Err(complain(path, flag, &why));
+    }
+    std::fs::read(path).map_err(|error| complain(path, flag, &error))
+}
+
+fn complain(path: &Path, flag: &str, why: &dyn fmt::Display) -> ConfigError {
+    ConfigError(format!("{flag} {}: {why}", path.display()))
+}

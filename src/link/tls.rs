@@ -1,0 +1,196 @@
+//! TLS to the server, by rustls, and what its errors mean to an operator.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls_platform_verifier::Verifier;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::client::{ClientConfig, WebPkiServerVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError, RootCertStore};
+
+use super::{CONNECT_TIMEOUT, LinkError};
+use crate::config::{ConfigError, Source, Tls};
+
+/// Why there is no TLS with a server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct TlsFault {
+    text: String,
+    permanent: bool,
+}
+
+impl TlsFault {
+    fn permanent(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            permanent: true,
+        }
+    }
+
+    fn passing(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            permanent: false,
+        }
+    }
+
+    /// Is there no use in trying again without a change?
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+}
+
+/// Makes TLS of a connected socket.
+pub(super) async fn handshake(
+    source: &Source,
+    settings: &Tls,
+    tcp: TcpStream,
+) -> Result<Box<TlsStream<TcpStream>>, LinkError> {
+    let fail = |fault: TlsFault| LinkError::Tls {
+        addr: source.addr(),
+        fault,
+    };
+    let name = settings.name(&source.host)?;
+    let owned = settings.clone();
+    // It reads files, and the system's authorities are some hundred.
+    let config = tokio::task::spawn_blocking(move || client_config(&owned))
+        .await
+        .map_err(|error| fail(TlsFault::passing(error.to_string())))??;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(error)) => Err(fail(fault_of(&error).unwrap_or_else(|| broken(&error)))),
+        // Redis takes our first message for a command without its end, and waits for that.
+        Err(_) => Err(fail(TlsFault::passing(format!(
+            "the server did not answer the handshake within {} s. If it speaks no TLS at this port, write redis://, or the \
+             port of its tls-port",
+            CONNECT_TIMEOUT.as_secs()
+        )))),
+    }
+}
+
+/// Reads the files anew. The provider is named, as a program may have several compiled in.
+fn client_config(settings: &Tls) -> Result<ClientConfig, ConfigError> {
+    let files = settings.read()?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let unusable = |what: &str, error: &dyn std::fmt::Display| {
+        ConfigError::new(format!("{what} cannot be used: {error}"))
+    };
+    let verifier: Arc<dyn ServerCertVerifier> = match files.ca {
+        Some(certificates) => trusting(certificates, &provider)
+            .map_err(|error| unusable("the certificates in --tls-ca", &error))?,
+        None => Arc::new(Verifier::new(provider.clone()).map_err(|error| {
+            ConfigError::new(format!(
+                "the system's trusted authorities cannot be used ({error}): install them (the package ca-certificates), or \
+                 give your own with --tls-ca FILE"
+            ))
+        })?),
+    };
+    // Not a switch that turns verification off: this is how rustls takes any verifier, and both of these verify.
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable("TLS", &error))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    match files.identity {
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| unusable("the pair of --tls-cert and --tls-key", &error)),
+        None => Ok(builder.with_no_client_auth()),
+    }
+}
+
+fn trusting(
+    certificates: Vec<rustls::pki_types::CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// The handshake ended without a word of TLS.
+fn broken(error: &io::Error) -> TlsFault {
+    TlsFault::passing(format!(
+        "the handshake broke off: {error}. Is this the port of its tls-port?"
+    ))
+}
+
+/// What an error of the socket says about TLS; none when it says nothing.
+pub(super) fn fault_of(error: &io::Error) -> Option<TlsFault> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::InvalidCertificate(error) => certificate_fault(error),
+        rustls::Error::AlertReceived(alert) => alert_fault(*alert),
+        rustls::Error::InvalidMessage(_) => TlsFault::permanent(
+            "the server speaks no TLS at this port: write redis://, or the port of its tls-port",
+        ),
+        rustls::Error::PeerIncompatible(why) => TlsFault::permanent(format!(
+            "the server and backfeed have no TLS in common ({why:?}): backfeed speaks TLS 1.2 and 1.3 (tls-protocols and \
+             tls-ciphers of the server)"
+        )),
+        other => TlsFault::passing(format!("{other}")),
+    })
+}
+
+fn certificate_fault(error: &CertificateError) -> TlsFault {
+    let text = match error {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the server's certificate was signed by no authority that is trusted here: give the certificate of its authority \
+             with --tls-ca FILE (without it, the system's are trusted)"
+                .to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!(
+                "the server's certificate is for another name ({error}): connect by a name that is in it, or give that \
+                 name with --tls-server-name NAME"
+            )
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("the server's certificate has expired ({error}): renew it there, and check the clock here")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("the server's certificate is not valid yet ({error}): check the clock here and there")
+        }
+        other => format!("the server's certificate cannot be accepted: {other}"),
+    };
+    TlsFault::permanent(text)
+}
+
+fn alert_fault(alert: AlertDescription) -> TlsFault {
+    match alert {
+        AlertDescription::CertificateRequired => TlsFault::permanent(
+            "the server wants a client certificate (tls-auth-clients): give one with --tls-cert and --tls-key",
+        ),
+        // TLS 1.2 has no word of its own for that.
+        AlertDescription::HandshakeFailure => TlsFault::permanent(
+            "the server refuses the handshake: it wants a client certificate (--tls-cert and --tls-key), or its tls-ciphers \
+             hold none of ours",
+        ),
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => TlsFault::permanent(format!(
+            "the server refuses our client certificate ({alert:?}): --tls-cert must be valid now and signed by an authority \
+             that the server trusts (its tls-ca-cert-file)"
+        )),
+        AlertDescription::ProtocolVersion => TlsFault::permanent(
+            "the server takes neither TLS 1.2 nor 1.3, which backfeed speaks: see its tls-protocols",
+        ),
+        other => TlsFault::passing(format!("the server ended TLS with the alert {other:?}")),
+    }
+}
