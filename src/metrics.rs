@@ -23,6 +23,8 @@ pub struct Metrics {
     pub bytes_stored: Counter,
     /// Calls of the store that failed.
     pub store_errors: Counter,
+    /// Reads and writes of the spool that failed.
+    pub spool_errors: Counter,
     /// Links to the master that broke.
     pub reconnects: Counter,
     gauges: Gauges,
@@ -36,6 +38,7 @@ struct Gauges {
     stored_offset: Gauge,
     lag_bytes: Gauge<f64, AtomicU64>,
     lag_seconds: Gauge<f64, AtomicU64>,
+    spool_bytes: Gauge,
     ready: Gauge,
     phase: Family<PhaseLabel, Gauge>,
 }
@@ -61,6 +64,7 @@ impl Metrics {
         let bytes_received = counter("received_bytes", "Bytes of RDB and feed received");
         let bytes_stored = counter("stored_bytes", "Bytes of objects created, compressed");
         let store_errors = counter("store_errors", "Calls of the store that failed");
+        let spool_errors = counter("spool_errors", "Reads and writes of the spool that failed");
         let reconnects = counter("reconnects", "Links to the master that broke");
         let gauges = Gauges::registered(&mut registry);
         Self {
@@ -70,6 +74,7 @@ impl Metrics {
             bytes_received,
             bytes_stored,
             store_errors,
+            spool_errors,
             reconnects,
             gauges,
             registry,
@@ -103,6 +108,8 @@ impl Gauges {
         registry.register_with_unit("lag", lag, Unit::Bytes, gauges.lag_bytes.clone());
         let age = "Age of the oldest byte received but not yet stored";
         registry.register_with_unit("lag", age, Unit::Seconds, gauges.lag_seconds.clone());
+        let spool = "Disk in use for feed that waits for the store";
+        registry.register_with_unit("spool", spool, Unit::Bytes, gauges.spool_bytes.clone());
         registry.register("ready", "1 when /readyz answers 200", gauges.ready.clone());
         registry.register(
             "phase",
@@ -119,6 +126,7 @@ impl Gauges {
         self.lag_bytes
             .set(view.lag_bytes.map_or(f64::NAN, approximate));
         self.lag_seconds.set(view.lag_seconds);
+        self.spool_bytes.set(gauge(Some(view.spool_bytes)));
         self.ready.set(view.ready.into());
         for phase in Phase::ALL {
             let label = PhaseLabel {

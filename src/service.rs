@@ -177,7 +177,7 @@ pub async fn run_backup(
             end if config.once || (end.is_permanent() && !connected) => return Err(end),
             SessionEnd::StoreStalled { .. } => {
                 report(&status, &clock, &end);
-                wait_until_flushed(&capture, &mut shutdown).await;
+                wait_for_room(&capture, &mut shutdown).await;
                 superseded = false;
             }
             end => {
@@ -196,9 +196,9 @@ pub async fn run_backup(
     }
 }
 
-/// Memory is full of what waits for the store: no new link before it has room.
-async fn wait_until_flushed(capture: &Capture, shutdown: &mut Shutdown) {
-    while !capture.is_flushed() {
+/// Memory is full of what waits for the store: no new link before it has room. Nor much later, as the master's backlog goes on.
+async fn wait_for_room(capture: &Capture, shutdown: &mut Shutdown) {
+    while !capture.has_room() {
         if pause_or_stop(PAUSE_FIRST, shutdown).await.is_err() {
             return;
         }

@@ -116,6 +116,10 @@ pub struct StatusView {
     pub lag_bytes: Option<u64>,
     /// Age of the oldest of them, in seconds.
     pub lag_seconds: f64,
+    /// Bytes of the spool's disk in use.
+    pub spool_bytes: u64,
+    /// Why the spool does not work at the moment.
+    pub spool_error: Option<String>,
     /// What went wrong last, though it may be over.
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
@@ -145,6 +149,8 @@ struct State {
     idle: Offset,
     /// When bytes beyond what is stored were received, oldest first.
     pending: VecDeque<TimeMark>,
+    spool_bytes: u64,
+    spool_error: Option<String>,
     last_error: Option<(String, i64)>,
     superseded: Option<String>,
 }
@@ -162,6 +168,8 @@ impl Status {
             stored_unix_ms: None,
             idle: Offset(0),
             pending: VecDeque::new(),
+            spool_bytes: 0,
+            spool_error: None,
             last_error: None,
             superseded: None,
         };
@@ -250,6 +258,16 @@ impl Status {
         self.state().promoted = promoted;
     }
 
+    /// So much of the spool's disk is in use.
+    pub fn spool_bytes(&self, bytes: u64) {
+        self.state().spool_bytes = bytes;
+    }
+
+    /// Why the spool does not work, or that it does. Shown, not logged, as [`Self::error`].
+    pub fn spool_error(&self, error: Option<String>) {
+        self.state().spool_error = error;
+    }
+
     /// Something went wrong and will be tried again. Shown, not logged: whoever handles it logs it.
     pub fn error(&self, error: impl Into<String>, unix_ms: i64) {
         self.state().last_error = Some((error.into(), unix_ms));
@@ -307,6 +325,8 @@ impl Status {
             stored_unix_ms: state.stored_unix_ms,
             lag_bytes: state.lag_bytes(),
             lag_seconds: state.lag_seconds(now_unix_ms),
+            spool_bytes: state.spool_bytes,
+            spool_error: state.spool_error.clone(),
             last_error,
             last_error_unix_ms,
             superseded: state.superseded.clone(),

@@ -20,6 +20,7 @@ mod matrix;
 mod scripted;
 mod sidecar;
 mod sizes;
+mod spool;
 mod stock_tools;
 mod tidy;
 mod tls;

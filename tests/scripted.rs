@@ -41,6 +41,7 @@ impl Life {
             idle_interval: Duration::from_millis(1),
             segment_size: 64 * 1024,
             memory_limit: 1024 * 1024,
+            spool: None,
             ack: AckPolicy::Stored,
         };
         let source: Source = master.url().parse().unwrap();

@@ -78,6 +78,7 @@ impl<'a> Follow<'a> {
                 () = self.log.progress() => {
                     self.full_since = None;
                     self.check_superseded()?;
+                    self.check_lost()?;
                     self.ack().await?;
                 }
                 _ = tick.tick() => {
@@ -213,6 +214,13 @@ impl<'a> Follow<'a> {
         }
     }
 
+    fn check_lost(&self) -> Result<(), SessionEnd> {
+        match self.log.lost() {
+            Some(error) => Err(SessionEnd::SpoolLost(error)),
+            None => Ok(()),
+        }
+    }
+
     fn check_stall(&mut self, full: bool) -> Result<(), SessionEnd> {
         if !full {
             self.full_since = None;
@@ -229,9 +237,16 @@ impl<'a> Follow<'a> {
         if since.elapsed() < STALL_LIMIT {
             return Ok(());
         }
-        let pending = self.log.tail(|tail| tail.memory());
+        let pending = self
+            .log
+            .tail(|tail| tail.received().offset.since(tail.stored().offset));
+        let limit = match self.capture.spool {
+            Some(_) => "all that memory and spool take",
+            None => "the memory limit",
+        };
         Err(SessionEnd::StoreStalled {
             pending,
+            limit,
             cause: self.log.failing(),
         })
     }

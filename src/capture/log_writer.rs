@@ -9,12 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Clock;
+use super::spooler::Spooler;
 use super::tail::{Arrival, Moment, Pending, Tail};
 use crate::archive::{AppendError, Archive, ArchiveError};
 use crate::config::CaptureConfig;
 use crate::position::{Boundary, Offset, Position, ReplId};
 use crate::resp::FeedError;
-use crate::segment::{self, Entry, SealHeader, SegmentError};
+use crate::segment::{self, Entry, SealHeader, SegmentError, SegmentMeta};
+use crate::spool::{self, Held, Spool, SpoolError};
 use crate::status::Status;
 
 /// zstd level of log segments: 1 costs the least time, and a log is soon consolidated away.
@@ -30,20 +32,27 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub struct LogWriter {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    spooler: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     state: Mutex<State>,
     /// Something arrived, or a flush is wanted.
     wake: Notify,
-    /// Something was stored, or the writer ended.
-    progress: Notify,
+    /// Something was stored, or went to the spool, or was lost by it, or the writer ended.
+    pub(super) progress: Notify,
+    /// Memory may hold more than it should.
+    pub(super) crowded: Notify,
 }
 
 #[derive(Debug)]
-struct State {
-    tail: Tail,
+pub(super) struct State {
+    pub(super) tail: Tail,
+    /// Up to here it is being stored.
+    pub(super) in_flight: Offset,
+    /// What the spool has lost since the link began: what the link brings has no place any more.
+    lost: Option<String>,
     /// Store everything that can be, idle traffic too.
     flush: bool,
     /// The snapshot that the log belongs to does not count yet.
@@ -59,13 +68,16 @@ impl LogWriter {
         tail: Tail,
         archive: Archive,
         config: CaptureConfig,
+        spool: Option<Spool>,
         status: Status,
         clock: Clock,
     ) -> Self {
         status.stored(tail.stored(), clock());
         status.received(tail.received(), clock());
         let state = State {
+            in_flight: tail.stored().offset,
             tail,
+            lost: None,
             flush: false,
             held: false,
             superseded: None,
@@ -75,28 +87,56 @@ impl LogWriter {
             state: Mutex::new(state),
             wake: Notify::new(),
             progress: Notify::new(),
+            crowded: Notify::new(),
+        });
+        let spooler = spool.clone().map(|spool| {
+            let spooler = Spooler {
+                shared: Arc::clone(&shared),
+                spool,
+                config: config.clone(),
+            };
+            tokio::spawn(spooler.run())
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
             archive,
             config,
+            spool,
             status,
             clock,
         };
         Self {
             shared,
+            spooler,
             task: tokio::spawn(worker.run()),
         }
     }
 
-    /// Takes bytes of the feed.
+    /// Takes bytes of the feed; none after a loss ([`Self::lost`]), as they follow on what has gone.
     ///
     /// # Errors
     /// [`FeedError`]: they are no command feed.
     pub fn push(&self, bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
-        let arrival = self.shared.state().tail.push(bytes, now);
+        let mut state = self.shared.state();
+        if state.lost.is_some() {
+            return Ok(Arrival::default());
+        }
+        let arrival = state.tail.push(bytes, now);
+        drop(state);
         self.shared.wake.notify_one();
+        self.shared.crowded.notify_one();
         arrival
+    }
+
+    /// What the spool has lost: the link is of no more use, and a new one asks for it again.
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        self.shared.state().lost.clone()
+    }
+
+    /// A new link goes on from where the tail ends now.
+    pub fn new_link(&self) {
+        self.shared.state().lost = None;
     }
 
     /// Looks at the tail, or changes it.
@@ -164,11 +204,14 @@ impl LogWriter {
 impl Drop for LogWriter {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(spooler) = &self.spooler {
+            spooler.abort();
+        }
     }
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,6 +231,7 @@ struct Worker {
     shared: Arc<Shared>,
     archive: Archive,
     config: CaptureConfig,
+    spool: Option<Spool>,
     status: Status,
     clock: Clock,
 }
@@ -237,7 +281,10 @@ impl Worker {
             return Next::Wait(due);
         }
         match state.tail.next_segment(size) {
-            Some(pending) => Next::Store(pending),
+            Some(pending) => {
+                state.in_flight = pending.meta.end;
+                Next::Store(pending)
+            }
             // A command or a transaction that has not ended: more will come, or the link will.
             None => {
                 if std::mem::take(&mut state.flush) {
@@ -262,7 +309,11 @@ impl Worker {
     /// Creates one segment, however long the store is away: there is no other way to keep what was received.
     async fn store(&self, pending: Pending) -> Stored {
         let (end, boundary) = (pending.meta.end, pending.meta.boundary);
-        let (header, body) = match encode(pending).await {
+        let (meta, chunks) = match load(pending).await {
+            Ok(loaded) => loaded,
+            Err((from, error)) => return self.lost(from, &error),
+        };
+        let (header, body) = match encode(meta, chunks).await {
             Ok(encoded) => encoded,
             Err(error) => return self.refuse_to_lose(&error).await,
         };
@@ -289,6 +340,21 @@ impl Worker {
         }
     }
 
+    /// What the spool has lost was not stored, and so not acknowledged as stored: the master is asked for it again.
+    fn lost(&self, from: Offset, error: &SpoolError) -> Stored {
+        if let Some(spool) = &self.spool {
+            spool.lost(error);
+        }
+        let mut state = self.shared.state();
+        state.tail.lose_from(from);
+        state.lost = Some(error.to_string());
+        let (received, stored) = (state.tail.received(), state.tail.stored());
+        drop(state);
+        self.status.received(received, (self.clock)());
+        self.shared.progress.notify_one();
+        Stored::UpTo(stored.offset, None)
+    }
+
     fn failed(&self, error: &ArchiveError) {
         self.status.metrics().store_errors.inc();
         let text = error.to_string();
@@ -310,8 +376,30 @@ impl Worker {
     }
 }
 
-async fn encode(pending: Pending) -> Result<(segment::SegmentHeader, Bytes), SegmentError> {
+/// Brings together what is in memory and in the spool; where the loss begins, if some of it is gone.
+async fn load(pending: Pending) -> Result<(SegmentMeta, Vec<Bytes>), (Offset, SpoolError)> {
     let Pending { meta, chunks } = pending;
+    let in_memory = |held: &Held| matches!(held, Held::Memory(_));
+    let pieces = chunks.clone();
+    let loaded = if chunks.iter().all(in_memory) {
+        spool::load(&pieces)
+    } else {
+        match tokio::task::spawn_blocking(move || spool::load(&pieces)).await {
+            Ok(loaded) => loaded,
+            // The runtime is ending.
+            Err(_) => spool::load(&chunks),
+        }
+    };
+    match loaded {
+        Ok(loaded) => Ok((meta, loaded)),
+        Err((before, error)) => Err((meta.start.plus(before), error)),
+    }
+}
+
+async fn encode(
+    meta: SegmentMeta,
+    chunks: Vec<Bytes>,
+) -> Result<(segment::SegmentHeader, Bytes), SegmentError> {
     if meta.end.since(meta.start) < INLINE_BYTES {
         return segment::encode(meta, &chunks, LEVEL);
     }

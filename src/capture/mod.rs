@@ -17,6 +17,7 @@ mod resume;
 mod server;
 mod session;
 mod shutdown_probe;
+mod spooler;
 pub mod tail;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::config::CaptureConfig;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::position::Position;
+use crate::spool::Spool;
 use crate::status::Status;
 
 /// The wall clock: Unix milliseconds. Handed in, as it may jump.
@@ -60,16 +62,21 @@ pub enum SessionEnd {
     Feed(String),
     /// The store is too slow, or away, and the memory for the feed is full.
     #[error(
-        "{pending} bytes of feed wait for the store, which is the memory limit: hanging up, so that the master's memory \
+        "{pending} bytes of feed wait for the store, which is {limit}: hanging up, so that the master's memory \
          does not fill in our place. Later it goes on from the last stored offset, if the master's backlog holds it \
          (repl-backlog-size){}", .cause.as_ref().map(|cause| format!("; the store says: {cause}")).unwrap_or_default()
     )]
     StoreStalled {
-        /// Bytes in memory.
-        pending: usize,
+        /// Bytes received and not stored.
+        pending: u64,
+        /// What they have reached.
+        limit: &'static str,
         /// What the store last failed with.
         cause: Option<String>,
     },
+    /// What waited for the store is gone.
+    #[error("{0}; what it held was not acknowledged, and the server is asked for it again")]
+    SpoolLost(String),
     /// Another writer has sealed the history: whatever this server does now belongs to no backup of that history.
     #[error(
         "superseded: history {} was sealed at offset {} ({reason}). Another backfeed has taken over; nothing more of this \
@@ -102,9 +109,11 @@ impl SessionEnd {
             Self::Archive(error) | Self::FullSync(FullSyncError::Archive(error)) => {
                 !error.is_transient()
             }
-            Self::FullSync(_) | Self::Feed(_) | Self::StoreStalled { .. } | Self::StartOver(_) => {
-                false
-            }
+            Self::FullSync(_)
+            | Self::Feed(_)
+            | Self::StoreStalled { .. }
+            | Self::SpoolLost(_)
+            | Self::StartOver(_) => false,
             Self::Superseded { .. } | Self::Stopped | Self::Once(_) => true,
         }
     }
@@ -114,6 +123,7 @@ impl SessionEnd {
 pub struct Capture {
     archive: Archive,
     config: CaptureConfig,
+    spool: Option<Spool>,
     /// Who we are, in `history.json`: the source's host:port, or `sidecar`.
     service: String,
     /// Which process we are, in segment headers.
@@ -135,9 +145,14 @@ impl Capture {
         clock: Clock,
     ) -> Self {
         let writer = format!("{service}/{:016x}", rand::random::<u64>());
+        let spool = config
+            .spool
+            .as_ref()
+            .map(|spool| Spool::new(spool, &status));
         Self {
             archive,
             config,
+            spool,
             service,
             writer,
             status,
@@ -177,6 +192,16 @@ impl Capture {
     pub fn is_flushed(&self) -> bool {
         let settled = |log: &LogWriter| log.is_flushed() || log.superseded().is_some();
         self.log.as_ref().is_none_or(settled)
+    }
+
+    /// Is there room again for a good part of a feed?
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let memory = self
+            .log
+            .as_ref()
+            .map_or(0, |log| log.tail(|tail| tail.memory()));
+        memory < spooler::threshold(&self.config) && self.spool.as_ref().is_none_or(Spool::has_room)
     }
 
     /// Stores what was received, up to the last boundary, and forgets the link's state: the next session goes by the

@@ -69,6 +69,9 @@ impl Capture {
         shutdown: &mut Shutdown,
     ) -> Result<SessionEnd, SessionEnd> {
         let facts = unless_stopped(shutdown, look(source)).await??;
+        if let Some(log) = &self.log {
+            log.new_link();
+        }
         let known = match &self.log {
             Some(log) if log.superseded().is_none() && !once => None,
             _ => {
@@ -295,6 +298,7 @@ impl Capture {
             tail,
             archive,
             config,
+            self.spool.clone(),
             self.status.clone(),
             self.clock.clone(),
         ));

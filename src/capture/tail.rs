@@ -1,10 +1,10 @@
-//! The end of the log that is in memory: received, not yet stored.
+//! The end of the log that is in memory, or has its bytes in the spool: received, not yet stored.
 //!
 //! Pure: it is told what arrives, when, and what was stored; it says what the next segment is and what may be
-//! acknowledged. The invariant, for one history:
+//! acknowledged, and which bytes may go to the spool; reading and writing that is others' business. The invariant, for one history:
 //!
 //! ```text
-//!   stored boundary ≤ stored      bytes in memory: (stored, received]
+//!   stored boundary ≤ stored      bytes held: (stored, received]
 //!   received boundary ≤ received  (stored may be ahead of received, when another writer was faster)
 //! ```
 
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::{FeedError, FeedScanner};
 use crate::segment::SegmentMeta;
+use crate::spool::{Held, Record};
 
 /// A stretch of so much time has one time mark, at its end.
 const MARK_INTERVAL_MS: i64 = 100;
@@ -23,17 +24,19 @@ const MARK_INTERVAL_MS: i64 = 100;
 const MARKS_LIMIT: i64 = 8192;
 /// What a chunk costs beside its bytes; tiny chunks must not evade the memory limit.
 const CHUNK_OVERHEAD: usize = 128;
+/// What a chunk costs whose bytes are in the spool, its share of record and file included.
+const SPOOLED_COST: usize = 256;
 
 /// What is received at once is kept in pieces of this size: boundaries are known to this grain, and a segment is some
 /// pieces long at least ([`crate::config::SEGMENT_SIZE_MIN`]).
 const PIECE: usize = 16 * 1024;
 
-/// Bytes as they were received at once.
+/// Bytes as they were received at once; of what went to the spool, within 100 ms.
 #[derive(Debug, Clone)]
 struct Chunk {
     /// Offset before the first byte.
     start: Offset,
-    bytes: Bytes,
+    held: Held,
     /// The last boundary in (start, end].
     boundary: Option<Boundary>,
     received: Moment,
@@ -43,15 +46,15 @@ struct Chunk {
 
 impl Chunk {
     fn end(&self) -> Offset {
-        self.start.plus(self.bytes.len() as u64)
+        self.start.plus(self.held.len() as u64)
     }
 
     /// Drops the bytes up to `offset`.
     fn advance_to(&mut self, offset: Offset) {
         let drop = usize::try_from(offset.since(self.start))
             .unwrap_or(usize::MAX)
-            .min(self.bytes.len());
-        self.bytes = self.bytes.slice(drop..);
+            .min(self.held.len());
+        self.held.advance(drop);
         self.start = self.start.plus(drop as u64);
         self.boundary = self
             .boundary
@@ -83,7 +86,17 @@ pub struct Pending {
     /// What its header will say.
     pub meta: SegmentMeta,
     /// Its raw bytes.
-    pub chunks: Vec<Bytes>,
+    pub chunks: Vec<Held>,
+}
+
+/// Bytes in memory that may go to the spool.
+#[derive(Debug)]
+pub struct Batch {
+    start: Offset,
+    end: Offset,
+    epoch: u64,
+    /// The bytes.
+    pub parts: Vec<Bytes>,
 }
 
 /// What is received of one history and not yet stored.
@@ -99,6 +112,8 @@ pub struct Tail {
     last_mark_ms: i64,
     getack: bool,
     data_chunks: usize,
+    /// Counts how often bytes were forgotten that may come again.
+    epoch: u64,
 }
 
 impl Tail {
@@ -122,6 +137,7 @@ impl Tail {
             last_mark_ms,
             getack: false,
             data_chunks: 0,
+            epoch: 0,
         }
     }
 
@@ -260,7 +276,7 @@ impl Tail {
         }
         let mut chunk = Chunk {
             start,
-            bytes,
+            held: Held::Memory(bytes),
             boundary,
             received,
             data,
@@ -268,7 +284,7 @@ impl Tail {
         if chunk.start < self.stored {
             chunk.advance_to(self.stored);
         }
-        if !chunk.bytes.is_empty() {
+        if !chunk.held.is_empty() {
             self.put_back(chunk);
         }
         self.note_stored_boundary();
@@ -277,14 +293,26 @@ impl Tail {
 
     /// The link is gone: forgets what was received after the last boundary. A new link starts there.
     pub fn truncate_to_boundary(&mut self) {
-        let boundary = self.scanner.boundary();
+        self.go_back(self.scanner.boundary());
+    }
+
+    /// The spool has lost what stands at `offset`: forgets it and everything after it, to be asked for again.
+    pub fn lose_from(&mut self, offset: Offset) {
+        let kept = self.chunks.partition_point(|chunk| chunk.end() <= offset);
+        let last = self.chunks.iter().take(kept).rev();
+        let boundary = last.filter_map(|chunk| chunk.boundary).next();
+        self.go_back(boundary.unwrap_or(self.stored_boundary));
+    }
+
+    fn go_back(&mut self, boundary: Boundary) {
+        self.epoch = self.epoch.wrapping_add(1);
         while let Some(mut chunk) = self.chunks.pop_back() {
             self.forget(&chunk);
             if chunk.start >= boundary.offset {
                 continue;
             }
             let keep = usize::try_from(boundary.offset.since(chunk.start)).unwrap_or(usize::MAX);
-            chunk.bytes.truncate(keep);
+            chunk.held.truncate(keep);
             self.put_back(chunk);
             break;
         }
@@ -308,8 +336,10 @@ impl Tail {
         for chunk in self.chunks.iter().take_while(|chunk| chunk.start < cut) {
             let take = usize::try_from(cut.since(chunk.start))
                 .unwrap_or(usize::MAX)
-                .min(chunk.bytes.len());
-            chunks.push(chunk.bytes.slice(..take));
+                .min(chunk.held.len());
+            let mut held = chunk.held.clone();
+            held.truncate(take);
+            chunks.push(held);
             boundary = chunk
                 .boundary
                 .filter(|boundary| boundary.offset <= cut)
@@ -397,6 +427,81 @@ impl Tail {
         self.note_stored_boundary();
     }
 
+    /// The oldest bytes in memory behind `in_flight` (what is being stored is in memory anyhow): `least` to about `most`.
+    #[must_use]
+    pub fn spoolable(&self, in_flight: Offset, least: usize, most: usize) -> Option<Batch> {
+        let first = self.chunks.partition_point(|chunk| chunk.start < in_flight);
+        let mut batch: Option<Batch> = None;
+        let mut length: usize = 0;
+        for chunk in self.chunks.iter().skip(first) {
+            match &chunk.held {
+                Held::Memory(bytes) if length < most => {
+                    let batch = batch.get_or_insert_with(|| Batch {
+                        start: chunk.start,
+                        end: chunk.start,
+                        epoch: self.epoch,
+                        parts: Vec::new(),
+                    });
+                    batch.end = chunk.end();
+                    batch.parts.push(bytes.clone());
+                    length = length.saturating_add(bytes.len());
+                }
+                _ if length >= least => break,
+                _ => {
+                    batch = None;
+                    length = 0;
+                }
+            }
+        }
+        batch.filter(|_| length >= least)
+    }
+
+    /// A batch is in the spool. What of it still waits becomes chunks of up to `grain` bytes, of 100 ms at most, as time marks
+    /// are.
+    pub fn spooled(&mut self, batch: &Batch, record: &Record, grain: usize) {
+        let first = self
+            .chunks
+            .partition_point(|chunk| chunk.start < batch.start);
+        let end = self
+            .chunks
+            .partition_point(|chunk| chunk.end() <= batch.end);
+        if self.epoch != batch.epoch || end <= first {
+            return;
+        }
+        let behind = self.chunks.split_off(end);
+        let taken = self.chunks.split_off(first);
+        let mut open: Option<(Chunk, i64)> = None;
+        for mut chunk in taken {
+            self.forget(&chunk);
+            let began = chunk.received.unix_ms;
+            let from = usize::try_from(chunk.start.since(batch.start)).unwrap_or(usize::MAX);
+            let more = chunk.held.len();
+            if let Some((last, since)) = &mut open
+                && began.saturating_sub(*since) < MARK_INTERVAL_MS
+                && let Held::Spooled { len, .. } = &mut last.held
+                && len.saturating_add(more) <= grain
+            {
+                *len = len.saturating_add(more);
+                last.boundary = chunk.boundary.or(last.boundary);
+                last.received = chunk.received;
+                last.data |= chunk.data;
+                continue;
+            }
+            chunk.held = Held::Spooled {
+                record: record.clone(),
+                from,
+                len: more,
+            };
+            if let Some((done, _)) = open.replace((chunk, began)) {
+                self.put_back(done);
+            }
+        }
+        if let Some((done, _)) = open {
+            self.put_back(done);
+        }
+        self.chunks.extend(behind);
+    }
+
     fn put_back(&mut self, chunk: Chunk) {
         self.memory = self.memory.saturating_add(cost(&chunk));
         self.data_chunks = self.data_chunks.saturating_add(usize::from(chunk.data));
@@ -436,7 +541,10 @@ impl Tail {
 }
 
 fn cost(chunk: &Chunk) -> usize {
-    chunk.bytes.len().saturating_add(CHUNK_OVERHEAD)
+    match &chunk.held {
+        Held::Memory(bytes) => bytes.len().saturating_add(CHUNK_OVERHEAD),
+        Held::Spooled { .. } => SPOOLED_COST,
+    }
 }
 
 #[cfg(test)]

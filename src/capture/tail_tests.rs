@@ -4,6 +4,10 @@
     clippy::arithmetic_side_effects
 )]
 
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use super::*;
 use crate::resp::encode_command;
 
@@ -43,6 +47,10 @@ fn moment(unix_ms: i64) -> Moment {
     }
 }
 
+fn raw(pending: &Pending) -> Vec<u8> {
+    crate::spool::load(&pending.chunks).unwrap().concat()
+}
+
 fn push(tail: &mut Tail, bytes: &[u8], ms: i64) -> Arrival {
     tail.push(Bytes::copy_from_slice(bytes), moment(ms))
         .unwrap()
@@ -66,14 +74,14 @@ fn a_segment_ends_at_the_last_boundary_and_knows_its_databases() {
             db: 2
         })
     );
-    assert_eq!(pending.chunks.concat(), whole);
+    assert_eq!(raw(&pending), whole);
     assert!(pending.meta.starts_at_boundary);
 
     tail.mark_stored(pending.meta.end, pending.meta.boundary);
     assert!(tail.next_segment(SIZE).is_none(), "a transaction is open");
     push(&mut tail, &command(&["EXEC"]), 1050);
     let rest = tail.next_segment(SIZE).unwrap();
-    assert_eq!(rest.chunks.concat(), [open, command(&["EXEC"])].concat());
+    assert_eq!(raw(&rest), [open, command(&["EXEC"])].concat());
     assert_eq!(rest.meta.db_at_start, 2);
     tail.mark_stored(rest.meta.end, rest.meta.boundary);
     assert!(!tail.has_whole_unit());
@@ -91,7 +99,7 @@ fn a_command_longer_than_memory_is_cut_and_acknowledged_only_at_its_end() {
         push(&mut tail, part, 5);
         most = most.max(tail.memory());
         while let Some(pending) = tail.next_segment(SIZE) {
-            stored.extend(pending.chunks.concat());
+            stored.extend(raw(&pending));
             tail.mark_stored(pending.meta.end, pending.meta.boundary);
             let whole = stored.len() == bytes.len();
             assert_eq!(pending.meta.boundary.is_some(), whole);
@@ -144,7 +152,7 @@ fn segments_of_many_small_commands_stay_near_the_wanted_size() {
     while let Some(pending) = tail.next_segment(SIZE) {
         let len = pending.meta.end.since(pending.meta.start);
         assert!(len <= SIZE as u64 && len % one.len() as u64 == 0, "{len}");
-        stored.extend(pending.chunks.concat());
+        stored.extend(raw(&pending));
         tail.mark_stored(pending.meta.end, pending.meta.boundary);
     }
     assert_eq!(stored, all);
@@ -205,7 +213,7 @@ fn a_faster_writer_of_the_same_feed_is_taken_in() {
     let rest = tail.next_segment(SIZE).unwrap();
     assert_eq!(rest.meta.start, Offset(100 + 2 * n + 5));
     assert!(!rest.meta.starts_at_boundary);
-    assert_eq!(rest.chunks.concat(), &one[5..]);
+    assert_eq!(raw(&rest), &one[5..]);
     // It is ahead of what we have received.
     tail.mark_stored(
         Offset(100 + 5 * n),
@@ -221,10 +229,7 @@ fn a_faster_writer_of_the_same_feed_is_taken_in() {
     );
     push(&mut tail, &one.repeat(3), 2);
     let rest = tail.next_segment(SIZE).unwrap();
-    assert_eq!(
-        (rest.meta.start, rest.chunks.concat()),
-        (Offset(100 + 5 * n), one)
-    );
+    assert_eq!((rest.meta.start, raw(&rest)), (Offset(100 + 5 * n), one));
 }
 
 #[test]
@@ -237,7 +242,7 @@ fn resuming_inside_a_stored_command_skips_what_is_stored() {
         (pending.meta.start, pending.meta.starts_at_boundary),
         (Offset(110), false)
     );
-    assert_eq!(pending.chunks.concat(), &set[10..]);
+    assert_eq!(raw(&pending), &set[10..]);
 }
 
 #[test]
@@ -250,7 +255,7 @@ fn a_lost_link_forgets_the_half_command_and_nothing_else() {
     assert_eq!(tail.received().offset, Offset(100 + set.len() as u64));
     push(&mut tail, &set, 2);
     let pending = tail.next_segment(SIZE).unwrap();
-    assert_eq!(pending.chunks.concat(), set.repeat(2));
+    assert_eq!(raw(&pending), set.repeat(2));
 }
 
 #[test]
@@ -294,7 +299,7 @@ fn whole_commands_before_noise_are_kept_and_a_new_link_goes_on_after_them() {
         (pending.meta.start, pending.meta.end),
         (Offset(100), Offset(100 + 3 * n))
     );
-    assert_eq!(pending.chunks.concat(), set.repeat(3));
+    assert_eq!(raw(&pending), set.repeat(3));
 }
 
 #[test]
@@ -311,6 +316,114 @@ fn hours_without_a_store_fit_into_one_header() {
         pending.meta.marks.len()
     );
     assert_eq!(pending.meta.marks.last().unwrap().offset, pending.meta.end);
-    let encoded = crate::segment::encode(pending.meta, &pending.chunks, 1);
+    let encoded = crate::segment::encode(pending.meta.clone(), &[raw(&pending).into()], 1);
     assert!(encoded.is_ok());
+}
+
+/// A feed, its boundaries, and where each database is selected.
+fn feed(random: &mut StdRng) -> (Vec<u8>, Vec<Boundary>) {
+    let mut bytes = Vec::new();
+    let mut boundaries = Vec::new();
+    let mut db = 0;
+    while bytes.len() < 12 * SIZE {
+        let value = "v".repeat(match random.random_range(0..20) {
+            0 => random.random_range(0..3 * SIZE),
+            1..4 => random.random_range(0..9000),
+            _ => random.random_range(0..40),
+        });
+        match random.random_range(0..10) {
+            0 => {
+                db = random.random_range(0..16);
+                bytes.extend(command(&["SELECT", &db.to_string()]));
+            }
+            1 => {
+                bytes.extend(command(&["MULTI"]));
+                bytes.extend(command(&["SET", "k", &value]).repeat(random.random_range(0..4)));
+                bytes.extend(command(&["EXEC"]));
+            }
+            2 => bytes.extend(command(&["PING"])),
+            _ => bytes.extend(command(&["SET", "k", &value])),
+        }
+        boundaries.push(Boundary {
+            offset: Offset(100 + bytes.len() as u64),
+            db,
+        });
+    }
+    (bytes, boundaries)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Spooled at any moment, in any pieces, lost and asked for again: what is stored is the feed, cut where it may be, with
+    /// time marks as near as without a spool.
+    #[test]
+    fn a_feed_through_the_spool_is_stored_as_it_came(seed: u64) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (bytes, boundaries) = feed(&mut random);
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::config::SpoolConfig { dir: dir.path().to_owned(), limit: 1 << 30 };
+        let spool = crate::spool::Spool::new(&config, &crate::status::Status::new());
+        let mut tail = tail();
+        // When the byte of each index was received (last), and what is stored.
+        let mut times = vec![0; bytes.len()];
+        let (mut stored, mut now) = (Vec::new(), 1_000);
+        let thrifty = random.random_range(1..4);
+        while stored.len() < bytes.len() {
+            let at = (tail.received().offset.0 - 100) as usize;
+            now += random.random_range(0..60);
+            if at < bytes.len() {
+                let more = random.random_range(1..40_000).min(bytes.len() - at);
+                push(&mut tail, &bytes[at..at + more], now);
+                times[at..at + more].fill(now);
+            }
+            let in_flight = tail.stored().offset.plus(random.random_range(0..SIZE as u64));
+            while random.random_range(0..4) >= thrifty
+                && let Some(batch) = tail.spoolable(in_flight, random.random_range(1..9000), 200_000)
+            {
+                let record = spool.put(&batch.parts).unwrap();
+                // Meanwhile, things go on.
+                match random.random_range(0..8) {
+                    0 => tail.truncate_to_boundary(),
+                    1 => tail.lose_from(in_flight),
+                    2 => tail.mark_stored(in_flight.min(tail.received().offset), None),
+                    _ => {}
+                }
+                let kept = (tail.stored().offset.0 - 100) as usize;
+                if kept > stored.len() {
+                    stored.extend_from_slice(&bytes[stored.len()..kept]);
+                }
+                tail.spooled(&batch, &record, random.random_range(1..30_000));
+            }
+            let through = at + 40_000 >= bytes.len();
+            if !(through || random.random_range(0..3) == 0) {
+                continue;
+            }
+            let Some(pending) = tail.next_segment(SIZE) else { continue };
+            if random.random_range(0..9) == 0 {
+                tail.lose_from(pending.meta.start.plus(random.random_range(0..SIZE as u64)));
+                continue;
+            }
+            let meta = &pending.meta;
+            prop_assert_eq!(meta.start.0, 100 + stored.len() as u64);
+            let raw = raw(&pending);
+            prop_assert_eq!(raw.len() as u64, meta.end.since(meta.start));
+            stored.extend(raw);
+            prop_assert!(stored[..] == bytes[..stored.len()]);
+            if let Some(boundary) = meta.boundary {
+                prop_assert!(boundaries.contains(&boundary), "{:?}", boundary);
+            }
+            prop_assert!(meta.marks.is_sorted_by_key(|mark| (mark.unix_ms, mark.offset)));
+            prop_assert_eq!(meta.marks.last().unwrap().offset, meta.end);
+            for mark in &meta.marks {
+                let late = mark.unix_ms - times[(mark.offset.0 - 101) as usize];
+                prop_assert!((0..MARK_INTERVAL_MS).contains(&late), "{} ms", late);
+            }
+            tail.mark_stored(meta.end, meta.boundary);
+        }
+        prop_assert!(stored == bytes);
+        prop_assert!(!tail.has_data() && tail.memory() == 0);
+        drop(tail);
+        prop_assert!(spool.used() < 2 << 24, "what was stored is off the disk");
+    }
 }

@@ -37,7 +37,7 @@ impl From<SessionEnd> for Failure {
             SessionEnd::FullSync(_) => Exit::Redis,
             SessionEnd::StoreStalled { .. } => Exit::Store,
             SessionEnd::Superseded { .. } => Exit::Superseded,
-            SessionEnd::StartOver(_) => Exit::Error,
+            SessionEnd::SpoolLost(_) | SessionEnd::StartOver(_) => Exit::Error,
             SessionEnd::Stopped | SessionEnd::Once(_) => Exit::Ok,
         };
         Self::new(exit, end)

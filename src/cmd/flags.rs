@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{
-    AckPolicy, CaptureConfig, ConfigError, IDLE_INTERVAL, Identity, Source, Tls, parse_duration,
-    parse_size,
+    AckPolicy, CaptureConfig, ConfigError, IDLE_INTERVAL, Identity, Source, SpoolConfig, Tls,
+    parse_duration, parse_size,
 };
 use crate::telemetry::LogFormat;
 
@@ -107,6 +107,15 @@ pub(super) struct Capture {
           value_parser = parse_size)]
     memory_limit: usize,
 
+    /// Directory for feed that finds no room in memory while the store is slow or away [default: none]
+    #[arg(long, env = "BACKFEED_SPOOL_DIR", value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+
+    /// Hold at most this much there
+    #[arg(long, env = "BACKFEED_SPOOL_LIMIT", value_name = "SIZE", default_value = "1GiB",
+          value_parser = parse_size)]
+    spool_limit: usize,
+
     /// Acknowledge to the master (and so to WAIT) what is `stored` or what is `received`
     #[arg(long, env = "BACKFEED_ACK", value_name = "stored|received", default_value = "stored",
           value_parser = str::parse::<AckPolicy>)]
@@ -137,6 +146,10 @@ impl Capture {
             idle_interval: IDLE_INTERVAL,
             segment_size: self.segment_size,
             memory_limit: self.memory_limit,
+            spool: self.spool_dir.clone().map(|dir| SpoolConfig {
+                dir,
+                limit: self.spool_limit as u64,
+            }),
             ack: self.ack,
         }
         .checked()

@@ -245,9 +245,18 @@ fn capture_limits_fit_together() {
     assert!(
         CaptureConfig {
             memory_limit: 9 << 20,
-            ..config
+            ..config.clone()
         }
         .checked()
         .is_err()
     );
+    let spool = |limit| CaptureConfig {
+        spool: Some(SpoolConfig {
+            dir: "/spool".into(),
+            limit,
+        }),
+        ..config.clone()
+    };
+    assert!(spool(SPOOL_LIMIT_MIN).checked().is_ok());
+    assert!(spool(SPOOL_LIMIT_MIN - 1).checked().is_err());
 }

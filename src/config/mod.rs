@@ -91,6 +91,18 @@ impl FromStr for AckPolicy {
     }
 }
 
+/// A spool below this holds next to nothing, and would be told to be full all the time.
+pub const SPOOL_LIMIT_MIN: u64 = 1 << 20;
+
+/// Where feed waits for the store when memory has no room for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// A directory; the files in it have no names.
+    pub dir: PathBuf,
+    /// Bytes on its disk, at most.
+    pub limit: u64,
+}
+
 /// How a feed becomes objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureConfig {
@@ -102,6 +114,8 @@ pub struct CaptureConfig {
     pub segment_size: usize,
     /// Bytes of feed held in memory, received but not yet stored, at most.
     pub memory_limit: usize,
+    /// Where more of it waits. None: nowhere.
+    pub spool: Option<SpoolConfig>,
     /// What is acknowledged to the master.
     pub ack: AckPolicy,
 }
@@ -113,6 +127,7 @@ impl Default for CaptureConfig {
             idle_interval: IDLE_INTERVAL,
             segment_size: 8 * 1024 * 1024,
             memory_limit: 64 * 1024 * 1024,
+            spool: None,
             ack: AckPolicy::Stored,
         }
     }
@@ -132,6 +147,13 @@ impl CaptureConfig {
             return Err(ConfigError::new(
                 "--memory-limit: must be twice --segment-size or more (one segment is stored while the next one fills)",
             ));
+        }
+        if self
+            .spool
+            .as_ref()
+            .is_some_and(|spool| spool.limit < SPOOL_LIMIT_MIN)
+        {
+            return Err(ConfigError::new("--spool-limit: must be 1MiB or more"));
         }
         Ok(self)
     }
