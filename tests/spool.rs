@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
 use crate::support::{Backfeed, Rng, Server, Version, on, restored, wait_until};
+use crate::writers::Disk;
 
 const MB: u64 = 1_000_000;
 const VALUE: usize = 100_000;
@@ -224,4 +225,29 @@ fn a_full_spool_is_hung_up_on_and_gone_on_from() {
     stage.bring_store_back();
     stage.check_all_is_there();
     assert!(stage.backfeed.metric("backfeed_partial_syncs_total") >= 1.0);
+}
+
+#[test]
+fn a_spool_on_a_full_disk_is_told_and_gone_on_without() {
+    let stage = Stage::start(Version::Redis70, "64mb", "256MiB");
+    let Some(disk) = Disk::mount(&stage.home.path().join("spool")) else {
+        eprintln!("NOT tested: a full disk, as mounting is not permitted here");
+        return;
+    };
+    stage.take_store_away();
+    stage.write(4);
+    let full = "cannot write to the spool in /";
+    stage.backfeed.wait("it is told", |view| {
+        let error = view["spool_error"].as_str().unwrap_or_default();
+        error.contains(full) && error.contains("No space left on device")
+    });
+    wait_until("it hangs up", PATIENCE, || {
+        stage.backfeed.log().contains("take: hanging up")
+    });
+    assert!(stage.backfeed.metric("backfeed_spool_errors_total") >= 1.0);
+    assert_eq!(stage.backfeed.log().matches(full).count(), 1, "told once");
+    stage.bring_store_back();
+    stage.check_all_is_there();
+    drop(stage);
+    drop(disk);
 }

@@ -432,11 +432,11 @@ impl Outage for Obstacle {
 }
 
 /// A filesystem of 8 MiB, which gets larger.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
     /// None where mounting is not permitted.
-    fn mount(path: &Path) -> Option<Self> {
+    pub fn mount(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], path).then(|| Self(path.to_owned()))
     }

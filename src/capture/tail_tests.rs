@@ -369,11 +369,17 @@ proptest! {
         let mut times = vec![0; bytes.len()];
         let (mut stored, mut now) = (Vec::new(), 1_000);
         let thrifty = random.random_range(1..4);
+        let at_once = [900, 40_000][random.random_range(0..2)];
+        // A long command must come through between two losses, now and then.
+        let rare = 8 * 40_000 / at_once;
+        let mut rounds = 0;
         while stored.len() < bytes.len() {
+            rounds += 1;
+            prop_assert!(rounds < 20_000, "it stands still");
             let at = (tail.received().offset.0 - 100) as usize;
             now += random.random_range(0..60);
             if at < bytes.len() {
-                let more = random.random_range(1..40_000).min(bytes.len() - at);
+                let more = random.random_range(1..at_once).min(bytes.len() - at);
                 push(&mut tail, &bytes[at..at + more], now);
                 times[at..at + more].fill(now);
             }
@@ -383,7 +389,7 @@ proptest! {
             {
                 let record = spool.put(&batch.parts).unwrap();
                 // Meanwhile, things go on.
-                match random.random_range(0..8) {
+                match random.random_range(0..rare) {
                     0 => tail.truncate_to_boundary(),
                     1 => tail.lose_from(in_flight),
                     2 => tail.mark_stored(in_flight.min(tail.received().offset), None),
@@ -393,7 +399,9 @@ proptest! {
                 if kept > stored.len() {
                     stored.extend_from_slice(&bytes[stored.len()..kept]);
                 }
+                let data = tail.has_data();
                 tail.spooled(&batch, &record, random.random_range(1..30_000));
+                prop_assert_eq!(tail.has_data(), data);
             }
             let through = at + 40_000 >= bytes.len();
             if !(through || random.random_range(0..3) == 0) {
