@@ -160,8 +160,7 @@ pub async fn run_backup(
             status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
         match end {
             SessionEnd::Stopped => {
-                capture.drain().await;
-                return Ok(());
+                return capture.drain().await;
             }
             SessionEnd::Once(at) => {
                 tracing::info!(%at, "one full sync is stored");
@@ -190,8 +189,7 @@ pub async fn run_backup(
         if pause_or_stop(pause, &mut shutdown).await.is_err() {
             // Between two links: what was received may still wait for the store.
             status.phase(Phase::Draining, "storing what was received");
-            capture.drain().await;
-            return Ok(());
+            return capture.drain().await;
         }
     }
 }

@@ -424,7 +424,7 @@ fn a_master_that_repeats_full_syncs_for_ever_makes_neither_copies_nor_gaps() {
                 end.to_string().contains("while following the feed"),
                 "{end}"
             );
-            life.capture.drain().await;
+            life.capture.drain().await.unwrap();
         });
         assert_eq!(master.seen().full_syncs, 1);
         assert_eq!(bases(&store).len(), 2, "{:?}", bases(&store));

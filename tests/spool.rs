@@ -114,6 +114,21 @@ impl Stage {
         });
     }
 
+    /// The files of the spool lose their second halves.
+    fn cut_spool(&self) {
+        let mut cut = 0;
+        for fd in fs::read_dir(format!("/proc/{}/fd", self.backfeed.pid())).unwrap() {
+            let path = fd.unwrap().path();
+            let leads_to = fs::read_link(&path).unwrap_or_default();
+            if leads_to.to_string_lossy().contains("backfeed-spool") {
+                let file = File::options().write(true).open(path).unwrap();
+                file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+                cut += 1;
+            }
+        }
+        assert!(cut > 3, "{cut} files were cut");
+    }
+
     /// Everything is stored, after one full sync; what is restored is what the server has.
     fn check_all_is_there(&self) {
         self.backfeed.wait_captured(&self.redis);
@@ -179,17 +194,7 @@ fn a_spool_that_is_lost_is_told_and_the_server_asked_again() {
     stage.take_store_away();
     stage.write(2);
     stage.wait_spooled(WRITTEN - 4 * MB);
-    let mut cut = 0;
-    for fd in fs::read_dir(format!("/proc/{}/fd", stage.backfeed.pid())).unwrap() {
-        let path = fd.unwrap().path();
-        let leads_to = fs::read_link(&path).unwrap_or_default();
-        if leads_to.to_string_lossy().contains("backfeed-spool") {
-            let file = File::options().write(true).open(path).unwrap();
-            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
-            cut += 1;
-        }
-    }
-    assert!(cut > 3, "{cut} files were cut");
+    stage.cut_spool();
     stage.bring_store_back();
     wait_until("it is told", PATIENCE, || {
         stage
@@ -202,6 +207,24 @@ fn a_spool_that_is_lost_is_told_and_the_server_asked_again() {
     assert!(stage.backfeed.metric("backfeed_partial_syncs_total") >= 1.0);
     let log = stage.backfeed.log();
     assert!(log.contains("the server is asked for it again"), "{log}");
+}
+
+/// To stop is no reason to be silent about what is not stored.
+#[test]
+fn a_spool_that_is_lost_while_stopping_is_an_error_and_the_next_backfeed_asks_again() {
+    let mut stage = Stage::start(Version::Redis70, "64mb", "256MiB");
+    stage.take_store_away();
+    stage.write(5);
+    stage.wait_spooled(WRITTEN - 4 * MB);
+    stage.cut_spool();
+    stage.backfeed.signal("TERM");
+    stage
+        .backfeed
+        .wait("it stops", |view| view["phase"] == "draining");
+    stage.bring_store_back();
+    assert_eq!(stage.backfeed.wait_exit(), 1, "{}", stage.backfeed.log());
+    stage.backfeed.restart();
+    stage.check_all_is_there();
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) in_flight: Offset,
     /// What the spool has lost since the link began: what the link brings has no place any more.
     lost: Option<String>,
+    /// The last boundary received when the spool lost something, and what it lost: not stored before the server has sent it again.
+    missing: Option<(Offset, String)>,
     /// Store everything that can be, idle traffic too.
     flush: bool,
     /// The snapshot that the log belongs to does not count yet.
@@ -78,6 +80,7 @@ impl LogWriter {
             in_flight: tail.stored().offset,
             tail,
             lost: None,
+            missing: None,
             flush: false,
             held: false,
             superseded: None,
@@ -132,6 +135,15 @@ impl LogWriter {
     #[must_use]
     pub fn lost(&self) -> Option<String> {
         self.shared.state().lost.clone()
+    }
+
+    /// What the spool has lost and nobody has stored since.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let state = self.shared.state();
+        let stored = state.tail.stored().offset;
+        let missing = state.missing.as_ref().filter(|(end, _)| *end > stored);
+        missing.map(|(_, error)| error.clone())
     }
 
     /// A new link goes on from where the tail ends now.
@@ -346,6 +358,10 @@ impl Worker {
             spool.lost(error);
         }
         let mut state = self.shared.state();
+        // Of two losses the first may reach further, when the server has not sent it all again.
+        let before = state.missing.take().map_or(Offset(0), |(end, _)| end);
+        let end = state.tail.boundary().offset.max(before);
+        state.missing = Some((end, error.to_string()));
         state.tail.lose_from(from);
         state.lost = Some(error.to_string());
         let (received, stored) = (state.tail.received(), state.tail.stored());

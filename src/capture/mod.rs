@@ -75,7 +75,9 @@ pub enum SessionEnd {
         cause: Option<String>,
     },
     /// What waited for the store is gone.
-    #[error("{0}; what it held was not acknowledged, and the server is asked for it again")]
+    #[error(
+        "{0}; what it held was not acknowledged as stored, and the server is asked for it again by the next link"
+    )]
     SpoolLost(String),
     /// Another writer has sealed the history: whatever this server does now belongs to no backup of that history.
     #[error(
@@ -206,12 +208,19 @@ impl Capture {
 
     /// Stores what was received, up to the last boundary, and forgets the link's state: the next session goes by the
     /// store alone. Waits as long as the store is away.
-    pub async fn drain(&mut self) {
+    ///
+    /// # Errors
+    /// [`SessionEnd::SpoolLost`]: the spool has lost some of it, and the server has not sent it again.
+    pub async fn drain(&mut self) -> Result<(), SessionEnd> {
+        let mut missing = None;
+        // The log stays while we wait: whoever stops waiting may come back for it.
         if let Some(log) = &self.log {
             log.tail(tail::Tail::truncate_to_boundary);
-            log.drain().await;
+            let complete = log.drain().await;
+            missing = log.missing().filter(|_| complete);
         }
         self.log = None;
+        missing.map_or(Ok(()), |error| Err(SessionEnd::SpoolLost(error)))
     }
 
     fn now(&self) -> Moment {

@@ -119,10 +119,7 @@ pub async fn run(
         superseded: false,
     };
     match sidecar.run(&mut shutdown).await {
-        Err(SidecarError::Session(SessionEnd::Stopped)) => {
-            sidecar.capture.drain().await;
-            Ok(())
-        }
+        Err(SidecarError::Session(SessionEnd::Stopped)) => Ok(sidecar.capture.drain().await?),
         Err(SidecarError::Session(end @ SessionEnd::Superseded { .. })) => {
             Err(give_up(&sidecar.status, end).into())
         }
@@ -308,7 +305,11 @@ impl Sidecar {
                 "storing what the last Redis had sent, before it is served",
             );
         }
-        self.capture.drain().await;
+        if self.capture.drain().await.is_err() {
+            tracing::warn!(
+                "some of what the last Redis had sent went with the spool, and that Redis is gone; it was not acknowledged as stored"
+            );
+        }
         let tip = self.tip().await?.map(|(_, tip)| tip);
         self.status.phase(
             Phase::WaitingForRedis,
