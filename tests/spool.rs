@@ -164,7 +164,8 @@ fn an_outage_under_load_is_bridged_by_the_spool(version: Version) {
         "{version}: the master held {most} bytes at most, and {} in the end; backfeed grew by {grown}",
         stage.held_by_master()
     );
-    assert!(most < WRITTEN / 4, "the master held {most} bytes");
+    // Without room in the spool it holds a sixth and more of it; seen with it: 25 KB.
+    assert!(most < WRITTEN / 10, "the master held {most} bytes");
     assert!(
         stage.held_by_master() < MB / 4,
         "the master holds some still"
