@@ -38,6 +38,7 @@ struct Gauges {
     stored_offset: Gauge,
     lag_bytes: Gauge<f64, AtomicU64>,
     lag_seconds: Gauge<f64, AtomicU64>,
+    store_failing: Gauge,
     spool_bytes: Gauge,
     ready: Gauge,
     phase: Family<PhaseLabel, Gauge>,
@@ -108,6 +109,8 @@ impl Gauges {
         registry.register_with_unit("lag", lag, Unit::Bytes, gauges.lag_bytes.clone());
         let age = "Age of the oldest byte received but not yet stored";
         registry.register_with_unit("lag", age, Unit::Seconds, gauges.lag_seconds.clone());
+        let failing = "1 while the store takes nothing, or cannot be opened";
+        registry.register("store_failing", failing, gauges.store_failing.clone());
         let spool = "Disk in use for feed that waits for the store";
         registry.register_with_unit("spool", spool, Unit::Bytes, gauges.spool_bytes.clone());
         registry.register("ready", "1 when /readyz answers 200", gauges.ready.clone());
@@ -126,6 +129,7 @@ impl Gauges {
         self.lag_bytes
             .set(view.lag_bytes.map_or(f64::NAN, approximate));
         self.lag_seconds.set(view.lag_seconds);
+        self.store_failing.set(view.store_error.is_some().into());
         self.spool_bytes.set(gauge(Some(view.spool_bytes)));
         self.ready.set(view.ready.into());
         for phase in Phase::ALL {

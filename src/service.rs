@@ -72,7 +72,10 @@ pub async fn open_archive(
 ) -> Result<Archive, SessionEnd> {
     loop {
         let error = match open_once(url, clock).await {
-            Ok(archive) => return Ok(archive),
+            Ok(archive) => {
+                status.store_works();
+                return Ok(archive);
+            }
             Err(error) => error,
         };
         let worth_waiting = match patience {
@@ -95,8 +98,7 @@ async fn open_once(url: &str, clock: &Clock) -> Result<Archive, ArchiveError> {
 
 /// Says in every place that the store cannot be reached.
 pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
-    status.metrics().store_errors.inc();
-    status.error(error.to_string(), clock());
+    status.store_failed(error.to_string(), !error.is_transient(), clock());
     status.phase(
         Phase::WaitingForStore,
         format!("the store cannot be used: {error}"),

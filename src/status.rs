@@ -96,7 +96,8 @@ impl fmt::Display for Phase {
 /// What `/readyz` shows. The names are part of the interface.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusView {
-    /// Following the feed, or (sidecar) the Redis beside us is open; and neither superseded nor stopping.
+    /// Following the feed into a store that does not refuse it, or (sidecar) the Redis beside us is open; and neither superseded
+    /// nor stopping.
     pub ready: bool,
     /// What it is doing.
     pub phase: Phase,
@@ -116,6 +117,8 @@ pub struct StatusView {
     pub lag_bytes: Option<u64>,
     /// Age of the oldest of them, in seconds.
     pub lag_seconds: f64,
+    /// Why the store takes nothing at the moment, and what to do.
+    pub store_error: Option<String>,
     /// Bytes of the spool's disk in use.
     pub spool_bytes: u64,
     /// Why the spool does not work at the moment.
@@ -126,6 +129,13 @@ pub struct StatusView {
     pub last_error_unix_ms: Option<i64>,
     /// Who has taken over, if somebody has (or seems to have: a seal was found, and the server is asked whether it moved on).
     pub superseded: Option<String>,
+}
+
+/// The store takes nothing.
+struct StoreFailure {
+    text: String,
+    /// It will not by itself: a permission, a bucket that is not there.
+    permanent: bool,
 }
 
 /// A handle on what the process is doing; clones share it.
@@ -149,6 +159,7 @@ struct State {
     idle: Offset,
     /// When bytes beyond what is stored were received, oldest first.
     pending: VecDeque<TimeMark>,
+    store_error: Option<StoreFailure>,
     spool_bytes: u64,
     spool_error: Option<String>,
     last_error: Option<(String, i64)>,
@@ -168,6 +179,7 @@ impl Status {
             stored_unix_ms: None,
             idle: Offset(0),
             pending: VecDeque::new(),
+            store_error: None,
             spool_bytes: 0,
             spool_error: None,
             last_error: None,
@@ -258,6 +270,25 @@ impl Status {
         self.state().promoted = promoted;
     }
 
+    /// The store took nothing, and will be tried again; `permanent`: it will not take anything without a change. True when that
+    /// is news, to be logged: it is told once, not with every try.
+    pub fn store_failed(&self, error: impl Into<String>, permanent: bool, unix_ms: i64) -> bool {
+        self.metrics().store_errors.inc();
+        let text = error.into();
+        let mut state = self.state();
+        state.last_error = Some((text.clone(), unix_ms));
+        let before = state.store_error.replace(StoreFailure {
+            text: text.clone(),
+            permanent,
+        });
+        before.is_none_or(|before| before.text != text)
+    }
+
+    /// The store has taken something, or was opened.
+    pub fn store_works(&self) {
+        self.state().store_error = None;
+    }
+
     /// So much of the spool's disk is in use.
     pub fn spool_bytes(&self, bytes: u64) {
         self.state().spool_bytes = bytes;
@@ -309,10 +340,11 @@ impl Status {
             Phase::Superseded | Phase::Draining | Phase::Stopped
         );
         let (last_error, last_error_unix_ms) = state.last_error.clone().unzip();
+        let refused = matches!(&state.store_error, Some(failure) if failure.permanent);
         StatusView {
             ready: !ending
                 && state.superseded.is_none()
-                && (state.phase == Phase::Following || state.promoted),
+                && (state.promoted || (state.phase == Phase::Following && !refused)),
             phase: state.phase,
             detail: state.detail.clone(),
             promoted: state.promoted,
@@ -325,6 +357,10 @@ impl Status {
             stored_unix_ms: state.stored_unix_ms,
             lag_bytes: state.lag_bytes(),
             lag_seconds: state.lag_seconds(now_unix_ms),
+            store_error: state
+                .store_error
+                .as_ref()
+                .map(|failure| failure.text.clone()),
             spool_bytes: state.spool_bytes,
             spool_error: state.spool_error.clone(),
             last_error,

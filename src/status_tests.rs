@@ -141,3 +141,30 @@ fn every_phase_has_one_name_in_json_and_in_metrics() {
         );
     }
 }
+
+#[test]
+fn a_store_that_refuses_is_not_ready_and_one_that_is_away_is_told() {
+    let status = Status::new();
+    status.phase(Phase::Following, "");
+    assert!(status.view_at(0).ready);
+
+    assert!(status.store_failed("away", false, 1));
+    assert!(!status.store_failed("away", false, 2), "told once");
+    let view = status.view_at(2);
+    assert!(view.ready, "it follows, and keeps what comes");
+    assert_eq!(view.store_error.as_deref(), Some("away"));
+    let page = status.metrics().encode(&view);
+    assert!(page.contains("backfeed_store_failing 1"), "{page}");
+
+    assert!(status.store_failed("no permission", true, 3));
+    assert!(!status.view_at(3).ready);
+    // An open Redis stays open.
+    status.promoted(true);
+    assert!(status.view_at(3).ready);
+    status.promoted(false);
+
+    status.store_works();
+    let view = status.view_at(4);
+    assert_eq!((view.ready, view.store_error.as_deref()), (true, None));
+    assert!(status.store_failed("no permission", true, 5), "news again");
+}

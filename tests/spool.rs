@@ -174,8 +174,17 @@ fn an_outage_under_load_is_bridged_by_the_spool(version: Version) {
     assert_eq!(stage.set_and_wait("meanwhile", 300), 0, "it is not stored");
     let view = stage.backfeed.readyz().unwrap();
     assert_eq!(
-        (&view["ready"], &view["spool_error"]),
-        (&Value::Bool(true), &Value::Null)
+        (&view["phase"], &view["spool_error"]),
+        (&Value::from("following"), &Value::Null)
+    );
+    // A file where a directory should be does not go by itself.
+    let told = view["store_error"].as_str().unwrap();
+    assert!(told.contains("move it away"), "{told}");
+    assert_eq!(view["ready"], false);
+    assert_eq!(stage.backfeed.metric("backfeed_store_failing"), 1.0);
+    assert_eq!(
+        stage.backfeed.log().matches("cannot store the log").count(),
+        1
     );
     assert!(stage.backfeed.metric("backfeed_spool_bytes") > (WRITTEN - 4 * MB) as f64);
     let names = fs::read_dir(stage.home.path().join("spool")).unwrap();
@@ -183,6 +192,7 @@ fn an_outage_under_load_is_bridged_by_the_spool(version: Version) {
 
     stage.bring_store_back();
     stage.check_all_is_there();
+    assert_eq!(stage.backfeed.metric("backfeed_store_failing"), 0.0);
     assert_eq!(stage.backfeed.metric("backfeed_reconnects_total"), 0.0);
     assert_eq!(stage.backfeed.metric("backfeed_spool_errors_total"), 0.0);
 }

@@ -331,7 +331,11 @@ impl Worker {
         };
         let mut pause = RETRY_FIRST;
         loop {
-            match self.archive.append(&header, body.clone()).await {
+            let appended = self.archive.append(&header, body.clone()).await;
+            if !matches!(appended, Err(AppendError::Archive(_))) {
+                self.status.store_works();
+            }
+            match appended {
                 Ok(()) => {
                     self.status.metrics().segments_stored.inc();
                     self.status.metrics().bytes_stored.inc_by(body.len() as u64);
@@ -372,15 +376,14 @@ impl Worker {
     }
 
     fn failed(&self, error: &ArchiveError) {
-        self.status.metrics().store_errors.inc();
         let text = error.to_string();
-        let mut state = self.shared.state();
-        if state.failing.as_ref() != Some(&text) {
+        let news = self
+            .status
+            .store_failed(text.clone(), !error.is_transient(), (self.clock)());
+        if news {
             tracing::warn!(%error, "cannot store the log; what was received is kept and tried again");
         }
-        state.failing = Some(text.clone());
-        drop(state);
-        self.status.error(text, (self.clock)());
+        self.shared.state().failing = Some(text);
     }
 
     /// A segment that cannot be encoded (out of memory in zstd): nothing is acknowledged, and the next try is as good.

@@ -354,6 +354,7 @@ impl Sidecar {
         let mut forked = None;
         let prepare = async {
             let (plan, identity) = prepare(&archive, history, &writer, now).await?;
+            status.store_works();
             if let Identity::Fork { id } = identity {
                 forked = Some(id);
             }
