@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -117,6 +117,16 @@ impl Gcs {
         format!("http://127.0.0.1:{}", self.proxy)
     }
 
+    /// The emulator itself, without the proxy.
+    pub fn direct_host(&self) -> String {
+        self.shared.upstream.clone()
+    }
+
+    /// What it stores: a directory a bucket.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// The next `times` requests of `method` whose path and query have `part` in them meet `fault`.
     pub fn fault(&self, method: &'static str, part: &'static str, times: usize, fault: Fault) {
         self.shared.rules.lock().unwrap().push_back(Rule {
@@ -131,6 +141,12 @@ impl Gcs {
     pub fn heal(&self) -> usize {
         let mut rules = self.shared.rules.lock().unwrap();
         rules.drain(..).map(|rule| rule.times).sum()
+    }
+
+    /// How many requests are still to meet a fault.
+    pub fn pending(&self) -> usize {
+        let rules = self.shared.rules.lock().unwrap();
+        rules.iter().map(|rule| rule.times).sum()
     }
 
     /// The requests so far: method, path and query.
