@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::log_writer::jittered;
-use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
+use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
 use crate::config::BackupConfig;
 use crate::status::{Phase, Status};
 use crate::store::{self, StoreError};
@@ -112,11 +112,7 @@ pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
 pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(), SessionEnd> {
     tokio::select! {
         () = sleep(pause) => Ok(()),
-        stopped = shutdown.wait_for(|stop| *stop) => match stopped {
-            Ok(_) => Err(SessionEnd::Stopped),
-            // Nobody is left to ask us to stop.
-            Err(_) => std::future::pending().await,
-        },
+        () = stopped(shutdown) => Err(SessionEnd::Stopped),
     }
 }
 

@@ -1,13 +1,19 @@
-//! The figures of the README, side by side in one run: `cargo bench --bench figures [-- KEYS]`.
+//! The figures of the README, side by side in one run: `cargo bench --bench figures [-- PART…] [KEYS]`.
 //!
-//! Needs the test servers (`tests/servers.sh`). Prints ratios, as machines differ: a full sync by backfeed against
-//! `redis-cli --rdb` of the same server, the most memory that either took, and `WAIT` against one object write.
+//! Needs the test servers (`tests/servers.sh`). Prints ratios, as machines differ. The parts, all if none is named:
+//!
+//! - `full-sync`: `backup --once` against `redis-cli --rdb` of the same server, wall time and most memory; to a directory and
+//!   to an emulator of Google Cloud Storage
+//! - `master`: what a server does at full load alone, with a replica, and with backfeed; and what backfeed takes for it
+//! - `wait`: `WAIT 1` after a write against one object write on the same store
+//! - `restore`: a restore to a server against the server's own load of the same RDB
 
 #![allow(
     missing_docs,
     unused_imports,
     unused_macros,
     unreachable_pub,
+    dead_code,
     clippy::arithmetic_side_effects,
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -17,133 +23,136 @@
     clippy::unwrap_used
 )]
 
-#[path = "../tests/support/mod.rs"]
+mod full_sync;
+mod master;
+mod restore;
+#[path = "../../tests/support/mod.rs"]
 mod support;
+mod wait;
 
 use std::io::{BufWriter, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use support::{Backfeed, Server, Version};
+use support::{Env, Gcs, Server, Version};
 
-/// About 1 GB of RDB.
-const KEYS: usize = 9_000_000;
+/// About 0.6 GB of RDB.
+const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const WAITS: usize = 500;
+const PARTS: [&str; 4] = ["full-sync", "master", "wait", "restore"];
 
 fn main() {
-    let keys = std::env::args()
-        .skip(1)
-        .find_map(|arg| arg.parse().ok())
-        .unwrap_or(KEYS);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!(
-        "machine: {cores} cores; {keys} keys of {VALUE} random bytes, Redis 7.0, diskless sync\n"
-    );
-    let home = TempDir::new().unwrap();
-    let redis = Server::start(
-        Version::Redis70,
-        &[
-            "--repl-diskless-sync",
-            "yes",
-            "--repl-diskless-sync-delay",
-            "0",
-        ],
-    );
-    fill(&redis, keys);
-    full_sync(&redis, home.path());
-    wait(&redis, home.path());
-}
-
-/// A full sync: `backfeed backup --once` against `redis-cli --rdb`, in turn.
-fn full_sync(redis: &Server, home: &Path) {
-    println!(
-        "full sync        backfeed   redis-cli --rdb   ratio   peak RSS   peak RSS of redis-cli"
-    );
-    let mut ratios = Vec::new();
-    for round in 0..ROUNDS {
-        let store = home.join(format!("bucket-{round}"));
-        let mut ours = Command::new(env!("CARGO_BIN_EXE_backfeed"));
-        ours.args(["backup", "--once", "--redis", &redis.url(), "--store"])
-            .arg(format!("file://{}", store.display()));
-        let file = home.join("dump.rdb");
-        let mut theirs = Command::new(redis.version().program("cli"));
-        theirs
-            .args(["-p", &redis.port().to_string(), "--rdb"])
-            .arg(&file);
-        let (our_time, our_memory) = measure(&mut ours);
-        let (their_time, their_memory) = measure(&mut theirs);
-        let ratio = our_time.as_secs_f64() / their_time.as_secs_f64();
-        ratios.push(ratio);
-        println!(
-            "  round {round}        {:6.2} s          {:6.2} s    {ratio:4.2}   {:4} MiB               {:4} MiB",
-            our_time.as_secs_f64(),
-            their_time.as_secs_f64(),
-            our_memory / 1024,
-            their_memory / 1024
-        );
-        let (raw, stored) = (size(&file), size(&store));
-        if round == 0 {
-            println!(
-                "  stored: {stored} bytes of {raw} ({:.2})",
-                stored as f64 / raw as f64
-            );
+    let (mut keys, mut parts) = (KEYS, Vec::new());
+    for arg in std::env::args().skip(1).filter(|arg| arg != "--bench") {
+        match arg.parse() {
+            Ok(number) => keys = number,
+            Err(_) => parts.push(arg),
         }
-        std::fs::remove_dir_all(&store).unwrap();
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("  median ratio {:.2}\n", ratios[ratios.len() / 2]);
+    for part in &parts {
+        assert!(
+            PARTS.contains(&part.as_str()),
+            "{part} is none of {PARTS:?}"
+        );
+    }
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|it| it == part);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("machine: {cores} cores; Redis 7.0, diskless sync\n");
+    if wanted("full-sync") || wanted("restore") {
+        let redis = redis();
+        fill(&redis, keys);
+        println!("{keys} keys of {VALUE} random bytes");
+        if wanted("full-sync") {
+            for store in Place::all() {
+                full_sync::run(&redis, &store);
+            }
+        }
+        if wanted("restore") {
+            restore::run(&redis, &Place::directory());
+        }
+    }
+    if wanted("wait") {
+        for store in Place::all() {
+            wait::run(&redis(), &store);
+        }
+    }
+    if wanted("master") {
+        master::run(&Place::directory());
+    }
 }
 
-/// `WAIT 1` after a write against one durable object of that size on the same disk, in turn.
-fn wait(redis: &Server, home: &Path) {
-    let store = home.join("bucket-wait");
-    let backfeed = Backfeed::backup(
-        &redis.url(),
-        &format!("file://{}", store.display()),
-        &["--flush-interval", "60s"],
-    );
-    backfeed.wait_following();
-    let (mut waits, mut writes) = (Vec::new(), Vec::new());
-    let mut connection = redis.connect();
-    for n in 0..WAITS {
-        let _: () = redis::cmd("SET")
-            .arg("waited")
-            .arg(n)
-            .query(&mut connection)
-            .unwrap();
-        let begun = Instant::now();
-        let replicas: u32 = redis::cmd("WAIT")
-            .arg(1)
-            .arg(10_000)
-            .query(&mut connection)
-            .unwrap();
-        waits.push(begun.elapsed());
-        assert_eq!(replicas, 1);
-        let begun = Instant::now();
-        write_object(home, n);
-        writes.push(begun.elapsed());
-    }
-    let (wait, write) = (median(&mut waits), median(&mut writes));
-    println!("WAIT 1 (median of {WAITS})   {wait:?}");
-    println!("one object written     {write:?}  (file, fsync, link, fsync of the directory)");
-    println!("  ratio {:.2}", wait.as_secs_f64() / write.as_secs_f64());
+fn redis() -> Server {
+    let diskless = [
+        "--repl-diskless-sync",
+        "yes",
+        "--repl-diskless-sync-delay",
+        "0",
+    ];
+    Server::start(Version::Redis70, &diskless)
 }
 
-/// What an object costs at least on this disk: a file that is durable, and a name that is.
-fn write_object(home: &Path, n: usize) {
-    let (temporary, name) = (home.join("object.tmp"), home.join(format!("object-{n}")));
-    let mut file = std::fs::File::create(&temporary).unwrap();
-    file.write_all(&[b'x'; 400]).unwrap();
-    file.sync_all().unwrap();
-    std::fs::hard_link(&temporary, &name).unwrap();
-    std::fs::File::open(home).unwrap().sync_all().unwrap();
-    std::fs::remove_file(&temporary).unwrap();
+/// Where a store lies.
+struct Place {
+    name: &'static str,
+    home: TempDir,
+    gcs: Option<Gcs>,
+}
+
+impl Place {
+    fn directory() -> Self {
+        Self {
+            name: "file://",
+            home: TempDir::new().unwrap(),
+            gcs: None,
+        }
+    }
+
+    fn all() -> [Self; 2] {
+        let emulator = Self {
+            name: "gs:// (emulator)",
+            gcs: Some(Gcs::start("bucket")),
+            ..Self::directory()
+        };
+        [Self::directory(), emulator]
+    }
+
+    fn url(&self, name: &str) -> String {
+        match self.gcs {
+            Some(_) => format!("gs://bucket/{name}"),
+            None => format!("file://{}/{name}", self.home.path().display()),
+        }
+    }
+
+    fn env(&self) -> Env {
+        let direct = |gcs: &Gcs| ("STORAGE_EMULATOR_HOST", gcs.direct_host());
+        self.gcs.iter().map(direct).collect()
+    }
+
+    /// Bytes on the disk under a URL.
+    fn size(&self, name: &str) -> u64 {
+        size(&self.path(name))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        match &self.gcs {
+            Some(gcs) => gcs.directory().join("bucket").join(name),
+            None => self.home.path().join(name),
+        }
+    }
+}
+
+fn ratio(ours: Duration, theirs: Duration) -> f64 {
+    ours.as_secs_f64() / theirs.as_secs_f64()
+}
+
+fn middle(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
 }
 
 fn median(times: &mut [Duration]) -> Duration {

@@ -231,8 +231,10 @@ impl Capture {
     }
 }
 
-async fn stopped(shutdown: &mut Shutdown) {
-    if shutdown.wait_for(|stop| *stop).await.is_err() {
+/// Waits until we are asked to stop.
+pub(crate) async fn stopped(shutdown: &mut Shutdown) {
+    let alone = shutdown.wait_for(|stop| *stop).await.is_err();
+    if alone {
         // Nobody is left to ask us to stop.
         std::future::pending::<()>().await;
     }

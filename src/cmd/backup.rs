@@ -41,8 +41,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
     let clock: Clock = Arc::new(unix_ms_now);
     let store = args.store.store;
-    supervise(args.capture.http, config.grace, async |status, shutdown| {
-        Ok(service::run_backup(config, &store, status, clock, shutdown).await?)
-    })
+    supervise(
+        args.capture.http,
+        config.grace,
+        move |status, shutdown| async move {
+            Ok(service::run_backup(config, &store, status, clock, shutdown).await?)
+        },
+    )
     .await
 }

@@ -69,8 +69,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
     let store = args.store.store;
     let clock: Clock = Arc::new(unix_ms_now);
-    supervise(args.capture.http, config.grace, async |status, shutdown| {
-        Ok(sidecar::run(config, &store, status, clock, shutdown).await?)
-    })
+    supervise(
+        args.capture.http,
+        config.grace,
+        move |status, shutdown| async move {
+            Ok(sidecar::run(config, &store, status, clock, shutdown).await?)
+        },
+    )
     .await
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::pin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Exit, Failure};
@@ -24,7 +25,7 @@ pub(super) async fn supervise<S, F>(
 ) -> Result<(), Failure>
 where
     S: FnOnce(Status, Shutdown) -> F,
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let mut signals = Signals::new()?;
     let status = Status::new();
@@ -41,9 +42,18 @@ where
         ));
     }
     let (stop, stopped) = watch::channel(false);
-    let service = service(status.clone(), stopped);
+    // On a worker, which waits for the sockets too: on the main thread, each chunk of feed would cost a hop between threads.
+    // Dropping the set ends the service.
+    let mut running = JoinSet::new();
+    running.spawn(service(status.clone(), stopped));
     let outcome = until_done(
-        service,
+        async {
+            match running.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(error)) => Err(Failure::new(Exit::Error, error)),
+                None => Ok(()),
+            }
+        },
         &status,
         grace,
         async || signals.next().await,

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
-use crate::capture::{Capture, Clock, SessionEnd, Shutdown};
+use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
 use crate::config::{SidecarConfig, Source};
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
@@ -228,7 +228,7 @@ impl Sidecar {
             Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
                 tokio::select! {
                     done = self.our_replica(&mut control, &facts) => done?,
-                    stopped = stopped(shutdown) => return Err(stopped.into()),
+                    () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
                 }
                 return Ok(());
             }
@@ -277,7 +277,7 @@ impl Sidecar {
         loop {
             let seen = tokio::select! {
                 seen = facts_of(&self.config.redis) => seen,
-                stopped = stopped(shutdown) => return Err(stopped.into()),
+                () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
             };
             match seen {
                 Ok((control, facts)) if !facts.loading => return Ok((control, facts)),
@@ -534,11 +534,4 @@ fn total_keys(plan: &Plan) -> u64 {
         .databases
         .values()
         .fold(0, |sum, db| sum.saturating_add(db.keys))
-}
-
-async fn stopped(shutdown: &mut Shutdown) -> SessionEnd {
-    match shutdown.wait_for(|stop| *stop).await {
-        Ok(_) => SessionEnd::Stopped,
-        Err(_) => std::future::pending().await,
-    }
 }

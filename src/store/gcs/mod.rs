@@ -65,8 +65,11 @@ impl GcsStore {
         Self::open_at(url, emulator.filter(|host| !host.is_empty())).await
     }
 
-    /// The same, with the emulator named.
-    pub(super) async fn open_at(url: &str, emulator: Option<String>) -> Result<Self, StoreError> {
+    /// The same, with the emulator named, or none whatever the environment says.
+    ///
+    /// # Errors
+    /// [`StoreError::Permanent`], as [`Self::open`].
+    pub async fn open_at(url: &str, emulator: Option<String>) -> Result<Self, StoreError> {
         let refuse = |cause: String| StoreError::Permanent {
             what: format!("cannot open the store {url}"),
             cause,

@@ -13,8 +13,8 @@ use super::{CALL_LIMIT, GcsStore, token};
 use crate::store::{StoreError, Upload};
 
 /// Size of a part. An object that is not longer is created at once.
-pub(super) const PART: usize = 8 << 20;
-/// Parts on their way at once, beside the one that fills: 24 MiB in all.
+pub(super) const PART: usize = 4 << 20;
+/// Parts on their way at once, beside the one that fills: 12 MiB in all.
 const PARALLEL: usize = 2;
 /// What the service composes at once.
 const COMPOSE: usize = 32;
@@ -200,7 +200,7 @@ impl Upload for GcsUpload {
             if self.filling.len() >= PART {
                 self.send_part().await?;
             }
-            if self.filling.is_empty() && self.made > 0 {
+            if self.filling.is_empty() {
                 self.filling.reserve(PART);
             }
             let room = PART.saturating_sub(self.filling.len()).min(rest.len());
