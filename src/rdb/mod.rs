@@ -4,9 +4,11 @@
 //! replication position out of one that is served as a fork. Both are push style: chunks of any size in, with memory
 //! that does not depend on the size of a value. The format's facts are in section D of the fact sheet.
 
+pub mod cursor;
 mod error;
 mod footer;
 mod layout;
+pub mod packed;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod strip;

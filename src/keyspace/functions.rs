@@ -1,0 +1,5 @@
+//! Function libraries.
+
+use super::table::Spec;
+
+pub(super) const COMMANDS: &[Spec] = &[];

@@ -1,0 +1,85 @@
+//! Which keys a command reads or writes.
+
+use super::args::Args;
+use super::error::ApplyError;
+
+/// Where the keys stand among the arguments of a command (the name is argument 0).
+#[derive(Clone, Copy, Debug)]
+pub enum Keys {
+    /// There are none.
+    None,
+    /// From argument `first` on, each `step`-th, as long as there are `step` arguments.
+    From {
+        /// The first key.
+        first: usize,
+        /// 2: keys and values.
+        step: usize,
+    },
+    /// These arguments.
+    At(&'static [usize]),
+    /// As many as argument `count` says, right behind it; and before it those at `also`.
+    Counted {
+        /// Where the number of keys stands.
+        count: usize,
+        /// Keys elsewhere.
+        also: &'static [usize],
+    },
+    /// Told by a function.
+    By(fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>),
+}
+
+/// What a command touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch<'a> {
+    /// A key of the selected database.
+    Key(&'a [u8]),
+    /// A key of another database.
+    In(u32, &'a [u8]),
+    /// All keys of the selected database that begin and end like this (`SORT … BY weight_*`).
+    Like {
+        /// How they begin.
+        prefix: &'a [u8],
+        /// How they end.
+        suffix: &'a [u8],
+    },
+    /// All keys of these slots (0 to 16383, both inclusive) of the cluster, in all databases.
+    Slots(u16, u16),
+}
+
+impl Keys {
+    /// Hands out all that `args` touches.
+    ///
+    /// # Errors
+    /// When there are too few arguments.
+    pub fn of(&self, args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError> {
+        match self {
+            Self::None => {}
+            Self::From { first, step } => {
+                for group in args.from(*first).chunks(*step) {
+                    if let Some(key) = group.first() {
+                        touch(Touch::Key(key));
+                    }
+                }
+            }
+            Self::At(indices) => {
+                for index in *indices {
+                    touch(Touch::Key(args.get(*index)?));
+                }
+            }
+            Self::Counted { count, also } => {
+                for index in *also {
+                    touch(Touch::Key(args.get(*index)?));
+                }
+                let keys = args.from(count.saturating_add(1));
+                let keys = keys
+                    .get(..args.count(*count)?)
+                    .ok_or_else(|| args.diverged("it has fewer keys than it says"))?;
+                for key in keys {
+                    touch(Touch::Key(key));
+                }
+            }
+            Self::By(told) => told(args, touch)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! The key space: what a server's data becomes when the commands of its feed are applied to it.
+//!
+//! It is lazy. [`Footprint`] goes over the log first and collects which keys it reads or writes; only those are loaded
+//! from the snapshot ([`Keyspace::load`]), as undecoded bytes, and a value is decoded when a command needs to look into
+//! it. All else of the snapshot is never seen here.
+//!
+//! ```text
+//! log ──▶ Footprint: keys touched, databases swapped or flushed
+//!             │
+//! snapshot ──▶ Keyspace::load (touched keys alone) ──▶ log ──▶ Keyspace::apply ──▶ Keyspace::write
+//! ```
+//!
+//! Commands are applied as a replica applies them (fact sheet C): conditions are evaluated against what is there, a key
+//! whose time has passed is there until the feed deletes it, and a command that cannot have succeeded on the master stops
+//! everything ([`ApplyError::Diverged`]): it is never guessed.
+
+mod args;
+mod bits;
+mod control;
+mod error;
+mod footprint;
+mod functions;
+mod generic;
+mod geo;
+mod hashes;
+mod hyperloglog;
+mod keys;
+mod layout;
+mod lists;
+mod sets;
+mod sort;
+mod streams;
+mod strings;
+mod table;
+mod value;
+mod zsets;
+
+use std::collections::{BTreeMap, HashMap};
+
+pub use args::Args;
+pub use error::ApplyError;
+pub use footprint::{Footprint, Unit};
+pub use hashes::Hash;
+pub use layout::Layout;
+pub use lists::List;
+pub use sets::Set;
+pub use streams::Stream;
+pub use strings::Text;
+pub use table::{Spec, Support, commands, find};
+pub use value::{DataType, Dialect, Raw, Value};
+pub use zsets::Zset;
+
+/// Bytes of a key, a member, a field.
+pub type Blob = Box<[u8]>;
+
+/// What the accounts take for a key or an element beside its bytes: hash table, pointers, allocator.
+const OVERHEAD: usize = 100;
+
+/// A key's value and what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// When it expires, Unix milliseconds.
+    pub expiry: Option<i64>,
+    /// Further records before the key, as they stand in the snapshot: `IDLE`, `FREQ`, and with [`Self::has_meta`]
+    /// `KEY_META`.
+    pub prefix: Blob,
+    /// Modules have attached data to the key, whose rules only they know.
+    pub has_meta: bool,
+    /// The value.
+    pub value: Value,
+}
+
+impl Entry {
+    /// A fresh key without expiry.
+    #[must_use]
+    pub fn new(value: Value) -> Self {
+        Self {
+            expiry: None,
+            prefix: Blob::default(),
+            has_meta: false,
+            value,
+        }
+    }
+
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.value.weight().saturating_add(self.prefix.len())
+    }
+}
+
+/// One database.
+#[derive(Debug, Default)]
+struct Db {
+    /// The database of the snapshot whose keys these are; none once it was flushed.
+    base: Option<u32>,
+    /// What is known of keys: there, or not there. Of other keys of `base`, nothing is known.
+    keys: HashMap<Blob, Option<Entry>>,
+}
+
+/// The keys that a log touches.
+#[derive(Debug)]
+pub struct Keyspace {
+    dialect: Dialect,
+    dbs: BTreeMap<u32, Db>,
+    selected: u32,
+    /// `FLUSHALL` has come: nothing of the snapshot is left.
+    flushed: bool,
+    /// Bytes of memory, roughly.
+    weight: usize,
+}
+
+impl Keyspace {
+    /// Knows nothing yet. What `footprint` has collected can be loaded.
+    #[must_use]
+    pub fn new(footprint: &Footprint, dialect: Dialect, selected: u32) -> Self {
+        let mut space = Self {
+            dialect,
+            dbs: BTreeMap::new(),
+            selected,
+            flushed: false,
+            weight: 0,
+        };
+        for (db, keys) in footprint.touched() {
+            let to = space.db(db);
+            for key in keys {
+                to.keys.insert(key.clone(), None);
+            }
+        }
+        space.weight = footprint.weight();
+        space
+    }
+
+    /// How values are written in this snapshot.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Bytes of memory that it takes, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Takes in a key of the snapshot that the footprint wants, before any command is applied.
+    pub fn load(&mut self, db: u32, key: &[u8], entry: Entry) {
+        self.charge(entry.weight().saturating_add(OVERHEAD));
+        self.db(db).keys.insert(key.into(), Some(entry));
+    }
+
+    /// Applies a command. After an error the key space is of no more use.
+    ///
+    /// # Errors
+    /// [`ApplyError`], always: the command cannot be applied as the server did it.
+    pub fn apply(&mut self, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        let args = Args::new(argv);
+        let spec = find(args.name()).ok_or_else(|| args.unmodelled("it is not known"))?;
+        match spec.support {
+            Support::Applied(apply) => {
+                // What a command brings is the most that most commands add.
+                let brought = argv.iter().map(|arg| arg.len());
+                self.charge(brought.fold(0, usize::saturating_add));
+                apply(self, &args)
+            }
+            Support::Ignored => Ok(()),
+            Support::Refused(why) => Err(args.unmodelled(why)),
+        }
+    }
+
+    /// What is left at the end: per database its keys, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = (u32, impl Iterator<Item = (&Blob, &Entry)>)> {
+        self.dbs.iter().map(|(number, db)| {
+            let there = db.keys.iter();
+            (
+                *number,
+                there.filter_map(|(key, entry)| entry.as_ref().map(|entry| (key, entry))),
+            )
+        })
+    }
+
+    // --- For the commands -------------------------------------------------------------------------------------------
+
+    /// The number of the selected database.
+    fn selected(&self) -> u32 {
+        self.selected
+    }
+
+    fn select(&mut self, db: u32) {
+        self.selected = db;
+    }
+
+    /// Accounts for memory that a command takes beyond what it brings itself: copies, unions, decoded values.
+    fn charge(&mut self, bytes: usize) {
+        self.weight = self.weight.saturating_add(bytes);
+    }
+
+    fn db(&mut self, number: u32) -> &mut Db {
+        let base = (!self.flushed).then_some(number);
+        self.dbs.entry(number).or_insert_with(|| Db {
+            base,
+            keys: HashMap::new(),
+        })
+    }
+
+    /// What stands under a key of a database.
+    fn slot_in(&mut self, db: u32, key: &[u8]) -> Result<&mut Option<Entry>, ApplyError> {
+        let db = self.db(db);
+        if !db.keys.contains_key(key) {
+            if db.base.is_some() {
+                return Err(ApplyError::NotCollected { key: key.into() });
+            }
+            db.keys.insert(key.into(), None);
+        }
+        db.keys
+            .get_mut(key)
+            .ok_or_else(|| ApplyError::NotCollected { key: key.into() })
+    }
+
+    /// The entry of a key of the selected database.
+    fn entry(&mut self, key: &[u8]) -> Result<Option<&mut Entry>, ApplyError> {
+        Ok(self.slot_in(self.selected, key)?.as_mut())
+    }
+
+    /// The value of a key of the selected database, to be read or changed in place; none if there is no such key.
+    ///
+    /// An aggregate from which elements were taken has to be given to [`Self::drop_if_empty`] afterwards.
+    fn value<T: DataType>(
+        &mut self,
+        args: &Args,
+        key: &[u8],
+    ) -> Result<Option<&mut T>, ApplyError> {
+        let dialect = self.dialect;
+        let selected = self.selected;
+        let Some(entry) = self.slot_in(selected, key)? else {
+            return Ok(None);
+        };
+        if let Value::Raw(raw) = &entry.value {
+            let decoded = raw.decode(dialect).map_err(|bad| args.damaged(key, bad))?;
+            entry.value = decoded;
+        }
+        match T::of(&mut entry.value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(args.diverged("the key holds a value of another type")),
+        }
+    }
+
+    /// The same, made if it is not there.
+    fn value_or_new<T: DataType>(&mut self, args: &Args, key: &[u8]) -> Result<&mut T, ApplyError> {
+        let selected = self.selected;
+        let slot = self.slot_in(selected, key)?;
+        if slot.is_none() {
+            *slot = Some(Entry::new(T::default().into_value()));
+            self.charge(key.len().saturating_add(OVERHEAD));
+        }
+        self.value(args, key)?
+            .ok_or_else(|| ApplyError::NotCollected { key: key.into() })
+    }
+
+    /// Deletes the key if its aggregate is empty, as servers do (streams stay).
+    fn drop_if_empty(&mut self, key: &[u8]) -> Result<(), ApplyError> {
+        let selected = self.selected;
+        let slot = self.slot_in(selected, key)?;
+        if slot.as_ref().is_some_and(|entry| entry.value.is_empty()) {
+            *slot = None;
+        }
+        Ok(())
+    }
+
+    /// Puts a value in the place of whatever is there: a new key, without expiry (`SET`, `…STORE`). An empty aggregate
+    /// deletes the key.
+    fn put(&mut self, args: &Args, key: &[u8], value: Value) -> Result<(), ApplyError> {
+        self.charge(value.weight().saturating_add(OVERHEAD));
+        let entry = (!value.is_empty()).then(|| Entry::new(value));
+        self.put_entry(args, self.selected, key, entry)?;
+        Ok(())
+    }
+
+    /// Puts an entry, or nothing, in the place of whatever is there; gives what was there.
+    fn put_entry(
+        &mut self,
+        args: &Args,
+        db: u32,
+        key: &[u8],
+        entry: Option<Entry>,
+    ) -> Result<Option<Entry>, ApplyError> {
+        let slot = self.slot_in(db, key)?;
+        if entry.is_some() && slot.as_ref().is_some_and(|old| old.has_meta) {
+            return Err(args.unmodelled("a module has attached data to the key"));
+        }
+        Ok(std::mem::replace(slot, entry))
+    }
+
+    /// Takes a key of the selected database away; gives what was there.
+    fn remove(&mut self, args: &Args, key: &[u8]) -> Result<Option<Entry>, ApplyError> {
+        self.put_entry(args, self.selected, key, None)
+    }
+
+    fn swap(&mut self, a: u32, b: u32) {
+        if a == b {
+            return;
+        }
+        let first = std::mem::take(self.db(a));
+        let second = std::mem::replace(self.db(b), first);
+        *self.db(a) = second;
+    }
+
+    fn flush(&mut self, db: u32) {
+        *self.db(db) = Db::default();
+    }
+
+    fn flush_all(&mut self) {
+        self.dbs.clear();
+        self.flushed = true;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,40 @@
+//! Sets.
+
+use super::table::Spec;
+use super::value::{DataType, Dialect, Raw, Value};
+use crate::rdb::cursor::BadValue;
+
+pub(super) const COMMANDS: &[Spec] = &[];
+
+/// Sets.
+#[derive(Clone, Debug, Default)]
+pub struct Set {}
+
+impl DataType for Set {
+    fn decode(_raw: &Raw, _dialect: Dialect) -> Option<Result<Self, BadValue>> {
+        None
+    }
+
+    fn encode(&self, _dialect: Dialect, _out: &mut Vec<u8>) -> u8 {
+        0
+    }
+
+    fn of(value: &mut Value) -> Option<&mut Self> {
+        match value {
+            Value::Set(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn into_value(self) -> Value {
+        Value::Set(self)
+    }
+
+    fn is_empty(&self) -> bool {
+        true
+    }
+
+    fn weight(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,5 @@
+//! `SORT … STORE`.
+
+use super::table::Spec;
+
+pub(super) const COMMANDS: &[Spec] = &[];

@@ -1,0 +1,105 @@
+//! The commands that can stand in a feed (fact sheet C.9): which keys each touches, and what it does.
+//!
+//! Each data type's file has the commands of that type in its `COMMANDS`.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::args::Args;
+use super::error::ApplyError;
+use super::keys::Keys;
+use super::{
+    Keyspace, bits, control, functions, generic, geo, hashes, hyperloglog, lists, sets, sort,
+    streams, strings, zsets,
+};
+
+/// What becomes of a command.
+#[derive(Clone, Copy, Debug)]
+pub enum Support {
+    /// It is applied.
+    Applied(fn(&mut Keyspace, &Args) -> Result<(), ApplyError>),
+    /// It changes no data.
+    Ignored,
+    /// It cannot be applied, for this reason.
+    Refused(&'static str),
+}
+
+/// A command.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Its name in upper case.
+    pub name: &'static str,
+    /// What it touches.
+    pub keys: Keys,
+    /// What becomes of it.
+    pub support: Support,
+}
+
+impl Spec {
+    /// One that is applied.
+    pub(super) const fn new(
+        name: &'static str,
+        keys: Keys,
+        apply: fn(&mut Keyspace, &Args) -> Result<(), ApplyError>,
+    ) -> Self {
+        Self {
+            name,
+            keys,
+            support: Support::Applied(apply),
+        }
+    }
+
+    /// One that changes no data.
+    pub(super) const fn ignored(name: &'static str) -> Self {
+        Self {
+            name,
+            keys: Keys::None,
+            support: Support::Ignored,
+        }
+    }
+
+    /// One that cannot be applied.
+    pub(super) const fn refused(name: &'static str, why: &'static str) -> Self {
+        Self {
+            name,
+            keys: Keys::None,
+            support: Support::Refused(why),
+        }
+    }
+}
+
+/// All of them.
+pub fn commands() -> impl Iterator<Item = &'static Spec> {
+    let lists: [&'static [Spec]; 13] = [
+        control::COMMANDS,
+        generic::COMMANDS,
+        functions::COMMANDS,
+        strings::COMMANDS,
+        bits::COMMANDS,
+        hyperloglog::COMMANDS,
+        lists::COMMANDS,
+        sets::COMMANDS,
+        sort::COMMANDS,
+        zsets::COMMANDS,
+        geo::COMMANDS,
+        hashes::COMMANDS,
+        streams::COMMANDS,
+    ];
+    lists.into_iter().flatten()
+}
+
+/// The command of this name, in any case.
+#[must_use]
+pub fn find(name: &[u8]) -> Option<&'static Spec> {
+    static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Spec>> = LazyLock::new(|| {
+        commands()
+            .map(|spec| (spec.name.as_bytes(), spec))
+            .collect()
+    });
+    const LONGEST: usize = 32;
+    let mut upper = [0u8; LONGEST];
+    let upper = upper.get_mut(..name.len())?;
+    upper.copy_from_slice(name);
+    upper.make_ascii_uppercase();
+    BY_NAME.get(&*upper).copied()
+}

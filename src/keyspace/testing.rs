@@ -1,0 +1,64 @@
+//! For the tests of the key space: commands in, values out, without a snapshot behind it.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+use super::*;
+use crate::rdb::Family;
+
+/// As Redis 8.6 writes.
+pub(crate) const REDIS_13: Dialect = Dialect {
+    family: Family::Redis,
+    version: 13,
+};
+
+/// An empty key space, in which every key is known not to be there.
+pub(crate) fn empty(dialect: Dialect) -> Keyspace {
+    let mut space = Keyspace::new(&Footprint::new(0), dialect, 0);
+    for db in 0..16 {
+        space.flush(db);
+    }
+    space
+}
+
+impl Keyspace {
+    /// Applies a command given as text, split at spaces; and notes it, as the first pass would.
+    pub(crate) fn run(&mut self, command: &str) -> Result<(), ApplyError> {
+        let argv: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        Footprint::new(0).note(&argv)?;
+        self.apply(&argv)
+    }
+
+    /// The RDB type and payload of a key of the selected database, as they would be written.
+    pub(crate) fn dump(&mut self, key: &str) -> Option<(u8, Vec<u8>)> {
+        let dialect = self.dialect();
+        let entry = self.entry(key.as_bytes()).unwrap()?;
+        let mut out = Vec::new();
+        let kind = entry.value.encode(dialect, &mut out);
+        Some((kind, out))
+    }
+
+    /// Writes a key, and reads it again from what was written: the way into the next snapshot.
+    pub(crate) fn rewrite(&mut self, key: &str) {
+        let (kind, payload) = self.dump(key).unwrap();
+        let raw = Raw {
+            kind,
+            payload: payload.into(),
+        };
+        self.entry(key.as_bytes()).unwrap().unwrap().value = Value::Raw(raw);
+    }
+}
+
+#[test]
+fn a_string_goes_through() {
+    let mut space = empty(REDIS_13);
+    space.run("MSET a 1 b xyz").unwrap();
+    space.run("APPEND a 2").unwrap();
+    space.rewrite("a");
+    space.run("append a 3").unwrap();
+    assert_eq!(space.dump("a").unwrap(), (0, vec![0xC0, 123]));
+    assert!(matches!(
+        space.run("SETNX a 1"),
+        Err(ApplyError::Diverged { .. })
+    ));
+    assert!(space.run("NOSUCH a").unwrap_err().is_unmodelled());
+}

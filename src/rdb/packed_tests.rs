@@ -1,0 +1,86 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// The blobs of fact sheet D.8, from real servers.
+#[test]
+fn blobs_of_real_servers() {
+    use Element::{Int, Str};
+    // Redis 8.6: RPUSH a 7 300; Redis 6.2 the same as a ziplist.
+    let elements = vec![Str(b"a"), Int(7), Int(300)];
+    let blob = hex("0f00000003008161020701c12c02ff");
+    assert_eq!(listpack(&blob).unwrap(), elements);
+    let blob = hex("140000000f000000030000016103f802c02c01ff");
+    assert_eq!(ziplist(&blob).unwrap(), elements);
+    let blob = hex("0200000003000000010002000300");
+    assert_eq!(intset(&blob).unwrap(), [1, 2, 3]);
+    let blob = b"\x02\x01a\x01\x00x\x02bc\x02\x01yz\x00\xff";
+    assert_eq!(
+        zipmap(blob).unwrap(),
+        [(&b"a"[..], &b"x"[..]), (&b"bc"[..], &b"yz"[..])]
+    );
+}
+
+#[test]
+fn a_listpack_is_written_as_a_server_writes_it() {
+    let mut writer = ListpackWriter::new();
+    for element in [&b"a"[..], b"7", b"300"] {
+        writer.push(element);
+    }
+    assert_eq!(writer.finish(), hex("0f00000003008161020701c12c02ff"));
+    assert_eq!(ListpackWriter::new().finish(), hex("070000000000ff"));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_is_read_again(
+        strings in prop::collection::vec(prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..100),
+            prop::collection::vec(any::<u8>(), 4090..4100),
+            any::<i64>().prop_map(|number| number.to_string().into_bytes()),
+            (-70_000i64..70_000).prop_map(|number| number.to_string().into_bytes()),
+        ], 0..40),
+        long in prop::option::of(16_370usize..16_390),
+    ) {
+        let mut strings = strings;
+        strings.extend(long.map(|length| vec![b'x'; length]));
+        let mut writer = ListpackWriter::new();
+        for string in &strings {
+            writer.push(string);
+        }
+        prop_assert_eq!(writer.is_empty(), strings.is_empty());
+        let length = writer.len();
+        let blob = writer.finish();
+        prop_assert_eq!(length, blob.len());
+        let read: Vec<Box<[u8]>> = listpack(&blob).unwrap().iter().map(Element::to_bytes).collect();
+        prop_assert_eq!(read, strings.into_iter().map(Vec::into_boxed_slice).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn damage_is_an_error_or_other_elements_never_a_panic(
+        mut blob in prop::collection::vec(any::<u8>(), 0..200),
+        framed in any::<bool>(),
+    ) {
+        if framed && blob.len() > 4 {
+            let length = (blob.len() as u32).to_le_bytes();
+            blob[..4].copy_from_slice(&length);
+        }
+        let _ = listpack(&blob);
+        let _ = ziplist(&blob);
+        let _ = intset(&blob);
+        let _ = zipmap(&blob);
+    }
+}
