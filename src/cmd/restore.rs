@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::bars::Bars;
 use super::{Exit, Failure, flags, print, print_json};
 use crate::archive::Archive;
-use crate::config::{ConfigError, Dest, RestoreConfig, Secret};
+use crate::config::{ConfigError, Dest, RestoreConfig, Secret, parse_size};
 use crate::position::{Offset, ReplId};
 use crate::restore::{self, AofLayout, Listener, Report, Request, RestoreError, When};
 use crate::status::unix_ms_now;
@@ -62,6 +62,11 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     json: bool,
 
+    /// FILE.rdb: hold at most this much of the keys that the log touches in memory
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
+          value_parser = parse_size)]
+    memory_limit: usize,
+
     #[command(flatten)]
     login: flags::Login,
 
@@ -100,6 +105,7 @@ impl Args {
             dry_run: self.dry_run,
             force: self.force,
             json: self.json,
+            memory_limit: self.memory_limit,
             listen: self.listen,
             announce: self.announce.clone(),
             listen_password: self
@@ -193,6 +199,7 @@ fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> 
         dry_run: config.dry_run,
         continue_history: config.continue_history,
         aof_layout: AofLayout::default(),
+        memory_limit: config.memory_limit,
         listener: Listener {
             listen: config.listen,
             announce: config.announce,

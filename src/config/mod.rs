@@ -258,6 +258,8 @@ pub struct RestoreConfig {
     pub force: bool,
     /// Report as JSON.
     pub json: bool,
+    /// An RDB file: bytes of memory for the keys that the log touches, at most.
+    pub memory_limit: usize,
     /// Where the target finds us as its master; none: where it can reach us, on a free port.
     pub listen: Option<SocketAddr>,
     /// Host and port by which the target reaches that, where it is another address.
@@ -279,6 +281,7 @@ impl RestoreConfig {
             dry_run: false,
             force: false,
             json: false,
+            memory_limit: 1 << 30,
             listen: None,
             announce: None,
             listen_password: None,

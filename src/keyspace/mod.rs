@@ -40,6 +40,7 @@ use std::collections::{BTreeMap, HashMap};
 pub use args::Args;
 pub use error::ApplyError;
 pub use footprint::{Footprint, Unit};
+pub use functions::{Libraries, slot_of};
 pub use hashes::Hash;
 pub use layout::Layout;
 pub use lists::List;

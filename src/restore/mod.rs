@@ -36,7 +36,7 @@ pub use serve::{
 };
 pub use server::{Listener, Restored};
 use std::collections::BTreeSet;
-pub use stream::{Content, LogForm, log, snapshot};
+pub use stream::{Content, LogForm, log, snapshot, source};
 pub use when::{BadWhen, When};
 
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
@@ -62,6 +62,8 @@ pub struct Request {
     pub continue_history: bool,
     /// For `aof:`.
     pub aof_layout: AofLayout,
+    /// For an RDB file: bytes of memory for the keys that the log touches, at most.
+    pub memory_limit: usize,
     /// For `redis://`.
     pub listener: Listener,
     /// The id of the fork: random.
@@ -82,7 +84,12 @@ pub async fn restore(
     progress: &dyn Progress,
 ) -> Result<Report, RestoreError> {
     let catalog = archive.catalog().await?;
-    let history = choose(archive, &catalog, request)?;
+    let history = choose(
+        archive,
+        &catalog,
+        request.history,
+        request.service.as_deref(),
+    )?;
     let none_bad = BadBases::new();
     let plan = plan::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
@@ -168,12 +175,21 @@ pub async fn sound(
     }
 }
 
-fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<ReplId, RestoreError> {
+/// Which history is meant: the one that is named, or else the one that goes on.
+///
+/// # Errors
+/// When there is none, or several could be meant.
+pub fn choose(
+    archive: &Archive,
+    catalog: &Catalog,
+    named: Option<ReplId>,
+    service: Option<&str>,
+) -> Result<ReplId, RestoreError> {
     let unreadable = |history: &ReplId, reason: &String| RestoreError::UnreadableHistory {
         history: *history,
         reason: reason.clone(),
     };
-    if let Some(history) = request.history {
+    if let Some(history) = named {
         let known = catalog.unreadable.get(&history);
         return known.map_or(Ok(history), |reason| Err(unreadable(&history, reason)));
     }
@@ -181,7 +197,7 @@ fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<Rep
     if let Some((history, reason)) = catalog.unreadable.first_key_value() {
         return Err(unreadable(history, reason));
     }
-    let latest = catalog.latest(request.service.as_deref())?;
+    let latest = catalog.latest(service)?;
     latest.ok_or_else(|| RestoreError::NothingToRestore {
         url: archive.store().url(),
     })
@@ -203,7 +219,7 @@ async fn preflight<'a>(
         Dest::Aof(directory) => aof::preflight(directory, request.force)
             .await
             .map(|()| None),
-        Dest::RdbFile(file) => rdb_file::preflight(plan, file, request.force)
+        Dest::RdbFile(file) => rdb_file::preflight(file, request.force)
             .await
             .map(|()| None),
     }
@@ -276,7 +292,8 @@ async fn write(
             ));
         }
         (Dest::RdbFile(file), _) => {
-            let bytes = rdb_file::write(archive, plan, file, progress).await?;
+            let bytes =
+                rdb_file::write(archive, plan, file, request.memory_limit, progress).await?;
             notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
         }
         (Dest::Server(_), None) => {}
