@@ -27,6 +27,7 @@ mod hyperloglog;
 mod keys;
 mod layout;
 mod lists;
+mod payload;
 mod sets;
 mod sort;
 mod streams;
@@ -38,8 +39,10 @@ mod zsets;
 use std::collections::{BTreeMap, HashMap};
 
 pub use args::Args;
+pub use control::slot_of;
 pub use error::ApplyError;
 pub use footprint::{Footprint, Unit};
+pub use functions::Libraries;
 pub use hashes::Hash;
 pub use layout::Layout;
 pub use lists::List;
