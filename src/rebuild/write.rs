@@ -270,11 +270,10 @@ impl Builder {
         }
         self.end_front();
         for command in self.survey.footprint.functions() {
-            let argv: Vec<&[u8]> = command.iter().map(AsRef::as_ref).collect();
-            self.libraries.apply(&argv)?;
+            self.libraries.apply(command)?;
         }
         let mut record = Vec::new();
-        for code in self.libraries.iter() {
+        for code in self.libraries.sources() {
             record.push(FUNCTION2);
             put_string(&mut record, code);
         }
