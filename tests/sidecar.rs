@@ -631,7 +631,7 @@ fn beyond_loopback_it_listens_with_a_password_alone() {
     assert!(
         output.stderr.contains(
             "--listen: 0.0.0.0:6390 can be reached from other machines, and whoever connects is served all data: set a \
-             password with --listen-password-file, or listen on 127.0.0.1"
+             password with --listen-password-file, demand certificates with --listen-tls-client-ca, or listen on 127.0.0.1"
         ),
         "{output:?}"
     );

@@ -215,7 +215,7 @@ async fn a_target_that_hangs_up_is_told_with_how_far_it_had_come() {
     })
     .await;
     let error = served.err().unwrap();
-    assert!(error.is_transient() && !error.is_before_sync(), "{error}");
+    assert!(error.is_transient(), "{error}");
     assert!(error.to_string().contains("snapshot"), "{error}");
 
     let (served, ()) = serve(sample(true), 16, |mut target| async move {
@@ -223,7 +223,10 @@ async fn a_target_that_hangs_up_is_told_with_how_far_it_had_come() {
         target.gets(b"+PONG\r\n").await;
     })
     .await;
-    assert!(served.err().unwrap().is_before_sync());
+    assert!(matches!(
+        served.err().unwrap(),
+        ServeError::Closed(Phase::Handshake)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,7 +247,11 @@ async fn a_target_that_hangs_is_given_up() {
 
     // It never asks.
     let (served, _target) = serve(sample(true), 16, |target| async move { target }).await;
-    assert!(served.err().unwrap().is_before_sync());
+    let error = served.err().unwrap();
+    assert!(
+        matches!(error, ServeError::Stalled { seconds: 30, .. }),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
