@@ -161,11 +161,12 @@ fn certificate_fault(error: &CertificateError) -> String {
             "its certificate is not for clients ({error}): give Redis one with the extended key usage clientAuth, in \
              tls-client-cert-file"
         ),
+        // Without the times that the error holds: the same text is told once.
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            format!("its certificate has expired ({error}): renew it on Redis, and check the clock here")
+            "its certificate has expired: renew it on Redis, and check the clock here".to_owned()
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            format!("its certificate is not valid yet ({error}): check the clock here and there")
+            "its certificate is not valid yet: check the clock here and there".to_owned()
         }
         other => format!("its certificate cannot be accepted: {other}"),
     }

@@ -292,7 +292,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     async fn answer_until_sync(&mut self) -> Result<(), ServeError> {
         let deadline = after(Instant::now(), HANDSHAKE);
-        while !self.requested {
+        loop {
+            // More may have come while the last reply was sent.
+            let reply = self.master.take_output();
+            if !reply.is_empty() {
+                self.send(&reply).await?;
+                continue;
+            }
+            if self.requested {
+                return Ok(());
+            }
             tokio::select! {
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
@@ -301,10 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
                 () = sleep_until(deadline) => return Err(self.stalled(HANDSHAKE)),
             }
-            let reply = self.master.take_output();
-            self.send(&reply).await?;
         }
-        Ok(())
     }
 
     /// Runs `work` and sends newlines meanwhile.

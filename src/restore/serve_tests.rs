@@ -127,6 +127,25 @@ async fn a_target_gets_snapshot_and_log_and_is_done_when_it_acknowledges_the_las
     }
 }
 
+/// What comes while a reply is on its way out is answered too. (Which of the two is seen first is a matter of luck.)
+#[tokio::test(start_paused = true)]
+async fn a_target_that_sends_while_it_is_answered_gets_every_answer() {
+    for _ in 0..100 {
+        // The reply does not fit into the connection at once, and the next command does.
+        let (served, ()) = serve(sample(true), 6, |mut target| async move {
+            target.says(b"PING\r\n").await;
+            target.gets(b"+PONG\r").await;
+            target.says(b"PING\r\n").await;
+            target.gets(b"\n+PONG\r\n").await;
+            target.says(PSYNC).await;
+            target.gets_everything().await;
+            target.says(&ack(1014)).await;
+        })
+        .await;
+        served.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_a_fork_is_kept_alive_with_pings() {
     for continues in [true, false] {
