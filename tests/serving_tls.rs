@@ -314,6 +314,64 @@ fn handshakes_that_hang_keep_nobody_waiting() {
     }
 }
 
+/// 100 MB to serve: there is time to be killed in the middle.
+#[test]
+fn a_sidecar_killed_while_it_serves_serves_again() {
+    let home = TempDir::new().unwrap();
+    let authority = Authority::new(home.path(), "ca");
+    let ours = Ours::of(&home, &authority.sign(&["backfeed"]));
+    let listen = free_port();
+    let waiting = Server::builder(Version::Valkey91).replicaof("127.0.0.1", listen);
+    let mut redis = by_tls(waiting, &authority.sign(&["redis"]), &authority).start();
+    redis.cmd(&["REPLICAOF", "NO", "ONE"]);
+    redis.cmd(&["DEBUG", "POPULATE", "100000", "key", "1000"]);
+    let mut sidecar = Backfeed::sidecar(&redis.url(), &store(&home), listen, &ours.flags());
+    wait_open(&redis, &sidecar);
+    redis.cmd(&["SET", "last", "1"]);
+    sidecar.wait_captured(&redis);
+    let digest = redis.debug_digest();
+    redis.kill9();
+    redis.restart();
+    for _ in 0..2 {
+        wait_until("Redis receives its data", PATIENCE, || {
+            let info = redis.info("replication");
+            let read = info.get("master_sync_read_bytes");
+            read.is_some_and(|read| read.parse::<u64>().unwrap() > 10_000_000)
+        });
+        sidecar.restart();
+        assert!(!is_master(&redis));
+    }
+    wait_open(&redis, &sidecar);
+    assert_eq!(redis.debug_digest(), digest);
+}
+
+/// With a password alone, beyond this host: allowed, and told once.
+#[test]
+fn what_crosses_a_network_in_the_clear_is_warned_of() {
+    let home = TempDir::new().unwrap();
+    let password = home.path().join("password");
+    fs::write(&password, "sesame").unwrap();
+    let listen = format!("0.0.0.0:{}", free_port());
+    let archive = store(&home);
+    let sidecar = Backfeed::start(&[
+        "sidecar",
+        "--redis",
+        "redis://127.0.0.1:1",
+        "--store",
+        &archive,
+        "--listen",
+        &listen,
+        "--listen-password-file",
+        password.to_str().unwrap(),
+    ]);
+    sidecar.wait("it waits for Redis", |view| {
+        view["phase"] == "waiting_for_redis"
+    });
+    let log = sidecar.log();
+    assert_eq!(log.matches("in the clear").count(), 1, "{log}");
+    assert!(log.contains("--listen-tls-cert"), "{log}");
+}
+
 /// A target with `tls-replication`: restored over TLS, refused with the setting to change where both sides do not agree.
 fn restore(version: Version) {
     let home = TempDir::new().unwrap();

@@ -606,10 +606,19 @@ fn redis_must_give_the_listeners_password() {
     let more = ["--listen-password-file", file.to_str().unwrap()];
     let sidecar = Backfeed::sidecar(&redis.url(), &store(&home), listen, &more);
     wait_until("Redis is refused", PATIENCE, || {
-        redis.log().contains("WRONGPASS")
+        redis.log().matches("WRONGPASS").count() > 2
     });
     assert_eq!(role(&redis), "slave");
     assert_eq!(sidecar.readyz().unwrap()["ready"], false);
+    let told = |words: &str| sidecar.log().matches(words).count();
+    assert_eq!(
+        told("it gave a wrong password: set masterauth on Redis to the password"),
+        1
+    );
+    redis.cmd(&["CONFIG", "SET", "masterauth", ""]);
+    wait_until("the missing one is told", PATIENCE, || {
+        told("it gave no password: set masterauth on Redis") == 1
+    });
     redis.cmd(&["CONFIG", "SET", "masterauth", "open sesame"]);
     wait_promoted(&redis);
     sidecar.wait_captured(&redis);
