@@ -4,6 +4,7 @@
 //! [`Secret`], which no formatting shows.
 
 mod source;
+mod store;
 mod text;
 mod tls;
 
@@ -14,6 +15,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use source::{DEFAULT_PORT, Secret, Source};
+pub use store::{
+    Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
+};
 pub use text::{parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
 
