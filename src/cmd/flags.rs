@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{
-    AckPolicy, Admission, CaptureConfig, ConfigError, IDLE_INTERVAL, Identity, ListenTls, Source,
-    SpoolConfig, Tls, parse_duration, parse_size,
+    AckPolicy, Admission, CaptureConfig, ConfigError, Encryption, EncryptionKey, GcsOptions,
+    IDLE_INTERVAL, Identity, KmsKey, ListenTls, Source, SpoolConfig, StorageClass, StoreConfig,
+    Tls, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::telemetry::LogFormat;
@@ -28,7 +29,52 @@ pub(super) struct Log {
 pub(super) struct Store {
     /// Where the archive lies: gs://bucket/prefix or file:///path
     #[arg(long, env = "BACKFEED_STORE", value_name = "URL")]
-    pub(super) store: String,
+    store: String,
+
+    /// gs://: encrypt with this key of Cloud KMS [default: as the bucket does]
+    #[arg(
+        long,
+        env = "BACKFEED_KMS_KEY",
+        value_name = "projects/…/cryptoKeys/…",
+        conflicts_with = "encryption_key_file"
+    )]
+    kms_key: Option<KmsKey>,
+
+    /// gs://: encrypt and decrypt with the AES-256 key in this file (base64 of 32 bytes, or the 32 bytes). Without it nobody
+    /// can read the archive
+    #[arg(long, env = "BACKFEED_ENCRYPTION_KEY_FILE", value_name = "FILE")]
+    encryption_key_file: Option<PathBuf>,
+
+    /// gs://: the storage class of new objects: STANDARD, NEARLINE, COLDLINE, ARCHIVE [default: the bucket's]
+    #[arg(long, env = "BACKFEED_STORAGE_CLASS", value_name = "CLASS")]
+    storage_class: Option<StorageClass>,
+
+    /// gs://: the project that pays for the requests (requester pays)
+    #[arg(long, env = "BACKFEED_USER_PROJECT", value_name = "PROJECT", value_parser = parse_project)]
+    user_project: Option<String>,
+}
+
+impl Store {
+    /// Reads the key file: once, as another key could not read what this one has written.
+    pub(super) fn lower(&self) -> Result<StoreConfig, ConfigError> {
+        let encryption = match (&self.kms_key, &self.encryption_key_file) {
+            (Some(key), _) => Encryption::Managed(key.clone()),
+            (None, Some(path)) => Encryption::Supplied(
+                EncryptionKey::from_file(path)
+                    .map_err(|error| error.of_flag("--encryption-key-file"))?,
+            ),
+            (None, None) => Encryption::OfBucket,
+        };
+        StoreConfig {
+            url: self.store.clone(),
+            gcs: GcsOptions {
+                encryption,
+                storage_class: self.storage_class,
+                user_project: self.user_project.clone(),
+            },
+        }
+        .checked()
+    }
 }
 
 /// How to log in to the server.

@@ -109,10 +109,11 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
+    let store = args.store.lower()?;
     let json = config.json;
     // A wrong --at is said before a store is looked at.
     let request = request(config, unix_ms_now())?;
-    let archive = Archive::open(store::open(&args.store.store).await?).await?;
+    let archive = Archive::open(store::open_with(&store).await?).await?;
     let bars = Bars::new();
     let report = unless_interrupted(restore::restore(&archive, &request, &bars), &request).await;
     bars.finish();

@@ -66,7 +66,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let store = args.store.store;
+    let store = args.store.lower()?;
     let clock: Clock = Arc::new(unix_ms_now);
     supervise(
         args.capture.http,

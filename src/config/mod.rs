@@ -5,6 +5,7 @@
 
 mod listen;
 mod source;
+mod store;
 mod text;
 mod tls;
 
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
 pub use source::{DEFAULT_PORT, Secret, Source};
+pub use store::{
+    Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
+};
 pub use text::{parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
-use crate::config::{SidecarConfig, Source};
+use crate::config::{SidecarConfig, Source, StoreConfig};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
@@ -81,7 +81,7 @@ impl From<crate::archive::ArchiveError> for SidecarError {
 /// What no further try can mend: superseded, no listener, a store that is no archive.
 pub async fn run(
     config: SidecarConfig,
-    store_url: &str,
+    store: &StoreConfig,
     status: Status,
     clock: Clock,
     mut shutdown: Shutdown,
@@ -94,7 +94,7 @@ pub async fn run(
         .await
         .map_err(listen)?;
     tracing::info!(addr = %door.addr(), "listening for Redis (start it with --replicaof to this address)");
-    let opened = open(&config, store_url, &status, &clock, &mut shutdown).await;
+    let opened = open(&config, store, &status, &clock, &mut shutdown).await;
     let archive = match opened {
         Ok(archive) => archive,
         Err(SidecarError::Session(SessionEnd::Stopped)) => return Ok(()),
@@ -130,12 +130,12 @@ pub async fn run(
 /// Opens the archive, however long it takes; `--open-after` opens Redis meanwhile.
 async fn open(
     config: &SidecarConfig,
-    store_url: &str,
+    store: &StoreConfig,
     status: &Status,
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SidecarError> {
-    let opening = open_archive(store_url, Patience::Whatever, status, clock, shutdown);
+    let opening = open_archive(store, Patience::Whatever, status, clock, shutdown);
     let mut opening = std::pin::pin!(opening);
     let Some(open_after) = config.open_after else {
         return Ok(opening.await?);
