@@ -55,7 +55,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         (Some(at), None) => When::parse(at, now_unix_ms).map_err(RestoreError::from)?,
         (None, None) => When::Latest,
     };
-    let archive = Archive::open(store::open(&args.store.store).await?).await?;
+    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
     let request = Request {
         history: args.history,
         service: None,
