@@ -10,7 +10,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
-//! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
+//! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`upkeep`]: new bases in the background; [`http`]: health and metrics |
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`]: pure, no tokio, no clock, no environment |
@@ -43,3 +43,4 @@ pub mod spool;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod upkeep;

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub spool_errors: Counter,
     /// Links to the master that broke.
     pub reconnects: Counter,
+    /// Bases made from an older one and the log.
+    pub consolidations: Counter,
+    /// Consolidations that failed, or stopped early.
+    pub consolidation_errors: Counter,
     gauges: Gauges,
     registry: Registry,
 }
@@ -67,6 +71,11 @@ impl Metrics {
         let store_errors = counter("store_errors", "Calls of the store that failed");
         let spool_errors = counter("spool_errors", "Reads and writes of the spool that failed");
         let reconnects = counter("reconnects", "Links to the master that broke");
+        let consolidations = counter("consolidations", "Bases made from an older one and the log");
+        let consolidation_errors = counter(
+            "consolidation_errors",
+            "Consolidations that failed or stopped early",
+        );
         let gauges = Gauges::registered(&mut registry);
         Self {
             full_syncs,
@@ -77,6 +86,8 @@ impl Metrics {
             store_errors,
             spool_errors,
             reconnects,
+            consolidations,
+            consolidation_errors,
             gauges,
             registry,
         }

@@ -123,6 +123,10 @@ pub struct StatusView {
     pub spool_bytes: u64,
     /// Why the spool does not work at the moment.
     pub spool_error: Option<String>,
+    /// Where the newest base stands that was made here.
+    pub base_offset: Option<u64>,
+    /// Why no base could be made of the log at the last try.
+    pub consolidate_error: Option<String>,
     /// What went wrong last, though it may be over.
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
@@ -164,6 +168,8 @@ struct State {
     spool_error: Option<String>,
     last_error: Option<(String, i64)>,
     superseded: Option<String>,
+    base: Option<Position>,
+    consolidate_error: Option<String>,
 }
 
 impl Status {
@@ -184,6 +190,8 @@ impl Status {
             spool_error: None,
             last_error: None,
             superseded: None,
+            base: None,
+            consolidate_error: None,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -256,6 +264,27 @@ impl Status {
         state.stored = Some(position);
         state.stored_unix_ms = Some(unix_ms);
         state.settle();
+    }
+
+    /// The last byte that lies in the store.
+    #[must_use]
+    pub fn stored_position(&self) -> Option<Position> {
+        self.state().stored
+    }
+
+    /// The newest base stands here; nothing is wrong with consolidation.
+    pub fn based(&self, base: Position) {
+        let mut state = self.state();
+        state.base = Some(base);
+        state.consolidate_error = None;
+    }
+
+    /// Why nothing was consolidated. True when that is news, to be logged.
+    pub fn consolidate_failed(&self, error: impl Into<String>) -> bool {
+        self.metrics().consolidation_errors.inc();
+        let text = error.into();
+        let before = self.state().consolidate_error.replace(text.clone());
+        before != Some(text)
     }
 
     /// What was received up to `offset` and is not stored is `PING`s alone: that is no lag.
@@ -363,6 +392,8 @@ impl Status {
                 .map(|failure| failure.text.clone()),
             spool_bytes: state.spool_bytes,
             spool_error: state.spool_error.clone(),
+            base_offset: state.base.map(|base| base.offset.0),
+            consolidate_error: state.consolidate_error.clone(),
             last_error,
             last_error_unix_ms,
             superseded: state.superseded.clone(),

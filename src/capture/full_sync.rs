@@ -84,10 +84,23 @@ pub async fn receive(
     at: Position,
     status: &Status,
 ) -> Result<Received, FullSyncError> {
+    status.phase(Phase::FullSync, format!("receiving the RDB at {at}"));
+    receive_payload(link, archive, at, status).await
+}
+
+/// The same, without telling that this is what the process does.
+///
+/// # Errors
+/// As [`receive`].
+pub(super) async fn receive_payload(
+    link: &mut Link,
+    archive: &Archive,
+    at: Position,
+    status: &Status,
+) -> Result<Received, FullSyncError> {
     let mut writer = archive.begin_base(at).await?;
     let mut walker = Walker::new();
     let mut walked = false;
-    status.phase(Phase::FullSync, format!("receiving the RDB at {at}"));
     loop {
         match link.next().await? {
             Event::Payload(bytes) => {

@@ -13,6 +13,7 @@ mod commit;
 mod follow;
 pub mod full_sync;
 pub mod log_writer;
+pub mod refetch;
 mod resume;
 mod server;
 mod session;

@@ -8,6 +8,7 @@ use crate::capture::Clock;
 use crate::config::{BackupConfig, ConfigError};
 use crate::service;
 use crate::status::unix_ms_now;
+use crate::upkeep::Upkeep;
 
 /// Back a server up continuously, from anywhere that can reach it
 #[derive(Debug, clap::Args)]
@@ -32,6 +33,7 @@ impl Args {
             redis: self.capture.source()?,
             once: self.once,
             capture: self.capture.lower()?,
+            consolidate: self.capture.consolidate(),
             grace: self.capture.grace,
         })
     }
@@ -45,6 +47,15 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         args.capture.http,
         config.grace,
         move |status, shutdown| async move {
+            let upkeep = Upkeep {
+                config: config.consolidate.clone(),
+                store: store.clone(),
+                service: config.redis.addr(),
+                redis: config.redis.clone(),
+                status: status.clone(),
+                clock: clock.clone(),
+            };
+            let _upkeep = (!config.once).then(|| upkeep.start());
             Ok(service::run_backup(config, &store, status, clock, shutdown).await?)
         },
     )

@@ -6,7 +6,7 @@ use super::bars::Bars;
 use super::{Failure, flags, print, print_json};
 use crate::archive::Archive;
 use crate::config::parse_size;
-use crate::consolidate::{Report, Request, consolidate};
+use crate::consolidate::{Report, Request, Worth, consolidate};
 use crate::position::ReplId;
 use crate::restore::{RestoreError, When};
 use crate::status::unix_ms_now;
@@ -61,6 +61,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         service: None,
         when,
         memory_limit: args.memory_limit,
+        worth: Worth::AnyLog,
         now_unix_ms,
     };
     let bars = Bars::new();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{
-    AckPolicy, Admission, CaptureConfig, ConfigError, Encryption, EncryptionKey, GcsOptions,
-    IDLE_INTERVAL, Identity, KmsKey, ListenTls, Source, SpoolConfig, StorageClass, StoreConfig,
-    Tls, parse_duration, parse_project, parse_size,
+    AckPolicy, Admission, CaptureConfig, ConfigError, ConsolidateConfig, Encryption, EncryptionKey,
+    GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Source, SpoolConfig, StorageClass,
+    StoreConfig, Tls, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::telemetry::LogFormat;
@@ -244,13 +244,52 @@ pub(super) struct Capture {
     #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT")]
     pub(super) http: Option<SocketAddr>,
 
+    /// Make a new base (snapshot) from the last one and the log so often, if something was written; `never`: only by hand
+    #[arg(long, env = "BACKFEED_CONSOLIDATE_EVERY", value_name = "TIME", default_value = "1h",
+          value_parser = parse_every)]
+    consolidate_every: Every,
+
+    /// And when the log since the base has this many percent of its size
+    #[arg(
+        long,
+        env = "BACKFEED_CONSOLIDATE_SHARE",
+        value_name = "PERCENT",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    consolidate_share: u32,
+
+    /// Hold at most this much of the keys that the log touches in memory meanwhile; more of them are done in stages
+    #[arg(long, env = "BACKFEED_CONSOLIDATE_MEMORY", value_name = "SIZE", default_value = "256MiB",
+          value_parser = parse_size)]
+    consolidate_memory: usize,
+
     /// After SIGTERM, take at most this long to store and acknowledge the rest
     #[arg(long, env = "BACKFEED_GRACE", value_name = "TIME", default_value = "10s",
           value_parser = parse_duration)]
     pub(super) grace: Duration,
 }
 
+/// How often; none: never.
+#[derive(Debug, Clone, Copy)]
+struct Every(Option<Duration>);
+
+fn parse_every(text: &str) -> Result<Every, ConfigError> {
+    if text == "never" {
+        return Ok(Every(None));
+    }
+    parse_duration(text).map(|every| Every(Some(every)))
+}
+
 impl Capture {
+    pub(super) fn consolidate(&self) -> ConsolidateConfig {
+        ConsolidateConfig {
+            every: self.consolidate_every.0,
+            share: self.consolidate_share,
+            memory_limit: self.consolidate_memory,
+        }
+    }
+
     pub(super) fn source(&self) -> Result<Source, ConfigError> {
         let source = self.redis.parse();
         self.login.to(

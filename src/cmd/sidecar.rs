@@ -11,6 +11,7 @@ use crate::config::{ConfigError, Listen, SidecarConfig, parse_duration};
 use crate::position::ReplId;
 use crate::sidecar;
 use crate::status::unix_ms_now;
+use crate::upkeep::Upkeep;
 
 /// Run beside one Redis: restore it when it starts, promote it, then back it up continuously
 ///
@@ -59,6 +60,7 @@ impl Args {
             history: self.history,
             open_after: self.open_after,
             capture: self.capture.lower()?,
+            consolidate: self.capture.consolidate(),
             grace: self.capture.grace,
         })
     }
@@ -72,6 +74,15 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         args.capture.http,
         config.grace,
         move |status, shutdown| async move {
+            let upkeep = Upkeep {
+                config: config.consolidate.clone(),
+                store: store.clone(),
+                service: "sidecar".to_owned(),
+                redis: config.redis.clone(),
+                status: status.clone(),
+                clock: clock.clone(),
+            };
+            let _upkeep = upkeep.start();
             Ok(sidecar::run(config, &store, status, clock, shutdown).await?)
         },
     )

@@ -142,6 +142,27 @@ impl CaptureConfig {
     }
 }
 
+/// When and how new bases are made in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsolidateConfig {
+    /// So often, if the log has grown by something. None: never.
+    pub every: Option<Duration>,
+    /// And when the log since the base is this share of the base, in percent.
+    pub share: u32,
+    /// Bytes of memory for the keys that the log touches, at most.
+    pub memory_limit: usize,
+}
+
+impl Default for ConsolidateConfig {
+    fn default() -> Self {
+        Self {
+            every: Some(Duration::from_secs(3600)),
+            share: 50,
+            memory_limit: 256 << 20,
+        }
+    }
+}
+
 /// `backfeed sidecar`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarConfig {
@@ -155,6 +176,8 @@ pub struct SidecarConfig {
     pub open_after: Option<Duration>,
     /// How to store what comes.
     pub capture: CaptureConfig,
+    /// When to make new bases of it.
+    pub consolidate: ConsolidateConfig,
     /// How long to flush after SIGTERM.
     pub grace: Duration,
 }
@@ -168,6 +191,8 @@ pub struct BackupConfig {
     pub once: bool,
     /// How to store what comes.
     pub capture: CaptureConfig,
+    /// When to make new bases of it.
+    pub consolidate: ConsolidateConfig,
     /// How long to flush after SIGTERM.
     pub grace: Duration,
 }

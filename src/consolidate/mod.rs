@@ -26,8 +26,22 @@ pub struct Request {
     pub when: When,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
+    /// How much there must be, for it to be worth a base.
+    pub worth: Worth,
     /// What time it is, Unix milliseconds.
     pub now_unix_ms: i64,
+}
+
+/// When a new base is worth its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// Whenever there is any log.
+    AnyLog,
+    /// When the log holds writes, and has at least one byte for so many of the base.
+    Writes {
+        /// Bytes of base.
+        base_bytes_for_each: u64,
+    },
 }
 
 /// What was made.
@@ -96,6 +110,27 @@ impl ConsolidateError {
             _ => false,
         }
     }
+
+    /// Would a new snapshot from the server help?
+    #[must_use]
+    pub fn asks_for_a_full_sync(&self) -> bool {
+        match self {
+            Self::Blocked { .. } => true,
+            Self::Rebuild(error) => !matches!(error, RebuildError::Archive(_)),
+            _ => false,
+        }
+    }
+}
+
+/// The base that a consolidation of what `request` names would begin with.
+///
+/// # Errors
+/// [`ConsolidateError::Restore`].
+pub async fn newest_base(
+    archive: &Archive,
+    request: &Request,
+) -> Result<BaseManifest, ConsolidateError> {
+    Ok(plan(archive, request).await?.base)
 }
 
 /// Makes the base at the end of what `request` names, in as many stages as its memory limit asks for.
@@ -115,7 +150,18 @@ pub async fn consolidate(
             report.now(&plan.base);
             return Ok(report.clone());
         }
-        let stage = stage(archive, &plan, request, progress).await?;
+        if let Worth::Writes {
+            base_bytes_for_each,
+        } = request.worth
+            && plan.bytes_log().saturating_mul(base_bytes_for_each) < plan.bytes_base()
+        {
+            report.now(&plan.base);
+            return Ok(report.clone());
+        }
+        let Some(stage) = stage(archive, &plan, request, progress).await? else {
+            report.now(&plan.base);
+            return Ok(report.clone());
+        };
         report.add(&stage);
         match stage.stop {
             None => return Ok(report.clone()),
@@ -151,7 +197,7 @@ async fn stage(
     plan: &Plan,
     request: &Request,
     progress: &dyn Progress,
-) -> Result<Made, ConsolidateError> {
+) -> Result<Option<Made>, ConsolidateError> {
     let mut limits = Limits {
         memory: request.memory_limit,
         log: u64::MAX,
@@ -175,14 +221,17 @@ async fn stage(
                 .into()),
             };
         }
+        if survey.writes == 0 && request.worth != Worth::AnyLog {
+            return Ok(None);
+        }
         let (commands, stop) = (survey.commands, survey.stop.clone());
         match make(archive, plan, source, survey, limits, request, progress).await {
             Ok(base) => {
-                return Ok(Made {
+                return Ok(Some(Made {
                     base,
                     commands,
                     stop,
-                });
+                }));
             }
             Err(ConsolidateError::Rebuild(error)) if error.is_memory() && halvings < HALVINGS => {
                 let length = end.since(plan.base.offset);

@@ -3,6 +3,9 @@
 use super::args::Args;
 use super::error::ApplyError;
 
+/// Tells what a command touches.
+pub type Told = fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>;
+
 /// Where the keys stand among the arguments of a command (the name is argument 0).
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {
@@ -25,7 +28,7 @@ pub enum Keys {
         also: &'static [usize],
     },
     /// Told by a function.
-    By(fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>),
+    By(Told),
 }
 
 /// What a command touches.

@@ -38,7 +38,7 @@ mod zsets;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use args::Args;
+pub use args::{Args, Pair};
 pub use control::slot_of;
 pub use error::ApplyError;
 pub use footprint::{Footprint, Unit};

@@ -2,7 +2,7 @@
 
 use super::commands::{At, Taker, each_command, taker_error};
 use super::{Limits, RebuildError, Source, Stop};
-use crate::keyspace::{ApplyError, Footprint, Unit};
+use crate::keyspace::{ApplyError, Footprint, Support, Unit, find};
 use crate::position::{Boundary, Offset};
 
 /// What was found.
@@ -15,6 +15,8 @@ pub struct Survey {
     pub stop: Option<Stop>,
     /// Commands up to there.
     pub commands: u64,
+    /// Those among them that change data.
+    pub writes: u64,
 }
 
 /// Goes over the log of `source`.
@@ -31,7 +33,9 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
         end: start,
         stop: None,
         commands: 0,
+        writes: 0,
         pending: 0,
+        pending_writes: 0,
         limits,
         enough_at: start.offset.plus(limits.log),
         begins: start.offset,
@@ -55,6 +59,7 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
         end: surveyor.end,
         stop: surveyor.stop,
         commands: surveyor.commands,
+        writes: surveyor.writes,
     })
 }
 
@@ -65,8 +70,10 @@ struct Surveyor {
     end: Boundary,
     stop: Option<Stop>,
     commands: u64,
+    writes: u64,
     /// Commands of the transaction that is open.
     pending: u64,
+    pending_writes: u64,
     limits: Limits,
     enough_at: Offset,
     /// Offset before the command at hand.
@@ -81,6 +88,9 @@ impl Taker for Surveyor {
         self.begins = at.start;
         self.footprint.note(argv)?;
         self.pending = self.pending.saturating_add(1);
+        let name = argv.first().copied().unwrap_or_default();
+        let writes = u64::from(changes_data(name));
+        self.pending_writes = self.pending_writes.saturating_add(writes);
         if !at.outside {
             return Ok(());
         }
@@ -91,7 +101,8 @@ impl Taker for Surveyor {
             return Ok(());
         }
         self.commands = self.commands.saturating_add(self.pending);
-        self.pending = 0;
+        self.writes = self.writes.saturating_add(self.pending_writes);
+        (self.pending, self.pending_writes) = (0, 0);
         self.unit = self.footprint.mark();
         self.end = Boundary {
             offset: at.end,
@@ -106,4 +117,12 @@ impl Taker for Surveyor {
     fn goes_on(&self) -> bool {
         self.stop.is_none()
     }
+}
+
+/// Does a command of this name change data?
+fn changes_data(name: &[u8]) -> bool {
+    let is_function = name.eq_ignore_ascii_case(b"FUNCTION");
+    let is_select = name.eq_ignore_ascii_case(b"SELECT");
+    let applied = find(name).is_some_and(|spec| matches!(spec.support, Support::Applied(_)));
+    is_function || (applied && !is_select)
 }

@@ -19,13 +19,15 @@ use tokio::time::{Instant, timeout};
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
 use crate::config::{SidecarConfig, Source, StoreConfig};
+use crate::consolidate::{self, Worth};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::door::Door;
 use crate::restore::{
-    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
+    BadBases, CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, When, offer, plan, seal,
+    sound,
 };
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
@@ -38,6 +40,8 @@ use self::decide::{Claim, Tip};
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Redis tries its master every second. One that has not come for so long is looked at again.
 const GUEST_PAUSE: Duration = Duration::from_secs(5);
+/// Memory for a consolidation while Redis waits, which holds no data yet.
+const BOOT_MEMORY: usize = 1 << 30;
 /// How long a promoted Redis may take to say that it is a master.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -492,11 +496,16 @@ async fn prepare(
 ) -> Result<(Plan, Identity), RestoreError> {
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
     let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
-    let (plan, _) = sound(archive, plan, &()).await?;
+    let (mut plan, _) = sound(archive, plan, &()).await?;
+    if plan.relative_ttls
+        && let Some(based) = without_log(archive, history, now_unix_ms).await
+    {
+        plan = based;
+    }
     let identity = if plan.relative_ttls {
         tracing::info!(
-            "the log of this old server holds relative expiries, which are made absolute: the restored Redis gets an id of \
-             its own, and one new full sync"
+            "the log of this old server holds relative expiries, which are made absolute, and cannot be consolidated: the \
+             restored Redis gets an id of its own, and one new full sync"
         );
         Identity::Fork {
             id: ReplId::from_random(rand::random()),
@@ -505,6 +514,28 @@ async fn prepare(
         Identity::Continue { id: history }
     };
     Ok((plan, identity))
+}
+
+/// The log of an old server cannot be replayed under its own offsets, as its relative expiries would count from now. A base
+/// at its end can.
+async fn without_log(archive: &Archive, history: ReplId, now_unix_ms: i64) -> Option<Plan> {
+    let request = consolidate::Request {
+        history: Some(history),
+        service: None,
+        when: When::Latest,
+        memory_limit: BOOT_MEMORY,
+        worth: Worth::AnyLog,
+        now_unix_ms,
+    };
+    if let Err(error) = consolidate::consolidate(archive, &request, &()).await {
+        tracing::warn!("the log cannot be consolidated: {error}");
+        return None;
+    }
+    let catalog = archive.catalog().await.ok()?;
+    let none_bad = BadBases::new();
+    let based = plan(archive, &catalog, history, When::Latest, &none_bad).await;
+    let (plan, _) = sound(archive, based.ok()?, &()).await.ok()?;
+    (!plan.relative_ttls).then_some(plan)
 }
 
 /// `--history` settles which of several branches goes on: the one that comes from it. Later, when that one has children of its

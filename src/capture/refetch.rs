@@ -1,0 +1,58 @@
+//! A new base of a history that is being captured, from the server: for a log that cannot be consolidated.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::server::{look, server_info, wants_version};
+use super::session::{REPLICA_VERSION, out_of_place};
+use super::{Clock, SessionEnd, full_sync};
+use crate::archive::{Archive, BaseManifest};
+use crate::config::Source;
+use crate::link::Link;
+use crate::proto::replica::Event;
+use crate::status::Status;
+
+/// How long the log may take to reach the new base. It is the feed that arrived during the full sync.
+const CATCH_UP: Duration = Duration::from_secs(600);
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// Takes a full sync on a link of its own, beside the one that is captured, and makes a base of it once the log has
+/// reached it. The capture is not touched by that.
+///
+/// # Errors
+/// [`SessionEnd`]; nothing counts then.
+pub async fn new_base(
+    source: &Source,
+    archive: &Archive,
+    status: &Status,
+    clock: &Clock,
+) -> Result<BaseManifest, SessionEnd> {
+    let facts = look(source).await?;
+    let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
+    let mut link = Link::connect(source, version, None).await?;
+    let at = match link.next().await? {
+        Event::FullResync(at) => at,
+        event => return Err(out_of_place(&event)),
+    };
+    let received = full_sync::receive_payload(&mut link, archive, at, status).await?;
+    drop(link);
+    let server = server_info(facts.as_ref());
+    let manifest = received.finish(archive, server, clock()).await?;
+    let begun = Instant::now();
+    loop {
+        // A base beyond the end of the log would be a hole in it.
+        match status.stored_position() {
+            Some(stored) if stored.history == at.history && stored.offset >= at.offset => break,
+            _ if begun.elapsed() > CATCH_UP => {
+                return Err(SessionEnd::StartOver(format!(
+                    "the log did not reach the new snapshot at {at} in {} s",
+                    CATCH_UP.as_secs()
+                )));
+            }
+            _ => sleep(LOOK_PAUSE).await,
+        }
+    }
+    archive.commit_base(&manifest).await?;
+    Ok(manifest)
+}

@@ -1,0 +1,245 @@
+//! Upkeep of an archive while a capture goes on: new bases in the background, on a thread of its own that yields to
+//! everything else, with a store connection of its own.
+
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::archive::{Archive, ArchiveError, BaseManifest};
+use crate::capture::refetch;
+use crate::capture::{Clock, SessionEnd};
+use crate::config::{ConsolidateConfig, Source, StoreConfig};
+use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
+use crate::position::Position;
+use crate::restore::When;
+use crate::status::{Phase, Status};
+use crate::store;
+
+/// Between two looks at how much log there is, which costs nothing.
+const LOOK: Duration = Duration::from_secs(5);
+/// A log below this is not worth a base before its time, however small the base is.
+const LOG_MIN: u64 = 64 << 20;
+/// By time alone, a base is made when the log has at least a hundredth of its size: a base of 10 GB is not written again
+/// for one write an hour.
+const BY_TIME: Worth = Worth::Writes {
+    base_bytes_for_each: 100,
+};
+/// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
+pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How much the thread yields to others (19 is the most).
+const NICENESS: i32 = 15;
+
+/// What is to be kept up.
+pub struct Upkeep {
+    /// When, and how.
+    pub config: ConsolidateConfig,
+    /// The archive's store.
+    pub store: StoreConfig,
+    /// Whose histories.
+    pub service: String,
+    /// Where a new base comes from when the log cannot be consolidated.
+    pub redis: Source,
+    /// What is known of the capture.
+    pub status: Status,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Ends the upkeep when it is dropped, without waiting for it: a base in the making is lost by that, nothing else.
+pub struct Running {
+    _alive: oneshot::Sender<()>,
+}
+
+impl Upkeep {
+    /// Starts it. `None`: it is not wanted.
+    #[must_use]
+    pub fn start(self) -> Option<Running> {
+        let every = self.config.every?;
+        let (alive, gone) = oneshot::channel();
+        let spawned = thread::Builder::new()
+            .name("upkeep".to_owned())
+            .spawn(move || self.run(every, gone));
+        match spawned {
+            Ok(_) => Some(Running { _alive: alive }),
+            Err(error) => {
+                tracing::warn!("no bases are made in the background: no thread: {error}");
+                None
+            }
+        }
+    }
+
+    fn run(self, every: Duration, gone: oneshot::Receiver<()>) {
+        yield_to_others();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(2)
+            .on_thread_start(yield_to_others)
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::warn!("no bases are made in the background: {error}");
+                return;
+            }
+        };
+        let work = async {
+            tokio::select! {
+                () = self.work(every) => {}
+                _ = gone => {}
+            }
+        };
+        runtime.block_on(work);
+        runtime.shutdown_background();
+    }
+
+    async fn work(&self, every: Duration) {
+        let mut last = Instant::now();
+        let mut base: Option<Known> = None;
+        let mut refetched: Option<Instant> = None;
+        loop {
+            sleep(LOOK).await;
+            let Some(stored) = self.status.stored_position() else {
+                continue;
+            };
+            if base.is_none() {
+                base = self.newest_base().await;
+            }
+            let by_time = last.elapsed() >= every;
+            let grown = base
+                .as_ref()
+                .is_some_and(|base| base.is_outgrown(stored, self.config.share));
+            if !(by_time || grown) {
+                continue;
+            }
+            last = Instant::now();
+            let worth = if grown { Worth::AnyLog } else { BY_TIME };
+            match self.consolidate(worth).await {
+                Ok(report) => {
+                    base = Some(Known {
+                        at: report.to,
+                        raw_bytes: report.raw_bytes,
+                    });
+                    self.made(&report);
+                    if let Some(stopped) = &report.stopped {
+                        self.failed(stopped);
+                        base = self.refetch(&mut refetched).await.or(base);
+                    }
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    let helps = !error.is_transient();
+                    if helps
+                        && matches!(
+                            error,
+                            ConsolidateError::Blocked { .. } | ConsolidateError::Rebuild(_)
+                        )
+                    {
+                        base = self.refetch(&mut refetched).await.or(base);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The one that the capture went on from.
+    async fn newest_base(&self) -> Option<Known> {
+        let archive = self.archive().await.ok()?;
+        let base = newest_base(&archive, &self.request(BY_TIME)).await.ok()?;
+        Some(Known::of(&base))
+    }
+
+    async fn archive(&self) -> Result<Archive, ArchiveError> {
+        let store = store::open_with(&self.store).await?;
+        Archive::open(store).await
+    }
+
+    fn request(&self, worth: Worth) -> Request {
+        Request {
+            history: None,
+            service: Some(self.service.clone()),
+            when: When::Latest,
+            memory_limit: self.config.memory_limit,
+            worth,
+            now_unix_ms: (self.clock)(),
+        }
+    }
+
+    async fn consolidate(&self, worth: Worth) -> Result<Report, ConsolidateError> {
+        let archive = self.archive().await?;
+        consolidate(&archive, &self.request(worth), &()).await
+    }
+
+    fn made(&self, report: &Report) {
+        self.status.based(report.to);
+        if report.bases == 0 {
+            return;
+        }
+        self.status.metrics().consolidations.inc_by(report.bases);
+        tracing::info!(
+            base = %report.to, from = %report.from.offset, commands = report.commands, keys = report.keys,
+            "a new base was made from the last one and the log"
+        );
+    }
+
+    fn failed(&self, why: &dyn std::fmt::Display) {
+        let why = why.to_string();
+        if self.status.consolidate_failed(why.clone()) {
+            tracing::warn!("no base can be made of all of the log, which is kept: {why}");
+        }
+    }
+
+    /// A full sync beside the capture, seldom.
+    async fn refetch(&self, last: &mut Option<Instant>) -> Option<Known> {
+        if last.is_some_and(|last| last.elapsed() < REFETCH_EVERY)
+            || self.status.view().phase != Phase::Following
+        {
+            return None;
+        }
+        *last = Some(Instant::now());
+        tracing::info!("taking a full sync for a new base, as the log cannot be consolidated");
+        match self.new_base().await {
+            Ok(base) => {
+                tracing::info!(base = %base.position(), "a new base was received");
+                self.status.based(base.position());
+                Some(Known::of(&base))
+            }
+            Err(error) => {
+                tracing::warn!("no new base could be received: {error}");
+                None
+            }
+        }
+    }
+
+    async fn new_base(&self) -> Result<BaseManifest, SessionEnd> {
+        let archive = self.archive().await?;
+        refetch::new_base(&self.redis, &archive, &self.status, &self.clock).await
+    }
+}
+
+/// The newest base, as far as is known here.
+struct Known {
+    at: Position,
+    raw_bytes: u64,
+}
+
+impl Known {
+    fn of(base: &BaseManifest) -> Self {
+        Self {
+            at: base.position(),
+            raw_bytes: base.raw_bytes,
+        }
+    }
+
+    fn is_outgrown(&self, stored: Position, share: u32) -> bool {
+        let allowed = (self.raw_bytes / 100).saturating_mul(share.into());
+        stored.history == self.at.history
+            && stored.offset.since(self.at.offset) >= allowed.max(LOG_MIN)
+    }
+}
+
+/// Where it cannot be done, bases are made with everybody else's priority.
+fn yield_to_others() {
+    let _ = rustix::process::nice(NICENESS);
+}
