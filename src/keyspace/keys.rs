@@ -25,8 +25,11 @@ pub enum Keys {
         also: &'static [usize],
     },
     /// Told by a function.
-    By(fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>),
+    By(Teller),
 }
+
+/// Hands out all that a command touches.
+pub(super) type Teller = fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>;
 
 /// What a command touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
