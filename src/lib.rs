@@ -11,7 +11,7 @@
 //! |---|---|
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
-//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files |
+//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
@@ -22,6 +22,7 @@ pub mod archive;
 pub mod capture;
 pub mod cmd;
 pub mod config;
+pub mod consolidate;
 pub mod crc64;
 pub mod expiry;
 mod frames;
@@ -32,6 +33,7 @@ pub mod metrics;
 pub mod position;
 pub mod proto;
 pub mod rdb;
+pub mod rebuild;
 pub mod resp;
 pub mod restore;
 pub mod segment;

@@ -4,6 +4,8 @@
 //! whether a transaction is open. It keeps only the head of a command (its first few arguments, each cut at a small
 //! size), so a value of a gigabyte or a command of a million arguments costs no memory.
 
+pub mod commands;
+
 use crate::position::{Boundary, Offset};
 
 /// Arguments of a command that are kept in its [`Head`]: enough for every command whose meaning matters to a capture

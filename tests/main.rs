@@ -19,6 +19,7 @@ mod crash;
 mod gcs;
 mod matrix;
 mod scripted;
+mod serving_tls;
 mod sidecar;
 mod sizes;
 mod spool;

@@ -6,6 +6,7 @@
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -15,6 +16,7 @@ use super::{Archive, ArchiveError, BaseManifest, RawStream, documents};
 use crate::crc64::Crc64;
 use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::Position;
+use crate::rdb::{Summary, WalkError, Walker};
 use crate::store::{StoreError, Upload};
 
 /// Bytes of RDB in one zstd frame. Two frames are compressed or waiting while one is uploaded and one filled, each with its
@@ -247,6 +249,39 @@ impl Archive {
         let source = self.read_existing(&object).await?;
         let decoder = BaseDecoder::new(object, None)?;
         Ok((stored_bytes, decode_stream(source, decoder)))
+    }
+}
+
+impl Archive {
+    /// Reads the data of a base that has no manifest (yet) to its end: is it a sound RDB, and what is in it?
+    pub async fn walk_stray_base(
+        &self,
+        at: Position,
+    ) -> Result<(StoredBase, Summary), ArchiveError> {
+        let (stored_bytes, mut raw) = self.read_stray_base(at).await?;
+        let object = Name::BaseData(at).to_string();
+        let damaged = |error: WalkError| ArchiveError::damaged(&object, error.to_string());
+        let mut walker = Walker::new();
+        let mut crc = Crc64::new();
+        let mut raw_bytes: u64 = 0;
+        while let Some(bytes) = raw.try_next().await? {
+            if walker.push(&bytes).map_err(damaged)? < bytes.len() {
+                return Err(ArchiveError::damaged(
+                    &object,
+                    "bytes follow the end of the RDB",
+                ));
+            }
+            crc.update(&bytes);
+            raw_bytes = raw_bytes.saturating_add(bytes.len() as u64);
+        }
+        walker.finish_opaque().map_err(damaged)?;
+        let stored = StoredBase {
+            at,
+            raw_bytes,
+            stored_bytes,
+            crc64: crc.value(),
+        };
+        Ok((stored, walker.summary().clone()))
     }
 }
 

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::ArchiveError;
+use super::{ArchiveError, StoredBase};
 use crate::position::{Offset, Position, ReplId};
+use crate::rdb::{self, Checksum, Summary};
 
 /// The format of every document that this build writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -137,6 +138,54 @@ pub struct BaseManifest {
 }
 
 impl BaseManifest {
+    /// Of a base that is stored, and was walked.
+    #[must_use]
+    pub fn new(
+        stored: &StoredBase,
+        summary: &Summary,
+        kind: BaseKind,
+        server: ServerInfo,
+        now_unix_ms: i64,
+    ) -> Self {
+        let counts = |counts: &rdb::DbCounts| DbCounts {
+            keys: counts.keys,
+            expires: counts.expires,
+        };
+        let databases = summary.databases.iter();
+        let types = summary.types.iter();
+        let unwalked = summary.unwalked.as_ref();
+        Self {
+            format: FORMAT,
+            history: stored.at.history,
+            offset: stored.at.offset,
+            db: Self::selected_db(summary),
+            kind,
+            raw_bytes: stored.raw_bytes,
+            stored_bytes: stored.stored_bytes,
+            crc64: Self::crc64_text(stored.crc64),
+            rdb_magic: summary.magic.clone(),
+            rdb_checksum: summary.checksum == Checksum::Verified,
+            server,
+            created_unix_ms: now_unix_ms,
+            databases: databases.map(|(db, of)| (*db, counts(of))).collect(),
+            types: types
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+            functions: summary.functions,
+            modules: summary.modules.iter().cloned().collect(),
+            unwalked_from: unwalked.map(|unwalked| unwalked.from),
+            unwalked_reason: unwalked.map(|unwalked| unwalked.reason.clone()),
+        }
+    }
+
+    /// The database selected in the feed where a snapshot stands: a master says 0, as it selects one before its next
+    /// write; a replica as the source says what its master had selected (fact sheet C.2).
+    #[must_use]
+    pub fn selected_db(summary: &Summary) -> u32 {
+        let says = summary.aux.get("repl-stream-db");
+        says.and_then(|db| db.parse().ok()).unwrap_or(0)
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn position(&self) -> Position {

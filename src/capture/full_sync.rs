@@ -1,15 +1,10 @@
 //! A full sync: the RDB is walked, compressed and stored as it comes, and counts once its manifest is written.
 
-use futures::StreamExt;
-
-use crate::archive::{
-    Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, DbCounts, FORMAT, ServerInfo,
-    StoredBase,
-};
+use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, ServerInfo};
 use crate::link::{Link, LinkError};
 use crate::position::Position;
 use crate::proto::replica::Event;
-use crate::rdb::{Checksum, Summary, WalkError, Walker};
+use crate::rdb::{Summary, WalkError, Walker};
 use crate::segment::SealHeader;
 use crate::status::{Phase, Status};
 
@@ -50,7 +45,7 @@ impl Received {
     /// The database selected in the feed at the snapshot's offset.
     #[must_use]
     pub fn selected_db(&self) -> u32 {
-        selected_db(self.walker.summary())
+        BaseManifest::selected_db(self.walker.summary())
     }
 
     /// Stores the rest and gives the manifest, which is not yet written: until then there is no base.
@@ -64,9 +59,10 @@ impl Received {
         now_unix_ms: i64,
     ) -> Result<BaseManifest, FullSyncError> {
         match self.writer.finish().await {
-            Ok(stored) => Ok(manifest(
+            Ok(stored) => Ok(BaseManifest::new(
                 &stored,
                 self.walker.summary(),
+                BaseKind::Sync,
                 server,
                 now_unix_ms,
             )),
@@ -116,19 +112,14 @@ pub async fn receive(
     Ok(Received { at, writer, walker })
 }
 
-/// The database selected in the feed where a snapshot stands: a master says 0, as it selects one before its next write;
-/// a replica as the source says what its master had selected (fact sheet C.2).
-fn selected_db(summary: &Summary) -> u32 {
-    summary
-        .aux
-        .get("repl-stream-db")
-        .and_then(|db| db.parse().ok())
-        .unwrap_or(0)
-}
-
 fn end_walk(walker: &mut Walker) -> Result<(), FullSyncError> {
     walker.finish_opaque()?;
-    if let Some(unwalked) = &walker.summary().unwalked {
+    warn_unwalked(walker.summary());
+    Ok(())
+}
+
+fn warn_unwalked(summary: &Summary) {
+    if let Some(unwalked) = &summary.unwalked {
         tracing::warn!(
             from = unwalked.from,
             reason = unwalked.reason,
@@ -136,7 +127,6 @@ fn end_walk(walker: &mut Walker) -> Result<(), FullSyncError> {
              are not counted"
         );
     }
-    Ok(())
 }
 
 /// A snapshot of this position lies in the store without a manifest: somebody died between the two. It is as good as
@@ -148,18 +138,9 @@ async fn adopt(
     now_unix_ms: i64,
 ) -> Result<BaseManifest, FullSyncError> {
     tracing::info!(%at, "the snapshot is in the store already, without a manifest: checking it");
-    let (stored_bytes, mut raw) = archive.read_stray_base(at).await?;
-    let mut walker = Walker::new();
-    let mut crc = crate::crc64::Crc64::new();
-    let mut raw_bytes: u64 = 0;
-    while let Some(bytes) = raw.next().await {
-        let bytes = bytes?;
-        walker.push(&bytes)?;
-        crc.update(&bytes);
-        raw_bytes = raw_bytes.saturating_add(bytes.len() as u64);
-    }
-    end_walk(&mut walker)?;
-    let says = walker.summary().aux.get("repl-offset").cloned();
+    let (stored, summary) = archive.walk_stray_base(at).await?;
+    warn_unwalked(&summary);
+    let says = summary.aux.get("repl-offset").cloned();
     if says
         .as_ref()
         .is_some_and(|offset| *offset != at.offset.to_string())
@@ -170,58 +151,11 @@ async fn adopt(
         );
         return Err(FullSyncError::Length(says));
     }
-    let stored = StoredBase {
-        at,
-        raw_bytes,
-        stored_bytes,
-        crc64: crc.value(),
-    };
-    Ok(manifest(&stored, walker.summary(), server, now_unix_ms))
-}
-
-fn manifest(
-    stored: &StoredBase,
-    summary: &Summary,
-    server: ServerInfo,
-    now_unix_ms: i64,
-) -> BaseManifest {
-    BaseManifest {
-        format: FORMAT,
-        history: stored.at.history,
-        offset: stored.at.offset,
-        db: selected_db(summary),
-        kind: BaseKind::Sync,
-        raw_bytes: stored.raw_bytes,
-        stored_bytes: stored.stored_bytes,
-        crc64: BaseManifest::crc64_text(stored.crc64),
-        rdb_magic: summary.magic.clone(),
-        rdb_checksum: summary.checksum == Checksum::Verified,
+    Ok(BaseManifest::new(
+        &stored,
+        &summary,
+        BaseKind::Sync,
         server,
-        created_unix_ms: now_unix_ms,
-        databases: summary
-            .databases
-            .iter()
-            .map(|(db, counts)| {
-                (
-                    *db,
-                    DbCounts {
-                        keys: counts.keys,
-                        expires: counts.expires,
-                    },
-                )
-            })
-            .collect(),
-        types: summary
-            .types
-            .iter()
-            .map(|(name, count)| ((*name).to_owned(), *count))
-            .collect(),
-        functions: summary.functions,
-        modules: summary.modules.iter().cloned().collect(),
-        unwalked_from: summary.unwalked.as_ref().map(|unwalked| unwalked.from),
-        unwalked_reason: summary
-            .unwalked
-            .as_ref()
-            .map(|unwalked| unwalked.reason.clone()),
-    }
+        now_unix_ms,
+    ))
 }

@@ -5,6 +5,8 @@ use crate::archive::ArchiveError;
 use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
+use crate::consolidate::ConsolidateError;
+use crate::rebuild::RebuildError;
 use crate::restore::RestoreError;
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
@@ -47,7 +49,9 @@ impl From<SessionEnd> for Failure {
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         let exit = match &error {
-            RestoreError::Archive(error) => of_archive(error),
+            RestoreError::Archive(error) | RestoreError::Rebuild(RebuildError::Archive(error)) => {
+                of_archive(error)
+            }
             error if error.is_damage() => Exit::Damaged,
             RestoreError::Ambiguous(_)
             | RestoreError::NothingToRestore { .. }
@@ -55,6 +59,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::AfterLatest { .. }
             | RestoreError::CannotContinue { .. }
             | RestoreError::NotASnapshot { .. }
+            | RestoreError::Rebuild(_)
             | RestoreError::Rewrite(_)
             | RestoreError::Strip(_)
             | RestoreError::Unreplayable(_) => Exit::NothingToRestore,
@@ -68,6 +73,20 @@ impl From<RestoreError> for Failure {
             _ => Exit::Error,
         };
         Self::new(exit, error)
+    }
+}
+
+impl From<ConsolidateError> for Failure {
+    fn from(error: ConsolidateError) -> Self {
+        match error {
+            ConsolidateError::Restore(error) => error.into(),
+            ConsolidateError::Archive(error) => error.into(),
+            ConsolidateError::Rebuild(RebuildError::Archive(error)) => error.into(),
+            ConsolidateError::Blocked { .. } => Self::new(Exit::NothingToRestore, error),
+            ConsolidateError::Rebuild(_) | ConsolidateError::Differs { .. } => {
+                Self::new(Exit::Error, error)
+            }
+        }
     }
 }
 
@@ -86,7 +105,9 @@ impl From<SidecarError> for Failure {
 
 fn of_archive(error: &ArchiveError) -> Exit {
     match error {
-        ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } => Exit::Store,
+        ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } | ArchiveError::Unfit { .. } => {
+            Exit::Store
+        }
         ArchiveError::EmptyStore { .. }
         | ArchiveError::UnknownHistory { .. }
         | ArchiveError::NothingStored { .. } => Exit::NothingToRestore,

@@ -4,6 +4,7 @@
 
 mod backup;
 mod bars;
+mod consolidate;
 mod exit;
 mod flags;
 mod list;
@@ -49,6 +50,7 @@ enum Verb {
     Backup(backup::Args),
     Restore(restore::Args),
     List(list::Args),
+    Consolidate(consolidate::Args),
 }
 
 impl Cli {
@@ -58,6 +60,7 @@ impl Cli {
             Verb::Backup(args) => (&args.log, Level::Info),
             Verb::Restore(args) => (&args.log, Level::Info),
             Verb::List(args) => (&args.log, Level::Quiet),
+            Verb::Consolidate(args) => (&args.log, Level::Info),
         }
     }
 
@@ -196,6 +199,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Backup(args) => backup::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
+        Verb::Consolidate(args) => consolidate::run(args).await,
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) const AUX: u8 = 0xFA;
 pub(super) enum Atom {
     /// A string in any encoding (D.3).
     Str,
+    /// Nothing: a key's name is over, and its value begins.
+    Value,
     /// A length or number (D.2).
     Len,
     /// So many bytes.
@@ -56,7 +58,7 @@ pub(super) enum Atom {
 
 use Atom::{
     AuxKey, AuxValue, Db, DoubleText, Fixed, KeepInt, KeepKey, KeepText, Len, LzfOriginal,
-    LzfStored, Many, ManyFixed, ModuleData, ModuleId, Str,
+    LzfStored, Many, ManyFixed, ModuleData, ModuleId, Str, Value,
 };
 
 // What strings, module data and AUX fields go on with, once their first bytes are known.
@@ -168,21 +170,29 @@ fn opcode(family: Family, byte: u8) -> Option<(Effect, &'static [Atom])> {
 
 /// The key's name, then its value.
 fn key(family: Family, byte: u8) -> Option<(Kind, &'static [Atom])> {
-    const BLOB: &[Atom] = &[Str, Str];
-    const STRINGS: &[Atom] = &[Str, Many(&[Str])];
-    const PAIRS: &[Atom] = &[Str, Many(&[Str, Str])];
-    const ZSET: &[Atom] = &[Str, Many(&[Str, DoubleText])];
-    const ZSET_2: &[Atom] = &[Str, Many(&[Str, Fixed(8)])];
-    const MODULE_2: &[Atom] = &[Str, ModuleId, ModuleData];
+    const BLOB: &[Atom] = &[Str, Value, Str];
+    const STRINGS: &[Atom] = &[Str, Value, Many(&[Str])];
+    const PAIRS: &[Atom] = &[Str, Value, Many(&[Str, Str])];
+    const ZSET: &[Atom] = &[Str, Value, Many(&[Str, DoubleText])];
+    const ZSET_2: &[Atom] = &[Str, Value, Many(&[Str, Fixed(8)])];
+    const MODULE_2: &[Atom] = &[Str, Value, ModuleId, ModuleData];
     // Nodes as container kind and contents.
-    const QUICKLIST_2: &[Atom] = &[Str, Many(&[Len, Str])];
+    const QUICKLIST_2: &[Atom] = &[Str, Value, Many(&[Len, Str])];
     // Per field an expiry.
-    const HASH_PRE_GA: &[Atom] = &[Str, Many(&[Len, Str, Str])];
-    const HASH_METADATA: &[Atom] = &[Str, Fixed(8), Many(&[Len, Str, Str])];
-    const HASH_LISTPACK_EX: &[Atom] = &[Str, Fixed(8), Str];
-    const VALKEY_HASH_2: &[Atom] = &[Str, Many(&[Str, Str, Fixed(8)])];
+    const HASH_PRE_GA: &[Atom] = &[Str, Value, Many(&[Len, Str, Str])];
+    const HASH_METADATA: &[Atom] = &[Str, Value, Fixed(8), Many(&[Len, Str, Str])];
+    const HASH_LISTPACK_EX: &[Atom] = &[Str, Value, Fixed(8), Str];
+    const VALKEY_HASH_2: &[Atom] = &[Str, Value, Many(&[Str, Str, Fixed(8)])];
     // Script, start, interval, keys, arguments.
-    const CRON: &[Atom] = &[Str, Str, Fixed(8), Fixed(8), Many(&[Str]), Many(&[Str])];
+    const CRON: &[Atom] = &[
+        Str,
+        Value,
+        Str,
+        Fixed(8),
+        Fixed(8),
+        Many(&[Str]),
+        Many(&[Str]),
+    ];
     use Family::{Redis, Valkey};
     Some(match (byte, family) {
         (0, _) => (Kind::String, BLOB),
@@ -217,6 +227,7 @@ const NODES: Atom = Many(&[Str, Str]);
 const PENDING: Atom = Many(&[Fixed(24), Len]);
 const STREAM_1: &[Atom] = &[
     Str,
+    Value,
     NODES,
     Len,
     Len,
@@ -232,6 +243,7 @@ const STREAM_1: &[Atom] = &[
 ];
 const STREAM_2: &[Atom] = &[
     Str,
+    Value,
     NODES,
     Len,
     Len,
@@ -261,9 +273,12 @@ const GROUPS_3: Atom = Many(&[
     PENDING,
     Many(&[Str, Fixed(16), ManyFixed(16)]),
 ]);
-const STREAM_3: &[Atom] = &[Str, NODES, Len, Len, Len, Len, Len, Len, Len, Len, GROUPS_3];
+const STREAM_3: &[Atom] = &[
+    Str, Value, NODES, Len, Len, Len, Len, Len, Len, Len, Len, GROUPS_3,
+];
 const STREAM_4: &[Atom] = &[
     Str,
+    Value,
     NODES,
     Len,
     Len,

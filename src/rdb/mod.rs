@@ -9,6 +9,7 @@ mod error;
 mod footer;
 mod layout;
 pub mod packed;
+pub mod reader;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod strip;
@@ -19,3 +20,9 @@ mod wire;
 pub use error::WalkError;
 pub use summary::{Checksum, DbCounts, Family, Summary, Unwalked};
 pub use walker::Walker;
+
+/// Family and version of an RDB, from its first 9 bytes.
+#[must_use]
+pub fn magic(bytes: &[u8]) -> Option<(Family, u32)> {
+    std::str::from_utf8(bytes).ok().and_then(wire::parse_magic)
+}

@@ -55,6 +55,25 @@ pub struct Walker {
     keep: usize,
     aux_key: Vec<u8>,
     front: Front,
+    /// Where records begin, for the reader; none when nobody wants to know.
+    events: Option<Vec<Event>>,
+}
+
+/// Something that the reader wants to know. Positions are in the RDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A record begins (the end opcode is one).
+    Record {
+        /// Its first byte.
+        byte: u8,
+        /// Where that stands.
+        at: u64,
+    },
+    /// The record is a key, whose name stands between its first byte and here.
+    Value {
+        /// The first byte of the value.
+        at: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +135,29 @@ impl Walker {
             keep: 0,
             aux_key: Vec::new(),
             front: Front::default(),
+            events: None,
+        }
+    }
+
+    /// One that also tells where records begin ([`Self::take_events`]).
+    pub(super) fn traced() -> Self {
+        Self {
+            events: Some(Vec::new()),
+            ..Self::new()
+        }
+    }
+
+    /// What has happened since this was asked last, into an empty `events`.
+    pub(super) fn take_events(&mut self, events: &mut Vec<Event>) {
+        if let Some(own) = &mut self.events {
+            std::mem::swap(own, events);
+        }
+    }
+
+    #[inline]
+    fn trace(&mut self, event: Event) {
+        if let Some(events) = &mut self.events {
+            events.push(event);
         }
     }
 
@@ -392,6 +434,7 @@ impl Walker {
         };
         self.record = byte;
         self.record_at = at;
+        self.trace(Event::Record { byte, at });
         if byte != layout::AUX && self.front.ended_at.is_none() {
             self.front.ended_at = Some(at);
         }

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use super::serve::ServeError;
+use super::serve_error::ServeError;
 use super::when::BadWhen;
 use crate::archive::{Ambiguous, ArchiveError};
 use crate::expiry::feed::FeedRewriteError;
 use crate::link::control::ControlError;
 use crate::position::{Offset, Position, ReplId};
 use crate::rdb::WalkError;
+use crate::rdb::reader::ReadError;
 use crate::rdb::strip::StripError;
+use crate::rebuild::{RebuildError, Stop};
 use crate::resp::FeedError;
 
 /// Why a restore did not happen. Whatever is found by a check is found before the target is touched.
@@ -133,21 +135,26 @@ pub enum RestoreError {
         /// What it is.
         reason: &'static str,
     },
-    /// A single RDB file cannot hold the log.
+    /// The log cannot be applied up to the goal, so no RDB file can hold it.
     #[error(
-        "an RDB file can hold offset {base} alone (the snapshot itself), but {goal} is offset {end}, with {bytes} bytes \
-         of log after the snapshot: restore to aof:DIRECTORY or to a server, or ask for offset {base}"
+        "an RDB file cannot be made for {goal} (offset {end}): {why}. Restore to aof:DIRECTORY or to a server, which replay \
+         the log, or ask for offset {reachable}"
     )]
     NotASnapshot {
-        /// The base.
-        base: Offset,
-        /// The end of the plan.
-        end: Offset,
-        /// The log in between.
-        bytes: u64,
         /// What was asked for.
         goal: String,
+        /// The end of the plan.
+        end: Offset,
+        /// How far the log can be applied.
+        reachable: Offset,
+        /// Why not further.
+        why: Box<Stop>,
     },
+    /// The snapshot and the log cannot be made one.
+    #[error(
+        "an RDB file cannot be made: {0}. Restore to aof:DIRECTORY or to a server, which replay the log"
+    )]
+    Rebuild(#[from] RebuildError),
     /// A file could not be written.
     #[error("{path}: {source}")]
     File {
@@ -220,7 +227,9 @@ impl RestoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Archive(error) => error.is_transient(),
+            Self::Archive(error) | Self::Rebuild(RebuildError::Archive(error)) => {
+                error.is_transient()
+            }
             Self::Control(source) | Self::LeftFollowing { source, .. } => !source.is_permanent(),
             Self::Feeding { source, .. } => source.is_transient(),
             _ => false,
@@ -231,7 +240,10 @@ impl RestoreError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Archive(error) => is_damage(error),
+            Self::Archive(error) | Self::Rebuild(RebuildError::Archive(error)) => is_damage(error),
+            Self::Rebuild(RebuildError::Base { source, .. }) => {
+                matches!(**source, ReadError::Walk(_))
+            }
             Self::UnreadableHistory { .. }
             | Self::Gap { .. }
             | Self::NoSoundBase { .. }

@@ -11,14 +11,17 @@
 mod aof;
 mod check;
 pub mod compat;
+pub mod door;
 mod error;
 mod feed;
 mod files;
 mod plan;
 mod progress;
 mod rdb_file;
+mod replication;
 mod report;
 mod serve;
+mod serve_error;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -31,12 +34,11 @@ pub use error::RestoreError;
 pub use plan::{BadBases, Piece, Plan, plan};
 pub use progress::{Progress, Stage};
 pub use report::Report;
-pub use serve::{
-    CaughtUp, Guest, Identity, Offer, Phase, ServeError, greet, offer, refuse_replica,
-};
+pub use serve::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
+pub use serve_error::{Phase, ServeError};
 pub use server::{Listener, Restored};
 use std::collections::BTreeSet;
-pub use stream::{Content, LogForm, log, snapshot};
+pub use stream::{Content, LogForm, log, snapshot, source};
 pub use when::{BadWhen, When};
 
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
@@ -62,6 +64,8 @@ pub struct Request {
     pub continue_history: bool,
     /// For `aof:`.
     pub aof_layout: AofLayout,
+    /// For an RDB file: bytes of memory for the keys that the log touches, at most.
+    pub memory_limit: usize,
     /// For `redis://`.
     pub listener: Listener,
     /// The id of the fork: random.
@@ -82,7 +86,12 @@ pub async fn restore(
     progress: &dyn Progress,
 ) -> Result<Report, RestoreError> {
     let catalog = archive.catalog().await?;
-    let history = choose(archive, &catalog, request)?;
+    let history = choose(
+        archive,
+        &catalog,
+        request.history,
+        request.service.as_deref(),
+    )?;
     let none_bad = BadBases::new();
     let plan = plan::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
@@ -168,12 +177,21 @@ pub async fn sound(
     }
 }
 
-fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<ReplId, RestoreError> {
+/// Which history is meant: the one that is named, or else the one that goes on.
+///
+/// # Errors
+/// When there is none, or several could be meant.
+pub fn choose(
+    archive: &Archive,
+    catalog: &Catalog,
+    named: Option<ReplId>,
+    service: Option<&str>,
+) -> Result<ReplId, RestoreError> {
     let unreadable = |history: &ReplId, reason: &String| RestoreError::UnreadableHistory {
         history: *history,
         reason: reason.clone(),
     };
-    if let Some(history) = request.history {
+    if let Some(history) = named {
         let known = catalog.unreadable.get(&history);
         return known.map_or(Ok(history), |reason| Err(unreadable(&history, reason)));
     }
@@ -181,7 +199,7 @@ fn choose(archive: &Archive, catalog: &Catalog, request: &Request) -> Result<Rep
     if let Some((history, reason)) = catalog.unreadable.first_key_value() {
         return Err(unreadable(history, reason));
     }
-    let latest = catalog.latest(request.service.as_deref())?;
+    let latest = catalog.latest(service)?;
     latest.ok_or_else(|| RestoreError::NothingToRestore {
         url: archive.store().url(),
     })
@@ -203,7 +221,7 @@ async fn preflight<'a>(
         Dest::Aof(directory) => aof::preflight(directory, request.force)
             .await
             .map(|()| None),
-        Dest::RdbFile(file) => rdb_file::preflight(plan, file, request.force)
+        Dest::RdbFile(file) => rdb_file::preflight(file, request.force)
             .await
             .map(|()| None),
     }
@@ -276,7 +294,8 @@ async fn write(
             ));
         }
         (Dest::RdbFile(file), _) => {
-            let bytes = rdb_file::write(archive, plan, file, progress).await?;
+            let bytes =
+                rdb_file::write(archive, plan, file, request.memory_limit, progress).await?;
             notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
         }
         (Dest::Server(_), None) => {}

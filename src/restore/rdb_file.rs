@@ -1,27 +1,22 @@
-//! A snapshot as an ordinary RDB file.
+//! Any point as an ordinary RDB file: the snapshot, with the log applied to it.
 
 use std::path::Path;
+
+use futures::{StreamExt, TryStreamExt};
 
 use super::error::RestoreError;
 use super::files;
 use super::plan::Plan;
 use super::progress::{Progress, Stage};
-use super::stream::snapshot;
+use super::stream::{Content, snapshot, source};
 use crate::archive::Archive;
+use crate::rebuild::{self, Limits, Stand};
 
 /// Refuses what cannot be written, before anything is read.
 ///
 /// # Errors
-/// [`RestoreError::NotASnapshot`] when there is a log after the snapshot, [`RestoreError::InTheWay`].
-pub(super) async fn preflight(plan: &Plan, path: &Path, force: bool) -> Result<(), RestoreError> {
-    if plan.end.offset != plan.base.offset {
-        return Err(RestoreError::NotASnapshot {
-            base: plan.base.offset,
-            end: plan.end.offset,
-            bytes: plan.bytes_log(),
-            goal: plan.when.to_string(),
-        });
-    }
+/// [`RestoreError::InTheWay`].
+pub(super) async fn preflight(path: &Path, force: bool) -> Result<(), RestoreError> {
     if !force && files::exists(path).await? {
         return Err(RestoreError::InTheWay {
             path: path.to_owned(),
@@ -31,18 +26,53 @@ pub(super) async fn preflight(plan: &Plan, path: &Path, force: bool) -> Result<(
     Ok(())
 }
 
-/// Writes the snapshot to `path`, without its replication position: it is a fork. Gives its length.
+/// Writes the data set at the plan's end to `path`, without a replication position: it is a fork. Gives its length.
+///
+/// # Errors
+/// [`RestoreError::NotASnapshot`] when a command of the log cannot be applied.
 pub(super) async fn write(
     archive: &Archive,
     plan: &Plan,
     path: &Path,
+    memory_limit: usize,
     progress: &dyn Progress,
 ) -> Result<u64, RestoreError> {
-    let (length, content) = snapshot(archive, &plan.base, true).await?;
-    progress.stage(Stage::Snapshot, Some(length));
+    let content = if plan.bytes_log() == 0 {
+        let (length, content) = snapshot(archive, &plan.base, true).await?;
+        progress.stage(Stage::Snapshot, Some(length));
+        content
+    } else {
+        progress.stage(Stage::Log, Some(plan.bytes_log()));
+        let content = applied(archive, plan, memory_limit).await?;
+        progress.stage(Stage::Snapshot, Some(plan.bytes_base()));
+        content
+    };
     let unfinished = files::temporary(path);
     files::remove_leftover(&unfinished).await?;
     let bytes = files::write(&unfinished, [content], progress).await?;
     files::rename(&unfinished, path).await?;
     Ok(bytes)
+}
+
+async fn applied(
+    archive: &Archive,
+    plan: &Plan,
+    memory_limit: usize,
+) -> Result<Content, RestoreError> {
+    let limits = Limits {
+        memory: memory_limit,
+        log: u64::MAX,
+    };
+    let source = source(archive, plan);
+    let survey = rebuild::survey(&source, limits).await?;
+    if let Some(why) = survey.stop {
+        return Err(RestoreError::NotASnapshot {
+            goal: plan.when.to_string(),
+            end: plan.end.offset,
+            reachable: survey.end.offset,
+            why: Box::new(why),
+        });
+    }
+    let bytes = rebuild::write(source, survey, Stand::Nowhere, limits);
+    Ok(bytes.map_err(RestoreError::from).boxed())
 }

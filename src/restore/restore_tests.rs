@@ -24,6 +24,7 @@ fn request(target: Dest, when: When) -> Request {
         dry_run: false,
         continue_history: false,
         aof_layout: AofLayout::Auto,
+        memory_limit: 1 << 30,
         listener: Listener::default(),
         fork_id: id(0xEE),
         writer: "test".into(),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use redis_protocol::resp2::decode::decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::super::testing::{Sample, at, feed, id};
 use super::super::{AofLayout, Request, When, restore};
@@ -109,6 +110,7 @@ fn request(fake: &Fake) -> Request {
         dry_run: false,
         continue_history: false,
         aof_layout: AofLayout::Auto,
+        memory_limit: 1 << 30,
         listener: Listener::default(),
         fork_id: id(0xEE),
         writer: "test".into(),

@@ -8,8 +8,8 @@ use super::error::RestoreError;
 use super::plan::{Piece, Plan};
 use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
 use crate::expiry::feed::FeedRewriter;
-use crate::position::TimeMark;
 use crate::rdb::strip::{StripError, Stripper};
+use crate::rebuild::{LogItem, Source};
 use crate::resp::encode_command;
 
 /// Bytes for a target, in order.
@@ -83,8 +83,8 @@ pub fn log(archive: &Archive, plan: &Plan, form: LogForm) -> Content {
             let items = items(archive, plan.pieces.clone(), false);
             let bytes = items.try_filter_map(|item| {
                 std::future::ready(Ok(match item {
-                    Item::Bytes(bytes) => Some(bytes),
-                    Item::Marks(_) => None,
+                    LogItem::Bytes(bytes) => Some(bytes),
+                    LogItem::Marks(_) => None,
                 }))
             });
             bytes.map_err(RestoreError::from).boxed()
@@ -108,8 +108,8 @@ fn replay(archive: &Archive, plan: &Plan) -> Content {
         };
         let mut out = Vec::new();
         match item? {
-            Item::Marks(marks) => rewriter.mark(&marks),
-            Item::Bytes(bytes) => rewriter.push(&bytes, &mut out)?,
+            LogItem::Marks(marks) => rewriter.mark(&marks),
+            LogItem::Bytes(bytes) => rewriter.push(&bytes, &mut out)?,
         }
         Ok(Some((Bytes::from(out), (items, rewriter))))
     });
@@ -129,23 +129,29 @@ fn select(db: u32) -> Option<Bytes> {
     })
 }
 
-enum Item {
-    /// When the bytes that follow had been received.
-    Marks(Vec<TimeMark>),
-    Bytes(Bytes),
+/// The snapshot and the log of a plan, to make a new snapshot from.
+#[must_use]
+pub fn source(archive: &Archive, plan: &Plan) -> Source {
+    let (from, pieces) = (archive.clone(), plan.pieces.clone());
+    let marks = plan.relative_ttls;
+    Source {
+        archive: archive.clone(),
+        base: plan.base.clone(),
+        log: Box::new(move || items(&from, pieces.clone(), marks)),
+    }
 }
 
 fn items(
     archive: &Archive,
     pieces: Vec<Piece>,
     with_marks: bool,
-) -> BoxStream<'static, Result<Item, ArchiveError>> {
+) -> BoxStream<'static, Result<LogItem, ArchiveError>> {
     let archive = archive.clone();
     let opened = stream::iter(pieces).map(move |piece| {
         let archive = archive.clone();
         async move {
             let marks = if with_marks && piece.relative_ttls {
-                vec![Ok(Item::Marks(
+                vec![Ok(LogItem::Marks(
                     piece.stored_header(&archive).await?.into_owned().meta.marks,
                 ))]
             } else {
@@ -159,7 +165,7 @@ fn items(
             } else {
                 bytes
             };
-            Ok::<_, ArchiveError>(stream::iter(marks).chain(bytes.map_ok(Item::Bytes)))
+            Ok::<_, ArchiveError>(stream::iter(marks).chain(bytes.map_ok(LogItem::Bytes)))
         }
     });
     read_ahead(opened.buffered(SEGMENTS_AHEAD).try_flatten().boxed())

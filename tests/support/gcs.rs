@@ -23,6 +23,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// What happens to a request.
 #[derive(Debug, Clone)]
@@ -39,6 +42,44 @@ pub enum Fault {
     WrongAnswer,
     /// Passed on; the answer comes in small pieces with pauses.
     Trickle(Duration),
+    /// Passed on without its precondition: the object is written over.
+    Overwrites,
+    /// Not passed on; answered with this status and message.
+    Says(u16, &'static str),
+}
+
+/// What happens to a connection in the middle of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// RST.
+    Reset,
+    /// It stays, and nothing more comes.
+    Stall,
+}
+
+/// Which bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Of requests.
+    Up,
+    /// Of answers.
+    Down,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Method, path and query.
+    pub line: String,
+    pub headers: axum::http::HeaderMap,
+    /// The beginning of it, unless it met a fault.
+    pub body: String,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// Whom a fault hits: method, a part of path and query, and how many requests.
@@ -64,7 +105,9 @@ struct Shared {
     upstream: String,
     client: reqwest::Client,
     rules: Mutex<VecDeque<Rule>>,
-    log: Mutex<Vec<String>>,
+    /// Of the bytes that way, so many more pass.
+    cuts: Mutex<Vec<(Way, usize, Cut)>>,
+    log: Mutex<Vec<Seen>>,
 }
 
 impl Gcs {
@@ -87,19 +130,20 @@ impl Gcs {
                 .build()
                 .unwrap(),
             rules: Mutex::default(),
+            cuts: Mutex::default(),
             log: Mutex::default(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = listener.local_addr().unwrap().port();
-        listener.set_nonblocking(true).unwrap();
+        let (wire, proxy) = listener();
+        let (inner, inner_port) = listener();
         let app = axum::Router::new()
             .fallback(pass)
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(Arc::clone(&shared));
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, app).await.unwrap();
+            let inner = tokio::net::TcpListener::from_std(inner).unwrap();
+            axum::serve(inner, app).await.unwrap();
         });
+        runtime.spawn(carry(wire, inner_port, Arc::clone(&shared)));
         let gcs = Self {
             child,
             port,
@@ -149,8 +193,23 @@ impl Gcs {
         rules.iter().map(|rule| rule.times).sum()
     }
 
+    /// After so many bytes that way, counted from now, their connection meets this, once.
+    pub fn cut(&self, way: Way, after: usize, cut: Cut) {
+        self.shared.cuts.lock().unwrap().push((way, after, cut));
+    }
+
+    /// How many cuts are still to come.
+    pub fn cuts_left(&self) -> usize {
+        self.shared.cuts.lock().unwrap().len()
+    }
+
     /// The requests so far: method, path and query.
     pub fn requests(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.line).collect()
+    }
+
+    /// The same, with headers and the beginning of the body.
+    pub fn seen(&self) -> Vec<Seen> {
         self.shared.log.lock().unwrap().clone()
     }
 
@@ -209,6 +268,77 @@ fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
         })
 }
 
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Carries bytes to the proxy and back, as far as no cut is asked for.
+async fn carry(from: TcpListener, to: u16, shared: Arc<Shared>) {
+    let from = tokio::net::TcpListener::from_std(from).unwrap();
+    while let Ok((client, _)) = from.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
+                return;
+            };
+            let (from_client, mut to_client) = client.into_split();
+            let (from_server, mut to_server) = server.into_split();
+            let reset = tokio::select! {
+                reset = pump(&from_client, &mut to_server, Way::Up, &shared) => reset,
+                reset = pump(&from_server, &mut to_client, Way::Down, &shared) => reset,
+            };
+            if reset {
+                from_client.as_ref().set_zero_linger().unwrap();
+                // It would be shut down in order.
+                to_client.forget();
+            }
+        });
+    }
+}
+
+/// True when the connection is to be reset.
+async fn pump(from: &OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way, shared: &Shared) -> bool {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        if from.readable().await.is_err() {
+            return false;
+        }
+        let read = match from.try_read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Ok(0) | Err(_) => return false,
+            Ok(read) => read,
+        };
+        let (passes, cut) = shared.cut(way, read);
+        if to.write_all(&buffer[..passes]).await.is_err() {
+            return false;
+        }
+        match cut {
+            None => {}
+            Some(Cut::Reset) => return true,
+            Some(Cut::Stall) => std::future::pending().await,
+        }
+    }
+}
+
+impl Shared {
+    /// How many of these bytes pass, and what happens then.
+    fn cut(&self, way: Way, bytes: usize) -> (usize, Option<Cut>) {
+        let mut cuts = self.cuts.lock().unwrap();
+        let Some(at) = cuts.iter().position(|(it, ..)| *it == way) else {
+            return (bytes, None);
+        };
+        if cuts[at].1 > bytes {
+            cuts[at].1 -= bytes;
+            return (bytes, None);
+        }
+        let (_, passes, cut) = cuts.remove(at);
+        (passes, Some(cut))
+    }
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -221,17 +351,25 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         .map_or("/", |path| path.as_str())
         .to_owned();
     let method = request.method().clone();
-    shared
-        .log
-        .lock()
-        .unwrap()
-        .push(format!("{method} {target}"));
+    let number = {
+        let mut log = shared.log.lock().unwrap();
+        log.push(Seen {
+            line: format!("{method} {target}"),
+            headers: request.headers().clone(),
+            body: String::new(),
+        });
+        log.len() - 1
+    };
     let fault = take(&shared, method.as_str(), &target);
     match fault {
         Some(Fault::Status(status, after)) => {
             // The body is taken first, as servers do.
             let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
-            return answer(status, after);
+            return answer(status, after, "made up by the test");
+        }
+        Some(Fault::Says(status, message)) => {
+            let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+            return answer(status, None, message);
         }
         Some(Fault::CutRequest) => {
             let mut body = request.into_body().into_data_stream();
@@ -243,7 +381,13 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = match axum::body::to_bytes(body, usize::MAX).await {
         Ok(body) => body,
-        Err(_) => return answer(400, None),
+        Err(_) => return answer(400, None, "made up by the test"),
+    };
+    let begin = &body[..body.len().min(4096)];
+    shared.log.lock().unwrap()[number].body = String::from_utf8_lossy(begin).into_owned();
+    let target = match fault {
+        Some(Fault::Overwrites) => target.replace("ifGenerationMatch=0", ""),
+        _ => target,
     };
     let mut forward = shared
         .client
@@ -262,7 +406,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         return cut(Bytes::new());
     };
     if let Some(Fault::Lost(status)) = fault {
-        return answer(status, None);
+        return answer(status, None, "made up by the test");
     }
     let mut response = Response::builder().status(theirs.status());
     for (name, value) in theirs.headers() {
@@ -290,6 +434,8 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
             Body::from(wrong)
         }
         Some(Fault::Trickle(pause)) => {
+            // The length is known before, as the service says it.
+            response = response.header("content-length", body.len());
             let step = (body.len() / 10).max(1);
             let pieces: Vec<Bytes> = body.chunks(step).map(Bytes::copy_from_slice).collect();
             Body::from_stream(futures::stream::iter(pieces).then(move |piece| async move {
@@ -316,12 +462,12 @@ fn take(shared: &Shared, method: &str, target: &str) -> Option<Fault> {
     Some(fault)
 }
 
-fn answer(status: u16, after: Option<u64>) -> Response {
+fn answer(status: u16, after: Option<u64>, message: &str) -> Response {
     let mut response = Response::builder().status(status);
     if let Some(after) = after {
         response = response.header("retry-after", after);
     }
-    let text = format!("{{\"error\":{{\"code\":{status},\"message\":\"made up by the test\"}}}}");
+    let text = format!("{{\"error\":{{\"code\":{status},\"message\":\"{message}\"}}}}");
     response.body(Body::from(text)).unwrap()
 }
 

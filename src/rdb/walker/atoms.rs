@@ -1,6 +1,6 @@
 //! The walker's steps: one atom of a layout each, over what is left of a chunk.
 
-use super::{Frame, Walker};
+use super::{Event, Frame, Walker};
 use crate::rdb::error::Stop;
 use crate::rdb::layout::{self, Atom, Effect, Kind};
 use crate::rdb::wire::{Decoded, Length, VECTOR_SET_NAME, decode_length, module_name};
@@ -97,6 +97,12 @@ impl Walker {
                     None => Ok(Outcome::More),
                     Some(length) => self.pass_string(length, at),
                 }
+            }
+            Atom::Value => {
+                self.trace(Event::Value {
+                    at: input.position(),
+                });
+                Ok(Outcome::Next)
             }
             Atom::Fixed(count) => {
                 self.skip = count;

@@ -1,0 +1,115 @@
+//! `backfeed consolidate`: a new base from the newest one and the log after it.
+
+use std::fmt::Write as _;
+
+use super::bars::Bars;
+use super::{Failure, flags, print, print_json};
+use crate::archive::Archive;
+use crate::config::parse_size;
+use crate::consolidate::{Report, Request, consolidate};
+use crate::position::ReplId;
+use crate::restore::{RestoreError, When};
+use crate::status::unix_ms_now;
+use crate::store;
+
+/// Make a new base (snapshot) from the newest one and the log after it, without the server
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// The history, when it is not the latest one (see `backfeed list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    /// Up to this point in time: RFC 3339, `10m ago`, Unix seconds, or `latest` [default: latest]
+    #[arg(
+        long,
+        env = "BACKFEED_AT",
+        value_name = "WHEN",
+        conflicts_with = "to_offset"
+    )]
+    at: Option<String>,
+
+    /// Up to this offset of the history
+    #[arg(long, env = "BACKFEED_TO_OFFSET", value_name = "N")]
+    to_offset: Option<u64>,
+
+    /// Hold at most this much of the keys that the log touches in memory; more of them are done in stages, a base each
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "256MiB",
+          value_parser = parse_size)]
+    memory_limit: usize,
+
+    /// Report as JSON
+    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    json: bool,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let now_unix_ms = unix_ms_now();
+    let when = match (args.at.as_deref(), args.to_offset) {
+        (_, Some(offset)) => When::Offset(offset),
+        (Some(at), None) => When::parse(at, now_unix_ms).map_err(RestoreError::from)?,
+        (None, None) => When::Latest,
+    };
+    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let request = Request {
+        history: args.history,
+        service: None,
+        when,
+        memory_limit: args.memory_limit,
+        now_unix_ms,
+    };
+    let bars = Bars::new();
+    let report = consolidate(&archive, &request, &bars).await;
+    bars.finish();
+    let report = report?;
+    if args.json {
+        return print_json(&report);
+    }
+    print(&text(&report))
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    if report.bases == 0 {
+        let _ = writeln!(
+            text,
+            "nothing to consolidate: the base at {} is the newest point",
+            report.to
+        );
+        return text;
+    }
+    let _ = writeln!(
+        text,
+        "made the base at {} from the one at offset {}",
+        report.to, report.from.offset
+    );
+    let _ = writeln!(
+        text,
+        "  log        {} commands, {} bytes, need not be replayed any more",
+        report.commands, report.log_bytes
+    );
+    let _ = writeln!(
+        text,
+        "  base       {} keys, {} bytes, stored in {} bytes",
+        report.keys, report.raw_bytes, report.stored_bytes
+    );
+    if report.bases > 1 {
+        let _ = writeln!(
+            text,
+            "  stages     {}, as the memory limit asks for; each left a base",
+            report.bases
+        );
+    }
+    if let Some(stopped) = &report.stopped {
+        let _ = writeln!(
+            text,
+            "  stopped    {stopped}. The log after it is kept and replayed by a restore; a new full sync makes a base behind it"
+        );
+    }
+    text
+}

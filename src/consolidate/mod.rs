@@ -1,0 +1,284 @@
+//! New bases from old ones and the log, so that restores stay short and the master is never asked for a snapshot again.
+//!
+//! A base counts only once its manifest is written, and that happens after the stored bytes were read back and walked to
+//! their end. Whatever fails before leaves everything as it was. Two at once make the same base, and one of them stores
+//! it.
+
+use futures::StreamExt;
+use serde::Serialize;
+
+use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
+use crate::position::{Offset, Position, ReplId};
+use crate::rebuild::{self, Limits, RebuildError, Source, Stand, Stop, Survey};
+use crate::restore::{self, BadBases, Plan, Progress, RestoreError, Stage, When};
+
+/// A log that does not fit into memory is cut in half, so often at most.
+const HALVINGS: u32 = 40;
+
+/// What to consolidate.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which history; none: the one that goes on.
+    pub history: Option<ReplId>,
+    /// Whose, where there are several.
+    pub service: Option<String>,
+    /// Up to when.
+    pub when: When,
+    /// Bytes of memory for the keys that the log touches, at most.
+    pub memory_limit: usize,
+    /// What time it is, Unix milliseconds.
+    pub now_unix_ms: i64,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The base that it began with.
+    pub from: Position,
+    /// The newest base now.
+    pub to: Position,
+    /// Bases that were made: more than one when the log had to be taken in stages.
+    pub bases: u64,
+    /// Commands of the log that were applied.
+    pub commands: u64,
+    /// Bytes of log that need not be replayed any more.
+    pub log_bytes: u64,
+    /// Keys in the newest base.
+    pub keys: u64,
+    /// Bytes of RDB in it.
+    pub raw_bytes: u64,
+    /// Bytes that it takes in the store.
+    pub stored_bytes: u64,
+    /// Why not further, if a command cannot be applied: from here on a new full sync is needed.
+    pub stopped: Option<String>,
+}
+
+/// Why nothing, or not all, was consolidated.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsolidateError {
+    /// The archive cannot be read as a restore would read it.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// No new snapshot can be made.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    /// It cannot be stored.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The very first command cannot be applied.
+    #[error(
+        "nothing can be consolidated after the base at {base}: {stop}. The log is kept, and restores replay it; a new \
+         full sync makes a base behind that command"
+    )]
+    Blocked {
+        /// The newest base.
+        base: Position,
+        /// Why.
+        stop: Box<Stop>,
+    },
+    /// The base that was stored is not what was written.
+    #[error("{base}: what was stored differs from what was written; it does not count")]
+    Differs {
+        /// The base.
+        base: Position,
+    },
+}
+
+impl ConsolidateError {
+    /// May the same call succeed later?
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Restore(error) => error.is_transient(),
+            Self::Rebuild(RebuildError::Archive(error)) | Self::Archive(error) => {
+                error.is_transient()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Makes the base at the end of what `request` names, in as many stages as its memory limit asks for.
+///
+/// # Errors
+/// [`ConsolidateError`]. What was made in earlier stages stays.
+pub async fn consolidate(
+    archive: &Archive,
+    request: &Request,
+    progress: &dyn Progress,
+) -> Result<Report, ConsolidateError> {
+    let mut report: Option<Report> = None;
+    loop {
+        let plan = plan(archive, request).await?;
+        let report = report.get_or_insert_with(|| Report::begin(&plan.base));
+        if plan.bytes_log() == 0 {
+            report.now(&plan.base);
+            return Ok(report.clone());
+        }
+        let stage = stage(archive, &plan, request, progress).await?;
+        report.add(&stage);
+        match stage.stop {
+            None => return Ok(report.clone()),
+            Some(stop @ Stop::Command { .. }) => {
+                report.stopped = Some(stop.to_string());
+                return Ok(report.clone());
+            }
+            Some(Stop::Memory | Stop::Enough) => {}
+        }
+    }
+}
+
+async fn plan(archive: &Archive, request: &Request) -> Result<Plan, ConsolidateError> {
+    let catalog = archive.catalog().await.map_err(RestoreError::from)?;
+    let service = request.service.as_deref();
+    let history = restore::choose(archive, &catalog, request.history, service)?;
+    let none_bad = BadBases::new();
+    let mut plan = restore::plan(archive, &catalog, history, request.when, &none_bad).await?;
+    // Only the commands tell, and they are made absolute where they are.
+    plan.set_relative_ttls(true);
+    Ok(plan)
+}
+
+/// One base.
+struct Made {
+    base: BaseManifest,
+    commands: u64,
+    stop: Option<Stop>,
+}
+
+async fn stage(
+    archive: &Archive,
+    plan: &Plan,
+    request: &Request,
+    progress: &dyn Progress,
+) -> Result<Made, ConsolidateError> {
+    let mut limits = Limits {
+        memory: request.memory_limit,
+        log: u64::MAX,
+    };
+    let mut halvings = 0;
+    loop {
+        progress.stage(Stage::Log, None);
+        let source = restore::source(archive, plan);
+        let survey = rebuild::survey(&source, limits).await?;
+        let end = survey.end.offset;
+        if end == plan.base.offset {
+            let stop = survey.stop.unwrap_or(Stop::Memory);
+            return match stop {
+                Stop::Command { .. } => Err(ConsolidateError::Blocked {
+                    base: plan.base.position(),
+                    stop: Box::new(stop),
+                }),
+                _ => Err(RebuildError::Memory {
+                    limit: limits.memory,
+                }
+                .into()),
+            };
+        }
+        let (commands, stop) = (survey.commands, survey.stop.clone());
+        match make(archive, plan, source, survey, limits, request, progress).await {
+            Ok(base) => {
+                return Ok(Made {
+                    base,
+                    commands,
+                    stop,
+                });
+            }
+            Err(ConsolidateError::Rebuild(error)) if error.is_memory() && halvings < HALVINGS => {
+                let length = end.since(plan.base.offset);
+                tracing::debug!(%error, length, "taking half of the log");
+                limits.log = length / 2;
+                halvings = halvings.saturating_add(1);
+                if limits.log == 0 {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes, stores, reads back and commits a base.
+async fn make(
+    archive: &Archive,
+    plan: &Plan,
+    source: Source,
+    survey: Survey,
+    limits: Limits,
+    request: &Request,
+    progress: &dyn Progress,
+) -> Result<BaseManifest, ConsolidateError> {
+    let at = Position {
+        history: history_at(plan, survey.end.offset),
+        offset: survey.end.offset,
+    };
+    progress.stage(Stage::Snapshot, Some(plan.base.raw_bytes));
+    let mut bytes = rebuild::write(source, survey, Stand::At(at.history), limits);
+    let mut writer = archive.begin_base(at).await?;
+    while let Some(chunk) = bytes.next().await {
+        let chunk = chunk?;
+        progress.advance(chunk.len() as u64);
+        writer.write(chunk).await?;
+    }
+    let written = match writer.finish().await {
+        Ok(stored) => Some(stored),
+        // Somebody else made it, and perhaps died before the manifest.
+        Err(ArchiveError::BaseExists { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    progress.stage(Stage::Checking, None);
+    let (stored, summary) = archive.walk_stray_base(at).await?;
+    if written.is_some_and(|written| written != stored) || summary.unwalked.is_some() {
+        return Err(ConsolidateError::Differs { base: at });
+    }
+    let kind = BaseKind::Consolidated {
+        from: plan.base.offset,
+    };
+    let server = plan.base.server.clone();
+    let manifest = BaseManifest::new(&stored, &summary, kind, server, request.now_unix_ms);
+    archive.commit_base(&manifest).await?;
+    Ok(manifest)
+}
+
+/// The history that an offset of the plan belongs to.
+fn history_at(plan: &Plan, offset: Offset) -> ReplId {
+    if offset == plan.end.offset {
+        return plan.end_position.history;
+    }
+    let holds = |piece: &&restore::Piece| piece.after < offset && offset <= piece.upto;
+    let piece = plan.pieces.iter().find(holds);
+    piece.map_or(plan.base.history, |piece| piece.header.meta.history)
+}
+
+impl Report {
+    fn begin(base: &BaseManifest) -> Self {
+        let mut report = Self {
+            from: base.position(),
+            to: base.position(),
+            bases: 0,
+            commands: 0,
+            log_bytes: 0,
+            keys: 0,
+            raw_bytes: 0,
+            stored_bytes: 0,
+            stopped: None,
+        };
+        report.now(base);
+        report
+    }
+
+    fn now(&mut self, base: &BaseManifest) {
+        self.to = base.position();
+        self.log_bytes = base.offset.since(self.from.offset);
+        let keys = base.databases.values().map(|db| db.keys);
+        self.keys = keys.fold(0, u64::saturating_add);
+        self.raw_bytes = base.raw_bytes;
+        self.stored_bytes = base.stored_bytes;
+    }
+
+    fn add(&mut self, stage: &Made) {
+        self.bases = self.bases.saturating_add(1);
+        self.commands = self.commands.saturating_add(stage.commands);
+        self.now(&stage.base);
+    }
+}

@@ -1,0 +1,496 @@
+//! Reads an RDB entry by entry, push style: what is wanted is handed out whole, all else passes by as raw bytes.
+
+use super::cursor::{BadValue, Cursor};
+use super::walker::Event;
+use super::{Summary, WalkError, Walker};
+
+/// Chunks are read in pieces of this size.
+const PIECE: usize = 64 << 10;
+/// A key's name and what stands before it, and records that are no keys (scripts, module data, functions), are held
+/// whole. Servers allow names of 512 MB; nobody has such.
+pub const RECORD_LIMIT: usize = 64 << 20;
+
+/// Opcodes of records that belong to the key after them.
+mod prefix {
+    pub(super) const KEY_META: u8 = 0xF3;
+    pub(super) const IDLE: u8 = 0xF8;
+    pub(super) const FREQ: u8 = 0xF9;
+    pub(super) const EXPIRETIME_MS: u8 = 0xFC;
+    pub(super) const EXPIRETIME: u8 = 0xFD;
+}
+const SELECTDB: u8 = 0xFE;
+const AUX: u8 = 0xFA;
+const LAST_TYPE: u8 = 64;
+
+/// What is to become of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It passes by, as raw bytes.
+    Pass,
+    /// It is handed out.
+    Take,
+    /// Nobody wants it.
+    Drop,
+}
+
+/// A key that is handed out.
+#[derive(Debug)]
+pub struct Item<'a> {
+    /// Its database.
+    pub db: u32,
+    /// Its name.
+    pub key: &'a [u8],
+    /// When it expires, Unix milliseconds.
+    pub expiry: Option<i64>,
+    /// Its `IDLE`, `FREQ` and `KEY_META` records, as they stand there.
+    pub prefix: &'a [u8],
+    /// `KEY_META` is among them.
+    pub has_meta: bool,
+    /// The RDB's type byte.
+    pub kind: u8,
+    /// The value, undecoded.
+    pub payload: &'a [u8],
+}
+
+/// Who gets what is read.
+pub trait Sink {
+    /// Why it may want to stop.
+    type Error;
+    /// The magic, then each record that is not a key, whole: opcode and bytes. The end opcode is the last; the checksum is
+    /// not handed out.
+    fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
+    /// What is to become of this key?
+    fn fate(&mut self, db: u32, key: &[u8]) -> Fate;
+    /// Raw bytes of keys that pass by, with all that belongs to them.
+    fn pass(&mut self, raw: &[u8]) -> Result<(), Self::Error>;
+    /// A key that was wanted.
+    fn item(&mut self, item: Item<'_>) -> Result<(), Self::Error>;
+}
+
+/// Why reading stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<E> {
+    /// It is not a sound RDB.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// It has something in it that this version does not know.
+    #[error("the RDB cannot be read from byte {from} on: {reason}")]
+    Unknown {
+        /// The first byte of the record.
+        from: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A wanted value, or a record, takes more memory than it may.
+    #[error("the record at byte {at} of the RDB takes more than {limit} bytes of memory")]
+    TooLong {
+        /// Where it begins.
+        at: u64,
+        /// The limit.
+        limit: usize,
+    },
+    /// A key's name, or what stands before it, is not as it should be.
+    #[error("the key at byte {at} of the RDB is damaged: {source}")]
+    Key {
+        /// Where it begins.
+        at: u64,
+        /// What is wrong.
+        source: BadValue,
+    },
+    /// The sink does not want to go on.
+    #[error(transparent)]
+    Sink(E),
+}
+
+/// The reader.
+///
+/// ```text
+///            first record of a key, or another record        its name is known
+///  Between ───────────────────────────────────────▶ Head ──────────────────────▶ Passing │ Taking │ Dropping
+///     ▲                                               │ next record                     │ next record
+///     └───────────────────────────────────────────────┴──────────────────────────────────┘
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    walker: Walker,
+    events: Vec<Event>,
+    state: State,
+    db: u32,
+    /// The head of a key, or a record: what earlier chunks had of it.
+    held: Vec<u8>,
+    /// Where the head begins, in the RDB.
+    head_at: u64,
+    /// The first bytes of the records in it: opcode, and where it stands in the head.
+    marks: Vec<(u8, usize)>,
+    /// The value of a key that is wanted.
+    value: Vec<u8>,
+    limit: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Magic,
+    Head,
+    Passing,
+    Taking,
+    Dropping,
+    End,
+}
+
+/// One piece, and how far it has been dealt with.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    /// Position of its first byte in the RDB.
+    start: u64,
+    /// Bytes before this index are dealt with.
+    done: usize,
+}
+
+impl<'a> Piece<'a> {
+    fn index(&self, at: u64) -> usize {
+        let index = usize::try_from(at.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        index.min(self.bytes.len())
+    }
+
+    /// The bytes that are not dealt with, up to a position.
+    fn upto(&mut self, at: u64) -> &'a [u8] {
+        let end = self.index(at).max(self.done);
+        let bytes = self.bytes.get(self.done..end).unwrap_or_default();
+        self.done = end;
+        bytes
+    }
+}
+
+impl Reader {
+    /// At the first byte. A value that is wanted may take `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            walker: Walker::traced(),
+            events: Vec::new(),
+            state: State::Magic,
+            db: 0,
+            held: Vec::new(),
+            head_at: 0,
+            marks: Vec::new(),
+            value: Vec::new(),
+            limit,
+        }
+    }
+
+    /// Takes in the next bytes. Bytes behind the end of the RDB are an error of [`Self::finish`], and not looked at.
+    ///
+    /// # Errors
+    /// [`ReadError`]; the reader is then of no more use.
+    pub fn push<S: Sink>(&mut self, chunk: &[u8], sink: &mut S) -> Result<(), ReadError<S::Error>> {
+        for bytes in chunk.chunks(PIECE) {
+            let start = self.walker.summary().bytes;
+            let taken = self.walker.push(bytes)?;
+            if let Some(unwalked) = &self.walker.summary().unwalked {
+                return Err(ReadError::Unknown {
+                    from: unwalked.from,
+                    reason: unwalked.reason.clone(),
+                });
+            }
+            let mut events = std::mem::take(&mut self.events);
+            self.walker.take_events(&mut events);
+            let mut piece = Piece {
+                bytes: bytes.get(..taken).unwrap_or_default(),
+                start,
+                done: 0,
+            };
+            for event in events.drain(..) {
+                match event {
+                    Event::Record { byte, at } => self.record(byte, at, &mut piece, sink)?,
+                    Event::Value { at } => self.value(at, &mut piece, sink)?,
+                }
+            }
+            self.events = events;
+            let end = start.saturating_add(piece.bytes.len() as u64);
+            self.absorb(end, &mut piece, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Says that this was all.
+    ///
+    /// # Errors
+    /// When the RDB is not at its end.
+    pub fn finish<E>(&mut self) -> Result<&Summary, ReadError<E>> {
+        self.walker.finish_opaque()?;
+        Ok(self.walker.summary())
+    }
+
+    /// A record begins, so the one before is over.
+    fn record<S: Sink>(
+        &mut self,
+        byte: u8,
+        at: u64,
+        piece: &mut Piece<'_>,
+        sink: &mut S,
+    ) -> Result<(), ReadError<S::Error>> {
+        match self.state {
+            // Nothing is done with passing bytes before the next wanted key, so that they stay in one run.
+            State::Passing => {}
+            State::Head if self.is_prefix() => {
+                let offset = usize::try_from(at.saturating_sub(self.head_at)).unwrap_or(usize::MAX);
+                self.marks.push((byte, offset));
+                return self.end_if_last(byte, at, piece, sink);
+            }
+            _ => self.over(at, piece, sink)?,
+        }
+        self.begin_head(byte, at);
+        self.state = State::Head;
+        self.end_if_last(byte, at, piece, sink)
+    }
+
+    fn begin_head(&mut self, byte: u8, at: u64) {
+        self.head_at = at;
+        self.marks.clear();
+        self.marks.push((byte, 0));
+    }
+
+    /// Is the last record of the head one that belongs to a key to come?
+    fn is_prefix(&self) -> bool {
+        let is_prefix = |byte: u8| match byte {
+            prefix::IDLE | prefix::FREQ | prefix::EXPIRETIME | prefix::EXPIRETIME_MS => true,
+            prefix::KEY_META => self.walker.summary().family == super::Family::Redis,
+            _ => false,
+        };
+        self.marks.last().is_some_and(|(byte, _)| is_prefix(*byte))
+    }
+
+    /// The end opcode is a record of one byte.
+    fn end_if_last<S: Sink>(
+        &mut self,
+        byte: u8,
+        at: u64,
+        piece: &mut Piece<'_>,
+        sink: &mut S,
+    ) -> Result<(), ReadError<S::Error>> {
+        if byte != 0xFF {
+            return Ok(());
+        }
+        self.deliver_passed(at, piece, sink)?;
+        piece.upto(at.saturating_add(1));
+        self.state = State::End;
+        sink.record(byte, &[byte]).map_err(ReadError::Sink)
+    }
+
+    /// Bytes of keys that pass by, up to a position in this piece.
+    fn deliver_passed<S: Sink>(
+        &mut self,
+        upto: u64,
+        piece: &mut Piece<'_>,
+        sink: &mut S,
+    ) -> Result<(), ReadError<S::Error>> {
+        let bytes = piece.upto(upto);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        sink.pass(bytes).map_err(ReadError::Sink)
+    }
+
+    /// The record before position `at` is over, and it is not one that passes by.
+    fn over<S: Sink>(
+        &mut self,
+        at: u64,
+        piece: &mut Piece<'_>,
+        sink: &mut S,
+    ) -> Result<(), ReadError<S::Error>> {
+        match self.state {
+            State::Magic => {
+                self.held.extend_from_slice(piece.upto(at));
+                sink.record(0, &self.held).map_err(ReadError::Sink)?;
+            }
+            State::Head => {
+                // What passed by before it in this piece goes first.
+                self.deliver_passed(self.head_at, piece, sink)?;
+                self.hold(piece.upto(at))?;
+                self.other(sink)?;
+            }
+            State::Taking => {
+                self.take(piece.upto(at))?;
+                self.hand_out(sink)?;
+            }
+            State::Dropping => {
+                piece.upto(at);
+            }
+            State::Passing | State::End => {}
+        }
+        self.held.clear();
+        self.value.clear();
+        Ok(())
+    }
+
+    /// A record that is no key.
+    fn other<S: Sink>(&mut self, sink: &mut S) -> Result<(), ReadError<S::Error>> {
+        let opcode = self.held.first().copied().unwrap_or_default();
+        if opcode == SELECTDB {
+            let mut input = Cursor::new(self.held.get(1..).unwrap_or_default());
+            let db = input.number().ok().and_then(|db| u32::try_from(db).ok());
+            self.db = db.ok_or(ReadError::Key {
+                at: self.head_at,
+                source: BadValue("the number of a database is none"),
+            })?;
+        }
+        sink.record(opcode, &self.held).map_err(ReadError::Sink)
+    }
+
+    /// A key's name is known: decide.
+    fn value<S: Sink>(
+        &mut self,
+        at: u64,
+        piece: &mut Piece<'_>,
+        sink: &mut S,
+    ) -> Result<(), ReadError<S::Error>> {
+        let type_at = self.marks.last().map_or(0, |(_, offset)| *offset);
+        let name_at = type_at.saturating_add(1);
+        // Mostly, all of the head lies in this piece.
+        let whole;
+        let head: &[u8] = if self.held.is_empty() {
+            whole = piece.index(self.head_at)..piece.index(at);
+            piece.bytes.get(whole).unwrap_or_default()
+        } else {
+            let rest = piece.bytes.get(piece.done..piece.index(at));
+            self.held.extend_from_slice(rest.unwrap_or_default());
+            &self.held
+        };
+        let bad = |source| ReadError::Key {
+            at: self.head_at,
+            source,
+        };
+        let mut input = Cursor::new(head.get(name_at..).unwrap_or_default());
+        let key = input.string().map_err(bad)?;
+        let fate = sink.fate(self.db, &key);
+        match fate {
+            Fate::Pass => {
+                if !self.held.is_empty() {
+                    sink.pass(&self.held).map_err(ReadError::Sink)?;
+                    self.held.clear();
+                    piece.upto(at);
+                }
+                self.state = State::Passing;
+            }
+            Fate::Take | Fate::Drop => {
+                if self.held.is_empty() {
+                    let head = head.to_vec();
+                    self.deliver_passed(self.head_at, piece, sink)?;
+                    self.held = head;
+                }
+                piece.upto(at);
+                self.state = if fate == Fate::Take {
+                    State::Taking
+                } else {
+                    State::Dropping
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// The piece is over.
+    fn absorb<S: Sink>(
+        &mut self,
+        end: u64,
+        piece: &mut Piece<'_>,
+        sink: &mut S,
+    ) -> Result<(), ReadError<S::Error>> {
+        match self.state {
+            State::Magic => self.held.extend_from_slice(piece.upto(end)),
+            State::Head => {
+                self.deliver_passed(self.head_at, piece, sink)?;
+                self.hold(piece.upto(end))?;
+            }
+            State::Passing => self.deliver_passed(end, piece, sink)?,
+            State::Taking => self.take(piece.upto(end))?,
+            State::Dropping | State::End => {
+                piece.upto(end);
+            }
+        }
+        Ok(())
+    }
+
+    fn hold<E>(&mut self, bytes: &[u8]) -> Result<(), ReadError<E>> {
+        self.held.extend_from_slice(bytes);
+        self.check(self.held.len(), RECORD_LIMIT)
+    }
+
+    fn take<E>(&mut self, bytes: &[u8]) -> Result<(), ReadError<E>> {
+        self.value.extend_from_slice(bytes);
+        self.check(self.value.len(), self.limit)
+    }
+
+    fn check<E>(&self, length: usize, limit: usize) -> Result<(), ReadError<E>> {
+        if length <= limit {
+            return Ok(());
+        }
+        Err(ReadError::TooLong {
+            at: self.head_at,
+            limit,
+        })
+    }
+
+    /// A wanted key is complete.
+    fn hand_out<S: Sink>(&mut self, sink: &mut S) -> Result<(), ReadError<S::Error>> {
+        let bad = |source| ReadError::Key {
+            at: self.head_at,
+            source,
+        };
+        let mut expiry = None;
+        let mut prefix = Vec::new();
+        let mut has_meta = false;
+        let ends = self.marks.iter().skip(1).map(|(_, end)| *end);
+        for ((opcode, start), end) in self.marks.iter().zip(ends) {
+            let raw = self.held.get(*start..end).unwrap_or_default();
+            let mut input = Cursor::new(raw.get(1..).unwrap_or_default());
+            match *opcode {
+                prefix::EXPIRETIME_MS => expiry = Some(input.i64_le().map_err(bad)?),
+                prefix::EXPIRETIME => {
+                    let seconds = i32::from_le_bytes(input.array().map_err(bad)?);
+                    expiry = Some(i64::from(seconds).saturating_mul(1000));
+                }
+                opcode => {
+                    has_meta |= opcode == prefix::KEY_META;
+                    prefix.extend_from_slice(raw);
+                }
+            }
+        }
+        let Some((kind, type_at)) = self.marks.last().copied() else {
+            return Err(bad(BadValue("it has no type")));
+        };
+        debug_assert!(kind <= LAST_TYPE);
+        let name = self.held.get(type_at.saturating_add(1)..);
+        let mut input = Cursor::new(name.unwrap_or_default());
+        let key = input.string().map_err(bad)?;
+        let item = Item {
+            db: self.db,
+            key: &key,
+            expiry,
+            prefix: &prefix,
+            has_meta,
+            kind,
+            payload: &self.value,
+        };
+        sink.item(item).map_err(ReadError::Sink)
+    }
+}
+
+/// The name and value of an `AUX` record, as handed out by [`Sink::record`].
+///
+/// # Errors
+/// When it is none.
+pub fn aux(raw: &[u8]) -> Result<(Vec<u8>, Vec<u8>), BadValue> {
+    let mut input = Cursor::new(raw);
+    if input.byte()? != AUX {
+        return Err(BadValue("it is no AUX field"));
+    }
+    let name = input.string()?.into_owned();
+    let value = input.string()?.into_owned();
+    input.finish()?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

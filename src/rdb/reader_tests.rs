@@ -1,0 +1,176 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use super::super::samples::{aux as aux_field, outcome, rdb, rich, string};
+use super::*;
+
+type Taken = (u32, Vec<u8>, Option<i64>, Vec<u8>, bool, u8, Vec<u8>);
+
+/// Keeps everything; keys of which `fate` says so are taken or dropped.
+struct Kept {
+    fate: fn(&[u8]) -> Fate,
+    /// Records and passed bytes, in order.
+    raw: Vec<u8>,
+    records: Vec<u8>,
+    taken: Vec<Taken>,
+}
+
+impl Kept {
+    fn new(fate: fn(&[u8]) -> Fate) -> Self {
+        Self {
+            fate,
+            raw: Vec::new(),
+            records: Vec::new(),
+            taken: Vec::new(),
+        }
+    }
+}
+
+impl Sink for Kept {
+    type Error = BadValue;
+
+    fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), BadValue> {
+        self.records.push(opcode);
+        self.raw.extend_from_slice(raw);
+        Ok(())
+    }
+
+    fn fate(&mut self, _: u32, key: &[u8]) -> Fate {
+        (self.fate)(key)
+    }
+
+    fn pass(&mut self, raw: &[u8]) -> Result<(), BadValue> {
+        assert!(!raw.is_empty());
+        self.raw.extend_from_slice(raw);
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item<'_>) -> Result<(), BadValue> {
+        self.taken.push((
+            item.db,
+            item.key.to_vec(),
+            item.expiry,
+            item.prefix.to_vec(),
+            item.has_meta,
+            item.kind,
+            item.payload.to_vec(),
+        ));
+        Ok(())
+    }
+}
+
+fn read(chunks: &[&[u8]], fate: fn(&[u8]) -> Fate) -> Kept {
+    let mut reader = Reader::new(1 << 20);
+    let mut kept = Kept::new(fate);
+    for chunk in chunks {
+        reader.push(chunk, &mut kept).unwrap();
+    }
+    reader.finish::<BadValue>().unwrap();
+    kept
+}
+
+/// An RDB with every record kind, and its length without the checksum.
+fn sample() -> (Vec<u8>, usize) {
+    let bytes = rich();
+    let body = bytes.len() - 8;
+    (bytes, body)
+}
+
+#[test]
+fn what_passes_by_is_the_same_bytes_however_they_are_cut() {
+    let (bytes, body) = sample();
+    for size in [1, 2, 3, 7, 64, bytes.len()] {
+        let chunks: Vec<&[u8]> = bytes.chunks(size).collect();
+        let kept = read(&chunks, |_| Fate::Pass);
+        assert_eq!(kept.raw, bytes[..body], "chunks of {size}");
+    }
+}
+
+#[test]
+fn what_is_taken_is_the_same_however_it_is_cut_and_all_else_passes() {
+    let (bytes, _) = sample();
+    let all = read(&[&bytes], |_| Fate::Take);
+    assert_eq!(
+        all.taken.len() as u64,
+        outcome(&bytes).unwrap().keys(),
+        "every key"
+    );
+    assert!(all.taken.iter().any(|taken| taken.2.is_some()));
+    let some: fn(&[u8]) -> Fate = |key| match key.last().map(|byte| byte % 3) {
+        Some(0) => Fate::Take,
+        Some(1) => Fate::Pass,
+        _ => Fate::Drop,
+    };
+    let whole = read(&[&bytes], some);
+    for cut in 0..bytes.len() {
+        let (a, b) = bytes.split_at(cut);
+        assert_eq!(
+            read(&[a, b], |_| Fate::Take).taken,
+            all.taken,
+            "cut at {cut}"
+        );
+        let kept = read(&[a, b], some);
+        assert_eq!(kept.taken, whole.taken);
+        assert_eq!(kept.raw, whole.raw, "cut at {cut}");
+    }
+    let one_by_one: Vec<&[u8]> = bytes.chunks(1).collect();
+    assert_eq!(read(&one_by_one, some).raw, whole.raw);
+}
+
+#[test]
+fn expiries_and_other_prefixes_belong_to_the_next_key() {
+    let mut body = aux_field("a", "b");
+    body.extend([0xFE, 3]);
+    body.push(0xFC);
+    body.extend(4_000_000_000_000i64.to_le_bytes());
+    body.extend([0xF9, 7]);
+    body.push(0);
+    body.extend([string(b"k"), string(b"v")].concat());
+    body.push(0xFD);
+    body.extend(5i32.to_le_bytes());
+    body.push(0);
+    body.extend([string(b"l"), string(b"w")].concat());
+    let bytes = rdb("REDIS0011", &body);
+    let kept = read(&[&bytes], |_| Fate::Take);
+    assert_eq!(kept.records, [0, 0xFA, 0xFE, 0xFF]);
+    let text = |text: &[u8]| string(text);
+    assert_eq!(
+        kept.taken,
+        [
+            (
+                3,
+                b"k".to_vec(),
+                Some(4_000_000_000_000),
+                vec![0xF9, 7],
+                false,
+                0,
+                text(b"v")
+            ),
+            (3, b"l".to_vec(), Some(5000), vec![], false, 0, text(b"w")),
+        ]
+    );
+}
+
+#[test]
+fn limits_hold_and_the_unknown_is_told() {
+    let body = [&[0][..], &string(b"k"), &[0x40, 200], &[b'x'; 200]].concat();
+    let bytes = rdb("REDIS0011", &body);
+    let mut reader = Reader::new(100);
+    let error = reader.push(&bytes, &mut Kept::new(|_| Fate::Take));
+    assert!(matches!(error, Err(ReadError::TooLong { limit: 100, .. })));
+    let bytes = rdb("REDIS0099", &[200, 1, 2]);
+    let error = Reader::new(100).push(&bytes, &mut Kept::new(|_| Fate::Take));
+    assert!(matches!(error, Err(ReadError::Unknown { from: 9, .. })));
+    let mut reader = Reader::new(100);
+    let bytes = rdb("REDIS0011", &[]);
+    reader
+        .push(&bytes[..12], &mut Kept::new(|_| Fate::Take))
+        .unwrap();
+    assert!(matches!(
+        reader.finish::<BadValue>(),
+        Err(ReadError::Walk(WalkError::CutOff { .. }))
+    ));
+}

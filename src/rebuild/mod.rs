@@ -1,0 +1,171 @@
+//! A new snapshot from an old one and the log after it, outside of any server.
+//!
+//! ```text
+//! log ──▶ survey: which keys it touches, how far it can be applied
+//! snapshot ──▶ untouched keys, as raw bytes ─────────────────────────────────┐
+//!     └──────▶ touched keys ──▶ key space ◀── log, command by command        ├──▶ RDB
+//!                                   └───▶ what became of them ───────────────┘
+//! ```
+//!
+//! Memory follows the keys that the log touches, not the data set. Where they are too many, the survey ends early, at a
+//! boundary between commands: the rest is another stage.
+
+mod commands;
+mod survey;
+mod write;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::archive::{Archive, ArchiveError, BaseManifest};
+use crate::keyspace::ApplyError;
+use crate::position::{Boundary, Offset, ReplId, TimeMark};
+use crate::rdb::cursor::BadValue;
+use crate::rdb::reader::ReadError;
+use crate::resp::commands::CommandsError;
+
+pub use survey::{Survey, survey};
+pub use write::write;
+
+/// A piece of a log.
+#[derive(Debug)]
+pub enum LogItem {
+    /// When the bytes that follow had been received.
+    Marks(Vec<TimeMark>),
+    /// Bytes of the feed.
+    Bytes(Bytes),
+}
+
+/// A log that may be read several times.
+pub type Log = Box<dyn Fn() -> BoxStream<'static, Result<LogItem, ArchiveError>> + Send + Sync>;
+
+/// What a snapshot is made of.
+pub struct Source {
+    /// Where the old snapshot lies.
+    pub archive: Archive,
+    /// The old snapshot.
+    pub base: BaseManifest,
+    /// The log after it, without holes, up to a boundary.
+    pub log: Log,
+}
+
+impl Source {
+    /// The boundary at which the old snapshot stands.
+    #[must_use]
+    pub fn start(&self) -> Boundary {
+        Boundary {
+            offset: self.base.offset,
+            db: self.base.db,
+        }
+    }
+}
+
+/// Limits of a rebuild.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of memory for the keys that the log touches, at most.
+    pub memory: usize,
+    /// Bytes of log that are taken at most; the rest is left for another stage.
+    pub log: u64,
+}
+
+/// Which point of which history the new snapshot says that it stands at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// The history's, so that a replica can go on from it.
+    At(ReplId),
+    /// None: it is a fork.
+    Nowhere,
+}
+
+/// Why a log is not applied to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// A command cannot be applied.
+    #[error("the command after offset {after} cannot be applied: {why}")]
+    Command {
+        /// Offset before the command.
+        after: Offset,
+        /// Why.
+        why: ApplyError,
+    },
+    /// What it touches takes too much memory: the rest is for another stage.
+    #[error("its keys take more memory than is allowed")]
+    Memory,
+    /// As much log was taken as is allowed: the rest is for another stage.
+    #[error("enough log was taken for one stage")]
+    Enough,
+}
+
+/// Why there is no new snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// The archive failed, or is damaged.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The log is no feed.
+    #[error("the log after the snapshot at offset {base}: {source}")]
+    Log {
+        /// Where the snapshot stands.
+        base: Offset,
+        /// What is wrong.
+        source: Box<CommandsError<ApplyError>>,
+    },
+    /// The log ends within a command or a transaction: a bug, as it was planned not to.
+    #[error("the log ends within a command or a transaction, after offset {0}")]
+    Incomplete(Offset),
+    /// The old snapshot cannot be read.
+    #[error("the snapshot at offset {base}: {source}")]
+    Base {
+        /// Where it stands.
+        base: Offset,
+        /// What is wrong.
+        source: Box<ReadError<BaseStop>>,
+    },
+    /// The touched keys take more memory than is allowed.
+    #[error(
+        "the keys that the log touches take more than {limit} bytes of memory (--memory-limit)"
+    )]
+    Memory {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl RebuildError {
+    /// Would less of the log help?
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        match self {
+            Self::Memory { .. } => true,
+            Self::Base { source, .. } => {
+                matches!(
+                    **source,
+                    ReadError::Sink(BaseStop::Memory { .. }) | ReadError::TooLong { .. }
+                )
+            }
+            Self::Log { source, .. } => matches!(**source, CommandsError::TooLong { .. }),
+            Self::Archive(_) | Self::Incomplete(_) => false,
+        }
+    }
+}
+
+/// Why a snapshot cannot be rebuilt, though it is sound.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseStop {
+    /// It has something in it whose rules are not modelled.
+    #[error("it holds {0}, which cannot be carried into a new snapshot")]
+    Unmodelled(&'static str),
+    /// A function library or the like cannot be read.
+    #[error("{0}")]
+    Bad(#[from] BadValue),
+    /// A `FUNCTION` command cannot be applied to what it holds.
+    #[error(transparent)]
+    Function(#[from] ApplyError),
+    /// The touched keys take too much memory.
+    #[error("the touched keys take more than {limit} bytes of memory")]
+    Memory {
+        /// The limit.
+        limit: usize,
+    },
+}

@@ -1,0 +1,109 @@
+//! The first pass: what the log touches, and how far it can be applied.
+
+use super::commands::{At, Taker, each_command, taker_error};
+use super::{Limits, RebuildError, Source, Stop};
+use crate::keyspace::{ApplyError, Footprint, Unit};
+use crate::position::{Boundary, Offset};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) footprint: Footprint,
+    /// The last boundary up to which the log is to be applied.
+    pub end: Boundary,
+    /// Why not further; none: this is all of it.
+    pub stop: Option<Stop>,
+    /// Commands up to there.
+    pub commands: u64,
+}
+
+/// Goes over the log of `source`.
+///
+/// # Errors
+/// [`RebuildError::Archive`] and [`RebuildError::Log`]. A command that cannot be applied is none: the survey ends before
+/// it, and before the transaction that it is in.
+pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildError> {
+    let start = source.start();
+    let footprint = Footprint::new(start.db);
+    let mut surveyor = Surveyor {
+        unit: footprint.mark(),
+        footprint,
+        end: start,
+        stop: None,
+        commands: 0,
+        pending: 0,
+        limits,
+        enough_at: start.offset.plus(limits.log),
+        begins: start.offset,
+    };
+    let walked = each_command(source, Offset(u64::MAX), limits.memory, &mut surveyor).await;
+    match walked {
+        Ok(()) => {}
+        Err(error) => match taker_error(&error) {
+            Some(why) => {
+                surveyor.stop.get_or_insert_with(|| Stop::Command {
+                    after: surveyor.begins,
+                    why: why.clone(),
+                });
+            }
+            None => return Err(error),
+        },
+    }
+    surveyor.footprint.back_to(surveyor.unit);
+    Ok(Survey {
+        footprint: surveyor.footprint,
+        end: surveyor.end,
+        stop: surveyor.stop,
+        commands: surveyor.commands,
+    })
+}
+
+struct Surveyor {
+    footprint: Footprint,
+    /// What counts so far.
+    unit: Unit,
+    end: Boundary,
+    stop: Option<Stop>,
+    commands: u64,
+    /// Commands of the transaction that is open.
+    pending: u64,
+    limits: Limits,
+    enough_at: Offset,
+    /// Offset before the command at hand.
+    begins: Offset,
+}
+
+impl Taker for Surveyor {
+    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        if self.stop.is_some() {
+            return Ok(());
+        }
+        self.begins = at.start;
+        self.footprint.note(argv)?;
+        self.pending = self.pending.saturating_add(1);
+        if !at.outside {
+            return Ok(());
+        }
+        // Half for what is known of keys, half for their values.
+        let too_heavy = self.footprint.weight() > self.limits.memory / 2;
+        if too_heavy && self.commands > 0 {
+            self.stop = Some(Stop::Memory);
+            return Ok(());
+        }
+        self.commands = self.commands.saturating_add(self.pending);
+        self.pending = 0;
+        self.unit = self.footprint.mark();
+        self.end = Boundary {
+            offset: at.end,
+            db: self.footprint.selected(),
+        };
+        if at.end >= self.enough_at {
+            self.stop = Some(Stop::Enough);
+        }
+        Ok(())
+    }
+
+    fn goes_on(&self) -> bool {
+        self.stop.is_none()
+    }
+}
