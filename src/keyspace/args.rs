@@ -4,7 +4,7 @@ use super::error::ApplyError;
 use crate::rdb::cursor::{BadValue, canonical_i64};
 
 /// Two arguments that belong together.
-pub type Pair<'a> = (&'a [u8], &'a [u8]);
+pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// A command with its arguments; the first is its name.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use super::Keyspace;
 use super::args::{Args, is_word};
 use super::error::ApplyError;
-use super::keys::Keys;
+use super::keys::{Keys, Touch};
 use super::strings::{Text, padded};
 use super::table::Spec;
 use super::value::DataType;
@@ -11,7 +11,7 @@ use super::value::DataType;
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("SETBIT", Keys::At(&[1]), setbit),
     Spec::new("BITFIELD", Keys::At(&[1]), bitfield),
-    Spec::new("BITOP", Keys::From { first: 2, step: 1 }, bitop),
+    Spec::new("BITOP", Keys::By(bitop_keys), bitop),
 ];
 
 const NO_OFFSET: &str = "an offset is no number of bits";
@@ -258,6 +258,11 @@ impl Operation {
             .map(|(_, operation)| *operation)
             .ok_or_else(|| args.unmodelled("its operation is not known"))
     }
+}
+
+fn bitop_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError> {
+    Operation::parse(args)?;
+    Keys::From { first: 2, step: 1 }.of(args, touch)
 }
 
 /// `BITOP operation destination key …`: without any bits in the sources, the destination is deleted.

@@ -12,9 +12,9 @@ use super::{Entry, Keyspace, OVERHEAD};
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("DEL", Keys::From { first: 1, step: 1 }, del),
     Spec::new("UNLINK", Keys::From { first: 1, step: 1 }, del),
-    Spec::new("PERSIST", Keys::At(&[1]), persist),
-    Spec::new("EXPIREAT", Keys::At(&[1]), expireat),
-    Spec::new("PEXPIREAT", Keys::At(&[1]), pexpireat),
+    Spec::new("PERSIST", Keys::By(persist_keys), persist),
+    Spec::new("EXPIREAT", Keys::By(expire_keys), expireat),
+    Spec::new("PEXPIREAT", Keys::By(expire_keys), pexpireat),
     Spec::refused("EXPIRE", RELATIVE),
     Spec::refused("PEXPIRE", RELATIVE),
     Spec::new("RENAME", Keys::At(&[1, 2]), rename),
@@ -25,6 +25,7 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("RESTORE-ASKING", Keys::By(restore_keys), restore),
 ];
 
+const OPTION: &str = "it has an option that is not known";
 const NO_KEY: &str = "there is no such key";
 const IS_THERE: &str = "the key is there already";
 const HAS_META: &str = "a module has attached data to the key";
@@ -37,14 +38,33 @@ fn del(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// `PERSIST key`. KeyDB has it with a member of the key, too.
-fn persist(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
+/// KeyDB has it with a member of the key, too.
+fn persist_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError> {
     if args.len() > 2 {
         return Err(args.unmodelled("members that expire are not known"));
     }
+    touch(Touch::Key(args.get(1)?));
+    Ok(())
+}
+
+/// `PERSIST key`.
+fn persist(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     if let Some(entry) = space.entry(args.get(1)?)? {
         entry.expiry = None;
     }
+    Ok(())
+}
+
+fn expire_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError> {
+    let known = |option: &&[u8]| {
+        ["NX", "XX", "GT", "LT"]
+            .iter()
+            .any(|word| is_word(option, word))
+    };
+    if !args.from(3).iter().all(known) {
+        return Err(args.unmodelled(OPTION));
+    }
+    touch(Touch::Key(args.get(1)?));
     Ok(())
 }
 
@@ -71,8 +91,7 @@ fn expire(space: &mut Keyspace, args: &Args, unit_ms: i64) -> Result<(), ApplyEr
             _ if is_word(option, "XX") => entry.expiry.is_some(),
             // A key without expiry lives the longest.
             old if is_word(option, "GT") => old.is_some_and(|old| time > old),
-            old if is_word(option, "LT") => old.is_none_or(|old| time < old),
-            _ => return Err(args.unmodelled("it has an option that is not known")),
+            old => old.is_none_or(|old| time < old),
         };
         if !holds {
             return Ok(());
@@ -125,7 +144,7 @@ fn copy_options(args: &Args) -> Result<(Option<u32>, bool), ApplyError> {
         } else if args.is_word(index, "REPLACE") {
             replace = true;
         } else {
-            return Err(args.unmodelled("it has an option that is not known"));
+            return Err(args.unmodelled(OPTION));
         }
         index = index.saturating_add(1);
     }
@@ -206,7 +225,7 @@ fn restore_options(args: &Args) -> Result<(Option<i64>, bool), ApplyError> {
             index = index.saturating_add(1);
             args.count(index)?;
         } else {
-            return Err(args.unmodelled("it has an option that is not known"));
+            return Err(args.unmodelled(OPTION));
         }
         index = index.saturating_add(1);
     }
@@ -246,6 +265,9 @@ fn restore(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     } else {
         // The server that loads the snapshot must find what this one found: no byte more.
         let value = raw.decode(dialect).map_err(bad)?;
+        if value.is_empty() {
+            return Err(args.unmodelled("its payload is a collection without elements"));
+        }
         match payload::fit(raw.kind, dialect, space.dialect()) {
             payload::Fit::AsItIs => Value::Raw(raw),
             payload::Fit::Repacked => value,

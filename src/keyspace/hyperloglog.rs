@@ -8,12 +8,12 @@
 //! A run is `00nnnnnn` (n + 1 registers of 0), `01nnnnnn nnnnnnnn` (the same, up to 16384) or `1vvvvvnn` (n + 1 registers
 //! of v + 1). A register holds the longest run of zeros, + 1, of the hashes that belong to it.
 
+use super::Keyspace;
 use super::args::Args;
 use super::error::ApplyError;
 use super::keys::Keys;
 use super::strings::Text;
 use super::table::Spec;
-use super::{Keyspace, OVERHEAD};
 
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("PFADD", Keys::At(&[1]), pfadd),
@@ -82,8 +82,6 @@ fn look_or_new<'a>(
     key: &[u8],
 ) -> Result<(&'a mut Vec<u8>, bool), ApplyError> {
     let is_new = space.entry(key)?.is_none();
-    // It may become dense.
-    space.charge(if is_new { DENSE_LEN } else { OVERHEAD });
     if is_new {
         let text: &mut Text = space.value_or_new(args, key)?;
         text.0.extend_from_slice(b"HYLL\x01\0\0\0\0\0\0\0\0\0\0\0");
@@ -96,6 +94,7 @@ fn look_or_new<'a>(
 /// `PFADD key [element …]`.
 fn pfadd(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let (bytes, is_new) = look_or_new(space, args, args.get(1)?)?;
+    let length = bytes.len();
     let mut changed = is_new;
     for element in args.from(2) {
         let (register, value) = place(element);
@@ -105,6 +104,8 @@ fn pfadd(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     if changed {
         invalidate(bytes);
     }
+    let more = bytes.len().saturating_sub(length);
+    space.charge(more);
     Ok(())
 }
 
@@ -138,6 +139,7 @@ fn pfmerge(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         }
     }
     let (bytes, _) = look_or_new(space, args, args.get(1)?)?;
+    let length = bytes.len();
     if any_dense {
         make_dense(bytes).map_err(corrupt)?;
     }
@@ -147,6 +149,8 @@ fn pfmerge(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         }
     }
     invalidate(bytes);
+    let more = bytes.len().saturating_sub(length);
+    space.charge(more);
     Ok(())
 }
 
@@ -265,7 +269,14 @@ fn estimate(histogram: &[u32; 64]) -> u64 {
         z *= 0.5;
     }
     z += m * sigma(of(0) / m);
-    (ALPHA * m * m / z).round() as u64
+    let estimate = (ALPHA * m * m / z).round();
+    // Elements made for it can bring more than a C long long holds, which x86-64 then makes this of.
+    const TOO_MUCH: u64 = 1 << 63;
+    if estimate < TOO_MUCH as f64 {
+        estimate as u64
+    } else {
+        TOO_MUCH
+    }
 }
 
 fn sigma(mut x: f64) -> f64 {

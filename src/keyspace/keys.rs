@@ -3,9 +3,6 @@
 use super::args::Args;
 use super::error::ApplyError;
 
-/// Tells what a command touches.
-pub type Told = fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>;
-
 /// Where the keys stand among the arguments of a command (the name is argument 0).
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {
@@ -28,8 +25,11 @@ pub enum Keys {
         also: &'static [usize],
     },
     /// Told by a function.
-    By(Told),
+    By(Teller),
 }
+
+/// Hands out all that a command touches.
+pub(super) type Teller = fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError>;
 
 /// What a command touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

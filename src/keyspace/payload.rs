@@ -97,4 +97,4 @@ pub(super) fn check_module(value: &[u8]) -> Result<(), BadValue> {
 
 #[cfg(test)]
 #[path = "payload_tests.rs"]
-mod tests;
+pub(super) mod tests;
