@@ -6,6 +6,7 @@ use super::args::Args;
 use super::error::ApplyError;
 use super::keys::Touch;
 use super::layout::Layout;
+use super::patterns::Patterns;
 use super::table::{Support, find};
 use super::{Blob, OVERHEAD};
 
@@ -16,8 +17,8 @@ pub struct Footprint {
     selected: u32,
     /// By database of the snapshot.
     touched: BTreeMap<u32, HashSet<Blob>>,
-    /// Patterns of keys, by database of the snapshot: prefix and suffix.
-    patterns: Vec<(u32, Blob, Blob)>,
+    /// By database of the snapshot.
+    patterns: Patterns,
     /// Slots whose keys go.
     slots: Vec<(u16, u16)>,
     /// `FUNCTION …` commands, in order.
@@ -69,8 +70,11 @@ impl Footprint {
             match touch {
                 Noted::Key(db, key) => self.touch(db, key),
                 Noted::Like(prefix, suffix) => {
-                    if let Some(base) = self.layout.base_of(self.selected) {
-                        self.patterns.push((base, prefix, suffix));
+                    let bytes = prefix.len().saturating_add(suffix.len());
+                    if let Some(base) = self.layout.base_of(self.selected)
+                        && self.patterns.add(base, prefix, suffix)
+                    {
+                        self.weight = self.weight.saturating_add(bytes.saturating_add(OVERHEAD));
                     }
                 }
                 Noted::Slots(from, to) => self.slots.push((from, to)),
@@ -147,13 +151,12 @@ impl Footprint {
     #[must_use]
     pub fn wants(&self, db: u32, key: &[u8]) -> bool {
         let named = self.touched.get(&db).is_some_and(|keys| keys.contains(key));
-        named
-            || self.patterns.iter().any(|(base, prefix, suffix)| {
-                *base == db
-                    && key.len() >= prefix.len().saturating_add(suffix.len())
-                    && key.starts_with(prefix)
-                    && key.ends_with(suffix)
-            })
+        named || self.patterns.has(db, key)
+    }
+
+    /// Patterns of keys all of which are touched.
+    pub(super) fn patterns(&self) -> &Patterns {
+        &self.patterns
     }
 
     /// The slots whose keys go, apart from those that are touched otherwise.

@@ -28,6 +28,7 @@ mod keys;
 mod layout;
 mod lists;
 mod payload;
+mod patterns;
 mod sets;
 mod sort;
 mod streams;
@@ -40,6 +41,9 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use args::{Args, Pair};
 pub use control::slot_of;
+use patterns::Patterns;
+
+pub use args::Args;
 pub use error::ApplyError;
 pub use footprint::{Footprint, Unit};
 pub use functions::Libraries;
@@ -109,6 +113,8 @@ pub struct Keyspace {
     selected: u32,
     /// `FLUSHALL` has come: nothing of the snapshot is left.
     flushed: bool,
+    /// All keys of the snapshot that match these were loaded: one that was not is not there.
+    patterns: Patterns,
     /// Bytes of memory, roughly.
     weight: usize,
 }
@@ -122,6 +128,7 @@ impl Keyspace {
             dbs: BTreeMap::new(),
             selected,
             flushed: false,
+            patterns: footprint.patterns().clone(),
             weight: 0,
         };
         for (db, keys) in footprint.touched() {
@@ -208,14 +215,15 @@ impl Keyspace {
 
     /// What stands under a key of a database.
     fn slot_in(&mut self, db: u32, key: &[u8]) -> Result<&mut Option<Entry>, ApplyError> {
-        let db = self.db(db);
-        if !db.keys.contains_key(key) {
-            if db.base.is_some() {
+        let base = self.db(db).base;
+        if !self.db(db).keys.contains_key(key) {
+            if base.is_some_and(|base| !self.patterns.has(base, key)) {
                 return Err(ApplyError::NotCollected { key: key.into() });
             }
-            db.keys.insert(key.into(), None);
+            self.db(db).keys.insert(key.into(), None);
         }
-        db.keys
+        self.db(db)
+            .keys
             .get_mut(key)
             .ok_or_else(|| ApplyError::NotCollected { key: key.into() })
     }
@@ -233,6 +241,17 @@ impl Keyspace {
         args: &Args,
         key: &[u8],
     ) -> Result<Option<&mut T>, ApplyError> {
+        let Some(value) = self.decoded(args, key)? else {
+            return Ok(None);
+        };
+        match T::of(value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(args.diverged("the key holds a value of another type")),
+        }
+    }
+
+    /// The value of a key of the selected database, of whatever type, never [`Value::Raw`].
+    fn decoded(&mut self, args: &Args, key: &[u8]) -> Result<Option<&mut Value>, ApplyError> {
         let dialect = self.dialect;
         let selected = self.selected;
         let Some(entry) = self.slot_in(selected, key)? else {
@@ -242,10 +261,7 @@ impl Keyspace {
             let decoded = raw.decode(dialect).map_err(|bad| args.damaged(key, bad))?;
             entry.value = decoded;
         }
-        match T::of(&mut entry.value) {
-            Some(value) => Ok(Some(value)),
-            None => Err(args.diverged("the key holds a value of another type")),
-        }
+        Ok(Some(&mut entry.value))
     }
 
     /// The same, made if it is not there.
