@@ -30,9 +30,6 @@ const SCRIPT: &str = "local i, good = 1, 0 \
     end \
     return good";
 
-/// Commands that are sent on as others, which in a script corrupts the memory of 6.2.14: a bug of the server.
-const CRASHES: [&str; 1] = ["GETDEL"];
-
 /// An argument.
 pub trait Arg {
     fn bytes(self) -> Vec<u8>;
@@ -301,7 +298,8 @@ impl Generator {
         };
         for _ in 0..1 + self.below(6) {
             let command = self.command_or_select();
-            if !self.knows("FCALL") && CRASHES.contains(&&*name(&command)) {
+            // It is sent on with one more argument, for which 6.2 shrinks the memory that scripts go on using: a bug.
+            if !self.knows("FCALL") && name(&command) == "INCRBYFLOAT" {
                 continue;
             }
             script.extend(command![command.len() as u64]);
