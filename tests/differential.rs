@@ -1,0 +1,134 @@
+//! All write commands, in any order and with any options, on each version: what is made from the log must be what the
+//! server holds.
+
+mod collections;
+mod compare;
+mod generator;
+mod plain;
+mod runner;
+mod streams;
+
+use compare::{Told, assert_same, differences};
+use runner::Runner;
+use tempfile::TempDir;
+
+use crate::support::data::{Expiries, for_each_version};
+use crate::support::state::{replica_of, tolerance_ms, wait_acknowledged};
+use crate::support::{Backfeed, Server, Version, restored};
+
+for_each_version!(a_replica_and_a_restored_server_hold_what_was_generated);
+
+/// So many that every command finds what it needs at least once.
+const UNITS: usize = 8000;
+
+/// The generator reaches every write command; and the comparison finds no difference where there is none.
+fn a_replica_and_a_restored_server_hold_what_was_generated(version: Version) {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let master = Server::start(version, &[]);
+    let replica = replica_of(&master);
+    let backfeed = Backfeed::backup(&master.url(), &store, &[]);
+    backfeed.wait_following();
+    let mut runner = Runner::new(&master, 1, Expiries::Mixed);
+    runner.run(UNITS);
+    let missed = runner.missed();
+    let tallies = runner.tallies();
+    assert!(missed.is_empty(), "{version}: {missed:?} of {tallies:#?}");
+    let told = Told::ByFeed;
+    compare::Whole::of(&master, told);
+    wait_acknowledged(&master, 1);
+    backfeed.wait_captured(&master);
+    let context = format!("{version}: a replica");
+    assert_same(&replica, &master, told, tolerance_ms(version), &context);
+    let restored = restored(version, &store);
+    let context = format!("{version}: restored");
+    assert_same(&restored, &master, told, tolerance_ms(version), &context);
+}
+
+#[test]
+fn each_difference_is_found() {
+    let one = Server::start(Version::Redis86, &[]);
+    let other = Server::start(Version::Redis86, &[]);
+    let script = [
+        "SET s 1",
+        "RPUSH l a b",
+        "SADD t a",
+        "ZADD z 1 a",
+        "HSET h f v g w",
+        "PFADD p a",
+        "HPEXPIREAT h 4000000000000 FIELDS 1 f",
+        "PEXPIREAT l 4000000000000",
+        "XADD x 1-1 a b",
+        "XADD x 1-2 a b",
+        "XGROUP CREATE x g 0",
+        "XADD y 1-1 a b",
+        "XREADGROUP GROUP g c COUNT 1 STREAMS x >",
+    ];
+    let same = [&script[..], &["XCLAIM x g c 0 1-1 TIME 1000 RETRYCOUNT 1"]].concat();
+    let split = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let run = |server: &Server, line: &str| {
+        let words = split(line);
+        server.cmd(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    let library = |version: u64| {
+        format!("#!lua name=lib\nredis.register_function('f', function() return {version} end)")
+    };
+    for server in [&one, &other] {
+        same.iter().for_each(|line| run(server, line));
+        server.cmd(&["FUNCTION", "LOAD", &library(1)]);
+    }
+    let found = || differences(&other, &one, Told::All, 0);
+    assert_eq!(found(), Vec::<String>::new());
+    // What to do, how it is named, how to take it back.
+    for (change, name, back) in [
+        ("SET s 2", "key `s`", "SET s 1"),
+        ("RPUSH l c", "key `l`", "RPOP l"),
+        ("SADD t b", "key `t`", "SREM t b"),
+        ("ZADD z 2 a", "key `z`", "ZADD z 1 a"),
+        ("HSET h g v", "key `h`", "HSET h g w"),
+        ("SET new 1", "key `new`", "DEL new"),
+        (
+            "PEXPIREAT l 4000000000001",
+            "key `l` expires",
+            "PEXPIREAT l 4000000000000",
+        ),
+        ("PEXPIREAT s 4000000000001", "key `s` expires", "PERSIST s"),
+        (
+            "HPEXPIREAT h 4000000000001 FIELDS 1 f",
+            "field `f` expires",
+            "HPEXPIREAT h 4000000000000 FIELDS 1 f",
+        ),
+        (
+            "XCLAIM x g c 0 1-1 TIME 1001 RETRYCOUNT 1",
+            "stream `x`",
+            "XCLAIM x g c 0 1-1 TIME 1000 RETRYCOUNT 1",
+        ),
+        (
+            "XGROUP SETID x g 1-2",
+            "stream `x`",
+            "XGROUP SETID x g 1-1 ENTRIESREAD 1",
+        ),
+        (
+            "XGROUP CREATECONSUMER x g d",
+            "stream `x`",
+            "XGROUP DELCONSUMER x g d",
+        ),
+        ("XSETID y 1-2", "stream `y`", "XSETID y 1-1"),
+        (
+            "XCFGSET y IDMP-MAXSIZE 9",
+            "stream `y`",
+            "XCFGSET y IDMP-MAXSIZE 100",
+        ),
+    ] {
+        run(&other, change);
+        let all = found();
+        assert!(
+            all.iter().any(|one| one.contains(name)),
+            "{change}: {all:?}"
+        );
+        run(&other, back);
+        assert_eq!(found(), Vec::<String>::new(), "{back}");
+    }
+    other.cmd(&["FUNCTION", "LOAD", "REPLACE", &library(2)]);
+    assert!(found()[0].starts_with("functions"), "{:?}", found());
+}
