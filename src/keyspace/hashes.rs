@@ -10,6 +10,14 @@ pub(super) const COMMANDS: &[Spec] = &[];
 #[derive(Clone, Debug, Default)]
 pub struct Hash {}
 
+impl Hash {
+    /// The value of a field.
+    #[must_use]
+    pub fn get(&self, _field: &[u8]) -> Option<&[u8]> {
+        None
+    }
+}
+
 impl DataType for Hash {
     fn decode(_raw: &Raw, _dialect: Dialect) -> Option<Result<Self, BadValue>> {
         None
