@@ -27,8 +27,8 @@ mod hyperloglog;
 mod keys;
 mod layout;
 mod lists;
-mod payload;
 mod patterns;
+mod payload;
 mod sets;
 mod sort;
 mod streams;
@@ -39,7 +39,6 @@ mod zsets;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use args::{Args, Pair};
 pub use control::slot_of;
 use patterns::Patterns;
 
