@@ -70,7 +70,7 @@ impl Spec {
 
 /// All of them.
 pub fn commands() -> impl Iterator<Item = &'static Spec> {
-    let lists: [&'static [Spec]; 13] = [
+    let lists: [&'static [Spec]; 14] = [
         control::COMMANDS,
         generic::COMMANDS,
         functions::COMMANDS,
@@ -80,7 +80,8 @@ pub fn commands() -> impl Iterator<Item = &'static Spec> {
         lists::COMMANDS,
         sets::COMMANDS,
         sort::COMMANDS,
-        zsets::COMMANDS,
+        zsets::COMMANDS[0],
+        zsets::COMMANDS[1],
         geo::COMMANDS,
         hashes::COMMANDS,
         streams::COMMANDS,

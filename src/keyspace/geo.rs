@@ -1,5 +1,0 @@
-//! Geospatial commands, on sorted sets.
-
-use super::table::Spec;
-
-pub(super) const COMMANDS: &[Spec] = &[];

@@ -1,0 +1,177 @@
+//! Numbers as servers read them from text: as C's `strtod` does.
+//!
+//! Versions differ a little in what they accept (hexadecimal, blanks in front), not in what it means. A command in the
+//! feed was accepted by its master, so all that any version accepts is accepted here.
+
+/// A double as an argument (scores, weights, coordinates): nothing before or after it, not NaN, and not too large or
+/// too small.
+pub(in super::super) fn number(text: &[u8]) -> Option<f64> {
+    let Parsed { value, lost } = parse(text)?;
+    (!lost).then_some(value)
+}
+
+/// A double where servers look less closely (ends of ranges, what `SORT` sorts by): blanks before it are skipped,
+/// it ends at a zero byte, nothing at all means 0, and what is too large is infinite. Not NaN.
+pub(in super::super) fn lenient(text: &[u8]) -> Option<f64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    if text.is_empty() {
+        return Some(0.0);
+    }
+    let blanks = text
+        .iter()
+        .take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r'));
+    parse(text.get(blanks.count()..)?).map(|parsed| parsed.value)
+}
+
+struct Parsed {
+    value: f64,
+    /// It was too large, or too small and not zero.
+    lost: bool,
+}
+
+fn parse(text: &[u8]) -> Option<Parsed> {
+    let unsigned = text.strip_prefix(b"-").or_else(|| text.strip_prefix(b"+"));
+    let unsigned = unsigned.unwrap_or(text);
+    if let Some(hex) = unsigned
+        .strip_prefix(b"0x")
+        .or_else(|| unsigned.strip_prefix(b"0X"))
+    {
+        let parsed = hexadecimal(hex)?;
+        let value = if text.starts_with(b"-") {
+            -parsed.value
+        } else {
+            parsed.value
+        };
+        return Some(Parsed { value, ..parsed });
+    }
+    // Rust's grammar of decimal numbers is that of C; and both round to the nearest.
+    let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    if value.is_nan() {
+        return None;
+    }
+    let digits = unsigned.split(|byte| matches!(byte, b'e' | b'E')).next();
+    let digits = digits.unwrap_or_default();
+    let in_digits = unsigned
+        .first()
+        .is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'.'));
+    let lost = in_digits
+        && (value.is_infinite()
+            || value == 0.0 && digits.iter().any(|byte| matches!(byte, b'1'..=b'9')));
+    Some(Parsed { value, lost })
+}
+
+/// What stands behind `0x`: `1.8p3` is 1.5 times 2 to the power of 3.
+fn hexadecimal(text: &[u8]) -> Option<Parsed> {
+    let mut parts = text.splitn(2, |byte| matches!(byte, b'p' | b'P'));
+    let mantissa = parts.next()?;
+    let exponent = match parts.next() {
+        Some(exponent) => std::str::from_utf8(exponent).ok()?.parse::<i32>().ok()?,
+        None => 0,
+    };
+    let mut digits: u128 = 0;
+    let mut scale = i64::from(exponent);
+    let (mut seen, mut point) = (false, false);
+    for byte in mantissa {
+        if *byte == b'.' && !point {
+            point = true;
+            continue;
+        }
+        let digit = char::from(*byte).to_digit(16)?;
+        seen = true;
+        if digits >> 120 == 0 {
+            digits = digits << 4 | u128::from(digit);
+            scale = scale.saturating_sub(if point { 4 } else { 0 });
+        } else {
+            // Far behind the last bit of a double: it matters only that it is there.
+            digits |= u128::from(digit != 0);
+            scale = scale.saturating_add(if point { 0 } else { 4 });
+        }
+    }
+    let mut value = digits as f64;
+    while scale != 0 && value != 0.0 && value.is_finite() {
+        let step = scale.clamp(-1000, 1000);
+        value *= 2f64.powi(step as i32);
+        scale = scale.saturating_sub(step);
+    }
+    let lost = !value.is_finite() || value == 0.0 && digits != 0;
+    seen.then_some(Parsed { value, lost })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_as_servers_read_them() {
+        for (text, value) in [
+            ("1", 1.0),
+            ("-1.50", -1.5),
+            ("+5", 5.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+            ("1e3", 1000.0),
+            ("1E-3", 0.001),
+            ("inf", f64::INFINITY),
+            ("+Inf", f64::INFINITY),
+            ("-INFINITY", f64::NEG_INFINITY),
+            ("0x10", 16.0),
+            ("-0x1.8p3", -12.0),
+            ("0X.8P1", 1.0),
+            ("0x1p-2", 0.25),
+            ("9007199254740993", 9_007_199_254_740_992.0),
+            ("0x20000000000001", 9_007_199_254_740_992.0),
+            (
+                "0x20000000000001.00000000000000000000000001",
+                9_007_199_254_740_994.0,
+            ),
+            ("1.7976931348623157e308", f64::MAX),
+            ("5e-324", 5e-324),
+            ("0e-999", 0.0),
+        ] {
+            assert_eq!(number(text.as_bytes()), Some(value), "{text}");
+        }
+        assert!(number(b"-0").unwrap().is_sign_negative());
+        for text in [
+            "",
+            " 1",
+            "1 ",
+            "nan",
+            "-nan",
+            "abc",
+            "1e",
+            "1e400",
+            "-1e400",
+            "1e-400",
+            "0x",
+            "0x.",
+            "0xg",
+            "1_0",
+            "1\0",
+            "e5",
+            ".",
+            "--1",
+            "0x1p99999",
+            "0x1p",
+        ] {
+            assert_eq!(number(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_ranges_are_read_less_strictly() {
+        for (text, value) in [
+            ("", 0.0),
+            ("  7", 7.0),
+            ("7\0abc", 7.0),
+            ("1e400", f64::INFINITY),
+            ("-1e400", f64::NEG_INFINITY),
+            ("1e-400", 0.0),
+        ] {
+            assert_eq!(lenient(text.as_bytes()), Some(value), "{text}");
+        }
+        for text in ["nan", "7x", "7 ", " "] {
+            assert_eq!(lenient(text.as_bytes()), None, "{text}");
+        }
+    }
+}
