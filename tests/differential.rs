@@ -8,8 +8,9 @@ mod plain;
 mod runner;
 mod streams;
 
-use compare::{Told, assert_same, differences};
-use runner::Runner;
+use compare::differences;
+pub use compare::{Told, assert_same};
+pub use runner::Runner;
 use tempfile::TempDir;
 
 use crate::support::data::{Expiries, for_each_version};

@@ -15,6 +15,7 @@ mod support;
 
 mod acks;
 mod bad_input;
+mod consolidation;
 mod crash;
 mod differential;
 mod gcs;
