@@ -34,7 +34,7 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
     let (store, reference) = (home.path().join("bucket"), home.path().join("reference"));
     let url = |path: &Path| format!("file://{}", path.display());
     let master = Server::start(version, &[]);
-    let mut runner = Runner::new(&master, seed, Expiries::Mixed);
+    let mut runner = Runner::new(&master, seed, Expiries::Mixed).skipping(is_refused);
     // The first base holds something of everything.
     runner.run(UNITS);
     let backfeed = Backfeed::backup(
@@ -59,6 +59,16 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
         let tolerance = tolerance_ms(version);
         assert_same(&found, &wanted, Told::All, tolerance, &context);
     }
+}
+
+/// Documented: a distance depends on the master's C library, and so does the order of equal weights.
+fn is_refused(command: &Vec<Vec<u8>>) -> bool {
+    let has = |word: &str| {
+        command
+            .iter()
+            .any(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    has("STOREDIST") || (has("SORT") && has("BY") && has("STORE"))
 }
 
 fn quiet(master: &Server) {

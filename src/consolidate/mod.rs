@@ -203,6 +203,8 @@ async fn stage(
         log: u64::MAX,
     };
     let mut halvings = 0;
+    // What the survey could not know.
+    let mut found: Option<Stop> = None;
     loop {
         progress.stage(Stage::Log, None);
         let source = restore::source(archive, plan);
@@ -224,7 +226,13 @@ async fn stage(
         if survey.writes == 0 && request.worth != Worth::AnyLog {
             return Ok(None);
         }
-        let (commands, stop) = (survey.commands, survey.stop.clone());
+        let commands = survey.commands;
+        let at_limit = matches!(survey.stop, Some(Stop::Enough));
+        let stop = if at_limit && found.is_some() {
+            found.clone()
+        } else {
+            survey.stop.clone()
+        };
         match make(archive, plan, source, survey, limits, request, progress).await {
             Ok(base) => {
                 return Ok(Some(Made {
@@ -233,10 +241,22 @@ async fn stage(
                     stop,
                 }));
             }
+            Err(ConsolidateError::Rebuild(RebuildError::Command { after, why })) => {
+                let stop = Stop::Command { after, why };
+                if after == plan.base.offset {
+                    return Err(ConsolidateError::Blocked {
+                        base: plan.base.position(),
+                        stop: Box::new(stop),
+                    });
+                }
+                limits.log = after.since(plan.base.offset);
+                found = Some(stop);
+            }
             Err(ConsolidateError::Rebuild(error)) if error.is_memory() && halvings < HALVINGS => {
                 let length = end.since(plan.base.offset);
                 tracing::debug!(%error, length, "taking half of the log");
                 limits.log = length / 2;
+                found = None;
                 halvings = halvings.saturating_add(1);
                 if limits.log == 0 {
                     return Err(error.into());

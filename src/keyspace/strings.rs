@@ -314,8 +314,8 @@ fn incrby(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
 }
 
 fn decrby(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    let less = args.int(2)?.checked_neg();
-    add(space, args, less.ok_or_else(|| overflow(args))?)
+    // The least number stays what it is, as on servers before 7.0; later ones refuse it.
+    add(space, args, args.int(2)?.wrapping_neg())
 }
 
 /// Adds to the number that a string is; one that is not there is 0.

@@ -16,7 +16,7 @@ pub(super) trait Taker: Send {
     /// A command. Whether the point after it is a boundary tells `outside`: no transaction is open.
     fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError>;
     /// All of a chunk was taken: should more come?
-    fn goes_on(&self) -> bool;
+    fn goes_on(&mut self) -> bool;
 }
 
 /// Where a command stands.

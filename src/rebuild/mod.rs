@@ -122,6 +122,14 @@ pub enum RebuildError {
         /// What is wrong.
         source: Box<ReadError<BaseStop>>,
     },
+    /// A command cannot be applied to what it finds, which the survey could not know.
+    #[error("the command after offset {after} cannot be applied: {why}")]
+    Command {
+        /// The last boundary before it.
+        after: Offset,
+        /// Why.
+        why: ApplyError,
+    },
     /// The touched keys take more memory than is allowed.
     #[error(
         "the keys that the log touches take more than {limit} bytes of memory (--memory-limit)"
@@ -145,7 +153,7 @@ impl RebuildError {
                 )
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::TooLong { .. }),
-            Self::Archive(_) | Self::Incomplete(_) => false,
+            Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } => false,
         }
     }
 }

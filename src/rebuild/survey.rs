@@ -114,7 +114,7 @@ impl Taker for Surveyor {
         Ok(())
     }
 
-    fn goes_on(&self) -> bool {
+    fn goes_on(&mut self) -> bool {
         self.stop.is_none()
     }
 }

@@ -7,12 +7,12 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 
-use super::commands::{At, Taker, each_command};
+use super::commands::{At, Taker, each_command, taker_error};
 use super::{BaseStop, Limits, RebuildError, Source, Stand, Survey};
 use crate::archive::ArchiveError;
 use crate::crc64::Crc64;
 use crate::keyspace::{ApplyError, Dialect, Entry, Keyspace, Libraries, Raw, Value, slot_of};
-use crate::position::Boundary;
+use crate::position::{Boundary, Offset};
 use crate::rdb::cursor::{put_number, put_string};
 use crate::rdb::magic;
 use crate::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
@@ -124,6 +124,7 @@ async fn run(
     let mut applier = Applier {
         space,
         limit: limits.memory,
+        boundary: base,
     };
     let applied = each_command(source, end.offset, limits.memory, &mut applier).await;
     if applier.space.weight() > limits.memory {
@@ -131,7 +132,15 @@ async fn run(
             limit: limits.memory,
         });
     }
-    applied?;
+    if let Err(error) = applied {
+        return Err(match taker_error(&error) {
+            Some(why) => RebuildError::Command {
+                after: applier.boundary,
+                why: why.clone(),
+            },
+            None => error,
+        });
+    }
     entries(&applier.space, written_db, out).await?;
     out.bytes.extend_from_slice(&after);
     out.bytes.extend_from_slice(&[END]);
@@ -412,14 +421,20 @@ impl Sink for Builder {
 struct Applier {
     space: Keyspace,
     limit: usize,
+    /// The last boundary up to which all was applied.
+    boundary: Offset,
 }
 
 impl Taker for Applier {
-    fn command(&mut self, _: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
-        self.space.apply(argv)
+    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        self.space.apply(argv)?;
+        if at.outside {
+            self.boundary = at.end;
+        }
+        Ok(())
     }
 
-    fn goes_on(&self) -> bool {
-        self.space.weight() <= self.limit
+    fn goes_on(&mut self) -> bool {
+        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
     }
 }

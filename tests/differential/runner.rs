@@ -32,6 +32,7 @@ pub struct Runner {
     waiter: Connection,
     waiter_id: u64,
     tally: BTreeMap<String, Tally>,
+    skips: fn(&Command) -> bool,
 }
 
 impl Runner {
@@ -46,13 +47,28 @@ impl Runner {
             waiter,
             waiter_id,
             tally: BTreeMap::new(),
+            skips: |_| false,
         }
+    }
+
+    /// Sends no unit with a command of which this says so.
+    pub fn skipping(mut self, skips: fn(&Command) -> bool) -> Self {
+        self.skips = skips;
+        self
     }
 
     /// Sends so many units.
     pub fn run(&mut self, units: usize) {
         for _ in 0..units {
             let unit = self.generator.next();
+            let mut all = unit
+                .before
+                .iter()
+                .chain(&unit.commands)
+                .chain(&unit.waiting);
+            if all.any(self.skips) {
+                continue;
+            }
             let select = vec![b"SELECT".to_vec(), unit.database.to_string().into_bytes()];
             let before = [&[select.clone()], &unit.before[..]].concat();
             match &unit.waiting {
