@@ -116,6 +116,8 @@ pub struct Keyspace {
     patterns: Patterns,
     /// Bytes of memory, roughly.
     weight: usize,
+    /// When the commands that are applied were received, Unix milliseconds.
+    received: Option<i64>,
 }
 
 impl Keyspace {
@@ -129,6 +131,7 @@ impl Keyspace {
             flushed: false,
             patterns: footprint.patterns().clone(),
             weight: 0,
+            received: None,
         };
         for (db, keys) in footprint.touched() {
             let to = space.db(db);
@@ -156,6 +159,12 @@ impl Keyspace {
     pub fn load(&mut self, db: u32, key: &[u8], entry: Entry) {
         self.charge(entry.weight().saturating_add(OVERHEAD));
         self.db(db).keys.insert(key.into(), Some(entry));
+    }
+
+    /// When the commands that come next were received, Unix milliseconds: the time marks of their segment. Servers note
+    /// such times of their own for the consumers of streams; nothing else depends on it.
+    pub fn received_at(&mut self, unix_ms: i64) {
+        self.received = Some(unix_ms);
     }
 
     /// Applies a command. After an error the key space is of no more use.
@@ -193,6 +202,11 @@ impl Keyspace {
     /// The number of the selected database.
     fn selected(&self) -> u32 {
         self.selected
+    }
+
+    /// When the command was received, if that is known.
+    fn received(&self) -> Option<i64> {
+        self.received
     }
 
     fn select(&mut self, db: u32) {

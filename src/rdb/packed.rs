@@ -58,18 +58,26 @@ pub fn listpack(blob: &[u8]) -> Result<Elements<'_>, BadValue> {
     check_length(u32::from_le_bytes(input.array()?), blob)?;
     let count = u16::from_le_bytes(input.array()?);
     let mut elements = Vec::with_capacity(usize::from(count).min(blob.len()));
-    loop {
-        let before = input.rest().len();
-        let Some(element) = listpack_element(&mut input)? else {
-            break;
-        };
-        let size = before.saturating_sub(input.rest().len());
-        input.take(back_length_size(size))?;
+    while let Some(element) = next_element(&mut input)? {
         elements.push(element);
     }
     input.finish()?;
     check_count(count, elements.len())?;
     Ok(elements)
+}
+
+/// Takes the next element of a listpack off, and the back-length behind it; none: the listpack ends here.
+///
+/// # Errors
+/// When there is neither.
+pub fn next_element<'a>(input: &mut Cursor<'a>) -> Result<Option<Element<'a>>, BadValue> {
+    let before = input.rest().len();
+    let Some(element) = listpack_element(input)? else {
+        return Ok(None);
+    };
+    let size = before.saturating_sub(input.rest().len());
+    input.take(back_length_size(size))?;
+    Ok(Some(element))
 }
 
 fn listpack_element<'a>(input: &mut Cursor<'a>) -> Result<Option<Element<'a>>, BadValue> {
@@ -186,6 +194,18 @@ impl ListpackWriter {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// How many elements it has.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The elements alone, as they stand in a listpack.
+    #[must_use]
+    pub fn elements(&self) -> &[u8] {
+        self.bytes.get(6..).unwrap_or_default()
     }
 
     /// The listpack. It must stay below 4 GiB, which is what its length can say.
