@@ -22,7 +22,9 @@ fn set(space: &mut Keyspace, key: &str) -> Option<String> {
     let set = space.value::<Set>(&args, key.as_bytes()).unwrap()?;
     let bytes: usize = set.members.iter().map(|member| member.len()).sum();
     assert_eq!(set.bytes, bytes);
-    let members = set.iter().map(|member| String::from_utf8_lossy(member).into_owned());
+    let members = set
+        .iter()
+        .map(|member| String::from_utf8_lossy(member).into_owned());
     let mut members: Vec<_> = members.collect();
     members.sort();
     Some(members.join("|"))
@@ -69,7 +71,12 @@ fn operations_store_what_they_come_to() {
         ("SUNIONSTORE text a", None),
     ] {
         let mut space = empty(REDIS_13);
-        for fill in ["SADD a 1 2 3 4", "SADD b 3 4 5", "SADD c x", "MSET text 1 d 1"] {
+        for fill in [
+            "SADD a 1 2 3 4",
+            "SADD b 3 4 5",
+            "SADD c x",
+            "MSET text 1 d 1",
+        ] {
             space.run(fill).unwrap();
         }
         space.entry(b"d").unwrap().unwrap().expiry = Some(7);
@@ -112,7 +119,10 @@ fn what_no_master_can_have_done_is_told() {
         "SUNIONSTORE d",
     ] {
         let error = space.run(command).unwrap_err();
-        assert!(matches!(error, ApplyError::Diverged { .. }), "{command}: {error}");
+        assert!(
+            matches!(error, ApplyError::Diverged { .. }),
+            "{command}: {error}"
+        );
     }
 }
 
@@ -123,7 +133,10 @@ fn dump(dialect: Dialect, members: &[&str]) -> (u8, Vec<u8>) {
 }
 
 fn decode(kind: u8, payload: &[u8]) -> Result<Vec<Blob>, BadValue> {
-    let raw = Raw { kind, payload: payload.into() };
+    let raw = Raw {
+        kind,
+        payload: payload.into(),
+    };
     let set = Set::decode(&raw, REDIS_13).unwrap()?;
     let mut members: Vec<Blob> = set.members.into_iter().collect();
     members.sort();
@@ -140,7 +153,10 @@ fn small_sets_are_written_as_servers_write_them() {
     assert_eq!(dump(REDIS_13, &["b", "a"]), (20, listpack.to_vec()));
     assert_eq!(dump(REDIS_9, &["a"]), (2, b"\x01\x01a".to_vec()));
     // Members wider than 16 bits; and such as are no numbers as servers write them.
-    assert_eq!(dump(REDIS_13, &["-1", "70000"]).1[..10], *b"\x10\x04\x00\x00\x00\x02\x00\x00\x00\xff");
+    assert_eq!(
+        dump(REDIS_13, &["-1", "70000"]).1[..10],
+        *b"\x10\x04\x00\x00\x00\x02\x00\x00\x00\xff"
+    );
     assert_eq!(dump(REDIS_13, &["-1", "5000000000"]).1[1], 8);
     assert_eq!(dump(REDIS_13, &["1", "007"]).0, 20);
     // Too many, too long.
