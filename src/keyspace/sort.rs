@@ -225,10 +225,11 @@ fn elements(
     let mut elements: Vec<Blob> = match space.decoded(args, sort.key)? {
         None => Vec::new(),
         Some(Value::List(list)) => list.iter().cloned().collect(),
-        Some(Value::Zset(zset)) => zset
-            .iter()
-            .map(|(member, _)| Blob::from(&**member))
-            .collect(),
+        Some(Value::Zset(zset)) => {
+            zset.unpack();
+            let members = zset.iter().map(|(member, _)| Blob::from(&**member));
+            members.collect()
+        }
         Some(Value::Set(set)) => {
             if matches!(sort.by, By::Nothing) {
                 // A set has no order in which it could stay, and what is stored must not depend on chance.
@@ -284,14 +285,19 @@ fn in_order(
     });
     if !falls_back {
         let end = first.saturating_add(count);
-        let pairs = weighted.iter().zip(weighted.iter().skip(1)).enumerate();
-        for (index, ((a, one), (b, other))) in pairs {
-            let stored = index < end && index.saturating_add(1) >= first && count > 0;
-            if stored && a == b && one != other {
+        let mut index: usize = 0;
+        for equal in weighted.chunk_by(|(a, _), (b, _)| a == b) {
+            let next = index.saturating_add(equal.len());
+            let differ = equal.windows(2).any(|two| match two {
+                [(_, one), (_, other)] => one != other,
+                _ => false,
+            });
+            if differ && index < end && next > first && count > 0 {
                 return Err(args.unmodelled(
                     "elements have the same weight, and which comes first is left to chance",
                 ));
             }
+            index = next;
         }
     }
     Ok(weighted.into_iter().map(|(_, element)| element).collect())

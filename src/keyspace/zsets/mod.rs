@@ -141,6 +141,11 @@ impl Zset {
         )
     }
 
+    /// `SORT` makes servers keep it unpacked from then on.
+    pub(super) fn unpack(&mut self) {
+        self.packed = false;
+    }
+
     /// Sets the score of a member, which is not NaN.
     pub(super) fn set(&mut self, member: &[u8], score: f64, dialect: Dialect) {
         match self.scores.get_key_value(member) {

@@ -9,7 +9,7 @@ use super::super::keys::{Keys, Touch};
 use super::super::table::Spec;
 use super::super::{DataType as _, Keyspace, Set, Value};
 use super::range::{Pick, Range};
-use super::{Member, Zset, number};
+use super::{MOST_PACKED, Member, Zset, number};
 
 /// `Z…STORE destination numkeys key …`
 const KEYS: Keys = Keys::Counted {
@@ -82,6 +82,10 @@ fn zrangestore(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         None => Vec::new(),
     };
     let mut result = Zset::default();
+    if let Range::Rank(..) = range {
+        // Here they know beforehand how many come.
+        result.packed = picked.len() <= MOST_PACKED;
+    }
     for (member, score) in picked {
         result.add_new(member, score, dialect);
     }
