@@ -155,6 +155,17 @@ impl Keyspace {
         self.weight
     }
 
+    /// Weighs everything anew: what commands brought is accounted for as if nothing had been replaced.
+    pub fn weigh(&mut self) -> usize {
+        let of = |(key, entry): (&Blob, &Option<Entry>)| {
+            let entry = entry.as_ref().map_or(0, Entry::weight);
+            entry.saturating_add(key.len()).saturating_add(OVERHEAD)
+        };
+        let keys = self.dbs.values().flat_map(|db| &db.keys);
+        self.weight = keys.map(of).fold(0, usize::saturating_add);
+        self.weight
+    }
+
     /// Takes in a key of the snapshot that the footprint wants, before any command is applied.
     pub fn load(&mut self, db: u32, key: &[u8], entry: Entry) {
         self.charge(entry.weight().saturating_add(OVERHEAD));

@@ -28,6 +28,8 @@ pub(super) struct At {
     pub(super) end: Offset,
     /// No transaction is open after it.
     pub(super) outside: bool,
+    /// When it was received, Unix milliseconds.
+    pub(super) received_ms: i64,
 }
 
 /// Hands every command of the log, up to offset `upto`, to `taker`, until it has enough.
@@ -95,6 +97,7 @@ fn hand_on(
         start: whole.start,
         end: whole.end,
         outside,
+        received_ms: times.received(whole.end),
     };
     let name = whole.argv.first().copied().unwrap_or_default();
     if may_need_rewrite(name, whole.argv.len()) {
@@ -103,7 +106,7 @@ fn hand_on(
             .iter()
             .map(|arg| Bytes::copy_from_slice(arg))
             .collect();
-        if let Some(commands) = rewrite(&args, times.received(whole.end)) {
+        if let Some(commands) = rewrite(&args, at.received_ms) {
             for command in &commands {
                 let argv: Vec<&[u8]> = command.iter().map(Bytes::as_ref).collect();
                 taker.command(at, &argv)?;

@@ -427,6 +427,7 @@ struct Applier {
 
 impl Taker for Applier {
     fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        self.space.received_at(at.received_ms);
         self.space.apply(argv)?;
         if at.outside {
             self.boundary = at.end;

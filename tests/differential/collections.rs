@@ -3,6 +3,9 @@
 use super::generator::{Command, Generator, SHORTLY, command};
 use crate::support::state::unix_ms;
 
+/// What expires in so many milliseconds does so after the test.
+const LONG: i64 = 600_000;
+
 impl Generator {
     pub(super) fn list(&mut self) -> Command {
         let key = self.key("l");
@@ -291,15 +294,16 @@ impl Generator {
                 command!["HINCRBYFLOAT", key, self.counter(), by]
             }
             12..=15 if expiries => self.hash_expire(key),
-            16 | 17 => [command!["HPERSIST", key], self.fields()].concat(),
-            18 => [command!["HGETDEL", key], self.fields()].concat(),
+            16 | 17 => [command!["HPERSIST", key], self.fields(LONG)].concat(),
+            18 => [command!["HGETDEL", key], self.fields(LONG)].concat(),
             19 | 20 => self.hsetex(key),
             21 | 22 if expiries => {
+                let ms = self.ttl_ms();
                 let option = match self.below(4) {
                     0 => command!["PERSIST"],
-                    _ => self.expiry_option(),
+                    _ => self.expiry_option_of(ms),
                 };
-                [command!["HGETEX", key], option, self.fields()].concat()
+                [command!["HGETEX", key], option, self.fields(ms)].concat()
             }
             // Redis deletes a field that has expired when it is read.
             _ => command!["HGET", key, field],
@@ -314,14 +318,20 @@ impl Generator {
         }
     }
 
-    /// `FIELDS n field …`.
-    fn fields(&mut self) -> Command {
+    /// `FIELDS n field …`, for an expiry in so many milliseconds.
+    ///
+    /// A replica of Redis does not persist a field whose time has passed on its own clock, so what is replayed later
+    /// would differ from what the master did: fields that expire soon are others than those that HPERSIST gets.
+    fn fields(&mut self, ms: i64) -> Command {
         let mut fields = vec![self.element()];
         for _ in 0..self.below(5) {
             fields.push(self.element());
         }
         if self.one_in(4) {
             fields.push(self.counter());
+        }
+        if ms < LONG {
+            fields.iter_mut().for_each(shorten);
         }
         [command!["FIELDS", fields.len() as u64], fields].concat()
     }
@@ -338,7 +348,7 @@ impl Generator {
             let condition = self.pick(&["NX", "XX", "GT", "lt"]);
             command.extend(command![condition]);
         }
-        command.extend(self.fields());
+        command.extend(self.fields(ms));
         command
     }
 
@@ -349,14 +359,32 @@ impl Generator {
             1 => command.extend(command!["FXX"]),
             _ => {}
         }
+        let mut ms = LONG;
         match self.below(4) {
             0 => command.extend(command!["KEEPTTL"]),
-            1 | 2 if self.has_expiries() => command.extend(self.expiry_option()),
+            1 | 2 if self.has_expiries() => {
+                ms = self.ttl_ms();
+                command.extend(self.expiry_option_of(ms));
+            }
             _ => {}
         }
-        let pairs = self.fields_and_values();
+        let mut pairs = Command::new();
+        for pair in self.fields_and_values().chunks_exact_mut(2) {
+            if ms < LONG {
+                shorten(&mut pair[0]);
+            }
+            // A field that is named twice crashes Redis 8.6.
+            if !pairs.iter().step_by(2).any(|field| *field == pair[0]) {
+                pairs.extend_from_slice(pair);
+            }
+        }
         command.extend(command!["FIELDS", (pairs.len() / 2) as u64]);
         command.extend(pairs);
         command
     }
+}
+
+/// Makes it the name of a field that expires soon.
+fn shorten(field: &mut Vec<u8>) {
+    *field = format!("e{}", field.len() % 10).into_bytes();
 }

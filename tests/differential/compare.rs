@@ -10,8 +10,9 @@ use crate::support::state::State;
 use crate::support::{Server, wait_until};
 
 const QUIET: Duration = Duration::from_secs(60);
-/// More than this of a key's content is not shown.
-const SHOWN: usize = 2000;
+/// So much is shown before and after the place where two texts begin to differ.
+const BEFORE: usize = 200;
+const AFTER: usize = 600;
 
 /// What a replica is told of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,21 +91,20 @@ pub fn differences(found: &Server, wanted: &Server, told: Told, tolerance_ms: i6
     }
     let values = differing(&have.state.values, &want.state.values, |a, b| a == b);
     for (db, key) in &values {
+        let contents = (content(found, *db, key), content(wanted, *db, key));
+        let name = key.escape_ascii();
         all.push(format!(
-            "database {db}, key `{}`:\n  {}\n  not\n  {}",
-            key.escape_ascii(),
-            content(found, *db, key),
-            content(wanted, *db, key)
+            "database {db}, key `{name}`: {}",
+            from_there(contents)
         ));
     }
     for key in differing(&have.streams, &want.streams, |a, b| a == b) {
         let shown = |whole: &Whole| whole.streams.get(&key).cloned().unwrap_or_default();
+        let shown = from_there((shown(&have), shown(&want)));
+        let (db, key) = key;
         all.push(format!(
-            "database {}, stream `{}`:\n  {}\n  not\n  {}",
-            key.0,
-            key.1.escape_ascii(),
-            shown(&have),
-            shown(&want)
+            "database {db}, stream `{}`: {shown}",
+            key.escape_ascii()
         ));
     }
     let close = |a: &i64, b: &i64| (a - b).abs() <= tolerance_ms;
@@ -127,8 +127,8 @@ pub fn differences(found: &Server, wanted: &Server, told: Told, tolerance_ms: i6
     }
     if have.functions != want.functions {
         let shown = |all: &Vec<Vec<u8>>| all.concat().escape_ascii().to_string();
-        let (a, b) = (shown(&have.functions), shown(&want.functions));
-        all.push(format!("functions:\n  {a}\n  not\n  {b}"));
+        let shown = from_there((shown(&have.functions), shown(&want.functions)));
+        all.push(format!("functions: {shown}"));
     }
     if all.is_empty() && have.state.digest != want.state.digest {
         let (a, b) = (&have.state.digest, &want.state.digest);
@@ -147,6 +147,22 @@ pub fn assert_same(found: &Server, wanted: &Server, told: Told, tolerance_ms: i6
         all.len(),
         all.join("\n")
     );
+}
+
+/// Two texts of ASCII, from a bit before their first difference on.
+fn from_there((a, b): (String, String)) -> String {
+    let both = a.bytes().zip(b.bytes());
+    let same = both.take_while(|(a, b)| a == b).count();
+    let part = |text: &str| {
+        let end = text.len().min(same + AFTER);
+        let more = if end < text.len() { "…" } else { "" };
+        format!("{}{more}", &text[same.saturating_sub(BEFORE)..end])
+    };
+    format!(
+        "from byte {same} on,\n  {}\n  not\n  {}",
+        part(&a),
+        part(&b)
+    )
 }
 
 /// The keys under which two maps differ.
@@ -255,11 +271,6 @@ fn content(server: &Server, db: u32, key: &[u8]) -> String {
         _ => return kind,
     };
     show(&value, Told::All, &mut shown);
-    if shown.len() > SHOWN {
-        // What is shown is ASCII.
-        shown.truncate(SHOWN);
-        shown.push('…');
-    }
     format!("{kind} {shown}")
 }
 

@@ -586,6 +586,10 @@ impl Generator {
     /// `EX 10`, `PXAT 1700000000000` …
     pub(super) fn expiry_option(&mut self) -> Command {
         let ms = self.ttl_ms();
+        self.expiry_option_of(ms)
+    }
+
+    pub(super) fn expiry_option_of(&mut self, ms: i64) -> Command {
         let (option, number) = match self.below(4) {
             0 => ("EX", (ms + 999) / 1000),
             1 => ("px", ms),

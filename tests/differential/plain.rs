@@ -271,12 +271,19 @@ impl Generator {
     fn sort(&mut self) -> Command {
         let kind = self.pick(&["l", "t", "z"]);
         let mut command = command!["SORT", self.key(kind)];
-        match self.below(6) {
-            0 => command.extend(command!["BY", "nosort"]),
-            1 => command.extend(command!["BY", "n:*"]),
-            2 => command.extend(command!["BY", "h:*->m1"]),
-            _ => {}
-        }
+        // By alphabet, elements of the same weight come in the order of the server's hash table: no replica has it.
+        let alphabet = match self.below(6) {
+            0 => {
+                command.extend(command!["BY", "nosort"]);
+                true
+            }
+            1 | 2 => {
+                let by = self.pick(&["n:*", "h:*->n1"]);
+                command.extend(command!["BY", by]);
+                false
+            }
+            _ => !self.one_in(3),
+        };
         if self.one_in(3) {
             command.extend(command!["LIMIT", self.index(), self.index()]);
         }
@@ -287,7 +294,7 @@ impl Generator {
         if self.one_in(2) {
             command.extend(command!["DESC"]);
         }
-        if !self.one_in(3) {
+        if alphabet {
             command.extend(command!["ALPHA"]);
         }
         command.extend(command!["STORE", self.key("l")]);

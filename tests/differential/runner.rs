@@ -58,7 +58,7 @@ impl Runner {
     }
 
     /// Sends so many units.
-    pub fn run(&mut self, units: usize) {
+    pub fn run(&mut self, units: u64) {
         for _ in 0..units {
             let unit = self.generator.next();
             let mut all = unit

@@ -110,7 +110,7 @@ impl Generator {
         }
         for _ in 0..self.pick(&[3, 10, 20]) {
             let consumer = self.consumer();
-            all.push(match self.below(7) {
+            all.push(match self.below(8) {
                 0..=2 => {
                     let count = 1 + self.below(20);
                     let start = command!["XREADGROUP", "GROUP", &group, consumer];
@@ -119,6 +119,7 @@ impl Generator {
                 3 => command!["XACK", &key, &group, self.id_of(&key), self.id_of(&key)],
                 4 => self.xclaim(key.clone(), group.clone()),
                 5 => command!["XDEL", &key, self.id_of(&key)],
+                6 => command!["XGROUP", "CREATECONSUMER", &key, &group, "consumer 9"],
                 _ => self.stream(),
             });
         }
