@@ -11,8 +11,8 @@ mod plain;
 mod runner;
 mod streams;
 
-use compare::{Whole, differences};
 pub use compare::{Told, assert_same};
+use compare::{Whole, differences};
 pub use runner::Runner;
 use tempfile::TempDir;
 
