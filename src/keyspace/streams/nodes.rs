@@ -58,7 +58,8 @@ struct Node {
     last: Id,
     /// Elements of `body`.
     elements: usize,
-    /// Where in `body` the first entry begins.
+    /// Where in `body` the first entry begins that is not deleted; its end: there is none. What is trimmed is always
+    /// there, so none of it is gone over again.
     start: usize,
     /// The listpack's elements after the first two.
     body: Vec<u8>,
@@ -131,7 +132,7 @@ impl Entries {
         if node.live == 1 {
             self.remove(master);
         } else {
-            node.mark(place);
+            node.mark(master, place);
             self.length = self.length.saturating_sub(1);
         }
         true
@@ -202,7 +203,7 @@ impl Entries {
                 continue;
             }
             for place in chosen {
-                node.mark(place);
+                node.mark(master, place);
             }
             self.length = left;
             // Servers look no further than the first node that is not deleted as a whole.
@@ -329,7 +330,7 @@ impl Node {
             })
     }
 
-    /// The entries, deleted ones too.
+    /// The entries from the first one that is not deleted on.
     fn places(&self, master: Id) -> impl Iterator<Item = Place> {
         let mut walk = Walk::new(master, &self.body, self.start);
         std::iter::from_fn(move || walk.next().ok().flatten())
@@ -341,9 +342,13 @@ impl Node {
             .filter(|place| place.id == id)
     }
 
-    fn mark(&mut self, place: Place) {
+    fn mark(&mut self, master: Id, place: Place) {
         if let Some(flags) = self.body.get_mut(place.flags) {
             *flags |= DELETED;
+        }
+        if place.flags == self.start {
+            let live = self.places(master).find(|place| !place.deleted);
+            self.start = live.map_or(self.body.len(), |place| place.flags);
         }
         self.live = self.live.saturating_sub(1);
         self.deleted = self.deleted.saturating_add(1);
@@ -388,7 +393,7 @@ impl Node {
             start: body.len().saturating_sub(input.rest().len()),
             body: body.to_vec(),
         };
-        let mut before = None;
+        let (mut before, mut first) = (None, None);
         let mut walk = Walk::new(master, body, node.start);
         while let Some(place) = walk.next()? {
             if before.is_some_and(|before| place.id <= before) {
@@ -396,13 +401,14 @@ impl Node {
             }
             before = Some(place.id);
             node.last = place.id;
-            let counter = if place.deleted {
-                &mut node.deleted
+            if place.deleted {
+                node.deleted = node.deleted.saturating_add(1);
             } else {
-                &mut node.live
-            };
-            *counter = counter.saturating_add(1);
+                node.live = node.live.saturating_add(1);
+                first = first.or(Some(place.flags));
+            }
         }
+        node.start = first.unwrap_or(body.len());
         node.elements = elements_of(body);
         let found = node.elements.saturating_add(2);
         if (live, deleted) != (node.live, node.deleted)
