@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::differential::{Runner, Told, assert_same};
+use crate::support::backfeed::Output;
 use crate::support::data::{Expiries, for_each_version};
 use crate::support::state::{State, tolerance_ms};
-use crate::support::{Backfeed, Server, Version, run};
+use crate::support::{Backfeed, Server, Version, list, restored, run, wait_until};
 
 for_each_version!(what_is_consolidated_is_what_a_server_makes_of_the_log);
 
@@ -139,4 +141,237 @@ fn loaded(version: Version, store: &str, offset: &str, home: &Path) -> Server {
     fs::copy(&file, server.dir().join("dump.rdb")).unwrap();
     server.restart();
     server
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server of Redis 7.0 that is captured, with the options.
+struct Captured {
+    home: TempDir,
+    redis: Server,
+    backfeed: Backfeed,
+}
+
+impl Captured {
+    fn new(version: Version, options: &[&str]) -> Self {
+        let home = TempDir::new().unwrap();
+        let redis = Server::start(version, &[]);
+        let store = format!("file://{}/bucket", home.path().display());
+        let backfeed = Backfeed::backup(&redis.url(), &store, options);
+        backfeed.wait_following();
+        Self {
+            home,
+            redis,
+            backfeed,
+        }
+    }
+
+    fn by_hand(version: Version) -> Self {
+        Self::new(version, &["--consolidate-every", "never"])
+    }
+
+    fn store(&self) -> String {
+        format!("file://{}/bucket", self.home.path().display())
+    }
+
+    fn captured(&self) -> &Self {
+        self.backfeed.wait_captured(&self.redis);
+        self
+    }
+
+    fn consolidate(&self, more: &[&str]) -> Output {
+        let store = self.store();
+        let args = ["consolidate", "--store", &store, "--json"];
+        run(&[&args[..], more].concat())
+    }
+
+    fn bases(&self) -> Vec<Value> {
+        let listing = list(&self.store());
+        listing["histories"][0]["bases"].as_array().unwrap().clone()
+    }
+
+    /// What the store's latest point gives to a fresh server.
+    fn assert_restores(&self) {
+        let wanted = self.redis.debug_digest();
+        let copy = restored(self.redis.version(), &self.store());
+        assert_eq!(copy.debug_digest(), wanted);
+    }
+}
+
+/// In the background, by time: once for what was written, not again for `PING`s.
+#[test]
+fn bases_are_made_by_themselves() {
+    let it = Captured::new(Version::Redis70, &["--consolidate-every", "1s"]);
+    for n in 0..1000 {
+        it.redis.cmd(&["SET", &format!("key:{n}"), "value"]);
+    }
+    it.captured();
+    wait_until("a base is made", PATIENCE, || it.bases().len() == 2);
+    it.backfeed.wait("it is told", |view| {
+        view["base_offset"].as_u64() > Some(0) && view["consolidate_error"].is_null()
+    });
+    assert_eq!(it.backfeed.metric("backfeed_consolidations_total"), 1.0);
+    assert_eq!(it.backfeed.metric("backfeed_full_syncs_total"), 1.0);
+    let _: u64 = redis::cmd("WAIT")
+        .arg(1)
+        .arg(1000)
+        .query(&mut it.redis.connect())
+        .unwrap();
+    // Nothing to come, which can only be seen by waiting: more than two rounds of the upkeep.
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(it.bases().len(), 2);
+    it.assert_restores();
+}
+
+/// A command that is not modelled ends the base before it, and has a new base fetched from the server.
+#[test]
+fn what_cannot_be_applied_is_never_guessed() {
+    let it = Captured::by_hand(Version::Redis86);
+    it.redis.cmd(&["SET", "before", "1"]);
+    it.captured();
+    let end = it.redis.position().1;
+    let mut connection = it.redis.connect();
+    let transaction: redis::RedisResult<redis::Value> = redis::pipe()
+        .atomic()
+        .cmd("SET")
+        .arg(&["inside", "1"])
+        .cmd("VADD")
+        .arg(&["vectors", "VALUES", "2", "1", "2", "element"])
+        .query(&mut connection);
+    transaction.unwrap();
+    it.redis.cmd(&["SET", "after", "1"]);
+    it.captured();
+    let output = it.consolidate(&[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(
+        report["to"]["offset"], end,
+        "the transaction is not begun: {report}"
+    );
+    assert!(
+        report["stopped"].as_str().unwrap().contains("VADD"),
+        "{report}"
+    );
+    // Now it is the first command after the base.
+    let output = it.consolidate(&[]);
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(output.stderr.contains("VADD"), "{output:?}");
+    it.assert_restores();
+    let file = it.home.path().join("out.rdb").display().to_string();
+    let output = run(&["restore", "--store", &it.store(), "--to", &file]);
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(
+        output.stderr.contains("VADD") && output.stderr.contains("aof:"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_log_that_cannot_be_applied_has_a_base_fetched_beside_the_capture() {
+    let it = Captured::new(Version::Redis86, &["--consolidate-every", "1s"]);
+    it.redis
+        .cmd(&["VADD", "vectors", "VALUES", "2", "1", "2", "element"]);
+    for n in 0..1000 {
+        it.redis.cmd(&["SET", &format!("key:{n}"), "value"]);
+    }
+    it.captured();
+    wait_until("a base is fetched", PATIENCE, || {
+        it.backfeed.log().contains("a new base was received")
+    });
+    let fetched = it.bases().len();
+    it.redis.cmd(&["SET", "later", "1"]);
+    it.captured();
+    assert_eq!(it.backfeed.metric("backfeed_reconnects_total"), 0.0);
+    // From there on, bases are made without the server again; and it is not asked another time.
+    for n in 0..1000 {
+        it.redis.cmd(&["SET", &format!("key:{n}"), "other"]);
+    }
+    it.captured();
+    wait_until("a base is made", PATIENCE, || it.bases().len() > fetched);
+    assert_eq!(it.redis.info("stats")["sync_full"], "2");
+    it.assert_restores();
+}
+
+/// More keys than memory may hold: in stages, each a base.
+#[test]
+fn a_memory_limit_means_stages() {
+    let it = Captured::by_hand(Version::Valkey91);
+    for n in 0..3000 {
+        it.redis
+            .cmd(&["SET", &format!("key:{n}"), &"x".repeat(200)]);
+    }
+    it.captured();
+    let output = it.consolidate(&["--memory-limit", "200KiB"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert!(report["bases"].as_u64() > Some(3), "{report}");
+    assert_eq!(report["keys"], 3000);
+    assert_eq!(report["to"]["offset"], it.redis.position().1);
+    it.assert_restores();
+    it.redis.cmd(&["SET", "huge", &"x".repeat(1 << 20)]);
+    it.captured();
+    let output = it.consolidate(&["--memory-limit", "200KiB"]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.contains("--memory-limit"), "{output:?}");
+    it.assert_restores();
+}
+
+#[test]
+fn two_at_once_do_no_harm_and_a_killed_one_leaves_everything_as_it_was() {
+    let it = Captured::by_hand(Version::Redis70);
+    for round in 0..5 {
+        for n in 0..300 {
+            it.redis
+                .cmd(&["SET", &format!("key:{n}"), &format!("{round}")]);
+        }
+        it.captured();
+        let before = it.bases().len();
+        let mut children: Vec<_> = (0..3)
+            .map(|_| {
+                Command::new(env!("CARGO_BIN_EXE_backfeed"))
+                    .args(["consolidate", "--store", &it.store()])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        children[0].kill().unwrap();
+        for child in children {
+            let killed = child.id();
+            let output = child.wait_with_output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.success() || output.status.code().is_none(),
+                "{killed}: {told}"
+            );
+        }
+        assert_eq!(it.bases().len(), before + 1);
+        it.assert_restores();
+    }
+}
+
+#[test]
+fn any_moment_can_be_had_as_an_rdb_file() {
+    let it = Captured::by_hand(Version::Redis80);
+    let mut moments = Vec::new();
+    for n in 0..5 {
+        it.redis.cmd(&["RPUSH", "list", &format!("{n}")]);
+        it.redis.cmd(&["SELECT", "3"]);
+        it.redis.cmd(&["HINCRBY", "hash", "field", "1"]);
+        moments.push((it.redis.position().1, it.redis.debug_digest()));
+    }
+    it.captured();
+    for (offset, digest) in moments {
+        let found = loaded(
+            Version::Redis80,
+            &it.store(),
+            &offset.to_string(),
+            it.home.path(),
+        );
+        assert_eq!(found.debug_digest(), digest, "offset {offset}");
+        // It is a fork: nothing says where it comes from.
+        let text = fs::read(it.home.path().join("out.rdb")).unwrap();
+        assert!(!text.windows(7).any(|bytes| bytes == b"repl-id"));
+    }
 }

@@ -213,10 +213,7 @@ async fn stage(
         if end == plan.base.offset {
             let stop = survey.stop.unwrap_or(Stop::Memory);
             return match stop {
-                Stop::Command { .. } => Err(ConsolidateError::Blocked {
-                    base: plan.base.position(),
-                    stop: Box::new(stop),
-                }),
+                Stop::Command { .. } => Err(blocked(plan, stop)),
                 _ => Err(RebuildError::Memory {
                     limit: limits.memory,
                 }
@@ -224,7 +221,10 @@ async fn stage(
             };
         }
         if survey.writes == 0 && request.worth != Worth::AnyLog {
-            return Ok(None);
+            return match survey.stop {
+                Some(stop @ Stop::Command { .. }) => Err(blocked(plan, stop)),
+                _ => Ok(None),
+            };
         }
         let commands = survey.commands;
         let at_limit = matches!(survey.stop, Some(Stop::Enough));
@@ -244,10 +244,7 @@ async fn stage(
             Err(ConsolidateError::Rebuild(RebuildError::Command { after, why })) => {
                 let stop = Stop::Command { after, why };
                 if after == plan.base.offset {
-                    return Err(ConsolidateError::Blocked {
-                        base: plan.base.position(),
-                        stop: Box::new(stop),
-                    });
+                    return Err(blocked(plan, stop));
                 }
                 limits.log = after.since(plan.base.offset);
                 found = Some(stop);
@@ -264,6 +261,13 @@ async fn stage(
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+fn blocked(plan: &Plan, stop: Stop) -> ConsolidateError {
+    ConsolidateError::Blocked {
+        base: plan.base.position(),
+        stop: Box::new(stop),
     }
 }
 

@@ -82,7 +82,9 @@ pub enum ReadError<E> {
         reason: String,
     },
     /// A wanted value, or a record, takes more memory than it may.
-    #[error("the record at byte {at} of the RDB takes more than {limit} bytes of memory")]
+    #[error(
+        "the record at byte {at} of the RDB takes more than {limit} bytes of memory (--memory-limit)"
+    )]
     TooLong {
         /// Where it begins.
         at: u64,

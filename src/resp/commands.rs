@@ -17,7 +17,9 @@ pub enum CommandsError<E> {
     #[error(transparent)]
     Feed(#[from] FeedError),
     /// A command takes more memory than it may.
-    #[error("the command that begins after offset {start} takes more than {limit} bytes of memory")]
+    #[error(
+        "the command that begins after offset {start} takes more than {limit} bytes of memory (--memory-limit)"
+    )]
     TooLong {
         /// Offset before its first byte.
         start: Offset,
