@@ -31,7 +31,7 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
     };
     let seed = number("BACKFEED_DIFFERENTIAL_SEED").unwrap_or(rand::random::<u64>() >> 16);
     let rounds = number("BACKFEED_DIFFERENTIAL_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
-    println!("BACKFEED_DIFFERENTIAL_SEED={seed}");
+    eprintln!("BACKFEED_DIFFERENTIAL_SEED={seed}");
     let home = TempDir::new().unwrap();
     let (store, reference) = (home.path().join("bucket"), home.path().join("reference"));
     let url = |path: &Path| format!("file://{}", path.display());
@@ -65,6 +65,7 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
 
 /// Documented: a distance depends on the master's C library, and so does the order of equal weights; ranges by bytes of
 /// members with different scores depend on how the server keeps them.
+#[allow(clippy::ptr_arg)] // The type of a command.
 fn is_refused(command: &Vec<Vec<u8>>) -> bool {
     let has = |word: &str| {
         command
