@@ -54,7 +54,7 @@ impl Runner {
         for _ in 0..units {
             let unit = self.generator.next();
             let select = vec![b"SELECT".to_vec(), unit.database.to_string().into_bytes()];
-            let before = [&[select.clone()], &unit.before[..]].concat();
+            let before = [std::slice::from_ref(&select), &unit.before[..]].concat();
             match &unit.waiting {
                 None => self.send(&[before, unit.commands].concat()),
                 Some(waiting) => {
