@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::support::data::{Expiries, for_each_version};
 use crate::support::state::{replica_of, tolerance_ms, wait_acknowledged};
-use crate::support::{Backfeed, Server, Version, restored};
+use crate::support::{Backfeed, Server, Version, restored, run};
 
 for_each_version!(a_replica_and_a_restored_server_hold_what_was_generated);
 
@@ -48,6 +48,23 @@ fn a_replica_and_a_restored_server_hold_what_was_generated(version: Version) {
     let restored = restored(version, &store);
     let context = format!("{version}: restored");
     assert_same(&restored, &replica, Told::All, tolerance_ms, &context);
+    // In the middle of the log, where keys are about to expire, it is always the same, too.
+    let offset = master.position().1 / 2;
+    let context = format!("{version}: restored at {offset}");
+    let [a, b] = [(); 2].map(|()| restored_at(version, &store, offset));
+    assert_same(&a, &b, Told::All, tolerance_ms, &context);
+}
+
+/// A fresh server that was given what the store holds up to an offset.
+fn restored_at(version: Version, store: &str, offset: u64) -> Server {
+    let fresh = Server::start(version, &[]);
+    let (to, offset) = (fresh.url(), offset.to_string());
+    let args = [
+        "restore", "--store", store, "--to", &to, "--offset", &offset,
+    ];
+    let output = run(&args);
+    assert_eq!(output.code, 0, "{output:?}");
+    fresh
 }
 
 /// Runs every write command, and waits until nothing expires any more.

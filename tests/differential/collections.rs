@@ -90,11 +90,10 @@ impl Generator {
             6 | 7 => command!["ZINCRBY", key, self.score(), self.element()],
             8 => [command!["ZREM", key], self.elements()].concat(),
             9 => command!["ZREM", key, self.element(), self.element()],
-            10 => match self.below(4) {
+            10 => match self.below(3) {
                 0 => command!["ZREMRANGEBYRANK", key, self.index(), self.index()],
-                1 => command!["ZREMRANGEBYLEX", key, "[m1", "[m2"],
                 2 => command!["ZREMRANGEBYSCORE", key, self.bound(), self.bound()],
-                _ => command!["ZREMRANGEBYLEX", key, self.lex(), self.lex()],
+                _ => command!["ZREMRANGEBYLEX", self.level(), self.lex(), self.lex()],
             },
             11 => command!["ZREMRANGEBYRANK", key, 3, 5],
             12 => {
@@ -114,6 +113,13 @@ impl Generator {
             },
             16..=19 => self.zstore(key),
             20 => command!["ZDIFFSTORE", key, 2, self.key("z"), self.key("z")],
+            21 => {
+                let mut command = command!["ZADD", self.level()];
+                for element in self.elements() {
+                    command.extend(command![0, element]);
+                }
+                command
+            }
             _ => self.zrangestore(key),
         }
     }
@@ -162,16 +168,20 @@ impl Generator {
     }
 
     fn zrangestore(&mut self, to: Vec<u8>) -> Command {
-        let mut command = command!["ZRANGESTORE", to, self.key("z")];
+        let mut from = self.key("z");
         let (mut by, mut range) = match self.below(3) {
             0 => (None, [self.index().to_string(), self.index().to_string()]),
             1 => (Some("BYSCORE"), [self.bound(), self.bound()]),
-            _ => (Some("BYLEX"), [self.lex(), self.lex()]),
+            _ => {
+                from = self.level();
+                (Some("BYLEX"), [self.lex(), self.lex()])
+            }
         };
         if self.one_in(3) {
             by = Some("BYSCORE");
             range = ["-inf".to_owned(), "+inf".to_owned()];
         }
+        let mut command = command!["ZRANGESTORE", to, from];
         command.extend(range.map(String::into_bytes));
         command.extend(by.map(|by| by.as_bytes().to_vec()));
         if self.one_in(3) {
@@ -181,6 +191,12 @@ impl Generator {
             command.extend(command!["LIMIT", self.below(4), self.small()]);
         }
         command
+    }
+
+    /// A sorted set in which all scores are the same: in others, a range of members depends on how the server's skip
+    /// list happens to be, and no replica has the same.
+    fn level(&mut self) -> Vec<u8> {
+        format!("level:{}", self.below(3)).into_bytes()
     }
 
     /// A score as the end of a range.

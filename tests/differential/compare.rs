@@ -191,7 +191,7 @@ fn show(value: &Value, told: Told, out: &mut String) {
             let mut elements = elements.iter();
             while let Some(element) = elements.next() {
                 if let Value::BulkString(name) = element {
-                    let is = |untold: &&str| untold.as_bytes() == name;
+                    let is = |untold: &str| untold.as_bytes() == name;
                     if OF_THE_SERVER.iter().any(|untold| is(untold))
                         || told == Told::ByFeed && UNTOLD.iter().any(|untold| is(untold))
                     {
