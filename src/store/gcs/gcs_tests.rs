@@ -8,15 +8,11 @@
     clippy::expect_used
 )]
 
-#[path = "../../../tests/support/gcs.rs"]
-mod gcs;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gcs::{Fault, Gcs};
-
 use super::*;
+use crate::store::emulator::{Fault, Gcs};
 use crate::store::{SharedStore, contract};
 
 async fn store(gcs: &Gcs, prefix: &str) -> GcsStore {

@@ -8,7 +8,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use futures::stream::{self, StreamExt};
 use tokio::task::JoinSet;
 
-use super::error::{Attempt, Call};
+use super::error::{self, Attempt};
 use super::{CALL_LIMIT, GcsStore, token};
 use crate::store::{StoreError, Upload};
 
@@ -124,7 +124,7 @@ impl GcsUpload {
 
     /// Composes `parts` into a new object; gives its CRC32C.
     async fn compose(&self, parts: &[String], object: &str) -> Result<u32, StoreError> {
-        let call = Call::new("create", self.store.shown(object), PART_LIMIT);
+        let call = error::call("create", self.store.shown(object), PART_LIMIT);
         call.run(|| async {
             match self.store.api.compose(parts, object, &self.token).await {
                 Err(Attempt::Exists) => {
@@ -179,7 +179,7 @@ impl GcsUpload {
         if stored == ours {
             return Ok(());
         }
-        let call = Call::new("delete", self.store.shown(&self.object), CALL_LIMIT);
+        let call = error::call("delete", self.store.shown(&self.object), CALL_LIMIT);
         call.run(|| self.store.api.delete(&self.object)).await?;
         Err(StoreError::Transient {
             what: format!("cannot create {}", self.store.shown(&self.object)),
@@ -238,7 +238,7 @@ async fn sweep(store: GcsStore, parts: Vec<String>) {
     let delete = |part: String| {
         let store = &store;
         async move {
-            let call = Call::new("delete", store.shown(&part), CALL_LIMIT);
+            let call = error::call("delete", store.shown(&part), CALL_LIMIT);
             if let Err(error) = call.run(|| store.api.delete(&part)).await
                 && !matches!(error, StoreError::NotFound { .. })
             {
