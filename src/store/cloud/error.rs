@@ -8,19 +8,15 @@ use crate::store::retry::{Attempt, chain, short};
 
 /// How a request that failed is to be taken.
 pub(super) fn of(error: &Error) -> Attempt {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    let mut http = None;
+    if let Some(answer) = answer_in(error) {
+        return of_answer(answer);
+    }
+    let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
-        if let Some(answer) = inner.downcast_ref::<Answer>() {
-            return of_answer(answer);
-        }
         if inner.is::<HttpError>() {
-            http = Some(inner);
+            return Attempt::Again(chain(inner), None);
         }
         source = inner.source();
-    }
-    if let Some(error) = http {
-        return Attempt::Again(chain(error), None);
     }
     let text = chain(error);
     match error {
@@ -39,13 +35,28 @@ pub(super) fn of(error: &Error) -> Attempt {
     }
 }
 
-/// Credentials are files, or come from a server, which may be away.
+/// Credentials are files, or come from a server, which may be away, or say that there are none for us.
 pub(super) fn of_credentials(error: &Error, advice: &str) -> Attempt {
     let text = format!("no credentials can be had: {}. {advice}", chain(error));
-    if text.contains("status code: 4") {
-        return Attempt::Refused(0, text);
+    // The crate keeps the status to itself, but for its words.
+    let said = text
+        .split_once("status code: ")
+        .and_then(|(_, said)| said.get(..3)?.parse().ok());
+    match answer_in(error).map(|answer| answer.status).or(said) {
+        Some(400..=407 | 409..=428 | 430..=499) => Attempt::Refused(0, text),
+        _ => Attempt::Again(text, None),
     }
-    Attempt::Again(text, None)
+}
+
+fn answer_in(error: &Error) -> Option<&Answer> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = source {
+        if let Some(answer) = inner.downcast_ref() {
+            return Some(answer);
+        }
+        source = inner.source();
+    }
+    None
 }
 
 /// An answer that is no success.

@@ -612,3 +612,7 @@ fn is_on(value: &str) -> bool {
 #[cfg(test)]
 #[path = "cloud_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod settings_tests;

@@ -147,7 +147,13 @@ impl CloudUpload {
         let headers = self.store.side.completion(&self.token, crc);
         let call = self.store.call("create", &self.object, PART_LIMIT);
         call.run(|| async {
-            self.store.authorize().await?;
+            // Some services that speak as S3 does take the condition where an object is put, and ignore it here: what is there
+            // already is seen at least.
+            let free = Attempt::Over(String::new());
+            match self.store.check_ours(&self.object, &self.token, free).await {
+                Err(Attempt::Over(_)) => {}
+                found => return found,
+            }
             let complete = COMPLETION.scope(
                 headers.clone(),
                 self.store
