@@ -3,7 +3,7 @@
 //! ```text
 //!  master ──socket──▶ link ──▶ transfer (RDB bytes) ──▶ base snapshot ─┐
 //!                       └────▶ feed (commands)  ──▶ log segments ──────┤
-//!                                                                     archive ──▶ store (gs://  file://)
+//!                                                                     archive ──▶ store (gs://  s3://  az://  file://)
 //!  file / appendonlydir / live server (as its master) ◀── restore ◀───┘
 //! ```
 //!

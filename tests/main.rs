@@ -15,6 +15,7 @@ mod support;
 
 mod acks;
 mod bad_input;
+mod clouds;
 mod crash;
 mod gcs;
 mod matrix;

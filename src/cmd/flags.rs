@@ -25,7 +25,7 @@ pub(super) struct Log {
 
 #[derive(Debug, Args)]
 pub(super) struct Store {
-    /// Where the archive lies: gs://bucket/prefix or file:///path
+    /// Where the archive lies: gs://bucket/prefix, s3://bucket/prefix, az://container/prefix or file:///path
     #[arg(long, env = "BACKFEED_STORE", value_name = "URL")]
     pub(super) store: String,
 }
