@@ -3,8 +3,9 @@
 use object_store::ClientConfigKey;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
+use super::settings::{clear_text, client_options, is_on, parse, retries};
 use super::wire::Connector;
-use super::{CloudStore, Credentials, Side, clear_text, client_options, is_on, retries};
+use super::{CloudStore, Credentials, Side};
 
 /// 50,000 blocks of them are 390 GiB.
 const PART: usize = 8 << 20;
@@ -48,7 +49,7 @@ pub(super) fn open(
     url: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<CloudStore, String> {
-    let (container, prefix) = super::parse(&SIDE, url)?;
+    let (container, prefix) = parse(&SIDE, url)?;
     let mut builder = MicrosoftAzureBuilder::new();
     let mut emulator = EMULATOR.to_owned();
     for (name, value) in environment {

@@ -10,6 +10,7 @@ mod azure;
 mod error;
 mod reading;
 mod s3;
+mod settings;
 mod upload;
 mod wire;
 
@@ -30,8 +31,8 @@ use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedLis
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, RetryConfig,
+    Attribute, Attributes, GetOptions, GetRange, GetResult, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions,
 };
 use tokio::time::timeout;
 
@@ -44,7 +45,6 @@ use reading::Reading;
 const TOKEN_KEY: &str = "backfeedtoken";
 const CRC_KEY: &str = "backfeedcrc32c";
 const CONTENT_TYPE: &str = "application/octet-stream";
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// One try of one request. The longest carries 32 MiB, which a line of 4 Mbit/s takes in this time.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(70);
 /// No byte of a read for so long: the connection is dead.
@@ -512,42 +512,6 @@ impl Store for CloudStore {
     }
 }
 
-/// Every kind of call is tried again by us, in the same way.
-fn retries() -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig::default(),
-        max_retries: 0,
-        retry_timeout: Duration::ZERO,
-    }
-}
-
-fn client_options() -> ClientOptions {
-    ClientOptions::new()
-        .with_timeout_disabled()
-        .with_connect_timeout(CONNECT_LIMIT)
-}
-
-/// Does the endpoint go without TLS, and may it?
-fn clear_text(endpoint: &str, allowed: bool, variable: &str) -> Result<bool, String> {
-    let url = url::Url::parse(endpoint)
-        .map_err(|error| format!("the endpoint {endpoint} is no URL: {error}"))?;
-    let loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    match url.scheme() {
-        "https" => Ok(false),
-        "http" if allowed || loopback => Ok(true),
-        "http" => Err(format!(
-            "the endpoint {endpoint} is not encrypted: use https://, or, knowing that everybody on the way can read and change the \
-             backups, set {variable}=true"
-        )),
-        _ => Err(format!("the endpoint {endpoint} begins with no https://")),
-    }
-}
-
 fn attributes(token: &str, crc: Option<u32>) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(Attribute::ContentType, CONTENT_TYPE.into());
@@ -570,43 +534,8 @@ fn crc32c_in(attributes: &Attributes) -> Option<u32> {
     u32::from_str_radix(text, 16).ok()
 }
 
-fn parse(side: &Side, url: &str) -> Result<(String, String), String> {
-    let scheme = side.scheme;
-    let name = side.noun.to_uppercase();
-    let form = format!("write {scheme}://{name} or {scheme}://{name}/PREFIX");
-    let rest = url
-        .strip_prefix(scheme)
-        .and_then(|rest| rest.strip_prefix("://"))
-        .ok_or_else(|| format!("it begins with no {scheme}://; {form}"))?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-    if bucket.len() < 3 || !bucket.chars().all(allowed) {
-        return Err(format!(
-            "`{bucket}` cannot be the name of a {}; {form}",
-            side.noun
-        ));
-    }
-    let prefix = prefix.trim_end_matches('/');
-    if prefix.contains(['?', '#']) {
-        return Err(format!("? and # are not taken in a prefix; {form}"));
-    }
-    if prefix.is_empty() {
-        return Ok((bucket.to_owned(), String::new()));
-    }
-    check_name(prefix).map_err(|error| format!("{error}; {form}"))?;
-    Ok((bucket.to_owned(), format!("{prefix}/")))
-}
-
 fn token() -> String {
     format!("{:032x}", rand::random::<u128>())
-}
-
-/// Is a setting of the environment on?
-fn is_on(value: &str) -> bool {
-    matches!(
-        value.to_ascii_lowercase().as_str(),
-        "1" | "true" | "on" | "yes" | "y"
-    )
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
+use super::settings::{clear_text, client_options, is_on, parse, retries};
 use super::wire::Connector;
-use super::{CloudStore, Credentials, Side, clear_text, client_options, is_on, retries};
+use super::{CloudStore, Credentials, Side};
 
 /// The smallest part, but for the last, is 5 MiB. After so many parts come larger ones, so that 10,000 hold 195 GiB; before that all
 /// are of one size, as some services want it.
@@ -49,7 +50,7 @@ pub(super) fn open(
     url: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<CloudStore, String> {
-    let (bucket, prefix) = super::parse(&SIDE, url)?;
+    let (bucket, prefix) = parse(&SIDE, url)?;
     if bucket.ends_with("--x-s3") {
         return Err("a directory bucket (S3 Express) does not list objects in order: use an ordinary bucket".to_owned());
     }
