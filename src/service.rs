@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::log_writer::jittered;
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
-use crate::config::BackupConfig;
+use crate::config::{BackupConfig, StoreConfig};
 use crate::status::{Phase, Status};
 use crate::store::{self, StoreError};
 
@@ -16,29 +16,38 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A session that lasted so long was a good one: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
-/// Between two looks at a store that cannot be reached.
-const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause between two looks at a store that cannot be used: a Redis may be waiting for its data.
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// Growing pauses between tries.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
+    max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: PAUSE_FIRST }
+        Self::up_to(PAUSE_MAX)
     }
 }
 
 impl Backoff {
+    /// Pauses that grow to `max`.
+    fn up_to(max: Duration) -> Self {
+        Self {
+            next: PAUSE_FIRST,
+            max,
+        }
+    }
+
     /// The pause before the next try, after one that lasted `lasted`.
     pub fn pause(&mut self, lasted: Duration) -> Duration {
         if lasted >= GOOD_SESSION {
             self.next = PAUSE_FIRST;
         }
         let pause = jittered(self.next);
-        self.next = self.next.saturating_mul(2).min(PAUSE_MAX);
+        self.next = self.next.saturating_mul(2).min(self.max);
         pause
     }
 
@@ -64,14 +73,15 @@ pub enum Patience {
 /// # Errors
 /// [`SessionEnd::Archive`] when it is not worth waiting; [`SessionEnd::Stopped`].
 pub async fn open_archive(
-    url: &str,
+    store: &StoreConfig,
     patience: Patience,
     status: &Status,
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SessionEnd> {
+    let mut backoff = Backoff::up_to(STORE_PAUSE_MAX);
     loop {
-        let error = match open_once(url, clock).await {
+        let error = match open_once(store, clock).await {
             Ok(archive) => {
                 status.store_works();
                 return Ok(archive);
@@ -87,22 +97,22 @@ pub async fn open_archive(
             return Err(error.into());
         }
         store_is_away(status, clock, &error);
-        pause_or_stop(STORE_PAUSE, shutdown).await?;
+        pause_or_stop(backoff.pause(Duration::ZERO), shutdown).await?;
     }
 }
 
-async fn open_once(url: &str, clock: &Clock) -> Result<Archive, ArchiveError> {
-    let store = store::open(url).await?;
-    Archive::open_or_create(store, clock()).await
+async fn open_once(store: &StoreConfig, clock: &Clock) -> Result<Archive, ArchiveError> {
+    let store = store::open_with(store).await?;
+    Archive::open_to_write(store, clock()).await
 }
 
 /// Says in every place that the store cannot be reached.
 pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
-    status.store_failed(error.to_string(), !error.is_transient(), clock());
-    status.phase(
-        Phase::WaitingForStore,
-        format!("the store cannot be used: {error}"),
-    );
+    let text = format!("the store cannot be used: {error}");
+    if status.store_failed(text.clone(), !error.is_transient(), clock()) {
+        tracing::warn!("{text}");
+    }
+    status.phase(Phase::WaitingForStore, text);
 }
 
 /// Waits, unless we are asked to stop.
@@ -122,7 +132,7 @@ pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(
 /// The [`SessionEnd`] that no further try can mend: superseded, or refused at the very first try.
 pub async fn run_backup(
     config: BackupConfig,
-    store_url: &str,
+    store: &StoreConfig,
     status: Status,
     clock: Clock,
     mut shutdown: Shutdown,
@@ -132,7 +142,7 @@ pub async fn run_backup(
     } else {
         Patience::Away
     };
-    let archive = match open_archive(store_url, patience, &status, &clock, &mut shutdown).await {
+    let archive = match open_archive(store, patience, &status, &clock, &mut shutdown).await {
         Ok(archive) => archive,
         Err(SessionEnd::Stopped) => return Ok(()),
         Err(error) => return Err(error),

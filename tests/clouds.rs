@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Backfeed, Cloud, Emulator, Env, Fault, Rng, Server, Version, list_with, run_with, wait_until,
+    Backfeed, Cloud, Emulator, Env, Fault, Rng, Server, Version, free_port, list_with, run_with,
+    wait_until,
 };
 
 /// Harm to the requests of one kind of service: method and a part of the target.
@@ -135,6 +136,22 @@ fn two_make_one_log_on_s3() {
     let output = run_with(&env, &["restore", "--store", store, "--to", &copy.url()]);
     assert_eq!(output.code, 0, "{output:?}");
     assert_eq!(copy.debug_digest(), redis.debug_digest());
+}
+
+#[test]
+fn a_service_that_ignores_the_condition_of_a_create_is_refused() {
+    let emulator = Emulator::start_of(Cloud::S3, "bucket");
+    let redis = Server::start(Version::Redis70, &[]);
+    emulator.fault("PUT", "/archive.json", usize::MAX, Fault::Overwrites);
+    let (url, store) = (redis.url(), requests(Cloud::S3).store);
+    let listen = format!("127.0.0.1:{}", free_port());
+    for verb in [&["backup"][..], &["sidecar", "--listen", &listen]] {
+        let args = [verb, &["--redis", &url, "--store", store]].concat();
+        let output = run_with(&emulator.environment(), &args);
+        assert_eq!(output.code, 3, "{output:?}");
+        let told = format!("{store} cannot hold an archive: it let archive.json be created");
+        assert!(output.stderr.contains(&told), "{output:?}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod crash;
 mod gcs;
 mod matrix;
 mod scripted;
+mod serving_tls;
 mod sidecar;
 mod sizes;
 mod spool;

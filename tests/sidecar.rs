@@ -606,10 +606,19 @@ fn redis_must_give_the_listeners_password() {
     let more = ["--listen-password-file", file.to_str().unwrap()];
     let sidecar = Backfeed::sidecar(&redis.url(), &store(&home), listen, &more);
     wait_until("Redis is refused", PATIENCE, || {
-        redis.log().contains("WRONGPASS")
+        redis.log().matches("WRONGPASS").count() > 2
     });
     assert_eq!(role(&redis), "slave");
     assert_eq!(sidecar.readyz().unwrap()["ready"], false);
+    let told = |words: &str| sidecar.log().matches(words).count();
+    assert_eq!(
+        told("it gave a wrong password: set masterauth on Redis to the password"),
+        1
+    );
+    redis.cmd(&["CONFIG", "SET", "masterauth", ""]);
+    wait_until("the missing one is told", PATIENCE, || {
+        told("it gave no password: set masterauth on Redis") == 1
+    });
     redis.cmd(&["CONFIG", "SET", "masterauth", "open sesame"]);
     wait_promoted(&redis);
     sidecar.wait_captured(&redis);
@@ -631,7 +640,7 @@ fn beyond_loopback_it_listens_with_a_password_alone() {
     assert!(
         output.stderr.contains(
             "--listen: 0.0.0.0:6390 can be reached from other machines, and whoever connects is served all data: set a \
-             password with --listen-password-file, or listen on 127.0.0.1"
+             password with --listen-password-file, demand certificates with --listen-tls-client-ca, or listen on 127.0.0.1"
         ),
         "{output:?}"
     );

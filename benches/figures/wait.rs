@@ -27,6 +27,7 @@ pub fn run(redis: &Server, place: &Place) {
         Some(gcs) => runtime
             .block_on(store::GcsStore::open_at(
                 &place.url("one"),
+                &backfeed::config::GcsOptions::default(),
                 Some(gcs.direct_host()),
             ))
             .map(|store| std::sync::Arc::new(store) as store::SharedStore),

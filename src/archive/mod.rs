@@ -15,6 +15,7 @@ mod documents;
 mod listing;
 mod log;
 mod names;
+mod probe;
 mod read;
 mod window;
 
@@ -56,6 +57,14 @@ pub enum ArchiveError {
         /// The store.
         url: String,
         /// What was found.
+        reason: String,
+    },
+    /// The store does not do what an archive needs of it.
+    #[error("{url} cannot hold an archive: {reason}; use another store")]
+    Unfit {
+        /// The store.
+        url: String,
+        /// What it did.
         reason: String,
     },
     /// There is nothing at all.

@@ -472,3 +472,7 @@ pub async fn seal(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "log_writer_tests.rs"]
+mod tests;

@@ -40,7 +40,7 @@ impl Args {
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
     let clock: Clock = Arc::new(unix_ms_now);
-    let store = args.store.store;
+    let store = args.store.lower()?;
     supervise(
         args.capture.http,
         config.grace,

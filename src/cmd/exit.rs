@@ -86,7 +86,9 @@ impl From<SidecarError> for Failure {
 
 fn of_archive(error: &ArchiveError) -> Exit {
     match error {
-        ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } => Exit::Store,
+        ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } | ArchiveError::Unfit { .. } => {
+            Exit::Store
+        }
         ArchiveError::EmptyStore { .. }
         | ArchiveError::UnknownHistory { .. }
         | ArchiveError::NothingStored { .. } => Exit::NothingToRestore,

@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{
-    AckPolicy, CaptureConfig, ConfigError, IDLE_INTERVAL, Identity, Source, SpoolConfig, Tls,
-    parse_duration, parse_size,
+    AckPolicy, Admission, CaptureConfig, ConfigError, Encryption, EncryptionKey, GcsOptions,
+    IDLE_INTERVAL, Identity, KmsKey, ListenTls, Source, SpoolConfig, StorageClass, StoreConfig,
+    Tls, parse_duration, parse_project, parse_size,
 };
+use crate::link::accept;
 use crate::telemetry::LogFormat;
 
 #[derive(Debug, Args)]
@@ -27,7 +29,52 @@ pub(super) struct Log {
 pub(super) struct Store {
     /// Where the archive lies: gs://bucket/prefix, s3://bucket/prefix, az://container/prefix or file:///path
     #[arg(long, env = "BACKFEED_STORE", value_name = "URL")]
-    pub(super) store: String,
+    store: String,
+
+    /// gs://: encrypt with this key of Cloud KMS [default: as the bucket does]
+    #[arg(
+        long,
+        env = "BACKFEED_KMS_KEY",
+        value_name = "projects/…/cryptoKeys/…",
+        conflicts_with = "encryption_key_file"
+    )]
+    kms_key: Option<KmsKey>,
+
+    /// gs://: encrypt and decrypt with the AES-256 key in this file (base64 of 32 bytes, or the 32 bytes). Without it nobody
+    /// can read the archive
+    #[arg(long, env = "BACKFEED_ENCRYPTION_KEY_FILE", value_name = "FILE")]
+    encryption_key_file: Option<PathBuf>,
+
+    /// gs://: the storage class of new objects: STANDARD, NEARLINE, COLDLINE, ARCHIVE [default: the bucket's]
+    #[arg(long, env = "BACKFEED_STORAGE_CLASS", value_name = "CLASS")]
+    storage_class: Option<StorageClass>,
+
+    /// gs://: the project that pays for the requests (requester pays)
+    #[arg(long, env = "BACKFEED_USER_PROJECT", value_name = "PROJECT", value_parser = parse_project)]
+    user_project: Option<String>,
+}
+
+impl Store {
+    /// Reads the key file: once, as another key could not read what this one has written.
+    pub(super) fn lower(&self) -> Result<StoreConfig, ConfigError> {
+        let encryption = match (&self.kms_key, &self.encryption_key_file) {
+            (Some(key), _) => Encryption::Managed(key.clone()),
+            (None, Some(path)) => Encryption::Supplied(
+                EncryptionKey::from_file(path)
+                    .map_err(|error| error.of_flag("--encryption-key-file"))?,
+            ),
+            (None, None) => Encryption::OfBucket,
+        };
+        StoreConfig {
+            url: self.store.clone(),
+            gcs: GcsOptions {
+                encryption,
+                storage_class: self.storage_class,
+                user_project: self.user_project.clone(),
+            },
+        }
+        .checked()
+    }
 }
 
 /// How to log in to the server.
@@ -78,6 +125,78 @@ impl Login {
                 server_name: self.tls_server_name.clone(),
             })
             .map_err(|error| error.of_flag(flag))
+    }
+}
+
+/// Whom backfeed serves as a master.
+#[derive(Debug, Args)]
+pub(super) struct Serving {
+    /// File with the password that the server must give to backfeed as its master (its `masterauth`), read for every
+    /// connection. --listen beyond loopback needs it, or --listen-tls-client-ca
+    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
+    listen_password_file: Option<PathBuf>,
+
+    /// The user that it must give with that password (its `masteruser`) [default: any, or none]
+    #[arg(
+        long,
+        env = "BACKFEED_LISTEN_USER",
+        value_name = "NAME",
+        requires = "listen_password_file"
+    )]
+    listen_user: Option<String>,
+
+    /// Serve by TLS, as a server with `tls-replication yes` wants it: our certificate (PEM). It and the next two are read for
+    /// every connection
+    #[arg(
+        long,
+        env = "BACKFEED_LISTEN_TLS_CERT",
+        value_name = "FILE",
+        requires = "listen_tls_key"
+    )]
+    listen_tls_cert: Option<PathBuf>,
+
+    /// The private key of --listen-tls-cert (PEM)
+    #[arg(
+        long,
+        env = "BACKFEED_LISTEN_TLS_KEY",
+        value_name = "FILE",
+        requires = "listen_tls_cert"
+    )]
+    listen_tls_key: Option<PathBuf>,
+
+    /// Serve only a server that presents a certificate signed by the authorities in this PEM file
+    #[arg(
+        long,
+        env = "BACKFEED_LISTEN_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "listen_tls_cert"
+    )]
+    listen_tls_client_ca: Option<PathBuf>,
+}
+
+impl Serving {
+    /// The files must be usable now.
+    pub(super) fn lower(&self) -> Result<Admission, ConfigError> {
+        if self.listen_user.as_deref() == Some("") {
+            return Err(ConfigError::new(
+                "--listen-user: the name is empty: leave it out",
+            ));
+        }
+        let identity = self
+            .listen_tls_cert
+            .clone()
+            .zip(self.listen_tls_key.clone());
+        let admission = Admission {
+            user: self.listen_user.clone(),
+            password_file: self.listen_password_file.clone(),
+            tls: identity.map(|(cert, key)| ListenTls {
+                cert,
+                key,
+                client_ca: self.listen_tls_client_ca.clone(),
+            }),
+        };
+        accept::check(&admission)?;
+        Ok(admission)
     }
 }
 

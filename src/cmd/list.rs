@@ -20,7 +20,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let store = store::open(&args.store.store).await?;
+    let store = store::open_with(&args.store.lower()?).await?;
     let url = store.url();
     let listing = match Archive::open(store).await {
         Ok(archive) => Listing::gather(&archive, url).await?,

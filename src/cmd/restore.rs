@@ -1,14 +1,14 @@
 //! `backfeed restore`: a point of a history into a running server, an append-only directory or an RDB file.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::bars::Bars;
 use super::{Exit, Failure, flags, print, print_json};
 use crate::archive::Archive;
-use crate::config::{ConfigError, Dest, RestoreConfig, Secret};
+use crate::config::{ConfigError, Dest, RestoreConfig};
 use crate::position::{Offset, ReplId};
 use crate::restore::{self, AofLayout, Listener, Report, Request, RestoreError, When};
 use crate::status::unix_ms_now;
@@ -73,9 +73,8 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce)]
     announce: Option<(String, u16)>,
 
-    /// File with the password that the target must give (its `masterauth`); needed for a target on another host
-    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
-    listen_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    serving: flags::Serving,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -102,12 +101,7 @@ impl Args {
             json: self.json,
             listen: self.listen,
             announce: self.announce.clone(),
-            listen_password: self
-                .listen_password_file
-                .as_deref()
-                .map(Secret::from_file)
-                .transpose()
-                .map_err(|error| error.of_flag("--listen-password-file"))?,
+            admission: self.serving.lower()?,
         }
         .checked()
     }
@@ -115,10 +109,11 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
+    let store = args.store.lower()?;
     let json = config.json;
     // A wrong --at is said before a store is looked at.
     let request = request(config, unix_ms_now())?;
-    let archive = Archive::open(store::open(&args.store.store).await?).await?;
+    let archive = Archive::open(store::open_with(&store).await?).await?;
     let bars = Bars::new();
     let report = unless_interrupted(restore::restore(&archive, &request, &bars), &request).await;
     bars.finish();
@@ -196,7 +191,7 @@ fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> 
         listener: Listener {
             listen: config.listen,
             announce: config.announce,
-            password: config.listen_password,
+            admission: config.admission,
         },
         fork_id: ReplId::from_random(rand::random()),
         writer: format!("restore/{:016x}", rand::random::<u64>()),

@@ -1,7 +1,6 @@
 //! `backfeed sidecar`: restores the Redis beside it at boot, then captures it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,8 @@ pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// Where Redis finds backfeed as its first master; beyond loopback it needs --listen-password-file
+    /// Where Redis finds backfeed as its first master; beyond loopback it needs --listen-password-file or
+    /// --listen-tls-client-ca
     #[arg(
         long,
         env = "BACKFEED_LISTEN",
@@ -31,9 +31,8 @@ pub(super) struct Args {
     )]
     listen: SocketAddr,
 
-    /// File with the password that Redis must give (its `masterauth`)
-    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
-    listen_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    serving: flags::Serving,
 
     /// If the store cannot be reached for this long at boot, promote Redis as it is, without the stored data
     /// [default: never]
@@ -55,7 +54,7 @@ impl Args {
     fn lower(&self) -> Result<SidecarConfig, ConfigError> {
         Ok(SidecarConfig {
             redis: self.capture.source()?,
-            listen: Listen::new(self.listen, self.listen_password_file.as_deref())
+            listen: Listen::new(self.listen, self.serving.lower()?)
                 .map_err(|error| error.of_flag("--listen"))?,
             history: self.history,
             open_after: self.open_after,
@@ -67,7 +66,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    let store = args.store.store;
+    let store = args.store.lower()?;
     let clock: Clock = Arc::new(unix_ms_now);
     supervise(
         args.capture.http,

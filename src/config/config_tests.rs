@@ -127,24 +127,64 @@ fn a_password_file_gives_its_line_and_excludes_a_password_in_the_url() {
 }
 
 #[test]
-fn beyond_loopback_a_listener_needs_a_password() {
-    let open = |addr: &str| Listen::new(addr.parse().unwrap(), None);
-    assert!(open("127.0.0.1:6390").is_ok());
-    assert!(open("[::1]:0").is_ok());
-    assert!(open("[::ffff:127.0.0.1]:0").is_ok());
-    for addr in ["0.0.0.0:6390", "[::]:6390", "10.1.2.3:1"] {
-        assert!(
-            open(addr)
-                .unwrap_err()
-                .to_string()
-                .contains("--listen-password-file")
-        );
+fn beyond_loopback_a_listener_needs_a_password_or_client_certificates() {
+    let open =
+        |addr: &str, admission: &Admission| Listen::new(addr.parse().unwrap(), admission.clone());
+    let tls = |client_ca: Option<&str>| {
+        Some(ListenTls {
+            cert: "cert".into(),
+            key: "key".into(),
+            client_ca: client_ca.map(Into::into),
+        })
+    };
+    let anybody = Admission::default();
+    let encrypted = Admission {
+        tls: tls(None),
+        ..anybody.clone()
+    };
+    let by_password = Admission {
+        password_file: Some("password".into()),
+        ..anybody.clone()
+    };
+    let by_certificate = Admission {
+        tls: tls(Some("ca")),
+        ..anybody.clone()
+    };
+    for addr in ["127.0.0.1:6390", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        let open = open(addr, &anybody).unwrap();
+        assert_eq!(open.admission.warning(open.addr), None);
     }
+    for addr in ["0.0.0.0:6390", "[::]:6390", "10.1.2.3:1"] {
+        for unguarded in [&anybody, &encrypted] {
+            let error = open(addr, unguarded).unwrap_err().to_string();
+            assert!(error.contains("--listen-password-file"), "{error}");
+            assert!(error.contains("--listen-tls-client-ca"), "{error}");
+        }
+        for (guarded, warned) in [(&by_password, true), (&by_certificate, false)] {
+            let open = open(addr, guarded).unwrap();
+            let warning = open.admission.warning(open.addr);
+            assert_eq!(warning.is_some(), warned, "{warning:?}");
+        }
+    }
+}
+
+#[test]
+fn the_listeners_password_is_read_anew_each_time() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
-    std::fs::write(&file, "pw").unwrap();
-    let guarded = Listen::new("0.0.0.0:6390".parse().unwrap(), Some(&file)).unwrap();
-    assert_eq!(guarded.password.unwrap().expose(), "pw");
+    let admission = Admission {
+        password_file: Some(file.clone()),
+        ..Admission::default()
+    };
+    for password in ["first", "second"] {
+        std::fs::write(&file, password).unwrap();
+        let read = admission.current_password().unwrap().unwrap();
+        assert_eq!(read.expose(), password);
+    }
+    std::fs::remove_file(&file).unwrap();
+    let error = admission.current_password().unwrap_err().to_string();
+    assert!(error.starts_with("--listen-password-file: "), "{error}");
+    assert_eq!(Admission::default().current_password().unwrap(), None);
 }
 
 #[test]

@@ -3,17 +3,23 @@
 //! Everything here is checked when it is made, so that the layers above need not ask again. Secrets are held in
 //! [`Secret`], which no formatting shows.
 
+mod listen;
 mod source;
+mod store;
 mod text;
 mod tls;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
 pub use source::{DEFAULT_PORT, Secret, Source};
+pub use store::{
+    Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
+};
 pub use text::{parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
 
@@ -41,29 +47,6 @@ impl ConfigError {
     #[must_use]
     pub fn of_flag(self, flag: &str) -> Self {
         Self(format!("{flag}: {}", self.0))
-    }
-}
-
-/// Where to listen for replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// Port 0 lets the system choose.
-    pub addr: SocketAddr,
-    /// A replica must give this password (`masterauth`).
-    pub password: Option<Secret>,
-}
-
-impl Listen {
-    /// Whoever can connect is served the whole data set, so beyond loopback there must be a password.
-    pub fn new(addr: SocketAddr, password_file: Option<&Path>) -> Result<Self, ConfigError> {
-        let password = password_file.map(Secret::from_file).transpose()?;
-        if password.is_none() && !addr.ip().to_canonical().is_loopback() {
-            return Err(ConfigError(format!(
-                "{addr} can be reached from other machines, and whoever connects is served all data: set a password \
-                 with --listen-password-file, or listen on 127.0.0.1"
-            )));
-        }
-        Ok(Self { addr, password })
     }
 }
 
@@ -262,8 +245,8 @@ pub struct RestoreConfig {
     pub listen: Option<SocketAddr>,
     /// Host and port by which the target reaches that, where it is another address.
     pub announce: Option<(String, u16)>,
-    /// What the target must give as `masterauth`.
-    pub listen_password: Option<Secret>,
+    /// How the target must speak there, and prove that it may.
+    pub admission: Admission,
 }
 
 impl RestoreConfig {
@@ -281,7 +264,7 @@ impl RestoreConfig {
             json: false,
             listen: None,
             announce: None,
-            listen_password: None,
+            admission: Admission::default(),
         }
     }
 

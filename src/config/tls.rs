@@ -1,4 +1,4 @@
-//! TLS to a Redis server (`rediss://`): whom we trust there, and who we are.
+//! TLS to a Redis server (`rediss://`): whom we trust there, and who we are. (As its master: `listen.rs`.)
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Tls {
             .map(|path| certificates(path, "--tls-ca"));
         let identity = self.identity.as_ref().map(|identity| {
             let chain = certificates(&identity.cert, "--tls-cert")?;
-            Ok((chain, private_key(&identity.key)?))
+            Ok((chain, private_key(&identity.key, "--tls-key")?))
         });
         Ok(TlsFiles {
             ca: ca.transpose()?,
@@ -73,7 +73,10 @@ impl Tls {
     }
 }
 
-fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+pub(super) fn certificates(
+    path: &Path,
+    flag: &str,
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let complain = |why: &str| complain(path, flag, &why);
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(path, flag)?).collect();
     let found = found.map_err(|_| complain("it is not PEM"))?;
@@ -86,8 +89,7 @@ fn certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// The reader's own error is left out, as it may quote the file.
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    let flag = "--tls-key";
+pub(super) fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, ConfigError> {
     PrivateKeyDer::from_pem_slice(&bounded(path, flag)?).map_err(|_| {
         let why = "there is no private key in it (PEM, without a passphrase: -----BEGIN PRIVATE KEY-----)";
         complain(path, flag, &why)

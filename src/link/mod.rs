@@ -1,5 +1,7 @@
-//! Sockets: a replication link ([`Link`]), and ordinary connections beside it ([`control`]).
+//! Sockets: a replication link ([`Link`]), ordinary connections beside it ([`control`]), and those that replicas make to us
+//! ([`accept`]).
 
+pub mod accept;
 pub mod control;
 pub mod facts;
 mod stream;
@@ -13,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::stream::Stream;
+pub use self::stream::Stream;
 pub use self::tls::TlsFault;
 use crate::config::{ConfigError, Source};
 use crate::position::{Offset, Position};

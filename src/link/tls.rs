@@ -1,4 +1,4 @@
-//! TLS to the server, by rustls, and what its errors mean to an operator.
+//! TLS to the server, by rustls, and what its errors mean to an operator. (As its master: `accept.rs`.)
 
 use std::io;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(super) async fn handshake(
     source: &Source,
     settings: &Tls,
     tcp: TcpStream,
-) -> Result<Box<TlsStream<TcpStream>>, LinkError> {
+) -> Result<TlsStream<TcpStream>, LinkError> {
     let fail = |fault: TlsFault| LinkError::Tls {
         addr: source.addr(),
         fault,
@@ -64,7 +64,7 @@ pub(super) async fn handshake(
         .map_err(|error| fail(TlsFault::passing(error.to_string())))??;
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(fail(fault_of(&error).unwrap_or_else(|| broken(&error)))),
         // Redis takes our first message for a command without its end, and waits for that.
         Err(_) => Err(fail(TlsFault::passing(format!(
@@ -110,13 +110,20 @@ fn trusting(
     certificates: Vec<rustls::pki_types::CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, String> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(certificates)?), provider.clone())
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// The authorities to trust.
+pub(super) fn roots(
+    certificates: Vec<rustls::pki_types::CertificateDer<'static>>,
+) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|error| error.to_string())
+    Ok(roots)
 }
 
 /// The handshake ended without a word of TLS.

@@ -20,7 +20,7 @@ use crate::position::{Offset, ReplId};
 /// What the target must say in `AUTH`. `Debug` does not show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user (`masteruser` of the target); `None` accepts any user name.
+    /// The user (`masteruser` of the target); `None` accepts any user name, and none.
     pub username: Option<String>,
     /// The password (`masterauth` of the target).
     pub password: String,
@@ -33,6 +33,15 @@ impl fmt::Debug for Credentials {
             .field("password", &"***")
             .finish()
     }
+}
+
+/// Why a target was given nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// It went on without `AUTH`.
+    NoPassword,
+    /// It gave another user or password.
+    WrongPassword,
 }
 
 /// What the target did.
@@ -83,6 +92,7 @@ pub struct Master {
     state: MasterState,
     credentials: Option<Credentials>,
     authenticated: bool,
+    denial: Option<Denial>,
     not_ready: Option<String>,
     capabilities: Vec<String>,
     listening_port: Option<u16>,
@@ -104,6 +114,7 @@ impl Master {
             state: MasterState::Handshake,
             authenticated: credentials.is_none(),
             credentials,
+            denial: None,
             not_ready: None,
             capabilities: Vec::new(),
             listening_port: None,
@@ -155,6 +166,18 @@ impl Master {
     #[must_use]
     pub fn state(&self) -> MasterState {
         self.state
+    }
+
+    /// Why the target was given nothing so far, where that was for want of the right password.
+    #[must_use]
+    pub fn denial(&self) -> Option<Denial> {
+        self.denial
+    }
+
+    /// What the target must say in `AUTH`.
+    #[must_use]
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
     /// The `capa` names that the target announced, in its spelling.
@@ -231,6 +254,10 @@ impl Master {
         if name.eq_ignore_ascii_case(b"auth") {
             self.auth(rest);
         } else if !self.authenticated {
+            // Servers begin with PING, whatever they are going to say.
+            if !name.eq_ignore_ascii_case(b"ping") {
+                self.denial.get_or_insert(Denial::NoPassword);
+            }
             self.reply("-NOAUTH Authentication required.");
         } else if name.eq_ignore_ascii_case(b"ping") || name.eq_ignore_ascii_case(b"replping") {
             if !self.refused_as_not_ready() {
@@ -267,8 +294,10 @@ impl Master {
             self.authenticated = same(wanted.password.as_bytes(), password) && user_fits;
         }
         if self.authenticated {
+            self.denial = None;
             self.reply("+OK");
         } else {
+            self.denial = Some(Denial::WrongPassword);
             self.reply("-WRONGPASS invalid username-password pair or user is disabled.");
         }
     }

@@ -253,6 +253,76 @@ fn a_password_is_asked_for_before_anything_else_and_not_shown() {
 }
 
 #[test]
+fn a_target_that_lacks_the_right_password_is_known_to_lack_it() {
+    let wanted = |username: Option<&str>| {
+        Some(Credentials {
+            username: username.map(str::to_owned),
+            password: "secret".into(),
+        })
+    };
+    for (username, attempts, denial) in [
+        (None, &[&["PING"][..]][..], None),
+        (
+            None,
+            &[&["PING"], &["PSYNC", "?", "-1"]],
+            Some(Denial::NoPassword),
+        ),
+        (None, &[&["SYNC"]], Some(Denial::NoPassword)),
+        (None, &[&["AUTH", "wrong!"]], Some(Denial::WrongPassword)),
+        (None, &[&["AUTH", "secre"]], Some(Denial::WrongPassword)),
+        (None, &[&["AUTH", "secret"]], None),
+        (None, &[&["AUTH", "default", "secret"]], None),
+        (
+            Some("app"),
+            &[&["AUTH", "secret"]],
+            Some(Denial::WrongPassword),
+        ),
+        (
+            Some("app"),
+            &[&["AUTH", "default", "secret"]],
+            Some(Denial::WrongPassword),
+        ),
+        (
+            Some("app"),
+            &[&["AUTH", "app", "wrong!"]],
+            Some(Denial::WrongPassword),
+        ),
+        (
+            Some("app"),
+            &[&["AUTH", "app", "wrong!"], &["PSYNC", "?", "-1"]],
+            Some(Denial::WrongPassword),
+        ),
+        (
+            Some("app"),
+            &[&["PSYNC", "?", "-1"], &["AUTH", "app", "secret"]],
+            None,
+        ),
+        (Some("default"), &[&["AUTH", "secret"]], None),
+    ] {
+        let mut master = Master::new(wanted(username));
+        for attempt in attempts {
+            let _ = answer(&mut master, attempt);
+        }
+        assert_eq!(master.denial(), denial, "{username:?} {attempts:?}");
+    }
+    let mut open = Master::new(None);
+    assert_eq!(answer(&mut open, &["AUTH", "any", "thing"]), "+OK\r\n");
+    assert_eq!(open.denial(), None);
+}
+
+#[test]
+fn the_beginning_of_tls_is_told_from_noise() {
+    assert_eq!(
+        Master::new(None).push(b"\x16\x03\x01"),
+        Err(RequestError::Tls)
+    );
+    assert_eq!(
+        Master::new(None).push(b"*1\r\n:1\r\n"),
+        Err(RequestError::Malformed)
+    );
+}
+
+#[test]
 fn other_commands_and_unknown_options_are_errors_and_never_a_blanket_ok() {
     let mut master = Master::new(None);
     assert!(answer(&mut master, &["INFO", "server"]).starts_with("-ERR unknown command 'INFO'"));

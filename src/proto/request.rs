@@ -21,7 +21,13 @@ pub enum RequestError {
     /// Not RESP.
     #[error("bytes that are no RESP command")]
     Malformed,
+    /// The beginning of TLS, where none is spoken.
+    #[error("a TLS handshake")]
+    Tls,
 }
+
+/// The first byte of TLS: the record type `handshake`. No command begins with a control character.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Collects bytes and gives whole commands.
 #[derive(Debug, Default)]
@@ -41,6 +47,9 @@ impl Requests {
             let Some(first) = self.buffer.first().copied() else {
                 return Ok(None);
             };
+            if first == TLS_HANDSHAKE {
+                return Err(RequestError::Tls);
+            }
             let parsed = if first == b'*' {
                 parse_array(&self.buffer)?
             } else {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::serve::ServeError;
+use super::serve_error::ServeError;
 use super::when::BadWhen;
 use crate::archive::{Ambiguous, ArchiveError};
 use crate::expiry::feed::FeedRewriteError;

@@ -2,27 +2,25 @@
 
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use super::door::Door;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::serve::{CaughtUp, Identity, ServeError, greet, offer};
+use super::serve::{CaughtUp, Identity, offer};
+use super::serve_error::ServeError;
 use crate::archive::Archive;
-use crate::proto::master::Credentials;
+use crate::link::Stream;
 
 /// A target that was told to come tries each second; one that has not come by then cannot reach us.
 const COME: Duration = Duration::from_secs(60);
 /// Syncs that may break off before the restore is given up: a target whose disk is full breaks off every time.
 const ATTEMPTS: usize = 3;
-/// Connections that are no replica's which are put up with: probes of a network, health checks.
-const STRANGERS: usize = 100;
 
 /// Waits for the target and feeds it, anew if the link breaks.
 pub(super) struct Feed<'a> {
-    pub(super) socket: TcpListener,
+    pub(super) door: Door,
     pub(super) announced: String,
-    pub(super) credentials: Option<Credentials>,
     pub(super) archive: &'a Archive,
     pub(super) plan: &'a Plan,
     pub(super) identity: Identity,
@@ -30,33 +28,20 @@ pub(super) struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    pub(super) async fn run(&self) -> Result<CaughtUp<TcpStream>, ServeError> {
-        let (mut broken, mut strangers) = (0usize, 0usize);
+    pub(super) async fn run(mut self) -> Result<CaughtUp<Stream>, ServeError> {
+        let mut broken = 0usize;
         let mut last = None;
         let mut deadline = come_by();
         loop {
-            let accepted = timeout_at(deadline, self.socket.accept()).await;
-            let Ok(Ok((stream, _))) = accepted else {
-                return Err(last.unwrap_or_else(|| ServeError::NeverCame {
-                    listen: self.announced.clone(),
-                    seconds: COME.as_secs(),
-                }));
+            self.door.open();
+            let Ok(guest) = timeout_at(deadline, self.door.guest()).await else {
+                return Err(last.unwrap_or_else(|| self.did_not_come()));
             };
-            // Without it, acknowledgements and the last bytes of the log would only be slower.
-            let _ = stream.set_nodelay(true);
+            self.door
+                .close("the target is being restored on another connection");
             let prepare = offer(self.archive, self.plan, self.identity);
-            let served = match greet(stream, self.credentials.clone()).await {
-                Ok(guest) => guest.serve(prepare, self.progress).await,
-                Err(error) => Err(error),
-            };
-            match served {
+            match guest.serve(prepare, self.progress).await {
                 Ok(caught_up) => return Ok(caught_up),
-                Err(error) if error.is_before_sync() => {
-                    strangers = strangers.saturating_add(1);
-                    if strangers >= STRANGERS {
-                        return Err(error);
-                    }
-                }
                 Err(error) => {
                     broken = broken.saturating_add(1);
                     if broken >= ATTEMPTS || !error.is_transient() {
@@ -67,6 +52,17 @@ impl Feed<'_> {
                     last = Some(error);
                 }
             }
+        }
+    }
+
+    fn did_not_come(&self) -> ServeError {
+        let seconds = COME.as_secs();
+        match self.door.problem() {
+            Some(reason) => ServeError::TurnedAway { reason, seconds },
+            None => ServeError::NeverCame {
+                listen: self.announced.clone(),
+                seconds,
+            },
         }
     }
 }

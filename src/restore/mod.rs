@@ -11,14 +11,17 @@
 mod aof;
 mod check;
 pub mod compat;
+pub mod door;
 mod error;
 mod feed;
 mod files;
 mod plan;
 mod progress;
 mod rdb_file;
+mod replication;
 mod report;
 mod serve;
+mod serve_error;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -31,9 +34,8 @@ pub use error::RestoreError;
 pub use plan::{BadBases, Piece, Plan, plan};
 pub use progress::{Progress, Stage};
 pub use report::Report;
-pub use serve::{
-    CaughtUp, Guest, Identity, Offer, Phase, ServeError, greet, offer, refuse_replica,
-};
+pub use serve::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
+pub use serve_error::{Phase, ServeError};
 pub use server::{Listener, Restored};
 use std::collections::BTreeSet;
 pub use stream::{Content, LogForm, log, snapshot};

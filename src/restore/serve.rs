@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 use super::error::RestoreError;
 use super::plan::Plan;
 use super::progress::{Progress, Stage};
+use super::serve_error::{Phase, ServeError};
 use super::stream::{Content, LogForm, log, snapshot};
 use crate::archive::Archive;
 use crate::position::{Offset, ReplId};
-use crate::proto::master::{Credentials, Master, MasterEvent, RequestError};
+use crate::proto::master::{Credentials, Denial, Master, MasterEvent};
 use crate::resp::encode_command;
 
 /// A target that neither takes a byte nor sends one for so long hangs. While it loads, it sends a newline each second.
@@ -112,132 +113,6 @@ pub(super) fn may_continue(plan: &Plan, id: ReplId) -> Result<(), RestoreError> 
     })
 }
 
-/// Why a target was not brought to the end.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// It hung up.
-    #[error("it closed the connection {0}; its own log says why")]
-    Closed(Phase),
-    /// The connection broke.
-    #[error("the connection broke {phase}: {cause}")]
-    Broken {
-        /// When.
-        phase: Phase,
-        /// What the system said.
-        cause: String,
-    },
-    /// It hangs.
-    #[error("it neither took nor sent a byte for {seconds} s {phase}")]
-    Stalled {
-        /// When.
-        phase: Phase,
-        /// For how long.
-        seconds: u64,
-    },
-    /// It is no replica.
-    #[error("it sent {0}: is it a Redis replica?")]
-    Request(#[from] RequestError),
-    /// It has another number of bytes than were sent.
-    #[error(
-        "it acknowledges offset {acked}, but exactly {expected} was sent: it must not be promoted"
-    )]
-    Diverged {
-        /// What it says.
-        acked: Offset,
-        /// What it should say.
-        expected: Offset,
-    },
-    /// It was told where to connect to, and did not.
-    #[error(
-        "it did not connect to {listen} within {seconds} s: can it reach that address? (--listen sets where to listen, \
-         --announce what it is told)"
-    )]
-    NeverCame {
-        /// What it was told.
-        listen: String,
-        /// How long was waited.
-        seconds: u64,
-    },
-    /// The content could not be read.
-    #[error("{0}")]
-    Content(#[from] Box<RestoreError>),
-    /// The content is not as long as was announced.
-    #[error(
-        "the {what} has {found} bytes more or less than the {expected} announced: a fault of backfeed"
-    )]
-    Length {
-        /// What.
-        what: &'static str,
-        /// Announced.
-        expected: u64,
-        /// The difference.
-        found: u64,
-    },
-}
-
-impl ServeError {
-    /// May another try help? The target comes again by itself each second.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Closed(_)
-            | Self::Broken { .. }
-            | Self::Stalled { .. }
-            | Self::NeverCame { .. } => true,
-            Self::Content(error) => error.is_transient(),
-            Self::Request(_) | Self::Diverged { .. } | Self::Length { .. } => false,
-        }
-    }
-
-    /// Did the connection end before it even asked for a sync (a probe, a target that was told to wait)?
-    #[must_use]
-    pub fn is_before_sync(&self) -> bool {
-        matches!(
-            self,
-            Self::Request(_)
-                | Self::Closed(Phase::Handshake)
-                | Self::Broken {
-                    phase: Phase::Handshake,
-                    ..
-                }
-                | Self::Stalled {
-                    phase: Phase::Handshake,
-                    ..
-                }
-        )
-    }
-}
-
-/// How far a target had come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It has not asked for a sync yet.
-    Handshake,
-    /// The snapshot is being prepared.
-    Preparing,
-    /// In the snapshot.
-    Snapshot,
-    /// In the log.
-    Log,
-    /// Everything has been sent.
-    Applying,
-    /// It has everything and waits to be promoted.
-    CaughtUp,
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Handshake => "before it asked for a sync",
-            Self::Preparing => "while the snapshot was prepared",
-            Self::Snapshot => "while it was sent the snapshot",
-            Self::Log => "while it was sent the log",
-            Self::Applying => "while it loaded the snapshot or applied the log",
-            Self::CaughtUp => "after it had everything",
-        })
-    }
-}
-
 /// Answers a connection until it asks for a sync.
 ///
 /// # Errors
@@ -311,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guest<S> {
 /// Answers a target that came too early as a master that still loads: it tries again each second.
 ///
 /// # Errors
-/// [`ServeError::Request`] when it is no replica.
+/// When it is no replica, or not one that may have the data.
 pub async fn refuse_replica<S>(
     stream: S,
     credentials: Option<Credentials>,
@@ -401,8 +276,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     async fn handshake(&mut self) -> Result<(), ServeError> {
+        let ended = self.answer_until_sync().await;
+        let user = || self.master.credentials()?.username.clone();
+        match (ended, self.master.denial()) {
+            (
+                Err(ServeError::Closed(_) | ServeError::Broken { .. } | ServeError::Stalled { .. }),
+                Some(denial),
+            ) => Err(match denial {
+                Denial::WrongPassword => ServeError::WrongPassword { user: user() },
+                Denial::NoPassword => ServeError::NoPassword { user: user() },
+            }),
+            (ended, _) => ended,
+        }
+    }
+
+    async fn answer_until_sync(&mut self) -> Result<(), ServeError> {
         let deadline = after(Instant::now(), HANDSHAKE);
-        while !self.requested {
+        loop {
+            // More may have come while the last reply was sent.
+            let reply = self.master.take_output();
+            if !reply.is_empty() {
+                self.send(&reply).await?;
+                continue;
+            }
+            if self.requested {
+                return Ok(());
+            }
             tokio::select! {
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
@@ -411,10 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
                 () = sleep_until(deadline) => return Err(self.stalled(HANDSHAKE)),
             }
-            let reply = self.master.take_output();
-            self.send(&reply).await?;
         }
-        Ok(())
     }
 
     /// Runs `work` and sends newlines meanwhile.
@@ -455,16 +351,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 
     /// Sends, and takes in what the target says meanwhile: one that loads sends newlines and does not read for a while.
     async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ServeError> {
-        enum Step {
-            Wrote(std::io::Result<usize>),
-            Read(std::io::Result<usize>),
-            Stalled,
-        }
         self.alive = Instant::now();
-        while !bytes.is_empty() {
+        let mut flushed = false;
+        while !flushed {
             let deadline = after(self.alive, STALL);
             let step = tokio::select! {
-                written = self.writer.write(bytes) => Step::Wrote(written),
+                step = write_or_flush(&mut self.writer, bytes) => step,
                 read = self.reader.read(&mut self.buffer) => Step::Read(read),
                 () = sleep_until(deadline) => Step::Stalled,
             };
@@ -474,7 +366,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     self.alive = Instant::now();
                     bytes = bytes.get(count..).unwrap_or_default();
                 }
-                Step::Wrote(Err(error)) => return Err(self.broken(&error)),
+                Step::Flushed(Ok(())) => flushed = true,
+                Step::Wrote(Err(error)) | Step::Flushed(Err(error)) => {
+                    return Err(self.broken(&error));
+                }
                 Step::Read(read) => {
                     if self.took(read)? == 0 {
                         return Err(ServeError::Closed(self.phase));
@@ -483,10 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 Step::Stalled => return Err(self.stalled(STALL)),
             }
         }
-        match self.writer.flush().await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.broken(&error)),
-        }
+        Ok(())
     }
 
     /// Waits until the target acknowledges exactly `end`.
@@ -519,6 +411,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     fn took(&mut self, read: std::io::Result<usize>) -> Result<usize, ServeError> {
         let count = match read {
             Ok(count) => count,
+            // Of TLS: it closed the connection without a farewell, as whoever is killed.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
             Err(error) => return Err(self.broken(&error)),
         };
         self.alive = Instant::now();
@@ -549,6 +443,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             seconds: waited.as_secs(),
         }
     }
+}
+
+/// What one step of sending came to.
+enum Step {
+    Wrote(std::io::Result<usize>),
+    /// All of it has gone out: TLS keeps some back.
+    Flushed(std::io::Result<()>),
+    Read(std::io::Result<usize>),
+    Stalled,
+}
+
+async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Step {
+    if bytes.is_empty() {
+        return Step::Flushed(writer.flush().await);
+    }
+    Step::Wrote(writer.write(bytes).await)
 }
 
 fn after(from: Instant, wait: Duration) -> Instant {

@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use redis_protocol::resp2::types::OwnedFrame;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::check::Checked;
 use super::compat::{Loads, Server, module_of_type};
+use super::door::Door;
 use super::error::RestoreError;
 use super::feed::Feed;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::serve::{CaughtUp, Identity};
 use crate::archive::{Archive, ServerInfo};
-use crate::config::{Secret, Source};
+use crate::config::{Admission, Source, is_loopback};
+use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
-use crate::proto::master::Credentials;
 
 /// Names asked about in one `COMMAND INFO`.
 const NAMES_AT_ONCE: usize = 100;
@@ -29,8 +30,8 @@ pub struct Listener {
     pub listen: Option<SocketAddr>,
     /// Host and port that the target is told; none: where we listen. For NAT and containers.
     pub announce: Option<(String, u16)>,
-    /// What the target must give as `masterauth`. Without one, only a target on this host is served.
-    pub password: Option<Secret>,
+    /// How the target must speak, and prove that it may have the data. Unguarded, only a target on this host is served.
+    pub admission: Admission,
 }
 
 /// What the target says it holds after the restore.
@@ -84,7 +85,7 @@ impl<'a> Target<'a> {
         Ok(target)
     }
 
-    fn refused(&self, reason: impl Into<String>) -> RestoreError {
+    pub(super) fn refused(&self, reason: impl Into<String>) -> RestoreError {
         RestoreError::Refused {
             addr: self.source.addr(),
             reason: reason.into(),
@@ -191,26 +192,6 @@ impl<'a> Target<'a> {
         }
     }
 
-    async fn check_replication(&mut self, listener: &Listener) -> Result<(), RestoreError> {
-        if self.config("tls-replication").await?.as_deref() == Some("yes") {
-            return Err(self.refused(
-                "has tls-replication set, so it wants TLS of its master, which backfeed does not serve yet: CONFIG SET \
-                 tls-replication no there while the restore runs (over a network that you trust), or restore to \
-                 aof:DIRECTORY and start a server on it",
-            ));
-        }
-        let Some(password) = &listener.password else {
-            return Ok(());
-        };
-        let masterauth = self.config("masterauth").await?;
-        if masterauth.is_some_and(|set| set != password.expose()) {
-            return Err(self.refused(
-                "has another masterauth than the password for this restore: set it there with CONFIG SET masterauth",
-            ));
-        }
-        Ok(())
-    }
-
     /// Where to listen. Whoever connects gets all data, so beyond this host there must be a password.
     fn bind_address(&self, listener: &Listener) -> Result<SocketAddr, RestoreError> {
         let peer = self.control.peer_ip().map(|ip| ip.to_canonical());
@@ -223,10 +204,11 @@ impl<'a> Target<'a> {
                 None => return Err(self.refused("closed the connection")),
             },
         };
-        if listener.password.is_none() && !addr.ip().to_canonical().is_loopback() {
+        if !listener.admission.is_guarded() && !is_loopback(addr) {
             return Err(self.refused(format!(
                 "is on another host, so it would fetch the data from {addr}, where anybody could: set a password with \
-                 --listen-password-file, and the same there with CONFIG SET masterauth"
+                 --listen-password-file, and the same there with CONFIG SET masterauth; or demand its certificate, with \
+                 --listen-tls-client-ca"
             )));
         }
         Ok(addr)
@@ -234,7 +216,7 @@ impl<'a> Target<'a> {
 
     /// What only shows once everything has been read: databases, modules, functions, commands.
     pub(super) async fn check_content(&mut self, checked: &Checked) -> Result<(), RestoreError> {
-        let databases = self.config("databases").await?;
+        let databases = self.setting("databases").await?.value();
         if let Some(have) = databases.and_then(|text| text.parse::<u32>().ok())
             && have < checked.databases
         {
@@ -312,19 +294,12 @@ impl<'a> Target<'a> {
         )))
     }
 
-    /// A setting; none when the server does not tell.
-    async fn config(&mut self, name: &str) -> Result<Option<String>, RestoreError> {
-        match self.control.call(&["CONFIG", "GET", name]).await {
-            Ok(OwnedFrame::Array(pair)) => Ok(pair.get(1).and_then(frame_text)),
-            Ok(_) => Ok(None),
-            Err(error) => self
-                .tolerate(error, &format!("its setting `{name}`"))
-                .map(|()| None),
-        }
+    pub(super) async fn call(&mut self, args: &[&str]) -> Result<OwnedFrame, ControlError> {
+        self.control.call(args).await
     }
 
     /// A check that the server does not permit is left out, and that is told.
-    fn tolerate(&mut self, error: ControlError, what: &str) -> Result<(), RestoreError> {
+    pub(super) fn tolerate(&mut self, error: ControlError, what: &str) -> Result<(), RestoreError> {
         match error {
             ControlError::Reply { .. } => {
                 self.notes
@@ -387,6 +362,15 @@ impl<'a> Target<'a> {
             Some(open) => open,
             None => self.bind(listener).await?,
         };
+        let door = Door::new(
+            socket,
+            listener.admission.clone(),
+            "the restore is starting",
+        );
+        let door = door.map_err(|source| RestoreError::Listen {
+            addr: bound.to_string(),
+            source,
+        })?;
         let (host, port) = self.announced(listener, bound);
         self.follow(&host, port).await?;
 
@@ -394,15 +378,10 @@ impl<'a> Target<'a> {
             addr: self.source.addr(),
             source: Box::new(source),
         };
-        let credentials = listener.password.as_ref().map(|password| Credentials {
-            username: None,
-            password: password.expose().to_owned(),
-        });
         let announced = format!("{host}:{port}");
         let feed = Feed {
-            socket,
+            door,
             announced,
-            credentials,
             archive,
             plan,
             identity,
@@ -449,7 +428,7 @@ impl<'a> Target<'a> {
     }
 
     /// On a connection of its own: the first one may have been closed as idle in the meantime.
-    async fn promote(&mut self, mut caught_up: CaughtUp<TcpStream>) -> Result<Facts, RestoreError> {
+    async fn promote(&mut self, mut caught_up: CaughtUp<Stream>) -> Result<Facts, RestoreError> {
         let failed = self.left_following("opening it, now that it has everything,");
         self.control = Control::connect(self.source).await.map_err(&failed)?;
         {
@@ -518,7 +497,7 @@ async fn replicaof(control: &mut Control, host: &str, port: &str) -> Result<(), 
     Ok(())
 }
 
-fn frame_text(frame: &OwnedFrame) -> Option<String> {
+pub(super) fn frame_text(frame: &OwnedFrame) -> Option<String> {
     match frame {
         OwnedFrame::SimpleString(bytes) | OwnedFrame::BulkString(bytes) => {
             Some(String::from_utf8_lossy(bytes).into_owned())

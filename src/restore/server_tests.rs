@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use redis_protocol::resp2::decode::decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::super::testing::{Sample, at, feed, id};
 use super::super::{AofLayout, Request, When, restore};

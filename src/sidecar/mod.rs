@@ -10,20 +10,20 @@
 //! ```
 
 pub mod decide;
-pub mod door;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
-use crate::config::{SidecarConfig, Source};
+use crate::config::{SidecarConfig, Source, StoreConfig};
+use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
+use crate::restore::door::Door;
 use crate::restore::{
     CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
@@ -33,7 +33,6 @@ use crate::service::{
 use crate::status::{Phase, Status};
 
 use self::decide::{Claim, Tip};
-use self::door::Door;
 
 /// Between two looks at a Redis that is not up yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
@@ -82,7 +81,7 @@ impl From<crate::archive::ArchiveError> for SidecarError {
 /// What no further try can mend: superseded, no listener, a store that is no archive.
 pub async fn run(
     config: SidecarConfig,
-    store_url: &str,
+    store: &StoreConfig,
     status: Status,
     clock: Clock,
     mut shutdown: Shutdown,
@@ -95,7 +94,7 @@ pub async fn run(
         .await
         .map_err(listen)?;
     tracing::info!(addr = %door.addr(), "listening for Redis (start it with --replicaof to this address)");
-    let opened = open(&config, store_url, &status, &clock, &mut shutdown).await;
+    let opened = open(&config, store, &status, &clock, &mut shutdown).await;
     let archive = match opened {
         Ok(archive) => archive,
         Err(SidecarError::Session(SessionEnd::Stopped)) => return Ok(()),
@@ -131,12 +130,12 @@ pub async fn run(
 /// Opens the archive, however long it takes; `--open-after` opens Redis meanwhile.
 async fn open(
     config: &SidecarConfig,
-    store_url: &str,
+    store: &StoreConfig,
     status: &Status,
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SidecarError> {
-    let opening = open_archive(store_url, Patience::Whatever, status, clock, shutdown);
+    let opening = open_archive(store, Patience::Whatever, status, clock, shutdown);
     let mut opening = std::pin::pin!(opening);
     let Some(open_after) = config.open_after else {
         return Ok(opening.await?);
@@ -319,7 +318,13 @@ impl Sidecar {
         let guest = timeout(GUEST_PAUSE, self.door.guest()).await;
         self.door
             .close("Redis is being restored on another connection");
-        let Ok(guest) = guest else { return Ok(()) };
+        let Ok(guest) = guest else {
+            // It was logged when it happened.
+            if let Some(problem) = self.door.problem() {
+                self.status.error(problem, (self.clock)());
+            }
+            return Ok(());
+        };
         let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
         // It was asked before it knocked; between the two it may have been given data.
         let keys = control.facts().await?.total_keys();
@@ -343,7 +348,7 @@ impl Sidecar {
     async fn restore(
         &mut self,
         control: &mut Control,
-        guest: Guest<TcpStream>,
+        guest: Guest<Stream>,
         tip: &Tip,
     ) -> Result<(), SidecarError> {
         let archive = self.capture.archive().clone();
@@ -376,7 +381,7 @@ impl Sidecar {
     async fn promote_caught_up(
         &mut self,
         control: &mut Control,
-        mut guest: CaughtUp<TcpStream>,
+        mut guest: CaughtUp<Stream>,
     ) -> Result<(), SidecarError> {
         tokio::select! {
             promoted = self.promote(control) => promoted,

@@ -19,6 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use crate::config::StoreConfig;
+
 pub use cloud::CloudStore;
 pub use file::FileStore;
 pub use gcs::GcsStore;
@@ -74,9 +76,15 @@ pub trait Upload: Send {
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Opens the store that `url` names: `gs://bucket/prefix`, `s3://bucket/prefix`, `az://container/prefix`, `file:///directory`, or
-/// `memory:name` (within this process, for tests). Nothing is made by that.
+/// Opens the store that `url` names, with nothing said about it: see [`open_with`].
 pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
+    open_with(&StoreConfig::at(url)).await
+}
+
+/// Opens a store: `gs://bucket/prefix`, `s3://bucket/prefix`, `az://container/prefix`, `file:///directory`, or `memory:name`
+/// (within this process, for tests). Nothing is made by that.
+pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> {
+    let url = config.url.as_str();
     let refuse = |cause: String| {
         Err(StoreError::Permanent {
             what: format!("cannot open the store {url}"),
@@ -98,7 +106,7 @@ pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
         },
         "memory" if rest.is_empty() => Ok(Arc::new(MemoryStore::new())),
         "memory" => Ok(Arc::new(MemoryStore::named(rest))),
-        "gs" => Ok(Arc::new(GcsStore::open(url).await?)),
+        "gs" => Ok(Arc::new(GcsStore::open(url, &config.gcs).await?)),
         "s3" | "az" => Ok(Arc::new(CloudStore::open(url)?)),
         _ => refuse(format!(
             "there is no kind of store called `{scheme}`; use gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \

@@ -25,6 +25,8 @@ pub(super) enum Attempt {
     Again(String, Option<Duration>),
     /// The bytes that came do not have the object's checksum.
     Damaged(String),
+    /// The object has another key than the one that was given, or a key and none was given, or none.
+    WrongKey(String),
     /// No use trying this again, but the whole from its beginning.
     Over(String),
     /// No use trying again without a change.
@@ -48,10 +50,15 @@ impl Attempt {
             Self::Again(cause, _) | Self::Damaged(cause) | Self::Over(cause) => {
                 StoreError::Transient { what, cause }
             }
-            Self::Refused(_, cause) => StoreError::Permanent { what, cause },
+            Self::WrongKey(cause) | Self::Refused(_, cause) => {
+                StoreError::Permanent { what, cause }
+            }
         }
     }
 }
+
+/// What to do about a refusal: of the verb, with this status (401 or 403), and what the service said.
+pub(super) type Advice = fn(verb: &str, status: u16, said: &str) -> String;
 
 /// One call of the store: as many tries as fit into its limit.
 pub(super) struct Call {
@@ -59,17 +66,11 @@ pub(super) struct Call {
     /// `gs://bucket/object`.
     shown: String,
     limit: Duration,
-    /// What to do about a refusal: of the verb, with this status (401 or 403).
-    advice: fn(&str, u16) -> String,
+    advice: Advice,
 }
 
 impl Call {
-    pub(super) fn new(
-        verb: &'static str,
-        shown: String,
-        limit: Duration,
-        advice: fn(&str, u16) -> String,
-    ) -> Self {
+    pub(super) fn new(verb: &'static str, shown: String, limit: Duration, advice: Advice) -> Self {
         Self {
             verb,
             shown,
@@ -99,6 +100,7 @@ impl Call {
                 Attempt::Exists
                 | Attempt::NotFound(_)
                 | Attempt::Over(_)
+                | Attempt::WrongKey(_)
                 | Attempt::Refused(..) => {
                     return Err(self.error(failed));
                 }
@@ -125,7 +127,7 @@ impl Call {
                 what: format!("cannot {} {}", self.verb, self.shown),
                 cause: format!(
                     "{cause} (HTTP {status}). {}",
-                    (self.advice)(self.verb, status)
+                    (self.advice)(self.verb, status, &cause)
                 ),
             },
             other => other.told(format!("cannot {} {}", self.verb, self.shown)),
@@ -178,13 +180,41 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn an_outage_of_minutes_is_outlived_with_growing_pauses() {
+        let begun = Instant::now();
+        let mut tries = Vec::new();
+        let call = Call::new(
+            "create",
+            "gs://b/x".to_owned(),
+            Duration::from_secs(600),
+            |_, _, _| String::new(),
+        );
+        call.run(|| {
+            tries.push(begun.elapsed());
+            let back = begun.elapsed() > Duration::from_secs(9 * 60);
+            async move {
+                match back {
+                    true => Ok(()),
+                    false => Err(Attempt::Again("nobody listens".to_owned(), None)),
+                }
+            }
+        })
+        .await
+        .unwrap();
+        let pauses: Vec<Duration> = tries.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses[0] <= PAUSE_FIRST);
+        assert!(pauses.iter().all(|pause| *pause <= PAUSE_MAX));
+        assert!((50..90).contains(&tries.len()), "{} tries", tries.len());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_call_ends_within_its_limit_and_waits_as_asked() {
         let mut tries = 0;
         let call = Call::new(
             "list",
             "gs://b/x".to_owned(),
             Duration::from_secs(30),
-            |_, _| String::new(),
+            |_, _, _| String::new(),
         );
         let begun = Instant::now();
         let error = call

@@ -25,14 +25,15 @@ use axum::response::Response;
 use futures::StreamExt;
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::HttpRequestBody;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// What happens to a request.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// Not passed on; answered with this status, and maybe `Retry-After` in seconds.
     Status(u16, Option<u64>),
-    /// Not passed on; answered with this status and body.
-    Says(u16, &'static str),
     /// Passed on and done, but the answer is this status.
     Lost(u16),
     /// Passed on; of the answer so many bytes come, then the connection is cut.
@@ -43,6 +44,44 @@ pub enum Fault {
     WrongAnswer,
     /// Passed on; the answer comes in small pieces with pauses.
     Trickle(Duration),
+    /// Passed on without its precondition: the object is written over.
+    Overwrites,
+    /// Not passed on; answered with this status and message (with S3 and Azure the body as it is).
+    Says(u16, &'static str),
+}
+
+/// What happens to a connection in the middle of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// RST.
+    Reset,
+    /// It stays, and nothing more comes.
+    Stall,
+}
+
+/// Which bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Of requests.
+    Up,
+    /// Of answers.
+    Down,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Method, path and query.
+    pub line: String,
+    pub headers: axum::http::HeaderMap,
+    /// The beginning of it, unless it met a fault.
+    pub body: String,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// Whom a fault hits: method, a part of path and query, and how many requests.
@@ -69,7 +108,6 @@ pub const AZURE_KEY: &str =
 
 /// A running emulator, and the proxy before it.
 pub struct Emulator {
-    cloud: Cloud,
     child: Child,
     port: u16,
     directory: tempfile::TempDir,
@@ -79,10 +117,13 @@ pub struct Emulator {
 }
 
 struct Shared {
+    cloud: Cloud,
     upstream: String,
     client: reqwest::Client,
     rules: Mutex<VecDeque<Rule>>,
-    log: Mutex<Vec<String>>,
+    /// Of the bytes that way, so many more pass.
+    cuts: Mutex<Vec<(Way, usize, Cut)>>,
+    log: Mutex<Vec<Seen>>,
 }
 
 /// That of Google Cloud Storage.
@@ -108,6 +149,7 @@ impl Emulator {
             .build()
             .unwrap();
         let shared = Arc::new(Shared {
+            cloud,
             upstream: format!("http://127.0.0.1:{port}"),
             client: reqwest::Client::builder()
                 .no_proxy()
@@ -115,21 +157,21 @@ impl Emulator {
                 .build()
                 .unwrap(),
             rules: Mutex::default(),
+            cuts: Mutex::default(),
             log: Mutex::default(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = listener.local_addr().unwrap().port();
-        listener.set_nonblocking(true).unwrap();
+        let (wire, proxy) = listener();
+        let (inner, inner_port) = listener();
         let app = axum::Router::new()
             .fallback(pass)
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(Arc::clone(&shared));
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, app).await.unwrap();
+            let inner = tokio::net::TcpListener::from_std(inner).unwrap();
+            axum::serve(inner, app).await.unwrap();
         });
+        runtime.spawn(carry(wire, inner_port, Arc::clone(&shared)));
         let emulator = Self {
-            cloud,
             child,
             port,
             directory,
@@ -154,7 +196,7 @@ impl Emulator {
         let mut request = http::Request::put(&url)
             .body(HttpRequestBody::empty())
             .unwrap();
-        if self.cloud == Cloud::Azure {
+        if self.shared.cloud == Cloud::Azure {
             let key = AzureCredential::AccessKey(AzureAccessKey::try_new(AZURE_KEY).unwrap());
             AzureAuthorizer::new(&key, AZURE_ACCOUNT)
                 .try_authorize(&mut request)
@@ -174,7 +216,7 @@ impl Emulator {
 
     /// What lets the program find it.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
-        match self.cloud {
+        match self.shared.cloud {
             Cloud::Google => vec![("STORAGE_EMULATOR_HOST", self.host())],
             Cloud::S3 => vec![
                 ("AWS_ENDPOINT_URL", self.host()),
@@ -225,8 +267,23 @@ impl Emulator {
         rules.iter().map(|rule| rule.times).sum()
     }
 
+    /// After so many bytes that way, counted from now, their connection meets this, once.
+    pub fn cut(&self, way: Way, after: usize, cut: Cut) {
+        self.shared.cuts.lock().unwrap().push((way, after, cut));
+    }
+
+    /// How many cuts are still to come.
+    pub fn cuts_left(&self) -> usize {
+        self.shared.cuts.lock().unwrap().len()
+    }
+
     /// The requests so far: method, path and query.
     pub fn requests(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.line).collect()
+    }
+
+    /// The same, with headers and the beginning of the body.
+    pub fn seen(&self) -> Vec<Seen> {
         self.shared.log.lock().unwrap().clone()
     }
 
@@ -241,7 +298,7 @@ impl Emulator {
         if self.child.try_wait().unwrap().is_none() {
             return;
         }
-        self.child = spawn(self.cloud, self.port, &self.directory);
+        self.child = spawn(self.shared.cloud, self.port, &self.directory);
         self.wait_up();
     }
 
@@ -252,7 +309,7 @@ impl Emulator {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("the emulator of {:?} does not come up", self.cloud);
+        panic!("the emulator of {:?} does not come up", self.shared.cloud);
     }
 }
 
@@ -301,6 +358,77 @@ fn spawn(cloud: Cloud, port: u16, directory: &tempfile::TempDir) -> Child {
         })
 }
 
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// Carries bytes to the proxy and back, as far as no cut is asked for.
+async fn carry(from: TcpListener, to: u16, shared: Arc<Shared>) {
+    let from = tokio::net::TcpListener::from_std(from).unwrap();
+    while let Ok((client, _)) = from.accept().await {
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
+                return;
+            };
+            let (from_client, mut to_client) = client.into_split();
+            let (from_server, mut to_server) = server.into_split();
+            let reset = tokio::select! {
+                reset = pump(&from_client, &mut to_server, Way::Up, &shared) => reset,
+                reset = pump(&from_server, &mut to_client, Way::Down, &shared) => reset,
+            };
+            if reset {
+                from_client.as_ref().set_zero_linger().unwrap();
+                // It would be shut down in order.
+                to_client.forget();
+            }
+        });
+    }
+}
+
+/// True when the connection is to be reset.
+async fn pump(from: &OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way, shared: &Shared) -> bool {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        if from.readable().await.is_err() {
+            return false;
+        }
+        let read = match from.try_read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Ok(0) | Err(_) => return false,
+            Ok(read) => read,
+        };
+        let (passes, cut) = shared.cut(way, read);
+        if to.write_all(&buffer[..passes]).await.is_err() {
+            return false;
+        }
+        match cut {
+            None => {}
+            Some(Cut::Reset) => return true,
+            Some(Cut::Stall) => std::future::pending().await,
+        }
+    }
+}
+
+impl Shared {
+    /// How many of these bytes pass, and what happens then.
+    fn cut(&self, way: Way, bytes: usize) -> (usize, Option<Cut>) {
+        let mut cuts = self.cuts.lock().unwrap();
+        let Some(at) = cuts.iter().position(|(it, ..)| *it == way) else {
+            return (bytes, None);
+        };
+        if cuts[at].1 > bytes {
+            cuts[at].1 -= bytes;
+            return (bytes, None);
+        }
+        let (_, passes, cut) = cuts.remove(at);
+        (passes, Some(cut))
+    }
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -314,22 +442,29 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         .to_owned();
     let method = request.method().clone();
     let head = method == axum::http::Method::HEAD;
-    shared
-        .log
-        .lock()
-        .unwrap()
-        .push(format!("{method} {target}"));
+    let number = {
+        let mut log = shared.log.lock().unwrap();
+        log.push(Seen {
+            line: format!("{method} {target}"),
+            headers: request.headers().clone(),
+            body: String::new(),
+        });
+        log.len() - 1
+    };
     let fault = take(&shared, method.as_str(), &target);
     match fault {
         Some(Fault::Status(status, after)) => {
             // The body is taken first, as servers do.
             let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
-            return answer(status, after);
+            return answer(status, after, "made up by the test");
         }
-        Some(Fault::Says(status, text)) => {
+        Some(Fault::Says(status, message)) => {
             let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+            if shared.cloud == Cloud::Google {
+                return answer(status, None, message);
+            }
             let response = Response::builder().status(status);
-            return response.body(Body::from(text)).unwrap();
+            return response.body(Body::from(message)).unwrap();
         }
         Some(Fault::CutRequest) => {
             let mut body = request.into_body().into_data_stream();
@@ -341,7 +476,14 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = match axum::body::to_bytes(body, usize::MAX).await {
         Ok(body) => body,
-        Err(_) => return answer(400, None),
+        Err(_) => return answer(400, None, "made up by the test"),
+    };
+    let begin = &body[..body.len().min(4096)];
+    shared.log.lock().unwrap()[number].body = String::from_utf8_lossy(begin).into_owned();
+    let overwrites = matches!(fault, Some(Fault::Overwrites));
+    let target = match overwrites {
+        true => target.replace("ifGenerationMatch=0", ""),
+        false => target,
     };
     let mut forward = shared
         .client
@@ -351,6 +493,9 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     }
     forward = forward.body(body);
     for (name, value) in &parts.headers {
+        if overwrites && name == "if-none-match" {
+            continue;
+        }
         if !matches!(
             name.as_str(),
             "host" | "content-length" | "connection" | "transfer-encoding" | "accept-encoding"
@@ -363,7 +508,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         return cut(Bytes::new());
     };
     if let Some(Fault::Lost(status)) = fault {
-        return answer(status, None);
+        return answer(status, None, "made up by the test");
     }
     let mut response = Response::builder().status(theirs.status());
     for (name, value) in theirs.headers() {
@@ -395,6 +540,8 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
             Body::from(wrong)
         }
         Some(Fault::Trickle(pause)) => {
+            // The length is known before, as the service says it.
+            response = response.header("content-length", body.len());
             let step = (body.len() / 10).max(1);
             let pieces: Vec<Bytes> = body.chunks(step).map(Bytes::copy_from_slice).collect();
             Body::from_stream(futures::stream::iter(pieces).then(move |piece| async move {
@@ -421,12 +568,12 @@ fn take(shared: &Shared, method: &str, target: &str) -> Option<Fault> {
     Some(fault)
 }
 
-fn answer(status: u16, after: Option<u64>) -> Response {
+fn answer(status: u16, after: Option<u64>, message: &str) -> Response {
     let mut response = Response::builder().status(status);
     if let Some(after) = after {
         response = response.header("retry-after", after);
     }
-    let text = format!("{{\"error\":{{\"code\":{status},\"message\":\"made up by the test\"}}}}");
+    let text = format!("{{\"error\":{{\"code\":{status},\"message\":\"{message}\"}}}}");
     response.body(Body::from(text)).unwrap()
 }
 

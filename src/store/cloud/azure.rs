@@ -35,7 +35,7 @@ fn refuses(name: &str) -> Option<&'static str> {
     None
 }
 
-fn advice(_verb: &str, status: u16) -> String {
+fn advice(_verb: &str, status: u16, _said: &str) -> String {
     if status == 401 {
         return "The credentials are not accepted: see which identity is meant to be used here"
             .to_owned();

@@ -36,7 +36,7 @@ use object_store::{
 };
 use tokio::time::timeout;
 
-use super::retry::{Attempt, Call, too_slow};
+use super::retry::{Advice, Attempt, Call, too_slow};
 use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, check_name};
 use reading::Reading;
 
@@ -69,7 +69,7 @@ struct Side {
     /// What is wrong with a name that the service would make another one of.
     refuses: fn(&str) -> Option<&'static str>,
     /// What to do when that verb is refused with that status.
-    advice: fn(&str, u16) -> String,
+    advice: Advice,
     /// Where to get credentials from.
     credentials: &'static str,
 }
@@ -285,7 +285,7 @@ impl CloudStore {
                 0,
                 format!(
                     "it cannot be seen whether it is there: {cause} (HTTP {status}). {}",
-                    (self.side.advice)("read", status)
+                    (self.side.advice)("read", status, &cause)
                 ),
             )),
             Err(unknown) => Err(unknown),

@@ -29,7 +29,7 @@ static SIDE: Side = Side {
                   accounts, EKS Pod Identity, an instance profile); profiles in ~/.aws are not read",
 };
 
-fn advice(verb: &str, status: u16) -> String {
+fn advice(verb: &str, status: u16, _said: &str) -> String {
     if status == 401 {
         return "The credentials are not accepted: see which are meant to be used here".to_owned();
     }

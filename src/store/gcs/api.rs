@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use google_cloud_auth::credentials::{CacheableResource, Credentials};
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::TOKEN_KEY;
 use super::error::{self, Attempt};
-use super::{ATTEMPT_LIMIT, TOKEN_KEY};
+use crate::config::{Encryption, EncryptionKey, GcsOptions};
 
 const ENDPOINT: &str = "https://storage.googleapis.com";
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -26,6 +31,11 @@ pub(super) struct Api {
     credentials: Credentials,
     /// `…/storage/v1/b/BUCKET/o`
     objects: Url,
+    /// What every request says: who pays.
+    common: HeaderMap,
+    /// What a request says that needs an object's key.
+    key: HeaderMap,
+    options: GcsOptions,
 }
 
 /// What is known of an object.
@@ -60,27 +70,45 @@ impl Api {
         endpoint: Option<String>,
         credentials: Credentials,
         bucket: &str,
+        options: &GcsOptions,
+        attempt_limit: Duration,
     ) -> Result<Self, String> {
         let endpoint = endpoint.as_deref().unwrap_or(ENDPOINT);
         let objects = Url::parse(&format!("{endpoint}/storage/v1/b/{bucket}/o"))
             .map_err(|error| format!("{endpoint} is no address of a server: {error}"))?;
         let client = Client::builder()
             .connect_timeout(CONNECT_LIMIT)
-            .timeout(ATTEMPT_LIMIT)
+            .timeout(attempt_limit)
+            // The service has none, and a key must not follow one.
+            .redirect(Policy::none())
             .build()
             .map_err(|error| format!("no HTTP client can be made: {}", error::chain(&error)))?;
+        let mut common = HeaderMap::new();
+        if let Some(project) = &options.user_project {
+            let value = HeaderValue::from_str(project)
+                .map_err(|_| "the project that pays cannot stand in a header".to_owned())?;
+            common.insert(HeaderName::from_static("x-goog-user-project"), value);
+        }
+        let key = match &options.encryption {
+            Encryption::Supplied(key) => key_headers(key)?,
+            Encryption::OfBucket | Encryption::Managed(_) => HeaderMap::new(),
+        };
         Ok(Self {
             client,
             credentials,
             objects,
+            common,
+            key,
+            options: options.clone(),
         })
     }
 
-    /// Metadata of an object.
+    /// Metadata of an object. Without its key, its checksum would be missing.
     pub(super) async fn metadata(&self, object: &str) -> Result<Metadata, Attempt> {
         let request = self
             .request(Method::GET, self.url(&[object]))
             .await?
+            .headers(self.key.clone())
             .query(&[("fields", "metadata,crc32c")]);
         json_of(send(request).await?).await
     }
@@ -112,7 +140,9 @@ impl Api {
         send(request).await.map(|_| ())
     }
 
-    /// Makes one new object out of `parts`, in their order.
+    /// Makes one new object out of `parts`, in their order, and deletes them. What is deleted so is neither billed for a least
+    /// time (NEARLINE and colder classes) nor kept by soft delete. Parts and object have the same storage class and key, as the
+    /// service wants it.
     pub(super) async fn compose(
         &self,
         parts: &[String],
@@ -120,18 +150,29 @@ impl Api {
         token: &str,
     ) -> Result<Metadata, Attempt> {
         let sources: Vec<_> = parts.iter().map(|name| json!({ "name": name })).collect();
+        let mut destination = json!({
+            "contentType": "application/octet-stream",
+            "metadata": { TOKEN_KEY: token },
+        });
+        if let (Some(class), Some(fields)) =
+            (self.options.storage_class, destination.as_object_mut())
+        {
+            fields.insert("storageClass".to_owned(), json!(class.as_str()));
+        }
         let body = json!({
             "sourceObjects": sources,
-            "destination": {
-                "contentType": "application/octet-stream",
-                "metadata": { TOKEN_KEY: token },
-            },
+            "destination": destination,
+            "deleteSourceObjects": true,
         });
-        let request = self
+        let mut request = self
             .request(Method::POST, self.url(&[object, "compose"]))
             .await?
+            .headers(self.key.clone())
             .query(&[("ifGenerationMatch", "0")])
             .json(&body);
+        if let Encryption::Managed(key) = &self.options.encryption {
+            request = request.query(&[("kmsKeyName", key.as_str())]);
+        }
         json_of(send(request).await?).await
     }
 
@@ -145,13 +186,40 @@ impl Api {
     }
 
     async fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Attempt> {
-        let headers: HeaderMap = match self.credentials.headers(Extensions::new()).await {
+        let mut headers: HeaderMap = match self.credentials.headers(Extensions::new()).await {
             Ok(CacheableResource::New { data, .. }) => data,
             Ok(CacheableResource::NotModified) => HeaderMap::new(),
             Err(error) => return Err(error::of_credentials(&error)),
         };
+        // Instead of the project that the credentials name.
+        headers.extend(self.common.clone());
         Ok(self.client.request(method, url).headers(headers))
     }
+}
+
+/// A customer's key, as the service takes it.
+fn key_headers(key: &EncryptionKey) -> Result<HeaderMap, String> {
+    let base64 = |bytes: &[u8]| {
+        let mut value = HeaderValue::from_str(&BASE64_STANDARD.encode(bytes))
+            .map_err(|_| "the key cannot stand in a header".to_owned())?;
+        // No log of the HTTP client shows it.
+        value.set_sensitive(true);
+        Ok::<_, String>(value)
+    };
+    Ok(HeaderMap::from_iter([
+        (
+            HeaderName::from_static("x-goog-encryption-algorithm"),
+            HeaderValue::from_static("AES256"),
+        ),
+        (
+            HeaderName::from_static("x-goog-encryption-key"),
+            base64(key.expose())?,
+        ),
+        (
+            HeaderName::from_static("x-goog-encryption-key-sha256"),
+            base64(&Sha256::digest(key.expose()))?,
+        ),
+    ]))
 }
 
 async fn send(request: RequestBuilder) -> Result<Response, Attempt> {

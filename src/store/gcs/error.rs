@@ -12,17 +12,30 @@ pub(super) fn call(verb: &'static str, shown: String, limit: Duration) -> Call {
     Call::new(verb, shown, limit, advice)
 }
 
-fn advice(verb: &str, status: u16) -> String {
-    let permission = match verb {
-        "list" => "storage.objects.list",
-        "read" => "storage.objects.get",
-        "delete" => "storage.objects.delete",
-        _ => "storage.objects.create",
-    };
+fn advice(verb: &str, status: u16, said: &str) -> String {
     if status == 401 {
         return "The credentials are not accepted: see which account is meant to be used here"
             .to_owned();
     }
+    if said.contains("KMS") {
+        return "The service agent of Cloud Storage needs the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key"
+            .to_owned();
+    }
+    if said.contains("serviceusage.services.use") {
+        return "The account needs the permission serviceusage.services.use on the project that pays (--user-project)"
+            .to_owned();
+    }
+    // The service names what is missing: creating an object that exists takes storage.objects.delete as well.
+    let named = said
+        .split_whitespace()
+        .find(|word| word.starts_with("storage."));
+    let permission = match (named, verb) {
+        (Some(named), _) => named.trim_end_matches(['.', ',']),
+        (None, "list") => "storage.objects.list",
+        (None, "read") => "storage.objects.get",
+        (None, "delete") => "storage.objects.delete",
+        (None, _) => "storage.objects.create",
+    };
     format!(
         "The account needs the permission {permission} on the bucket; the role roles/storage.objectUser has all that \
          is used"
@@ -92,11 +105,46 @@ pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> A
             Attempt::Again(text, None)
         }
         412 => Attempt::Exists,
+        _ if let Some(advice) = key_advice(said) => {
+            Attempt::WrongKey(format!("{text} (HTTP {status}). {advice}"))
+        }
+        400 if said.contains("requester pays") => Attempt::Refused(
+            status,
+            format!(
+                "{text} (HTTP {status}). Name the project that pays for the requests with --user-project"
+            ),
+        ),
         _ => Attempt::Refused(status, format!("{text} (HTTP {status})")),
     }
 }
 
+/// What to do about an object's key, when that is what is told: in words, or by a reason's name.
+fn key_advice(said: &str) -> Option<&'static str> {
+    let said = said.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&["encryption key is incorrect", "encryptionkeyisincorrect"]) {
+        Some("The object was made with another key than the one in --encryption-key-file")
+    } else if says(&[
+        "not encrypted by a customer-supplied",
+        "not encrypted with a customer-supplied",
+        "resourcenotencryptedwithcustomer",
+    ]) {
+        Some(
+            "The object was made without --encryption-key-file: leave it out, or begin in another prefix",
+        )
+    } else if says(&[
+        "encrypted by a customer-supplied",
+        "encrypted with a customer-supplied",
+        "resourceisencryptedwithcustomer",
+    ]) {
+        Some("Name the file that has the object's key with --encryption-key-file")
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -106,5 +154,79 @@ mod tests {
         assert!(matches!(of_status(400, said, None), Attempt::Again(..)));
         let said = "Invalid argument.";
         assert!(matches!(of_status(400, said, None), Attempt::Refused(..)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_key_or_a_payer_is_told_with_the_flag() {
+        for (said, advice) in [
+            (
+                "The target object is encrypted by a customer-supplied encryption key.",
+                "Name the file",
+            ),
+            (
+                "The provided encryption key is incorrect.",
+                "with another key",
+            ),
+            (
+                r#"{"errors":[{"reason":"customerEncryptionKeyIsIncorrect"}]}"#,
+                "with another key",
+            ),
+            (
+                "The target object is not encrypted by a customer-supplied encryption key.",
+                "made without --encryption-key-file",
+            ),
+        ] {
+            let attempt = of_status(400, said, None);
+            assert!(matches!(attempt, Attempt::WrongKey(_)), "{attempt:?}");
+            let error = attempt.told("cannot read gs://b/o".to_owned());
+            assert!(!error.is_transient());
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+        let said = "Bucket is a requester pays bucket but no user project provided.";
+        let error = of_status(400, said, None).told(String::new());
+        assert!(error.to_string().contains("--user-project"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_permission_that_the_service_names_is_the_one_that_is_told() {
+        let told = async |said: &str| {
+            let call = call("create", "gs://b/o".to_owned(), Duration::ZERO);
+            let error = call
+                .run(|| async { Err::<(), _>(of_status(403, said, None)) })
+                .await
+                .unwrap_err();
+            assert!(!error.is_transient());
+            error.to_string()
+        };
+        assert!(
+            told("forbidden")
+                .await
+                .contains("storage.objects.create on")
+        );
+        let text = told("a@b.example does not have storage.objects.delete access to the object.");
+        let text = text.await;
+        assert!(
+            text.contains("permission storage.objects.delete on"),
+            "{text}"
+        );
+        let text = told("Permission denied on Cloud KMS key.").await;
+        assert!(text.contains("cryptoKeyEncrypterDecrypter"), "{text}");
+        let text = told("Caller lacks serviceusage.services.use access").await;
+        assert!(text.contains("--user-project"), "{text}");
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_when_the_service_says() {
+        for (status, after, asked) in [
+            (429, Some("7"), Some(Duration::from_secs(7))),
+            (503, Some("soon"), None),
+            (503, None, None),
+        ] {
+            let attempt = of_status(status, "slow down", after);
+            assert!(
+                matches!(&attempt, Attempt::Again(_, wait) if *wait == asked),
+                "{attempt:?}"
+            );
+        }
     }
 }

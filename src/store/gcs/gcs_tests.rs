@@ -12,11 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::store::emulator::{Fault, Gcs};
+use crate::config::{EncryptionKey, StorageClass};
+use crate::store::emulator::{Cut, Fault, Gcs, Seen, Way};
 use crate::store::{SharedStore, contract};
 
 async fn store(gcs: &Gcs, prefix: &str) -> GcsStore {
-    GcsStore::open_at(&format!("gs://bucket/{prefix}"), Some(gcs.host()))
+    store_with(gcs, &format!("bucket/{prefix}"), &GcsOptions::default()).await
+}
+
+async fn store_with(gcs: &Gcs, place: &str, options: &GcsOptions) -> GcsStore {
+    GcsStore::open_at(&format!("gs://{place}"), options, Some(gcs.host()))
         .await
         .unwrap()
 }
@@ -232,9 +237,7 @@ fn what_needs_a_change_is_told_at_once_with_what_to_do() {
         assert_eq!(gcs.heal(), 0);
         assert_eq!(gcs.requests().len() - before, 4, "none was tried again");
         // No such bucket.
-        let none = GcsStore::open_at("gs://no-such-bucket/x", Some(gcs.host()))
-            .await
-            .unwrap();
+        let none = store_with(&gcs, "no-such-bucket/x", &GcsOptions::default()).await;
         let found: Result<Vec<ObjectMeta>, _> = none.list("", None).await.try_collect().await;
         let error = found.unwrap_err();
         assert!(!error.is_transient());
@@ -247,6 +250,306 @@ fn what_needs_a_change_is_told_at_once_with_what_to_do() {
             error.to_string().contains("Does the bucket exist"),
             "{error}"
         );
+    });
+}
+
+/// As the service's limits, but for a test that meets them.
+const SHORT: Limits = Limits {
+    attempt: Duration::from_secs(2),
+    stall: Duration::from_millis(700),
+    ..LIMITS
+};
+
+#[test]
+fn a_connection_that_is_reset_or_stands_still_costs_one_try() {
+    with_gcs(|gcs| async move {
+        let store = GcsStore::open_within(
+            "gs://bucket/c",
+            &GcsOptions::default(),
+            Some(gcs.host()),
+            SHORT,
+        )
+        .await
+        .unwrap();
+        for (n, cut) in [Cut::Reset, Cut::Stall].into_iter().enumerate() {
+            let name = format!("object-{n}");
+            // In the middle of a request, and in the middle of parts.
+            gcs.cut(Way::Up, 1_000_000, cut);
+            store.create(&name, body(3_000_000)).await.unwrap();
+            assert_eq!(gcs.cuts_left(), 0, "{cut:?}");
+            gcs.cut(Way::Up, 6_000_000, cut);
+            let long = format!("long-{n}");
+            let mut upload = store.upload(&long).await.unwrap();
+            upload.write(body(3 * upload::PART)).await.unwrap();
+            upload.commit().await.unwrap();
+            assert_eq!(gcs.cuts_left(), 0, "{cut:?}");
+            assert_eq!(read(&store, &long).await.unwrap(), body(3 * upload::PART));
+            // Before the answer: the object is there, and is ours.
+            gcs.cut(Way::Down, 1, cut);
+            store.create(&format!("more-{n}"), body(10)).await.unwrap();
+            // In the middle of an answer.
+            let gets = gets(&gcs, &name);
+            gcs.cut(Way::Down, 1_500_000, cut);
+            assert_eq!(read(&store, &name).await.unwrap(), body(3_000_000));
+            assert_eq!(self::gets(&gcs, &name), gets + 2, "{cut:?}");
+            gcs.cut(Way::Down, 1, cut);
+            let found: Vec<ObjectMeta> = store.list(&name, None).await.try_collect().await.unwrap();
+            assert_eq!(found.len(), 1);
+            gcs.cut(Way::Down, 1, cut);
+            store.delete(&name).await.unwrap();
+            assert_eq!(gcs.cuts_left(), 0, "{cut:?}");
+        }
+    });
+}
+
+fn gets(gcs: &Gcs, name: &str) -> usize {
+    let requests = gcs.requests();
+    let of_it = |line: &&String| line.starts_with("GET") && line.contains(name);
+    requests.iter().filter(of_it).count()
+}
+
+#[test]
+fn a_slow_trickle_is_not_taken_for_a_dead_connection() {
+    with_gcs(|gcs| async move {
+        let store = store(&gcs, "t").await;
+        store.create("o", body(1_000_000)).await.unwrap();
+        let store = GcsStore {
+            limits: SHORT,
+            ..store
+        };
+        // Ten pieces, of which each comes within the limit, and all do not.
+        gcs.fault(
+            "GET",
+            "/o/t%2Fo",
+            1,
+            Fault::Trickle(Duration::from_millis(200)),
+        );
+        assert_eq!(read(&store, "o").await.unwrap(), body(1_000_000));
+        assert_eq!((gcs.heal(), gets(&gcs, "t%2Fo")), (0, 1));
+    });
+}
+
+#[test]
+fn each_kind_of_request_tells_what_is_refused() {
+    with_gcs(|gcs| async move {
+        let store = store(&gcs, "e").await;
+        store.create("o", body(10)).await.unwrap();
+        for (status, says) in [(401, "credentials are not accepted"), (403, "permission")] {
+            for part in ["/upload/", "/compose"] {
+                gcs.fault("POST", part, 1, Fault::Status(status, None));
+                let mut upload = store.upload(&format!("x-{status}")).await.unwrap();
+                let written = upload.write(body(2 * upload::PART)).await;
+                let error = match written {
+                    Ok(()) => upload.commit().await.unwrap_err(),
+                    Err(error) => error,
+                };
+                let text = error.to_string();
+                assert!(
+                    !error.is_transient() && text.contains(says),
+                    "{part}: {text}"
+                );
+                assert!(text.contains("gs://bucket/e/"), "{part}: {text}");
+                assert_eq!(gcs.heal(), 0);
+            }
+            gcs.fault("GET", "/o/", 1, Fault::Status(status, None));
+            let empty = store.read("o", Some(3..3)).await.map(|_| ());
+            let error = empty.unwrap_err();
+            assert!(!error.is_transient() && error.to_string().contains(says));
+        }
+        // What was there a moment ago, and is not now, can be created.
+        gcs.fault("POST", "/upload/", 1, Fault::Status(412, None));
+        store.create("gone", body(10)).await.unwrap();
+        assert_eq!(read(&store, "gone").await.unwrap(), body(10));
+    });
+}
+
+#[test]
+fn a_compose_whose_answer_was_lost_and_whose_parts_are_gone_is_found() {
+    with_gcs(|gcs| async move {
+        let store = store(&gcs, "g").await;
+        let upload = async |name: &str| {
+            let mut upload = store.upload(name).await.unwrap();
+            upload.write(body(2 * upload::PART)).await.unwrap();
+            upload.commit().await
+        };
+        gcs.fault("POST", "/compose", 1, Fault::Lost(503));
+        gcs.fault("POST", "/compose", 1, Fault::Status(404, None));
+        upload("mine").await.unwrap();
+        assert_eq!(gcs.heal(), 0);
+        // Parts that are gone without that are an error, and so is an object of somebody else.
+        gcs.fault("POST", "/compose", 1, Fault::Status(404, None));
+        assert!(!upload("none").await.unwrap_err().is_transient());
+        gcs.fault("POST", "/compose", 1, Fault::Status(404, None));
+        let theirs = upload("mine").await.unwrap_err();
+        assert!(
+            matches!(theirs, StoreError::AlreadyExists { .. }),
+            "{theirs}"
+        );
+    });
+}
+
+const KMS: &str = "projects/p/locations/l/keyRings/r/cryptoKeys/k";
+const KEY_BASE64: &str = "MDEyMzQ1Njc4OS1zZWNyZXQtOTg3NjU0MzIxMC1rZXk=";
+const KEY_SHA256: &str = "aZL707ZVmd/cHpIRH7MGd7Q74ik4gTfwL902EMKDSgA=";
+
+fn supplied() -> Encryption {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, KEY_BASE64).unwrap();
+    Encryption::Supplied(EncryptionKey::from_file(&path).unwrap())
+}
+
+/// Makes each kind of request once or more; gives them by kind.
+async fn one_of_each(gcs: &Gcs, store: &GcsStore) -> Vec<(&'static str, Seen)> {
+    let before = gcs.seen().len();
+    store.create("single", body(1000)).await.unwrap();
+    let again = store.create("single", body(1000)).await.unwrap_err();
+    assert!(matches!(again, StoreError::AlreadyExists { .. }));
+    let mut upload = store.upload("long").await.unwrap();
+    upload.write(body(3 * upload::PART)).await.unwrap();
+    upload.commit().await.unwrap();
+    assert_eq!(read(store, "long").await.unwrap(), body(3 * upload::PART));
+    let ranged: Vec<Bytes> = store
+        .read("long", Some(7..70))
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(ranged.concat(), body(70)[7..]);
+    // Resumed.
+    gcs.fault("GET", "long", 1, Fault::CutAnswer(5_000_000));
+    assert_eq!(read(store, "long").await.unwrap(), body(3 * upload::PART));
+    let found: Vec<ObjectMeta> = store.list("", None).await.try_collect().await.unwrap();
+    assert_eq!(found.len(), 2);
+    store.delete("single").await.unwrap();
+    let seen = gcs.seen().split_off(before);
+    let all: Vec<_> = seen.into_iter().map(|seen| (kind(&seen), seen)).collect();
+    let kinds: std::collections::BTreeSet<_> = all.iter().map(|(kind, _)| *kind).collect();
+    let wanted = [
+        "compose", "delete", "list", "metadata", "ranged", "read", "upload",
+    ];
+    assert!(kinds.into_iter().eq(wanted), "{all:#?}");
+    all
+}
+
+fn kind(seen: &Seen) -> &'static str {
+    match seen.line.split_once(' ').unwrap() {
+        ("POST", path) if path.contains("/compose") => "compose",
+        ("POST", path) if path.starts_with("/upload/") => "upload",
+        ("DELETE", _) => "delete",
+        ("GET", path) if path.contains("/o?") => "list",
+        ("GET", path) if !path.contains("alt=media") => "metadata",
+        ("GET", _) if seen.header("range").is_some() => "ranged",
+        ("GET", _) => "read",
+        _ => panic!("{}", seen.line),
+    }
+}
+
+#[test]
+fn every_create_says_the_managed_key_and_the_class_and_every_request_who_pays() {
+    with_gcs(|gcs| async move {
+        let options = GcsOptions {
+            encryption: Encryption::Managed(KMS.parse().unwrap()),
+            storage_class: Some(StorageClass::Nearline),
+            user_project: Some("payer-1".to_owned()),
+        };
+        let store = store_with(&gcs, "bucket/m", &options).await;
+        for (kind, seen) in one_of_each(&gcs, &store).await {
+            let creates = matches!(kind, "upload" | "compose");
+            let kms = "kmsKeyName=projects%2Fp%2Flocations%2Fl%2FkeyRings%2Fr%2FcryptoKeys%2Fk";
+            assert_eq!(seen.line.contains(kms), creates, "{seen:#?}");
+            let class = seen.body.contains(r#""storageClass":"NEARLINE""#);
+            assert_eq!(class, creates, "{seen:#?}");
+            let payer = seen.header("x-goog-user-project");
+            assert_eq!(payer, Some("payer-1"), "{seen:#?}");
+            assert_eq!(seen.header("x-goog-encryption-key"), None);
+            if kind == "compose" {
+                assert!(
+                    seen.body.contains(r#""deleteSourceObjects":true"#),
+                    "{seen:#?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn what_handles_bytes_or_checksums_has_the_supplied_key_and_no_url_has_it() {
+    with_gcs(|gcs| async move {
+        let options = GcsOptions {
+            encryption: supplied(),
+            ..GcsOptions::default()
+        };
+        let store = store_with(&gcs, "bucket/s", &options).await;
+        assert!(!format!("{store:?}").contains(&KEY_BASE64[..20]));
+        for (kind, seen) in one_of_each(&gcs, &store).await {
+            // The service needs no key to list or to delete.
+            let key = !matches!(kind, "list" | "delete");
+            let header = |name: &str| seen.header(name).unwrap_or("none");
+            let (wanted, hash) = match key {
+                true => (KEY_BASE64, KEY_SHA256),
+                false => ("none", "none"),
+            };
+            assert_eq!(header("x-goog-encryption-key"), wanted, "{seen:#?}");
+            assert_eq!(header("x-goog-encryption-key-sha256"), hash, "{seen:#?}");
+            let algorithm = header("x-goog-encryption-algorithm") == "AES256";
+            assert_eq!(algorithm, key, "{seen:#?}");
+            for part in ["MDEyMzQ1", "0123456789-secret", "303132333435"] {
+                assert!(!seen.line.contains(part), "{seen:#?}");
+                assert!(!seen.body.contains(part), "{seen:#?}");
+            }
+            assert!(!seen.line.contains("kmsKeyName"));
+            assert_eq!(seen.header("x-goog-user-project"), None);
+        }
+    });
+}
+
+#[test]
+fn without_options_nothing_is_said_about_keys_class_or_payer() {
+    with_gcs(|gcs| async move {
+        let store = store(&gcs, "n").await;
+        for (_, seen) in one_of_each(&gcs, &store).await {
+            assert!(!seen.line.contains("kmsKeyName"));
+            assert!(!seen.body.contains("storageClass"));
+            assert_eq!(seen.header("x-goog-encryption-key"), None);
+            assert_eq!(seen.header("x-goog-user-project"), None);
+        }
+    });
+}
+
+#[test]
+fn a_key_that_is_missing_or_wrong_is_told_with_the_flag() {
+    with_gcs(|gcs| async move {
+        let store = store(&gcs, "k").await;
+        store.create("o", body(10)).await.unwrap();
+        for (said, advice) in [
+            (
+                "The target object is encrypted by a customer-supplied encryption key.",
+                "Name the file",
+            ),
+            (
+                "The provided encryption key is incorrect.",
+                "made with another key than the one in --encryption-key-file",
+            ),
+        ] {
+            gcs.fault("GET", "/o/", 1, Fault::Says(400, said));
+            let error = read(&store, "o").await.unwrap_err();
+            let text = error.to_string();
+            assert!(!error.is_transient(), "{text}");
+            assert!(text.contains("cannot read gs://bucket/k/o"), "{text}");
+            assert!(text.contains(said) && text.contains(advice), "{text}");
+        }
+        // An object that has another key than ours is not ours, but it is there.
+        gcs.fault(
+            "GET",
+            "/o/",
+            1,
+            Fault::Says(400, "The provided encryption key is incorrect."),
+        );
+        let error = store.create("o", body(10)).await.unwrap_err();
+        assert!(matches!(error, StoreError::AlreadyExists { .. }), "{error}");
+        assert_eq!(gcs.heal(), 0);
     });
 }
 

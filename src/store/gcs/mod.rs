@@ -19,14 +19,16 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use google_cloud_auth::credentials::{self, Credentials};
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
-use google_cloud_storage::model_ext::ReadRange;
+use google_cloud_storage::model_ext::{KeyAes256, ReadRange};
 use google_cloud_storage::read_object::ReadObjectResponse;
 use google_cloud_storage::read_resume_policy::NeverResume;
 use tokio::time::timeout;
 
-use api::Api;
+use api::{Api, Metadata};
 use error::Attempt;
 use reading::Reading;
+
+use crate::config::{Encryption, GcsOptions};
 
 use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, check_name};
 
@@ -36,14 +38,28 @@ const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
 const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 /// Metadata of an object: the token of the create that made it.
 const TOKEN_KEY: &str = "backfeed-create";
-/// One try of one request. The longest carries [`SINGLE`] bytes, which a line of 4 Mbit/s takes in this time.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(70);
-/// No byte of a read for so long: the connection is dead.
-const READ_STALL: Duration = Duration::from_secs(30);
-/// After so long without success a call returns, and tells; who can wait longer calls again.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Up to so many bytes that are in memory anyway go up in one request. The longest log segments are below it.
 const SINGLE: usize = 32 << 20;
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// One try of one request. The longest carries [`SINGLE`] bytes, which a line of 4 Mbit/s takes in this time.
+    attempt: Duration,
+    /// No byte of a read for so long: the connection is dead.
+    stall: Duration,
+    /// After so long without success a call returns, and tells; who can wait longer calls again.
+    call: Duration,
+    /// A part of a long object is tried for so long: an outage of minutes must not cost a full sync.
+    part: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    attempt: Duration::from_secs(70),
+    stall: Duration::from_secs(30),
+    call: Duration::from_secs(30),
+    part: Duration::from_secs(600),
+};
 
 /// A prefix in a bucket of Google Cloud Storage.
 #[derive(Debug, Clone)]
@@ -53,6 +69,8 @@ pub struct GcsStore {
     prefix: String,
     client: Storage,
     api: Api,
+    options: GcsOptions,
+    limits: Limits,
 }
 
 impl GcsStore {
@@ -60,16 +78,29 @@ impl GcsStore {
     ///
     /// # Errors
     /// [`StoreError::Permanent`]: a wrong URL, or credentials that cannot be used.
-    pub async fn open(url: &str) -> Result<Self, StoreError> {
+    pub async fn open(url: &str, options: &GcsOptions) -> Result<Self, StoreError> {
         let emulator = std::env::var(EMULATOR_VARIABLE).ok();
-        Self::open_at(url, emulator.filter(|host| !host.is_empty())).await
+        Self::open_at(url, options, emulator.filter(|host| !host.is_empty())).await
     }
 
     /// The same, with the emulator named, or none whatever the environment says.
     ///
     /// # Errors
     /// [`StoreError::Permanent`], as [`Self::open`].
-    pub async fn open_at(url: &str, emulator: Option<String>) -> Result<Self, StoreError> {
+    pub async fn open_at(
+        url: &str,
+        options: &GcsOptions,
+        emulator: Option<String>,
+    ) -> Result<Self, StoreError> {
+        Self::open_within(url, options, emulator, LIMITS).await
+    }
+
+    async fn open_within(
+        url: &str,
+        options: &GcsOptions,
+        emulator: Option<String>,
+        limits: Limits,
+    ) -> Result<Self, StoreError> {
         let refuse = |cause: String| StoreError::Permanent {
             what: format!("cannot open the store {url}"),
             cause,
@@ -95,12 +126,15 @@ impl GcsStore {
                 "no client of Google Cloud Storage can be made: {error}"
             ))
         })?;
-        let api = Api::new(endpoint, credentials, &bucket).map_err(refuse)?;
+        let api =
+            Api::new(endpoint, credentials, &bucket, options, limits.attempt).map_err(refuse)?;
         Ok(Self {
             bucket,
             prefix,
             client,
             api,
+            options: options.clone(),
+            limits,
         })
     }
 
@@ -114,6 +148,14 @@ impl GcsStore {
         format!("gs://{}/{object}", self.bucket)
     }
 
+    /// The key of the customer, as the SDK takes it.
+    fn supplied_key(&self) -> Option<KeyAes256> {
+        match &self.options.encryption {
+            Encryption::Supplied(key) => KeyAes256::new(key.expose()).ok(),
+            Encryption::OfBucket | Encryption::Managed(_) => None,
+        }
+    }
+
     fn bucket_resource(&self) -> String {
         format!("projects/_/buckets/{}", self.bucket)
     }
@@ -124,21 +166,32 @@ impl GcsStore {
         let crc = upload::crc32c_of(&body);
         let call = error::call("create", self.shown(object), limit);
         call.run(|| async {
-            let written = self
+            let mut write = self
                 .client
                 .write_object(self.bucket_resource(), object, body.clone())
                 .set_if_generation_match(0_i64)
                 .set_metadata([(TOKEN_KEY, token.as_str())])
-                .set_content_type("application/octet-stream")
-                .with_known_crc32c(crc)
-                .send_unbuffered();
-            match timeout(ATTEMPT_LIMIT, written).await {
+                .set_content_type("application/octet-stream");
+            if let Encryption::Managed(key) = &self.options.encryption {
+                write = write.set_kms_key(key.as_str());
+            }
+            if let Some(key) = self.supplied_key() {
+                write = write.set_key(key);
+            }
+            if let Some(class) = self.options.storage_class {
+                write = write.set_storage_class(class.as_str());
+            }
+            if let Some(project) = &self.options.user_project {
+                write = write.with_quota_project(project);
+            }
+            let written = write.with_known_crc32c(crc).send_unbuffered();
+            match timeout(self.limits.attempt, written).await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) if error.http_status_code() == Some(412) => {
-                    self.check_ours(object, &token).await
+                    self.check_ours(object, &token).await.map(|_| ())
                 }
                 Ok(Err(error)) => Err(error::of_sdk(&error)),
-                Err(_) => Err(error::too_slow(ATTEMPT_LIMIT)),
+                Err(_) => Err(error::too_slow(self.limits.attempt)),
             }
         })
         .await
@@ -146,18 +199,23 @@ impl GcsStore {
     }
 
     /// There is such an object: did this very create make it, and only its answer was lost?
-    async fn check_ours(&self, object: &str, token: &str) -> Result<(), Attempt> {
+    async fn check_ours(&self, object: &str, token: &str) -> Result<Metadata, Attempt> {
+        match self.ours(object, token).await? {
+            Some(found) => Ok(found),
+            None => Err(Attempt::Again("it was deleted meanwhile".to_owned(), None)),
+        }
+    }
+
+    /// What the create with that token made; None when there is no such object.
+    async fn ours(&self, object: &str, token: &str) -> Result<Option<Metadata>, Attempt> {
         let found = match self.api.metadata(object).await {
-            Err(Attempt::NotFound(cause)) => {
-                return Err(Attempt::Again(
-                    format!("it was deleted meanwhile: {cause}"),
-                    None,
-                ));
-            }
+            Err(Attempt::NotFound(_)) => return Ok(None),
+            // What this create made takes our key.
+            Err(Attempt::WrongKey(_)) => return Err(Attempt::Exists),
             found => found?,
         };
         match found.metadata.get(TOKEN_KEY) {
-            Some(theirs) if theirs == token => Ok(()),
+            Some(theirs) if theirs == token => Ok(Some(found)),
             _ => Err(Attempt::Exists),
         }
     }
@@ -184,7 +242,7 @@ impl GcsStore {
         (from, end): (u64, u64),
         generation: Option<i64>,
     ) -> Result<Option<ReadObjectResponse>, StoreError> {
-        let call = error::call("read", self.shown(object), CALL_LIMIT);
+        let call = error::call("read", self.shown(object), self.limits.call);
         call.run(|| async {
             let range = match (from, end) {
                 (0, u64::MAX) => ReadRange::all(),
@@ -200,11 +258,17 @@ impl GcsStore {
             if let Some(generation) = generation {
                 read = read.set_generation(generation);
             }
-            match timeout(READ_STALL, read.send()).await {
+            if let Some(key) = self.supplied_key() {
+                read = read.set_key(key);
+            }
+            if let Some(project) = &self.options.user_project {
+                read = read.with_quota_project(project);
+            }
+            match timeout(self.limits.stall, read.send()).await {
                 Ok(Ok(response)) => Ok(Some(response)),
                 Ok(Err(error)) if error.http_status_code() == Some(416) => Ok(None),
                 Ok(Err(error)) => Err(error::of_sdk(&error)),
-                Err(_) => Err(error::too_slow(READ_STALL)),
+                Err(_) => Err(error::too_slow(self.limits.stall)),
             }
         })
         .await
@@ -227,7 +291,7 @@ impl Store for GcsStore {
             upload.write(body).await?;
             return upload.commit().await;
         }
-        self.put(&object, body, CALL_LIMIT).await
+        self.put(&object, body, self.limits.call).await
     }
 
     async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {
@@ -241,7 +305,7 @@ impl Store for GcsStore {
         let object = self.object(name)?;
         let range = range.unwrap_or(0..u64::MAX);
         let reading = if range.start >= range.end {
-            let call = error::call("read", self.shown(&object), CALL_LIMIT);
+            let call = error::call("read", self.shown(&object), self.limits.call);
             call.run(|| self.api.metadata(&object))
                 .await
                 .map_err(|error| self.own_name(error, &object))?;
@@ -269,7 +333,7 @@ impl Store for GcsStore {
             async move {
                 let Some(page) = page else { return Ok(None) };
                 let shown = format!("{}*", store.shown(&full));
-                let call = error::call("list", shown, CALL_LIMIT);
+                let call = error::call("list", shown, store.limits.call);
                 let list = call
                     .run(|| store.api.list(&full, from.as_deref(), &page))
                     .await?;
@@ -298,7 +362,7 @@ impl Store for GcsStore {
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
         let object = self.object(name)?;
-        let call = error::call("delete", self.shown(&object), CALL_LIMIT);
+        let call = error::call("delete", self.shown(&object), self.limits.call);
         match call.run(|| self.api.delete(&object)).await {
             Err(StoreError::NotFound { .. }) => Ok(()),
             done => done,

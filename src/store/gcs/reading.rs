@@ -7,8 +7,8 @@ use crc_fast::{CrcAlgorithm, Digest};
 use google_cloud_storage::read_object::ReadObjectResponse;
 use tokio::time::{sleep, timeout};
 
+use super::GcsStore;
 use super::error::{self, Attempt};
-use super::{GcsStore, READ_STALL};
 use crate::store::StoreError;
 
 /// A read is resumed so many times without a byte in between.
@@ -82,7 +82,7 @@ impl Reading {
             let Some(response) = &mut self.response else {
                 return Ok(None);
             };
-            let failed = match timeout(READ_STALL, response.next()).await {
+            let failed = match timeout(self.store.limits.stall, response.next()).await {
                 Ok(None) => {
                     self.response = None;
                     return self.checked().map(|()| None);
@@ -93,7 +93,7 @@ impl Reading {
                     continue;
                 }
                 Ok(Some(Err(error))) => error::of_sdk(&error),
-                Err(_) => error::too_slow(READ_STALL),
+                Err(_) => error::too_slow(self.store.limits.stall),
             };
             self.resume(failed).await?;
         }

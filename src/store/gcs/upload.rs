@@ -1,15 +1,15 @@
 //! An object of unknown length: parts in parallel, composed into one object at the end.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::stream::{self, StreamExt};
 use tokio::task::JoinSet;
 
 use super::error::{self, Attempt};
-use super::{CALL_LIMIT, GcsStore, token};
+use super::{GcsStore, token};
 use crate::store::{StoreError, Upload};
 
 /// Size of a part. An object that is not longer is created at once.
@@ -22,8 +22,6 @@ const COMPOSE: usize = 32;
 pub(super) const PARTS: &str = ".parts/";
 /// Parts deleted at once.
 const SWEEPS: usize = 8;
-/// A part is tried for so long: an outage of minutes must not cost a full sync.
-const PART_LIMIT: Duration = Duration::from_secs(600);
 
 /// An object in the making.
 pub(super) struct GcsUpload {
@@ -77,7 +75,7 @@ impl GcsUpload {
         };
         let store = self.store.clone();
         self.sending
-            .spawn(async move { store.put(&name, body, PART_LIMIT).await });
+            .spawn(async move { store.put(&name, body, store.limits.part).await });
         if full {
             self.compose_up(0).await?;
         }
@@ -124,12 +122,16 @@ impl GcsUpload {
 
     /// Composes `parts` into a new object; gives its CRC32C.
     async fn compose(&self, parts: &[String], object: &str) -> Result<u32, StoreError> {
-        let call = error::call("create", self.store.shown(object), PART_LIMIT);
+        let call = error::call("create", self.store.shown(object), self.store.limits.part);
         call.run(|| async {
             match self.store.api.compose(parts, object, &self.token).await {
                 Err(Attempt::Exists) => {
-                    self.store.check_ours(object, &self.token).await?;
-                    crc32c(&self.store.api.metadata(object).await?.crc32c)
+                    crc32c(&self.store.check_ours(object, &self.token).await?.crc32c)
+                }
+                // The parts are deleted as they are composed: they are gone after a compose whose answer was lost.
+                Err(Attempt::NotFound(cause)) => {
+                    let found = self.store.ours(object, &self.token).await?;
+                    crc32c(&found.ok_or(Attempt::NotFound(cause))?.crc32c)
                 }
                 done => crc32c(&done?.crc32c),
             }
@@ -138,7 +140,7 @@ impl GcsUpload {
         .map_err(|error| self.store.own_name(error, object))
     }
 
-    /// Parts that were composed are of no more use.
+    /// Parts that were composed are of no more use. The service has deleted them; an emulator may not have.
     async fn sweep(&self, parts: Vec<String>) {
         sweep(self.store.clone(), parts).await;
     }
@@ -179,7 +181,11 @@ impl GcsUpload {
         if stored == ours {
             return Ok(());
         }
-        let call = error::call("delete", self.store.shown(&self.object), CALL_LIMIT);
+        let call = error::call(
+            "delete",
+            self.store.shown(&self.object),
+            self.store.limits.call,
+        );
         call.run(|| self.store.api.delete(&self.object)).await?;
         Err(StoreError::Transient {
             what: format!("cannot create {}", self.store.shown(&self.object)),
@@ -214,7 +220,10 @@ impl Upload for GcsUpload {
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         if self.made == 0 {
             let body = self.filling.split().freeze();
-            return self.store.put(&self.object, body, PART_LIMIT).await;
+            return self
+                .store
+                .put(&self.object, body, self.store.limits.part)
+                .await;
         }
         self.finish().await
     }
@@ -238,7 +247,7 @@ async fn sweep(store: GcsStore, parts: Vec<String>) {
     let delete = |part: String| {
         let store = &store;
         async move {
-            let call = error::call("delete", store.shown(&part), CALL_LIMIT);
+            let call = error::call("delete", store.shown(&part), store.limits.call);
             if let Err(error) = call.run(|| store.api.delete(&part)).await
                 && !matches!(error, StoreError::NotFound { .. })
             {
@@ -258,23 +267,12 @@ pub(super) fn crc32c_of(body: &[u8]) -> u32 {
 
 /// Of base64 of four bytes, the highest first.
 fn crc32c(text: &str) -> Result<u32, Attempt> {
-    let sextet = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte.wrapping_sub(b'A')),
-        b'a'..=b'z' => Some(byte.wrapping_sub(b'a').wrapping_add(26)),
-        b'0'..=b'9' => Some(byte.wrapping_sub(b'0').wrapping_add(52)),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let bits = text
-        .trim_end_matches('=')
-        .bytes()
-        .try_fold(0_u64, |bits, byte| {
-            Some((bits << 6) | u64::from(sextet(byte)?))
-        });
-    // Six digits are 36 bits, of which the last four are padding.
-    match bits.filter(|_| text.trim_end_matches('=').len() == 6) {
-        Some(bits) => Ok(u32::try_from((bits >> 4) & 0xFFFF_FFFF).unwrap_or_default()),
+    let bytes: Option<[u8; 4]> = BASE64_STANDARD
+        .decode(text)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok());
+    match bytes {
+        Some(bytes) => Ok(u32::from_be_bytes(bytes)),
         None => Err(Attempt::Refused(
             200,
             format!("the server gives no CRC32C of what it composed: {text:?}"),

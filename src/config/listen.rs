@@ -1,0 +1,112 @@
+//! Where backfeed serves as a master, and whom.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::tls::{certificates, private_key};
+use super::{ConfigError, Secret};
+
+/// Whom we serve as a master, and how it must speak. Whoever is let in is given all data. The files are read for every
+/// connection, as they may be rotated.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Admission {
+    /// A replica must log in as this user (`masteruser`). None: the password alone counts.
+    pub user: Option<String>,
+    /// A replica must give the password in it (`masterauth`).
+    pub password_file: Option<PathBuf>,
+    /// A replica must speak TLS (`tls-replication`). None: it must not.
+    pub tls: Option<ListenTls>,
+}
+
+/// Our side of TLS as a master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// Our certificate and what leads to its authority, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+    /// A replica must present a certificate that these authorities have signed, in PEM. None: it is not asked for one.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What the files held. `Debug` shows no key.
+#[derive(Debug)]
+pub struct ListenTlsFiles {
+    /// Our certificate, with its chain.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// The authorities of the replicas' certificates.
+    pub client_ca: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Admission {
+    /// Must a replica prove that it may have the data?
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        let by_certificate = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        self.password_file.is_some() || by_certificate
+    }
+
+    /// The password to ask for on the next connection. Blocking, but of bounded length.
+    pub fn current_password(&self) -> Result<Option<Secret>, ConfigError> {
+        let read = self.password_file.as_deref().map(Secret::from_file);
+        read.transpose()
+            .map_err(|error| error.of_flag("--listen-password-file"))
+    }
+
+    /// What an operator should think over, when it is served at `addr`.
+    #[must_use]
+    pub fn warning(&self, addr: SocketAddr) -> Option<String> {
+        let clear = self.tls.is_none() && !is_loopback(addr);
+        clear.then(|| {
+            format!(
+                "{addr} can be reached from other machines, and without --listen-tls-cert the password and all data cross \
+                 the network in the clear"
+            )
+        })
+    }
+}
+
+impl ListenTls {
+    /// Reads the files. Blocking, but of bounded length.
+    pub fn read(&self) -> Result<ListenTlsFiles, ConfigError> {
+        let client_ca = self.client_ca.as_deref();
+        let client_ca = client_ca.map(|path| certificates(path, "--listen-tls-client-ca"));
+        Ok(ListenTlsFiles {
+            chain: certificates(&self.cert, "--listen-tls-cert")?,
+            key: private_key(&self.key, "--listen-tls-key")?,
+            client_ca: client_ca.transpose()?,
+        })
+    }
+}
+
+/// Where to listen for replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0 lets the system choose.
+    pub addr: SocketAddr,
+    /// Whom to serve there.
+    pub admission: Admission,
+}
+
+impl Listen {
+    /// Whoever can connect is served the whole data set, so beyond loopback it must be guarded.
+    pub fn new(addr: SocketAddr, admission: Admission) -> Result<Self, ConfigError> {
+        if !admission.is_guarded() && !is_loopback(addr) {
+            return Err(ConfigError(format!(
+                "{addr} can be reached from other machines, and whoever connects is served all data: set a password \
+                 with --listen-password-file, demand certificates with --listen-tls-client-ca, or listen on 127.0.0.1"
+            )));
+        }
+        Ok(Self { addr, admission })
+    }
+}
+
+/// Can `addr` be reached from this host alone?
+#[must_use]
+pub fn is_loopback(addr: SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
+}

@@ -1,0 +1,194 @@
+//! A replica's connection to us: TLS where it is demanded, and what it must log in with.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+
+use super::stream::Stream;
+use super::tls::roots;
+use crate::config::{Admission, ConfigError, ListenTls};
+use crate::proto::master::Credentials;
+
+/// A replica takes part in the TLS handshake as soon as it is connected; one that has not finished it by then hangs.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a connection was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// A file of ours cannot be used.
+    #[error("nobody can be let in: {0}")]
+    Files(#[from] ConfigError),
+    /// There is no TLS with it, for a reason that an operator can mend.
+    #[error("{0}")]
+    Tls(String),
+    /// It went, as a probe of the port does.
+    #[error("it went in the TLS handshake: {0}")]
+    Gone(io::Error),
+}
+
+/// A connection, and what the replica on it must log in with.
+#[derive(Debug)]
+pub struct Accepted {
+    /// TLS, if that was demanded.
+    pub stream: Stream,
+    /// None: nothing.
+    pub credentials: Option<Credentials>,
+}
+
+/// Can replicas be taken on these terms? Reads the files, as each connection does.
+///
+/// # Errors
+/// [`ConfigError`]: which file cannot be used, and why.
+pub fn check(admission: &Admission) -> Result<(), ConfigError> {
+    terms(admission).map(|_| ())
+}
+
+/// Takes a connection. The files are read anew, as they may have been rotated.
+///
+/// # Errors
+/// [`AcceptError`]; the connection is closed then.
+pub async fn accept(admission: &Admission, tcp: TcpStream) -> Result<Accepted, AcceptError> {
+    // Without it, acknowledgements and the last bytes of a log would only be slower.
+    let _ = tcp.set_nodelay(true);
+    let owned = admission.clone();
+    let (credentials, tls) = tokio::task::spawn_blocking(move || terms(&owned))
+        .await
+        .map_err(|error| ConfigError::new(error.to_string()))??;
+    let stream = match tls {
+        None => Stream::Plain(tcp),
+        Some(config) => handshake(config, tcp).await?,
+    };
+    Ok(Accepted {
+        stream,
+        credentials,
+    })
+}
+
+type Terms = (Option<Credentials>, Option<ServerConfig>);
+
+fn terms(admission: &Admission) -> Result<Terms, ConfigError> {
+    let password = admission.current_password()?;
+    let credentials = password.map(|password| Credentials {
+        username: admission.user.clone(),
+        password: password.expose().to_owned(),
+    });
+    let tls = admission.tls.as_ref().map(server_config).transpose()?;
+    Ok((credentials, tls))
+}
+
+/// Reads the files anew. The provider is named, as a program may have several compiled in.
+fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
+    let files = settings.read()?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let unusable = |what: &str, error: &dyn std::fmt::Display| {
+        ConfigError::new(format!("{what} cannot be used: {error}"))
+    };
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable("TLS", &error))?;
+    let builder = match files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(authorities) => {
+            let wrong = |error| unusable("the certificates in --listen-tls-client-ca", &error);
+            let roots = Arc::new(roots(authorities).map_err(wrong)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(files.chain, files.key)
+        .map_err(|error| unusable("the pair of --listen-tls-cert and --listen-tls-key", &error))?;
+    // Every connection has a configuration of its own, so that nothing could be done with a ticket.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+async fn handshake(config: ServerConfig, tcp: TcpStream) -> Result<Stream, AcceptError> {
+    let accepting = TlsAcceptor::from(Arc::new(config)).accept(tcp);
+    match timeout(TLS_TIMEOUT, accepting).await {
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
+        Ok(Err(error)) => Err(match fault_of(&error) {
+            Some(fault) => AcceptError::Tls(fault),
+            None => AcceptError::Gone(error),
+        }),
+        Err(_) => Err(AcceptError::Tls(format!(
+            "it did not finish the TLS handshake within {} s",
+            TLS_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// What a failed handshake says about TLS; none when it says nothing.
+fn fault_of(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::InvalidMessage(_) => {
+            "it speaks no TLS, which --listen-tls-cert demands here: set `tls-replication yes` on Redis, or leave out \
+             --listen-tls-cert and --listen-tls-key"
+                .to_owned()
+        }
+        rustls::Error::NoCertificatesPresented => {
+            "it presented no certificate, which --listen-tls-client-ca demands: set tls-cert-file and tls-key-file on Redis (or \
+             tls-client-cert-file and tls-client-key-file)"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(error) => certificate_fault(error),
+        rustls::Error::AlertReceived(alert) => alert_fault(*alert),
+        rustls::Error::PeerIncompatible(why) => format!(
+            "it and backfeed have no TLS in common ({why:?}): backfeed speaks TLS 1.2 and 1.3 (tls-protocols and tls-ciphers \
+             of Redis)"
+        ),
+        other => format!("TLS failed: {other}"),
+    })
+}
+
+/// Of the certificate that it presented.
+fn certificate_fault(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate was signed by no authority in --listen-tls-client-ca (it is what tls-cert-file on Redis names, or \
+             tls-client-cert-file)"
+                .to_owned()
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => format!(
+            "its certificate is not for clients ({error}): give Redis one with the extended key usage clientAuth, in \
+             tls-client-cert-file"
+        ),
+        // Without the times that the error holds: the same text is told once.
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired: renew it on Redis, and check the clock here".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: check the clock here and there".to_owned()
+        }
+        other => format!("its certificate cannot be accepted: {other}"),
+    }
+}
+
+/// What it thinks of ours.
+fn alert_fault(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => format!(
+            "it refuses our certificate ({alert:?}): --listen-tls-cert must be valid now and signed by an authority in \
+             tls-ca-cert-file on Redis"
+        ),
+        AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => format!(
+            "it refuses the handshake ({alert:?}): backfeed speaks TLS 1.2 and 1.3 (tls-protocols and tls-ciphers of Redis)"
+        ),
+        other => format!("it ended TLS with the alert {other:?}"),
+    }
+}
