@@ -6,14 +6,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::log_writer::jittered;
-use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
-use crate::config::BackupConfig;
+use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
+use crate::config::{BackupConfig, Source, Upstream};
+use crate::link::sentinel::{Finder, SentinelError};
 use crate::status::{Phase, Status};
 use crate::store::{self, StoreError};
 
 /// First and longest pause between two sessions. A full sync makes the master fork: never more often than this allows.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest pause between two questions to the Sentinels. They answer from memory, and a failover should be noticed soon; a
+/// master that is away is not touched by it.
+const FIND_PAUSE_MAX: Duration = Duration::from_secs(3);
 /// A session that lasted so long was a good one: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// Between two looks at a store that cannot be reached.
@@ -23,22 +27,30 @@ const STORE_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
+    max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: PAUSE_FIRST }
+        Self::up_to(PAUSE_MAX)
     }
 }
 
 impl Backoff {
+    fn up_to(max: Duration) -> Self {
+        Self {
+            next: PAUSE_FIRST,
+            max,
+        }
+    }
+
     /// The pause before the next try, after one that lasted `lasted`.
     pub fn pause(&mut self, lasted: Duration) -> Duration {
         if lasted >= GOOD_SESSION {
             self.next = PAUSE_FIRST;
         }
         let pause = jittered(self.next);
-        self.next = self.next.saturating_mul(2).min(PAUSE_MAX);
+        self.next = self.next.saturating_mul(2).min(self.max);
         pause
     }
 
@@ -137,7 +149,8 @@ pub async fn run_backup(
         Err(SessionEnd::Stopped) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let service = config.redis.addr();
+    let service = config.redis.service();
+    let mut upstream = Located::new(config.redis);
     let mut capture = Capture::new(
         archive,
         config.capture,
@@ -151,11 +164,20 @@ pub async fn run_backup(
     loop {
         let begun = Instant::now();
         let partial = status.metrics().partial_syncs.get();
-        let end = capture
-            .session(&config.redis, config.once, &mut shutdown)
-            .await;
+        let end = match upstream.locate(&status, &mut shutdown).await {
+            Ok((source, watch)) => {
+                capture
+                    .session(&source, watch, config.once, &mut shutdown)
+                    .await
+            }
+            Err(end) => end,
+        };
         connected |=
             status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
+        let search = match &end {
+            SessionEnd::Sentinel(error) => Some(upstream.pause(error)),
+            _ => None,
+        };
         match end {
             SessionEnd::Stopped => {
                 return capture.drain().await;
@@ -183,11 +205,58 @@ pub async fn run_backup(
             }
         }
         status.metrics().reconnects.inc();
-        let pause = backoff.pause(begun.elapsed());
+        let pause = search.unwrap_or_else(|| backoff.pause(begun.elapsed()));
         if pause_or_stop(pause, &mut shutdown).await.is_err() {
             // Between two links: what was received may still wait for the store.
             status.phase(Phase::Draining, "storing what was received");
             return capture.drain().await;
+        }
+    }
+}
+
+/// Where the server is, each time anew.
+enum Located {
+    Server(Source),
+    BySentinels { finder: Finder, backoff: Backoff },
+}
+
+impl Located {
+    fn new(upstream: Upstream) -> Self {
+        match upstream {
+            Upstream::Server(source) => Self::Server(source),
+            Upstream::Sentinels(sentinels) => Self::BySentinels {
+                finder: Finder::new(sentinels),
+                backoff: Backoff::up_to(FIND_PAUSE_MAX),
+            },
+        }
+    }
+
+    async fn locate(
+        &mut self,
+        status: &Status,
+        shutdown: &mut Shutdown,
+    ) -> Result<(Source, MasterWatch), SessionEnd> {
+        match self {
+            Self::Server(source) => Ok((source.clone(), MasterWatch::none())),
+            Self::BySentinels { finder, backoff } => {
+                status.phase(Phase::Connecting, "asking the Sentinels for the master");
+                let master = tokio::select! {
+                    master = finder.master() => master?,
+                    () = stopped(shutdown) => return Err(SessionEnd::Stopped),
+                };
+                backoff.reset();
+                Ok((master, MasterWatch::new(finder.clone())))
+            }
+        }
+    }
+
+    /// How long to wait after a search that has failed. A wrong name is no reason to hurry; the rest is.
+    fn pause(&mut self, error: &SentinelError) -> Duration {
+        match self {
+            Self::BySentinels { backoff, .. } if !error.is_unknown_name() => {
+                backoff.pause(Duration::ZERO)
+            }
+            _ => jittered(PAUSE_MAX),
         }
     }
 }

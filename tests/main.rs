@@ -19,6 +19,7 @@ mod crash;
 mod gcs;
 mod matrix;
 mod scripted;
+mod sentinel;
 mod sidecar;
 mod sizes;
 mod spool;

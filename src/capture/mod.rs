@@ -13,6 +13,7 @@ mod commit;
 mod follow;
 pub mod full_sync;
 pub mod log_writer;
+mod master_watch;
 mod resume;
 mod server;
 mod session;
@@ -32,9 +33,12 @@ use crate::capture::tail::Moment;
 use crate::config::CaptureConfig;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
+use crate::link::sentinel::SentinelError;
 use crate::position::Position;
 use crate::spool::Spool;
 use crate::status::Status;
+
+pub use self::master_watch::MasterWatch;
 
 /// The wall clock: Unix milliseconds. Handed in, as it may jump.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -51,6 +55,17 @@ pub enum SessionEnd {
     /// The ordinary connection that we look at the server with.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The Sentinels did not lead to a master.
+    #[error(transparent)]
+    Sentinel(#[from] SentinelError),
+    /// The Sentinels have made another server the master.
+    #[error("the Sentinels have made {to} the master, in place of {from}: following it there")]
+    Moved {
+        /// host:port of the old one.
+        from: String,
+        /// host:port of the new one.
+        to: String,
+    },
     /// The full sync did not come to its end.
     #[error(transparent)]
     FullSync(#[from] FullSyncError),
@@ -108,11 +123,13 @@ impl SessionEnd {
         match self {
             Self::Link(error) | Self::FullSync(FullSyncError::Link(error)) => error.is_permanent(),
             Self::Control(error) => error.is_permanent(),
+            Self::Sentinel(error) => error.is_permanent(),
             Self::Archive(error) | Self::FullSync(FullSyncError::Archive(error)) => {
                 !error.is_transient()
             }
             Self::FullSync(_)
             | Self::Feed(_)
+            | Self::Moved { .. }
             | Self::StoreStalled { .. }
             | Self::SpoolLost(_)
             | Self::StartOver(_) => false,

@@ -4,6 +4,7 @@ use super::commit::{Commit, Committing};
 use super::follow::Follow;
 use super::full_sync;
 use super::log_writer::{self, LogWriter};
+use super::master_watch::MasterWatch;
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
@@ -50,14 +51,16 @@ impl Origin {
 }
 
 impl Capture {
-    /// Follows `source` until the link ends, or the server, or we. With `once`, until one full sync is stored.
+    /// Follows `source` until the link ends, or the server, or we, or `watch` sees another master. With `once`, until one full
+    /// sync is stored.
     pub async fn session(
         &mut self,
         source: &Source,
+        watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
     ) -> SessionEnd {
-        match self.run(source, once, shutdown).await {
+        match self.run(source, watch, once, shutdown).await {
             Ok(end) | Err(end) => end,
         }
     }
@@ -65,12 +68,17 @@ impl Capture {
     async fn run(
         &mut self,
         source: &Source,
+        mut watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
     ) -> Result<SessionEnd, SessionEnd> {
         let facts = unless_stopped(shutdown, look(source)).await??;
         if let Some(log) = &self.log {
             log.new_link();
+        }
+        if self.is_ahead_of(facts.as_ref()) {
+            // The store is to say where to go on, so it has to have everything.
+            unless_stopped(shutdown, self.drain()).await??;
         }
         let known = match &self.log {
             Some(log) if log.superseded().is_none() && !once => None,
@@ -115,7 +123,7 @@ impl Capture {
         let Some(log) = self.log.take() else {
             return Err(SessionEnd::StartOver("no log".to_owned()));
         };
-        let mut follow = Follow::new(self, &mut link, &log, committing, source, once);
+        let mut follow = Follow::new(self, &mut link, &log, committing, source, &mut watch, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle().await;
@@ -128,6 +136,15 @@ impl Capture {
             self.log = Some(log);
         }
         end
+    }
+
+    /// Was more received of the old master than the new one, a replica then, had when it was promoted?
+    fn is_ahead_of(&self, facts: Option<&Facts>) -> bool {
+        let branched = facts.and_then(Facts::branched_off);
+        let log = self.log.as_ref().zip(branched);
+        log.is_some_and(|(log, (old, shared))| {
+            log.tail(|tail| tail.history() == old && tail.boundary().offset > shared)
+        })
     }
 
     /// The point to go on from: of the log in memory, or of the store.

@@ -3,6 +3,7 @@
 //! Everything here is checked when it is made, so that the layers above need not ask again. Secrets are held in
 //! [`Secret`], which no formatting shows.
 
+mod sentinels;
 mod source;
 mod text;
 mod tls;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use text::{parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
@@ -180,7 +182,7 @@ pub struct SidecarConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupConfig {
     /// The server to back up.
-    pub redis: Source,
+    pub redis: Upstream,
     /// One full sync, then the end.
     pub once: bool,
     /// How to store what comes.

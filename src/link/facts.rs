@@ -82,6 +82,13 @@ impl Facts {
         }
     }
 
+    /// The history that it left when it was promoted, and the last byte that it has of it. What others have received of that
+    /// history beyond it belongs to a branch that this server does not continue.
+    #[must_use]
+    pub fn branched_off(&self) -> Option<(ReplId, Offset)> {
+        self.replid2.filter(|(old, _)| Some(*old) != self.replid)
+    }
+
     /// Keys in all databases.
     #[must_use]
     pub fn total_keys(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod facts;
+pub mod sentinel;
 mod stream;
 mod tls;
 

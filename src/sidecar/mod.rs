@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
-use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
+use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
 use crate::config::{SidecarConfig, Source};
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
@@ -262,7 +262,7 @@ impl Sidecar {
         self.door.close("Redis is captured, not restored");
         let ended = self
             .capture
-            .session(&self.config.redis, false, shutdown)
+            .session(&self.config.redis, MasterWatch::none(), false, shutdown)
             .await;
         // Only a second seal in a row says that the server itself still is in the sealed history.
         if !matches!(ended, SessionEnd::Superseded { .. }) {
