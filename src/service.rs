@@ -12,13 +12,13 @@ use crate::link::sentinel::{Finder, SentinelError};
 use crate::status::{Phase, Status};
 use crate::store::{self, StoreError};
 
-/// First and longest pause between two sessions. A full sync makes the master fork: never more often than this allows.
+/// First and longest pause between two sessions. (How often a full sync may be asked for is [`crate::capture`]'s to say.)
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Longest pause between two questions to the Sentinels. They answer from memory, and a failover should be noticed soon; a
 /// master that is away is not touched by it.
 const FIND_PAUSE_MAX: Duration = Duration::from_secs(3);
-/// A session that lasted so long was a good one: the next pause is short again.
+/// A session that followed the feed and lasted so long was a good one: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// Between two looks at a store that cannot be reached.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
@@ -44,9 +44,9 @@ impl Backoff {
         }
     }
 
-    /// The pause before the next try, after one that lasted `lasted`.
-    pub fn pause(&mut self, lasted: Duration) -> Duration {
-        if lasted >= GOOD_SESSION {
+    /// The pause before the next try, after one that lasted `lasted` and achieved something, or not.
+    pub fn pause(&mut self, lasted: Duration, achieved: bool) -> Duration {
+        if achieved && lasted >= GOOD_SESSION {
             self.next = PAUSE_FIRST;
         }
         let pause = jittered(self.next);
@@ -163,7 +163,7 @@ pub async fn run_backup(
     let mut superseded = false;
     loop {
         let begun = Instant::now();
-        let partial = status.metrics().partial_syncs.get();
+        let before = syncs(&status);
         let end = match upstream.locate(&status, &mut shutdown).await {
             Ok((source, watch)) => {
                 capture
@@ -172,8 +172,8 @@ pub async fn run_backup(
             }
             Err(end) => end,
         };
-        connected |=
-            status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
+        let achieved = syncs(&status) > before;
+        connected |= achieved;
         let search = match &end {
             SessionEnd::Sentinel(error) => Some(upstream.pause(error)),
             _ => None,
@@ -205,13 +205,22 @@ pub async fn run_backup(
             }
         }
         status.metrics().reconnects.inc();
-        let pause = search.unwrap_or_else(|| backoff.pause(begun.elapsed()));
+        let pause = search.unwrap_or_else(|| backoff.pause(begun.elapsed(), achieved));
         if pause_or_stop(pause, &mut shutdown).await.is_err() {
             // Between two links: what was received may still wait for the store.
             status.phase(Phase::Draining, "storing what was received");
             return capture.drain().await;
         }
     }
+}
+
+/// How many links were of use.
+pub fn syncs(status: &Status) -> u64 {
+    let metrics = status.metrics();
+    metrics
+        .partial_syncs
+        .get()
+        .saturating_add(metrics.full_syncs.get())
 }
 
 /// Where the server is, each time anew.
@@ -254,7 +263,7 @@ impl Located {
     fn pause(&mut self, error: &SentinelError) -> Duration {
         match self {
             Self::BySentinels { backoff, .. } if !error.is_unknown_name() => {
-                backoff.pause(Duration::ZERO)
+                backoff.pause(Duration::ZERO, false)
             }
             _ => jittered(PAUSE_MAX),
         }

@@ -16,6 +16,7 @@ mod support;
 mod acks;
 mod bad_input;
 mod crash;
+mod do_no_harm;
 mod gcs;
 mod matrix;
 mod scripted;

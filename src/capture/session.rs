@@ -1,5 +1,7 @@
 //! One link to a server, from the handshake to its end.
 
+use tokio::time::Instant;
+
 use super::commit::{Commit, Committing};
 use super::follow::Follow;
 use super::full_sync;
@@ -60,9 +62,17 @@ impl Capture {
         once: bool,
         shutdown: &mut Shutdown,
     ) -> SessionEnd {
-        match self.run(source, watch, once, shutdown).await {
+        let stored = self.status.metrics().full_syncs.get();
+        let mut syncing = false;
+        let end = match self.run(source, watch, once, shutdown, &mut syncing).await {
             Ok(end) | Err(end) => end,
+        };
+        if self.status.metrics().full_syncs.get() > stored {
+            self.full_syncs.stored();
+        } else if syncing {
+            self.full_syncs.in_vain(Instant::now());
         }
+        end
     }
 
     async fn run(
@@ -71,6 +81,7 @@ impl Capture {
         mut watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
+        syncing: &mut bool,
     ) -> Result<SessionEnd, SessionEnd> {
         let facts = unless_stopped(shutdown, look(source)).await??;
         if let Some(log) = &self.log {
@@ -96,6 +107,7 @@ impl Capture {
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
         }
+        self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
         let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
         let link = Link::connect(source, version, from.as_ref().map(Origin::position));
@@ -107,7 +119,13 @@ impl Capture {
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
             }
             (Event::FullResync(at), from) => {
+                *syncing = true;
+                let wait = self.full_syncs.wait(Instant::now());
+                self.full_syncs.begun(Instant::now());
                 explain_full_sync(from.as_ref().map(Origin::position), at, facts.as_ref());
+                if let Some(wait) = wait {
+                    return Err(SessionEnd::FullSyncLimit { wait });
+                }
                 let known = match known {
                     Some(known) => known,
                     None => {
@@ -136,6 +154,24 @@ impl Capture {
             self.log = Some(log);
         }
         end
+    }
+
+    /// When there were full syncs enough, the server is asked for nothing but what it can continue.
+    fn check_full_sync_limit(
+        &self,
+        from: Option<&Origin>,
+        facts: Option<&Facts>,
+    ) -> Result<(), SessionEnd> {
+        let Some(wait) = self.full_syncs.wait(Instant::now()) else {
+            return Ok(());
+        };
+        let would_continue = from
+            .zip(facts)
+            .is_some_and(|(from, facts)| facts.would_continue(from.position()));
+        if would_continue && self.full_syncs.believes() {
+            return Ok(());
+        }
+        Err(SessionEnd::FullSyncLimit { wait })
     }
 
     /// Was more received of the old master than the new one, a replica then, had when it was promoted?
@@ -169,6 +205,7 @@ impl Capture {
         server: ServerInfo,
     ) -> Result<(), SessionEnd> {
         self.status.metrics().partial_syncs.inc();
+        self.full_syncs.continued();
         let id = id.unwrap_or(from.history);
         if id == from.history {
             if let Some(seal) = &from.sealed {

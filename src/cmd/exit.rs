@@ -34,6 +34,7 @@ impl From<SessionEnd> for Failure {
             | SessionEnd::Control(_)
             | SessionEnd::Sentinel(_)
             | SessionEnd::Moved { .. }
+            | SessionEnd::FullSyncLimit { .. }
             | SessionEnd::Feed(_) => Exit::Redis,
             SessionEnd::FullSync(FullSyncError::Archive(error)) | SessionEnd::Archive(error) => {
                 of_archive(error)

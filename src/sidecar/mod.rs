@@ -28,7 +28,7 @@ use crate::restore::{
     CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
 use crate::service::{
-    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
+    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away, syncs,
 };
 use crate::status::{Phase, Status};
 
@@ -198,7 +198,7 @@ impl Sidecar {
     async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
         let mut backoff = Backoff::default();
         loop {
-            let begun = Instant::now();
+            let (begun, before) = (Instant::now(), syncs(&self.status));
             match self.round(shutdown).await {
                 Ok(()) => {
                     backoff.reset();
@@ -217,7 +217,9 @@ impl Sidecar {
                 Err(error) => self.told(&error).await,
             }
             self.door.close("backfeed tries again soon");
-            pause_or_stop(backoff.pause(begun.elapsed()), shutdown).await?;
+            let achieved = syncs(&self.status) > before;
+            let pause = backoff.pause(begun.elapsed(), achieved);
+            pause_or_stop(pause, shutdown).await?;
         }
     }
 
