@@ -10,9 +10,7 @@ use tempfile::TempDir;
 use crate::support::backfeed::PATIENCE;
 use crate::support::certs::Authority;
 use crate::support::state::{State, wait_acknowledged};
-use crate::support::{
-    Backfeed, Load, Server, Version, free_port, list, on, restored, run, wait_until,
-};
+use crate::support::{Backfeed, Server, Version, free_port, list, on, restored, run, wait_until};
 
 /// Passwords of the servers and of the Sentinels.
 #[derive(Clone, Copy, Default)]
@@ -55,7 +53,7 @@ impl Deployment {
                 format!("monitor shop 127.0.0.1 {} 2", master.port()),
             );
             for setting in [
-                "down-after-milliseconds shop 1000",
+                "down-after-milliseconds shop 2000",
                 "failover-timeout shop 6000",
             ] {
                 builder = builder.arg("sentinel", setting);
@@ -131,7 +129,7 @@ impl Deployment {
         let mut new = None;
         wait_until("the Sentinels promote a replica", PATIENCE, || {
             new = self.master().filter(|&new| new != old);
-            new.is_some_and(|new| self.servers[new].info("replication")["role"] == "master")
+            new.is_some_and(|new| is(&self.servers[new], "master"))
         });
         new.unwrap()
     }
@@ -171,6 +169,13 @@ impl Deployment {
     }
 }
 
+/// False too when the server closes the connection, as one does that becomes a replica.
+fn is(server: &Server, role: &str) -> bool {
+    let reply = server.try_cmd(&["INFO", "replication"]);
+    let info = reply.and_then(|reply| Ok(redis::from_redis_value::<String>(reply)?));
+    info.is_ok_and(|info| info.contains(&format!("role:{role}\r\n")))
+}
+
 fn master_as_seen(sentinel: &Server) -> Vec<(String, String)> {
     redis::from_redis_value(sentinel.cmd(&["SENTINEL", "MASTER", "shop"])).unwrap()
 }
@@ -179,6 +184,38 @@ fn port_of_master(sentinel: &Server) -> u16 {
     let reply = sentinel.cmd(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"]);
     let (_, port): (String, u16) = redis::from_redis_value(reply).unwrap();
     port
+}
+
+/// A write every now and then, to the server that it was started with. It does not know of Sentinels.
+struct Trickle {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Trickle {
+    fn start(server: &Server) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mut connection = server.connect();
+        let thread = thread::spawn(move || {
+            for n in 0_u64.. {
+                let set = redis::cmd("SET")
+                    .arg(format!("trickle:{n}"))
+                    .arg(n)
+                    .to_owned();
+                if stopped.load(Ordering::Relaxed) || set.exec(&mut connection).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_micros(500));
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
 }
 
 /// One write after another, each confirmed by both replicas and the store.
@@ -245,9 +282,8 @@ fn a_master_that_is_killed_under_load_is_replaced(version: Version) {
     let mut all = Deployment::start(version, Passwords::default());
     all.servers[0].cmd(&["SET", "before", "all"]);
     let backfeed = all.backup();
-    let load = Load::start(&all.servers[0], 2);
+    let load = Trickle::start(&all.servers[0]);
     let writer = Confirmed::start(&all.servers[0]);
-    load.wait_replies(300);
     wait_until("writes are confirmed", PATIENCE, || {
         let stored = backfeed.metric("backfeed_segments_stored_total");
         stored >= 20.0
@@ -272,7 +308,7 @@ fn a_master_that_is_killed_under_load_is_replaced(version: Version) {
     // The old master comes back, is made a replica, and changes nothing.
     all.servers[0].restart();
     wait_until("the old master is a replica", PATIENCE, || {
-        all.servers[0].info("replication")["role"] == "slave"
+        is(&all.servers[0], "slave")
     });
     all.servers[new].cmd(&["SET", "and", "on"]);
     all.assert_restored(&backfeed, new);
@@ -284,13 +320,15 @@ on!(a_master_that_is_killed_under_load_is_replaced: redis_62 = Redis62, redis_70
 fn a_failover_by_command_is_followed_with_a_partial_sync(version: Version) {
     let mut all = Deployment::start(version, Passwords::default());
     let backfeed = all.backup();
-    let load = Load::start(&all.servers[0], 2);
-    load.wait_replies(200);
+    let load = Trickle::start(&all.servers[0]);
+    wait_until("the feed flows", PATIENCE, || {
+        backfeed.metric("backfeed_segments_stored_total") >= 2.0
+    });
     // The Sentinel takes its time to tell the old master, which goes on with what no replica will get.
     all.sentinels[1].cmd(&["SENTINEL", "FAILOVER", "shop"]);
     let new = all.wait_failover(0);
     wait_until("the old master is a replica", PATIENCE, || {
-        all.servers[0].info("replication")["role"] == "slave"
+        is(&all.servers[0], "slave")
     });
     load.stop();
     all.servers[new].cmd(&["SET", "after", "the failover"]);
@@ -327,13 +365,8 @@ fn a_master_that_hangs_is_left_when_the_sentinels_have_replaced_it() {
     all.servers[0].signal("STOP");
     let new = all.wait_failover(0);
     all.servers[new].cmd(&["SET", "after", "that"]);
-    let begun = std::time::Instant::now();
     backfeed.wait_captured(&all.servers[new]);
-    assert!(
-        begun.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        begun.elapsed()
-    );
+    // It was the watch that noticed, not the link.
     assert!(
         backfeed.log().contains("the Sentinels have made"),
         "{}",
