@@ -3,7 +3,7 @@
 //! ```text
 //!  master ──socket──▶ link ──▶ transfer (RDB bytes) ──▶ base snapshot ─┐
 //!                       └────▶ feed (commands)  ──▶ log segments ──────┤
-//!                                                                     archive ──▶ store (gs://  file://)
+//!                                                                     archive ──▶ store (gs://  s3://  az://  file://)
 //!  file / appendonlydir / live server (as its master) ◀── restore ◀───┘
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`upkeep`]: new bases in the background; [`http`]: health and metrics |
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base |
-//! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
+//! | L2 | [`link`]: sockets, Sentinels; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!

@@ -6,15 +6,19 @@ use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::log_writer::jittered;
-use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
-use crate::config::{BackupConfig, StoreConfig};
+use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
+use crate::config::{BackupConfig, Source, StoreConfig, Upstream};
+use crate::link::sentinel::{Finder, SentinelError};
 use crate::status::{Phase, Status};
 use crate::store::{self, StoreError};
 
-/// First and longest pause between two sessions. A full sync makes the master fork: never more often than this allows.
+/// First and longest pause between two sessions. (How often a full sync may be asked for is [`crate::capture`]'s to say.)
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A session that lasted so long was a good one: the next pause is short again.
+/// Longest pause between two questions to the Sentinels. They answer from memory, and a failover should be noticed soon; a
+/// master that is away is not touched by it.
+const FIND_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A session that followed the feed and lasted so long was a good one: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// The longest pause between two looks at a store that cannot be used: a Redis may be waiting for its data.
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(4);
@@ -41,9 +45,9 @@ impl Backoff {
         }
     }
 
-    /// The pause before the next try, after one that lasted `lasted`.
-    pub fn pause(&mut self, lasted: Duration) -> Duration {
-        if lasted >= GOOD_SESSION {
+    /// The pause before the next try, after one that lasted `lasted` and achieved something, or not.
+    pub fn pause(&mut self, lasted: Duration, achieved: bool) -> Duration {
+        if achieved && lasted >= GOOD_SESSION {
             self.next = PAUSE_FIRST;
         }
         let pause = jittered(self.next);
@@ -97,7 +101,7 @@ pub async fn open_archive(
             return Err(error.into());
         }
         store_is_away(status, clock, &error);
-        pause_or_stop(backoff.pause(Duration::ZERO), shutdown).await?;
+        pause_or_stop(backoff.pause(Duration::ZERO, false), shutdown).await?;
     }
 }
 
@@ -147,7 +151,8 @@ pub async fn run_backup(
         Err(SessionEnd::Stopped) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let service = config.redis.addr();
+    let service = config.redis.service();
+    let mut upstream = Located::new(config.redis);
     let mut capture = Capture::new(
         archive,
         config.capture,
@@ -160,12 +165,21 @@ pub async fn run_backup(
     let mut superseded = false;
     loop {
         let begun = Instant::now();
-        let partial = status.metrics().partial_syncs.get();
-        let end = capture
-            .session(&config.redis, config.once, &mut shutdown)
-            .await;
-        connected |=
-            status.metrics().partial_syncs.get() > partial || status.metrics().full_syncs.get() > 0;
+        let before = syncs(&status);
+        let end = match upstream.locate(&status, &mut shutdown).await {
+            Ok((source, watch)) => {
+                capture
+                    .session(&source, watch, config.once, &mut shutdown)
+                    .await
+            }
+            Err(end) => end,
+        };
+        let achieved = syncs(&status) > before;
+        connected |= achieved;
+        let search = match &end {
+            SessionEnd::Sentinel(error) => Some(upstream.pause(error)),
+            _ => None,
+        };
         match end {
             SessionEnd::Stopped => {
                 return capture.drain().await;
@@ -193,11 +207,67 @@ pub async fn run_backup(
             }
         }
         status.metrics().reconnects.inc();
-        let pause = backoff.pause(begun.elapsed());
+        let pause = search.unwrap_or_else(|| backoff.pause(begun.elapsed(), achieved));
         if pause_or_stop(pause, &mut shutdown).await.is_err() {
             // Between two links: what was received may still wait for the store.
             status.phase(Phase::Draining, "storing what was received");
             return capture.drain().await;
+        }
+    }
+}
+
+/// How many links were of use.
+pub fn syncs(status: &Status) -> u64 {
+    let metrics = status.metrics();
+    metrics
+        .partial_syncs
+        .get()
+        .saturating_add(metrics.full_syncs.get())
+}
+
+/// Where the server is, each time anew.
+enum Located {
+    Server(Source),
+    BySentinels { finder: Finder, backoff: Backoff },
+}
+
+impl Located {
+    fn new(upstream: Upstream) -> Self {
+        match upstream {
+            Upstream::Server(source) => Self::Server(source),
+            Upstream::Sentinels(sentinels) => Self::BySentinels {
+                finder: Finder::new(sentinels),
+                backoff: Backoff::up_to(FIND_PAUSE_MAX),
+            },
+        }
+    }
+
+    async fn locate(
+        &mut self,
+        status: &Status,
+        shutdown: &mut Shutdown,
+    ) -> Result<(Source, MasterWatch), SessionEnd> {
+        match self {
+            Self::Server(source) => Ok((source.clone(), MasterWatch::none())),
+            Self::BySentinels { finder, backoff } => {
+                status.phase(Phase::Connecting, "asking the Sentinels for the master");
+                let master = tokio::select! {
+                    master = finder.master() => master?,
+                    () = stopped(shutdown) => return Err(SessionEnd::Stopped),
+                };
+                backoff.reset();
+                Ok((master, MasterWatch::new(finder.clone())))
+            }
+        }
+    }
+
+    /// How long to wait after a search that has failed. A wrong name is no reason to hurry; the rest is.
+    fn pause(&mut self, error: &SentinelError) -> Duration {
+        match self {
+            Self::BySentinels { backoff, .. } if !error.is_unknown_name() => {
+                backoff.pause(Duration::ZERO, false)
+            }
+            _ => jittered(PAUSE_MAX),
         }
     }
 }

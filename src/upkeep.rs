@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 use crate::archive::{Archive, ArchiveError, BaseManifest};
 use crate::capture::refetch;
 use crate::capture::{Clock, SessionEnd};
-use crate::config::{ConsolidateConfig, Source, StoreConfig};
+use crate::config::{ConsolidateConfig, StoreConfig, Upstream};
 use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
+use crate::link::sentinel::Finder;
 use crate::position::Position;
 use crate::restore::When;
 use crate::status::{Phase, Status};
@@ -40,7 +41,7 @@ pub struct Upkeep {
     /// Whose histories.
     pub service: String,
     /// Where a new base comes from when the log cannot be consolidated.
-    pub redis: Source,
+    pub redis: Upstream,
     /// What is known of the capture.
     pub status: Status,
     /// The time.
@@ -214,7 +215,11 @@ impl Upkeep {
 
     async fn new_base(&self) -> Result<BaseManifest, SessionEnd> {
         let archive = self.archive().await?;
-        refetch::new_base(&self.redis, &archive, &self.status, &self.clock).await
+        let source = match &self.redis {
+            Upstream::Server(source) => source.clone(),
+            Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
+        };
+        refetch::new_base(&source, &archive, &self.status, &self.clock).await
     }
 }
 

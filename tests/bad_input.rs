@@ -472,7 +472,8 @@ fn stores_that_cannot_be_used() {
             "ftp://bucket/x",
             "there is no kind of store called `ftp`; use gs://",
         ),
-        ("s3://bucket/x", "s3:// is not supported yet"),
+        ("s3://bucket/a//b", "write s3://BUCKET"),
+        ("az://UP/x", "write az://CONTAINER"),
         ("bucket", "it is no URL; for a directory write file:///"),
         (
             "/bucket",

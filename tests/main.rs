@@ -15,12 +15,15 @@ mod support;
 
 mod acks;
 mod bad_input;
+mod clouds;
 mod consolidation;
 mod crash;
 mod differential;
+mod do_no_harm;
 mod gcs;
 mod matrix;
 mod scripted;
+mod sentinel;
 mod serving_tls;
 mod sidecar;
 mod sizes;

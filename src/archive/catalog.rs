@@ -74,9 +74,16 @@ impl Catalog {
     /// Has it, or an ancestor at or below the offset where `id` left it, a base?
     #[must_use]
     pub fn is_restorable(&self, id: ReplId) -> bool {
+        self.is_restorable_at(id, Offset(u64::MAX))
+    }
+
+    /// The same for what goes on from `id` after `offset`: has it a base at or below that?
+    #[must_use]
+    pub fn is_restorable_at(&self, id: ReplId, offset: Offset) -> bool {
         let has_base = |at: &Position| {
             let history = self.histories.get(&at.history);
-            history.is_some_and(|found| found.bases.iter().any(|base| base.offset <= at.offset))
+            let shared = at.offset.min(offset);
+            history.is_some_and(|found| found.bases.iter().any(|base| base.offset <= shared))
         };
         self.lineage(id)
             .is_ok_and(|lineage| lineage.iter().any(has_base))

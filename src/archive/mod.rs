@@ -9,6 +9,7 @@
 //! ```
 
 mod base;
+mod branch;
 mod catalog;
 mod chain;
 mod documents;

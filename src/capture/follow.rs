@@ -7,6 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::commit::Committing;
 use super::full_sync::FullSyncError;
 use super::log_writer::LogWriter;
+use super::master_watch::MasterWatch;
 use super::session::{out_of_place, superseded};
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
@@ -33,6 +34,8 @@ pub(super) struct Follow<'a> {
     committed: bool,
     committing: Option<Committing>,
     probe: ShutdownProbe,
+    source: &'a Source,
+    watch: &'a mut MasterWatch,
     /// The master is shutting down and waits for its very last byte.
     exact: bool,
     stopping: bool,
@@ -48,7 +51,8 @@ impl<'a> Follow<'a> {
         link: &'a mut Link,
         log: &'a LogWriter,
         committing: Option<Committing>,
-        source: &Source,
+        source: &'a Source,
+        watch: &'a mut MasterWatch,
         once: bool,
     ) -> Self {
         Self {
@@ -58,6 +62,8 @@ impl<'a> Follow<'a> {
             committed: committing.is_none(),
             committing,
             probe: ShutdownProbe::new(source.clone()),
+            source,
+            watch,
             exact: false,
             stopping: false,
             full_since: None,
@@ -87,6 +93,10 @@ impl<'a> Follow<'a> {
                 }
                 done = join(&mut self.committing) => self.commit(done)?,
                 dying = self.probe.wait() => if dying { self.master_dies().await? },
+                to = self.watch.moved(self.source), if self.committed && !self.stopping => {
+                    let (from, to) = (self.source.addr(), to.addr());
+                    return Err(SessionEnd::Moved { from, to });
+                }
                 _ = stopped(shutdown), if !self.stopping => self.stop(),
             }
             if self.once && self.committed {

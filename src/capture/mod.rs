@@ -12,7 +12,9 @@
 mod commit;
 mod follow;
 pub mod full_sync;
+mod full_sync_limit;
 pub mod log_writer;
+mod master_watch;
 pub mod refetch;
 mod resume;
 mod server;
@@ -22,20 +24,27 @@ mod spooler;
 pub mod tail;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::full_sync::FullSyncError;
+use crate::capture::full_sync_limit::FullSyncLimit;
 use crate::capture::log_writer::LogWriter;
 use crate::capture::tail::Moment;
 use crate::config::CaptureConfig;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
+use crate::link::sentinel::SentinelError;
 use crate::position::Position;
 use crate::spool::Spool;
 use crate::status::Status;
+
+pub use self::full_sync_limit::{
+    FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
+};
+pub use self::master_watch::MasterWatch;
 
 /// The wall clock: Unix milliseconds. Handed in, as it may jump.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -52,6 +61,27 @@ pub enum SessionEnd {
     /// The ordinary connection that we look at the server with.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The Sentinels did not lead to a master.
+    #[error(transparent)]
+    Sentinel(#[from] SentinelError),
+    /// The Sentinels have made another server the master.
+    #[error("the Sentinels have made {to} the master, in place of {from}: following it there")]
+    Moved {
+        /// host:port of the old one.
+        from: String,
+        /// host:port of the new one.
+        to: String,
+    },
+    /// There were full syncs enough for now.
+    #[error(
+        "a full sync is needed, and the server is not asked for one before {} s have passed: each makes it fork and send \
+         all of its data, so there are no more than {FULL_SYNCS_MAX} in {} s, and fewer when they come to nothing. See \
+         above in the log why they were needed", .wait.as_secs().saturating_add(1), FULL_SYNC_WINDOW.as_secs()
+    )]
+    FullSyncLimit {
+        /// For so long.
+        wait: Duration,
+    },
     /// The full sync did not come to its end.
     #[error(transparent)]
     FullSync(#[from] FullSyncError),
@@ -109,11 +139,14 @@ impl SessionEnd {
         match self {
             Self::Link(error) | Self::FullSync(FullSyncError::Link(error)) => error.is_permanent(),
             Self::Control(error) => error.is_permanent(),
+            Self::Sentinel(error) => error.is_permanent(),
             Self::Archive(error) | Self::FullSync(FullSyncError::Archive(error)) => {
                 !error.is_transient()
             }
             Self::FullSync(_)
             | Self::Feed(_)
+            | Self::Moved { .. }
+            | Self::FullSyncLimit { .. }
             | Self::StoreStalled { .. }
             | Self::SpoolLost(_)
             | Self::StartOver(_) => false,
@@ -135,6 +168,7 @@ pub struct Capture {
     clock: Clock,
     log: Option<LogWriter>,
     guards_emptiness: bool,
+    full_syncs: FullSyncLimit,
 }
 
 impl Capture {
@@ -162,6 +196,7 @@ impl Capture {
             clock,
             log: None,
             guards_emptiness: false,
+            full_syncs: FullSyncLimit::default(),
         }
     }
 

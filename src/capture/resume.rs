@@ -48,6 +48,13 @@ pub(super) async fn find(
         Some(id) => end_of(archive, &catalog, id).await?.map(|end| (id, end)),
         None => None,
     };
+    let resume = match resume {
+        Some((id, end)) => {
+            let end = branch(archive, &catalog, id, end, facts).await?;
+            Some((id, end))
+        }
+        None => None,
+    };
     let previous = match latest.filter(own) {
         Some(id) => end_of(archive, &catalog, id).await?.map(|end| (id, end)),
         None => None,
@@ -70,6 +77,41 @@ pub(super) async fn find(
         previous_end,
         strangers,
     })
+}
+
+/// A server that was promoted, and had not received all that is stored of its old history, goes on from the point that it has.
+/// (That is so for a replica that was behind, for a master that took writes while another was promoted, and for a server that
+/// has restarted from an older RDB.) The log is left there; what lies beyond stays in the store, and in no restore point
+/// of the new history.
+async fn branch(
+    archive: &Archive,
+    catalog: &Catalog,
+    id: ReplId,
+    end: LogEnd,
+    facts: Option<&Facts>,
+) -> Result<LogEnd, ArchiveError> {
+    let shared = match facts.and_then(Facts::branched_off) {
+        Some((old, shared)) if old == id && shared < end.boundary.offset => shared,
+        _ => return Ok(end),
+    };
+    match archive.boundary_at(catalog, id, shared).await {
+        Ok(Some(boundary)) => {
+            tracing::warn!(
+                history = %id, stored = %end.end, shared = %shared,
+                "the server did not have the last {} bytes of its old history when it was promoted: going on from where it \
+                 left that. Those bytes stay in the store; `restore --history {id}` restores them, the latest state is \
+                 without them",
+                end.end.since(shared)
+            );
+            Ok(LogEnd { boundary, ..end })
+        }
+        Ok(None) => Ok(end),
+        Err(error @ ArchiveError::Store(_)) => Err(error),
+        Err(error) => {
+            tracing::warn!(history = %id, %error, "this log cannot be left at offset {shared}, where the server left it");
+            Ok(end)
+        }
+    }
 }
 
 /// The end of a log. Damage there is no reason to leave a live server without a backup: a new snapshot is taken then.

@@ -1,9 +1,12 @@
 //! One link to a server, from the handshake to its end.
 
+use tokio::time::Instant;
+
 use super::commit::{Commit, Committing};
 use super::follow::Follow;
 use super::full_sync;
 use super::log_writer::{self, LogWriter};
+use super::master_watch::MasterWatch;
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
@@ -50,27 +53,43 @@ impl Origin {
 }
 
 impl Capture {
-    /// Follows `source` until the link ends, or the server, or we. With `once`, until one full sync is stored.
+    /// Follows `source` until the link ends, or the server, or we, or `watch` sees another master. With `once`, until one full
+    /// sync is stored.
     pub async fn session(
         &mut self,
         source: &Source,
+        watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
     ) -> SessionEnd {
-        match self.run(source, once, shutdown).await {
+        let stored = self.status.metrics().full_syncs.get();
+        let mut syncing = false;
+        let end = match self.run(source, watch, once, shutdown, &mut syncing).await {
             Ok(end) | Err(end) => end,
+        };
+        if self.status.metrics().full_syncs.get() > stored {
+            self.full_syncs.stored();
+        } else if syncing {
+            self.full_syncs.in_vain(Instant::now());
         }
+        end
     }
 
     async fn run(
         &mut self,
         source: &Source,
+        mut watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
+        syncing: &mut bool,
     ) -> Result<SessionEnd, SessionEnd> {
         let facts = unless_stopped(shutdown, look(source)).await??;
         if let Some(log) = &self.log {
             log.new_link();
+        }
+        if self.is_ahead_of(facts.as_ref()) {
+            // The store is to say where to go on, so it has to have everything.
+            unless_stopped(shutdown, self.drain()).await??;
         }
         let known = match &self.log {
             Some(log) if log.superseded().is_none() && !once => None,
@@ -88,6 +107,7 @@ impl Capture {
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
         }
+        self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
         let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
         let link = Link::connect(source, version, from.as_ref().map(Origin::position));
@@ -99,7 +119,13 @@ impl Capture {
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
             }
             (Event::FullResync(at), from) => {
+                *syncing = true;
+                let wait = self.full_syncs.wait(Instant::now());
+                self.full_syncs.begun(Instant::now());
                 explain_full_sync(from.as_ref().map(Origin::position), at, facts.as_ref());
+                if let Some(wait) = wait {
+                    return Err(SessionEnd::FullSyncLimit { wait });
+                }
                 let known = match known {
                     Some(known) => known,
                     None => {
@@ -115,7 +141,7 @@ impl Capture {
         let Some(log) = self.log.take() else {
             return Err(SessionEnd::StartOver("no log".to_owned()));
         };
-        let mut follow = Follow::new(self, &mut link, &log, committing, source, once);
+        let mut follow = Follow::new(self, &mut link, &log, committing, source, &mut watch, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle().await;
@@ -128,6 +154,33 @@ impl Capture {
             self.log = Some(log);
         }
         end
+    }
+
+    /// When there were full syncs enough, the server is asked for nothing but what it can continue.
+    fn check_full_sync_limit(
+        &self,
+        from: Option<&Origin>,
+        facts: Option<&Facts>,
+    ) -> Result<(), SessionEnd> {
+        let Some(wait) = self.full_syncs.wait(Instant::now()) else {
+            return Ok(());
+        };
+        let would_continue = from
+            .zip(facts)
+            .is_some_and(|(from, facts)| facts.would_continue(from.position()));
+        if would_continue && self.full_syncs.believes() {
+            return Ok(());
+        }
+        Err(SessionEnd::FullSyncLimit { wait })
+    }
+
+    /// Was more received of the old master than the new one, a replica then, had when it was promoted?
+    fn is_ahead_of(&self, facts: Option<&Facts>) -> bool {
+        let branched = facts.and_then(Facts::branched_off);
+        let log = self.log.as_ref().zip(branched);
+        log.is_some_and(|(log, (old, shared))| {
+            log.tail(|tail| tail.history() == old && tail.boundary().offset > shared)
+        })
     }
 
     /// The point to go on from: of the log in memory, or of the store.
@@ -152,6 +205,7 @@ impl Capture {
         server: ServerInfo,
     ) -> Result<(), SessionEnd> {
         self.status.metrics().partial_syncs.inc();
+        self.full_syncs.continued();
         let id = id.unwrap_or(from.history);
         if id == from.history {
             if let Some(seal) = &from.sealed {

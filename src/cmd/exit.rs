@@ -32,7 +32,12 @@ impl From<ArchiveError> for Failure {
 impl From<SessionEnd> for Failure {
     fn from(end: SessionEnd) -> Self {
         let exit = match &end {
-            SessionEnd::Link(_) | SessionEnd::Control(_) | SessionEnd::Feed(_) => Exit::Redis,
+            SessionEnd::Link(_)
+            | SessionEnd::Control(_)
+            | SessionEnd::Sentinel(_)
+            | SessionEnd::Moved { .. }
+            | SessionEnd::FullSyncLimit { .. }
+            | SessionEnd::Feed(_) => Exit::Redis,
             SessionEnd::FullSync(FullSyncError::Archive(error)) | SessionEnd::Archive(error) => {
                 of_archive(error)
             }

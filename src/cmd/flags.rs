@@ -8,8 +8,8 @@ use clap::Args;
 
 use crate::config::{
     AckPolicy, Admission, CaptureConfig, ConfigError, ConsolidateConfig, Encryption, EncryptionKey,
-    GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Source, SpoolConfig, StorageClass,
-    StoreConfig, Tls, parse_duration, parse_project, parse_size,
+    GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels, Source, SpoolConfig,
+    StorageClass, StoreConfig, Tls, Upstream, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::telemetry::LogFormat;
@@ -27,7 +27,7 @@ pub(super) struct Log {
 
 #[derive(Debug, Args)]
 pub(super) struct Store {
-    /// Where the archive lies: gs://bucket/prefix or file:///path
+    /// Where the archive lies: gs://bucket/prefix, s3://bucket/prefix, az://container/prefix or file:///path
     #[arg(long, env = "BACKFEED_STORE", value_name = "URL")]
     store: String,
 
@@ -115,16 +115,29 @@ pub(super) struct Login {
 impl Login {
     /// The server, with how to log in to it; `flag` is where its URL came from.
     pub(super) fn to(&self, source: Source, flag: &str) -> Result<Source, ConfigError> {
-        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
         source
             .with_password_file(self.redis_password_file.clone())
             .map_err(|error| error.of_flag("--redis-password-file"))?
-            .with_tls(Tls {
-                ca: self.tls_ca.clone(),
-                identity: identity.map(|(cert, key)| Identity { cert, key }),
-                server_name: self.tls_server_name.clone(),
-            })
+            .with_tls(self.tls())
             .map_err(|error| error.of_flag(flag))
+    }
+
+    /// The same for servers that Sentinels name.
+    fn by(&self, sentinels: Sentinels, flag: &str) -> Result<Sentinels, ConfigError> {
+        sentinels
+            .with_password_file(self.redis_password_file.clone())
+            .map_err(|error| error.of_flag("--redis-password-file"))?
+            .with_tls(&self.tls())
+            .map_err(|error| error.of_flag(flag))
+    }
+
+    fn tls(&self) -> Tls {
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        Tls {
+            ca: self.tls_ca.clone(),
+            identity: identity.map(|(cert, key)| Identity { cert, key }),
+            server_name: self.tls_server_name.clone(),
+        }
     }
 }
 
@@ -203,7 +216,8 @@ impl Serving {
 /// The server that is captured, and how.
 #[derive(Debug, Args)]
 pub(super) struct Capture {
-    /// The server: redis://[user[:password]@]host[:port], or rediss:// for TLS
+    /// The server: redis://[user[:password]@]host[:port], or rediss:// for TLS. `backup` takes Sentinels too:
+    /// redis+sentinel://[user[:password]@]host[:port][,host[:port]…]/master-name, or rediss+sentinel://
     // Text, not a `Source`: clap would show a wrong value, password and all, in its error.
     #[arg(long, env = "BACKFEED_REDIS", value_name = "URL")]
     redis: String,
@@ -290,12 +304,24 @@ impl Capture {
         }
     }
 
+    /// One server.
     pub(super) fn source(&self) -> Result<Source, ConfigError> {
         let source = self.redis.parse();
         self.login.to(
             source.map_err(|error: ConfigError| error.of_flag("--redis"))?,
             "--redis",
         )
+    }
+
+    /// One server, or whichever the Sentinels name.
+    pub(super) fn upstream(&self) -> Result<Upstream, ConfigError> {
+        let upstream: Result<Upstream, ConfigError> = self.redis.parse();
+        match upstream.map_err(|error| error.of_flag("--redis"))? {
+            Upstream::Server(source) => self.login.to(source, "--redis").map(Upstream::Server),
+            Upstream::Sentinels(sentinels) => {
+                self.login.by(sentinels, "--redis").map(Upstream::Sentinels)
+            }
+        }
     }
 
     pub(super) fn lower(&self) -> Result<CaptureConfig, ConfigError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::supervise::supervise;
 use super::{Failure, flags};
 use crate::capture::Clock;
-use crate::config::{ConfigError, Listen, SidecarConfig, parse_duration};
+use crate::config::{ConfigError, Listen, SidecarConfig, Upstream, parse_duration};
 use crate::position::ReplId;
 use crate::sidecar;
 use crate::status::unix_ms_now;
@@ -78,7 +78,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                 config: config.consolidate.clone(),
                 store: store.clone(),
                 service: "sidecar".to_owned(),
-                redis: config.redis.clone(),
+                redis: Upstream::Server(config.redis.clone()),
                 status: status.clone(),
                 clock: clock.clone(),
             };

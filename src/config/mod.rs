@@ -4,6 +4,7 @@
 //! [`Secret`], which no formatting shows.
 
 mod listen;
+mod sentinels;
 mod source;
 mod store;
 mod text;
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
+pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
     Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
@@ -186,7 +188,7 @@ pub struct SidecarConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupConfig {
     /// The server to back up.
-    pub redis: Source,
+    pub redis: Upstream,
     /// One full sync, then the end.
     pub once: bool,
     /// How to store what comes.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::sentinels::{SENTINEL, SENTINEL_TLS};
 use super::{ConfigError, Tls};
 
 /// The port of a URL that names none.
@@ -144,26 +145,44 @@ impl FromStr for Source {
         let tls = match text.split_once("://") {
             Some(("redis", _)) => None,
             Some(("rediss", _)) => Some(Tls::default()),
+            Some((SENTINEL | SENTINEL_TLS, _)) => {
+                return Err(ConfigError::new(
+                    "Sentinels are asked by `backfeed backup` alone, which follows whatever server is the master. Here one \
+                     server is meant: write redis://HOST:PORT or rediss://HOST:PORT",
+                ));
+            }
             _ => return Err(ConfigError(format!("not a Redis URL: write {FORM}"))),
         };
+        Self::parse(text, tls, DEFAULT_PORT, FORM)
+    }
+}
+
+impl Source {
+    /// Of a URL that nothing may follow; `form` is what should have been written.
+    pub(super) fn parse(
+        text: &str,
+        tls: Option<Tls>,
+        default_port: u16,
+        form: &str,
+    ) -> Result<Self, ConfigError> {
         let url = Url::parse(text).map_err(|error| {
             ConfigError(format!(
-                "not a Redis URL ({error}): write {FORM}, and in user and password %2F for /, %23 for #, %3F for ?, \
+                "not a Redis URL ({error}): write {form}, and in user and password %2F for /, %23 for #, %3F for ?, \
                  %40 for @, %3A for :"
             ))
         })?;
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(ConfigError(format!(
-                "nothing may follow the port (all databases are backed up together): write {FORM}"
+                "nothing may follow the port (all databases are backed up together): write {form}"
             )));
         }
         let host = match url.host() {
             Some(url::Host::Domain(name)) if !name.is_empty() => decode(name, "host")?,
             Some(url::Host::Ipv4(address)) => address.to_string(),
             Some(url::Host::Ipv6(address)) => address.to_string(),
-            _ => return Err(ConfigError(format!("the host is missing: write {FORM}"))),
+            _ => return Err(ConfigError(format!("the host is missing: write {form}"))),
         };
-        let port = url.port().unwrap_or(DEFAULT_PORT);
+        let port = url.port().unwrap_or(default_port);
         if port == 0 {
             return Err(ConfigError::new("port 0 is no port to connect to"));
         }
@@ -183,7 +202,7 @@ impl FromStr for Source {
     }
 }
 
-fn decode(text: &str, part: &str) -> Result<String, ConfigError> {
+pub(super) fn decode(text: &str, part: &str) -> Result<String, ConfigError> {
     match percent_decode_str(text).decode_utf8() {
         Ok(decoded) => Ok(decoded.into_owned()),
         Err(_) => Err(ConfigError(format!("the {part} in the URL is not UTF-8"))),

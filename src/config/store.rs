@@ -15,7 +15,7 @@ const KEY_FILE_MAX: u64 = 4 * 1024;
 /// Where the archive lies, and how its objects are kept there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// `gs://…`, `file:///…`.
+    /// `gs://…`, `s3://…`, `az://…`, `file:///…`.
     pub url: String,
     /// What is said to Google Cloud Storage alone.
     pub gcs: GcsOptions,

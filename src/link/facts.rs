@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::position::{Offset, ReplId};
+use crate::position::{Offset, Position, ReplId};
 
 /// A server's role in replication.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Facts {
     pub shutting_down: bool,
     /// Size of the replication backlog in bytes.
     pub backlog_size: Option<u64>,
+    /// The number of the first byte in the backlog; none when it has no backlog.
+    pub backlog_first: Option<u64>,
 }
 
 impl Facts {
@@ -79,7 +81,32 @@ impl Facts {
             cluster: field("cluster_enabled") == Some("1"),
             shutting_down: field("shutdown_in_milliseconds").is_some(),
             backlog_size: number("repl_backlog_size"),
+            backlog_first: number("repl_backlog_first_byte_offset")
+                .filter(|_| field("repl_backlog_active") == Some("1")),
         }
+    }
+
+    /// The history that it left when it was promoted, and the last byte that it has of it. What others have received of that
+    /// history beyond it belongs to a branch that this server does not continue.
+    #[must_use]
+    pub fn branched_off(&self) -> Option<(ReplId, Offset)> {
+        self.replid2.filter(|(old, _)| Some(*old) != self.replid)
+    }
+
+    /// Would it continue the feed after `from`? (Fact sheet A.3; by the time of asking it may have changed.)
+    #[must_use]
+    pub fn would_continue(&self, from: Position) -> bool {
+        let known = match (self.replid, self.replid2) {
+            (Some(id), _) if id == from.history => {
+                self.offset.is_some_and(|end| from.offset <= end)
+            }
+            (_, Some((id, shared))) if id == from.history => from.offset <= shared,
+            _ => false,
+        };
+        known
+            && self
+                .backlog_first
+                .is_some_and(|first| first <= from.offset.next_byte())
     }
 
     /// Keys in all databases.
@@ -159,7 +186,7 @@ mod tests {
                     executable:/usr/bin/valkey-server\r\nshutdown_in_milliseconds:900\r\n# Replication\r\nrole:master\r\n\
                     master_replid:0123456789abcdef0123456789abcdef01234567\r\n\
                     master_replid2:fedcba9876543210fedcba9876543210fedcba98\r\nmaster_repl_offset:200\r\n\
-                    second_repl_offset:101\r\n# Keyspace\r\ndb0:keys=3,expires=1,avg_ttl=9\r\ndb15:keys=1,expires=0\r\n";
+                    second_repl_offset:101\r\nrepl_backlog_active:1\r\nrepl_backlog_first_byte_offset:51\r\n# Keyspace\r\ndb0:keys=3,expires=1,avg_ttl=9\r\ndb15:keys=1,expires=0\r\n";
         let facts = Facts::parse(info);
         assert_eq!(
             (facts.flavour.as_str(), facts.version.as_str()),
@@ -168,6 +195,20 @@ mod tests {
         assert_eq!(facts.role, Role::Master);
         assert_eq!(facts.replid2.unwrap().1, Offset(100));
         assert_eq!(facts.keys, BTreeMap::from([(0, 3), (15, 1)]));
+        let (new, old) = (facts.replid.unwrap(), facts.replid2.unwrap().0);
+        for (history, continued) in [(new, 50..=200), (old, 50..=100)] {
+            for offset in [0, 49, 50, 100, 101, 200, 201] {
+                let from = Position {
+                    history,
+                    offset: Offset(offset),
+                };
+                assert_eq!(
+                    facts.would_continue(from),
+                    continued.contains(&offset),
+                    "{from}"
+                );
+            }
+        }
         assert_eq!((facts.total_keys(), facts.shutting_down), (4, true));
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
-use crate::capture::{Capture, Clock, SessionEnd, Shutdown, stopped};
+use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
 use crate::config::{SidecarConfig, Source, StoreConfig};
 use crate::consolidate::{self, Worth};
 use crate::link::Stream;
@@ -30,7 +30,7 @@ use crate::restore::{
     sound,
 };
 use crate::service::{
-    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
+    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away, syncs,
 };
 use crate::status::{Phase, Status};
 
@@ -201,7 +201,7 @@ impl Sidecar {
     async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
         let mut backoff = Backoff::default();
         loop {
-            let begun = Instant::now();
+            let (begun, before) = (Instant::now(), syncs(&self.status));
             match self.round(shutdown).await {
                 Ok(()) => {
                     backoff.reset();
@@ -220,7 +220,9 @@ impl Sidecar {
                 Err(error) => self.told(&error).await,
             }
             self.door.close("backfeed tries again soon");
-            pause_or_stop(backoff.pause(begun.elapsed()), shutdown).await?;
+            let achieved = syncs(&self.status) > before;
+            let pause = backoff.pause(begun.elapsed(), achieved);
+            pause_or_stop(pause, shutdown).await?;
         }
     }
 
@@ -265,7 +267,7 @@ impl Sidecar {
         self.door.close("Redis is captured, not restored");
         let ended = self
             .capture
-            .session(&self.config.redis, false, shutdown)
+            .session(&self.config.redis, MasterWatch::none(), false, shutdown)
             .await;
         // Only a second seal in a row says that the server itself still is in the sealed history.
         if !matches!(ended, SessionEnd::Superseded { .. }) {

@@ -3,10 +3,12 @@
 //! Every object is created once and never changed; the create is the commit point. A store knows nothing of what the
 //! objects mean (that is [`crate::archive`]).
 
+mod cloud;
 mod file;
 mod file_walk;
 mod gcs;
 pub mod memory;
+mod retry;
 
 use std::fmt;
 use std::ops::Range;
@@ -19,6 +21,7 @@ use futures::stream::BoxStream;
 
 use crate::config::StoreConfig;
 
+pub use cloud::CloudStore;
 pub use file::FileStore;
 pub use gcs::GcsStore;
 pub use memory::MemoryStore;
@@ -78,8 +81,8 @@ pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
     open_with(&StoreConfig::at(url)).await
 }
 
-/// Opens a store: `gs://bucket/prefix`, `file:///directory`, or `memory:name` (within this process, for tests). Nothing is
-/// made by that.
+/// Opens a store: `gs://bucket/prefix`, `s3://bucket/prefix`, `az://container/prefix`, `file:///directory`, or `memory:name`
+/// (within this process, for tests). Nothing is made by that.
 pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> {
     let url = config.url.as_str();
     let refuse = |cause: String| {
@@ -104,11 +107,10 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
         "memory" if rest.is_empty() => Ok(Arc::new(MemoryStore::new())),
         "memory" => Ok(Arc::new(MemoryStore::named(rest))),
         "gs" => Ok(Arc::new(GcsStore::open(url, &config.gcs).await?)),
-        "s3" | "az" => refuse(format!(
-            "{scheme}:// is not supported yet by this build; use gs://BUCKET/PREFIX or file:///path/to/directory"
-        )),
+        "s3" | "az" => Ok(Arc::new(CloudStore::open(url)?)),
         _ => refuse(format!(
-            "there is no kind of store called `{scheme}`; use gs://BUCKET/PREFIX or file:///path/to/directory"
+            "there is no kind of store called `{scheme}`; use gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
+             file:///path/to/directory"
         )),
     }
 }
@@ -198,6 +200,10 @@ impl StoreError {
 mod contract;
 
 #[cfg(test)]
+#[path = "../../tests/support/emulator.rs"]
+mod emulator;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
@@ -228,8 +234,9 @@ mod tests {
             ("gs://", "write gs://BUCKET"),
             ("gs://Bucket/x", "write gs://BUCKET"),
             ("gs://bucket/a//b", "write gs://BUCKET"),
-            ("s3://bucket/x", "not supported yet"),
-            ("az://bucket", "not supported yet"),
+            ("s3:bucket", "write s3://BUCKET"),
+            ("s3://b/x", "write s3://BUCKET"),
+            ("az://", "write az://CONTAINER"),
             ("ftp://x", "called `ftp`; use gs://"),
         ] {
             let error = open(url).await.unwrap_err();

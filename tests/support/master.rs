@@ -203,6 +203,8 @@ pub struct Manner {
     /// Hang up after so many bytes: of the first ordinary connection, of the first link.
     pub cut_control: Option<usize>,
     pub cut_link: Option<usize>,
+    /// Hang up after so many bytes of every other link too.
+    pub cut_links: Option<usize>,
     /// Instead of hanging up there, say nothing more.
     pub fall_silent: bool,
     /// Newlines wherever a master may send them.
@@ -226,6 +228,7 @@ impl Default for Manner {
             password: false,
             cut_control: None,
             cut_link: None,
+            cut_links: None,
             fall_silent: false,
             keepalives: false,
             piece: 64 * 1024,
@@ -240,6 +243,8 @@ impl Default for Manner {
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Seen {
+    /// Links that were begun.
+    pub links: usize,
     /// The arguments of each `PSYNC`.
     pub psyncs: Vec<(String, i64)>,
     pub full_syncs: usize,
@@ -370,7 +375,8 @@ impl Conversation {
                 self.is_link = name == "REPLCONF" || name == "PSYNC";
                 let mut cuts = self.shared.cuts.lock().unwrap();
                 self.left = if self.is_link {
-                    cuts.1.take()
+                    self.shared.seen().links += 1;
+                    cuts.1.take().or(self.shared.manner.cut_links)
                 } else {
                     cuts.0.take()
                 };

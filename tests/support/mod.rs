@@ -3,7 +3,7 @@
 pub mod backfeed;
 pub mod certs;
 pub mod data;
-pub mod gcs;
+pub mod emulator;
 pub mod ledger;
 pub mod load;
 pub mod master;
@@ -13,7 +13,7 @@ pub mod state;
 
 pub use backfeed::{Backfeed, Env, list, list_with, restored, run, run_with};
 #[allow(unused_imports)] // the benchmark uses less
-pub use gcs::{Cut, Fault, Gcs, Seen, Way};
+pub use emulator::{Cloud, Cut, Emulator, Fault, Gcs, Seen, Way};
 pub use ledger::{Ledger, Rng, last_unit};
 pub use load::Load;
 pub use proxy::Proxy;

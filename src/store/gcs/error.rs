@@ -3,162 +3,43 @@
 use std::time::Duration;
 
 use google_cloud_storage::Error;
-use tokio::time::{Instant, sleep};
 
-use crate::store::StoreError;
+pub(super) use crate::store::retry::{Attempt, chain, pause, too_slow};
+use crate::store::retry::{Call, short};
 
-/// First and longest pause between two tries.
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A server may ask for more patience, up to this; beyond, the call returns and tells.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// What a server says is shown up to so many bytes.
-const TEXT_MAX: usize = 300;
-
-/// How one try ended.
-#[derive(Debug)]
-pub(super) enum Attempt {
-    /// The object exists, and another create made it.
-    Exists,
-    /// There is no such object, or no such bucket.
-    NotFound(String),
-    /// Worth another try, after the pause that the server asked for.
-    Again(String, Option<Duration>),
-    /// The bytes that came do not have the object's checksum.
-    Damaged(String),
-    /// The object has another key than the one that was given, or a key and none was given, or none.
-    WrongKey(String),
-    /// No use trying again without a change.
-    Refused(u16, String),
+/// A call of the store, with what to do when it is refused.
+pub(super) fn call(verb: &'static str, shown: String, limit: Duration) -> Call {
+    Call::new(verb, shown, limit, advice)
 }
 
-impl Attempt {
-    /// Can a read go on where it was?
-    pub(super) fn may_resume(&self) -> bool {
-        matches!(self, Self::Again(..))
+fn advice(verb: &str, status: u16, said: &str) -> String {
+    if status == 401 {
+        return "The credentials are not accepted: see which account is meant to be used here"
+            .to_owned();
     }
-
-    /// As the store's own error.
-    pub(super) fn told(self, what: String) -> StoreError {
-        match self {
-            Self::Exists => StoreError::AlreadyExists { name: what },
-            Self::NotFound(cause) => StoreError::Permanent {
-                what,
-                cause: format!("{cause}. Does the bucket exist?"),
-            },
-            Self::Again(cause, _) | Self::Damaged(cause) => StoreError::Transient { what, cause },
-            Self::WrongKey(cause) | Self::Refused(_, cause) => {
-                StoreError::Permanent { what, cause }
-            }
-        }
+    if said.contains("KMS") {
+        return "The service agent of Cloud Storage needs the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key"
+            .to_owned();
     }
-}
-
-/// One call of the store: as many tries as fit into its limit.
-pub(super) struct Call {
-    verb: &'static str,
-    /// `gs://bucket/object`.
-    shown: String,
-    limit: Duration,
-}
-
-impl Call {
-    pub(super) fn new(verb: &'static str, shown: String, limit: Duration) -> Self {
-        Self { verb, shown, limit }
+    if said.contains("serviceusage.services.use") {
+        return "The account needs the permission serviceusage.services.use on the project that pays (--user-project)"
+            .to_owned();
     }
-
-    /// Tries until it works, until it makes no sense, or until the time is over.
-    pub(super) async fn run<T, F: Future<Output = Result<T, Attempt>>>(
-        &self,
-        mut attempt: impl FnMut() -> F,
-    ) -> Result<T, StoreError> {
-        let begun = Instant::now();
-        let mut tries = 0;
-        loop {
-            let failed = match attempt().await {
-                Ok(done) => return Ok(done),
-                Err(failed) => failed,
-            };
-            let wait = match &failed {
-                Attempt::Again(_, asked) => asked
-                    .unwrap_or_default()
-                    .min(RETRY_AFTER_MAX)
-                    .max(pause(tries)),
-                Attempt::Damaged(_) => pause(tries),
-                Attempt::Exists
-                | Attempt::NotFound(_)
-                | Attempt::WrongKey(_)
-                | Attempt::Refused(..) => {
-                    return Err(self.error(failed));
-                }
-            };
-            if begun.elapsed().saturating_add(wait) > self.limit {
-                return Err(self.error(failed));
-            }
-            tries = tries.saturating_add(1);
-            sleep(wait).await;
-        }
-    }
-
-    fn error(&self, failed: Attempt) -> StoreError {
-        match failed {
-            Attempt::Exists => StoreError::AlreadyExists {
-                name: self.shown.clone(),
-            },
-            Attempt::NotFound(_) if matches!(self.verb, "read" | "delete") => {
-                StoreError::NotFound {
-                    name: self.shown.clone(),
-                }
-            }
-            Attempt::Refused(status @ (401 | 403), cause) => StoreError::Permanent {
-                what: format!("cannot {} {}", self.verb, self.shown),
-                cause: format!("{cause} (HTTP {status}). {}", self.advice(status, &cause)),
-            },
-            other => other.told(format!("cannot {} {}", self.verb, self.shown)),
-        }
-    }
-
-    fn advice(&self, status: u16, said: &str) -> String {
-        if status == 401 {
-            return "The credentials are not accepted: see which account is meant to be used here"
-                .to_owned();
-        }
-        if said.contains("KMS") {
-            return "The service agent of Cloud Storage needs the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key"
-                .to_owned();
-        }
-        if said.contains("serviceusage.services.use") {
-            return "The account needs the permission serviceusage.services.use on the project that pays (--user-project)"
-                .to_owned();
-        }
-        // The service names what is missing: creating an object that exists takes storage.objects.delete as well.
-        let named = said
-            .split_whitespace()
-            .find(|word| word.starts_with("storage."));
-        let permission = match (named, self.verb) {
-            (Some(named), _) => named.trim_end_matches(['.', ',']),
-            (None, "list") => "storage.objects.list",
-            (None, "read") => "storage.objects.get",
-            (None, "delete") => "storage.objects.delete",
-            (None, _) => "storage.objects.create",
-        };
-        format!(
-            "The account needs the permission {permission} on the bucket; the role roles/storage.objectUser has all that \
-             is used"
-        )
-    }
-}
-
-/// The pause before try `n + 1`: doubled each time up to a limit, and up to a quarter less, so that many do not try in step.
-pub(super) fn pause(n: u32) -> Duration {
-    let pause = PAUSE_FIRST
-        .saturating_mul(1_u32.checked_shl(n.min(16)).unwrap_or(u32::MAX))
-        .min(PAUSE_MAX);
-    pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
-}
-
-pub(super) fn too_slow(limit: Duration) -> Attempt {
-    Attempt::Again(format!("no answer within {} s", limit.as_secs()), None)
+    // The service names what is missing: creating an object that exists takes storage.objects.delete as well.
+    let named = said
+        .split_whitespace()
+        .find(|word| word.starts_with("storage."));
+    let permission = match (named, verb) {
+        (Some(named), _) => named.trim_end_matches(['.', ',']),
+        (None, "list") => "storage.objects.list",
+        (None, "read") => "storage.objects.get",
+        (None, "delete") => "storage.objects.delete",
+        (None, _) => "storage.objects.create",
+    };
+    format!(
+        "The account needs the permission {permission} on the bucket; the role roles/storage.objectUser has all that \
+         is used"
+    )
 }
 
 /// Of the SDK.
@@ -262,35 +143,8 @@ fn key_advice(said: &str) -> Option<&'static str> {
     }
 }
 
-/// An error with what caused it.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = inner.source();
-    }
-    short(&text)
-}
-
-fn short(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(TEXT_MAX) {
-        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
-        None => line,
-    }
-}
-
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -336,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn a_permission_that_the_service_names_is_the_one_that_is_told() {
         let told = async |said: &str| {
-            let call = Call::new("create", "gs://b/o".to_owned(), Duration::ZERO);
+            let call = call("create", "gs://b/o".to_owned(), Duration::ZERO);
             let error = call
                 .run(|| async { Err::<(), _>(of_status(403, said, None)) })
                 .await
@@ -361,72 +215,18 @@ mod tests {
         assert!(text.contains("--user-project"), "{text}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_outage_of_minutes_is_outlived_with_growing_pauses() {
-        let begun = Instant::now();
-        let mut tries = Vec::new();
-        let call = Call::new("create", "gs://b/x".to_owned(), Duration::from_secs(600));
-        call.run(|| {
-            tries.push(begun.elapsed());
-            let back = begun.elapsed() > Duration::from_secs(9 * 60);
-            async move {
-                match back {
-                    true => Ok(()),
-                    false => Err(Attempt::Again("nobody listens".to_owned(), None)),
-                }
-            }
-        })
-        .await
-        .unwrap();
-        let pauses: Vec<Duration> = tries.windows(2).map(|two| two[1] - two[0]).collect();
-        assert!(pauses[0] <= PAUSE_FIRST);
-        assert!(pauses.iter().all(|pause| *pause <= PAUSE_MAX));
-        assert!((50..90).contains(&tries.len()), "{} tries", tries.len());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_ends_within_its_limit_and_waits_as_asked() {
-        let mut tries = 0;
-        let call = Call::new("list", "gs://b/x".to_owned(), Duration::from_secs(30));
-        let begun = Instant::now();
-        let error = call
-            .run(|| {
-                tries += 1;
-                async { Err::<(), _>(of_status(503, "away", None)) }
-            })
-            .await
-            .unwrap_err();
-        assert!(error.is_transient());
-        assert!((5..20).contains(&tries), "{tries} tries");
-        assert!(begun.elapsed() <= Duration::from_secs(30));
-
-        let mut times = Vec::new();
-        call.run(|| {
-            times.push(Instant::now());
-            let done = times.len() > 1;
-            async move {
-                match done {
-                    true => Ok(()),
-                    false => Err(of_status(429, "slow down", Some("7"))),
-                }
-            }
-        })
-        .await
-        .unwrap();
-        assert_eq!(times.len(), 2);
-        assert!(times[1].duration_since(times[0]) >= Duration::from_secs(7));
-    }
-
     #[test]
-    fn pauses_grow_to_a_limit_and_vary() {
-        for n in 0..80 {
-            let longest = PAUSE_FIRST.saturating_mul(1 << n.min(16)).min(PAUSE_MAX);
-            let pause = pause(n);
+    fn what_may_pass_is_tried_again_when_the_service_says() {
+        for (status, after, asked) in [
+            (429, Some("7"), Some(Duration::from_secs(7))),
+            (503, Some("soon"), None),
+            (503, None, None),
+        ] {
+            let attempt = of_status(status, "slow down", after);
             assert!(
-                pause <= longest && pause >= longest.mul_f64(0.74),
-                "{n}: {pause:?}"
+                matches!(&attempt, Attempt::Again(_, wait) if *wait == asked),
+                "{attempt:?}"
             );
         }
-        assert!((0..20).any(|_| pause(3) != pause(3)));
     }
 }

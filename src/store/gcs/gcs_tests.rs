@@ -8,16 +8,12 @@
     clippy::expect_used
 )]
 
-#[path = "../../../tests/support/gcs.rs"]
-mod gcs;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gcs::{Cut, Fault, Gcs, Seen, Way};
-
 use super::*;
 use crate::config::{EncryptionKey, StorageClass};
+use crate::store::emulator::{Cut, Fault, Gcs, Seen, Way};
 use crate::store::{SharedStore, contract};
 
 async fn store(gcs: &Gcs, prefix: &str) -> GcsStore {

@@ -25,7 +25,7 @@ use google_cloud_storage::read_resume_policy::NeverResume;
 use tokio::time::timeout;
 
 use api::{Api, Metadata};
-use error::{Attempt, Call};
+use error::Attempt;
 use reading::Reading;
 
 use crate::config::{Encryption, GcsOptions};
@@ -164,7 +164,7 @@ impl GcsStore {
     async fn put(&self, object: &str, body: Bytes, limit: Duration) -> Result<(), StoreError> {
         let token = token();
         let crc = upload::crc32c_of(&body);
-        let call = Call::new("create", self.shown(object), limit);
+        let call = error::call("create", self.shown(object), limit);
         call.run(|| async {
             let mut write = self
                 .client
@@ -242,7 +242,7 @@ impl GcsStore {
         (from, end): (u64, u64),
         generation: Option<i64>,
     ) -> Result<Option<ReadObjectResponse>, StoreError> {
-        let call = Call::new("read", self.shown(object), self.limits.call);
+        let call = error::call("read", self.shown(object), self.limits.call);
         call.run(|| async {
             let range = match (from, end) {
                 (0, u64::MAX) => ReadRange::all(),
@@ -305,7 +305,7 @@ impl Store for GcsStore {
         let object = self.object(name)?;
         let range = range.unwrap_or(0..u64::MAX);
         let reading = if range.start >= range.end {
-            let call = Call::new("read", self.shown(&object), self.limits.call);
+            let call = error::call("read", self.shown(&object), self.limits.call);
             call.run(|| self.api.metadata(&object))
                 .await
                 .map_err(|error| self.own_name(error, &object))?;
@@ -333,7 +333,7 @@ impl Store for GcsStore {
             async move {
                 let Some(page) = page else { return Ok(None) };
                 let shown = format!("{}*", store.shown(&full));
-                let call = Call::new("list", shown, store.limits.call);
+                let call = error::call("list", shown, store.limits.call);
                 let list = call
                     .run(|| store.api.list(&full, from.as_deref(), &page))
                     .await?;
@@ -362,7 +362,7 @@ impl Store for GcsStore {
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
         let object = self.object(name)?;
-        let call = Call::new("delete", self.shown(&object), self.limits.call);
+        let call = error::call("delete", self.shown(&object), self.limits.call);
         match call.run(|| self.api.delete(&object)).await {
             Err(StoreError::NotFound { .. }) => Ok(()),
             done => done,

@@ -8,7 +8,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use futures::stream::{self, StreamExt};
 use tokio::task::JoinSet;
 
-use super::error::{Attempt, Call};
+use super::error::{self, Attempt};
 use super::{GcsStore, token};
 use crate::store::{StoreError, Upload};
 
@@ -122,7 +122,7 @@ impl GcsUpload {
 
     /// Composes `parts` into a new object; gives its CRC32C.
     async fn compose(&self, parts: &[String], object: &str) -> Result<u32, StoreError> {
-        let call = Call::new("create", self.store.shown(object), self.store.limits.part);
+        let call = error::call("create", self.store.shown(object), self.store.limits.part);
         call.run(|| async {
             match self.store.api.compose(parts, object, &self.token).await {
                 Err(Attempt::Exists) => {
@@ -181,7 +181,7 @@ impl GcsUpload {
         if stored == ours {
             return Ok(());
         }
-        let call = Call::new(
+        let call = error::call(
             "delete",
             self.store.shown(&self.object),
             self.store.limits.call,
@@ -247,7 +247,7 @@ async fn sweep(store: GcsStore, parts: Vec<String>) {
     let delete = |part: String| {
         let store = &store;
         async move {
-            let call = Call::new("delete", store.shown(&part), store.limits.call);
+            let call = error::call("delete", store.shown(&part), store.limits.call);
             if let Err(error) = call.run(|| store.api.delete(&part)).await
                 && !matches!(error, StoreError::NotFound { .. })
             {

@@ -1,6 +1,6 @@
-//! Google Cloud Storage as an emulator has it (`tests/servers.sh`), behind a proxy that can do harm.
+//! Google Cloud Storage, S3 and Azure Blob Storage as emulators have them (`tests/servers.sh`), behind a proxy that can do harm.
 //!
-//! Stands alone, as the unit tests of the store use it too.
+//! Stands alone, as the unit tests of the stores use it too.
 
 #![allow(
     dead_code,
@@ -23,6 +23,8 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::StreamExt;
+use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
+use object_store::client::HttpRequestBody;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -44,7 +46,7 @@ pub enum Fault {
     Trickle(Duration),
     /// Passed on without its precondition: the object is written over.
     Overwrites,
-    /// Not passed on; answered with this status and message.
+    /// Not passed on; answered with this status and message (with S3 and Azure the body as it is).
     Says(u16, &'static str),
 }
 
@@ -91,17 +93,31 @@ struct Rule {
     fault: Fault,
 }
 
+/// Whose service is emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cloud {
+    Google,
+    S3,
+    Azure,
+}
+
+/// As the emulator of Azure has them, for everybody.
+pub const AZURE_ACCOUNT: &str = "devstoreaccount1";
+pub const AZURE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
 /// A running emulator, and the proxy before it.
-pub struct Gcs {
+pub struct Emulator {
     child: Child,
     port: u16,
     directory: tempfile::TempDir,
     proxy: u16,
     shared: Arc<Shared>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 struct Shared {
+    cloud: Cloud,
     upstream: String,
     client: reqwest::Client,
     rules: Mutex<VecDeque<Rule>>,
@@ -110,19 +126,30 @@ struct Shared {
     log: Mutex<Vec<Seen>>,
 }
 
-impl Gcs {
-    /// Starts one with an empty bucket of that name.
+/// That of Google Cloud Storage.
+pub type Gcs = Emulator;
+
+impl Emulator {
+    /// Starts one of Google Cloud Storage, with an empty bucket of that name.
     pub fn start(bucket: &str) -> Self {
+        Self::start_of(Cloud::Google, bucket)
+    }
+
+    /// Starts one with an empty bucket (a container, with Azure) of that name.
+    pub fn start_of(cloud: Cloud, bucket: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(directory.path().join(bucket)).unwrap();
+        if cloud == Cloud::Google {
+            std::fs::create_dir_all(directory.path().join(bucket)).unwrap();
+        }
         let port = free_port();
-        let child = spawn(port, &directory);
+        let child = spawn(cloud, port, &directory);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
         let shared = Arc::new(Shared {
+            cloud,
             upstream: format!("http://127.0.0.1:{port}"),
             client: reqwest::Client::builder()
                 .no_proxy()
@@ -144,19 +171,66 @@ impl Gcs {
             axum::serve(inner, app).await.unwrap();
         });
         runtime.spawn(carry(wire, inner_port, Arc::clone(&shared)));
-        let gcs = Self {
+        let emulator = Self {
             child,
             port,
             directory,
             proxy,
             shared,
-            _runtime: runtime,
+            runtime,
         };
-        gcs.wait_up();
-        gcs
+        emulator.wait_up();
+        match cloud {
+            Cloud::Google => {}
+            Cloud::S3 => emulator.create(&format!("/{bucket}")),
+            Cloud::Azure => {
+                emulator.create(&format!("/{AZURE_ACCOUNT}/{bucket}?restype=container"));
+            }
+        }
+        emulator
     }
 
-    /// For `STORAGE_EMULATOR_HOST`.
+    /// Creates a bucket or a container.
+    fn create(&self, path: &str) {
+        let url = format!("{}{path}", self.shared.upstream);
+        let mut request = http::Request::put(&url)
+            .body(HttpRequestBody::empty())
+            .unwrap();
+        if self.shared.cloud == Cloud::Azure {
+            let key = AzureCredential::AccessKey(AzureAccessKey::try_new(AZURE_KEY).unwrap());
+            AzureAuthorizer::new(&key, AZURE_ACCOUNT)
+                .try_authorize(&mut request)
+                .unwrap();
+        }
+        let made = self
+            .shared
+            .client
+            .put(&url)
+            .headers(request.headers().clone());
+        let made = self
+            .runtime
+            .block_on(made.header("content-length", 0).send())
+            .unwrap();
+        assert!(made.status().is_success(), "{made:?}");
+    }
+
+    /// What lets the program find it.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        match self.shared.cloud {
+            Cloud::Google => vec![("STORAGE_EMULATOR_HOST", self.host())],
+            Cloud::S3 => vec![
+                ("AWS_ENDPOINT_URL", self.host()),
+                ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", "not so secret".to_owned()),
+            ],
+            Cloud::Azure => vec![
+                ("AZURE_STORAGE_USE_EMULATOR", "true".to_owned()),
+                ("AZURITE_BLOB_STORAGE_URL", self.host()),
+            ],
+        }
+    }
+
+    /// The proxy's address.
     pub fn host(&self) -> String {
         format!("http://127.0.0.1:{}", self.proxy)
     }
@@ -166,7 +240,7 @@ impl Gcs {
         self.shared.upstream.clone()
     }
 
-    /// What it stores: a directory a bucket.
+    /// What it stores; with Google a directory a bucket.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -213,7 +287,7 @@ impl Gcs {
         self.shared.log.lock().unwrap().clone()
     }
 
-    /// `kill -9`. What it has stored stays.
+    /// `kill -9`. What it has stored stays, but for S3's.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -224,7 +298,7 @@ impl Gcs {
         if self.child.try_wait().unwrap().is_none() {
             return;
         }
-        self.child = spawn(self.port, &self.directory);
+        self.child = spawn(self.shared.cloud, self.port, &self.directory);
         self.wait_up();
     }
 
@@ -235,28 +309,44 @@ impl Gcs {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("the emulator of Google Cloud Storage does not come up");
+        panic!("the emulator of {:?} does not come up", self.shared.cloud);
     }
 }
 
-impl Drop for Gcs {
+impl Drop for Emulator {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
+fn spawn(cloud: Cloud, port: u16, directory: &tempfile::TempDir) -> Child {
     let root = std::env::var_os("BACKFEED_TEST_SERVERS").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/test-servers"),
         PathBuf::from,
     );
-    let program = root.join("fake-gcs/bin/server");
-    Command::new(&program)
-        .args(["-scheme", "http", "-host", "127.0.0.1", "-port"])
-        .arg(port.to_string())
-        .args(["-backend", "filesystem", "-filesystem-root"])
-        .arg(directory.path())
+    let name = match cloud {
+        Cloud::Google => "fake-gcs",
+        Cloud::S3 => "moto",
+        Cloud::Azure => "azurite",
+    };
+    let program = root.join(name).join("bin/server");
+    let port = port.to_string();
+    let mut command = Command::new(&program);
+    match cloud {
+        Cloud::Google => command
+            .args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port])
+            .args(["-backend", "filesystem", "-filesystem-root"])
+            .arg(directory.path()),
+        Cloud::S3 => command.arg(&port),
+        Cloud::Azure => command
+            .args(["--blobHost", "127.0.0.1", "--blobPort", &port])
+            .args(["--silent", "--skipApiVersionCheck", "--disableTelemetry"])
+            .arg("--location")
+            .arg(directory.path()),
+    };
+    command
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -351,6 +441,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         .map_or("/", |path| path.as_str())
         .to_owned();
     let method = request.method().clone();
+    let head = method == axum::http::Method::HEAD;
     let number = {
         let mut log = shared.log.lock().unwrap();
         log.push(Seen {
@@ -369,7 +460,11 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         }
         Some(Fault::Says(status, message)) => {
             let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
-            return answer(status, None, message);
+            if shared.cloud == Cloud::Google {
+                return answer(status, None, message);
+            }
+            let response = Response::builder().status(status);
+            return response.body(Body::from(message)).unwrap();
         }
         Some(Fault::CutRequest) => {
             let mut body = request.into_body().into_data_stream();
@@ -385,15 +480,22 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     };
     let begin = &body[..body.len().min(4096)];
     shared.log.lock().unwrap()[number].body = String::from_utf8_lossy(begin).into_owned();
-    let target = match fault {
-        Some(Fault::Overwrites) => target.replace("ifGenerationMatch=0", ""),
-        _ => target,
+    let overwrites = matches!(fault, Some(Fault::Overwrites));
+    let target = match overwrites {
+        true => target.replace("ifGenerationMatch=0", ""),
+        false => target,
     };
     let mut forward = shared
         .client
-        .request(method, format!("{}{target}", shared.upstream))
-        .body(body);
+        .request(method, format!("{}{target}", shared.upstream));
+    if parts.headers.contains_key("content-length") {
+        forward = forward.header("content-length", body.len());
+    }
+    forward = forward.body(body);
     for (name, value) in &parts.headers {
+        if overwrites && name == "if-none-match" {
+            continue;
+        }
         if !matches!(
             name.as_str(),
             "host" | "content-length" | "connection" | "transfer-encoding" | "accept-encoding"
@@ -410,10 +512,14 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     }
     let mut response = Response::builder().status(theirs.status());
     for (name, value) in theirs.headers() {
-        if !matches!(
-            name.as_str(),
-            "content-length" | "connection" | "transfer-encoding"
-        ) {
+        // Of an answer to HEAD, the length is that of what is not there.
+        let kept = head && name == "content-length";
+        if kept
+            || !matches!(
+                name.as_str(),
+                "content-length" | "connection" | "transfer-encoding"
+            )
+        {
             response = response.header(name, value);
         }
     }

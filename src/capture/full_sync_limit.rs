@@ -1,0 +1,180 @@
+//! How often a master may be asked for a full sync.
+//!
+//! It forks for each, copies pages that are written meanwhile, and sends all of its data. Whatever goes wrong on our side, or on
+//! the way, must not make it do that again and again: a store that loses every base, a process between us that cuts long
+//! connections, a server that forgets its history with every restart.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::log_writer::jittered;
+
+/// No more full syncs than these are begun within [`FULL_SYNC_WINDOW`]: enough for the server to be restarted, and for the
+/// odd mishap, one after the other.
+pub const FULL_SYNCS_MAX: usize = 4;
+/// See [`FULL_SYNCS_MAX`]: a master that forked four times in ten minutes has done enough for us.
+pub const FULL_SYNC_WINDOW: Duration = Duration::from_secs(600);
+/// After the second full sync in a row that came to nothing, the pause before the third; it doubles with each. (The second
+/// comes soon, as most mishaps happen once.) Full syncs that take longer than the window are held back by this alone.
+pub const FULL_SYNC_PAUSE_FIRST: Duration = Duration::from_secs(10);
+/// The longest such pause.
+pub const FULL_SYNC_PAUSE_MAX: Duration = Duration::from_secs(1800);
+
+/// The full syncs of one master, as far as they matter for the next.
+#[derive(Debug, Default)]
+pub(super) struct FullSyncLimit {
+    /// When they were begun; the last [`FULL_SYNCS_MAX`].
+    begun: VecDeque<Instant>,
+    /// How many in a row came to nothing.
+    in_vain: u32,
+    not_before: Option<Instant>,
+    /// A partial sync was expected of the server, and it began a full one.
+    surprised: bool,
+}
+
+impl FullSyncLimit {
+    /// How long none may be begun. None: now.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        let window = self
+            .begun
+            .front()
+            .filter(|_| self.begun.len() >= FULL_SYNCS_MAX)
+            .and_then(|first| first.checked_add(FULL_SYNC_WINDOW));
+        let until = window.max(self.not_before)?;
+        Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+    }
+
+    /// Is the server to be believed when it looks as if it would give a partial sync?
+    pub(super) fn believes(&self) -> bool {
+        !self.surprised
+    }
+
+    /// The server has begun one.
+    pub(super) fn begun(&mut self, now: Instant) {
+        self.surprised = self.wait(now).is_some();
+        self.begun.push_back(now);
+        if self.begun.len() > FULL_SYNCS_MAX {
+            self.begun.pop_front();
+        }
+    }
+
+    /// It came to nothing.
+    pub(super) fn in_vain(&mut self, now: Instant) {
+        let doubled = 1_u32.checked_shl(self.in_vain.saturating_sub(1));
+        let pause = FULL_SYNC_PAUSE_FIRST.saturating_mul(doubled.unwrap_or(u32::MAX));
+        if self.in_vain > 0 {
+            self.not_before = now.checked_add(jittered(pause.min(FULL_SYNC_PAUSE_MAX)));
+        }
+        self.in_vain = self.in_vain.saturating_add(1);
+    }
+
+    /// It is stored.
+    pub(super) fn stored(&mut self) {
+        self.in_vain = 0;
+        self.not_before = None;
+        self.surprised = false;
+    }
+
+    /// The server has continued the feed.
+    pub(super) fn continued(&mut self) {
+        self.surprised = false;
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
+mod tests {
+    use super::*;
+
+    /// When full syncs are begun by somebody who asks every second, if each takes so long and then comes to this.
+    fn begun(hours: u64, takes: Duration, stored: bool) -> Vec<Duration> {
+        let start = Instant::now();
+        let end = start + Duration::from_secs(hours * 3600);
+        let (mut now, mut limit, mut begun) = (start, FullSyncLimit::default(), Vec::new());
+        while now < end {
+            if limit.wait(now).is_none() {
+                begun.push(now - start);
+                limit.begun(now);
+                now += takes;
+                if stored {
+                    limit.stored();
+                } else {
+                    limit.in_vain(now);
+                }
+            }
+            now += Duration::from_secs(1);
+        }
+        begun
+    }
+
+    fn assert_within_limit(begun: &[Duration]) {
+        for some in begun.windows(FULL_SYNCS_MAX + 1) {
+            let span = some[FULL_SYNCS_MAX] - some[0];
+            assert!(span >= FULL_SYNC_WINDOW, "{span:?} in {begun:?}");
+        }
+    }
+
+    #[test]
+    fn never_more_than_the_limit_whatever_becomes_of_them() {
+        for stored in [true, false] {
+            for takes in [0, 1, 70, 700] {
+                assert_within_limit(&begun(6, Duration::from_secs(takes), stored));
+            }
+        }
+        // Those that are of use: as many as the limit allows.
+        assert_eq!(begun(1, Duration::ZERO, true).len(), 24);
+    }
+
+    #[test]
+    fn those_in_vain_become_rare() {
+        let quick = begun(6, Duration::ZERO, false);
+        assert!(quick.len() <= 22, "{}: {quick:?}", quick.len());
+        assert!(quick[1] <= Duration::from_secs(2), "{quick:?}");
+        // One that takes 20 minutes would otherwise be followed by the next at once.
+        let slow = begun(24, Duration::from_secs(1200), false);
+        let pauses: Vec<u64> = slow
+            .windows(2)
+            .map(|two| (two[1] - two[0]).as_secs() - 1200)
+            .collect();
+        assert!(
+            pauses.iter().rev().take(20).all(|pause| *pause >= 1350),
+            "{pauses:?}"
+        );
+        assert!(slow.len() <= 38, "{}", slow.len());
+    }
+
+    #[test]
+    fn one_that_is_stored_forgets_those_in_vain() {
+        let now = Instant::now();
+        let mut limit = FullSyncLimit::default();
+        for _ in 0..3 {
+            limit.begun(now);
+            limit.in_vain(now);
+        }
+        let wait = limit.wait(now).unwrap();
+        assert!(
+            wait > Duration::from_secs(14) && wait <= Duration::from_secs(20),
+            "{wait:?}"
+        );
+        limit.begun(now + wait);
+        assert!(limit.believes());
+        limit.stored();
+        assert!(
+            limit.wait(now + wait).unwrap() > Duration::from_secs(500),
+            "four are enough"
+        );
+        limit.begun(now + wait);
+        assert!(
+            !limit.believes(),
+            "the server gave one although none was to be asked for"
+        );
+        limit.continued();
+        assert!(limit.believes());
+    }
+}

@@ -1,0 +1,187 @@
+//! Sentinels, who know which server is the master, and how to log in to them and to it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::source::{Source, decode};
+use super::{ConfigError, Tls};
+
+/// The port of a Sentinel whose URL names none.
+pub const SENTINEL_PORT: u16 = 26379;
+/// Sentinels and servers in the clear.
+pub(super) const SENTINEL: &str = "redis+sentinel";
+/// Sentinels and servers with TLS.
+pub(super) const SENTINEL_TLS: &str = "rediss+sentinel";
+const FORM: &str = "redis+sentinel://[user[:password]@]host[:port][,host[:port]…]/master-name, or rediss+sentinel:// for TLS";
+
+/// Sentinels, and the name of the master that they are asked for. `Display` shows no password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentinels {
+    /// The master's name, as the Sentinels' `sentinel monitor` gives it.
+    pub name: String,
+    /// The Sentinels, each with how to log in to it; one or more.
+    pub seeds: Vec<Source>,
+    /// How to log in to the servers that they name.
+    server: Source,
+}
+
+impl Sentinels {
+    /// A server that a Sentinel has named.
+    #[must_use]
+    pub fn server(&self, host: String, port: u16) -> Source {
+        Source {
+            host,
+            port,
+            ..self.server.clone()
+        }
+    }
+
+    /// A Sentinel that another one has named: as the others are, as they share a password.
+    #[must_use]
+    pub fn sentinel(&self, host: String, port: u16) -> Option<Source> {
+        let like = self.seeds.first()?.clone();
+        Some(Source { host, port, ..like })
+    }
+
+    /// Who writes, in `history.json`: the same whichever server is the master.
+    #[must_use]
+    pub fn service(&self) -> String {
+        format!("sentinel:{}", self.name)
+    }
+
+    /// How to log in to the Sentinels themselves. The file must be readable now.
+    pub fn with_login(
+        mut self,
+        username: Option<&str>,
+        password_file: Option<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        if username.is_some() && password_file.is_none() {
+            return Err(ConfigError::new(
+                "--sentinel-user: the password is missing: give --sentinel-password-file as well",
+            ));
+        }
+        let seeds = self.seeds.into_iter().map(|seed| Source {
+            username: username.map(str::to_owned),
+            ..seed
+        });
+        self.seeds = seeds
+            .map(|seed| seed.with_password_file(password_file.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.of_flag("--sentinel-password-file"))?;
+        Ok(self)
+    }
+
+    /// Takes the servers' password from `file`, which must be readable now.
+    pub fn with_password_file(mut self, file: Option<PathBuf>) -> Result<Self, ConfigError> {
+        self.server = self.server.with_password_file(file)?;
+        Ok(self)
+    }
+
+    /// Takes over how to speak TLS, to Sentinels and servers alike. The files must be usable now.
+    pub fn with_tls(mut self, tls: &Tls) -> Result<Self, ConfigError> {
+        let seeds = self.seeds.into_iter();
+        self.seeds = seeds
+            .map(|seed| seed.with_tls(tls.clone()))
+            .collect::<Result<_, _>>()?;
+        if self.server.tls.is_some() {
+            self.server.tls = Some(tls.clone());
+        }
+        Ok(self)
+    }
+}
+
+impl FromStr for Sentinels {
+    type Err = ConfigError;
+
+    /// `redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]…]/name`. User and password are those of the servers.
+    /// No part of the text stands in the error.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |why: &str| ConfigError(format!("{why}: write {FORM}"));
+        let (tls, rest) = match text.split_once("://") {
+            Some((SENTINEL, rest)) => (None, rest),
+            Some((SENTINEL_TLS, rest)) => (Some(Tls::default()), rest),
+            _ => return Err(wrong("not a URL of Sentinels")),
+        };
+        let (login, rest) = match rest.rsplit_once('@') {
+            Some((login, rest)) => (Some(login), rest),
+            None => (None, rest),
+        };
+        let (hosts, name) = rest.split_once('/').ok_or_else(|| {
+            wrong("the master's name is missing (as in the Sentinels' `sentinel monitor`)")
+        })?;
+        let name = decode(name, "master's name")?;
+        if name.is_empty() || name.contains(['/', '?', '#']) || name.contains(char::is_whitespace) {
+            return Err(wrong(
+                "after the hosts stands the master's name, and nothing else",
+            ));
+        }
+        let parse = |host: &str| {
+            if host.contains('@') {
+                return Err(wrong("user and password stand once, before the first host"));
+            }
+            let url = format!("redis://{host}");
+            Source::parse(&url, tls.clone(), SENTINEL_PORT, FORM)
+        };
+        let seeds: Vec<Source> = hosts.split(',').map(parse).collect::<Result<_, _>>()?;
+        let server = match login {
+            // Any host: the Sentinels name the right one.
+            Some(login) => {
+                Source::parse(&format!("redis://{login}@localhost"), tls.clone(), 1, FORM)?
+            }
+            None => parse("localhost")?,
+        };
+        Ok(Self {
+            name,
+            seeds,
+            server,
+        })
+    }
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = self.server.tls.is_some();
+        write!(f, "{}://", if tls { SENTINEL_TLS } else { SENTINEL })?;
+        if let Some(name) = &self.server.username {
+            write!(f, "{name}@")?;
+        }
+        let hosts: Vec<String> = self.seeds.iter().map(Source::addr).collect();
+        write!(f, "{}/{}", hosts.join(","), self.name)
+    }
+}
+
+/// Where the server is that is captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upstream {
+    /// There.
+    Server(Source),
+    /// Where the Sentinels say.
+    Sentinels(Sentinels),
+}
+
+impl Upstream {
+    /// Who writes, in `history.json`.
+    #[must_use]
+    pub fn service(&self) -> String {
+        match self {
+            Self::Server(source) => source.addr(),
+            Self::Sentinels(sentinels) => sentinels.service(),
+        }
+    }
+}
+
+impl FromStr for Upstream {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text.split_once("://") {
+            Some((SENTINEL | SENTINEL_TLS, _)) => text.parse().map(Self::Sentinels),
+            _ => text.parse().map(Self::Server),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sentinels_tests.rs"]
+mod tests;
