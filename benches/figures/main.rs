@@ -7,6 +7,7 @@
 //! - `master`: what a server does at full load alone, with a replica, and with backfeed; and what backfeed takes for it
 //! - `wait`: `WAIT 1` after a write against one object write on the same store
 //! - `restore`: a restore to a server against the server's own load of the same RDB
+//! - `consolidate`: a new base against a server that loads base and log and saves; a walk over an RDB against its checker
 
 #![allow(
     missing_docs,
@@ -23,6 +24,7 @@
     clippy::unwrap_used
 )]
 
+mod consolidate;
 mod full_sync;
 mod master;
 mod restore;
@@ -44,7 +46,7 @@ use support::{Env, Gcs, Server, Version};
 const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const PARTS: [&str; 4] = ["full-sync", "master", "wait", "restore"];
+const PARTS: [&str; 5] = ["full-sync", "master", "wait", "restore", "consolidate"];
 
 fn main() {
     let (mut keys, mut parts) = (KEYS, Vec::new());
@@ -80,6 +82,9 @@ fn main() {
         for store in Place::all() {
             wait::run(&redis(), &store);
         }
+    }
+    if wanted("consolidate") {
+        consolidate::run(&Place::directory(), keys);
     }
     if wanted("master") {
         master::run(&Place::directory());
@@ -180,8 +185,11 @@ fn measure(command: &mut Command) -> (Duration, u64) {
 }
 
 fn peak_memory(child: &Child) -> u64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    peak_memory_of(child.id())
+}
+
+fn peak_memory_of(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))

@@ -117,6 +117,10 @@ pub struct BaseManifest {
     pub server: ServerInfo,
     /// Unix milliseconds.
     pub created_unix_ms: i64,
+    /// When the last byte of the feed that it stands on had been received, Unix milliseconds, if that was not right before it
+    /// was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_unix_ms: Option<i64>,
     /// Keys in each database.
     #[serde(default)]
     pub databases: BTreeMap<u32, DbCounts>,
@@ -167,6 +171,7 @@ impl BaseManifest {
             rdb_checksum: summary.checksum == Checksum::Verified,
             server,
             created_unix_ms: now_unix_ms,
+            received_unix_ms: None,
             databases: databases.map(|(db, of)| (*db, counts(of))).collect(),
             types: types
                 .map(|(name, count)| ((*name).to_owned(), *count))
@@ -193,6 +198,12 @@ impl BaseManifest {
             history: self.history,
             offset: self.offset,
         }
+    }
+
+    /// The time whose data it holds, Unix milliseconds.
+    #[must_use]
+    pub fn as_of_unix_ms(&self) -> i64 {
+        self.received_unix_ms.unwrap_or(self.created_unix_ms)
     }
 
     /// How a checksum is written into [`Self::crc64`].

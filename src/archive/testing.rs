@@ -105,6 +105,7 @@ pub(super) fn manifest(n: u8, offset: u64, kind: BaseKind, stored: &StoredBase) 
         modules: Vec::new(),
         unwalked_from: None,
         unwalked_reason: None,
+        received_unix_ms: None,
     }
 }
 

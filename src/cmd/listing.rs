@@ -262,7 +262,7 @@ fn starts(catalog: &Catalog, history: &History) -> Result<Vec<Start>, ArchiveErr
         .iter()
         .map(|base| Start {
             offset: base.offset,
-            unix_ms: base.created_unix_ms,
+            unix_ms: base.as_of_unix_ms(),
             made_from: match base.kind {
                 BaseKind::Sync => None,
                 BaseKind::Consolidated { from } => Some(from),

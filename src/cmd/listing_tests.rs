@@ -247,6 +247,7 @@ mod gathered {
             modules: Vec::new(),
             unwalked_from: None,
             unwalked_reason: None,
+            received_unix_ms: None,
         };
         archive.commit_base(&manifest).await.unwrap();
     }

@@ -285,6 +285,7 @@ async fn make(
         history: history_at(plan, survey.end.offset),
         offset: survey.end.offset,
     };
+    let received_unix_ms = survey.received_unix_ms;
     progress.stage(Stage::Snapshot, Some(plan.base.raw_bytes));
     let mut bytes = rebuild::write(source, survey, Stand::At(at.history), limits);
     let mut writer = archive.begin_base(at).await?;
@@ -308,7 +309,8 @@ async fn make(
         from: plan.base.offset,
     };
     let server = plan.base.server.clone();
-    let manifest = BaseManifest::new(&stored, &summary, kind, server, request.now_unix_ms);
+    let mut manifest = BaseManifest::new(&stored, &summary, kind, server, request.now_unix_ms);
+    manifest.received_unix_ms = received_unix_ms;
     archive.commit_base(&manifest).await?;
     Ok(manifest)
 }

@@ -46,7 +46,7 @@ pub(super) async fn each_command(
     let mut reader = CommandReader::new(start, limit);
     let mut times = Times {
         marks: VecDeque::new(),
-        last_ms: source.base.created_unix_ms,
+        last_ms: source.base.as_of_unix_ms(),
     };
     let mut within = false;
     let mut left = upto.since(start);

@@ -13,6 +13,8 @@ pub struct Survey {
     pub end: Boundary,
     /// Why not further; none: this is all of it.
     pub stop: Option<Stop>,
+    /// When the last of them had been received, Unix milliseconds.
+    pub received_unix_ms: Option<i64>,
     /// Commands up to there.
     pub commands: u64,
     /// Those among them that change data.
@@ -32,6 +34,7 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
         footprint,
         end: start,
         stop: None,
+        received_unix_ms: None,
         commands: 0,
         writes: 0,
         pending: 0,
@@ -58,6 +61,7 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
         footprint: surveyor.footprint,
         end: surveyor.end,
         stop: surveyor.stop,
+        received_unix_ms: surveyor.received_unix_ms,
         commands: surveyor.commands,
         writes: surveyor.writes,
     })
@@ -69,6 +73,7 @@ struct Surveyor {
     unit: Unit,
     end: Boundary,
     stop: Option<Stop>,
+    received_unix_ms: Option<i64>,
     commands: u64,
     writes: u64,
     /// Commands of the transaction that is open.
@@ -103,6 +108,7 @@ impl Taker for Surveyor {
         self.commands = self.commands.saturating_add(self.pending);
         self.writes = self.writes.saturating_add(self.pending_writes);
         (self.pending, self.pending_writes) = (0, 0);
+        self.received_unix_ms = Some(at.received_ms);
         self.unit = self.footprint.mark();
         self.end = Boundary {
             offset: at.end,

@@ -571,7 +571,7 @@ impl Planner<'_> {
         end: Offset,
     ) -> Result<Option<i64>, RestoreError> {
         let Some(last) = pieces.last() else {
-            return Ok(Some(base.created_unix_ms));
+            return Ok(Some(base.as_of_unix_ms()));
         };
         let header = last.stored_header(self.archive).await?;
         let marks = &header.meta.marks;

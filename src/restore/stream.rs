@@ -98,7 +98,7 @@ fn replay(archive: &Archive, plan: &Plan) -> Content {
         return stream::empty().boxed();
     }
     let select = select(plan.base.db);
-    let times = plan.relative_ttls.then_some(plan.base.created_unix_ms);
+    let times = plan.relative_ttls.then_some(plan.base.as_of_unix_ms());
     let rewriter = FeedRewriter::new(plan.start(), times);
     let items = items(archive, plan.pieces.clone(), plan.relative_ttls);
     let rewritten = stream::try_unfold((items, rewriter), |(mut items, mut rewriter)| async move {

@@ -140,6 +140,7 @@ impl Sample {
             modules: Vec::new(),
             unwalked_from: None,
             unwalked_reason: None,
+            received_unix_ms: None,
         };
         self.archive.commit_base(&manifest).await.unwrap();
     }
