@@ -26,4 +26,5 @@ mod spool;
 mod stock_tools;
 mod tidy;
 mod tls;
+mod verify;
 mod writers;

@@ -12,6 +12,7 @@ mod listing;
 mod restore;
 mod sidecar;
 mod supervise;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -51,6 +52,7 @@ enum Verb {
     Restore(restore::Args),
     List(list::Args),
     Consolidate(consolidate::Args),
+    Verify(verify::Args),
 }
 
 impl Cli {
@@ -61,6 +63,7 @@ impl Cli {
             Verb::Restore(args) => (&args.log, Level::Info),
             Verb::List(args) => (&args.log, Level::Quiet),
             Verb::Consolidate(args) => (&args.log, Level::Info),
+            Verb::Verify(args) => (&args.log, Level::Quiet),
         }
     }
 
@@ -200,6 +203,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
+        Verb::Verify(args) => verify::run(args).await,
     }
 }
 
