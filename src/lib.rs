@@ -11,9 +11,9 @@
 //! |---|---|
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
-//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound |
+//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`]: pure, no tokio, no clock, no environment |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
@@ -27,8 +27,10 @@ pub mod crc64;
 pub mod expiry;
 mod frames;
 pub mod http;
+pub mod inspect;
 pub mod keyspace;
 pub mod link;
+pub mod lookup;
 pub mod metrics;
 pub mod position;
 pub mod proto;
@@ -38,6 +40,7 @@ pub mod resp;
 pub mod restore;
 pub mod segment;
 pub mod service;
+pub mod shown;
 pub mod sidecar;
 pub mod spool;
 pub mod status;

@@ -17,6 +17,8 @@ mod acks;
 mod bad_input;
 mod crash;
 mod gcs;
+mod get;
+mod inspect;
 mod matrix;
 mod scripted;
 mod serving_tls;

@@ -6,6 +6,7 @@ use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
 use crate::consolidate::ConsolidateError;
+use crate::lookup::LookupError;
 use crate::rebuild::RebuildError;
 use crate::restore::RestoreError;
 use crate::sidecar::SidecarError;
@@ -86,6 +87,20 @@ impl From<ConsolidateError> for Failure {
             ConsolidateError::Rebuild(_) | ConsolidateError::Differs { .. } => {
                 Self::new(Exit::Error, error)
             }
+        }
+    }
+}
+
+impl From<LookupError> for Failure {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Restore(error) => error.into(),
+            LookupError::Rebuild(RebuildError::Archive(error)) => error.into(),
+            LookupError::Rebuild(ref base) if base.is_damage() => Self::new(Exit::Damaged, error),
+            LookupError::Stopped { .. } | LookupError::Swapped { .. } => {
+                Self::new(Exit::NothingToRestore, error)
+            }
+            LookupError::Rebuild(_) | LookupError::Memory { .. } => Self::new(Exit::Error, error),
         }
     }
 }

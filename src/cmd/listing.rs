@@ -479,7 +479,7 @@ impl fmt::Display for Server<'_> {
 }
 
 /// RFC 3339 in UTC, to the second.
-struct Time(i64);
+pub(super) struct Time(pub(super) i64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -490,7 +490,8 @@ impl fmt::Display for Time {
     }
 }
 
-struct Size(u64);
+/// Bytes, for people.
+pub(super) struct Size(pub(super) u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

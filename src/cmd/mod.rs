@@ -7,6 +7,8 @@ mod bars;
 mod consolidate;
 mod exit;
 mod flags;
+mod get;
+mod inspect;
 mod list;
 mod listing;
 mod restore;
@@ -53,6 +55,8 @@ enum Verb {
     List(list::Args),
     Consolidate(consolidate::Args),
     Verify(verify::Args),
+    Inspect(inspect::Args),
+    Get(get::Args),
 }
 
 impl Cli {
@@ -64,6 +68,8 @@ impl Cli {
             Verb::List(args) => (&args.log, Level::Quiet),
             Verb::Consolidate(args) => (&args.log, Level::Info),
             Verb::Verify(args) => (&args.log, Level::Quiet),
+            Verb::Inspect(args) => (&args.log, Level::Quiet),
+            Verb::Get(args) => (&args.log, Level::Quiet),
         }
     }
 
@@ -187,10 +193,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
 }
 
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|verb| {
-        verb.mut_args(|arg| arg.hide_env_values(true))
-            .after_help(EXIT_CODES)
-    })
+    Cli::command()
+        .mut_subcommands(|verb| {
+            verb.mut_args(|arg| arg.hide_env_values(true))
+                .after_help(EXIT_CODES)
+        })
+        // Of all verbs, this one can do without.
+        .mut_subcommand("inspect", |verb| {
+            verb.mut_arg("store", |arg| {
+                arg.required(false).required_unless_present("file")
+            })
+        })
 }
 
 /// Runs the verb to its end.
@@ -204,6 +217,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::List(args) => list::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
+        Verb::Inspect(args) => inspect::run(args).await,
+        Verb::Get(args) => get::run(args).await,
     }
 }
 

@@ -89,6 +89,11 @@ impl Footprint {
         }
     }
 
+    /// Wants a key beside those that the log touches, by its database after the log.
+    pub fn want(&mut self, db: u32, key: &[u8]) {
+        self.touch(db, key.into());
+    }
+
     /// Commands that change what the following ones mean.
     fn control(&mut self, args: &Args) -> Result<(), ApplyError> {
         match args.name().to_ascii_uppercase().as_slice() {

@@ -7,11 +7,12 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 
-use super::commands::{At, Taker, each_command};
+use super::commands::each_command;
+use super::state::{Applier, entry_of};
 use super::{BaseStop, Limits, RebuildError, Source, Stand, Survey};
 use crate::archive::ArchiveError;
 use crate::crc64::Crc64;
-use crate::keyspace::{ApplyError, Dialect, Entry, Keyspace, Libraries, Raw, Value, slot_of};
+use crate::keyspace::{Dialect, Keyspace, Libraries, slot_of};
 use crate::position::Boundary;
 use crate::rdb::cursor::{put_number, put_string};
 use crate::rdb::magic;
@@ -126,11 +127,7 @@ async fn run(
         limit: limits.memory,
     };
     let applied = each_command(source, end.offset, limits.memory, &mut applier).await;
-    if applier.space.weight() > limits.memory {
-        return Err(RebuildError::Memory {
-            limit: limits.memory,
-        });
-    }
+    applier.check()?;
     applied?;
     entries(&applier.space, written_db, out).await?;
     out.bytes.extend_from_slice(&after);
@@ -357,7 +354,7 @@ impl Sink for Builder {
         Ok(())
     }
 
-    fn fate(&mut self, db: u32, key: &[u8]) -> Fate {
+    fn fate(&mut self, db: u32, key: &[u8], _: u8) -> Fate {
         if self.survey.footprint.wants(db, key) {
             return Fate::Take;
         }
@@ -389,37 +386,12 @@ impl Sink for Builder {
         let Some(space) = &mut self.space else {
             return Ok(());
         };
-        let entry = Entry {
-            expiry: item.expiry,
-            prefix: item.prefix.into(),
-            has_meta: item.has_meta,
-            value: Value::Raw(Raw {
-                kind: item.kind,
-                payload: item.payload.into(),
-            }),
-        };
-        space.load(item.db, item.key, entry);
+        space.load(item.db, item.key, entry_of(&item));
         if space.weight() > self.limits.memory {
             return Err(BaseStop::Memory {
                 limit: self.limits.memory,
             });
         }
         Ok(())
-    }
-}
-
-/// Applies the log to what was kept.
-struct Applier {
-    space: Keyspace,
-    limit: usize,
-}
-
-impl Taker for Applier {
-    fn command(&mut self, _: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
-        self.space.apply(argv)
-    }
-
-    fn goes_on(&self) -> bool {
-        self.space.weight() <= self.limit
     }
 }

@@ -1,0 +1,165 @@
+//! The keys that a log touches, in memory: for who looks at some of them instead of writing all.
+
+use futures::StreamExt;
+
+use super::commands::{At, Taker, each_command};
+use super::{BaseStop, Limits, RebuildError, Source, Survey};
+use crate::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, Raw, Value};
+use crate::rdb::magic;
+use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+
+/// What there is at a point.
+#[derive(Debug)]
+pub struct State {
+    /// The keys that were wanted.
+    pub space: Keyspace,
+}
+
+impl Survey {
+    /// Wants a key beside those that the log touches, by its database at the end of the log.
+    pub fn want(&mut self, db: u32, key: &[u8]) {
+        self.footprint.want(db, key);
+    }
+}
+
+/// Loads the wanted keys of the snapshot, before the log. `unwanted` is told of each other key: its database in the snapshot and its
+/// RDB type.
+///
+/// # Errors
+/// [`RebuildError`].
+pub async fn load(
+    source: &Source,
+    survey: &Survey,
+    limits: Limits,
+    unwanted: &mut (dyn FnMut(u32, u8) + Send),
+) -> Result<State, RebuildError> {
+    let base = source.base.offset;
+    let bad = |error| RebuildError::Base {
+        base,
+        source: Box::new(error),
+    };
+    let mut loader = Loader {
+        footprint: &survey.footprint,
+        selected: source.base.db,
+        limit: limits.memory,
+        space: None,
+        unwanted,
+    };
+    let mut reader = Reader::new(limits.memory);
+    let mut chunks = source.archive.read_base(&source.base).await?;
+    while let Some(chunk) = chunks.next().await {
+        reader.push(&chunk?, &mut loader).map_err(bad)?;
+    }
+    reader.finish().map_err(bad)?;
+    let space = loader.space;
+    let space = space.ok_or_else(|| bad(ReadError::Sink(BaseStop::Unmodelled("nothing"))))?;
+    Ok(State { space })
+}
+
+/// The keys that the log touches, or that are wanted beside, as they are at the end of `survey`.
+///
+/// # Errors
+/// [`RebuildError`].
+pub async fn state(
+    source: &Source,
+    survey: &Survey,
+    limits: Limits,
+) -> Result<State, RebuildError> {
+    let State { space } = load(source, survey, limits, &mut |_, _| {}).await?;
+    let mut applier = Applier {
+        space,
+        limit: limits.memory,
+    };
+    let end = survey.end.offset;
+    let applied = each_command(source, end, limits.memory, &mut applier).await;
+    applier.check()?;
+    applied?;
+    Ok(State {
+        space: applier.space,
+    })
+}
+
+struct Loader<'a> {
+    footprint: &'a Footprint,
+    selected: u32,
+    limit: usize,
+    space: Option<Keyspace>,
+    unwanted: &'a mut (dyn FnMut(u32, u8) + Send),
+}
+
+impl Sink for Loader<'_> {
+    type Error = BaseStop;
+
+    fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), BaseStop> {
+        const MAGIC: u8 = 0;
+        if opcode == MAGIC {
+            let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
+            let dialect = Dialect { family, version };
+            self.space = Some(Keyspace::new(self.footprint, dialect, self.selected));
+        }
+        Ok(())
+    }
+
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate {
+        if self.footprint.wants(db, key) {
+            return Fate::Take;
+        }
+        (self.unwanted)(db, kind);
+        Fate::Drop
+    }
+
+    fn pass(&mut self, _: &[u8]) -> Result<(), BaseStop> {
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item<'_>) -> Result<(), BaseStop> {
+        let Some(space) = &mut self.space else {
+            return Ok(());
+        };
+        space.load(item.db, item.key, entry_of(&item));
+        if space.weight() > self.limit {
+            return Err(BaseStop::Memory { limit: self.limit });
+        }
+        Ok(())
+    }
+}
+
+/// A key of a snapshot, undecoded.
+pub(super) fn entry_of(item: &Item<'_>) -> Entry {
+    Entry {
+        expiry: item.expiry,
+        prefix: item.prefix.into(),
+        has_meta: item.has_meta,
+        value: Value::Raw(Raw {
+            kind: item.kind,
+            payload: item.payload.into(),
+        }),
+    }
+}
+
+/// Applies the log to what was kept.
+pub(super) struct Applier {
+    pub(super) space: Keyspace,
+    pub(super) limit: usize,
+}
+
+impl Applier {
+    /// # Errors
+    /// [`RebuildError::Memory`] when it has stopped for that.
+    pub(super) fn check(&self) -> Result<(), RebuildError> {
+        if self.space.weight() > self.limit {
+            return Err(RebuildError::Memory { limit: self.limit });
+        }
+        Ok(())
+    }
+}
+
+impl Taker for Applier {
+    fn command(&mut self, _: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        self.space.apply(argv)
+    }
+
+    fn goes_on(&self) -> bool {
+        self.space.weight() <= self.limit
+    }
+}
