@@ -11,7 +11,7 @@
 //! |---|---|
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`http`]: health and metrics |
-//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point |
+//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point; [`diff`]: two points |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
@@ -24,6 +24,7 @@ pub mod cmd;
 pub mod config;
 pub mod consolidate;
 pub mod crc64;
+pub mod diff;
 pub mod expiry;
 mod frames;
 pub mod http;

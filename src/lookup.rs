@@ -45,6 +45,16 @@ pub enum LookupError {
         /// The limit.
         limit: usize,
     },
+    /// The later point lies before the earlier one.
+    #[error(
+        "the point of --to (offset {to}) lies before that of --from (offset {from}): swap them"
+    )]
+    Reversed {
+        /// The earlier one.
+        from: Offset,
+        /// The later one.
+        to: Offset,
+    },
     /// `SWAPDB` stands between the two points of a comparison.
     #[error(
         "SWAPDB stands in the log at offset {at}, between the two points: what is before and what is after it cannot be compared key \

@@ -44,8 +44,8 @@ const IMPURE: [&str; 8] = [
 ];
 /// Of L0, these know no more of the world than L1 does. (The others read password files, and the clock.)
 const PURE_OF_L0: [&str; 2] = ["position", "crc64"];
-const VERBS: [&str; 7] = [
-    "sidecar", "backup", "restore", "list", "verify", "inspect", "get",
+const VERBS: [&str; 8] = [
+    "sidecar", "backup", "restore", "list", "verify", "inspect", "get", "diff",
 ];
 
 fn root() -> &'static Path {

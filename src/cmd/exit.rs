@@ -70,6 +70,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::InTheWay { .. }
             | RestoreError::Feeding { .. }
             | RestoreError::LeftFollowing { .. }
+            | RestoreError::KeysLeft { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };
@@ -97,6 +98,7 @@ impl From<LookupError> for Failure {
             LookupError::Restore(error) => error.into(),
             LookupError::Rebuild(RebuildError::Archive(error)) => error.into(),
             LookupError::Rebuild(ref base) if base.is_damage() => Self::new(Exit::Damaged, error),
+            LookupError::Reversed { .. } => Self::new(Exit::Usage, error),
             LookupError::Stopped { .. } | LookupError::Swapped { .. } => {
                 Self::new(Exit::NothingToRestore, error)
             }

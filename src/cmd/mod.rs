@@ -5,6 +5,7 @@
 mod backup;
 mod bars;
 mod consolidate;
+mod diff;
 mod exit;
 mod flags;
 mod get;
@@ -57,6 +58,7 @@ enum Verb {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Get(get::Args),
+    Diff(diff::Args),
 }
 
 impl Cli {
@@ -70,6 +72,7 @@ impl Cli {
             Verb::Verify(args) => (&args.log, Level::Quiet),
             Verb::Inspect(args) => (&args.log, Level::Quiet),
             Verb::Get(args) => (&args.log, Level::Quiet),
+            Verb::Diff(args) => (&args.log, Level::Quiet),
         }
     }
 
@@ -219,6 +222,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Verify(args) => verify::run(args).await,
         Verb::Inspect(args) => inspect::run(args).await,
         Verb::Get(args) => get::run(args).await,
+        Verb::Diff(args) => diff::run(args).await,
     }
 }
 

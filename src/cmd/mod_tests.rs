@@ -46,6 +46,8 @@ fn the_contract_of_the_commands_is_kept() {
         "restore --store file:///b --to aof:/x --at 2026-01-01T00:00:00Z",
         "restore --store file:///b --to x.rdb --offset 14 --history 0000000000000000000000000000000000000000",
         "list --store file:///b --json",
+        "diff --store file:///b --from offset:3 --to latest --limit 3",
+        "restore --store file:///b --to resp:x --keys user:* --db 3 --type hash --replace",
         "verify --store file:///b --deep --json",
         "inspect dump.rdb --top 3 --json",
         "inspect --store file:///b --at latest",

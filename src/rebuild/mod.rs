@@ -11,6 +11,7 @@
 //! boundary between commands: the rest is another stage.
 
 mod commands;
+mod select;
 mod state;
 mod survey;
 mod write;
@@ -26,9 +27,10 @@ use crate::rdb::reader::ReadError;
 use crate::resp::commands::CommandsError;
 
 pub use commands::{At, Taker, each_command};
+pub use select::{Selection, TYPES};
 pub use state::{State, load, state};
 pub use survey::{Survey, survey};
-pub use write::write;
+pub use write::{write, write_selected};
 
 /// A piece of a log.
 #[derive(Debug)]

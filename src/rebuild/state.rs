@@ -20,6 +20,11 @@ impl Survey {
     pub fn want(&mut self, db: u32, key: &[u8]) {
         self.footprint.want(db, key);
     }
+
+    /// Wants a key by its database in the snapshot, where the log flushes that later.
+    pub fn want_of_base(&mut self, base: u32, key: &[u8]) {
+        self.footprint.want_of_base(base, key);
+    }
 }
 
 /// Loads the wanted keys of the snapshot, before the log. `unwanted` is told of each other key: its database in the snapshot and its
