@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::backfeed::Output;
 use crate::support::data::{Expiries, Load, for_each_version};
-use crate::support::state::quiet;
-use crate::support::{Backfeed, Server, Version, list, run};
+use crate::support::state::{quiet, replica_of};
+use crate::support::{Backfeed, Server, Version, list, run, wait_until};
 
 /// A store with a base, some segments of every command, and a second base.
 struct Stored {
@@ -222,4 +223,101 @@ fn what_is_no_damage_is_a_note() {
     assert!(text.contains("holiday.jpg"), "{text}");
     let unknown = "0".repeat(40);
     assert_eq!(stored.verify(&["--history", &unknown]).code, 6);
+}
+
+/// Full syncs that stepped over bytes, a failover, a restore that continues the history: all of it is as it should be.
+#[test]
+fn gaps_that_are_known_and_histories_that_go_on_are_sound() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let flush = ["--flush-interval", "50ms"];
+    let backup = |of: &Server| {
+        let backfeed = Backfeed::backup(&of.url(), &store, &flush);
+        backfeed.wait_following();
+        backfeed
+    };
+    let mut master = Server::builder(Version::Redis80)
+        .arg("repl-backlog-size", "16kb")
+        .start();
+    let mut first = backup(&master);
+    let load = Load::start(&master, 20, Expiries::Late);
+    wait_until("some of it is stored", Duration::from_secs(30), || {
+        first.metric("backfeed_segments_stored_total") >= 1.0
+    });
+    first.kill9();
+    load.wait(1500); // more than the backlog holds
+    let mut second = backup(&master);
+    let replica = replica_of(&master);
+    load.wait(500);
+    let mix = load.stop();
+    quiet(&master, 2);
+    second.kill9();
+    master.kill9();
+    replica.cmd(&["REPLICAOF", "NO", "ONE"]);
+    let third = backup(&replica);
+    let load = Load::go_on(&replica, mix);
+    load.wait(500);
+    load.stop();
+    quiet(&replica, 1);
+    drop((third, replica));
+    let fresh = Server::start(Version::Redis80, &[]);
+    let args = [
+        "restore",
+        "--store",
+        &store,
+        "--to",
+        &fresh.url(),
+        "--continue-history",
+    ];
+    assert_eq!(run(&args).code, 0);
+    let fourth = backup(&fresh);
+    fresh.cmd(&["SET", "more", "x"]);
+    quiet(&fresh, 1);
+    drop(fourth);
+
+    for more in [&[][..], &["--deep"]] {
+        let output = run(&[&["verify", "--store", &store], more].concat());
+        assert_eq!(output.code, 0, "{output:?}");
+        assert!(output.stdout.contains("\nsound: 3 histories"), "{output:?}");
+        assert!(
+            output.stdout.contains("a full sync stepped over them"),
+            "{output:?}"
+        );
+    }
+    // Where a history left its parent, the parent's last segment is what is needed.
+    let listed = list(&store);
+    let child = listed["histories"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| !it["parent"].is_null());
+    let parent = &child.unwrap()["parent"];
+    let log = home
+        .path()
+        .join("bucket/histories")
+        .join(parent["history"].as_str().unwrap())
+        .join("log");
+    let mut segments: Vec<PathBuf> = fs::read_dir(log)
+        .unwrap()
+        .map(|it| it.unwrap().path())
+        .collect();
+    segments.sort();
+    let at = parent["offset"].as_u64().unwrap();
+    let before = |path: &&PathBuf| {
+        name(path)
+            .trim_end_matches(".resp.zst")
+            .parse::<u64>()
+            .unwrap()
+            <= at
+    };
+    let last = segments.iter().rfind(before).unwrap();
+    fs::remove_file(last).unwrap();
+    let output = run(&["verify", "--store", &store]);
+    assert_eq!(output.code, 7, "{output:?}");
+    assert!(
+        output
+            .stdout
+            .contains("of which that offset cannot be restored"),
+        "{output:?}"
+    );
 }
