@@ -29,6 +29,9 @@ impl Stored {
         load.wait(300);
         let backfeed = stored.backup();
         load.wait(900);
+        wait_until("there are segments", Duration::from_secs(30), || {
+            backfeed.metric("backfeed_segments_stored_total") >= 6.0
+        });
         load.stop();
         quiet(&stored.server, 1);
         drop(backfeed);
@@ -154,8 +157,11 @@ fn what_is_stored_is_sound_and_both_readers_say_so(version: Version) {
 fn damage_to_the_log_is_found_and_named() {
     let stored = Stored::new(Version::Redis70);
     let log = stored.objects("/log/");
-    assert!(log.len() > 3, "{log:?}");
-    let victim = &log[log.len() / 2];
+    // One in the middle, with more in it than a PING.
+    let inner = log[1..log.len() - 1].iter();
+    let victim = inner
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap();
 
     let good = spoil(victim, 30);
     stored.is_sound(&[]);
