@@ -44,7 +44,17 @@ const IMPURE: [&str; 8] = [
 ];
 /// Of L0, these know no more of the world than L1 does. (The others read password files, and the clock.)
 const PURE_OF_L0: [&str; 2] = ["position", "crc64"];
-const VERBS: [&str; 5] = ["sidecar", "backup", "restore", "list", "consolidate"];
+const VERBS: [&str; 9] = [
+    "sidecar",
+    "backup",
+    "restore",
+    "list",
+    "consolidate",
+    "verify",
+    "inspect",
+    "get",
+    "diff",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::names::Name;
 use super::read::{Decode, decode_stream};
-use super::{Archive, ArchiveError, BaseManifest, RawStream, documents};
+use super::{Archive, ArchiveError, BaseManifest, RawStream, VerdictDoc, documents};
 use crate::crc64::Crc64;
 use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::Position;
@@ -229,6 +229,13 @@ impl Archive {
     pub async fn commit_base(&self, manifest: &BaseManifest) -> Result<(), ArchiveError> {
         let object = Name::BaseManifest(manifest.position()).to_string();
         let body = documents::to_bytes(&object, manifest)?;
+        self.create_unless_there(&object, body).await
+    }
+
+    /// Says beside a base that it was read and found sound. What was said before stays, and is no error.
+    pub async fn commit_verdict(&self, verdict: &VerdictDoc) -> Result<(), ArchiveError> {
+        let object = Name::BaseVerdict(verdict.position()).to_string();
+        let body = documents::to_bytes(&object, verdict)?;
         self.create_unless_there(&object, body).await
     }
 

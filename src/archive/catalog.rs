@@ -24,6 +24,10 @@ pub struct History {
     pub doc: HistoryDoc,
     /// Its bases, by offset.
     pub bases: Vec<BaseManifest>,
+    /// Offsets of bases that were read from end to end and found sound since ([`super::VerdictDoc`]).
+    pub verified: BTreeSet<Offset>,
+    /// Offsets of base data without a manifest, which does not count.
+    pub strays: BTreeSet<Offset>,
     /// The first bytes of its segments, ascending (a seal counts as one). Not all of them need be part of the log.
     pub log: Vec<u64>,
     /// Objects of it that cannot be used, for operators.

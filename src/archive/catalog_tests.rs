@@ -22,6 +22,8 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
         let history = History {
             doc: doc.clone(),
             bases: bases.iter().map(base).collect(),
+            verified: BTreeSet::new(),
+            strays: BTreeSet::new(),
             log: Vec::new(),
             problems: Vec::new(),
         };

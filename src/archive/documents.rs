@@ -213,6 +213,51 @@ impl BaseManifest {
     }
 }
 
+/// `base/<offset>.verified.json`: a base was read from its first to its last byte, and nothing was found wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictDoc {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The history of the base.
+    pub history: ReplId,
+    /// Where it stands.
+    pub offset: Offset,
+    /// Bytes of RDB that were read.
+    pub raw_bytes: u64,
+    /// Their CRC-64, as in the manifest.
+    pub crc64: String,
+    /// Who read it.
+    pub readings: Vec<Reading>,
+    /// Unix milliseconds.
+    pub verified_unix_ms: i64,
+}
+
+/// What one reader says of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Program and version.
+    pub reader: String,
+    /// What it looked at.
+    pub checks: Vec<String>,
+    /// Keys that it counted, by database. None: it gave no opinion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub databases: Option<BTreeMap<u32, u64>>,
+    /// Why it gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_opinion: Option<String>,
+}
+
+impl VerdictDoc {
+    /// The base.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            history: self.history,
+            offset: self.offset,
+        }
+    }
+}
+
 /// How a base came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

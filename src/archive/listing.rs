@@ -1,6 +1,6 @@
 //! Reading the catalog: one listing of all names, then the documents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
@@ -24,6 +24,8 @@ struct Listed {
     data: BTreeMap<u64, u64>,
     /// Offsets.
     manifests: Vec<u64>,
+    /// Offsets.
+    verdicts: Vec<u64>,
 }
 
 impl Listed {
@@ -95,6 +97,10 @@ impl Archive {
                     let manifests = &mut histories.entry(at.history).or_default().manifests;
                     manifests.push(at.offset.0);
                 }
+                Some(Name::BaseVerdict(at)) => {
+                    let verdicts = &mut histories.entry(at.history).or_default().verdicts;
+                    verdicts.push(at.offset.0);
+                }
                 Some(Name::Log {
                     history,
                     first_byte,
@@ -128,6 +134,8 @@ impl Archive {
         let mut history = History {
             doc,
             bases: Vec::new(),
+            verified: listed.verdicts.iter().copied().map(Offset).collect(),
+            strays: BTreeSet::new(),
             log: listed.log,
             problems: Vec::new(),
         };
@@ -152,6 +160,7 @@ impl Archive {
         }
         for offset in listed.data.keys() {
             if !listed.manifests.contains(offset) {
+                history.strays.insert(Offset(*offset));
                 let object = Name::BaseData(at(*offset));
                 history.problems.push(format!(
                     "{object}: no manifest, so it does not count: it is being written, or its writer died"

@@ -5,6 +5,7 @@
 //! histories/<id>/history.json                    parent, source server, created
 //! histories/<id>/base/<offset:020>.rdb.zst       snapshot
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
+//! histories/<id>/base/<offset:020>.verified.json who has read it from end to end since, and found it sound
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
 //! ```
 
@@ -29,7 +30,7 @@ pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, LogEnd};
 pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT, HistoryDoc,
-    Parent, ServerInfo,
+    Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;

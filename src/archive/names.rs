@@ -18,6 +18,8 @@ pub enum Name {
     BaseData(Position),
     /// `histories/<id>/base/<offset:020>.json`
     BaseManifest(Position),
+    /// `histories/<id>/base/<offset:020>.verified.json`
+    BaseVerdict(Position),
     /// `histories/<id>/log/<from:020>.resp.zst`
     Log {
         /// The history.
@@ -53,8 +55,11 @@ impl Name {
                 offset: Offset(number(digits)?),
             })
         };
-        match base.strip_suffix(".rdb.zst") {
-            Some(digits) => at(digits).map(Self::BaseData),
+        if let Some(digits) = base.strip_suffix(".rdb.zst") {
+            return at(digits).map(Self::BaseData);
+        }
+        match base.strip_suffix(".verified.json") {
+            Some(digits) => at(digits).map(Self::BaseVerdict),
             None => at(base.strip_suffix(".json")?).map(Self::BaseManifest),
         }
     }
@@ -82,6 +87,11 @@ impl fmt::Display for Name {
             Self::BaseManifest(at) => {
                 write!(f, "{HISTORIES}{}/base/{:020}.json", at.history, at.offset.0)
             }
+            Self::BaseVerdict(at) => write!(
+                f,
+                "{HISTORIES}{}/base/{:020}.verified.json",
+                at.history, at.offset.0
+            ),
             Self::Log {
                 history,
                 first_byte,
@@ -102,7 +112,7 @@ mod tests {
             any::<[u8; 20]>(),
             prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
         );
-        (0..5, parts).prop_map(|(which, (id, number))| {
+        (0..6, parts).prop_map(|(which, (id, number))| {
             let history = ReplId::from_random(id);
             let at = Position {
                 history,
@@ -113,6 +123,7 @@ mod tests {
                 1 => Name::History(history),
                 2 => Name::BaseData(at),
                 3 => Name::BaseManifest(at),
+                4 => Name::BaseVerdict(at),
                 _ => Name::Log {
                     history,
                     first_byte: number,
@@ -129,7 +140,7 @@ mod tests {
 
         #[test]
         fn what_parses_has_exactly_that_name(
-            text in "(histories/[0-9a-fA-F]{40}/(log|base)/[0-9+]{19,21}\\.(resp\\.zst|rdb\\.zst|json)|.{0,30})"
+            text in "(histories/[0-9a-fA-F]{40}/(log|base)/[0-9+]{19,21}\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
         ) {
             if let Some(name) = Name::parse(&text) {
                 prop_assert_eq!(name.to_string(), text);
@@ -163,6 +174,10 @@ mod tests {
         assert_eq!(
             Name::BaseManifest(at).to_string(),
             format!("{prefix}/base/00000000000000000042.json")
+        );
+        assert_eq!(
+            Name::BaseVerdict(at).to_string(),
+            format!("{prefix}/base/00000000000000000042.verified.json")
         );
         let log = Name::Log {
             history,

@@ -6,6 +6,7 @@ use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
 use crate::consolidate::ConsolidateError;
+use crate::lookup::LookupError;
 use crate::rebuild::RebuildError;
 use crate::restore::RestoreError;
 use crate::sidecar::SidecarError;
@@ -74,6 +75,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::InTheWay { .. }
             | RestoreError::Feeding { .. }
             | RestoreError::LeftFollowing { .. }
+            | RestoreError::KeysLeft { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };
@@ -91,6 +93,21 @@ impl From<ConsolidateError> for Failure {
             ConsolidateError::Rebuild(_) | ConsolidateError::Differs { .. } => {
                 Self::new(Exit::Error, error)
             }
+        }
+    }
+}
+
+impl From<LookupError> for Failure {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Restore(error) => error.into(),
+            LookupError::Rebuild(RebuildError::Archive(error)) => error.into(),
+            LookupError::Rebuild(ref base) if base.is_damage() => Self::new(Exit::Damaged, error),
+            LookupError::Reversed { .. } => Self::new(Exit::Usage, error),
+            LookupError::Stopped { .. } | LookupError::Swapped { .. } => {
+                Self::new(Exit::NothingToRestore, error)
+            }
+            LookupError::Rebuild(_) | LookupError::Memory { .. } => Self::new(Exit::Error, error),
         }
     }
 }

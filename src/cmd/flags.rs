@@ -12,6 +12,8 @@ use crate::config::{
     StorageClass, StoreConfig, Tls, Upstream, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
+use crate::position::ReplId;
+use crate::restore::{RestoreError, When};
 use crate::telemetry::LogFormat;
 
 #[derive(Debug, Args)]
@@ -74,6 +76,42 @@ impl Store {
             },
         }
         .checked()
+    }
+}
+
+/// A point of a history in a store.
+#[derive(Debug, Args)]
+pub(super) struct Point {
+    /// The point in time: RFC 3339, `10m ago`, Unix seconds, or `latest` [default: latest]
+    #[arg(
+        long,
+        env = "BACKFEED_AT",
+        value_name = "WHEN",
+        conflicts_with = "offset"
+    )]
+    at: Option<String>,
+
+    /// The point as an offset of the history
+    #[arg(long, env = "BACKFEED_OFFSET", value_name = "N")]
+    offset: Option<u64>,
+
+    /// The history, when it is not the latest one (see `backfeed list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    pub(super) history: Option<ReplId>,
+}
+
+impl Point {
+    pub(super) fn when(&self, now_unix_ms: i64) -> Result<When, RestoreError> {
+        match (self.at.as_deref(), self.offset) {
+            (_, Some(offset)) => Ok(When::Offset(offset)),
+            (Some(at), None) => Ok(When::parse(at, now_unix_ms)?),
+            (None, None) => Ok(When::Latest),
+        }
+    }
+
+    /// Is one named?
+    pub(super) fn is_named(&self) -> bool {
+        self.at.is_some() || self.offset.is_some() || self.history.is_some()
     }
 }
 

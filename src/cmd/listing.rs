@@ -87,6 +87,8 @@ struct BaseListing {
     stored_bytes: u64,
     rdb_magic: String,
     server: ServerInfo,
+    /// `verify --deep` has read it and found it sound.
+    verified: bool,
     /// Counts end at this byte of the RDB. Null: they are complete.
     unwalked_from: Option<u64>,
 }
@@ -142,7 +144,11 @@ impl HistoryListing {
             parent: history.doc.parent,
             previous: history.doc.previous,
             restorable: Vec::new(),
-            bases: history.bases.iter().map(BaseListing::new).collect(),
+            bases: history
+                .bases
+                .iter()
+                .map(|base| BaseListing::new(base, history.verified.contains(&base.offset)))
+                .collect(),
             segments: history.log.len(),
             stored_offset: None,
             sealed: None,
@@ -182,7 +188,7 @@ impl HistoryListing {
 }
 
 impl BaseListing {
-    fn new(manifest: &BaseManifest) -> Self {
+    fn new(manifest: &BaseManifest, verified: bool) -> Self {
         let sum = |count: fn(&DbCounts) -> u64| {
             manifest
                 .databases
@@ -203,6 +209,7 @@ impl BaseListing {
             stored_bytes: manifest.stored_bytes,
             rdb_magic: manifest.rdb_magic.clone(),
             server: manifest.server.clone(),
+            verified,
             unwalked_from: manifest.unwalked_from,
         }
     }
@@ -439,6 +446,9 @@ impl BaseListing {
         if let Some(from) = self.consolidated_from {
             write!(kind, ", consolidated from {from}")?;
         }
+        if self.verified {
+            kind.push_str(", verified");
+        }
         if let Some(from) = self.unwalked_from {
             write!(kind, ", counted up to byte {from} only")?;
         }
@@ -469,7 +479,7 @@ impl fmt::Display for Server<'_> {
 }
 
 /// RFC 3339 in UTC, to the second.
-struct Time(i64);
+pub(super) struct Time(pub(super) i64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -480,7 +490,8 @@ impl fmt::Display for Time {
     }
 }
 
-struct Size(u64);
+/// Bytes, for people.
+pub(super) struct Size(pub(super) u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -55,6 +55,7 @@ fn two_histories() -> Listing {
         stored_bytes: 900,
         rdb_magic: "REDIS0010".to_owned(),
         server: redis(),
+        verified: false,
         unwalked_from: None,
     };
     let stretch = |from: u64, to: u64| Stretch {

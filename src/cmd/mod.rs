@@ -5,13 +5,17 @@
 mod backup;
 mod bars;
 mod consolidate;
+mod diff;
 mod exit;
 mod flags;
+mod get;
+mod inspect;
 mod list;
 mod listing;
 mod restore;
 mod sidecar;
 mod supervise;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -51,6 +55,10 @@ enum Verb {
     Restore(restore::Args),
     List(list::Args),
     Consolidate(consolidate::Args),
+    Verify(verify::Args),
+    Inspect(inspect::Args),
+    Get(get::Args),
+    Diff(diff::Args),
 }
 
 impl Cli {
@@ -61,6 +69,10 @@ impl Cli {
             Verb::Restore(args) => (&args.log, Level::Info),
             Verb::List(args) => (&args.log, Level::Quiet),
             Verb::Consolidate(args) => (&args.log, Level::Info),
+            Verb::Verify(args) => (&args.log, Level::Quiet),
+            Verb::Inspect(args) => (&args.log, Level::Quiet),
+            Verb::Get(args) => (&args.log, Level::Quiet),
+            Verb::Diff(args) => (&args.log, Level::Quiet),
         }
     }
 
@@ -184,10 +196,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
 }
 
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|verb| {
-        verb.mut_args(|arg| arg.hide_env_values(true))
-            .after_help(EXIT_CODES)
-    })
+    Cli::command()
+        .mut_subcommands(|verb| {
+            verb.mut_args(|arg| arg.hide_env_values(true))
+                .after_help(EXIT_CODES)
+        })
+        // Of all verbs, this one can do without.
+        .mut_subcommand("inspect", |verb| {
+            verb.mut_arg("store", |arg| {
+                arg.required(false).required_unless_present("file")
+            })
+        })
 }
 
 /// Runs the verb to its end.
@@ -200,6 +219,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
+        Verb::Verify(args) => verify::run(args).await,
+        Verb::Inspect(args) => inspect::run(args).await,
+        Verb::Get(args) => get::run(args).await,
+        Verb::Diff(args) => diff::run(args).await,
     }
 }
 

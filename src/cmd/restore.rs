@@ -1,6 +1,8 @@
 //! `backfeed restore`: a point of a history into a running server, an append-only directory or an RDB file.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,9 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::bars::Bars;
 use super::{Exit, Failure, flags, print, print_json};
 use crate::archive::Archive;
-use crate::config::{ConfigError, Dest, RestoreConfig, parse_size};
+use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_size};
 use crate::position::{Offset, ReplId};
-use crate::restore::{self, AofLayout, Listener, Report, Request, RestoreError, When};
+use crate::rebuild::{Selection, TYPES};
+use crate::restore::{self, AofLayout, KeysRequest, Listener, Report, Request, RestoreError, When};
 use crate::status::unix_ms_now;
 use crate::store;
 
@@ -21,7 +24,7 @@ pub(super) struct Args {
     store: flags::Store,
 
     /// redis://[user[:password]@]host[:port] (a running server; rediss:// for TLS), aof:DIR (append-only files for a server whose
-    /// `dir` is DIR) or FILE.rdb
+    /// `dir` is DIR) or FILE.rdb; with --keys also resp:FILE (RESTORE commands for redis-cli --pipe)
     // Text for the same reason as --redis.
     #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
     to: String,
@@ -58,11 +61,35 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
     force: bool,
 
+    /// Restore only the keys that match, as KEYS would find them (*, ?, [a-z], \ before a character that is meant as it is): to
+    /// FILE.rdb, resp:FILE, or a server, which goes on serving and keeps its other keys
+    #[arg(
+        long,
+        env = "BACKFEED_KEYS",
+        value_name = "PATTERN",
+        conflicts_with = "continue_history"
+    )]
+    keys: Option<OsString>,
+
+    /// --keys: of this database alone [default: all]
+    #[arg(long, env = "BACKFEED_DB", value_name = "N", requires = "keys")]
+    db: Option<u32>,
+
+    /// --keys: of this type alone
+    #[arg(long = "type", env = "BACKFEED_TYPE", value_name = "TYPE", requires = "keys",
+          value_parser = clap::builder::PossibleValuesParser::new(TYPES))]
+    type_name: Option<String>,
+
+    /// --keys: write over keys that the server has
+    #[arg(long, env = "BACKFEED_REPLACE", requires = "keys",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    replace: bool,
+
     /// Report as JSON
     #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     json: bool,
 
-    /// FILE.rdb: hold at most this much of the keys that the log touches in memory
+    /// FILE.rdb, --keys: hold at most this much of the keys that the log touches in memory
     #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
           value_parser = parse_size)]
     memory_limit: usize,
@@ -114,6 +141,9 @@ impl Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    if let Some(pattern) = &args.keys {
+        return run_keys(&args, pattern.as_bytes()).await;
+    }
     let config = args.lower()?;
     let store = args.store.lower()?;
     let json = config.json;
@@ -128,6 +158,49 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         return print_json(&report);
     }
     print(&report.to_string())
+}
+
+/// Chosen keys.
+async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
+    let dest: KeysDest = args
+        .to
+        .parse()
+        .map_err(|error: ConfigError| error.of_flag("--to"))?;
+    let target = match dest {
+        KeysDest::Server(source) => KeysDest::Server(args.login.to(source, "--to")?),
+        files => files,
+    };
+    let request = KeysRequest {
+        when: when(args.at.as_deref(), args.offset.map(Offset), unix_ms_now())?,
+        target,
+        selection: Selection {
+            pattern: pattern.to_vec(),
+            db: args.db,
+            type_name: args.type_name.clone(),
+        },
+        history: args.history,
+        replace: args.replace,
+        force: args.force,
+        dry_run: args.dry_run,
+        memory_limit: args.memory_limit,
+    };
+    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let bars = Bars::new();
+    let report = restore::restore_keys(&archive, &request, &bars).await;
+    bars.finish();
+    let report = report?;
+    if args.json {
+        return print_json(&report);
+    }
+    print(&report.to_string())
+}
+
+fn when(at: Option<&str>, offset: Option<Offset>, now_unix_ms: i64) -> Result<When, Failure> {
+    Ok(match (at, offset) {
+        (_, Some(offset)) => When::Offset(offset.0),
+        (Some(at), None) => When::parse(at, now_unix_ms).map_err(RestoreError::from)?,
+        (None, None) => When::Latest,
+    })
 }
 
 /// A signal ends a restore as an error: nobody must take the target for restored.
@@ -180,11 +253,7 @@ fn directory<'a>(target: &Dest, path: &'a Path) -> &'a Path {
 }
 
 fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> {
-    let when = match (config.at, config.offset) {
-        (_, Some(offset)) => When::Offset(offset.0),
-        (Some(at), None) => When::parse(&at, now_unix_ms).map_err(RestoreError::from)?,
-        (None, None) => When::Latest,
-    };
+    let when = when(config.at.as_deref(), config.offset, now_unix_ms)?;
     Ok(Request {
         target: config.to,
         when,

@@ -218,6 +218,11 @@ impl FromStr for Dest {
         if text.contains("://") {
             return text.parse().map(Self::Server);
         }
+        if text.starts_with("resp:") {
+            return Err(ConfigError::new(
+                "resp:FILE holds chosen keys: say which with --keys PATTERN (`*` for all)",
+            ));
+        }
         if let Some(directory) = text.strip_prefix("aof:") {
             if directory.is_empty() {
                 return Err(ConfigError::new("the directory is missing: write aof:DIR"));
@@ -244,6 +249,48 @@ impl fmt::Display for Dest {
             Self::Server(source) => source.fmt(f),
             Self::Aof(path) => write!(f, "aof:{}", path.display()),
             Self::RdbFile(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Where chosen keys go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeysDest {
+    /// A running server, by `RESTORE` on an ordinary connection.
+    Server(Source),
+    /// One RDB file.
+    RdbFile(PathBuf),
+    /// A file of `RESTORE` commands, for `redis-cli --pipe`.
+    Resp(PathBuf),
+}
+
+impl FromStr for KeysDest {
+    type Err = ConfigError;
+
+    /// `redis://…`, `FILE.rdb` or `resp:FILE`.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if let Some(file) = text.strip_prefix("resp:") {
+            if file.is_empty() {
+                return Err(ConfigError::new("the file is missing: write resp:FILE"));
+            }
+            return Ok(Self::Resp(file.into()));
+        }
+        match text.parse()? {
+            Dest::Server(source) => Ok(Self::Server(source)),
+            Dest::RdbFile(path) => Ok(Self::RdbFile(path)),
+            Dest::Aof(_) => Err(ConfigError::new(
+                "--keys: chosen keys go to redis://HOST:PORT, FILE.rdb or resp:FILE",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for KeysDest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(source) => source.fmt(f),
+            Self::RdbFile(path) => path.display().fmt(f),
+            Self::Resp(path) => write!(f, "resp:{}", path.display()),
         }
     }
 }

@@ -84,13 +84,26 @@ impl Footprint {
     }
 
     fn touch(&mut self, db: u32, key: Blob) {
-        let Some(base) = self.layout.base_of(db) else {
-            return;
-        };
+        if let Some(base) = self.layout.base_of(db) {
+            self.touch_of_base(base, key);
+        }
+    }
+
+    fn touch_of_base(&mut self, base: u32, key: Blob) {
         let bytes = key.len().saturating_add(OVERHEAD);
         if self.touched.entry(base).or_default().insert(key) {
             self.weight = self.weight.saturating_add(bytes);
         }
+    }
+
+    /// Wants a key beside those that the log touches, by its database after the log.
+    pub fn want(&mut self, db: u32, key: &[u8]) {
+        self.touch(db, key.into());
+    }
+
+    /// The same, by its database in the snapshot: for who wants to know what a flush took.
+    pub fn want_of_base(&mut self, base: u32, key: &[u8]) {
+        self.touch_of_base(base, key.into());
     }
 
     /// Commands that change what the following ones mean.

@@ -47,6 +47,7 @@ pub use error::ApplyError;
 pub use footprint::{Footprint, Unit};
 pub use functions::Libraries;
 pub use hashes::Hash;
+pub use keys::{Keys, Touch};
 pub use layout::Layout;
 pub use lists::List;
 pub use sets::Set;
@@ -195,6 +196,12 @@ impl Keyspace {
             Support::Ignored => Ok(()),
             Support::Refused(why) => Err(args.unmodelled(why)),
         }
+    }
+
+    /// What is there now under a key that was collected.
+    #[must_use]
+    pub fn get(&self, db: u32, key: &[u8]) -> Option<&Entry> {
+        self.dbs.get(&db)?.keys.get(key)?.as_ref()
     }
 
     /// What is left at the end: per database its keys, in no order.

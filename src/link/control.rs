@@ -125,10 +125,19 @@ impl Control {
     /// # Errors
     /// [`ControlError::Reply`] for an error reply, [`ControlError::Link`] when the connection broke or the server hangs.
     pub async fn call(&mut self, args: &[&str]) -> Result<Reply, ControlError> {
-        let command = args.first().copied().unwrap_or_default().to_owned();
-        let mut bytes = Vec::new();
         let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
-        encode_command(&args, &mut bytes);
+        self.call_bytes(&args).await
+    }
+
+    /// Runs one command of any bytes.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_bytes(&mut self, args: &[&[u8]]) -> Result<Reply, ControlError> {
+        let command = args.first().copied().unwrap_or_default();
+        let command = String::from_utf8_lossy(command).into_owned();
+        let mut bytes = Vec::new();
+        encode_command(args, &mut bytes);
         let answered = timeout(CALL_TIMEOUT, self.exchange(&bytes)).await;
         let reply = answered.map_err(|_| {
             self.lost(format!(

@@ -5,6 +5,7 @@
 //! that does not depend on the size of a value. The format's facts are in section D of the fact sheet.
 
 pub mod cursor;
+pub mod elements;
 mod error;
 mod footer;
 mod layout;

@@ -59,12 +59,15 @@ pub trait Sink {
     /// The magic, then each record that is not a key, whole: opcode and bytes. The end opcode is the last; the checksum is
     /// not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
-    /// What is to become of this key?
-    fn fate(&mut self, db: u32, key: &[u8]) -> Fate;
+    /// What is to become of this key, of this RDB type?
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate;
     /// Raw bytes of keys that pass by, with all that belongs to them.
     fn pass(&mut self, raw: &[u8]) -> Result<(), Self::Error>;
     /// A key that was wanted.
     fn item(&mut self, item: Item<'_>) -> Result<(), Self::Error>;
+    /// The key that [`Self::fate`] was asked about last is over: when it expires (Unix milliseconds), and how many bytes it
+    /// takes with all that belongs to it. Told whatever its fate was.
+    fn over(&mut self, _expiry: Option<i64>, _bytes: u64) {}
 }
 
 /// Why reading stopped.
@@ -126,6 +129,8 @@ pub struct Reader {
     marks: Vec<(u8, usize)>,
     /// The value of a key that is wanted.
     value: Vec<u8>,
+    /// Of a key whose value is being read: when it expires.
+    expiry: Option<Option<i64>>,
     limit: usize,
 }
 
@@ -176,6 +181,7 @@ impl Reader {
             head_at: 0,
             marks: Vec::new(),
             value: Vec::new(),
+            expiry: None,
             limit,
         }
     }
@@ -214,6 +220,12 @@ impl Reader {
         Ok(())
     }
 
+    /// What was read so far.
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        self.walker.summary()
+    }
+
     /// Says that this was all.
     ///
     /// # Errors
@@ -231,6 +243,9 @@ impl Reader {
         piece: &mut Piece<'_>,
         sink: &mut S,
     ) -> Result<(), ReadError<S::Error>> {
+        if let Some(expiry) = self.expiry.take() {
+            sink.over(expiry, at.saturating_sub(self.head_at));
+        }
         match self.state {
             // Nothing is done with passing bytes before the next wanted key, so that they stay in one run.
             State::Passing => {}
@@ -346,7 +361,7 @@ impl Reader {
         piece: &mut Piece<'_>,
         sink: &mut S,
     ) -> Result<(), ReadError<S::Error>> {
-        let type_at = self.marks.last().map_or(0, |(_, offset)| *offset);
+        let (kind, type_at) = self.marks.last().copied().unwrap_or_default();
         let name_at = type_at.saturating_add(1);
         // Mostly, all of the head lies in this piece.
         let whole;
@@ -364,7 +379,14 @@ impl Reader {
         };
         let mut input = Cursor::new(head.get(name_at..).unwrap_or_default());
         let key = input.string().map_err(bad)?;
-        let fate = sink.fate(self.db, &key);
+        let mut expiry = None;
+        let ends = self.marks.iter().skip(1).map(|(_, end)| *end);
+        for ((opcode, start), end) in self.marks.iter().zip(ends) {
+            let raw = head.get(*start..end).unwrap_or_default();
+            expiry = expiry_of(*opcode, raw).map_err(bad)?.or(expiry);
+        }
+        self.expiry = Some(expiry);
+        let fate = sink.fate(self.db, &key, kind);
         match fate {
             Fate::Pass => {
                 if !self.held.is_empty() {
@@ -445,17 +467,11 @@ impl Reader {
         let ends = self.marks.iter().skip(1).map(|(_, end)| *end);
         for ((opcode, start), end) in self.marks.iter().zip(ends) {
             let raw = self.held.get(*start..end).unwrap_or_default();
-            let mut input = Cursor::new(raw.get(1..).unwrap_or_default());
-            match *opcode {
-                prefix::EXPIRETIME_MS => expiry = Some(input.i64_le().map_err(bad)?),
-                prefix::EXPIRETIME => {
-                    let seconds = i32::from_le_bytes(input.array().map_err(bad)?);
-                    expiry = Some(i64::from(seconds).saturating_mul(1000));
-                }
-                opcode => {
-                    has_meta |= opcode == prefix::KEY_META;
-                    prefix.extend_from_slice(raw);
-                }
+            if let Some(at) = expiry_of(*opcode, raw).map_err(bad)? {
+                expiry = Some(at);
+            } else {
+                has_meta |= *opcode == prefix::KEY_META;
+                prefix.extend_from_slice(raw);
             }
         }
         let Some((kind, type_at)) = self.marks.last().copied() else {
@@ -476,6 +492,19 @@ impl Reader {
         };
         sink.item(item).map_err(ReadError::Sink)
     }
+}
+
+/// What a record before a key says of its expiry, Unix milliseconds; none: it is about something else.
+fn expiry_of(opcode: u8, raw: &[u8]) -> Result<Option<i64>, BadValue> {
+    let mut input = Cursor::new(raw.get(1..).unwrap_or_default());
+    Ok(match opcode {
+        prefix::EXPIRETIME_MS => Some(input.i64_le()?),
+        prefix::EXPIRETIME => {
+            let seconds = i32::from_le_bytes(input.array()?);
+            Some(i64::from(seconds).saturating_mul(1000))
+        }
+        _ => None,
+    })
 }
 
 /// The name and value of an `AUX` record, as handed out by [`Sink::record`].

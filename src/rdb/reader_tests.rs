@@ -38,7 +38,7 @@ impl Sink for Kept {
         Ok(())
     }
 
-    fn fate(&mut self, _: u32, key: &[u8]) -> Fate {
+    fn fate(&mut self, _: u32, key: &[u8], _: u8) -> Fate {
         (self.fate)(key)
     }
 

@@ -12,8 +12,11 @@ use crate::position::{Offset, TimeMark};
 use crate::resp::commands::{CommandReader, CommandsError, Whole};
 
 /// What is done with the commands of a log.
-pub(super) trait Taker: Send {
-    /// A command. Whether the point after it is a boundary tells `outside`: no transaction is open.
+pub trait Taker: Send {
+    /// A command.
+    ///
+    /// # Errors
+    /// Whatever the taker does not want to go on with.
     fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError>;
     /// All of a chunk was taken: should more come?
     fn goes_on(&mut self) -> bool;
@@ -21,22 +24,22 @@ pub(super) trait Taker: Send {
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct At {
+pub struct At {
     /// Offset before it.
-    pub(super) start: Offset,
+    pub start: Offset,
     /// Offset of its last byte.
-    pub(super) end: Offset,
+    pub end: Offset,
     /// No transaction is open after it.
-    pub(super) outside: bool,
-    /// When it was received, Unix milliseconds.
-    pub(super) received_ms: i64,
+    pub outside: bool,
+    /// When it had been received, Unix milliseconds.
+    pub received_unix_ms: i64,
 }
 
 /// Hands every command of the log, up to offset `upto`, to `taker`, until it has enough.
 ///
 /// # Errors
 /// [`RebuildError::Archive`], [`RebuildError::Log`] with whatever the taker says.
-pub(super) async fn each_command(
+pub async fn each_command(
     source: &Source,
     upto: Offset,
     limit: usize,
@@ -97,7 +100,7 @@ fn hand_on(
         start: whole.start,
         end: whole.end,
         outside,
-        received_ms: times.received(whole.end),
+        received_unix_ms: times.received(whole.end),
     };
     let name = whole.argv.first().copied().unwrap_or_default();
     if may_need_rewrite(name, whole.argv.len()) {
@@ -106,7 +109,7 @@ fn hand_on(
             .iter()
             .map(|arg| Bytes::copy_from_slice(arg))
             .collect();
-        if let Some(commands) = rewrite(&args, at.received_ms) {
+        if let Some(commands) = rewrite(&args, at.received_unix_ms) {
             for command in &commands {
                 let argv: Vec<&[u8]> = command.iter().map(Bytes::as_ref).collect();
                 taker.command(at, &argv)?;

@@ -11,6 +11,8 @@
 //! boundary between commands: the rest is another stage.
 
 mod commands;
+mod select;
+mod state;
 mod survey;
 mod write;
 
@@ -24,8 +26,11 @@ use crate::rdb::cursor::BadValue;
 use crate::rdb::reader::ReadError;
 use crate::resp::commands::CommandsError;
 
+pub use commands::{At, Taker, each_command};
+pub use select::{Selection, TYPES};
+pub use state::{State, load, state};
 pub use survey::{Survey, survey};
-pub use write::write;
+pub use write::{write, write_selected};
 
 /// A piece of a log.
 #[derive(Debug)]
@@ -141,6 +146,20 @@ pub enum RebuildError {
 }
 
 impl RebuildError {
+    /// Is what is stored no sound snapshot, or no sound feed?
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Base { source, .. } => {
+                matches!(**source, ReadError::Walk(_) | ReadError::Key { .. })
+            }
+            Self::Log { source, .. } => matches!(**source, CommandsError::Feed(_)),
+            Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } | Self::Memory { .. } => {
+                false
+            }
+        }
+    }
+
     /// Would less of the log help?
     #[must_use]
     pub fn is_memory(&self) -> bool {

@@ -108,7 +108,7 @@ impl Taker for Surveyor {
         self.commands = self.commands.saturating_add(self.pending);
         self.writes = self.writes.saturating_add(self.pending_writes);
         (self.pending, self.pending_writes) = (0, 0);
-        self.received_unix_ms = Some(at.received_ms);
+        self.received_unix_ms = Some(at.received_unix_ms);
         self.unit = self.footprint.mark();
         self.end = Boundary {
             offset: at.end,

@@ -7,12 +7,12 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 
-use super::commands::{At, Taker, each_command, taker_error};
-use super::{BaseStop, Limits, RebuildError, Source, Stand, Survey};
+use super::state::{apply, entry_of};
+use super::{BaseStop, Limits, RebuildError, Selection, Source, Stand, Survey};
 use crate::archive::ArchiveError;
 use crate::crc64::Crc64;
-use crate::keyspace::{ApplyError, Dialect, Entry, Keyspace, Libraries, Raw, Value, slot_of};
-use crate::position::{Boundary, Offset};
+use crate::keyspace::{Dialect, Keyspace, Libraries, slot_of};
+use crate::position::Boundary;
 use crate::rdb::cursor::{put_number, put_string};
 use crate::rdb::magic;
 use crate::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
@@ -36,11 +36,32 @@ const MAGIC: u8 = 0;
 /// The type of `KeyDB`'s jobs.
 const CRON: u8 = 64;
 
+/// The RDB of the chosen keys at `survey.end`, without functions and what modules say beside their values. It ends as that of
+/// [`write()`] does.
+pub fn write_selected(
+    source: Source,
+    survey: Survey,
+    selection: Selection,
+    limits: Limits,
+) -> BoxStream<'static, Result<Bytes, RebuildError>> {
+    begin(source, survey, Stand::Nowhere, Some(selection), limits)
+}
+
 /// The RDB of the data set at `survey.end`. Its last item is an error unless everything was right.
 pub fn write(
     source: Source,
     survey: Survey,
     stand: Stand,
+    limits: Limits,
+) -> BoxStream<'static, Result<Bytes, RebuildError>> {
+    begin(source, survey, stand, None, limits)
+}
+
+fn begin(
+    source: Source,
+    survey: Survey,
+    stand: Stand,
+    selection: Option<Selection>,
     limits: Limits,
 ) -> BoxStream<'static, Result<Bytes, RebuildError>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
@@ -50,7 +71,7 @@ pub fn write(
             crc: Crc64::new(),
             to: sender.clone(),
         };
-        let last = match run(&source, survey, stand, limits, &mut out).await {
+        let last = match run(&source, survey, stand, selection, limits, &mut out).await {
             Ok(()) => Ok(Bytes::new()),
             Err(error) => Err(error),
         };
@@ -81,6 +102,7 @@ async fn run(
     source: &Source,
     survey: Survey,
     stand: Stand,
+    selection: Option<Selection>,
     limits: Limits,
     out: &mut Out,
 ) -> Result<(), RebuildError> {
@@ -93,6 +115,7 @@ async fn run(
     let mut builder = Builder {
         survey,
         stand,
+        selection,
         limits,
         start: source.start(),
         space: None,
@@ -116,32 +139,14 @@ async fn run(
         space: Some(space),
         after,
         written_db,
+        selection,
         ..
     } = builder
     else {
         return Err(bad(ReadError::Sink(BaseStop::Unmodelled("nothing"))));
     };
-    let mut applier = Applier {
-        space,
-        limit: limits.memory,
-        boundary: base,
-    };
-    let applied = each_command(source, end.offset, limits.memory, &mut applier).await;
-    if applier.space.weight() > limits.memory {
-        return Err(RebuildError::Memory {
-            limit: limits.memory,
-        });
-    }
-    if let Err(error) = applied {
-        return Err(match taker_error(&error) {
-            Some(why) => RebuildError::Command {
-                after: applier.boundary,
-                why: why.clone(),
-            },
-            None => error,
-        });
-    }
-    entries(&applier.space, written_db, out).await?;
+    let space = apply(source, space, end.offset, limits).await?;
+    entries(&space, selection.as_ref(), written_db, out).await?;
     out.bytes.extend_from_slice(&after);
     out.bytes.extend_from_slice(&[END]);
     out.finish().await
@@ -150,6 +155,7 @@ async fn run(
 /// What became of the touched keys.
 async fn entries(
     space: &Keyspace,
+    selection: Option<&Selection>,
     mut written_db: Option<u32>,
     out: &mut Out,
 ) -> Result<(), RebuildError> {
@@ -160,6 +166,10 @@ async fn entries(
         for (key, entry) in entries {
             record.clear();
             payload.clear();
+            let kind = entry.value.encode(dialect, &mut payload);
+            if selection.is_some_and(|wanted| !wanted.wants(db, key, dialect.family, kind)) {
+                continue;
+            }
             if written_db != Some(db) {
                 record.push(SELECTDB);
                 put_number(&mut record, db.into());
@@ -170,7 +180,6 @@ async fn entries(
                 record.extend_from_slice(&expiry.to_le_bytes());
             }
             record.extend_from_slice(&entry.prefix);
-            let kind = entry.value.encode(dialect, &mut payload);
             record.push(kind);
             put_string(&mut record, key);
             out.bytes.extend_from_slice(&record);
@@ -229,6 +238,8 @@ impl Out {
 struct Builder {
     survey: Survey,
     stand: Stand,
+    /// Of these keys alone.
+    selection: Option<Selection>,
     limits: Limits,
     start: Boundary,
     /// Known with the magic.
@@ -278,6 +289,9 @@ impl Builder {
             return Ok(());
         }
         self.end_front();
+        if self.selection.is_some() {
+            return Ok(());
+        }
         for command in self.survey.footprint.functions() {
             self.libraries.apply(command)?;
         }
@@ -334,6 +348,7 @@ impl Sink for Builder {
         match opcode {
             MAGIC => return self.magic(raw),
             AUX => return self.aux(raw),
+            FUNCTION2 | MODULE_AUX | RESIZEDB | SLOT_INFO if self.selection.is_some() => {}
             FUNCTION2 => {
                 let mut input = crate::rdb::cursor::Cursor::new(raw.get(1..).unwrap_or_default());
                 self.libraries.load(&input.string()?)?;
@@ -366,11 +381,17 @@ impl Sink for Builder {
         Ok(())
     }
 
-    fn fate(&mut self, db: u32, key: &[u8]) -> Fate {
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate {
         if self.survey.footprint.wants(db, key) {
             return Fate::Take;
         }
-        if self.now.is_none() {
+        let Some(now) = self.now else {
+            return Fate::Drop;
+        };
+        let family = self.space.as_ref().map(|space| space.dialect().family);
+        let unwanted =
+            |wanted: &Selection| !wanted.wants(now, key, family.unwrap_or_default(), kind);
+        if self.selection.as_ref().is_some_and(unwanted) {
             return Fate::Drop;
         }
         let slots = self.survey.footprint.slots();
@@ -398,44 +419,12 @@ impl Sink for Builder {
         let Some(space) = &mut self.space else {
             return Ok(());
         };
-        let entry = Entry {
-            expiry: item.expiry,
-            prefix: item.prefix.into(),
-            has_meta: item.has_meta,
-            value: Value::Raw(Raw {
-                kind: item.kind,
-                payload: item.payload.into(),
-            }),
-        };
-        space.load(item.db, item.key, entry);
+        space.load(item.db, item.key, entry_of(&item));
         if space.weight() > self.limits.memory {
             return Err(BaseStop::Memory {
                 limit: self.limits.memory,
             });
         }
         Ok(())
-    }
-}
-
-/// Applies the log to what was kept.
-struct Applier {
-    space: Keyspace,
-    limit: usize,
-    /// The last boundary up to which all was applied.
-    boundary: Offset,
-}
-
-impl Taker for Applier {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
-        self.space.received_at(at.received_ms);
-        self.space.apply(argv)?;
-        if at.outside {
-            self.boundary = at.end;
-        }
-        Ok(())
-    }
-
-    fn goes_on(&mut self) -> bool {
-        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
     }
 }

@@ -198,6 +198,20 @@ pub enum RestoreError {
         /// Why that failed.
         source: ControlError,
     },
+    /// Some of the chosen keys are there, and some are not.
+    #[error(
+        "{written} of the chosen keys are restored to {addr}; then {what} failed: {source}. Run the restore again with --replace"
+    )]
+    KeysLeft {
+        /// The target.
+        addr: String,
+        /// Keys that were written.
+        written: u64,
+        /// What was being done.
+        what: String,
+        /// Why that failed.
+        source: Box<ControlError>,
+    },
     /// The port for the target could not be opened.
     #[error("cannot listen on {addr}: {source}")]
     Listen {

@@ -1,0 +1,170 @@
+//! `backfeed diff`: what two points of a history differ in.
+
+use std::fmt::{self, Write as _};
+
+use super::listing::Time;
+use super::{Failure, flags, print, print_json};
+use crate::archive::Archive;
+use crate::config::parse_size;
+use crate::diff::{Count, Diff, KeyChange, Request, What, diff};
+use crate::position::ReplId;
+use crate::restore::{RestoreError, When};
+use crate::status::unix_ms_now;
+use crate::store;
+
+/// Show which keys were added, changed and removed between two points
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// The earlier point: RFC 3339, `10m ago`, Unix seconds, or `offset:N`
+    #[arg(long, env = "BACKFEED_FROM", value_name = "WHEN")]
+    from: String,
+
+    /// The later point: the same, or `latest`
+    #[arg(long, env = "BACKFEED_TO", value_name = "WHEN")]
+    to: String,
+
+    /// The history, when it is not the latest one (see `backfeed list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    /// Show at most so many keys; 0: all
+    #[arg(long, env = "BACKFEED_LIMIT", value_name = "N", default_value = "1000")]
+    limit: usize,
+
+    /// Hold at most this much of the keys that the log touches in memory
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
+          value_parser = parse_size)]
+    memory_limit: usize,
+
+    /// Report as JSON
+    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    json: bool,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let now = unix_ms_now();
+    let when = |text: &str| When::parse(text, now).map_err(RestoreError::from);
+    let request = Request {
+        history: args.history,
+        from: when(&args.from)?,
+        to: when(&args.to)?,
+        limit: if args.limit == 0 {
+            usize::MAX
+        } else {
+            args.limit
+        },
+        memory: args.memory_limit,
+    };
+    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let found = diff(&archive, request).await?;
+    if args.json {
+        return print_json(&found);
+    }
+    print(&text(&found))
+}
+
+fn text(found: &Diff) -> String {
+    let mut text = String::new();
+    let time = |at: Option<i64>| at.map(|at| format!(", {}", Time(at))).unwrap_or_default();
+    for (name, point, at) in [
+        ("from", found.from, found.from_unix_ms),
+        ("to", found.to, found.to_unix_ms),
+    ] {
+        let _ = writeln!(
+            text,
+            "{name:<9} offset {} of history {}{}",
+            point.offset,
+            point.history,
+            time(at)
+        );
+    }
+    for (name, count) in [
+        ("added", &found.added),
+        ("changed", &found.changed),
+        ("removed", &found.removed),
+    ] {
+        let _ = writeln!(text, "{name:<9} {}", Counted(count));
+    }
+    if found.removed_unlisted > 0 {
+        let _ = writeln!(
+            text,
+            "          {} of those by a flush, which are not listed",
+            found.removed_unlisted
+        );
+    }
+    if !found.prefixes.is_empty() {
+        text.push_str("\nprefixes (added, changed, removed)\n");
+    }
+    for of in &found.prefixes {
+        let name = of
+            .prefix
+            .as_ref()
+            .map_or_else(|| "(others)".to_owned(), |name| format!("{name}*"));
+        let _ = writeln!(
+            text,
+            "  +{} ~{} -{}  {name}",
+            of.added, of.changed, of.removed
+        );
+    }
+    if !found.keys.is_empty() {
+        text.push_str("\nkeys\n");
+    }
+    for key in &found.keys {
+        let _ = writeln!(text, "  {}", line(key));
+    }
+    if found.more > 0 {
+        let _ = writeln!(text, "  … and {} more", found.more);
+    }
+    text
+}
+
+fn line(key: &KeyChange) -> String {
+    let name = format!("db{} {}", key.db, key.key);
+    let type_name = |of: Option<&'static str>| of.unwrap_or_default();
+    match key.what {
+        What::Added => format!("+ {name} ({})", type_name(key.type_after)),
+        What::Removed => format!("- {name} ({})", type_name(key.type_before)),
+        What::Changed => {
+            let mut how = Vec::new();
+            if key.type_before != key.type_after {
+                how.push(format!("was {}", type_name(key.type_before)));
+            } else if key.value_changed {
+                how.push("value".to_owned());
+            }
+            if key.expiry_before_unix_ms != key.expiry_after_unix_ms {
+                let shown =
+                    |at: Option<i64>| at.map_or("never".to_owned(), |at| Time(at).to_string());
+                how.push(format!(
+                    "expires {}, before {}",
+                    shown(key.expiry_after_unix_ms),
+                    shown(key.expiry_before_unix_ms)
+                ));
+            }
+            format!(
+                "~ {name} ({}): {}",
+                type_name(key.type_after),
+                how.join("; ")
+            )
+        }
+    }
+}
+
+struct Counted<'a>(&'a Count);
+
+impl fmt::Display for Counted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.keys)?;
+        let types = self.0.types.iter().filter(|(_, keys)| **keys > 0);
+        let types: Vec<String> = types.map(|(name, keys)| format!("{name} {keys}")).collect();
+        if types.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", types.join(", "))
+    }
+}

@@ -1,0 +1,482 @@
+//! What two points of a history differ in: keys added, changed, removed.
+//!
+//! Only keys that the log between the two touches can differ, so only those are compared. What a flush takes away is counted from
+//! the base.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::archive::Archive;
+use crate::keyspace::{ApplyError, Args, Entry, Keyspace, Layout, Touch, find};
+use crate::lookup::{LookupError, memory_of, plan_from, plan_of, reached};
+use crate::position::{Offset, Position, ReplId};
+use crate::rdb::Family;
+use crate::rdb::elements::{Part, names, parts};
+use crate::rebuild::{self, At, Limits, Taker};
+use crate::restore::{self, When};
+use crate::shown::Shown;
+
+/// Prefixes that are told apart; changes of further ones are summed up.
+const PREFIXES: usize = 1000;
+/// Longest prefix that is told apart from others.
+const PREFIX_BYTES: usize = 128;
+/// So much of a key's name is told.
+const NAME_BYTES: usize = 512;
+
+/// What to compare.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// Of which history; none: the one that goes on.
+    pub history: Option<ReplId>,
+    /// The earlier point.
+    pub from: When,
+    /// The later point.
+    pub to: When,
+    /// Keys that are told one by one, at most.
+    pub limit: usize,
+    /// Bytes of memory for the keys that the log touches, at most.
+    pub memory: usize,
+}
+
+/// What was found. The names of its fields are part of the interface (`--json`).
+#[derive(Debug, Clone, Serialize)]
+pub struct Diff {
+    /// The earlier point.
+    pub from: Position,
+    /// When its last byte had been received, Unix milliseconds.
+    pub from_unix_ms: Option<i64>,
+    /// The later point.
+    pub to: Position,
+    /// The same of that.
+    pub to_unix_ms: Option<i64>,
+    /// Keys that are new.
+    pub added: Count,
+    /// Keys whose value, type or expiry is another.
+    pub changed: Count,
+    /// Keys that are gone.
+    pub removed: Count,
+    /// Of those that are gone: how many a flush took that the log had not touched before. They are not listed.
+    pub removed_unlisted: u64,
+    /// By prefix (up to the first `:`).
+    pub prefixes: Vec<OfPrefix>,
+    /// Each, by database and name, as many as were asked for.
+    pub keys: Vec<KeyChange>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// How many, by type (of the later point, or of the earlier one for keys that are gone).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Of all types.
+    pub keys: u64,
+    /// By type.
+    pub types: BTreeMap<&'static str, u64>,
+}
+
+impl Count {
+    fn add(&mut self, type_name: &'static str, keys: u64) {
+        self.keys = self.keys.saturating_add(keys);
+        let count = self.types.entry(type_name).or_default();
+        *count = count.saturating_add(keys);
+    }
+}
+
+/// Changes of the keys of a prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct OfPrefix {
+    /// With its `:`. None: keys without one, and those of prefixes that were too many.
+    pub prefix: Option<Shown>,
+    /// Keys that are new.
+    pub added: u64,
+    /// Keys that are others.
+    pub changed: u64,
+    /// Keys that are gone.
+    pub removed: u64,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// It is new.
+    Added,
+    /// Its value, type or expiry is another.
+    Changed,
+    /// It is gone.
+    Removed,
+}
+
+/// A key that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyChange {
+    /// Its database.
+    pub db: u32,
+    /// Its name.
+    pub key: Shown,
+    /// What became of it.
+    pub what: What,
+    /// Its type before.
+    pub type_before: Option<&'static str>,
+    /// Its type now.
+    pub type_after: Option<&'static str>,
+    /// When it was to expire, Unix milliseconds.
+    pub expiry_before_unix_ms: Option<i64>,
+    /// When it expires now.
+    pub expiry_after_unix_ms: Option<i64>,
+    /// Its value is another.
+    pub value_changed: bool,
+}
+
+/// Compares.
+///
+/// # Errors
+/// [`LookupError`].
+pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupError> {
+    let earlier = plan_of(archive, request.history, request.from).await?;
+    let split = earlier.end.offset;
+    let catalog = archive.catalog().await?;
+    let plan = plan_from(archive, &catalog, earlier.history, request.to, split).await?;
+    if plan.end.offset < split {
+        return Err(LookupError::Reversed {
+            from: split,
+            to: plan.end.offset,
+        });
+    }
+    let limits = Limits {
+        memory: request.memory,
+        log: u64::MAX,
+    };
+    let failed = |error| memory_of(error, &plan, request.memory);
+    let source = restore::source(archive, &plan);
+    let mut survey = rebuild::survey(&source, limits).await?;
+    reached(&plan, &survey, request.memory)?;
+    let mut between = Between::new(split, source.base.db);
+    rebuild::each_command(&source, plan.end.offset, request.memory, &mut between)
+        .await
+        .map_err(failed)?;
+    if let Some(at) = between.swapped {
+        return Err(LookupError::Swapped { at });
+    }
+    // A key that was flushed and made anew is touched behind the flush alone.
+    for (db, key) in &between.touched {
+        if let Some(base) = between.layout.base_of(*db) {
+            survey.want_of_base(base, key);
+        }
+    }
+    // Keys that a flush took, which nothing had touched.
+    let mut flushed: BTreeMap<u8, u64> = BTreeMap::new();
+    let mut unwanted = |base: u32, kind: u8| {
+        let now = between.layout.now(base);
+        if now.is_some_and(|db| between.flushed.contains(&db)) {
+            let count = flushed.entry(kind).or_default();
+            *count = count.saturating_add(1);
+        }
+    };
+    let state = rebuild::load(&source, &survey, limits, &mut unwanted).await;
+    let mut step = Step {
+        space: state.map_err(failed)?.space,
+        split,
+        between: &between,
+        before: None,
+        limit: request.memory,
+    };
+    let applied = rebuild::each_command(&source, plan.end.offset, request.memory, &mut step).await;
+    if !step.goes_on() {
+        let limit = request.memory;
+        let goal = plan.when.to_string();
+        return Err(LookupError::Memory { goal, limit });
+    }
+    applied.map_err(failed)?;
+    step.look();
+    let mut diff = Diff {
+        from: earlier.end_position,
+        from_unix_ms: earlier.end_unix_ms,
+        to: plan.end_position,
+        to_unix_ms: plan.end_unix_ms,
+        added: Count::default(),
+        changed: Count::default(),
+        removed: Count::default(),
+        removed_unlisted: 0,
+        prefixes: Vec::new(),
+        keys: Vec::new(),
+        more: 0,
+    };
+    let family = step.space.dialect().family;
+    for (kind, keys) in flushed {
+        diff.removed.add(names(family, kind).0, keys);
+        diff.removed_unlisted = diff.removed_unlisted.saturating_add(keys);
+    }
+    compare(
+        &mut diff,
+        step.before.unwrap_or_default(),
+        &step.space,
+        request.limit,
+    );
+    Ok(diff)
+}
+
+/// By database and name.
+type Keys<V> = BTreeMap<(u32, Box<[u8]>), V>;
+
+/// What the log between the two points touches.
+struct Between {
+    split: Offset,
+    selected: u32,
+    /// Where the databases of the snapshot are at the earlier point.
+    layout: Layout,
+    touched: BTreeSet<(u32, Box<[u8]>)>,
+    flushed: Flushed,
+    swapped: Option<Offset>,
+}
+
+/// Databases that were flushed.
+#[derive(Default)]
+struct Flushed {
+    all: bool,
+    some: BTreeSet<u32>,
+}
+
+impl Flushed {
+    fn contains(&self, db: &u32) -> bool {
+        self.all || self.some.contains(db)
+    }
+}
+
+impl Between {
+    fn new(split: Offset, selected: u32) -> Self {
+        Self {
+            split,
+            selected,
+            layout: Layout::default(),
+            touched: BTreeSet::new(),
+            flushed: Flushed::default(),
+            swapped: None,
+        }
+    }
+
+    fn before(&mut self, args: &Args<'_>) -> Result<(), ApplyError> {
+        match args.name().to_ascii_uppercase().as_slice() {
+            b"SWAPDB" => self.layout.swap(args.db(1)?, args.db(2)?),
+            b"FLUSHDB" => self.layout.flush(self.selected),
+            b"FLUSHALL" => self.layout.flush_all(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, at: At, args: &Args<'_>) -> Result<(), ApplyError> {
+        match args.name().to_ascii_uppercase().as_slice() {
+            b"SWAPDB" => {
+                self.swapped.get_or_insert(at.end);
+            }
+            b"FLUSHDB" => {
+                self.flushed.some.insert(self.selected);
+            }
+            b"FLUSHALL" => self.flushed.all = true,
+            _ => {}
+        }
+        let Some(spec) = find(args.name()) else {
+            return Ok(());
+        };
+        let selected = self.selected;
+        let touched = &mut self.touched;
+        spec.keys.of(args, &mut |touch| match touch {
+            Touch::Key(key) => drop(touched.insert((selected, key.into()))),
+            Touch::In(db, key) => drop(touched.insert((db, key.into()))),
+            // Read, to sort by; or slots of a cluster, which moved to another server.
+            Touch::Like { .. } | Touch::Slots(..) => {}
+        })
+    }
+}
+
+impl Taker for Between {
+    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        let args = Args::new(argv);
+        if args.name().eq_ignore_ascii_case(b"SELECT") {
+            self.selected = args.db(1)?;
+        }
+        if at.start < self.split {
+            self.before(&args)
+        } else {
+            self.after(at, &args)
+        }
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.swapped.is_none()
+    }
+}
+
+/// What is compared of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Looks {
+    type_name: &'static str,
+    expiry: Option<i64>,
+    value: [u8; 32],
+}
+
+impl Looks {
+    fn of(entry: &Entry, space: &Keyspace) -> Self {
+        let mut payload = Vec::new();
+        let kind = entry.value.encode(space.dialect(), &mut payload);
+        let family = space.dialect().family;
+        Self {
+            type_name: names(family, kind).0,
+            expiry: entry.expiry,
+            value: digest(family, kind, &payload),
+        }
+    }
+}
+
+/// The same for the same value in another encoding, and in another order where order means nothing.
+fn digest(family: Family, kind: u8, payload: &[u8]) -> [u8; 32] {
+    let is_stream = names(family, kind).0 == "stream";
+    let mut ordered = Sha256::new();
+    let mut sum = [0u8; 32];
+    let mut known = false;
+    if !is_stream {
+        let looked = parts(family, kind, payload, &mut |part| {
+            match &part {
+                Part::Text(bytes) => ordered.update(bytes),
+                Part::Member(bytes) if names(family, kind).0 == "list" => {
+                    ordered.update((bytes.len() as u64).to_le_bytes());
+                    ordered.update(bytes);
+                }
+                unordered => {
+                    let one = Sha256::digest(format!("{unordered:?}"));
+                    for (total, byte) in sum.iter_mut().zip(one) {
+                        *total ^= byte;
+                    }
+                }
+            }
+            true
+        });
+        known = looked == Ok(true);
+    }
+    if !known {
+        ordered = Sha256::new();
+        ordered.update([kind]);
+        ordered.update(payload);
+    }
+    ordered.update(sum);
+    ordered.finalize().into()
+}
+
+/// Applies the log, and looks at the keys in the middle of it.
+struct Step<'a> {
+    space: Keyspace,
+    split: Offset,
+    between: &'a Between,
+    before: Option<Keys<Option<Looks>>>,
+    limit: usize,
+}
+
+impl Step<'_> {
+    /// At the earlier point.
+    fn look(&mut self) {
+        if self.before.is_some() {
+            return;
+        }
+        let mut before = Keys::new();
+        for (db, key) in &self.between.touched {
+            let entry = self.space.get(*db, key);
+            let looks = entry.map(|entry| Looks::of(entry, &self.space));
+            before.insert((*db, key.clone()), looks);
+        }
+        for (db, entries) in self.space.entries() {
+            if !self.between.flushed.contains(&db) {
+                continue;
+            }
+            for (key, entry) in entries {
+                let looks = Looks::of(entry, &self.space);
+                before.insert((db, key.clone()), Some(looks));
+            }
+        }
+        self.before = Some(before);
+    }
+}
+
+impl Taker for Step<'_> {
+    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        if at.start >= self.split {
+            self.look();
+        }
+        self.space.received_at(at.received_unix_ms);
+        self.space.apply(argv)
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
+    }
+}
+
+fn compare(diff: &mut Diff, before: Keys<Option<Looks>>, space: &Keyspace, limit: usize) {
+    let mut prefixes: HashMap<Option<Box<[u8]>>, OfPrefix> = HashMap::new();
+    for ((db, key), before) in before {
+        let after = space.get(db, &key).map(|entry| Looks::of(entry, space));
+        let (what, type_name) = match (&before, &after) {
+            (None, Some(after)) => (What::Added, after.type_name),
+            (Some(before), None) => (What::Removed, before.type_name),
+            (Some(before), Some(after)) if before != after => (What::Changed, after.type_name),
+            _ => continue,
+        };
+        let colon = key.iter().take(PREFIX_BYTES).position(|byte| *byte == b':');
+        let mut prefix = colon.and_then(|at| key.get(..=at)).map(Box::from);
+        if prefixes.len() >= PREFIXES && !prefixes.contains_key(&prefix) {
+            prefix = None;
+        }
+        let of_prefix = prefixes.entry(prefix).or_default();
+        let (count, one) = match what {
+            What::Added => (&mut diff.added, &mut of_prefix.added),
+            What::Changed => (&mut diff.changed, &mut of_prefix.changed),
+            What::Removed => (&mut diff.removed, &mut of_prefix.removed),
+        };
+        count.add(type_name, 1);
+        *one = one.saturating_add(1);
+        if diff.keys.len() >= limit {
+            diff.more = diff.more.saturating_add(1);
+            continue;
+        }
+        let value =
+            |looks: &Option<Looks>| looks.as_ref().map(|looks| (looks.type_name, looks.value));
+        diff.keys.push(KeyChange {
+            db,
+            key: Shown::cut(&key, NAME_BYTES),
+            what,
+            type_before: before.as_ref().map(|looks| looks.type_name),
+            type_after: after.as_ref().map(|looks| looks.type_name),
+            expiry_before_unix_ms: before.as_ref().and_then(|looks| looks.expiry),
+            expiry_after_unix_ms: after.as_ref().and_then(|looks| looks.expiry),
+            value_changed: value(&before) != value(&after),
+        });
+    }
+    diff.more = diff.more.saturating_add(diff.removed_unlisted);
+    let told = prefixes.into_iter().map(|(prefix, counts)| OfPrefix {
+        prefix: prefix.map(|bytes| Shown(bytes.into_vec())),
+        ..counts
+    });
+    diff.prefixes = told.collect();
+    diff.prefixes.sort_by(|a, b| a.prefix.cmp(&b.prefix));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_the_same_in_every_encoding() {
+        let listpack = b"\x0d\x0d\x00\x00\x00\x02\x00\x81a\x02\x81b\x02\xff";
+        let table = b"\x02\x01b\x01a";
+        let other = b"\x02\x01b\x01c";
+        let set = |kind, payload| digest(Family::Redis, kind, payload);
+        assert_eq!(set(20, listpack), set(2, table));
+        assert_ne!(set(2, table), set(2, other));
+        // A list in another order is another list.
+        assert_ne!(set(1, b"\x02\x01b\x01a"), set(1, b"\x02\x01a\x01b"));
+        assert_ne!(set(1, b"\x02\x02ab\x01c"), set(1, b"\x02\x01a\x02bc"));
+    }
+}

@@ -1,0 +1,191 @@
+//! The keys that a log touches, in memory: for who looks at some of them instead of writing all.
+
+use futures::StreamExt;
+
+use super::commands::{At, Taker, each_command, taker_error};
+use super::{BaseStop, Limits, RebuildError, Source, Survey};
+use crate::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, Raw, Value};
+use crate::position::Offset;
+use crate::rdb::magic;
+use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+
+/// What there is at a point.
+#[derive(Debug)]
+pub struct State {
+    /// The keys that were wanted.
+    pub space: Keyspace,
+}
+
+impl Survey {
+    /// Wants a key beside those that the log touches, by its database at the end of the log.
+    pub fn want(&mut self, db: u32, key: &[u8]) {
+        self.footprint.want(db, key);
+    }
+
+    /// Wants a key by its database in the snapshot, where the log flushes that later.
+    pub fn want_of_base(&mut self, base: u32, key: &[u8]) {
+        self.footprint.want_of_base(base, key);
+    }
+}
+
+/// Loads the wanted keys of the snapshot, before the log. `unwanted` is told of each other key: its database in the snapshot and its
+/// RDB type.
+///
+/// # Errors
+/// [`RebuildError`].
+pub async fn load(
+    source: &Source,
+    survey: &Survey,
+    limits: Limits,
+    unwanted: &mut (dyn FnMut(u32, u8) + Send),
+) -> Result<State, RebuildError> {
+    let base = source.base.offset;
+    let bad = |error| RebuildError::Base {
+        base,
+        source: Box::new(error),
+    };
+    let mut loader = Loader {
+        footprint: &survey.footprint,
+        selected: source.base.db,
+        limit: limits.memory,
+        space: None,
+        unwanted,
+    };
+    let mut reader = Reader::new(limits.memory);
+    let mut chunks = source.archive.read_base(&source.base).await?;
+    while let Some(chunk) = chunks.next().await {
+        reader.push(&chunk?, &mut loader).map_err(bad)?;
+    }
+    reader.finish().map_err(bad)?;
+    let space = loader.space;
+    let space = space.ok_or_else(|| bad(ReadError::Sink(BaseStop::Unmodelled("nothing"))))?;
+    Ok(State { space })
+}
+
+/// The keys that the log touches, or that are wanted beside, as they are at the end of `survey`.
+///
+/// # Errors
+/// [`RebuildError`].
+pub async fn state(
+    source: &Source,
+    survey: &Survey,
+    limits: Limits,
+) -> Result<State, RebuildError> {
+    let State { space } = load(source, survey, limits, &mut |_, _| {}).await?;
+    let space = apply(source, space, survey.end.offset, limits).await?;
+    Ok(State { space })
+}
+
+/// Applies the log up to `end` to the keys that were loaded.
+///
+/// # Errors
+/// [`RebuildError::Command`] when one cannot be applied to what it finds, [`RebuildError::Memory`], and what is wrong with
+/// the log.
+pub(super) async fn apply(
+    source: &Source,
+    space: Keyspace,
+    end: Offset,
+    limits: Limits,
+) -> Result<Keyspace, RebuildError> {
+    let limit = limits.memory;
+    let mut applier = Applier {
+        space,
+        limit,
+        boundary: source.base.offset,
+    };
+    let applied = each_command(source, end, limit, &mut applier).await;
+    if applier.space.weight() > limit {
+        return Err(RebuildError::Memory { limit });
+    }
+    match applied {
+        Ok(()) => Ok(applier.space),
+        Err(error) => Err(match taker_error(&error) {
+            Some(why) => RebuildError::Command {
+                after: applier.boundary,
+                why: why.clone(),
+            },
+            None => error,
+        }),
+    }
+}
+
+struct Loader<'a> {
+    footprint: &'a Footprint,
+    selected: u32,
+    limit: usize,
+    space: Option<Keyspace>,
+    unwanted: &'a mut (dyn FnMut(u32, u8) + Send),
+}
+
+impl Sink for Loader<'_> {
+    type Error = BaseStop;
+
+    fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), BaseStop> {
+        const MAGIC: u8 = 0;
+        if opcode == MAGIC {
+            let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
+            let dialect = Dialect { family, version };
+            self.space = Some(Keyspace::new(self.footprint, dialect, self.selected));
+        }
+        Ok(())
+    }
+
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate {
+        if self.footprint.wants(db, key) {
+            return Fate::Take;
+        }
+        (self.unwanted)(db, kind);
+        Fate::Drop
+    }
+
+    fn pass(&mut self, _: &[u8]) -> Result<(), BaseStop> {
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item<'_>) -> Result<(), BaseStop> {
+        let Some(space) = &mut self.space else {
+            return Ok(());
+        };
+        space.load(item.db, item.key, entry_of(&item));
+        if space.weight() > self.limit {
+            return Err(BaseStop::Memory { limit: self.limit });
+        }
+        Ok(())
+    }
+}
+
+/// A key of a snapshot, undecoded.
+pub(super) fn entry_of(item: &Item<'_>) -> Entry {
+    Entry {
+        expiry: item.expiry,
+        prefix: item.prefix.into(),
+        has_meta: item.has_meta,
+        value: Value::Raw(Raw {
+            kind: item.kind,
+            payload: item.payload.into(),
+        }),
+    }
+}
+
+/// Applies the log to what was kept.
+struct Applier {
+    space: Keyspace,
+    limit: usize,
+    /// The last boundary up to which all was applied.
+    boundary: Offset,
+}
+
+impl Taker for Applier {
+    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        self.space.received_at(at.received_unix_ms);
+        self.space.apply(argv)?;
+        if at.outside {
+            self.boundary = at.end;
+        }
+        Ok(())
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
+    }
+}

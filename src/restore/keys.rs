@@ -1,0 +1,571 @@
+//! Chosen keys of a point: into a server that goes on serving, an RDB file, or a file of `RESTORE` commands.
+//!
+//! ```text
+//! snapshot + log ──▶ rebuild, chosen keys alone ──▶ RDB ──▶ FILE.rdb
+//!                                                    └─▶ key by key: RESTORE key ttl payload ABSTTL ──▶ server, resp:FILE
+//! ```
+//!
+//! The server does not become a replica: its other keys stay. It is looked at before anything is written to it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::path::Path;
+
+use futures::{StreamExt, TryStreamExt};
+use redis_protocol::resp2::types::OwnedFrame;
+use serde::Serialize;
+use tokio::fs::File;
+use tokio::io::{AsyncWriteExt, BufWriter};
+
+use super::compat::{Loads, Server};
+use super::error::RestoreError;
+use super::files::{self, file_error};
+use super::plan::{BadBases, Plan, plan};
+use super::progress::{Progress, Stage};
+use super::stream::{Content, source};
+use super::when::{When, show_time};
+use super::{choose, sound};
+use crate::archive::Archive;
+use crate::config::{KeysDest, Source};
+use crate::crc64::Crc64;
+use crate::link::control::{Control, ControlError};
+use crate::link::facts::Role;
+use crate::position::ReplId;
+use crate::rdb::magic;
+use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+use crate::rebuild::{self, BaseStop, Limits, RebuildError, Selection};
+use crate::resp::encode_command;
+use crate::shown::Shown;
+
+/// Keys in the way that a refusal names.
+const NAMED: usize = 5;
+/// Bytes of a name in a message.
+const NAME_BYTES: usize = 60;
+/// Bytes gathered before a write to a file.
+const BUFFER: usize = 1 << 20;
+
+/// Which keys to restore, and where to.
+#[derive(Debug, Clone)]
+pub struct KeysRequest {
+    /// Where to.
+    pub target: KeysDest,
+    /// Which keys.
+    pub selection: Selection,
+    /// As of when.
+    pub when: When,
+    /// Of which history; none: the one that goes on.
+    pub history: Option<ReplId>,
+    /// Write over keys that the server has.
+    pub replace: bool,
+    /// Write over a file.
+    pub force: bool,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// Bytes of memory for the keys that the log touches, at most; no value may be longer.
+    pub memory_limit: usize,
+}
+
+/// What was done. The names of its fields are part of the interface (`--json`).
+#[derive(Debug, Clone, Serialize)]
+pub struct KeysReport {
+    /// Nothing was done.
+    pub dry_run: bool,
+    /// The store.
+    pub archive: String,
+    /// Where to.
+    pub target: String,
+    /// What was asked for.
+    pub goal: String,
+    /// The history that the end belongs to.
+    pub end_history: ReplId,
+    /// The last byte.
+    pub end_offset: u64,
+    /// When it had been received, RFC 3339.
+    pub end_time: Option<String>,
+    /// Which keys.
+    pub pattern: Shown,
+    /// How many, by database.
+    pub keys: BTreeMap<u32, u64>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+/// Restores the chosen keys.
+///
+/// # Errors
+/// [`RestoreError`]; unless it is [`RestoreError::KeysLeft`], nothing was changed.
+pub async fn restore_keys(
+    archive: &Archive,
+    request: &KeysRequest,
+    progress: &dyn Progress,
+) -> Result<KeysReport, RestoreError> {
+    let catalog = archive.catalog().await?;
+    let history = choose(archive, &catalog, request.history, None)?;
+    let plan = plan(archive, &catalog, history, request.when, &BadBases::new()).await?;
+    let mut target = match &request.target {
+        KeysDest::Server(source) => Some(Target::connect(source, &plan).await?),
+        KeysDest::RdbFile(path) | KeysDest::Resp(path) => {
+            super::rdb_file::preflight(path, request.force).await?;
+            None
+        }
+    };
+    let (plan, _) = sound(archive, plan, progress).await?;
+    let chosen = Chosen {
+        archive,
+        plan: &plan,
+        request,
+    };
+    let mut keys = BTreeMap::new();
+    if let Some(target) = &mut target {
+        progress.stage(Stage::Preparing, None);
+        if !request.replace {
+            keys = target.check_free(&chosen).await?;
+        }
+    }
+    let mut notes = plan.notes.clone();
+    match (&request.target, &mut target) {
+        _ if request.dry_run => {
+            keys = chosen.count().await?;
+        }
+        (KeysDest::Server(_), Some(target)) => {
+            progress.stage(Stage::Snapshot, None);
+            keys = target.write(&chosen, progress).await?;
+        }
+        (KeysDest::Server(_), None) => {}
+        (KeysDest::RdbFile(path), _) => {
+            progress.stage(Stage::Snapshot, None);
+            let bytes = chosen.to_rdb(path, progress).await?;
+            keys = chosen.count().await?;
+            notes.push(format!("wrote {} ({bytes} bytes)", path.display()));
+        }
+        (KeysDest::Resp(path), _) => {
+            progress.stage(Stage::Snapshot, None);
+            keys = chosen.to_resp(path, progress).await?;
+            notes.push(format!(
+                "wrote {}: redis-cli --pipe < {}",
+                path.display(),
+                path.display()
+            ));
+        }
+    }
+    if keys.is_empty() {
+        notes.push("no key matches".to_owned());
+    }
+    Ok(KeysReport {
+        dry_run: request.dry_run,
+        archive: archive.store().url(),
+        target: request.target.to_string(),
+        goal: request.when.to_string(),
+        end_history: plan.end_position.history,
+        end_offset: plan.end.offset.0,
+        end_time: plan.end_unix_ms.map(show_time),
+        pattern: Shown::new(&request.selection.pattern),
+        keys,
+        notes,
+    })
+}
+
+/// The chosen keys of a plan.
+struct Chosen<'a> {
+    archive: &'a Archive,
+    plan: &'a Plan,
+    request: &'a KeysRequest,
+}
+
+impl Chosen<'_> {
+    /// As an RDB.
+    async fn rdb(&self) -> Result<Content, RestoreError> {
+        let limits = Limits {
+            memory: self.request.memory_limit,
+            log: u64::MAX,
+        };
+        let source = source(self.archive, self.plan);
+        let survey = rebuild::survey(&source, limits).await?;
+        if let Some(why) = survey.stop {
+            return Err(RestoreError::NotASnapshot {
+                goal: self.plan.when.to_string(),
+                end: self.plan.end.offset,
+                reachable: survey.end.offset,
+                why: Box::new(why),
+            });
+        }
+        let selection = self.request.selection.clone();
+        let bytes = rebuild::write_selected(source, survey, selection, limits);
+        Ok(bytes.map_err(RestoreError::from).boxed())
+    }
+
+    /// Key by key.
+    async fn each(&self) -> Result<Keys, RestoreError> {
+        Ok(Keys {
+            rdb: self.rdb().await?,
+            reader: Some(Reader::new(self.request.memory_limit)),
+            batch: Batch::default(),
+        })
+    }
+
+    async fn count(&self) -> Result<BTreeMap<u32, u64>, RestoreError> {
+        let mut keys = BTreeMap::new();
+        let mut chosen = self.each().await?;
+        while let Some(batch) = chosen.next().await? {
+            for key in &batch.keys {
+                count(&mut keys, key.db);
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn to_rdb(&self, path: &Path, progress: &dyn Progress) -> Result<u64, RestoreError> {
+        let content = self.rdb().await?;
+        let unfinished = files::temporary(path);
+        files::remove_leftover(&unfinished).await?;
+        let bytes = files::write(&unfinished, [content], progress).await?;
+        files::rename(&unfinished, path).await?;
+        Ok(bytes)
+    }
+
+    async fn to_resp(
+        &self,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<u32, u64>, RestoreError> {
+        let mut chosen = self.each().await?;
+        let unfinished = files::temporary(path);
+        files::remove_leftover(&unfinished).await?;
+        let fail = |source| file_error(&unfinished, source);
+        let file = File::create(&unfinished).await.map_err(fail)?;
+        let mut file = BufWriter::with_capacity(BUFFER, file);
+        let mut keys = BTreeMap::new();
+        let mut selected = None;
+        let mut out = Vec::new();
+        while let Some(batch) = chosen.next().await? {
+            for key in &batch.keys {
+                out.clear();
+                if selected.replace(key.db) != Some(key.db) {
+                    encode_command(&[b"SELECT", key.db.to_string().as_bytes()], &mut out);
+                }
+                let payload = key.dump(batch.version);
+                let ttl = key.ttl();
+                let mut command: Vec<&[u8]> =
+                    vec![b"RESTORE", &key.name, &ttl, &payload, b"ABSTTL"];
+                if self.request.replace {
+                    command.push(b"REPLACE");
+                }
+                encode_command(&command, &mut out);
+                file.write_all(&out).await.map_err(fail)?;
+                progress.advance(out.len() as u64);
+                count(&mut keys, key.db);
+            }
+        }
+        file.flush().await.map_err(fail)?;
+        file.into_inner().sync_all().await.map_err(fail)?;
+        files::rename(&unfinished, path).await?;
+        Ok(keys)
+    }
+}
+
+fn count(keys: &mut BTreeMap<u32, u64>, db: u32) {
+    let count = keys.entry(db).or_default();
+    *count = count.saturating_add(1);
+}
+
+/// A key with its value.
+#[derive(Debug)]
+struct Key {
+    db: u32,
+    name: Vec<u8>,
+    expiry: Option<i64>,
+    kind: u8,
+    value: Vec<u8>,
+}
+
+impl Key {
+    /// What `RESTORE` takes: type, value, RDB version, CRC-64 of all that (fact sheet D.8).
+    fn dump(&self, version: u16) -> Vec<u8> {
+        const FOOTER: usize = 10;
+        let length = self.value.len().saturating_add(FOOTER).saturating_add(1);
+        let mut out = Vec::with_capacity(length);
+        out.push(self.kind);
+        out.extend_from_slice(&self.value);
+        out.extend_from_slice(&version.to_le_bytes());
+        let crc = Crc64::of(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Unix milliseconds, for `ABSTTL`; 0 is none.
+    fn ttl(&self) -> Vec<u8> {
+        let ttl = self.expiry.map_or(0, |at| at.max(1));
+        ttl.to_string().into_bytes()
+    }
+}
+
+/// The keys that a piece of RDB completes.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Of the RDB.
+    version: u16,
+    keys: Vec<Key>,
+}
+
+/// Reads keys from an RDB.
+struct Keys {
+    rdb: Content,
+    /// None at the end.
+    reader: Option<Reader>,
+    batch: Batch,
+}
+
+impl Keys {
+    async fn next(&mut self) -> Result<Option<&Batch>, RestoreError> {
+        self.batch.keys.clear();
+        while self.batch.keys.is_empty()
+            && let Some(reader) = &mut self.reader
+        {
+            match self.rdb.next().await {
+                Some(chunk) => reader.push(&chunk?, &mut self.batch).map_err(unread)?,
+                None => {
+                    reader.finish().map_err(unread)?;
+                    self.reader = None;
+                }
+            }
+        }
+        Ok((!self.batch.keys.is_empty()).then_some(&self.batch))
+    }
+}
+
+/// An error in what was written by ourselves: a limit, or a bug.
+fn unread(error: ReadError<Infallible>) -> RestoreError {
+    let source = match error {
+        ReadError::Walk(error) => ReadError::Walk(error),
+        ReadError::Unknown { from, reason } => ReadError::Unknown { from, reason },
+        ReadError::TooLong { at, limit } => ReadError::TooLong { at, limit },
+        ReadError::Key { at, source } => ReadError::Key { at, source },
+        ReadError::Sink(never) => match never {},
+    };
+    RestoreError::Rebuild(RebuildError::Base {
+        base: crate::position::Offset(0),
+        source: Box::new(source as ReadError<BaseStop>),
+    })
+}
+
+impl Sink for Batch {
+    type Error = Infallible;
+
+    fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Infallible> {
+        const MAGIC: u8 = 0;
+        if opcode == MAGIC {
+            let version = magic(raw).map(|(_, version)| version);
+            self.version = version.and_then(|it| u16::try_from(it).ok()).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn fate(&mut self, _: u32, _: &[u8], _: u8) -> Fate {
+        Fate::Take
+    }
+
+    fn pass(&mut self, _: &[u8]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item<'_>) -> Result<(), Infallible> {
+        self.keys.push(Key {
+            db: item.db,
+            name: item.key.to_vec(),
+            expiry: item.expiry,
+            kind: item.kind,
+            value: item.payload.to_vec(),
+        });
+        Ok(())
+    }
+}
+
+/// A server that takes keys.
+struct Target<'a> {
+    source: &'a Source,
+    control: Control,
+    selected: Option<u32>,
+}
+
+impl<'a> Target<'a> {
+    /// Connects, and refuses what would go wrong.
+    async fn connect(source: &'a Source, plan: &Plan) -> Result<Self, RestoreError> {
+        let mut control = Control::connect(source).await?;
+        let facts = control.facts().await?;
+        let target = Self {
+            source,
+            control,
+            selected: None,
+        };
+        if facts.cluster {
+            return Err(target.refused(
+                "is in cluster mode, where each key has its own node: restore to resp:FILE, and send that with a client that knows \
+                 the cluster",
+            ));
+        }
+        if facts.loading {
+            return Err(target.refused("is still loading its own data: wait until it is up"));
+        }
+        if let Role::Replica { host, port, .. } = &facts.role {
+            return Err(target.refused(format!(
+                "is a replica of {host}:{port}, and takes no writes: restore to its master"
+            )));
+        }
+        let base = &plan.base;
+        let writer = Server::named(&base.server.flavour, &base.server.version);
+        let server = Server::named(&facts.flavour, &facts.version);
+        let loads = server.map_or(Loads::Unknown, |server| {
+            server.loads(&base.rdb_magic, writer)
+        });
+        match (loads, server) {
+            (Loads::No, Some(server)) => Err(target.refused(format!(
+                "is {server}, whose RESTORE does not take values of the format {}{}: restore to a server of the version that was backed up, or newer",
+                base.rdb_magic,
+                writer.map(|writer| format!(" (written by {writer})")).unwrap_or_default()
+            ))),
+            // RESTORE itself looks at the version, and refuses the first key.
+            _ => Ok(target),
+        }
+    }
+
+    fn refused(&self, reason: impl Into<String>) -> RestoreError {
+        RestoreError::Refused {
+            addr: self.source.addr(),
+            reason: reason.into(),
+        }
+    }
+
+    async fn select(&mut self, db: u32) -> Result<(), ControlError> {
+        if self.selected != Some(db) {
+            self.control.call(&["SELECT", &db.to_string()]).await?;
+            self.selected = Some(db);
+        }
+        Ok(())
+    }
+
+    /// Refuses to write over keys that are there.
+    async fn check_free(
+        &mut self,
+        chosen: &Chosen<'_>,
+    ) -> Result<BTreeMap<u32, u64>, RestoreError> {
+        let mut keys = BTreeMap::new();
+        let (mut named, mut many) = (Vec::new(), 0u64);
+        let mut each = chosen.each().await?;
+        while let Some(batch) = each.next().await? {
+            for key in &batch.keys {
+                count(&mut keys, key.db);
+                if let Err(error) = self.select(key.db).await {
+                    let reason = format!("does not take database {}: {error}", key.db);
+                    return Err(self.refused(reason));
+                }
+                let reply = self.control.call_bytes(&[b"EXISTS", &key.name]).await?;
+                if matches!(reply, OwnedFrame::Integer(0)) {
+                    continue;
+                }
+                many = many.saturating_add(1);
+                if named.len() < NAMED {
+                    let name = Shown::cut(&key.name, NAME_BYTES);
+                    named.push(format!("{name} (database {})", key.db));
+                }
+            }
+        }
+        if many == 0 {
+            return Ok(keys);
+        }
+        Err(self.refused(format!(
+            "has {many} of the chosen keys already, such as {}: use --replace to write over them",
+            named.join(", ")
+        )))
+    }
+
+    async fn write(
+        &mut self,
+        chosen: &Chosen<'_>,
+        progress: &dyn Progress,
+    ) -> Result<BTreeMap<u32, u64>, RestoreError> {
+        let mut keys = BTreeMap::new();
+        let mut written = 0u64;
+        let mut each = chosen.each().await?;
+        while let Some(batch) = each.next().await? {
+            for key in &batch.keys {
+                let payload = key.dump(batch.version);
+                let ttl = key.ttl();
+                let mut command: Vec<&[u8]> =
+                    vec![b"RESTORE", &key.name, &ttl, &payload, b"ABSTTL"];
+                if chosen.request.replace {
+                    command.push(b"REPLACE");
+                }
+                let done = match self.select(key.db).await {
+                    Ok(()) => self.control.call_bytes(&command).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                if let Err(source) = done {
+                    let name = Shown::cut(&key.name, NAME_BYTES);
+                    return Err(RestoreError::KeysLeft {
+                        addr: self.source.addr(),
+                        written,
+                        what: format!("{name} (database {})", key.db),
+                        source: Box::new(source),
+                    });
+                }
+                written = written.saturating_add(1);
+                progress.advance(payload.len() as u64);
+                count(&mut keys, key.db);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+impl fmt::Display for KeysReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.dry_run {
+            "would restore"
+        } else {
+            "restored"
+        };
+        writeln!(
+            f,
+            "{verb} keys {} of {} to {}",
+            self.pattern, self.archive, self.target
+        )?;
+        let time = self.end_time.as_deref().unwrap_or("at an unknown time");
+        writeln!(
+            f,
+            "  as of     offset {} of history {}, {time}",
+            self.end_offset, self.end_history
+        )?;
+        let keys = self.keys.iter().map(|(db, keys)| format!("db{db} {keys}"));
+        let keys: Vec<String> = keys.collect();
+        let keys = if keys.is_empty() {
+            "none".to_owned()
+        } else {
+            keys.join(", ")
+        };
+        writeln!(f, "  keys      {keys}")?;
+        for note in &self.notes {
+            writeln!(f, "  note      {note}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_is_what_servers_dump() {
+        let key = Key {
+            db: 0,
+            name: b"s".to_vec(),
+            expiry: None,
+            kind: 0,
+            value: b"\x05hello".to_vec(),
+        };
+        let wanted = b"\x00\x05hello\x0d\x00\xc1\xdb\x56\xc5\x62\x81\x57\xca";
+        assert_eq!(key.dump(13), wanted);
+        assert_eq!(key.ttl(), b"0");
+    }
+}

@@ -1,0 +1,234 @@
+//! Bases, read from the first to the last byte.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+
+use super::second::{self, Counts, Opinion};
+use super::{HistoryReport, Request};
+use crate::archive::{
+    Archive, ArchiveError, BaseManifest, FORMAT, History, Name, Reading, VerdictDoc,
+};
+use crate::rdb::{Checksum, Summary, Walker};
+use crate::restore::Progress;
+
+/// Reads each base of a history; what is sound is told beside it.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn read(
+    archive: &Archive,
+    history: &History,
+    request: Request,
+    found: &mut HistoryReport,
+    progress: &dyn Progress,
+) -> Result<(), ArchiveError> {
+    for (index, base) in history.bases.iter().enumerate() {
+        let advice = advice(history, index);
+        let object = Name::BaseData(base.position()).to_string();
+        let summary = match walk(archive, base, found, progress).await {
+            Ok(Ok(summary)) => summary,
+            Ok(Err(why)) => {
+                found.problem(Some(object), why, advice);
+                continue;
+            }
+            Err(error @ ArchiveError::Store(_)) => return Err(error),
+            Err(error) => {
+                found.problem(Some(object), error.to_string(), advice);
+                continue;
+            }
+        };
+        if let Some(why) = differs(base, &summary) {
+            let object = Name::BaseManifest(base.position()).to_string();
+            found.problem(Some(object), why, advice);
+            continue;
+        }
+        let opinion = if summary.unwalked.is_some() {
+            // What our own walker has not seen to its end is not given to another program.
+            Opinion::None("our own reader does not know all of it".to_owned())
+        } else {
+            second::opinion(archive, base).await?
+        };
+        match &opinion {
+            Opinion::Refuses(why) => {
+                let what = format!("{} refuses what our reader accepted: {why}", second::READER);
+                found.problem(Some(object), what, advice);
+                continue;
+            }
+            Opinion::Counted(counts) if *counts != Counts::of(base) => {
+                let what = format!(
+                    "{} counts other keys than our reader: {counts:?}",
+                    second::READER
+                );
+                found.problem(Some(object), what, advice);
+                continue;
+            }
+            Opinion::Counted(_) => {}
+            Opinion::None(why) => found.notes.push(format!(
+                "the base at offset {}: no second opinion: {why}",
+                base.offset
+            )),
+        }
+        commit(archive, base, &summary, opinion, request, found).await;
+    }
+    Ok(())
+}
+
+fn advice(history: &History, index: usize) -> String {
+    let older = index
+        .checked_sub(1)
+        .and_then(|index| history.bases.get(index));
+    match (older, history.doc.parent) {
+        (Some(older), _) => format!(
+            "a restore takes the base at offset {} and the log after it instead, as long as both are sound",
+            older.offset
+        ),
+        (None, Some(parent)) => format!(
+            "a restore takes a base of history {} and the log after it instead, as long as both are sound",
+            parent.history
+        ),
+        (None, None) => super::until(
+            history
+                .bases
+                .get(index.saturating_add(1))
+                .map(|base| base.offset),
+        ),
+    }
+}
+
+/// Inside: why it is no sound RDB.
+async fn walk(
+    archive: &Archive,
+    base: &BaseManifest,
+    found: &mut HistoryReport,
+    progress: &dyn Progress,
+) -> Result<Result<Summary, String>, ArchiveError> {
+    let mut walker = Walker::new();
+    let mut bytes = archive.read_base(base).await?;
+    while let Some(chunk) = bytes.next().await {
+        let chunk = chunk?;
+        match walker.push(&chunk) {
+            Ok(taken) if taken == chunk.len() => {}
+            Ok(_) => return Ok(Err("bytes follow the end of the RDB".to_owned())),
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+        found.bytes_read = found.bytes_read.saturating_add(chunk.len() as u64);
+        progress.advance(chunk.len() as u64);
+    }
+    if let Err(error) = walker.finish_opaque() {
+        return Ok(Err(error.to_string()));
+    }
+    Ok(Ok(walker.summary().clone()))
+}
+
+/// What the manifest says otherwise than the bytes.
+fn differs(base: &BaseManifest, summary: &Summary) -> Option<String> {
+    let databases: BTreeMap<u32, (u64, u64)> = summary
+        .databases
+        .iter()
+        .map(|(db, of)| (*db, (of.keys, of.expires)))
+        .collect();
+    let says: BTreeMap<u32, (u64, u64)> = base
+        .databases
+        .iter()
+        .map(|(db, of)| (*db, (of.keys, of.expires)))
+        .collect();
+    let types: BTreeMap<&str, u64> = summary
+        .types
+        .iter()
+        .map(|(name, keys)| (*name, *keys))
+        .collect();
+    let says_types: BTreeMap<&str, u64> = base
+        .types
+        .iter()
+        .map(|(name, keys)| (name.as_str(), *keys))
+        .collect();
+    let what = if base.unwalked_from.is_some() {
+        // Its writer knew less than we may do: the counts end early.
+        return None;
+    } else if databases != says {
+        format!("it says keys by database {says:?}, and the base holds {databases:?}")
+    } else if types != says_types {
+        format!("it says keys by type {says_types:?}, and the base holds {types:?}")
+    } else if base.functions != summary.functions {
+        format!(
+            "it says {} function libraries, and the base holds {}",
+            base.functions, summary.functions
+        )
+    } else if base.rdb_magic != summary.magic {
+        format!(
+            "it says {}, and the base is {}",
+            base.rdb_magic, summary.magic
+        )
+    } else if base.rdb_checksum != (summary.checksum == Checksum::Verified) {
+        "it says otherwise whether the RDB has a checksum of its own".to_owned()
+    } else {
+        return None;
+    };
+    Some(what)
+}
+
+/// Says so beside the base. Where we may not write, all else goes on.
+async fn commit(
+    archive: &Archive,
+    base: &BaseManifest,
+    summary: &Summary,
+    opinion: Opinion,
+    request: Request,
+    found: &mut HistoryReport,
+) {
+    let ours = [
+        "stored size and checksums",
+        "CRC-64",
+        "structure",
+        "keys by database",
+        "keys by type",
+        "functions",
+    ];
+    let own = Reading {
+        reader: concat!("backfeed ", env!("CARGO_PKG_VERSION")).to_owned(),
+        checks: ours.map(str::to_owned).to_vec(),
+        databases: Some(
+            summary
+                .databases
+                .iter()
+                .map(|(db, of)| (*db, of.keys))
+                .collect(),
+        ),
+        no_opinion: summary
+            .unwalked
+            .as_ref()
+            .map(|unwalked| unwalked.reason.clone()),
+    };
+    let (databases, no_opinion) = match opinion {
+        Opinion::Counted(counts) => (Some(counts.databases), None),
+        Opinion::Refuses(why) | Opinion::None(why) => (None, Some(why)),
+    };
+    let checks = if databases.is_some() {
+        second::CHECKS.map(str::to_owned).to_vec()
+    } else {
+        Vec::new()
+    };
+    let verdict = VerdictDoc {
+        format: FORMAT,
+        history: base.history,
+        offset: base.offset,
+        raw_bytes: base.raw_bytes,
+        crc64: base.crc64.clone(),
+        readings: vec![
+            own,
+            Reading {
+                reader: second::READER.to_owned(),
+                checks,
+                databases,
+                no_opinion,
+            },
+        ],
+        verified_unix_ms: request.now_unix_ms,
+    };
+    if let Err(error) = archive.commit_verdict(&verdict).await {
+        found
+            .verdicts_refused
+            .get_or_insert_with(|| error.to_string());
+    }
+}

@@ -1,0 +1,217 @@
+//! The log: do its segments join, and (deep) are they what their headers say?
+
+use futures::StreamExt;
+
+use super::{HistoryReport, Stretch, starts, until};
+use crate::archive::{Archive, ArchiveError, Catalog, ChainEnd, ChainItem, History, Name};
+use crate::position::{Boundary, Offset};
+use crate::resp::FeedScanner;
+use crate::restore::Progress;
+use crate::segment::{Entry, SegmentHeader};
+
+/// Follows the log from each base that no stretch before it has reached.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn walk(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: &History,
+    deep: bool,
+    found: &mut HistoryReport,
+    progress: &dyn Progress,
+) -> Result<(), ArchiveError> {
+    let starts = starts(catalog, history);
+    let mut done: Option<Offset> = None;
+    for (from, db) in &starts {
+        if done.is_some_and(|done| *from <= done) {
+            continue;
+        }
+        let mut walk = Walk {
+            archive,
+            history,
+            deep,
+            scanner: Some(FeedScanner::new(Boundary {
+                offset: *from,
+                db: *db,
+            })),
+            reached: *from,
+            starts: &starts,
+            found: &mut *found,
+            progress,
+        };
+        walk.run(catalog).await?;
+        let to = walk.reached;
+        found.stretches.push(Stretch { from: *from, to });
+        done = Some(to);
+    }
+    if starts.is_empty() {
+        found
+            .notes
+            .push("nothing of it can be restored yet: it has no base".to_owned());
+    }
+    Ok(())
+}
+
+struct Walk<'a> {
+    archive: &'a Archive,
+    history: &'a History,
+    deep: bool,
+    /// None after a damaged segment: nobody knows where its last command ends.
+    scanner: Option<FeedScanner>,
+    reached: Offset,
+    starts: &'a [(Offset, u32)],
+    found: &'a mut HistoryReport,
+    progress: &'a dyn Progress,
+}
+
+impl Walk<'_> {
+    async fn run(&mut self, catalog: &Catalog) -> Result<(), ArchiveError> {
+        let id = self.history.doc.id;
+        let mut chain = self.archive.chain(catalog, id, self.reached);
+        while let Some(item) = chain.next().await {
+            match item {
+                Ok(ChainItem::Segment(header)) => {
+                    self.found.segments = self.found.segments.saturating_add(1);
+                    if self.deep {
+                        self.read(&header).await?;
+                    }
+                    self.reached = header.meta.end;
+                }
+                Ok(ChainItem::End(end)) => return self.end(end).await,
+                Err(error @ ArchiveError::Store(_)) => return Err(error),
+                Err(error) => {
+                    let object = self.object_after();
+                    let advice = self.advice();
+                    self.found.problem(Some(object), error.to_string(), advice);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The object that should hold the next byte.
+    fn object_after(&self) -> String {
+        let name = Name::Log {
+            history: self.history.doc.id,
+            first_byte: self.reached.next_byte(),
+        };
+        name.to_string()
+    }
+
+    fn advice(&self) -> String {
+        let mut later = self.starts.iter().map(|(at, _)| *at);
+        until(later.find(|at| *at > self.reached))
+    }
+
+    async fn end(&mut self, end: ChainEnd) -> Result<(), ArchiveError> {
+        let beyond = self.starts.iter().map(|(at, _)| *at);
+        let next_base = beyond.filter(|at| *at > self.reached).min();
+        match end {
+            ChainEnd::Log(_) | ChainEnd::Sealed(_) => {
+                if let Some(next) = next_base {
+                    self.found.notes.push(format!(
+                        "the log ends at offset {}, and goes on with the base at offset {next}: points between cannot be restored",
+                        self.reached
+                    ));
+                }
+            }
+            ChainEnd::Gap { at, next } => {
+                let bridged = match self
+                    .archive
+                    .entry(self.history.doc.id, at.next_byte())
+                    .await
+                {
+                    Ok(Some(Entry::Segment(header))) => header.is_gap(),
+                    Ok(_) => false,
+                    Err(error @ ArchiveError::Store(_)) => return Err(error),
+                    Err(_) => false,
+                };
+                let resumes = Offset::before_byte(next);
+                let has_base = self.starts.iter().any(|(start, _)| *start >= resumes);
+                if bridged && has_base {
+                    self.found.notes.push(format!(
+                        "nobody has the bytes after offset {at} up to {resumes} (a full sync stepped over them): points between \
+                         cannot be restored"
+                    ));
+                    return Ok(());
+                }
+                let what = format!(
+                    "byte {} of the log is missing; the next segment begins at byte {next}",
+                    at.next_byte()
+                );
+                let (object, advice) = (self.object_after(), self.advice());
+                self.found.problem(Some(object), what, advice);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every byte of a segment.
+    async fn read(&mut self, header: &SegmentHeader) -> Result<(), ArchiveError> {
+        let meta = &header.meta;
+        let object = Name::Log {
+            history: meta.history,
+            first_byte: meta.start.next_byte(),
+        }
+        .to_string();
+        let mut scanner = self.scanner.take();
+        if scanner.is_none() && meta.starts_at_boundary {
+            scanner = Some(FeedScanner::new(Boundary {
+                offset: meta.start,
+                db: meta.db_at_start,
+            }));
+        }
+        // The first segment may begin before the base that the walk begins with.
+        let mut skip = scanner
+            .as_ref()
+            .map_or(0, |scanner| scanner.offset().since(meta.start));
+        let read = async {
+            let mut bytes = self.archive.read_segment(header).await?;
+            let mut wrong = None;
+            while let Some(chunk) = bytes.next().await {
+                let mut chunk = chunk?;
+                self.progress.advance(chunk.len() as u64);
+                self.found.bytes_read = self.found.bytes_read.saturating_add(chunk.len() as u64);
+                let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+                let _skipped = chunk.split_to(skipped);
+                skip = skip.saturating_sub(skipped as u64);
+                if let Some(scanning) = &mut scanner
+                    && let Err(error) = scanning.scan(&chunk, |_| {})
+                {
+                    wrong.get_or_insert(error.to_string());
+                    scanner = None;
+                }
+            }
+            Ok::<_, ArchiveError>(wrong)
+        };
+        let wrong = match read.await {
+            Ok(None) => boundary_differs(header, scanner.as_ref()),
+            Ok(wrong) => wrong,
+            Err(error @ ArchiveError::Store(_)) => return Err(error),
+            Err(error) => {
+                scanner = None;
+                Some(error.to_string())
+            }
+        };
+        if let Some(what) = wrong {
+            let advice = self.advice();
+            self.found.problem(Some(object), what, advice);
+        }
+        self.scanner = scanner;
+        Ok(())
+    }
+}
+
+/// Does the last boundary stand where the header says?
+fn boundary_differs(header: &SegmentHeader, scanner: Option<&FeedScanner>) -> Option<String> {
+    let says = header.meta.boundary?;
+    let found = scanner?.boundary();
+    (found.offset != says.offset).then(|| {
+        format!(
+            "its header says that the last command ends at offset {}, but its bytes say {}",
+            says.offset, found.offset
+        )
+    })
+}

@@ -1,0 +1,132 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use futures::TryStreamExt;
+
+use super::*;
+use crate::archive::{BaseKind, FORMAT, HistoryDoc, ServerInfo};
+use crate::rdb::samples;
+use crate::store::MemoryStore;
+use crate::store::memory::Fault;
+
+const NOW: i64 = 1_785_000_000_000;
+
+fn id() -> ReplId {
+    ReplId::from_random([7; 20])
+}
+
+/// A base with every type of Redis in it.
+async fn sample(store: &MemoryStore, magic: &str) -> Archive {
+    let archive = Archive::open_or_create(store.shared(), NOW).await.unwrap();
+    let server = ServerInfo::default();
+    let doc = HistoryDoc {
+        format: FORMAT,
+        id: id(),
+        parent: None,
+        previous: None,
+        service: "test".into(),
+        server: server.clone(),
+        created_unix_ms: NOW,
+    };
+    archive.create_history(&doc).await.unwrap();
+    let mut body = vec![0xFE, 0];
+    for (index, (_, dump)) in samples::REDIS_DUMPS.iter().enumerate() {
+        body.extend(samples::dumped(&format!("k{index}"), dump));
+    }
+    let at = Position {
+        history: id(),
+        offset: Offset(10),
+    };
+    let mut writer = archive.begin_base(at).await.unwrap();
+    writer
+        .write(samples::rdb(magic, &body).into())
+        .await
+        .unwrap();
+    writer.finish().await.unwrap();
+    let (stored, summary) = archive.walk_stray_base(at).await.unwrap();
+    let manifest =
+        crate::archive::BaseManifest::new(&stored, &summary, BaseKind::Sync, server, NOW);
+    archive.commit_base(&manifest).await.unwrap();
+    archive
+}
+
+fn deep() -> Request {
+    Request {
+        history: None,
+        deep: true,
+        now_unix_ms: NOW,
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_is_stored_once_with_what_both_readers_say() {
+    let store = MemoryStore::new();
+    let archive = sample(&store, "REDIS0013").await;
+    for _ in 0..2 {
+        let report = verify(&archive, deep(), &()).await.unwrap();
+        assert!(report.sound, "{report}");
+        assert!(
+            report
+                .to_string()
+                .ends_with("sound: 1 history, every byte was read\n")
+        );
+    }
+    let name = format!("histories/{}/base/{:020}.verified.json", id(), 10);
+    let verdict: crate::archive::VerdictDoc =
+        serde_json::from_slice(&store.object(&name).unwrap()).unwrap();
+    let counted = [(0, 19)].into();
+    assert_eq!(verdict.readings.len(), 2);
+    for reading in &verdict.readings {
+        assert_eq!(
+            reading.databases,
+            Some(std::collections::BTreeMap::clone(&counted))
+        );
+    }
+    let catalog = archive.catalog().await.unwrap();
+    assert!(catalog.problems.is_empty(), "{:?}", catalog.problems);
+    assert!(catalog.histories[&id()].verified.contains(&Offset(10)));
+}
+
+#[tokio::test]
+async fn a_store_that_is_read_only_for_us_is_told_and_is_no_damage() {
+    let store = MemoryStore::new();
+    let archive = sample(&store, "REDIS0013").await;
+    store.fail_creates(1, Fault::Permanent);
+    let report = verify(&archive, deep(), &()).await.unwrap();
+    assert!(report.sound, "{report}");
+    assert!(report.notes[0].contains("could not be stored"), "{report}");
+}
+
+#[tokio::test]
+async fn headers_alone_leave_nothing_behind() {
+    let store = MemoryStore::new();
+    let archive = sample(&store, "REDIS0013").await;
+    let count = || async {
+        let all: Vec<_> = store
+            .shared()
+            .list("", None)
+            .await
+            .try_collect()
+            .await
+            .unwrap();
+        all.len()
+    };
+    let before = count().await;
+    let request = Request {
+        deep: false,
+        ..deep()
+    };
+    assert!(verify(&archive, request, &()).await.unwrap().sound);
+    assert_eq!(count().await, before);
+}
+
+#[tokio::test]
+async fn a_base_that_the_second_reader_does_not_know_has_no_second_opinion() {
+    let store = MemoryStore::new();
+    let archive = sample(&store, "REDIS0014").await;
+    let report = verify(&archive, deep(), &()).await.unwrap();
+    assert!(report.sound, "{report}");
+    assert!(
+        report.histories[0].notes[0].contains("no second opinion"),
+        "{report}"
+    );
+}

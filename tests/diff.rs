@@ -1,0 +1,215 @@
+//! `backfeed diff`: two points differ in what was written between them, and in nothing else.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::data::for_each_version;
+use crate::support::{Backfeed, Server, Version, run};
+
+struct Stored {
+    _home: TempDir,
+    store: String,
+    server: Server,
+    backfeed: Backfeed,
+}
+
+impl Stored {
+    /// A base with `before` in it, each line a command.
+    fn new(version: Version, before: &[&str]) -> Self {
+        let home = TempDir::new().unwrap();
+        let store = format!("file://{}/bucket", home.path().display());
+        let server = Server::start(version, &[]);
+        let mut connection = server.connect();
+        send(&mut connection, before);
+        let backfeed = Backfeed::backup(&server.url(), &store, &[]);
+        backfeed.wait_following();
+        Self {
+            _home: home,
+            store,
+            server,
+            backfeed,
+        }
+    }
+
+    /// Runs commands; the point after them.
+    fn run(&self, lines: &[&str]) -> String {
+        send(&mut self.server.connect(), lines);
+        self.backfeed.wait_captured(&self.server);
+        format!("offset:{}", self.server.position().1)
+    }
+
+    fn diff(&self, from: &str, to: &str, more: &[&str]) -> Value {
+        let args = [
+            "diff",
+            "--store",
+            &self.store,
+            "--from",
+            from,
+            "--to",
+            to,
+            "--json",
+        ];
+        let output = run(&[&args, more].concat());
+        assert_eq!(output.code, 0, "{output:?}");
+        serde_json::from_str(&output.stdout).unwrap()
+    }
+}
+
+fn send(connection: &mut redis::Connection, lines: &[&str]) {
+    for line in lines {
+        let mut command = redis::Cmd::new();
+        for word in line.split(' ') {
+            command.arg(word);
+        }
+        let _: redis::Value = command.query(connection).unwrap();
+    }
+}
+
+/// `+0 key`: what, database, name.
+fn keys(diff: &Value) -> Vec<String> {
+    let keys = diff["keys"].as_array().unwrap().iter();
+    let sign = |what: &Value| match what.as_str().unwrap() {
+        "added" => '+',
+        "changed" => '~',
+        _ => '-',
+    };
+    keys.map(|key| {
+        format!(
+            "{}{} {}",
+            sign(&key["what"]),
+            key["db"],
+            key["key"].as_str().unwrap()
+        )
+    })
+    .collect()
+}
+
+for_each_version!(what_was_written_between_is_what_differs);
+
+fn what_was_written_between_is_what_differs(version: Version) {
+    let stored = Stored::new(
+        version,
+        &[
+            "MSET a:same 1 a:value 1 a:gone 1 a:ttl 1 a:type 1 a:back 1",
+            "HSET h f v g w",
+            "SELECT 3",
+            "SET b 1",
+        ],
+    );
+    let first = stored.run(&["SET early 1", "SET a:same 1"]);
+    let second = stored.run(&[
+        "SET a:new 1",
+        "SET a:value 2",
+        "DEL a:gone",
+        "EXPIRE a:ttl 1000",
+        "DEL a:type",
+        "HSET a:type f v",
+        // Another way to the same.
+        "SET a:same 1",
+        "HDEL h f",
+        "HSET h f v",
+        "SET a:back 2",
+        "SET a:back 1",
+        "SET a:came 1",
+        "DEL a:came",
+        "SELECT 3",
+        "RENAME b c",
+    ]);
+    let third = stored.run(&["SET late 1"]);
+    let found = stored.diff(&first, &second, &[]);
+    assert_eq!(
+        keys(&found),
+        [
+            "-0 a:gone",
+            "+0 a:new",
+            "~0 a:ttl",
+            "~0 a:type",
+            "~0 a:value",
+            "-3 b",
+            "+3 c"
+        ],
+        "{version}: {found:#}"
+    );
+    assert_eq!(
+        found["added"],
+        json!({ "keys": 2, "types": { "string": 2 } })
+    );
+    assert_eq!(
+        found["changed"],
+        json!({ "keys": 3, "types": { "string": 2, "hash": 1 } })
+    );
+    assert_eq!(found["removed"]["keys"], 2);
+    let ttl = &found["keys"][2];
+    assert_eq!(
+        (&ttl["value_changed"], &ttl["expiry_before_unix_ms"]),
+        (&false.into(), &Value::Null)
+    );
+    assert!(ttl["expiry_after_unix_ms"].is_i64(), "{ttl}");
+    let prefix = &found["prefixes"][1];
+    assert_eq!(
+        prefix,
+        &json!({ "prefix": "a:", "added": 1, "changed": 3, "removed": 1 })
+    );
+
+    assert_eq!(keys(&stored.diff(&second, &third, &[])), ["+0 late"]);
+    assert_eq!(
+        keys(&stored.diff(&second, &second, &[])),
+        Vec::<String>::new()
+    );
+    let cut = stored.diff(&first, "latest", &["--limit", "1"]);
+    assert_eq!((keys(&cut).len(), &cut["more"]), (1, &7.into()));
+    let text = run(&[
+        "diff",
+        "--store",
+        &stored.store,
+        "--from",
+        &first,
+        "--to",
+        &second,
+    ])
+    .stdout;
+    for line in [
+        "added     2 (string 2)",
+        "  ~ db0 a:type (hash): was string",
+        "  - db0 a:gone (string)",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
+fn what_a_flush_takes_is_counted_and_its_database_alone() {
+    let stored = Stored::new(
+        Version::Redis70,
+        &["MSET a 1 b 1 c 1", "RPUSH l x", "SELECT 3", "MSET a 1 b 1"],
+    );
+    let first = stored.run(&["SET touched 1"]);
+    let second = stored.run(&["FLUSHDB", "SET a 2"]);
+    let found = stored.diff(&first, &second, &[]);
+    assert_eq!(keys(&found), ["~0 a", "-0 touched"], "{found:#}");
+    assert_eq!(found["removed_unlisted"], 3);
+    assert_eq!(
+        found["removed"],
+        json!({ "keys": 4, "types": { "string": 3, "list": 1 } })
+    );
+    let third = stored.run(&["FLUSHALL"]);
+    let found = stored.diff(&second, &third, &[]);
+    assert_eq!(keys(&found), ["-0 a"], "{found:#}");
+    assert_eq!(found["removed"]["keys"], 3);
+
+    let swapped = stored.run(&["SWAPDB 0 3"]);
+    for (from, to, code, word) in [
+        (&third, &swapped, 6, "SWAPDB stands in the log"),
+        (&swapped, &third, 2, "lies before that of --from"),
+        (
+            &"offset:99999999".to_owned(),
+            &third,
+            6,
+            "lies after the last point",
+        ),
+    ] {
+        let output = run(&["diff", "--store", &stored.store, "--from", from, "--to", to]);
+        assert_eq!(output.code, code, "{output:?}");
+        assert!(output.stderr.contains(word), "{output:?}");
+    }
+}

@@ -1,0 +1,130 @@
+//! `backfeed inspect`: what it says of a server's own RDB file, and of a base, is what the server says.
+
+use std::fs;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::data::{Expiries, Load, for_each_version};
+use crate::support::state::quiet;
+use crate::support::{Backfeed, Server, Version, run};
+
+fn json(args: &[&str]) -> Value {
+    let output = run(&[&["inspect", "--json"], args].concat());
+    assert_eq!(output.code, 0, "{output:?}");
+    serde_json::from_str(&output.stdout).unwrap()
+}
+
+for_each_version!(a_file_is_what_its_server_says);
+
+fn a_file_is_what_its_server_says(version: Version) {
+    let server = Server::start(version, &[]);
+    let load = Load::start(&server, 5, Expiries::Late);
+    load.wait(1500);
+    load.stop();
+    server.cmd(&["SET", "big:one", &"x y".repeat(100_000)]);
+    server.cmd(&["CONFIG", "SET", "rdbcompression", "no"]);
+    server.cmd(&["SAVE"]);
+    let file = server.dir().join("dump.rdb");
+    let file = file.to_str().unwrap();
+    let found = json(&[file, "--top", "3"]);
+
+    let info = server.info("keyspace");
+    assert!(info.len() > 3);
+    for (db, counts) in &info {
+        let field = |name: &str| {
+            let mut fields = counts.split(',');
+            let value = fields.find_map(|field| field.strip_prefix(name)).unwrap();
+            value.parse::<u64>().unwrap()
+        };
+        let told = &found["databases"][db.trim_start_matches("db")];
+        assert_eq!(told["keys"], field("keys="), "{db}: {found}");
+        assert_eq!(told["expires"], field("expires="), "{db}: {found}");
+    }
+    assert_eq!(found["bytes"], fs::metadata(file).unwrap().len());
+    let sum = |table: &str, field: &str| -> u64 {
+        let rows = found[table].as_array().unwrap().iter();
+        rows.map(|row| row[field].as_u64().unwrap()).sum()
+    };
+    let keys = found["keys"].as_u64().unwrap();
+    assert_eq!(sum("encodings", "keys"), keys);
+    let other = found["other_prefixes"]["keys"].as_u64().unwrap();
+    assert_eq!(sum("prefixes", "keys") + other, keys);
+    // All but the header, the selects and the like are keys.
+    let bytes = found["bytes"].as_u64().unwrap();
+    assert!(
+        (bytes - 4096..bytes).contains(&sum("encodings", "bytes")),
+        "{found}"
+    );
+
+    let biggest = &found["biggest"][0];
+    assert_eq!(found["biggest"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        (&biggest["key"], &biggest["db"]),
+        (&"big:one".into(), &0.into())
+    );
+    assert!(
+        (300_000..300_100).contains(&biggest["bytes"].as_u64().unwrap()),
+        "{biggest}"
+    );
+    assert_eq!(found["prefixes"][0]["prefix"], "big:");
+    let times = |name: &str| found["expiries"][name].as_i64().unwrap();
+    assert!(times("nearest_unix_ms") <= times("farthest_unix_ms"));
+    let functions = u64::from(version.at_least_7());
+    assert!(found["functions"].as_u64().unwrap() <= functions, "{found}");
+    let text = run(&["inspect", file]);
+    assert!(text.stdout.contains("biggest keys"), "{text:?}");
+}
+
+#[test]
+fn a_base_of_a_store_says_which_point_it_is() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let server = Server::start(Version::Redis70, &[]);
+    server.cmd(&["MSET", "a:1", "x", "a:2", "y", "b", "z"]);
+    let backfeed = Backfeed::backup(&server.url(), &store, &[]);
+    backfeed.wait_following();
+    server.cmd(&["SET", "later", "x"]);
+    quiet(&server, 1);
+    let found = json(&["--store", &store]);
+    assert_eq!(found["keys"], 3);
+    assert!(
+        found["base"]["log_bytes_after"].as_u64().unwrap() > 0,
+        "{found}"
+    );
+    let text = run(&["inspect", "--store", &store]);
+    assert!(text.stdout.contains("are not included"), "{text:?}");
+    let offset = found["base"]["at"]["offset"].to_string();
+    let exact = json(&["--store", &store, "--offset", &offset]);
+    assert_eq!(exact["base"]["log_bytes_after"], 0);
+}
+
+#[test]
+fn what_cannot_be_inspected_is_told() {
+    let home = TempDir::new().unwrap();
+    let file = home.path().join("x.rdb");
+    fs::write(&file, "REDIS0011 and then something else altogether").unwrap();
+    let file = file.to_str().unwrap();
+    for (args, code, word) in [
+        (&["inspect"][..], 2, "--store <URL>"),
+        (
+            &["inspect", file],
+            7,
+            "x.rdb: it can be read up to byte 9 only",
+        ),
+        (
+            &["inspect", "/nowhere/y.rdb"],
+            1,
+            "cannot read /nowhere/y.rdb",
+        ),
+        (
+            &["inspect", file, "--offset", "3"],
+            2,
+            "name a point of a store",
+        ),
+    ] {
+        let output = run(args);
+        assert_eq!(output.code, code, "{output:?}");
+        assert!(output.stderr.contains(word), "{output:?}");
+    }
+}
