@@ -352,14 +352,23 @@ fn an_rdb_file_holds_any_point(home: &Home, redis: &Server, last: &Moment) {
     fs::create_dir(&dir).unwrap();
     let file = dir.join("dump.rdb");
     let to = file.to_str().unwrap();
-    // Any point: the log is applied to the snapshot.
+    // Any point: the log is applied to the snapshot, unless a vector set is in it, whose graph is built at random.
     let made = restore(&home.store(), to, &["--offset", &last.offset.to_string()]);
-    assert_eq!(made.code, 0, "{made:?}");
-    let loaded = Server::builder(redis.version()).dir(&dir).start();
-    let context = format!("{}: an RDB file of the last point", redis.version());
-    State::of(&loaded).assert_is(&last.state, tolerance_ms(redis.version()), &context);
-    drop(loaded);
-    fs::remove_file(&file).unwrap();
+    if matches!(redis.version(), Version::Redis80 | Version::Redis86) {
+        assert_eq!(made.code, 6, "{made:?}");
+        assert!(
+            made.stderr.contains("VADD") && made.stderr.contains("aof:"),
+            "{made:?}"
+        );
+        assert!(!file.exists());
+    } else {
+        assert_eq!(made.code, 0, "{made:?}");
+        let loaded = load_dir(home.version, &dir, "no");
+        let context = format!("{}: an RDB file of the last point", redis.version());
+        State::of(&loaded).assert_is(&last.state, tolerance_ms(redis.version()), &context);
+        drop(loaded);
+        fs::remove_file(&file).unwrap();
+    }
 
     let once = run(&[
         "backup",

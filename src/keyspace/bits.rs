@@ -164,10 +164,21 @@ impl Step {
         let number = match self.overflow {
             _ if (least..=most).contains(&wanted) => wanted,
             Overflow::Wrap => field.number(wanted as u64),
+            Overflow::Saturate if self.seems_great(most) => most,
             Overflow::Saturate => wanted.clamp(least, most),
             Overflow::Fail => return,
         };
         field.write(bytes, number);
+    }
+}
+
+impl Step {
+    /// Servers take a number that is set, signed, and so low that its distance to the greatest does not fit into 64 bits,
+    /// for one that is too great (Redis `src/bitops.c`, `checkSignedBitfieldOverflow`).
+    fn seems_great(&self, most: i128) -> bool {
+        let distance = most.saturating_sub(self.number.into());
+        let shorter = self.field.width < u64::BITS;
+        !self.adds && self.field.signed && shorter && distance > i128::from(i64::MAX)
     }
 }
 

@@ -150,3 +150,22 @@ fn operations_take_shorter_strings_as_followed_by_zeros() {
     assert!(space.run("BITOP NAND k a").unwrap_err().is_unmodelled());
     assert!(!space.run("BITOP NOT k a b").unwrap_err().is_unmodelled());
 }
+
+/// Seen on Redis 8.0: the least number, set with saturation, becomes the greatest of the field.
+#[test]
+fn a_number_far_below_a_field_saturates_as_servers_do() {
+    let mut space = empty(REDIS_13);
+    for (number, bytes) in [
+        ("-9223372036854775808", [0x7F, 0xFF, 0xFF, 0xFF]),
+        ("-9223372034707292161", [0x7F, 0xFF, 0xFF, 0xFF]),
+        ("-9223372034707292160", [0x80, 0, 0, 0]),
+        ("-2147483649", [0x80, 0, 0, 0]),
+        ("2147483648", [0x7F, 0xFF, 0xFF, 0xFF]),
+    ] {
+        space
+            .run(&format!("BITFIELD f OVERFLOW SAT SET i32 0 {number}"))
+            .unwrap();
+        let (_, payload) = space.dump("f").unwrap();
+        assert_eq!(payload.get(1..), Some(&bytes[..]), "{number}");
+    }
+}

@@ -175,12 +175,7 @@ fn numbers_are_counted_as_servers_count() {
         space.rewrite("n");
         assert_eq!(text(&mut space, "n").unwrap(), sum, "{command}");
     }
-    for command in [
-        "INCRBY n 3",
-        "DECRBY n -9223372036854775808",
-        "INCRBY n 1.5",
-        "INCRBY n +1",
-    ] {
+    for command in ["INCRBY n 3", "INCRBY n 1.5", "INCRBY n +1"] {
         assert!(is_diverged(space.run(command)), "{command}");
     }
     for no_number in ["", "007", "-0", " 1", "1 ", "9223372036854775808"] {
