@@ -15,11 +15,14 @@ mod support;
 
 mod acks;
 mod bad_input;
+mod commands;
 mod consolidation;
 mod crash;
 mod differential;
+mod fuzzing;
 mod gcs;
 mod matrix;
+mod round_trip;
 mod scripted;
 mod serving_tls;
 mod sidecar;

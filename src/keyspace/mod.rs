@@ -13,6 +13,8 @@
 //! Commands are applied as a replica applies them (fact sheet C): conditions are evaluated against what is there, a key
 //! whose time has passed is there until the feed deletes it, and a command that cannot have succeeded on the master stops
 //! everything ([`ApplyError::Diverged`]): it is never guessed.
+//!
+#![doc = include_str!("commands.md")]
 
 mod args;
 mod bits;

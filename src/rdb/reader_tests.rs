@@ -174,3 +174,40 @@ fn limits_hold_and_the_unknown_is_told() {
         Err(ReadError::Walk(WalkError::CutOff { .. }))
     ));
 }
+
+#[test]
+fn bytes_after_the_end_are_an_error_however_they_come() {
+    for bytes in [sample().0, rdb("REDIS0004", &[])[..10].to_vec()] {
+        let mut long = bytes.clone();
+        long.extend([0; 20]);
+        for size in [1, bytes.len(), long.len()] {
+            let mut reader = Reader::new(1 << 20);
+            let mut kept = Kept::new(|_| Fate::Pass);
+            for chunk in long.chunks(size) {
+                reader.push(chunk, &mut kept).unwrap();
+            }
+            let error = reader.finish::<BadValue>();
+            let length = bytes.len() as u64;
+            assert!(
+                matches!(error, Err(ReadError::Trailing { at }) if at == length),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+/// Found by fuzzing: they passed by or were lost, as the chunks were cut.
+#[test]
+fn what_belongs_to_a_key_needs_one() {
+    let bytes = rdb("REDIS0009", &[&[0xF9, 7][..], &[0xF9, 8]].concat());
+    for size in [1, bytes.len()] {
+        let mut reader = Reader::new(100);
+        let mut kept = Kept::new(|_| Fate::Take);
+        let mut chunks = bytes.chunks(size);
+        let error = chunks.find_map(|chunk| reader.push(chunk, &mut kept).err());
+        assert!(
+            matches!(error, Some(ReadError::Key { at: 9, .. })),
+            "{error:?}"
+        );
+    }
+}
