@@ -164,11 +164,17 @@ impl Step {
         let number = match self.overflow {
             _ if (least..=most).contains(&wanted) => wanted,
             Overflow::Wrap => field.number(wanted as u64),
+            // Servers ask how much could be added up to the greatest number; for very negative ones that overflows.
+            Overflow::Saturate if !self.adds && room(most, self.number) < 0 => most,
             Overflow::Saturate => wanted.clamp(least, most),
             Overflow::Fail => return,
         };
         field.write(bytes, number);
     }
+}
+
+fn room(most: i128, number: i64) -> i64 {
+    (most as i64).wrapping_sub(number)
 }
 
 /// `BITFIELD key [GET type offset | OVERFLOW what | SET type offset number | INCRBY type offset number] …`.
