@@ -381,7 +381,7 @@ impl Reader {
             at: self.head_at,
             source,
         };
-        let mut input = Cursor::new(head.get(name_at..).unwrap_or_default());
+        let mut input = Cursor::limited(head.get(name_at..).unwrap_or_default(), RECORD_LIMIT);
         let key = input.string().map_err(bad)?;
         let fate = sink.fate(self.db, &key);
         match fate {
