@@ -93,7 +93,44 @@ fn any_commands_leave_values_that_can_be_written_and_read() {
     check_all("apply");
 }
 
-/// Every truncation and every bit of every sample: decoded, or refused.
+/// Every truncation and every bit of whole RDBs.
+#[test]
+fn damaged_rdbs_are_errors() {
+    for rdb in bodies::rdb::rdbs() {
+        for mode in [0x00, 0x20, 0x40] {
+            bodies::rdb::check(&[&[mode], &rdb[..]].concat());
+        }
+        for length in 0..rdb.len() {
+            let cut = [&[0x27], &rdb[..length]].concat();
+            bodies::rdb::check(&cut);
+            assert!(!bodies::rdb::is_sound(&rdb[..length]), "cut at {length}");
+        }
+        for bit in 0..rdb.len() * 8 {
+            let mut flipped = [&[0x28], &rdb[..]].concat();
+            flipped[1 + bit / 8] ^= 1 << (bit % 8);
+            bodies::rdb::check(&flipped);
+            // From RDB 5 on there is a checksum; without its bytes being all zero it counts.
+            if &rdb[..9] > b"REDIS0004".as_slice() {
+                assert!(!bodies::rdb::is_sound(&flipped[1..]), "bit {bit}");
+            }
+        }
+    }
+    assert_memory_was_bounded();
+}
+
+/// What damaged bytes claim to hold must not be allocated. (Where each test is a process of its own.)
+fn assert_memory_was_bounded() {
+    const MOST_KIB: u64 = 256 << 10;
+    if std::env::var_os("NEXTEST").is_none() {
+        return;
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().trim_end_matches(" kB");
+    assert!(peak.parse::<u64>().unwrap() < MOST_KIB, "{peak} KiB");
+}
+
+/// Every truncation and every bit of every sample: decoded, or refused; and lengths that are claimed.
 #[test]
 fn damaged_values_are_errors() {
     let samples = values::samples();
@@ -116,5 +153,17 @@ fn damaged_values_are_errors() {
             raw.payload[bit / 8] ^= 1 << (bit % 8);
             values::check(&raw, dialect);
         }
+        // A length of 4 GiB, or of 2^63, in the place of each byte.
+        for at in 0..payload.len() {
+            for claim in [
+                &[0x80, 0xFF, 0xFF, 0xFF, 0xFF][..],
+                &[0x81, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
+            ] {
+                let mut raw = sample.raw.clone();
+                raw.payload = [&payload[..at], claim, &payload[at + 1..]].concat().into();
+                values::check(&raw, dialect);
+            }
+        }
     }
+    assert_memory_was_bounded();
 }

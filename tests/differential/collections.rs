@@ -42,7 +42,7 @@ impl Generator {
                 command!["LMPOP", 2, key, self.key("l"), self.side(), "COUNT", count]
             }
             // Those that may wait: an old server looks at the clock but ten times a second.
-            19 | 20 | 21 if !self.one_in(4) => command!["LREM", key, 1, self.member()],
+            19..=21 if !self.one_in(4) => command!["LREM", key, 1, self.member()],
             19 => match self.below(3) {
                 0 => command!["BLPOP", key, self.key("l"), SHORTLY],
                 1 => command!["BRPOP", key, SHORTLY],

@@ -192,8 +192,8 @@ fn show(value: &Value, told: Told, out: &mut String) {
             while let Some(element) = elements.next() {
                 if let Value::BulkString(name) = element {
                     let is = |untold: &&str| untold.as_bytes() == name;
-                    if OF_THE_SERVER.iter().any(|untold| is(&untold))
-                        || told == Told::ByFeed && UNTOLD.iter().any(|untold| is(&untold))
+                    if OF_THE_SERVER.iter().any(&is)
+                        || told == Told::ByFeed && UNTOLD.iter().any(is)
                     {
                         elements.next();
                         continue;

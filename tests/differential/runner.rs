@@ -70,7 +70,7 @@ impl Runner {
                 continue;
             }
             let select = vec![b"SELECT".to_vec(), unit.database.to_string().into_bytes()];
-            let before = [&[select.clone()], &unit.before[..]].concat();
+            let before = [std::slice::from_ref(&select), &unit.before[..]].concat();
             match &unit.waiting {
                 None => self.send(&[before, unit.commands].concat()),
                 Some(waiting) => {

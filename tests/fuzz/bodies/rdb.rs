@@ -11,12 +11,15 @@ use super::{choice, values};
 /// More than the inputs have.
 const LIMIT: usize = 1 << 20;
 
+/// Database, name, expiry, records before it, type and payload of a key.
+type Taken = (u32, Vec<u8>, Option<i64>, Vec<u8>, u8, Vec<u8>);
+
 /// What came out.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Out {
     /// What passed by and the records, in order.
     raw: Vec<u8>,
-    taken: Vec<(u32, Vec<u8>, Option<i64>, Vec<u8>, u8, Vec<u8>)>,
+    taken: Vec<Taken>,
     mode: u8,
 }
 
@@ -73,6 +76,11 @@ fn read(bytes: &[u8], size: usize, mode: u8) -> (Out, Result<(), String>) {
     let finished: Result<_, ReadError<std::convert::Infallible>> = reader.finish();
     let finished = finished.map(drop).map_err(|error| error.to_string());
     (out, finished)
+}
+
+/// Is it an RDB from its first to its last byte?
+pub fn is_sound(bytes: &[u8]) -> bool {
+    read(bytes, bytes.len().max(1), 0).1.is_ok()
 }
 
 /// However it is cut, the same comes out; what passes by is what came in; what is taken can be decoded, or not.

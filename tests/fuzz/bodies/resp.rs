@@ -14,6 +14,8 @@ const FROM: u64 = 1000;
 
 /// A command: the offsets around it, and its arguments.
 type Seen = (u64, u64, Vec<Vec<u8>>);
+/// The same, with the number of arguments, and of these the first bytes of the first few.
+type Scanned = (u64, u64, u64, Vec<Vec<u8>>);
 
 fn read(bytes: &[u8], size: usize) -> (Vec<Seen>, Result<bool, String>) {
     let mut reader = CommandReader::new(Offset(FROM), 1 << 24);
@@ -34,7 +36,7 @@ fn read(bytes: &[u8], size: usize) -> (Vec<Seen>, Result<bool, String>) {
 }
 
 /// The same by the scanner, arguments cut as it cuts them; and where it stands in the end.
-fn scan(bytes: &[u8], size: usize) -> (Vec<(u64, u64, u64, Vec<Vec<u8>>)>, Result<(), String>) {
+fn scan(bytes: &[u8], size: usize) -> (Vec<Scanned>, Result<(), String>) {
     let mut scanner = FeedScanner::new(Boundary {
         offset: Offset(FROM),
         db: 0,
