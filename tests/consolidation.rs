@@ -19,6 +19,14 @@ for_each_version!(what_is_consolidated_is_what_a_server_makes_of_the_log);
 const ROUNDS: usize = 4;
 const UNITS: u64 = 800;
 
+/// Documented too, but whether it comes to that, the data decides.
+const BY_DATA: [&str; 4] = [
+    "a score is no position",
+    "a member lies on the very border of the area",
+    "members are equally far, and which of them is taken is left to chance",
+    "versions differ in what they find",
+];
+
 /// `BACKFEED_DIFFERENTIAL_SEED=N` replays one seed, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer (a round takes a few
 /// seconds).
 fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
@@ -51,7 +59,14 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
         copy_new(&store, &reference);
         let context = format!("{version}, seed {seed}, round {round}");
         let report = consolidate(&url(&store), &context);
-        assert_eq!(report["stopped"], Value::Null, "{context}: {report}");
+        let stopped = report["stopped"].as_str();
+        let expected = |why: &str| BY_DATA.iter().any(|known| why.ends_with(known));
+        assert!(stopped.is_none_or(expected), "{context}: {report}");
+        if let Some(why) = stopped {
+            // Fields may just be expiring at that point, which is not a quiet one.
+            eprintln!("{context}: ends early: {why}");
+            return;
+        }
         assert_eq!(report["bases"], 1, "{context}: {report}");
         // The same point, once from the new base alone, once by a server from the very first base and all of the log.
         let offset = report["to"]["offset"].to_string();
