@@ -18,6 +18,9 @@ pub const MAX_ARGC: u64 = 0x7FFF_FFFF;
 /// Longest argument: servers stop at `proto-max-bulk-len`, which nobody raises beyond this (2^40 bytes).
 pub const MAX_BULK_LEN: u64 = 1 << 40;
 
+/// Digits of the longest number that is taken, leading zeros included: as many as servers' integers have at most.
+const NUMBER_DIGITS: u8 = 20;
+
 /// Bytes that cannot be a command feed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the command feed is corrupt at offset {at}: {what}")]
@@ -321,6 +324,9 @@ impl FeedScanner {
         };
         if value > limit {
             return Err(self.error(format!("more than {limit} {what}")));
+        }
+        if digits >= NUMBER_DIGITS {
+            return Err(self.error(format!("a number of more than {NUMBER_DIGITS} digits")));
         }
         Ok(State::Number {
             of,

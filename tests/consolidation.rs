@@ -21,6 +21,14 @@ for_each_version!(what_is_consolidated_is_what_a_server_makes_of_the_log);
 const ROUNDS: usize = 4;
 const UNITS: u64 = 800;
 
+/// Documented too, but whether it comes to that, the data decides.
+const BY_DATA: [&str; 4] = [
+    "a score is no position",
+    "a member lies on the very border of the area",
+    "members are equally far, and which of them is taken is left to chance",
+    "versions differ in what they find",
+];
+
 /// `BACKFEED_DIFFERENTIAL_SEED=N` replays one seed, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer (a round takes a few
 /// seconds).
 fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
@@ -36,7 +44,8 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
     let (store, reference) = (home.path().join("bucket"), home.path().join("reference"));
     let url = |path: &Path| format!("file://{}", path.display());
     let master = Server::start(version, &[]);
-    let mut runner = Runner::new(&master, seed, Expiries::Mixed).skipping(is_refused);
+    let mut runner =
+        Runner::new(&master, seed, Expiries::Mixed).skipping(|command| is_refused(command));
     // The first base holds something of everything.
     runner.run(UNITS);
     let backfeed = Backfeed::backup(
@@ -52,16 +61,11 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
         copy_new(&store, &reference);
         let context = format!("{version}, seed {seed}, round {round}");
         let report = consolidate(&url(&store), &context);
-        assert_eq!(report["bases"], 1, "{context}: {report}");
-        // The same point, once from the new base alone, once by a server from the very first base and all of the log.
-        let offset = report["to"]["offset"].to_string();
-        let wanted = restored_at(version, &url(&reference), &offset);
-        let found = loaded(version, &url(&store), &offset, home.path());
-        let tolerance = tolerance_ms(version);
-        assert_same(&found, &wanted, Told::All, tolerance, &context);
-        if let Some(stopped) = report["stopped"].as_str() {
-            let known = ONLY_DATA_TELLS.iter().any(|why| stopped.contains(why));
-            assert!(known, "{context}: {stopped}");
+        if let Some(why) = report["stopped"].as_str() {
+            // Fields may just be expiring at that point, which is not a quiet one: no comparison, but a full sync that goes on
+            // behind it.
+            let expected = BY_DATA.iter().any(|known| why.ends_with(known));
+            assert!(expected, "{context}: {report}");
             let args = [
                 "backup",
                 "--once",
@@ -72,23 +76,21 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
             ];
             let output = run(&args);
             assert_eq!(output.code, 0, "{context}: {output:?}");
+            continue;
         }
+        assert_eq!(report["bases"], 1, "{context}: {report}");
+        // The same point, once from the new base alone, once by a server from the very first base and all of the log.
+        let offset = report["to"]["offset"].to_string();
+        let wanted = restored_at(version, &url(&reference), &offset);
+        let found = loaded(version, &url(&store), &offset, home.path());
+        let tolerance = tolerance_ms(version);
+        assert_same(&found, &wanted, Told::All, tolerance, &context);
     }
 }
 
-/// Documented refusals that depend on the data, so that they cannot be left out of what is generated. They are rare, and
-/// a full sync goes on behind them.
-const ONLY_DATA_TELLS: [&str; 4] = [
-    "a score is no position",
-    "versions differ in what they find",
-    "on the very border",
-    "left to chance",
-];
-
 /// Documented: a distance depends on the master's C library, and so does the order of equal weights; ranges by bytes of
 /// members with different scores depend on how the server keeps them.
-#[allow(clippy::ptr_arg)] // The type of a command.
-fn is_refused(command: &Vec<Vec<u8>>) -> bool {
+pub fn is_refused(command: &[Vec<u8>]) -> bool {
     let has = |word: &str| {
         command
             .iter()

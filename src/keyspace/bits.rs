@@ -164,7 +164,8 @@ impl Step {
         let number = match self.overflow {
             _ if (least..=most).contains(&wanted) => wanted,
             Overflow::Wrap => field.number(wanted as u64),
-            Overflow::Saturate if self.seems_great(most) => most,
+            // Servers ask how much could be added up to the greatest number; for very negative ones that overflows.
+            Overflow::Saturate if !self.adds && room(most, self.number) < 0 => most,
             Overflow::Saturate => wanted.clamp(least, most),
             Overflow::Fail => return,
         };
@@ -172,14 +173,8 @@ impl Step {
     }
 }
 
-impl Step {
-    /// Servers take a number that is set, signed, and so low that its distance to the greatest does not fit into 64 bits,
-    /// for one that is too great (Redis `src/bitops.c`, `checkSignedBitfieldOverflow`).
-    fn seems_great(&self, most: i128) -> bool {
-        let distance = most.saturating_sub(self.number.into());
-        let shorter = self.field.width < u64::BITS;
-        !self.adds && self.field.signed && shorter && distance > i128::from(i64::MAX)
-    }
+fn room(most: i128, number: i64) -> i64 {
+    (most as i64).wrapping_sub(number)
 }
 
 /// `BITFIELD key [GET type offset | OVERFLOW what | SET type offset number | INCRBY type offset number] …`.

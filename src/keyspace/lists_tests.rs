@@ -222,3 +222,23 @@ proptest! {
         let _ = List::decode(&raw, REDIS_13);
     }
 }
+
+/// Servers pass over nodes without elements, too.
+#[test]
+fn nodes_without_elements_are_passed_over() {
+    let read = |kind, payload: &[u8]| {
+        let list = List::read(kind, Cursor::new(payload)).unwrap();
+        list.iter()
+            .map(|element| element.to_vec())
+            .collect::<Vec<_>>()
+    };
+    let ziplist = b"\x0b\x0b\0\0\0\x0a\0\0\0\0\0\xff";
+    let full = b"\x0e\x0e\0\0\0\x0a\0\0\0\x01\0\0\x01a\xff";
+    assert_eq!(read(ZIPLISTS, &[&[2], &ziplist[..], full].concat()), [b"a"]);
+    assert!(read(ZIPLISTS, &[&[1], &ziplist[..]].concat()).is_empty());
+    let listpack = b"\x02\x07\x07\0\0\0\0\0\xff";
+    let one = b"\x01\x01b";
+    assert_eq!(read(NODES, &[&[2], &listpack[..], one].concat()), [b"b"]);
+    assert!(read(NODES, &[&[1], &listpack[..]].concat()).is_empty());
+    assert!(read(NODES, &[0]).is_empty());
+}

@@ -13,6 +13,8 @@
 //! Commands are applied as a replica applies them (fact sheet C): conditions are evaluated against what is there, a key
 //! whose time has passed is there until the feed deletes it, and a command that cannot have succeeded on the master stops
 //! everything ([`ApplyError::Diverged`]): it is never guessed.
+//!
+#![doc = include_str!("commands.md")]
 
 mod args;
 mod bits;
@@ -285,14 +287,18 @@ impl Keyspace {
     fn decoded(&mut self, args: &Args, key: &[u8]) -> Result<Option<&mut Value>, ApplyError> {
         let dialect = self.dialect;
         let selected = self.selected;
-        let Some(entry) = self.slot_in(selected, key)? else {
-            return Ok(None);
-        };
-        if let Value::Raw(raw) = &entry.value {
+        let slot = self.slot_in(selected, key)?;
+        if let Some(entry) = slot
+            && let Value::Raw(raw) = &entry.value
+        {
             let decoded = raw.decode(dialect).map_err(|bad| args.damaged(key, bad))?;
+            // Packed or compressed, it took a fraction of this.
+            let more = decoded.weight().saturating_sub(raw.payload.len());
             entry.value = decoded;
+            self.charge(more);
         }
-        Ok(Some(&mut entry.value))
+        let slot = self.slot_in(selected, key)?;
+        Ok(slot.as_mut().map(|entry| &mut entry.value))
     }
 
     /// The same, made if it is not there.

@@ -1,6 +1,11 @@
 //! For the tests of the key space: commands in, values out, without a snapshot behind it.
 
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
 use super::*;
 use crate::rdb::Family;
@@ -61,4 +66,23 @@ fn a_string_goes_through() {
         Err(ApplyError::Diverged { .. })
     ));
     assert!(space.run("NOSUCH a").unwrap_err().is_unmodelled());
+}
+
+#[test]
+fn a_value_that_is_decoded_is_accounted_for() {
+    let mut space = empty(REDIS_13);
+    // 64 KiB of zeros, compressed.
+    let mut payload = vec![0xC3, 0x42, 0xEC, 0x80, 0, 1, 0, 0, 0, 0];
+    payload.extend([0xE0, 0xFF, 0].repeat(248));
+    payload.extend([0, 0].repeat(65_535 - 248 * 264));
+    let stored = (payload.len() - 8) as u16 | 0x4000;
+    payload[1..3].copy_from_slice(&stored.to_be_bytes());
+    let raw = Raw {
+        kind: 0,
+        payload: payload.into(),
+    };
+    space.load(0, b"k", Entry::new(Value::Raw(raw)));
+    let before = space.weight();
+    space.run("SETBIT k 7 1").unwrap();
+    assert!(space.weight() > before + 60_000, "{}", space.weight());
 }

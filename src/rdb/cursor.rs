@@ -16,13 +16,24 @@ pub struct BadValue(pub &'static str);
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
+    /// Compressed strings may become this long.
+    longest: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// At the first byte.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self::limited(bytes, usize::MAX)
+    }
+
+    /// The same; a compressed string that is longer than `longest` bytes is an error, rather than so much memory.
+    #[must_use]
+    pub fn limited(bytes: &'a [u8], longest: usize) -> Self {
+        Self {
+            rest: bytes,
+            longest,
+        }
     }
 
     /// The bytes that are left.
@@ -162,6 +173,9 @@ impl<'a> Cursor<'a> {
         let stored = usize::try_from(self.number()?).map_err(|_| BAD)?;
         let original = usize::try_from(self.number()?).map_err(|_| BAD)?;
         let stored = self.take(stored)?;
+        if original > self.longest {
+            return Err(BadValue("a compressed string is too long"));
+        }
         if original == 0 || original / LZF_RATIO > stored.len() {
             return Err(BAD);
         }
@@ -228,3 +242,7 @@ pub fn canonical_i64(text: &[u8]) -> Option<i64> {
     }
     std::str::from_utf8(text).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+#[path = "cursor_tests.rs"]
+mod tests;

@@ -84,3 +84,27 @@ proptest! {
         let _ = zipmap(&blob);
     }
 }
+
+/// The count of 2 bytes cannot say them: 65535 means that they have to be counted.
+#[test]
+fn more_elements_than_the_count_can_say_are_counted() {
+    for count in [65_534, 65_535, 65_536, 70_000] {
+        let mut writer = ListpackWriter::new();
+        // length, tail, count; each element: the length of the one before, and a small number.
+        let mut zip = vec![0; 10];
+        for number in 0..count {
+            writer.push_int(number % 10);
+            zip.extend([if number == 0 { 0 } else { 2 }, 0xF1 + (number % 10) as u8]);
+        }
+        zip.push(END);
+        let length = zip.len() as u32;
+        zip[..4].copy_from_slice(&length.to_le_bytes());
+        let said = u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes();
+        zip[8..10].copy_from_slice(&said);
+        let blob = writer.finish();
+        assert_eq!(blob[4..6], said, "{count}");
+        let wanted: Vec<_> = (0..count).map(|number| Element::Int(number % 10)).collect();
+        assert!(listpack(&blob).unwrap() == wanted, "{count}");
+        assert!(ziplist(&zip).unwrap() == wanted, "{count}");
+    }
+}

@@ -20,6 +20,7 @@ mod prefix {
 }
 const SELECTDB: u8 = 0xFE;
 const AUX: u8 = 0xFA;
+const END: u8 = 0xFF;
 const LAST_TYPE: u8 = 64;
 
 /// What is to become of a key.
@@ -102,6 +103,12 @@ pub enum ReadError<E> {
         /// What is wrong.
         source: BadValue,
     },
+    /// It is not over where it should be.
+    #[error("there are bytes after the end of the RDB, which is at byte {at}")]
+    Trailing {
+        /// Its length.
+        at: u64,
+    },
     /// The sink does not want to go on.
     #[error(transparent)]
     Sink(E),
@@ -132,6 +139,8 @@ pub struct Reader {
     /// Of a key whose value is being read: when it expires.
     expiry: Option<Option<i64>>,
     limit: usize,
+    /// Bytes came after the end.
+    trailing: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +192,7 @@ impl Reader {
             value: Vec::new(),
             expiry: None,
             limit,
+            trailing: false,
         }
     }
 
@@ -194,6 +204,7 @@ impl Reader {
         for bytes in chunk.chunks(PIECE) {
             let start = self.walker.summary().bytes;
             let taken = self.walker.push(bytes)?;
+            self.trailing |= taken < bytes.len();
             if let Some(unwalked) = &self.walker.summary().unwalked {
                 return Err(ReadError::Unknown {
                     from: unwalked.from,
@@ -229,10 +240,14 @@ impl Reader {
     /// Says that this was all.
     ///
     /// # Errors
-    /// When the RDB is not at its end.
+    /// When the RDB is not at its end, or was before.
     pub fn finish<E>(&mut self) -> Result<&Summary, ReadError<E>> {
         self.walker.finish_opaque()?;
-        Ok(self.walker.summary())
+        let summary = self.walker.summary();
+        if self.trailing {
+            return Err(ReadError::Trailing { at: summary.bytes });
+        }
+        Ok(summary)
     }
 
     /// A record begins, so the one before is over.
@@ -251,8 +266,14 @@ impl Reader {
             State::Passing => {}
             State::Head if self.is_prefix() => {
                 let offset = usize::try_from(at.saturating_sub(self.head_at)).unwrap_or(usize::MAX);
+                if byte == END {
+                    return Err(ReadError::Key {
+                        at: self.head_at,
+                        source: BadValue("the key that it should be before is not there"),
+                    });
+                }
                 self.marks.push((byte, offset));
-                return self.end_if_last(byte, at, piece, sink);
+                return Ok(());
             }
             _ => self.over(at, piece, sink)?,
         }
@@ -285,7 +306,7 @@ impl Reader {
         piece: &mut Piece<'_>,
         sink: &mut S,
     ) -> Result<(), ReadError<S::Error>> {
-        if byte != 0xFF {
+        if byte != END {
             return Ok(());
         }
         self.deliver_passed(at, piece, sink)?;
@@ -377,7 +398,7 @@ impl Reader {
             at: self.head_at,
             source,
         };
-        let mut input = Cursor::new(head.get(name_at..).unwrap_or_default());
+        let mut input = Cursor::limited(head.get(name_at..).unwrap_or_default(), RECORD_LIMIT);
         let key = input.string().map_err(bad)?;
         let mut expiry = None;
         let ends = self.marks.iter().skip(1).map(|(_, end)| *end);

@@ -174,3 +174,113 @@ fn limits_hold_and_the_unknown_is_told() {
         Err(ReadError::Walk(WalkError::CutOff { .. }))
     ));
 }
+
+#[test]
+fn bytes_after_the_end_are_an_error_however_they_come() {
+    for bytes in [sample().0, rdb("REDIS0004", &[])[..10].to_vec()] {
+        let mut long = bytes.clone();
+        long.extend([0; 20]);
+        for size in [1, bytes.len(), long.len()] {
+            let mut reader = Reader::new(1 << 20);
+            let mut kept = Kept::new(|_| Fate::Pass);
+            for chunk in long.chunks(size) {
+                reader.push(chunk, &mut kept).unwrap();
+            }
+            let error = reader.finish::<BadValue>();
+            let length = bytes.len() as u64;
+            assert!(
+                matches!(error, Err(ReadError::Trailing { at }) if at == length),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+/// Found by fuzzing: they passed by or were lost, as the chunks were cut.
+#[test]
+fn what_belongs_to_a_key_needs_one() {
+    let bytes = rdb("REDIS0009", &[&[0xF9, 7][..], &[0xF9, 8]].concat());
+    for size in [1, bytes.len()] {
+        let mut reader = Reader::new(100);
+        let mut kept = Kept::new(|_| Fate::Take);
+        let mut chunks = bytes.chunks(size);
+        let error = chunks.find_map(|chunk| reader.push(chunk, &mut kept).err());
+        assert!(
+            matches!(error, Some(ReadError::Key { at: 9, .. })),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_name_that_is_too_long_is_an_error_before_it_is_held() {
+    let mut bytes = b"REDIS0011\x00".to_vec();
+    super::super::cursor::put_number(&mut bytes, 70 << 20);
+    for fate in [(|_| Fate::Pass) as fn(&[u8]) -> Fate, |_| Fate::Take] {
+        let mut reader = Reader::new(1 << 20);
+        let mut kept = Kept::new(fate);
+        reader.push(&bytes, &mut kept).unwrap();
+        let chunk = vec![b'k'; 1 << 20];
+        let pushed = (1..=70).find_map(|_| reader.push(&chunk, &mut kept).err());
+        assert!(
+            matches!(pushed, Some(ReadError::TooLong { at: 9, limit }) if limit == RECORD_LIMIT),
+            "{pushed:?}"
+        );
+        assert!(reader.held.len() <= RECORD_LIMIT + PIECE);
+    }
+    // A short one that says to be long once it is decompressed.
+    let mut bytes = b"REDIS0011\x00\xC3".to_vec();
+    let stored = vec![0; 1 << 20];
+    super::super::cursor::put_number(&mut bytes, stored.len() as u64);
+    super::super::cursor::put_number(&mut bytes, 65 << 20);
+    bytes.extend(stored);
+    bytes.extend([1, b'v', 0xFF]);
+    let mut reader = Reader::new(1 << 20);
+    let pushed = reader.push(&bytes, &mut Kept::new(|_| Fate::Take));
+    assert!(
+        matches!(pushed, Err(ReadError::Key { at: 9, .. })),
+        "{pushed:?}"
+    );
+}
+
+/// Longer than what servers allow by default; and no byte of it is held unless it is wanted.
+#[test]
+fn values_of_600_mb_pass_and_wanted_ones_stop_at_the_limit() {
+    struct Counted(Fate, u64);
+    impl Sink for Counted {
+        type Error = BadValue;
+        fn record(&mut self, _: u8, _: &[u8]) -> Result<(), BadValue> {
+            Ok(())
+        }
+        fn fate(&mut self, _: u32, _: &[u8], _: u8) -> Fate {
+            self.0
+        }
+        fn pass(&mut self, raw: &[u8]) -> Result<(), BadValue> {
+            self.1 += raw.len() as u64;
+            Ok(())
+        }
+        fn item(&mut self, _: Item<'_>) -> Result<(), BadValue> {
+            Ok(())
+        }
+    }
+    const LENGTH: u64 = 600_000_000;
+    let mut head = b"REDIS0004\x00\x01k".to_vec();
+    super::super::cursor::put_number(&mut head, LENGTH);
+    let chunk = vec![b'v'; 1_000_000];
+    for fate in [Fate::Pass, Fate::Drop, Fate::Take] {
+        let mut reader = Reader::new(10_000_000);
+        let mut counted = Counted(fate, 0);
+        reader.push(&head, &mut counted).unwrap();
+        let pushed = (0..600).find_map(|_| reader.push(&chunk, &mut counted).err());
+        if fate == Fate::Take {
+            assert!(matches!(pushed, Some(ReadError::TooLong { at: 9, .. })));
+            assert!(reader.value.len() <= 10_000_000 + PIECE);
+            continue;
+        }
+        assert!(pushed.is_none(), "{pushed:?}");
+        reader.push(&[0xFF], &mut counted).unwrap();
+        reader.finish::<BadValue>().unwrap();
+        let all = head.len() as u64 - 9 + LENGTH;
+        assert_eq!(counted.1, if fate == Fate::Pass { all } else { 0 });
+    }
+}

@@ -151,7 +151,10 @@ impl RebuildError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Base { source, .. } => {
-                matches!(**source, ReadError::Walk(_) | ReadError::Key { .. })
+                matches!(
+                    **source,
+                    ReadError::Walk(_) | ReadError::Key { .. } | ReadError::Trailing { .. }
+                )
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::Feed(_)),
             Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } | Self::Memory { .. } => {

@@ -349,6 +349,11 @@ impl Sink for Builder {
             MAGIC => return self.magic(raw),
             AUX => return self.aux(raw),
             FUNCTION2 | MODULE_AUX | RESIZEDB | SLOT_INFO if self.selection.is_some() => {}
+            // Not touched, so not written anew.
+            FUNCTION2 if self.survey.footprint.functions().is_empty() => {
+                self.end_front();
+                self.bytes.extend_from_slice(raw);
+            }
             FUNCTION2 => {
                 let mut input = crate::rdb::cursor::Cursor::new(raw.get(1..).unwrap_or_default());
                 self.libraries.load(&input.string()?)?;

@@ -4,11 +4,8 @@
 
 use std::ops::Range;
 
-use super::{FeedError, MAX_ARGC, MAX_BULK_LEN};
+use super::{FeedError, MAX_ARGC, MAX_BULK_LEN, NUMBER_DIGITS};
 use crate::position::Offset;
-
-/// Digits of the longest number that is taken.
-const NUMBER_DIGITS: usize = 20;
 
 /// Why reading stopped.
 #[derive(Debug, thiserror::Error)]
@@ -218,7 +215,7 @@ impl CommandReader {
         let mut digits = 0usize;
         for byte in rest {
             match byte {
-                b'0'..=b'9' if digits < NUMBER_DIGITS => {
+                b'0'..=b'9' if digits < NUMBER_DIGITS.into() => {
                     let digit = u64::from(byte & 0x0F);
                     number = number.saturating_mul(10).saturating_add(digit);
                     digits = digits.saturating_add(1);
@@ -255,8 +252,9 @@ impl CommandReader {
     clippy::arithmetic_side_effects
 )]
 mod tests {
-    use super::super::encode_command;
+    use super::super::{FeedScanner, encode_command};
     use super::*;
+    use crate::position::Boundary;
 
     type Seen = Vec<(u64, u64, Vec<Vec<u8>>)>;
 
@@ -307,9 +305,19 @@ mod tests {
             "*1x",
             "*1\rx",
             "*99999999999999999999999\r\n",
+            "*000000000000000000001\r\n$4\r\nPING\r\n",
         ] {
             let error = read(&[bad.as_bytes()], 1000).unwrap_err();
             assert!(matches!(error, CommandsError::Feed(_)), "{bad}: {error}");
+            let from = Boundary {
+                offset: Offset(100),
+                db: 0,
+            };
+            let scanned = FeedScanner::new(from).scan(bad.as_bytes(), |_| {});
+            assert!(
+                scanned.is_err(),
+                "{bad}: the scanner must not take what the reader refuses"
+            );
         }
         let mut long = Vec::new();
         encode_command(&[b"SET", b"k", &[b'x'; 2000]], &mut long);

@@ -341,6 +341,7 @@ fn unread(error: ReadError<Infallible>) -> RestoreError {
         ReadError::Unknown { from, reason } => ReadError::Unknown { from, reason },
         ReadError::TooLong { at, limit } => ReadError::TooLong { at, limit },
         ReadError::Key { at, source } => ReadError::Key { at, source },
+        ReadError::Trailing { at } => ReadError::Trailing { at },
         ReadError::Sink(never) => match never {},
     };
     RestoreError::Rebuild(RebuildError::Base {

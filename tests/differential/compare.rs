@@ -90,8 +90,13 @@ pub fn differences(found: &Server, wanted: &Server, told: Told, tolerance_ms: i6
         all.push(format!("keys by database: {counts}"));
     }
     let values = differing(&have.state.values, &want.state.values, |a, b| a == b);
+    let mut excused = false;
     for (db, key) in &values {
         let contents = (content(found, *db, key), content(wanted, *db, key));
+        if is_same_zset(&contents.0, &contents.1) {
+            excused = true;
+            continue;
+        }
         let name = key.escape_ascii();
         all.push(format!(
             "database {db}, key `{name}`: {}",
@@ -130,7 +135,7 @@ pub fn differences(found: &Server, wanted: &Server, told: Told, tolerance_ms: i6
         let shown = from_there((shown(&have.functions), shown(&want.functions)));
         all.push(format!("functions: {shown}"));
     }
-    if all.is_empty() && have.state.digest != want.state.digest {
+    if all.is_empty() && !excused && have.state.digest != want.state.digest {
         let (a, b) = (&have.state.digest, &want.state.digest);
         all.push(format!("DEBUG DIGEST alone: {a}, not {b}"));
     }
@@ -147,6 +152,18 @@ pub fn assert_same(found: &Server, wanted: &Server, told: Told, tolerance_ms: i6
         all.len(),
         all.join("\n")
     );
+}
+
+/// A server that loads a sorted set which has become small keeps it as one blob: thirds are printed in another way for the
+/// digest then, and a zero loses its sign. So does any replica after a full sync.
+fn is_same_zset(a: &str, b: &str) -> bool {
+    let parts = |text: &str| {
+        let text = text.replace(" -0 ", " 0 ");
+        text.splitn(3, ' ').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (a, b) = (parts(a), parts(b));
+    matches!((&a[..], &b[..]), ([kind, first, x], [_, second, y])
+        if kind == "zset" && first != second && x == y)
 }
 
 /// Two texts of ASCII, from a bit before their first difference on.
@@ -191,9 +208,9 @@ fn show(value: &Value, told: Told, out: &mut String) {
             let mut elements = elements.iter();
             while let Some(element) = elements.next() {
                 if let Value::BulkString(name) = element {
-                    let is = |untold: &str| untold.as_bytes() == name;
-                    if OF_THE_SERVER.iter().any(|untold| is(untold))
-                        || told == Told::ByFeed && UNTOLD.iter().any(|untold| is(untold))
+                    let is = |untold: &&str| untold.as_bytes() == name;
+                    if OF_THE_SERVER.iter().any(&is)
+                        || told == Told::ByFeed && UNTOLD.iter().any(is)
                     {
                         elements.next();
                         continue;

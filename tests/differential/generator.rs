@@ -82,6 +82,7 @@ impl Capabilities {
             writes: BTreeSet::new(),
         };
         commands.iter().for_each(|command| told.note(command));
+        told.note_subcommands();
         told
     }
 
@@ -103,6 +104,26 @@ impl Capabilities {
         self.known.insert(name);
         if let Some(Value::Array(subcommands)) = fields.get(9) {
             subcommands.iter().for_each(|command| self.note(command));
+        }
+    }
+
+    /// Before 7.0, servers do not list subcommands.
+    fn note_subcommands(&mut self) {
+        const XGROUP: [&str; 5] = [
+            "CREATE",
+            "SETID",
+            "DESTROY",
+            "DELCONSUMER",
+            "CREATECONSUMER",
+        ];
+        if !self.writes.remove("XGROUP") {
+            return;
+        }
+        // The last one came with 6.2, as did XAUTOCLAIM.
+        let count = if self.knows("XAUTOCLAIM") { 5 } else { 4 };
+        for name in &XGROUP[..count] {
+            self.known.insert(format!("XGROUP|{name}"));
+            self.writes.insert(format!("XGROUP|{name}"));
         }
     }
 
@@ -283,6 +304,7 @@ impl Generator {
             0 | 3 => command!["FLUSHALL"],
             1 => command!["FLUSHDB"],
             2 => command!["FLUSHDB", "ASYNC"],
+            4..=7 if self.knows("SPUBLISH") => command!["SPUBLISH", "channel", self.value()],
             4..=15 => command!["PUBLISH", "channel", self.value()],
             16..=20 => command!["SCRIPT", "LOAD", SCRIPT],
             _ => command!["SWAPDB", self.below(DATABASES), self.below(DATABASES)],

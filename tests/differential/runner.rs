@@ -12,7 +12,7 @@ use crate::support::data::Expiries;
 /// Write commands that cannot succeed on a server that stands alone.
 const CANNOT: [&str; 3] = ["MIGRATE", "TRIMSLOTS", "CLUSTER|FLUSHSLOT"];
 /// What is generated beside the commands that are flagged as writing.
-const ALSO: [&str; 5] = ["EVAL", "EVALSHA", "FCALL", "PFCOUNT", "PUBLISH"];
+const ALSO: [&str; 6] = ["EVAL", "EVALSHA", "FCALL", "PFCOUNT", "PUBLISH", "SPUBLISH"];
 const BLOCKED: Duration = Duration::from_secs(10);
 
 /// What became of a command.
@@ -160,7 +160,7 @@ impl Runner {
         }
         tally.succeeded += 1;
         let told = match reply {
-            Value::Int(0) => name(command) == "PUBLISH", // Nobody listens.
+            Value::Int(0) => name(command).ends_with("PUBLISH"), // Nobody listens.
             Value::Nil => false,
             Value::Array(elements) => !elements.is_empty(),
             Value::BulkString(bytes) => !bytes.is_empty(),
@@ -180,16 +180,10 @@ impl Runner {
         let told = |name: &str| self.tally.get(name).is_some_and(|tally| tally.told > 0);
         let also = ALSO.iter().filter(|name| capabilities.knows(name));
         let also = also.map(|name| (*name).to_owned());
-        // Before 7.0, subcommands are not listed, and are counted by their own names all the same.
-        let has_subcommands = |name: &str| {
-            self.tally
-                .keys()
-                .any(|told| told.starts_with(&format!("{name}|")))
-        };
         let wanted = capabilities.writes().iter().cloned().chain(also);
         wanted
             .filter(|name| !CANNOT.contains(&name.as_str()))
-            .filter(|name| !told(name) && !has_subcommands(name))
+            .filter(|name| !told(name))
             .collect()
     }
 }
