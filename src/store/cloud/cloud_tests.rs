@@ -426,13 +426,12 @@ async fn what_is_given_up_leaves_nothing_behind(emulator: Arc<Emulator>, cloud: 
         assert_eq!(count(&emulator, "DELETE", "uploadId="), 1);
     }
     assert_eq!(names(&store, "").await.unwrap(), [""; 0]);
-    // A part may still be on its way.
-    for _ in 0..200 {
-        match store.create("object", body(3)).await {
-            Ok(()) => break,
-            Err(error) => assert!(error.is_transient(), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    if cloud == emulator::Cloud::Azure {
+        // Azurite takes a name under which parts lie for taken when an object is put at once, not when an upload is completed.
+        upload_parts(&store, "object", 3).await.unwrap();
+        assert_eq!(names(&store, "").await.unwrap(), ["object"]);
+        return;
     }
+    store.create("object", body(3)).await.unwrap();
     assert_eq!(read(&store, "object").await.unwrap(), body(3));
 }
