@@ -13,7 +13,7 @@
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`upkeep`]: new bases in the background; [`http`]: health and metrics |
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`]: pure, no tokio, no clock, no environment |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`recording`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
@@ -34,6 +34,7 @@ pub mod position;
 pub mod proto;
 pub mod rdb;
 pub mod rebuild;
+pub mod recording;
 pub mod resp;
 pub mod restore;
 pub mod segment;
