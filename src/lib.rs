@@ -11,7 +11,7 @@
 //! |---|---|
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`upkeep`]: new bases in the background; [`http`]: health and metrics |
-//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base |
+//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`fixture`]: recordings made and played |
 //! | L2 | [`link`]: sockets; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`recording`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
@@ -25,6 +25,7 @@ pub mod config;
 pub mod consolidate;
 pub mod crc64;
 pub mod expiry;
+pub mod fixture;
 mod frames;
 pub mod http;
 pub mod keyspace;

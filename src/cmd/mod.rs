@@ -6,9 +6,12 @@ mod backup;
 mod bars;
 mod consolidate;
 mod exit;
+mod fixture;
 mod flags;
 mod list;
 mod listing;
+mod record;
+mod replay;
 mod restore;
 mod sidecar;
 mod supervise;
@@ -51,6 +54,9 @@ enum Verb {
     Restore(restore::Args),
     List(list::Args),
     Consolidate(consolidate::Args),
+    Record(record::Args),
+    Replay(replay::Args),
+    Fixture(fixture::Args),
 }
 
 impl Cli {
@@ -61,6 +67,9 @@ impl Cli {
             Verb::Restore(args) => (&args.log, Level::Info),
             Verb::List(args) => (&args.log, Level::Quiet),
             Verb::Consolidate(args) => (&args.log, Level::Info),
+            Verb::Record(args) => (&args.log, Level::Info),
+            Verb::Replay(args) => (&args.log, Level::Info),
+            Verb::Fixture(args) => (args.log(), Level::Quiet),
         }
     }
 
@@ -184,10 +193,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
 }
 
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|verb| {
+    let strictly = |verb: clap::Command| {
         verb.mut_args(|arg| arg.hide_env_values(true))
             .after_help(EXIT_CODES)
-    })
+    };
+    Cli::command().mut_subcommands(|verb| strictly(verb).mut_subcommands(strictly))
 }
 
 /// Runs the verb to its end.
@@ -200,6 +210,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
+        Verb::Record(args) => record::run(args).await,
+        Verb::Replay(args) => replay::run(args).await,
+        Verb::Fixture(args) => fixture::run(args),
     }
 }
 

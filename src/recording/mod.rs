@@ -25,6 +25,8 @@
 //! closed), are never empty, and each is what one read or one write took: how a stream was cut is part of the recording.
 //! What lies after `end`, a frame that is not whole, a line that is not exactly like this: all are errors.
 
+mod options;
+pub mod play;
 #[cfg(test)]
 mod recording_tests;
 mod redact;

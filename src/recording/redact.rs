@@ -154,6 +154,16 @@ impl Recording {
         Ok(self.with_feed(&story, &feed))
     }
 
+    /// The same conversation with the first so many bytes of the feed.
+    ///
+    /// # Errors
+    /// [`StoryError`].
+    pub fn with_feed_of(&self, bytes: usize) -> Result<Self, StoryError> {
+        let story = Story::of(self)?;
+        let feed = story.feed.get(..bytes).unwrap_or(&story.feed);
+        Ok(self.with_feed(&story, feed))
+    }
+
     /// Puts another feed in the place of the recorded one, which may be shorter.
     fn with_feed(&self, story: &Story, feed: &[u8]) -> Self {
         let mut records = Vec::new();
