@@ -63,7 +63,7 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
 
 /// Documented: a distance depends on the master's C library, and so does the order of equal weights; ranges by bytes of
 /// members with different scores depend on how the server keeps them.
-fn is_refused(command: &Vec<Vec<u8>>) -> bool {
+pub(crate) fn is_refused(command: &Vec<Vec<u8>>) -> bool {
     let has = |word: &str| {
         command
             .iter()

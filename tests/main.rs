@@ -18,6 +18,7 @@ mod bad_input;
 mod consolidation;
 mod crash;
 mod differential;
+mod fixtures;
 mod gcs;
 mod matrix;
 mod scripted;

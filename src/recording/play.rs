@@ -9,6 +9,7 @@ use super::story::{Story, Stretch};
 use crate::position::{Offset, ReplId};
 use crate::proto::master::Master;
 use crate::proto::transfer::{Framing, MARK_LEN};
+use crate::rdb::Walker;
 
 /// What a master says when it has nothing to say.
 pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -30,6 +31,9 @@ pub struct Step {
     pub wait: Duration,
     /// To write.
     pub bytes: Bytes,
+    /// First, the replica acknowledges something: servers look for a mark at the end of what they have read alone, and begin to
+    /// acknowledge when they have loaded the snapshot. A master says nothing in between.
+    pub after_ack: bool,
 }
 
 /// What comes after the last write. Tell [`Play::ended`] when it has come to that.
@@ -94,6 +98,30 @@ impl Play {
         &self.story
     }
 
+    /// What `INFO` says: which server wrote the snapshot, and how far the feed goes.
+    #[must_use]
+    pub fn info(&self) -> String {
+        let mut walker = Walker::new();
+        // What cannot be walked says nothing of its server.
+        let _ = walker.push(&self.story.rdb);
+        let aux = &walker.summary().aux;
+        let mut lines = vec!["role:master".to_owned(), "connected_slaves:0".to_owned()];
+        for (name, field) in [
+            ("redis-ver", "redis_version"),
+            ("valkey-ver", "valkey_version"),
+        ] {
+            if let Some(version) = aux.get(name) {
+                lines.push(format!("{field}:{version}"));
+            }
+        }
+        if aux.contains_key("valkey-ver") {
+            lines.push("server_name:valkey".to_owned());
+        }
+        lines.push(format!("master_replid:{}", self.id()));
+        lines.push(format!("master_repl_offset:{}", self.end()));
+        lines.join("\r\n") + "\r\n"
+    }
+
     /// A replica has connected: is it to be told `-LOADING`?
     pub fn is_loading(&mut self) -> bool {
         let loading = self.loading_left > 0;
@@ -127,6 +155,7 @@ impl Play {
         master: &mut Master,
     ) -> Answer {
         let mut steps = Vec::new();
+        let mut marked = false;
         let from = match id
             .zip(offset)
             .filter(|(id, offset)| self.continues(*id, *offset))
@@ -138,6 +167,7 @@ impl Play {
             }
             None => {
                 self.full_sync_due = false;
+                marked = matches!(self.framing(master), Framing::Mark(_));
                 if let Some(ending) = self.full_sync(&mut steps, master) {
                     return Answer {
                         steps: self.shaped(steps),
@@ -148,7 +178,11 @@ impl Play {
             }
         };
         let (to, ending) = self.until(from);
+        let begun = steps.len();
         self.feed(&mut steps, from, to);
+        if let (true, Some(first)) = (marked, steps.get_mut(begun)) {
+            first.after_ack = true;
+        }
         Answer {
             steps: self.shaped(steps),
             ending,
@@ -402,7 +436,11 @@ impl Play {
 
 fn push(steps: &mut Vec<Step>, wait: Duration, bytes: Bytes) {
     if !bytes.is_empty() {
-        steps.push(Step { wait, bytes });
+        steps.push(Step {
+            wait,
+            bytes,
+            after_ack: false,
+        });
     }
 }
 
@@ -418,6 +456,7 @@ fn split(steps: Vec<Step>, seed: u64) -> Vec<Step> {
     for Step {
         mut wait,
         mut bytes,
+        mut after_ack,
     } in steps
     {
         while !bytes.is_empty() {
@@ -427,18 +466,28 @@ fn split(steps: Vec<Step>, seed: u64) -> Vec<Step> {
             let part = bytes.split_to(length.min(bytes.len()));
             done = done.saturating_add(part.len());
             push(&mut out, std::mem::take(&mut wait), part);
+            if let (true, Some(first)) = (std::mem::take(&mut after_ack), out.last_mut()) {
+                first.after_ack = true;
+            }
         }
     }
     out
 }
 
 fn coalesced(steps: Vec<Step>) -> Vec<Step> {
-    let all: Vec<u8> = steps
-        .iter()
-        .flat_map(|step| step.bytes.iter().copied())
-        .collect();
     let mut out = Vec::new();
-    pieces(&mut out, all.into(), COALESCED);
+    for part in steps.chunk_by(|_, next| !next.after_ack) {
+        let all: Vec<u8> = part
+            .iter()
+            .flat_map(|step| step.bytes.iter().copied())
+            .collect();
+        let begun = out.len();
+        pieces(&mut out, all.into(), COALESCED);
+        let after_ack = part.first().is_some_and(|step| step.after_ack);
+        if let Some(first) = out.get_mut(begun) {
+            first.after_ack = after_ack;
+        }
+    }
     out
 }
 
