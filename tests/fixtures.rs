@@ -274,16 +274,16 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 fn every_fixture_is_captured_consolidated_and_restored(version: Version) {
     for (number, path) in fixtures(version).iter().enumerate() {
         let name = path.display();
-        let scenario = scenarios::named(path);
         let story = Story::of(&fixture::load(path).unwrap()).unwrap();
         let (fault, cuts) = faults(number + version as usize + 3, &story);
-        // A fork would be a history that the store did not see grow.
+        // Another id from the start is nothing to a backup, and costs it a reconnect.
+        let cuts = cuts.split(',').next().unwrap();
         let fault = fault
             .replace(",other-id", "")
             .replace("full-sync-after-cut", "split");
         let home = TempDir::new().unwrap();
         let store = format!("file://{}/bucket", home.path().display());
-        let replaying = Replaying::start(path, &["--fault", &fault, "--cut-at", &cuts]);
+        let replaying = Replaying::start(path, &["--fault", &fault, "--cut-at", cuts]);
         let redis = format!("redis://127.0.0.1:{}", replaying.port);
         let mut backfeed = Backfeed::backup(
             &redis,
@@ -298,11 +298,10 @@ fn every_fixture_is_captured_consolidated_and_restored(version: Version) {
                 .is_some_and(|offset| offset >= end)
         });
         assert_eq!(backfeed.sigterm(), 0, "{name}");
-        let output = run(&["consolidate", "--store", &store]);
-        assert!(
-            output.code == 0 || !scenario.consolidates,
-            "{name}: {output:?}"
-        );
+        let output = run(&["consolidate", "--store", &store, "--json"]);
+        assert_eq!(output.code, 0, "{name}: {output:?}");
+        let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        assert!(report["stopped"].is_null(), "{name}: {report}");
         let target = Server::start(version, &[]);
         let output = run(&["restore", "--store", &store, "--to", &target.url()]);
         assert_eq!(output.code, 0, "{name}: {output:?}");
