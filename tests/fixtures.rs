@@ -330,3 +330,80 @@ fn a_replay_ends_once_and_keeps_its_pace() {
         assert!(least <= took && took < most, "{pace}: {took} ms");
     }
 }
+
+/// Neither the password nor what was to be hidden is anywhere in a recording, and a replica can follow it all the same.
+#[test]
+fn secrets_are_not_recorded() {
+    let source = Server::builder(Version::Valkey91)
+        .arg("requirepass", "opensesame")
+        .start();
+    let home = TempDir::new().unwrap();
+    let path = home.path().join("fixture");
+    let mut recorder = Command::new(env!("CARGO_BIN_EXE_backfeed"))
+        .args([
+            "record",
+            "--redis",
+            &source.url(),
+            "--redact",
+            "keys",
+            "--to",
+        ])
+        .arg(&path)
+        .spawn()
+        .unwrap();
+    wait_until("the recorder follows", PATIENCE, || {
+        let info = source.info("replication");
+        info.get("slave0")
+            .is_some_and(|line| line.contains("state=online"))
+    });
+    source.cmd(&["SET", "customer", "privatedata"]);
+    source.cmd(&["RPUSH", "privatelist", "privatedata", "other"]);
+    source.cmd(&["WAIT", "1", "10000"]);
+    let end = source.position().1;
+    wait_until("all is recorded", PATIENCE, || {
+        let info = source.info("replication");
+        let offset = info["slave0"].split_once("offset=").unwrap().1;
+        offset.split(',').next().unwrap().parse::<u64>().unwrap() + 1 >= end
+    });
+    let kill = format!("kill {}", recorder.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(recorder.wait().unwrap().success());
+    let recording = fixture::load(&path).unwrap();
+    let text = String::from_utf8_lossy(&recording.encode()).into_owned();
+    for secret in ["opensesame", "customer", "private"] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    assert!(text.contains("redacted"));
+    let replaying = Replaying::start(&path, &[]);
+    let replica = Server::builder(Version::Valkey91)
+        .replicaof("127.0.0.1", replaying.port)
+        .start();
+    wait_until("the replica has both keys", PATIENCE, || {
+        replica.text(&["DBSIZE"]) == "2"
+    });
+    // There is no redaction of a snapshot with keys.
+    let other = home.path().join("other").display().to_string();
+    let output = run(&[
+        "record",
+        "--redis",
+        &source.url(),
+        "--redact",
+        "values",
+        "--for",
+        "1s",
+        "--to",
+        &other,
+    ]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(
+        output.stderr.contains("holds keys or functions"),
+        "{output:?}"
+    );
+    assert!(!std::path::Path::new(&other).exists());
+}
