@@ -11,9 +11,9 @@
 //! |---|---|
 //! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
 //! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`upkeep`]: new bases in the background; [`http`]: health and metrics |
-//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point; [`diff`]: two points |
+//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point; [`diff`]: two points; [`fixture`]: recordings made and played |
 //! | L2 | [`link`]: sockets, Sentinels; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`]: pure, no tokio, no clock, no environment |
+//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`], [`recording`]: pure, no tokio, no clock, no environment |
 //! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`] |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
@@ -26,6 +26,7 @@ pub mod consolidate;
 pub mod crc64;
 pub mod diff;
 pub mod expiry;
+pub mod fixture;
 mod frames;
 pub mod http;
 pub mod inspect;
@@ -37,6 +38,7 @@ pub mod position;
 pub mod proto;
 pub mod rdb;
 pub mod rebuild;
+pub mod recording;
 pub mod resp;
 pub mod restore;
 pub mod segment;

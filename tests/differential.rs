@@ -11,7 +11,7 @@ mod plain;
 mod runner;
 mod streams;
 
-pub use compare::{Told, assert_same};
+pub use compare::{Told, assert_same, content};
 use compare::{Whole, differences};
 pub use runner::Runner;
 use tempfile::TempDir;

@@ -22,6 +22,7 @@ mod crash;
 mod diff;
 mod differential;
 mod do_no_harm;
+mod fixtures;
 mod fuzzing;
 mod gcs;
 mod get;

@@ -44,7 +44,7 @@ const IMPURE: [&str; 8] = [
 ];
 /// Of L0, these know no more of the world than L1 does. (The others read password files, and the clock.)
 const PURE_OF_L0: [&str; 2] = ["position", "crc64"];
-const VERBS: [&str; 9] = [
+const VERBS: [&str; 14] = [
     "sidecar",
     "backup",
     "restore",
@@ -54,6 +54,11 @@ const VERBS: [&str; 9] = [
     "inspect",
     "get",
     "diff",
+    "record",
+    "replay",
+    "fixture info",
+    "fixture check",
+    "fixture slice",
 ];
 
 fn root() -> &'static Path {
@@ -372,7 +377,8 @@ fn nothing_is_left_undone() {
 
 /// The long flags in the help of a verb, each with the lines that belong to it.
 fn flags(verb: &str) -> BTreeMap<String, String> {
-    let help = run(&[verb, "--help"]);
+    let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+    let help = run(&words);
     assert_eq!(help.code, 0, "{help:?}");
     let mut flags: BTreeMap<String, String> = BTreeMap::new();
     let mut current = None;
@@ -396,7 +402,7 @@ fn flags(verb: &str) -> BTreeMap<String, String> {
     }
     flags.remove("help");
     flags.remove("version");
-    assert!(flags.contains_key("store"), "{verb}: {flags:?}");
+    assert!(flags.contains_key("log-format"), "{verb}: {flags:?}");
     flags
 }
 
@@ -500,7 +506,11 @@ fn the_readme_and_every_help_tell_all_exit_codes_alike() {
         [0, 1, 2, 3, 4, 5, 6, 7]
     );
     for verb in VERBS.into_iter().map(Some).chain([None]) {
-        let args: Vec<&str> = verb.into_iter().chain(["--help"]).collect();
+        let args: Vec<&str> = verb
+            .into_iter()
+            .flat_map(|verb| verb.split(' '))
+            .chain(["--help"])
+            .collect();
         let help = run(&args);
         assert_eq!(help.code, 0);
         let (_, codes) = help.stdout.split_once("Exit codes:").expect("exit codes");

@@ -63,7 +63,9 @@ fn change(redis: &Server, keys: usize, step: usize) {
             pipe.clear();
         }
     }
-    pipe.exec(&mut connection).unwrap();
+    if !pipe.is_empty() {
+        pipe.exec(&mut connection).unwrap();
+    }
 }
 
 /// Wall time and most memory (KiB) of a server that does the same.

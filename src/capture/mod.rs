@@ -23,6 +23,9 @@ mod shutdown_probe;
 mod spooler;
 pub mod tail;
 
+pub(crate) use self::server::wants_version;
+pub(crate) use self::session::REPLICA_VERSION;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

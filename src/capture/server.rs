@@ -40,7 +40,7 @@ pub(super) fn server_info(facts: Option<&Facts>) -> ServerInfo {
     }
 }
 
-pub(super) fn wants_version(facts: Option<&Facts>) -> bool {
+pub(crate) fn wants_version(facts: Option<&Facts>) -> bool {
     facts.is_none_or(|facts| {
         facts.flavour == "valkey" && facts.major().is_some_and(|major| major >= 9)
     })

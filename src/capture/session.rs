@@ -22,7 +22,7 @@ use crate::segment::SealHeader;
 use crate::status::Phase;
 
 /// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
-pub(super) const REPLICA_VERSION: &str = "9.0.0";
+pub(crate) const REPLICA_VERSION: &str = "9.0.0";
 
 /// Where a session goes on.
 struct Origin {

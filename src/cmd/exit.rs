@@ -6,6 +6,8 @@ use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
 use crate::consolidate::ConsolidateError;
+use crate::fixture::FixtureError;
+use crate::link::LinkError;
 use crate::lookup::LookupError;
 use crate::rebuild::RebuildError;
 use crate::restore::RestoreError;
@@ -122,6 +124,22 @@ impl From<SidecarError> for Failure {
             }
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        Self::new(Exit::Redis, error)
+    }
+}
+
+impl From<FixtureError> for Failure {
+    fn from(error: FixtureError) -> Self {
+        let exit = match &error {
+            FixtureError::Recording { .. } => Exit::Damaged,
+            FixtureError::File { .. } | FixtureError::Exists { .. } => Exit::Error,
+        };
+        Self::new(exit, error)
     }
 }
 

@@ -7,11 +7,14 @@ mod bars;
 mod consolidate;
 mod diff;
 mod exit;
+mod fixture;
 mod flags;
 mod get;
 mod inspect;
 mod list;
 mod listing;
+mod record;
+mod replay;
 mod restore;
 mod sidecar;
 mod supervise;
@@ -59,6 +62,9 @@ enum Verb {
     Inspect(inspect::Args),
     Get(get::Args),
     Diff(diff::Args),
+    Record(record::Args),
+    Replay(replay::Args),
+    Fixture(fixture::Args),
 }
 
 impl Cli {
@@ -73,6 +79,9 @@ impl Cli {
             Verb::Inspect(args) => (&args.log, Level::Quiet),
             Verb::Get(args) => (&args.log, Level::Quiet),
             Verb::Diff(args) => (&args.log, Level::Quiet),
+            Verb::Record(args) => (&args.log, Level::Info),
+            Verb::Replay(args) => (&args.log, Level::Info),
+            Verb::Fixture(args) => (args.log(), Level::Quiet),
         }
     }
 
@@ -196,11 +205,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
 }
 
 fn command() -> clap::Command {
+    let strictly = |verb: clap::Command| {
+        verb.mut_args(|arg| arg.hide_env_values(true))
+            .after_help(EXIT_CODES)
+    };
     Cli::command()
-        .mut_subcommands(|verb| {
-            verb.mut_args(|arg| arg.hide_env_values(true))
-                .after_help(EXIT_CODES)
-        })
+        .mut_subcommands(|verb| strictly(verb).mut_subcommands(strictly))
         // Of all verbs, this one can do without.
         .mut_subcommand("inspect", |verb| {
             verb.mut_arg("store", |arg| {
@@ -223,6 +233,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Inspect(args) => inspect::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Diff(args) => diff::run(args).await,
+        Verb::Record(args) => record::run(args).await,
+        Verb::Replay(args) => replay::run(args).await,
+        Verb::Fixture(args) => fixture::run(args),
     }
 }
 

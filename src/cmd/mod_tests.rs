@@ -19,10 +19,9 @@ fn every_flag_has_its_environment_variable_and_hides_its_value() {
         .get_subcommands()
         .filter(|verb| verb.get_name() != "help")
     {
-        for arg in verb
-            .get_arguments()
-            .filter(|arg| arg.get_id() != "help" && !arg.is_positional())
-        {
+        // A fixture to look at stands on the command line without a flag.
+        let flags = verb.get_arguments().filter(|arg| !arg.is_positional());
+        for arg in flags.filter(|arg| arg.get_id() != "help") {
             let long = arg.get_long().expect("a long flag");
             let variable = format!("BACKFEED_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().unwrap(), variable.as_str());

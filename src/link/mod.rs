@@ -99,7 +99,7 @@ impl LinkError {
     }
 
     /// What a failed read or write says.
-    fn of_io(addr: &str, during: &'static str, error: &io::Error) -> Self {
+    pub(crate) fn of_io(addr: &str, during: &'static str, error: &io::Error) -> Self {
         let addr = addr.to_owned();
         match tls::fault_of(error) {
             Some(fault) => Self::Tls { addr, fault },
@@ -262,7 +262,7 @@ fn take(inbox: &mut BytesMut) -> Bytes {
     copy
 }
 
-fn auth(source: &Source) -> Result<Option<Auth>, ConfigError> {
+pub(crate) fn auth(source: &Source) -> Result<Option<Auth>, ConfigError> {
     let password = source.current_password()?;
     Ok(password.map(|password| Auth {
         username: source.username.clone(),

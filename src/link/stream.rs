@@ -31,7 +31,7 @@ pub enum Stream {
 
 impl Stream {
     /// Connects. The name is resolved and the files are read anew.
-    pub(super) async fn connect(source: &Source) -> Result<Self, LinkError> {
+    pub(crate) async fn connect(source: &Source) -> Result<Self, LinkError> {
         let tcp = dial(source, resolve).await?;
         match &source.tls {
             None => Ok(Self::Plain(tcp)),
@@ -63,7 +63,7 @@ impl Stream {
 
     /// Sends all of it. When the server has ended TLS meanwhile (it refuses our certificate only after the handshake), the
     /// error is its reason.
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let sent = match self.write_all(bytes).await {
             Ok(()) => self.flush().await,
             Err(error) => Err(error),

@@ -94,6 +94,7 @@ pub struct Master {
     authenticated: bool,
     denial: Option<Denial>,
     not_ready: Option<String>,
+    info: Option<String>,
     capabilities: Vec<String>,
     listening_port: Option<u16>,
     psync: bool,
@@ -116,6 +117,7 @@ impl Master {
             credentials,
             denial: None,
             not_ready: None,
+            info: None,
             capabilities: Vec::new(),
             listening_port: None,
             psync: true,
@@ -127,6 +129,11 @@ impl Master {
     /// master that is not up yet, and tries again.
     pub fn set_not_ready(&mut self, reason: Option<String>) {
         self.not_ready = reason;
+    }
+
+    /// What `INFO` is answered; without it, the command is unknown.
+    pub fn set_info(&mut self, info: Option<String>) {
+        self.info = info;
     }
 
     /// Takes bytes as they came, split anywhere.
@@ -267,6 +274,9 @@ impl Master {
             self.replconf(rest);
         } else if name.eq_ignore_ascii_case(b"psync") {
             self.psync(rest);
+        } else if let (true, Some(info)) = (name.eq_ignore_ascii_case(b"info"), &self.info) {
+            let bulk = format!("${}\r\n{info}\r\n", info.len());
+            self.output.extend_from_slice(bulk.as_bytes());
         } else if name.eq_ignore_ascii_case(b"sync") {
             if !self.refused_as_not_ready() {
                 self.requested(None, None, false);

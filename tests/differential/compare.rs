@@ -264,7 +264,7 @@ fn functions(connection: &mut Connection) -> Vec<Vec<u8>> {
 }
 
 /// A key's value in words.
-fn content(server: &Server, db: u32, key: &[u8]) -> String {
+pub fn content(server: &Server, db: u32, key: &[u8]) -> String {
     let mut connection = server.connect();
     select(&mut connection, db);
     let mut ask = |command: &[&str], more: &[&str]| -> Value {

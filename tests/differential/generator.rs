@@ -180,6 +180,8 @@ pub struct Generator {
     dumps: Vec<Vec<u8>>,
     pub(super) function_dumps: Vec<Vec<u8>>,
     sha: Option<Vec<u8>>,
+    /// Long values repeat a few bytes.
+    pub(super) compressible: bool,
 }
 
 /// What a command is about, and how often that is.
@@ -210,6 +212,7 @@ impl Generator {
             dumps: Vec::new(),
             function_dumps: Vec::new(),
             sha: None,
+            compressible: false,
         }
     }
 
@@ -457,14 +460,23 @@ impl Generator {
             10..=12 => b"abc".repeat(usize::try_from(1 + self.below(300)).unwrap()),
             13..=15 => {
                 let length = self.pick(&LENGTHS);
-                self.random.bytes(length)
+                self.bytes(length)
             }
-            16 if self.one_in(4) => self.random.bytes(65_536),
+            16 if self.one_in(4) => self.bytes(65_536),
             _ => {
                 let length = 1 + self.below(30);
-                self.random.bytes(length)
+                self.bytes(length)
             }
         }
+    }
+
+    fn bytes(&mut self, length: u64) -> Vec<u8> {
+        if !self.compressible {
+            return self.random.bytes(length);
+        }
+        let few = self.random.bytes(3);
+        let few = few.into_iter().cycle();
+        few.take(usize::try_from(length).unwrap()).collect()
     }
 
     /// An integer as text, or what only looks like one.

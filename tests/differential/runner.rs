@@ -57,6 +57,12 @@ impl Runner {
         self
     }
 
+    /// Values that compress well, for what is kept.
+    pub fn compressible(mut self) -> Self {
+        self.generator.compressible = true;
+        self
+    }
+
     /// Sends so many units.
     pub fn run(&mut self, units: u64) {
         for _ in 0..units {

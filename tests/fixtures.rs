@@ -1,0 +1,419 @@
+//! The corpus `proto-fixtures/`: recorded here, replayed here, in every way that a network and a master can come up with.
+
+mod hand_made;
+mod recorder;
+mod scenarios;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use backfeed::fixture::{self, Recording, Story};
+use backfeed::position::Boundary;
+use backfeed::proto::replica::{Event, Greeting, Replica};
+use backfeed::rdb::Walker;
+use backfeed::recording::Kind;
+use backfeed::resp::FeedScanner;
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use crate::support::data::{Random, for_each_version};
+use crate::support::{Backfeed, Server, Version, run, wait_until};
+
+for_each_version!(
+    machines_read_every_fixture_however_it_is_cut,
+    a_real_replica_follows_every_fixture,
+    every_fixture_is_captured_consolidated_and_restored,
+);
+
+/// One byte at a time, up to so much; what is longer is read so from its ends.
+const BYTE_BY_BYTE: usize = 400_000;
+const CHUNKINGS: u64 = 6;
+
+pub(crate) fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-fixtures")
+}
+
+/// The fixtures of a version, which must be there.
+fn fixtures(version: Version) -> Vec<PathBuf> {
+    let folder = corpus().join(version.name());
+    let entries =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut all: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    for scenario in scenarios::ALL {
+        let there = all.iter().any(|path| path.ends_with(scenario.name));
+        assert!(
+            there || !scenario.is_for(version),
+            "{version}: {} is missing",
+            scenario.name
+        );
+    }
+    all
+}
+
+/// What `expected.txt` says: the digest, by the server itself.
+fn expected(fixture: &Path) -> String {
+    let text = fs::read_to_string(fixture.join("expected.txt")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("digest "));
+    line.expect("a digest").to_owned()
+}
+
+/// What a replica's machine makes of the bytes.
+#[derive(Default, PartialEq, Debug)]
+struct Heard {
+    rdb: Vec<u8>,
+    feed: Vec<u8>,
+    commands: u64,
+}
+
+/// Feeds each connection to our machines in pieces, and gives what came out.
+fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
+    let mut all = Heard::default();
+    let story = Story::of(recording).unwrap();
+    let mut scanner = FeedScanner::new(Boundary {
+        offset: story.base.offset,
+        db: 0,
+    });
+    let mut stretches = story.stretches.iter();
+    let mut connections: Vec<Vec<u8>> = Vec::new();
+    for record in &recording.records {
+        match record.kind {
+            Kind::Open => connections.push(Vec::new()),
+            Kind::Master => connections
+                .last_mut()
+                .unwrap()
+                .extend_from_slice(&record.bytes),
+            Kind::Replica | Kind::Close => {}
+        }
+    }
+    for mut bytes in connections.into_iter().map(Bytes::from) {
+        let at = stretches
+            .next()
+            .expect("every connection of the corpus comes to a feed");
+        let resume = (at.from != story.base.offset).then_some(backfeed::position::Position {
+            history: at.id,
+            offset: at.from,
+        });
+        let version = recording
+            .said(Kind::Replica)
+            .windows(7)
+            .any(|word| word == b"version")
+            .then_some("9.0.0");
+        let mut replica = Replica::new(
+            Greeting {
+                auth: None,
+                version,
+                resume,
+            },
+            &mut Vec::new(),
+        );
+        let mut walker = Walker::new();
+        let mut events = Vec::new();
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(piece().min(bytes.len()));
+            replica
+                .receive(chunk, &mut events, &mut Vec::new())
+                .unwrap();
+            for event in events.drain(..) {
+                match event {
+                    Event::Payload(part) => {
+                        walker.push(&part).unwrap();
+                        all.rdb.extend_from_slice(&part);
+                    }
+                    Event::PayloadEnd => walker.finish_opaque().unwrap(),
+                    Event::Feed(part) => {
+                        scanner.scan(&part, |_| all.commands += 1).unwrap();
+                        all.feed.extend_from_slice(&part);
+                    }
+                    Event::FullResync(at) => assert_eq!(at, story.base),
+                    Event::Continue(_) => {}
+                }
+            }
+        }
+    }
+    all
+}
+
+fn machines_read_every_fixture_however_it_is_cut(version: Version) {
+    for path in fixtures(version) {
+        let name = path.display();
+        let recording = fixture::load(&path).unwrap();
+        assert_eq!(
+            Recording::parse(&recording.compress().unwrap()),
+            Ok(recording.clone()),
+            "{name}"
+        );
+        let story = Story::of(&recording).unwrap();
+        let whole = heard(&recording, || usize::MAX);
+        assert!(whole.rdb == story.rdb && whole.feed == story.feed, "{name}");
+        let length = whole.rdb.len() + whole.feed.len();
+        if length <= BYTE_BY_BYTE {
+            assert!(
+                heard(&recording, || 1) == whole,
+                "{name}: one byte at a time"
+            );
+        }
+        for seed in 0..CHUNKINGS {
+            let mut random = Random::new(seed);
+            let most =
+                [3, 30, 300, 3000, 30_000, 300_000][seed as usize % 6].max(length as u64 / 100_000);
+            let piece = || 1 + usize::try_from(random.below(most)).unwrap();
+            assert!(
+                heard(&recording, piece) == whole,
+                "{name}: pieces of up to {most}, seed {seed}"
+            );
+        }
+    }
+}
+
+/// A running `backfeed replay`.
+struct Replaying {
+    child: Child,
+    port: u16,
+}
+
+impl Replaying {
+    fn start(fixture: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_backfeed"))
+            .arg("replay")
+            .arg(fixture)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .split(" on ")
+            .last()
+            .unwrap()
+            .split(": ")
+            .next()
+            .unwrap();
+        let port = address
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap_or_else(|_| panic!("{line}"));
+        Self { child, port }
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .unwrap()
+            .is_some_and(|status| status.success())
+    }
+}
+
+impl Drop for Replaying {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The faults that a fixture of this number is replayed with, and where the link is cut.
+fn faults(number: usize, story: &Story) -> (String, String) {
+    const FAULTS: [&str; 6] = [
+        "eof-split,keepalives",
+        "split,new-id-after-cut",
+        "coalesce,disk",
+        "loading:1,eof",
+        "stall:200,other-id",
+        "full-sync-after-cut",
+    ];
+    let mut random = Random::new(number as u64);
+    let length = story.feed.len() as u64 + 1;
+    let cuts = format!("+{},+{}", random.below(length), random.below(length));
+    (FAULTS[number % FAULTS.len()].to_owned(), cuts)
+}
+
+fn a_real_replica_follows_every_fixture(version: Version) {
+    for (number, path) in fixtures(version).iter().enumerate() {
+        let name = path.display();
+        let story = Story::of(&fixture::load(path).unwrap()).unwrap();
+        let (fault, cuts) = faults(number + version as usize, &story);
+        let seed = number.to_string();
+        let replaying = Replaying::start(
+            path,
+            &["--fault", &fault, "--cut-at", &cuts, "--seed", &seed],
+        );
+        let replica = Server::builder(version)
+            .replicaof("127.0.0.1", replaying.port)
+            .start();
+        let end = story.end().0;
+        wait_until(
+            &format!("{name}: a replica has all, with {fault}, cut at {cuts}"),
+            PATIENCE,
+            || {
+                let info = replica.info("replication");
+                info["slave_repl_offset"]
+                    .parse::<u64>()
+                    .is_ok_and(|offset| offset >= end)
+            },
+        );
+        assert_eq!(
+            replica.debug_digest(),
+            expected(path),
+            "{name}: with {fault}, cut at {cuts}"
+        );
+    }
+}
+
+/// Where a consolidation stops although the server went on; what comes after is restored from the log.
+const KNOWN_STOPS: [(&str, &str); 1] = [(
+    "redis-8.0/every-command",
+    "GEORADIUSBYMEMBER: a score is no position",
+)];
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn every_fixture_is_captured_consolidated_and_restored(version: Version) {
+    for (number, path) in fixtures(version).iter().enumerate() {
+        let name = path.display();
+        let story = Story::of(&fixture::load(path).unwrap()).unwrap();
+        let (fault, cuts) = faults(number + version as usize + 3, &story);
+        // Another id from the start is nothing to a backup, and costs it a reconnect.
+        let cuts = cuts.split(',').next().unwrap();
+        let fault = fault
+            .replace(",other-id", "")
+            .replace("full-sync-after-cut", "split");
+        let home = TempDir::new().unwrap();
+        let store = format!("file://{}/bucket", home.path().display());
+        let replaying = Replaying::start(path, &["--fault", &fault, "--cut-at", cuts]);
+        let redis = format!("redis://127.0.0.1:{}", replaying.port);
+        let mut backfeed = Backfeed::backup(
+            &redis,
+            &store,
+            &["--consolidate-every", "never", "--flush-interval", "50ms"],
+        );
+        let what = format!("{name} is received, with {fault}, cut at {cuts}");
+        let end = story.end().0;
+        backfeed.wait(&what, |view| {
+            view["received_offset"]
+                .as_u64()
+                .is_some_and(|offset| offset >= end)
+        });
+        assert_eq!(backfeed.sigterm(), 0, "{name}");
+        let output = run(&["consolidate", "--store", &store, "--json"]);
+        assert_eq!(output.code, 0, "{name}: {output:?}");
+        let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        let stopped = report["stopped"].as_str().unwrap_or_default();
+        let known = KNOWN_STOPS
+            .iter()
+            .any(|(fixture, why)| path.ends_with(fixture) && stopped.contains(why));
+        assert!(stopped.is_empty() || known, "{name}: {report}");
+        let target = Server::start(version, &[]);
+        let output = run(&["restore", "--store", &store, "--to", &target.url()]);
+        assert_eq!(output.code, 0, "{name}: {output:?}");
+        assert_eq!(
+            target.debug_digest(),
+            expected(path),
+            "{name}: restored, with {fault}, cut at {cuts}"
+        );
+    }
+}
+
+/// `--once` ends when a replica has everything; the recorded pace is kept, or sped up.
+#[test]
+fn a_replay_ends_once_and_keeps_its_pace() {
+    let path = corpus().join("redis-7.0/idle-and-wait");
+    let recording = fixture::load(&path).unwrap();
+    let took = recording.records.last().unwrap().at_us / 1000;
+    for (pace, least, most) in [("fast", 0, took / 2), ("4x", took / 8, took)] {
+        let mut replaying = Replaying::start(&path, &["--once", "--pace", pace]);
+        let begun = std::time::Instant::now();
+        let _replica = Server::builder(Version::Redis70)
+            .replicaof("127.0.0.1", replaying.port)
+            .start();
+        wait_until("the replay ends", PATIENCE, || replaying.is_over());
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap();
+        assert!(least <= took && took < most, "{pace}: {took} ms");
+    }
+}
+
+/// Neither the password nor what was to be hidden is anywhere in a recording, and a replica can follow it all the same.
+#[test]
+fn secrets_are_not_recorded() {
+    let source = Server::builder(Version::Valkey91)
+        .arg("requirepass", "opensesame")
+        .start();
+    let home = TempDir::new().unwrap();
+    let path = home.path().join("fixture");
+    let mut recorder = Command::new(env!("CARGO_BIN_EXE_backfeed"))
+        .args([
+            "record",
+            "--redis",
+            &source.url(),
+            "--redact",
+            "keys",
+            "--to",
+        ])
+        .arg(&path)
+        .spawn()
+        .unwrap();
+    wait_until("the recorder follows", PATIENCE, || {
+        let info = source.info("replication");
+        info.get("slave0")
+            .is_some_and(|line| line.contains("state=online"))
+    });
+    source.cmd(&["SET", "customer", "privatedata"]);
+    source.cmd(&["RPUSH", "privatelist", "privatedata", "other"]);
+    source.cmd(&["WAIT", "1", "10000"]);
+    let end = source.position().1;
+    wait_until("all is recorded", PATIENCE, || {
+        let info = source.info("replication");
+        let offset = info["slave0"].split_once("offset=").unwrap().1;
+        offset.split(',').next().unwrap().parse::<u64>().unwrap() + 1 >= end
+    });
+    let kill = format!("kill {}", recorder.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(recorder.wait().unwrap().success());
+    let recording = fixture::load(&path).unwrap();
+    let text = String::from_utf8_lossy(&recording.encode()).into_owned();
+    for secret in ["opensesame", "customer", "private"] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    assert!(text.contains("redacted"));
+    let replaying = Replaying::start(&path, &[]);
+    let replica = Server::builder(Version::Valkey91)
+        .replicaof("127.0.0.1", replaying.port)
+        .start();
+    wait_until("the replica has both keys", PATIENCE, || {
+        replica.text(&["DBSIZE"]) == "2"
+    });
+    // There is no redaction of a snapshot with keys.
+    let other = home.path().join("other").display().to_string();
+    let output = run(&[
+        "record",
+        "--redis",
+        &source.url(),
+        "--redact",
+        "values",
+        "--for",
+        "1s",
+        "--to",
+        &other,
+    ]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(
+        output.stderr.contains("holds keys or functions"),
+        "{output:?}"
+    );
+    assert!(!std::path::Path::new(&other).exists());
+}
