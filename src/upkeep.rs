@@ -29,6 +29,9 @@ const BY_TIME: Worth = Worth::Writes {
 };
 /// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
 pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Each segment that is read ahead and each base holds a thread while it is decompressed, and files are read by further ones: too
+/// few of them would wait for each other for ever.
+const BLOCKING_THREADS: usize = 16;
 /// How much the thread yields to others (19 is the most).
 const NICENESS: i32 = 15;
 
@@ -74,7 +77,7 @@ impl Upkeep {
     fn run(self, every: Duration, gone: oneshot::Receiver<()>) {
         yield_to_others();
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(2)
+            .max_blocking_threads(BLOCKING_THREADS)
             .on_thread_start(yield_to_others)
             .enable_all()
             .build();
@@ -99,13 +102,23 @@ impl Upkeep {
         let mut last = Instant::now();
         let mut base: Option<Known> = None;
         let mut refetched: Option<Instant> = None;
+        // What failed costs a listing and a read of the log each time: it is tried ever more seldom.
+        let mut pause = LOOK;
         loop {
-            sleep(LOOK).await;
+            sleep(pause).await;
             let Some(stored) = self.status.stored_position() else {
                 continue;
             };
-            if base.is_none() {
-                base = self.newest_base().await;
+            let slower = pause.saturating_mul(2).min(every.max(LOOK));
+            if base
+                .as_ref()
+                .is_none_or(|base| base.at.history != stored.history)
+            {
+                base = self.newest_base(stored).await;
+                if base.is_none() {
+                    pause = slower;
+                    continue;
+                }
             }
             let by_time = last.elapsed() >= every;
             let grown = base
@@ -116,8 +129,9 @@ impl Upkeep {
             }
             last = Instant::now();
             let worth = if grown { Worth::AnyLog } else { BY_TIME };
-            match self.consolidate(worth).await {
+            match self.consolidate(stored, worth).await {
                 Ok(report) => {
+                    pause = LOOK;
                     base = Some(Known {
                         at: report.to,
                         raw_bytes: report.raw_bytes,
@@ -129,14 +143,9 @@ impl Upkeep {
                     }
                 }
                 Err(error) => {
+                    pause = slower;
                     self.failed(&error);
-                    let helps = !error.is_transient();
-                    if helps
-                        && matches!(
-                            error,
-                            ConsolidateError::Blocked { .. } | ConsolidateError::Rebuild(_)
-                        )
-                    {
+                    if error.asks_for_a_full_sync() {
                         base = self.refetch(&mut refetched).await.or(base);
                     }
                 }
@@ -145,9 +154,11 @@ impl Upkeep {
     }
 
     /// The one that the capture went on from.
-    async fn newest_base(&self) -> Option<Known> {
+    async fn newest_base(&self, stored: Position) -> Option<Known> {
         let archive = self.archive().await.ok()?;
-        let base = newest_base(&archive, &self.request(BY_TIME)).await.ok()?;
+        let base = newest_base(&archive, &self.request(stored, BY_TIME))
+            .await
+            .ok()?;
         Some(Known::of(&base))
     }
 
@@ -156,9 +167,10 @@ impl Upkeep {
         Archive::open(store).await
     }
 
-    fn request(&self, worth: Worth) -> Request {
+    fn request(&self, stored: Position, worth: Worth) -> Request {
         Request {
-            history: None,
+            // The one that is captured, whatever else the store holds.
+            history: Some(stored.history),
             service: Some(self.service.clone()),
             when: When::Latest,
             memory_limit: self.config.memory_limit,
@@ -167,9 +179,13 @@ impl Upkeep {
         }
     }
 
-    async fn consolidate(&self, worth: Worth) -> Result<Report, ConsolidateError> {
+    async fn consolidate(
+        &self,
+        stored: Position,
+        worth: Worth,
+    ) -> Result<Report, ConsolidateError> {
         let archive = self.archive().await?;
-        consolidate(&archive, &self.request(worth), &()).await
+        consolidate(&archive, &self.request(stored, worth), &()).await
     }
 
     fn made(&self, report: &Report) {

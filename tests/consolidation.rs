@@ -400,3 +400,38 @@ fn any_moment_can_be_had_as_an_rdb_file() {
         assert!(!text.windows(7).any(|bytes| bytes == b"repl-id"));
     }
 }
+
+/// Segments that do not compress, several of them, from files: as many threads are needed at once as there ever are.
+#[test]
+fn a_long_log_in_files_is_consolidated_in_the_background() {
+    let options = ["--consolidate-every", "1s", "--segment-size", "2MiB"];
+    let it = Captured::new(Version::Redis70, &options);
+    let mut connection = it.redis.connect();
+    for n in 0..48 {
+        let value: Vec<u8> = (0..1 << 18).map(|_| rand::random()).collect();
+        let set = redis::cmd("SET").arg(n).arg(value).to_owned();
+        set.exec(&mut connection).unwrap();
+    }
+    it.captured();
+    let end = it.redis.position().1;
+    wait_until("a base is made", PATIENCE, || {
+        it.bases().iter().any(|base| base["offset"] == end)
+    });
+    it.assert_restores();
+}
+
+/// A few bytes of log may make much data.
+#[test]
+fn memory_stays_bounded_when_small_commands_make_large_values() {
+    let it = Captured::by_hand(Version::Redis70);
+    for n in 0..20 {
+        it.redis
+            .cmd(&["SETBIT", &format!("bits:{n}"), "79999999", "1"]);
+    }
+    it.captured();
+    let output = it.consolidate(&["--memory-limit", "64MiB"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert!(report["bases"].as_u64() > Some(2), "{report}");
+    it.assert_restores();
+}

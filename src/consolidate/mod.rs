@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
 use crate::position::{Offset, Position, ReplId};
-use crate::rebuild::{self, Limits, RebuildError, Source, Stand, Stop, Survey};
+use crate::rdb::reader::ReadError;
+use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
 use crate::restore::{self, BadBases, Plan, Progress, RestoreError, Stage, When};
 
 /// A log that does not fit into memory is cut in half, so often at most.
@@ -116,6 +117,11 @@ impl ConsolidateError {
     pub fn asks_for_a_full_sync(&self) -> bool {
         match self {
             Self::Blocked { .. } => true,
+            // The next snapshot would hold that as well.
+            Self::Rebuild(RebuildError::Base { source, .. }) => !matches!(
+                **source,
+                ReadError::Unknown { .. } | ReadError::Sink(BaseStop::Unmodelled(_))
+            ),
             Self::Rebuild(error) => !matches!(error, RebuildError::Archive(_)),
             _ => false,
         }
@@ -205,6 +211,7 @@ async fn stage(
     let mut halvings = 0;
     // What the survey could not know.
     let mut found: Option<Stop> = None;
+    let mut tried: Option<Offset> = None;
     loop {
         progress.stage(Stage::Log, None);
         let source = restore::source(archive, plan);
@@ -220,12 +227,18 @@ async fn stage(
                 .into()),
             };
         }
-        if survey.writes == 0 && request.worth != Worth::AnyLog {
-            return match survey.stop {
-                Some(stop @ Stop::Command { .. }) => Err(blocked(plan, stop)),
-                _ => Ok(None),
-            };
+        if survey.stop.is_none() && end != plan.end.offset {
+            return Err(RebuildError::Incomplete(end).into());
         }
+        if survey.writes == 0 && request.worth != Worth::AnyLog {
+            match survey.stop {
+                Some(stop @ Stop::Command { .. }) => return Err(blocked(plan, stop)),
+                None => return Ok(None),
+                Some(Stop::Memory | Stop::Enough) => {}
+            }
+        }
+        // A unit that cannot be divided stays as long as it is.
+        let same_again = tried.replace(end) == Some(end);
         let commands = survey.commands;
         let at_limit = matches!(survey.stop, Some(Stop::Enough));
         let stop = if at_limit && found.is_some() {
@@ -249,7 +262,9 @@ async fn stage(
                 limits.log = after.since(plan.base.offset);
                 found = Some(stop);
             }
-            Err(ConsolidateError::Rebuild(error)) if error.is_memory() && halvings < HALVINGS => {
+            Err(ConsolidateError::Rebuild(error))
+                if error.is_memory() && !same_again && halvings < HALVINGS =>
+            {
                 let length = end.since(plan.base.offset);
                 tracing::debug!(%error, length, "taking half of the log");
                 limits.log = length / 2;

@@ -84,7 +84,9 @@ pub async fn each_command(
         // A log in memory is read without ever waiting; others should have their turn.
         tokio::task::yield_now().await;
     }
-    if reader.within_command() {
+    // A log that is shorter than it was planned to be has lost something on its way here.
+    let is_short = left > 0 && upto != Offset(u64::MAX);
+    if reader.within_command() || is_short {
         return Err(RebuildError::Incomplete(reader.end()));
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::archive::{Archive, ArchiveError, BaseManifest};
 use crate::keyspace::ApplyError;
 use crate::position::{Boundary, Offset, ReplId, TimeMark};
 use crate::rdb::cursor::BadValue;
-use crate::rdb::reader::ReadError;
+use crate::rdb::reader::{RECORD_LIMIT, ReadError};
 use crate::resp::commands::CommandsError;
 
 pub use commands::{At, Taker, each_command};
@@ -169,10 +169,8 @@ impl RebuildError {
         match self {
             Self::Memory { .. } => true,
             Self::Base { source, .. } => {
-                matches!(
-                    **source,
-                    ReadError::Sink(BaseStop::Memory { .. }) | ReadError::TooLong { .. }
-                )
+                matches!(**source, ReadError::Sink(BaseStop::Memory { .. }))
+                    || matches!(**source, ReadError::TooLong { limit, .. } if limit != RECORD_LIMIT)
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::TooLong { .. }),
             Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } => false,

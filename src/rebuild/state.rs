@@ -92,9 +92,10 @@ pub(super) async fn apply(
         space,
         limit,
         boundary: source.base.offset,
+        full: false,
     };
     let applied = each_command(source, end, limit, &mut applier).await;
-    if applier.space.weight() > limit {
+    if applier.full {
         return Err(RebuildError::Memory { limit });
     }
     match applied {
@@ -173,12 +174,18 @@ struct Applier {
     limit: usize,
     /// The last boundary up to which all was applied.
     boundary: Offset,
+    /// They have become too much.
+    full: bool,
 }
 
 impl Taker for Applier {
     fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        if self.full {
+            return Ok(());
+        }
         self.space.received_at(at.received_unix_ms);
         self.space.apply(argv)?;
+        self.full = self.space.weight() > self.limit && self.space.weigh() > self.limit;
         if at.outside {
             self.boundary = at.end;
         }
@@ -186,6 +193,6 @@ impl Taker for Applier {
     }
 
     fn goes_on(&mut self) -> bool {
-        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
+        !self.full
     }
 }

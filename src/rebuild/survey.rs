@@ -53,6 +53,10 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
                     why: why.clone(),
                 });
             }
+            // One command that is too long: what is before it can be done.
+            None if error.is_memory() => {
+                surveyor.stop.get_or_insert(Stop::Memory);
+            }
             None => return Err(error),
         },
     }
@@ -97,6 +101,10 @@ impl Taker for Surveyor {
         let writes = u64::from(changes_data(name));
         self.pending_writes = self.pending_writes.saturating_add(writes);
         if !at.outside {
+            // A transaction may be of any length.
+            if self.footprint.weight() > self.limits.memory {
+                self.stop = Some(Stop::Memory);
+            }
             return Ok(());
         }
         // Half for what is known of keys, half for their values.

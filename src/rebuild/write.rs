@@ -11,7 +11,7 @@ use super::state::{apply, entry_of};
 use super::{BaseStop, Limits, RebuildError, Selection, Source, Stand, Survey};
 use crate::archive::ArchiveError;
 use crate::crc64::Crc64;
-use crate::keyspace::{Dialect, Keyspace, Libraries, slot_of};
+use crate::keyspace::{Dialect, Footprint, Keyspace, Libraries, slot_of};
 use crate::position::Boundary;
 use crate::rdb::cursor::{put_number, put_string};
 use crate::rdb::magic;
@@ -135,6 +135,8 @@ async fn run(
         out.take(&mut builder.bytes).await?;
     }
     reader.finish().map_err(bad)?;
+    // The names of all touched keys, which the key space has as well.
+    builder.survey.footprint = Footprint::default();
     let Builder {
         space: Some(space),
         after,

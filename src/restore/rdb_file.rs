@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::progress::{Progress, Stage};
 use super::stream::{Content, snapshot, source};
 use crate::archive::Archive;
-use crate::rebuild::{self, Limits, Stand};
+use crate::rebuild::{self, Limits, RebuildError, Stand};
 
 /// Refuses what cannot be written, before anything is read.
 ///
@@ -72,6 +72,9 @@ async fn applied(
             reachable: survey.end.offset,
             why: Box::new(why),
         });
+    }
+    if survey.end.offset != plan.end.offset {
+        return Err(RebuildError::Incomplete(survey.end.offset).into());
     }
     let bytes = rebuild::write(source, survey, Stand::Nowhere, limits);
     Ok(bytes.map_err(RestoreError::from).boxed())

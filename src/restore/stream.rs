@@ -11,6 +11,7 @@ use crate::expiry::feed::FeedRewriter;
 use crate::rdb::strip::{StripError, Stripper};
 use crate::rebuild::{LogItem, Source};
 use crate::resp::encode_command;
+use crate::store::StoreError;
 
 /// Bytes for a target, in order.
 pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
@@ -197,13 +198,27 @@ fn read_ahead<T: Send + 'static>(
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     tokio::spawn(async move {
         while let Some(item) = from.next().await {
-            if sender.send(item).await.is_err() {
+            if sender.send(Some(item)).await.is_err() {
                 return; // nobody wants it any more
             }
         }
+        // Tells the end from a task that was ended early.
+        let _ = sender.send(None).await;
     });
-    let receive = |mut receiver: mpsc::Receiver<_>| async move {
-        receiver.recv().await.map(|item| (item, receiver))
+    let receive = |receiver: Option<mpsc::Receiver<_>>| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Some(item)) => Some((item, Some(receiver))),
+            Some(None) => None,
+            None => Some((Err(interrupted()), None)),
+        }
     };
-    stream::unfold(receiver, receive).boxed()
+    stream::unfold(Some(receiver), receive).fuse().boxed()
+}
+
+fn interrupted() -> ArchiveError {
+    ArchiveError::Store(StoreError::Transient {
+        what: "cannot read the log".to_owned(),
+        cause: "the process is shutting down".to_owned(),
+    })
 }

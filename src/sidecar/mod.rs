@@ -40,8 +40,8 @@ use self::decide::{Claim, Tip};
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Redis tries its master every second. One that has not come for so long is looked at again.
 const GUEST_PAUSE: Duration = Duration::from_secs(5);
-/// Memory for a consolidation while Redis waits, which holds no data yet.
-const BOOT_MEMORY: usize = 1 << 30;
+/// How long a Redis of an old version waits for a base at the end of its log. After that it is served the log, as a fork.
+const BASE_LIMIT: Duration = Duration::from_secs(300);
 /// How long a promoted Redis may take to say that it is a master.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -359,12 +359,13 @@ impl Sidecar {
     ) -> Result<(), SidecarError> {
         let archive = self.capture.archive().clone();
         let (writer, now) = (self.capture.writer().to_owned(), (self.clock)());
+        let memory = self.config.consolidate.memory_limit;
         let status = self.status.clone();
         let history = tip.end.history;
         status.phase(Phase::Serving, format!("restoring history {history}"));
         let mut forked = None;
         let prepare = async {
-            let (plan, identity) = prepare(&archive, history, &writer, now).await?;
+            let (plan, identity) = prepare(&archive, history, &writer, now, memory).await?;
             status.store_works();
             if let Identity::Fork { id } = identity {
                 forked = Some(id);
@@ -495,12 +496,13 @@ async fn prepare(
     history: ReplId,
     writer: &str,
     now_unix_ms: i64,
+    memory_limit: usize,
 ) -> Result<(Plan, Identity), RestoreError> {
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
     let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
     let (mut plan, _) = sound(archive, plan, &()).await?;
     if plan.relative_ttls
-        && let Some(based) = without_log(archive, history, now_unix_ms).await
+        && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit).await
     {
         plan = based;
     }
@@ -520,18 +522,30 @@ async fn prepare(
 
 /// The log of an old server cannot be replayed under its own offsets, as its relative expiries would count from now. A base
 /// at its end can.
-async fn without_log(archive: &Archive, history: ReplId, now_unix_ms: i64) -> Option<Plan> {
+async fn without_log(
+    archive: &Archive,
+    history: ReplId,
+    now_unix_ms: i64,
+    memory_limit: usize,
+) -> Option<Plan> {
     let request = consolidate::Request {
         history: Some(history),
         service: None,
         when: When::Latest,
-        memory_limit: BOOT_MEMORY,
+        memory_limit,
         worth: Worth::AnyLog,
         now_unix_ms,
     };
-    if let Err(error) = consolidate::consolidate(archive, &request, &()).await {
-        tracing::warn!("the log cannot be consolidated: {error}");
-        return None;
+    match timeout(BASE_LIMIT, consolidate::consolidate(archive, &request, &())).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::warn!("the log cannot be consolidated: {error}");
+            return None;
+        }
+        Err(_) => {
+            tracing::warn!("consolidating the log takes too long for a Redis that waits");
+            return None;
+        }
     }
     let catalog = archive.catalog().await.ok()?;
     let none_bad = BadBases::new();
