@@ -497,6 +497,8 @@ fn files_that_cannot_be_used_are_told_before_anything_else() {
     let empty = home.path().join("empty");
     fs::write(&empty, "").unwrap();
     let empty = empty.to_str().unwrap();
+    let missing = home.path().join("missing.crt").display().to_string();
+    let not_found = format!("--listen-tls-client-ca {missing}: No such file");
     let pair = [
         "--listen-tls-cert",
         signed.cert.as_str(),
@@ -525,8 +527,8 @@ fn files_that_cannot_be_used_are_told_before_anything_else() {
             "there is no certificate in it",
         ),
         (
-            with(&["--listen-tls-client-ca"], "/nonexistent"),
-            "--listen-tls-client-ca /nonexistent: No such file",
+            with(&["--listen-tls-client-ca"], &missing),
+            not_found.as_str(),
         ),
         (
             with(&["--listen-password-file"], empty),

@@ -344,12 +344,10 @@ fn files_that_cannot_be_used_are_told_before_anything_else() {
     let empty = home.path().join("empty");
     fs::write(&empty, "secret-looking text").unwrap();
     let empty = empty.to_str().unwrap();
+    let missing = home.path().join("missing.crt").display().to_string();
+    let not_found = format!("--tls-ca {missing}: No such file");
     for (flags, code, wanted) in [
-        (
-            vec!["--tls-ca", "/nonexistent"],
-            2,
-            "--tls-ca /nonexistent: No such file",
-        ),
+        (vec!["--tls-ca", &missing], 2, not_found.as_str()),
         (vec!["--tls-ca", empty], 2, "there is no certificate in it"),
         (
             vec!["--tls-ca", &signed.key],
