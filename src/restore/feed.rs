@@ -19,6 +19,7 @@ const ATTEMPTS: usize = 3;
 
 /// Waits for the target and feeds it, anew if the link breaks.
 pub(super) struct Feed<'a> {
+    /// Open: the target may have come already.
     pub(super) door: Door,
     pub(super) announced: String,
     pub(super) archive: &'a Archive,
@@ -33,7 +34,6 @@ impl Feed<'_> {
         let mut last = None;
         let mut deadline = come_by();
         loop {
-            self.door.open();
             let Ok(guest) = timeout_at(deadline, self.door.guest()).await else {
                 return Err(last.unwrap_or_else(|| self.did_not_come()));
             };
@@ -48,6 +48,7 @@ impl Feed<'_> {
                         return Err(error);
                     }
                     tracing::warn!(%error, "feeding the target broke off; it comes again");
+                    self.door.open();
                     deadline = come_by();
                     last = Some(error);
                 }

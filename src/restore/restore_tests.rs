@@ -297,7 +297,7 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
         (offered.id, offered.offset, offered.end),
         (id(1), Offset(1000), Some(end))
     );
-    assert!(!offered.may_ping);
+    assert!(!offered.may_add);
     let snapshot: Vec<_> = offered.snapshot.try_collect().await.unwrap();
     assert_eq!(snapshot.concat(), rdb(3, 2), "the server's own bytes");
     let log: Vec<_> = offered.log.try_collect().await.unwrap();

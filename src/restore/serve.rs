@@ -63,8 +63,8 @@ pub struct Offer {
     pub log: Content,
     /// The offset at which the log must end; unknown when it is rewritten on the way.
     pub end: Option<Offset>,
-    /// `PING` is allowed once everything has been sent.
-    pub may_ping: bool,
+    /// `REPLCONF GETACK` and `PING` may follow the log.
+    pub may_add: bool,
 }
 
 /// What to give a target for `plan` under `identity`.
@@ -79,11 +79,11 @@ pub async fn offer(
     if let Identity::Continue { id } = identity {
         may_continue(plan, id)?;
     }
-    let (id, form, may_ping) = match identity {
+    let (id, form, may_add) = match identity {
         Identity::Continue { id } => (id, LogForm::Raw, false),
         Identity::Fork { id } => (id, LogForm::Replay, true),
     };
-    let (snapshot_bytes, snapshot) = snapshot(archive, &plan.base, may_ping).await?;
+    let (snapshot_bytes, snapshot) = snapshot(archive, &plan.base, may_add).await?;
     Ok(Offer {
         id,
         offset: plan.base.offset,
@@ -92,7 +92,7 @@ pub async fn offer(
         log_bytes: plan.bytes_log(),
         log: log(archive, plan, form),
         end: (form == LogForm::Raw).then_some(plan.end.offset),
-        may_ping,
+        may_add,
     })
 }
 
@@ -173,12 +173,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guest<S> {
 
         link.phase = Phase::Applying;
         progress.stage(Stage::Applying, None);
-        link.wait_for(end).await?;
+        // Answered as soon as it is read; by itself the target acknowledges once a second.
+        let mut asks = Vec::new();
+        if offer.may_add {
+            encode_command(&[b"REPLCONF", b"GETACK", b"*"], &mut asks);
+        }
+        link.send(&asks).await?;
+        link.wait_for(end, end.plus(asks.len() as u64)).await?;
         link.phase = Phase::CaughtUp;
         Ok(CaughtUp {
             link,
             end,
-            may_ping: offer.may_ping,
+            may_add: offer.may_add,
         })
     }
 }
@@ -211,7 +217,7 @@ where
 pub struct CaughtUp<S> {
     link: Link<S>,
     end: Offset,
-    may_ping: bool,
+    may_add: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
@@ -236,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
                         return Ok(());
                     }
                 }
-                () = sleep_until(next), if self.may_ping => {
+                () = sleep_until(next), if self.may_add => {
                     self.link.send(&ping).await?;
                     next = after(Instant::now(), PING);
                 }
@@ -381,18 +387,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Ok(())
     }
 
-    /// Waits until the target acknowledges exactly `end`.
-    async fn wait_for(&mut self, end: Offset) -> Result<(), ServeError> {
+    /// Waits until the target acknowledges `end`. The answer to `GETACK` does not count that command, later ones do: `last`.
+    async fn wait_for(&mut self, end: Offset, last: Offset) -> Result<(), ServeError> {
         self.alive = Instant::now();
         loop {
             match self.acked {
-                Some(acked) if acked > end => {
+                Some(acked) if acked > last => {
                     return Err(ServeError::Diverged {
                         acked,
                         expected: end,
                     });
                 }
-                Some(acked) if acked == end => return Ok(()),
+                Some(acked) if acked >= end => return Ok(()),
                 _ => {}
             }
             let deadline = after(self.alive, STALL);

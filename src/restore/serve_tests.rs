@@ -21,6 +21,7 @@ fn content(chunks: &[&'static [u8]]) -> Content {
 }
 
 const FEED: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 
 fn sample(continues: bool) -> Offer {
     Offer {
@@ -31,7 +32,7 @@ fn sample(continues: bool) -> Offer {
         log_bytes: FEED.len() as u64,
         log: content(&[FEED]),
         end: continues.then_some(Offset(1000 + FEED.len() as u64)),
-        may_ping: !continues,
+        may_add: !continues,
     }
 }
 
@@ -147,7 +148,7 @@ async fn a_target_that_sends_while_it_is_answered_gets_every_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_fork_is_kept_alive_with_pings() {
+async fn only_a_fork_is_asked_and_kept_alive_with_pings() {
     for continues in [true, false] {
         let (served, mut target) = serve(sample(continues), 4096, |mut target| async move {
             target.says(PSYNC).await;
@@ -165,7 +166,7 @@ async fn only_a_fork_is_kept_alive_with_pings() {
         let wanted = if continues {
             Vec::new()
         } else {
-            FEED.repeat(3)
+            [GETACK, &FEED.repeat(3)].concat()
         };
         assert_eq!(rest, wanted);
     }
@@ -189,27 +190,31 @@ async fn newlines_go_out_while_the_snapshot_is_prepared_and_never_later() {
     served.unwrap();
 }
 
+/// The answer to `GETACK` does not count that command; later acknowledgements do.
 #[tokio::test]
 async fn a_target_with_more_bytes_than_were_sent_must_not_be_promoted() {
-    let (served, _) = serve(sample(true), 4096, |mut target| async move {
-        target.says(PSYNC).await;
-        target.gets_everything().await;
-        target.says(&ack(1015)).await;
-        target
-    })
-    .await;
-    let error = served.err().unwrap();
-    assert!(
-        matches!(
-            error,
-            ServeError::Diverged {
-                acked: Offset(1015),
-                expected: Offset(1014)
-            }
-        ),
-        "{error}"
-    );
-    assert!(!error.is_transient());
+    let asked = GETACK.len() as u64;
+    for (continues, last) in [(true, 1014), (false, 1014 + asked)] {
+        for (acked, is_done) in [(1014, true), (last, true), (last + 1, false)] {
+            let (served, _) = serve(sample(continues), 4096, |mut target| async move {
+                target.says(PSYNC).await;
+                target.gets_everything().await;
+                target.says(&ack(acked)).await;
+                target
+            })
+            .await;
+            let Some(error) = served.err() else {
+                assert!(is_done, "{acked} of {last}");
+                continue;
+            };
+            assert!(!is_done, "{acked} of {last}: {error}");
+            assert!(
+                matches!(error, ServeError::Diverged { acked: found, expected: Offset(1014) } if found == Offset(acked)),
+                "{error}"
+            );
+            assert!(!error.is_transient());
+        }
+    }
 }
 
 #[tokio::test]

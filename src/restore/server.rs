@@ -367,10 +367,12 @@ impl<'a> Target<'a> {
             listener.admission.clone(),
             "the restore is starting",
         );
-        let door = door.map_err(|source| RestoreError::Listen {
+        let mut door = door.map_err(|source| RestoreError::Listen {
             addr: bound.to_string(),
             source,
         })?;
+        // A target that finds it closed comes again a second later.
+        door.open();
         let (host, port) = self.announced(listener, bound);
         self.follow(&host, port).await?;
 
