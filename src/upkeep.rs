@@ -27,6 +27,10 @@ const LOG_MIN: u64 = 64 << 20;
 const BY_TIME: Worth = Worth::Writes {
     base_bytes_for_each: 100,
 };
+/// A log that has outgrown its base waits for so long after the last base: a burst of writes is left alone by us until it is over.
+const GROWN_PAUSE: Duration = Duration::from_secs(60);
+/// And for so many times as long as the last base took to make: a log that grows fast takes a tenth of a core, not all of it.
+const GROWN_PAUSE_FACTOR: u32 = 9;
 /// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
 pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Each segment that is read ahead and each base holds a thread while it is decompressed, and files are read by further ones: too
@@ -99,7 +103,7 @@ impl Upkeep {
     }
 
     async fn work(&self, every: Duration) {
-        let mut last = Instant::now();
+        let mut pace = Pace::new(every, Instant::now());
         let mut base: Option<Known> = None;
         let mut refetched: Option<Instant> = None;
         // What failed costs a listing and a read of the log each time: it is tried ever more seldom.
@@ -120,16 +124,16 @@ impl Upkeep {
                     continue;
                 }
             }
-            let by_time = last.elapsed() >= every;
             let grown = base
                 .as_ref()
                 .is_some_and(|base| base.is_outgrown(stored, self.config.share));
-            if !(by_time || grown) {
+            let begun = Instant::now();
+            let Some(worth) = pace.due(begun, grown) else {
                 continue;
-            }
-            last = Instant::now();
-            let worth = if grown { Worth::AnyLog } else { BY_TIME };
-            match self.consolidate(stored, worth).await {
+            };
+            let made = self.consolidate(stored, worth).await;
+            pace.made(begun, Instant::now());
+            match made {
                 Ok(report) => {
                     pause = LOOK;
                     base = Some(Known {
@@ -239,6 +243,37 @@ impl Upkeep {
     }
 }
 
+/// How often bases are made.
+struct Pace {
+    every: Duration,
+    begun: Instant,
+    ended: Instant,
+}
+
+impl Pace {
+    fn new(every: Duration, now: Instant) -> Self {
+        Self {
+            every,
+            begun: now,
+            ended: now,
+        }
+    }
+
+    /// `grown`: the log has outgrown its base. `None`: not yet.
+    fn due(&self, now: Instant, grown: bool) -> Option<Worth> {
+        let took = self.ended.duration_since(self.begun);
+        let pause = GROWN_PAUSE.max(took.saturating_mul(GROWN_PAUSE_FACTOR));
+        if grown && now.duration_since(self.ended) >= pause {
+            return Some(Worth::AnyLog);
+        }
+        (now.duration_since(self.begun) >= self.every).then_some(BY_TIME)
+    }
+
+    fn made(&mut self, begun: Instant, ended: Instant) {
+        (self.begun, self.ended) = (begun, ended);
+    }
+}
+
 /// The newest base, as far as is known here.
 struct Known {
     at: Position,
@@ -263,4 +298,37 @@ impl Known {
 /// Where it cannot be done, bases are made with everybody else's priority.
 fn yield_to_others() {
     let _ = rustix::process::nice(NICENESS);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_log_that_grows_fast_gets_a_tenth_of_the_time_and_none_of_a_short_burst() {
+        let start = Instant::now();
+        let mut pace = Pace::new(3600 * SECOND, start);
+        assert_eq!(pace.due(start + 59 * SECOND, true), None);
+        assert_eq!(pace.due(start + 60 * SECOND, true), Some(Worth::AnyLog));
+        assert_eq!(pace.due(start + 60 * SECOND, false), None);
+
+        let ended = start + 100 * SECOND;
+        pace.made(start + 60 * SECOND, ended);
+        assert_eq!(pace.due(ended + 359 * SECOND, true), None);
+        assert_eq!(pace.due(ended + 360 * SECOND, true), Some(Worth::AnyLog));
+    }
+
+    #[test]
+    fn by_time_a_base_is_due_however_long_the_last_one_took() {
+        let start = Instant::now();
+        let mut pace = Pace::new(3600 * SECOND, start);
+        assert_eq!(pace.due(start + 3599 * SECOND, false), None);
+        assert_eq!(pace.due(start + 3600 * SECOND, false), Some(BY_TIME));
+        assert_eq!(pace.due(start + 3600 * SECOND, true), Some(Worth::AnyLog));
+        pace.made(start, start + 7200 * SECOND);
+        assert_eq!(pace.due(start + 7201 * SECOND, true), Some(BY_TIME));
+    }
 }
