@@ -2,12 +2,19 @@
 //!
 //! Every object is created once and never changed; the create is the commit point. A store knows nothing of what the
 //! objects mean (that is [`crate::archive`]).
+//!
+//! What the stores on the network have in common is said once: `remote` (creates, reads, listings, deletions), `parts` (objects of
+//! unknown length), `resume` (reads that break off), `retry`, `names`. `gcs` and `cloud` make the single requests.
 
 mod cloud;
 mod file;
 mod file_walk;
 mod gcs;
 pub mod memory;
+mod names;
+mod parts;
+mod remote;
+mod resume;
 mod retry;
 
 use std::fmt;
@@ -198,6 +205,8 @@ impl StoreError {
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod testing;
 
 #[cfg(test)]
 #[path = "../../tests/support/emulator.rs"]

@@ -38,6 +38,9 @@ pub enum Fault {
     Lost(u16),
     /// Passed on; of the answer so many bytes come, then the connection is cut.
     CutAnswer(usize),
+    /// Passed on; of the answer so many bytes come, and its headers say that there are no more. (No range can be said to have none:
+    /// with 0, headers say the range that was asked for.)
+    EndsEarly(usize),
     /// Not passed on: the connection is cut in the middle of the body, or before the answer.
     CutRequest,
     /// Passed on; one bit of the answer's body is another one.
@@ -523,10 +526,27 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
             response = response.header(name, value);
         }
     }
+    let partial = theirs.headers().get("content-range").cloned();
     let Ok(body) = theirs.bytes().await else {
         return cut(Bytes::new());
     };
+    if shared.cloud == Cloud::Google && parts.method == "GET" && target.contains("alt=media") {
+        // The service says it, and the emulator does not.
+        let whole = partial.as_ref().map_or(body.len(), |range| {
+            let range = range.to_str().unwrap();
+            range.rsplit('/').next().unwrap().parse().unwrap()
+        });
+        response = response.header("x-goog-stored-content-length", whole);
+    }
     let body = match fault {
+        Some(Fault::EndsEarly(length)) => {
+            let partial = partial.filter(|_| length > 0);
+            if let (Some(range), Some(headers)) = (partial, response.headers_mut()) {
+                let shorter = shorter(range.to_str().unwrap(), length);
+                headers.insert("content-range", shorter.parse().unwrap());
+            }
+            Body::from(body.slice(..length))
+        }
         Some(Fault::CutAnswer(length)) => {
             return response
                 .header("content-length", body.len())
@@ -552,6 +572,14 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         _ => Body::from(body),
     };
     response.body(body).unwrap()
+}
+
+/// `bytes FIRST-LAST/SIZE` with so many bytes.
+fn shorter(range: &str, length: usize) -> String {
+    let (first, rest) = range.split_once('-').unwrap();
+    let start: usize = first.strip_prefix("bytes ").unwrap().parse().unwrap();
+    let (_, size) = rest.split_once('/').unwrap();
+    format!("{first}-{}/{size}", start + length - 1)
 }
 
 fn take(shared: &Shared, method: &str, target: &str) -> Option<Fault> {

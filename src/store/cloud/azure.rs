@@ -3,9 +3,10 @@
 use object_store::ClientConfigKey;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
-use super::settings::{clear_text, client_options, is_on, parse, retries};
+use super::settings::{clear_text, client_options, is_on, retries};
 use super::wire::Connector;
 use super::{CloudStore, Credentials, Side};
+use crate::store::names::Place;
 
 /// 50,000 blocks of them are 390 GiB.
 const PART: usize = 8 << 20;
@@ -13,8 +14,6 @@ const EMULATOR: &str = "http://127.0.0.1:10000";
 const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
 
 static SIDE: Side = Side {
-    scheme: "az",
-    noun: "container",
     part: |_| PART,
     parts: 50_000,
     metadata_first: false,
@@ -49,7 +48,8 @@ pub(super) fn open(
     url: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<CloudStore, String> {
-    let (container, prefix) = parse(&SIDE, url)?;
+    let place = Place::parse("az", "container", url)?;
+    let container = place.bucket.clone();
     let mut builder = MicrosoftAzureBuilder::new();
     let mut emulator = EMULATOR.to_owned();
     for (name, value) in environment {
@@ -107,11 +107,5 @@ pub(super) fn open(
         true => Credentials::None,
         false => Credentials::Azure(cloud.credentials().clone()),
     };
-    Ok(CloudStore::new(
-        &SIDE,
-        cloud,
-        credentials,
-        container,
-        prefix,
-    ))
+    Ok(CloudStore::new(&SIDE, cloud, credentials, place))
 }

@@ -3,9 +3,10 @@
 use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
-use super::settings::{clear_text, client_options, is_on, parse, retries};
+use super::settings::{clear_text, client_options, is_on, retries};
 use super::wire::Connector;
 use super::{CloudStore, Credentials, Side};
+use crate::store::names::Place;
 
 /// The smallest part, but for the last, is 5 MiB. After so many parts come larger ones, so that 10,000 hold 195 GiB; before that all
 /// are of one size, as some services want it.
@@ -14,8 +15,6 @@ const PART_SMALL: usize = 8 << 20;
 const PART_LARGE: usize = 32 << 20;
 
 static SIDE: Side = Side {
-    scheme: "s3",
-    noun: "bucket",
     part: |number| match number < PARTS_SMALL {
         true => PART_SMALL,
         false => PART_LARGE,
@@ -50,7 +49,8 @@ pub(super) fn open(
     url: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<CloudStore, String> {
-    let (bucket, prefix) = parse(&SIDE, url)?;
+    let place = Place::parse("s3", "bucket", url)?;
+    let bucket = place.bucket.clone();
     if bucket.ends_with("--x-s3") {
         return Err("a directory bucket (S3 Express) does not list objects in order: use an ordinary bucket".to_owned());
     }
@@ -98,5 +98,5 @@ pub(super) fn open(
         true => Credentials::None,
         false => Credentials::Aws(cloud.credentials().clone()),
     };
-    Ok(CloudStore::new(&SIDE, cloud, credentials, bucket, prefix))
+    Ok(CloudStore::new(&SIDE, cloud, credentials, place))
 }

@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
-use super::Side;
-use crate::store::check_name;
-
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Every kind of call is tried again by us, in the same way.
@@ -43,34 +40,6 @@ pub(super) fn clear_text(endpoint: &str, allowed: bool, variable: &str) -> Resul
         )),
         _ => Err(format!("the endpoint {endpoint} begins with no https://")),
     }
-}
-
-/// Bucket, and the prefix: empty, or with a `/` at its end.
-pub(super) fn parse(side: &Side, url: &str) -> Result<(String, String), String> {
-    let scheme = side.scheme;
-    let name = side.noun.to_uppercase();
-    let form = format!("write {scheme}://{name} or {scheme}://{name}/PREFIX");
-    let rest = url
-        .strip_prefix(scheme)
-        .and_then(|rest| rest.strip_prefix("://"))
-        .ok_or_else(|| format!("it begins with no {scheme}://; {form}"))?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-    if bucket.len() < 3 || !bucket.chars().all(allowed) {
-        return Err(format!(
-            "`{bucket}` cannot be the name of a {}; {form}",
-            side.noun
-        ));
-    }
-    let prefix = prefix.trim_end_matches('/');
-    if prefix.contains(['?', '#']) {
-        return Err(format!("? and # are not taken in a prefix; {form}"));
-    }
-    if prefix.is_empty() {
-        return Ok((bucket.to_owned(), String::new()));
-    }
-    check_name(prefix).map_err(|error| format!("{error}; {form}"))?;
-    Ok((bucket.to_owned(), format!("{prefix}/")))
 }
 
 /// Is a setting of the environment on?

@@ -14,6 +14,7 @@ use axum::extract::Request;
 use axum::response::Response;
 
 use super::*;
+use crate::store::Store;
 
 const SECRET: &str = "c2VjcmV0IG9mIHRoZSB0ZXN0cw==";
 

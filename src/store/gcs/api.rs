@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::TOKEN_KEY;
-use super::error::{self, Attempt};
+use super::error;
 use crate::config::{Encryption, EncryptionKey, GcsOptions};
+use crate::store::retry::{Attempt, chain};
 
 const ENDPOINT: &str = "https://storage.googleapis.com";
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -45,7 +46,25 @@ pub(super) struct Metadata {
     pub(super) metadata: BTreeMap<String, String>,
     /// Base64 of the big-endian CRC32C.
     #[serde(default)]
-    pub(super) crc32c: String,
+    crc32c: String,
+    /// A number as text.
+    #[serde(default)]
+    size: String,
+}
+
+impl Metadata {
+    /// In bytes.
+    pub(super) fn size(&self) -> Result<u64, Attempt> {
+        let unsaid = || "the server does not say how long the object is".to_owned();
+        let size = self.size.parse();
+        size.map_err(|_| Attempt::Refused(200, unsaid()))
+    }
+
+    /// As a number.
+    pub(super) fn crc32c(&self) -> Option<u32> {
+        let bytes = BASE64_STANDARD.decode(&self.crc32c).ok()?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    }
 }
 
 /// A page of a listing.
@@ -82,7 +101,7 @@ impl Api {
             // The service has none, and a key must not follow one.
             .redirect(Policy::none())
             .build()
-            .map_err(|error| format!("no HTTP client can be made: {}", error::chain(&error)))?;
+            .map_err(|error| format!("no HTTP client can be made: {}", chain(&error)))?;
         let mut common = HeaderMap::new();
         if let Some(project) = &options.user_project {
             let value = HeaderValue::from_str(project)
@@ -109,7 +128,7 @@ impl Api {
             .request(Method::GET, self.url(&[object]))
             .await?
             .headers(self.key.clone())
-            .query(&[("fields", "metadata,crc32c")]);
+            .query(&[("fields", "metadata,crc32c,size")]);
         json_of(send(request).await?).await
     }
 
@@ -226,7 +245,7 @@ async fn send(request: RequestBuilder) -> Result<Response, Attempt> {
     let response = request
         .send()
         .await
-        .map_err(|error| Attempt::Again(error::chain(&error), None))?;
+        .map_err(|error| Attempt::Again(chain(&error), None))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -252,5 +271,5 @@ async fn json_of<T: DeserializeOwned>(response: Response) -> Result<T, Attempt> 
     response
         .json()
         .await
-        .map_err(|error| Attempt::Again(error::chain(&error), None))
+        .map_err(|error| Attempt::Again(chain(&error), None))
 }

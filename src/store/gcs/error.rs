@@ -4,15 +4,10 @@ use std::time::Duration;
 
 use google_cloud_storage::Error;
 
-pub(super) use crate::store::retry::{Attempt, chain, pause, too_slow};
-use crate::store::retry::{Call, short};
+use crate::store::retry::{Attempt, chain, short};
 
-/// A call of the store, with what to do when it is refused.
-pub(super) fn call(verb: &'static str, shown: String, limit: Duration) -> Call {
-    Call::new(verb, shown, limit, advice)
-}
-
-fn advice(verb: &str, status: u16, said: &str) -> String {
+/// What to do when that verb is refused with that status.
+pub(super) fn advice(verb: &str, status: u16, said: &str) -> String {
     if status == 401 {
         return "The credentials are not accepted: see which account is meant to be used here"
             .to_owned();
@@ -88,6 +83,9 @@ pub(super) fn of_credentials(error: &(dyn std::error::Error + 'static)) -> Attem
 pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> Attempt {
     let text = format!("the server says: {}", short(said));
     match status {
+        404 if said.contains("bucket does not exist") => {
+            Attempt::Refused(status, format!("{text} (HTTP 404). Does the bucket exist?"))
+        }
         404 => Attempt::NotFound(text),
         408 | 429 | 500..=599 => {
             let after = retry_after.and_then(|value| value.trim().parse().ok());
@@ -147,6 +145,7 @@ fn key_advice(said: &str) -> Option<&'static str> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::store::retry::Call;
 
     #[test]
     fn what_was_garbled_on_its_way_up_is_sent_again() {
@@ -190,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_permission_that_the_service_names_is_the_one_that_is_told() {
         let told = async |said: &str| {
-            let call = call("create", "gs://b/o".to_owned(), Duration::ZERO);
+            let call = Call::new("create", "gs://b/o".to_owned(), Duration::ZERO, advice);
             let error = call
                 .run(|| async { Err::<(), _>(of_status(403, said, None)) })
                 .await

@@ -1,4 +1,5 @@
-//! Against an emulator, and through a proxy that harms requests.
+//! What only Google Cloud Storage has: compositions, keys, storage classes, who pays. (What is the same with every service is in
+//! `remote_tests.rs`.)
 
 #![allow(
     clippy::unwrap_used,
@@ -9,12 +10,14 @@
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::TryStreamExt;
 
 use super::*;
 use crate::config::{EncryptionKey, StorageClass};
-use crate::store::emulator::{Cut, Fault, Gcs, Seen, Way};
-use crate::store::{SharedStore, contract};
+use crate::store::Store;
+use crate::store::emulator::{Cloud, Fault, Gcs, Seen};
+use crate::store::testing::{body, read, with};
 
 async fn store(gcs: &Gcs, prefix: &str) -> GcsStore {
     store_with(gcs, &format!("bucket/{prefix}"), &GcsOptions::default()).await
@@ -26,66 +29,8 @@ async fn store_with(gcs: &Gcs, place: &str, options: &GcsOptions) -> GcsStore {
         .unwrap()
 }
 
-async fn read(store: &GcsStore, name: &str) -> Result<Vec<u8>, StoreError> {
-    let mut all = Vec::new();
-    let mut chunks = store.read(name, None).await?;
-    while let Some(chunk) = chunks.try_next().await? {
-        all.extend_from_slice(&chunk);
-    }
-    Ok(all)
-}
-
-fn body(size: usize) -> Bytes {
-    (0..size).map(|n| (n / 7 % 251) as u8).collect()
-}
-
-/// The emulator's own threads must be gone before the test's runtime is.
 fn with_gcs<F: Future<Output = ()>>(test: impl FnOnce(Arc<Gcs>) -> F) {
-    let gcs = Arc::new(Gcs::start("bucket"));
-    tokio::runtime::Runtime::new()
-        .unwrap()
-        .block_on(test(Arc::clone(&gcs)));
-}
-
-#[test]
-fn it_does_what_every_store_does() {
-    with_gcs(|gcs| async move {
-        let number = AtomicUsize::new(0);
-        let mut stores: Vec<SharedStore> = Vec::new();
-        for _ in 0..12 {
-            let n = number.fetch_add(1, Ordering::Relaxed);
-            stores.push(Arc::new(store(&gcs, &format!("contract-{n}")).await));
-        }
-        let left = std::sync::Mutex::new(stores);
-        contract::run(|| left.lock().unwrap().pop().unwrap()).await;
-    });
-}
-
-#[test]
-fn a_name_in_another_prefix_is_not_seen() {
-    with_gcs(|gcs| async move {
-        let whole = store(&gcs, "").await;
-        let one = store(&gcs, "one").await;
-        one.create("a", body(3)).await.unwrap();
-        store(&gcs, "one-more")
-            .await
-            .create("b", body(3))
-            .await
-            .unwrap();
-        let names = |store: &GcsStore| {
-            let store = store.clone();
-            async move {
-                let found: Vec<ObjectMeta> =
-                    store.list("", None).await.try_collect().await.unwrap();
-                found
-                    .into_iter()
-                    .map(|object| object.name)
-                    .collect::<Vec<_>>()
-            }
-        };
-        assert_eq!(names(&one).await, ["a"]);
-        assert_eq!(names(&whole).await, ["one-more/b", "one/a"]);
-    });
+    with(Cloud::Google, |bench| test(bench.emulator));
 }
 
 #[test]
@@ -123,213 +68,6 @@ fn a_long_upload_goes_up_in_parts_and_is_one_object() {
 }
 
 #[test]
-fn what_passes_is_tried_again_and_the_object_is_whole() {
-    with_gcs(|gcs| async move {
-        let store = store(&gcs, "f").await;
-        for (n, fault) in [
-            Fault::Status(408, None),
-            Fault::Status(429, Some(1)),
-            Fault::Status(500, None),
-            Fault::Status(503, None),
-            Fault::CutRequest,
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let name = format!("object-{n}");
-            gcs.fault("POST", "/upload/", 2, fault.clone());
-            store.create(&name, body(100_000)).await.unwrap();
-            assert_eq!(gcs.heal(), 0, "{fault:?} was met twice");
-            gcs.fault("GET", "object-", 1, fault.clone());
-            assert_eq!(read(&store, &name).await.unwrap(), body(100_000));
-            assert_eq!(gcs.heal(), 0, "{fault:?} was met");
-            gcs.fault("GET", "/o?", 1, fault.clone());
-            let found: Vec<ObjectMeta> = store.list(&name, None).await.try_collect().await.unwrap();
-            assert_eq!(found.len(), 1);
-            gcs.fault("DELETE", "object-", 1, fault.clone());
-            store.delete(&name).await.unwrap();
-            assert_eq!(gcs.heal(), 0, "{fault:?} was met");
-        }
-    });
-}
-
-#[test]
-fn a_create_whose_answer_was_lost_is_ours_and_only_then() {
-    with_gcs(|gcs| async move {
-        let store = store(&gcs, "l").await;
-        gcs.fault("POST", "/upload/", 1, Fault::Lost(503));
-        store.create("mine", body(1000)).await.unwrap();
-        assert_eq!(gcs.heal(), 0);
-        gcs.fault("POST", "/upload/", 1, Fault::CutAnswer(10));
-        store.create("mine-too", body(1000)).await.unwrap();
-        assert_eq!(gcs.heal(), 0);
-        // The same bytes by another create are not ours.
-        for name in ["mine", "mine-too"] {
-            let error = store.create(name, body(1000)).await.unwrap_err();
-            assert!(matches!(&error, StoreError::AlreadyExists { name: it } if it == name));
-        }
-        // Composed ones too.
-        let mut upload = store.upload("long").await.unwrap();
-        for _ in 0..3 {
-            upload.write(body(upload::PART)).await.unwrap();
-        }
-        gcs.fault("POST", "/compose", 1, Fault::Lost(500));
-        upload.commit().await.unwrap();
-        assert_eq!(gcs.heal(), 0);
-        assert_eq!(read(&store, "long").await.unwrap().len(), 3 * upload::PART);
-    });
-}
-
-#[test]
-fn a_read_that_breaks_off_goes_on_and_wrong_bytes_are_found() {
-    with_gcs(|gcs| async move {
-        let store = store(&gcs, "r").await;
-        store.create("o", body(3_000_000)).await.unwrap();
-        gcs.fault("GET", "/o/r%2Fo", 1, Fault::CutAnswer(1_234_567));
-        gcs.fault("GET", "/o/r%2Fo", 1, Fault::CutAnswer(500_000));
-        assert_eq!(read(&store, "o").await.unwrap(), body(3_000_000));
-        assert_eq!(gcs.heal(), 0);
-        gcs.fault(
-            "GET",
-            "/o/r%2Fo",
-            1,
-            Fault::Trickle(Duration::from_millis(50)),
-        );
-        assert_eq!(read(&store, "o").await.unwrap(), body(3_000_000));
-        assert_eq!(gcs.heal(), 0);
-        // In one piece, and in the piece after a cut.
-        for cut in [false, true] {
-            if cut {
-                gcs.fault("GET", "/o/r%2Fo", 1, Fault::CutAnswer(1_000_000));
-            }
-            gcs.fault("GET", "/o/r%2Fo", 1, Fault::WrongAnswer);
-            let error = read(&store, "o").await.unwrap_err();
-            assert_eq!(gcs.heal(), 0);
-            assert!(error.is_transient(), "{error}");
-            assert!(error.to_string().contains("checksum"), "{error}");
-            assert!(error.to_string().contains("gs://bucket/r/o"), "{error}");
-        }
-    });
-}
-
-#[test]
-fn what_needs_a_change_is_told_at_once_with_what_to_do() {
-    with_gcs(|gcs| async move {
-        let store = store(&gcs, "d").await;
-        store.create("o", body(10)).await.unwrap();
-        let before = gcs.requests().len();
-        gcs.fault("POST", "/upload/", 1, Fault::Status(403, None));
-        let error = store.create("x", body(10)).await.unwrap_err();
-        let text = error.to_string();
-        assert!(!error.is_transient());
-        assert!(text.contains("storage.objects.create"), "{text}");
-        assert!(text.contains("cannot create gs://bucket/d/x"), "{text}");
-        gcs.fault("GET", "/o/", 1, Fault::Status(403, None));
-        let text = read(&store, "o").await.unwrap_err().to_string();
-        assert!(text.contains("storage.objects.get"), "{text}");
-        gcs.fault("GET", "/o?", 1, Fault::Status(403, None));
-        let found: Result<Vec<ObjectMeta>, _> = store.list("", None).await.try_collect().await;
-        let text = found.unwrap_err().to_string();
-        assert!(text.contains("storage.objects.list"), "{text}");
-        gcs.fault("DELETE", "/o/", 1, Fault::Status(401, None));
-        let text = store.delete("o").await.unwrap_err().to_string();
-        assert!(text.contains("credentials are not accepted"), "{text}");
-        assert_eq!(gcs.heal(), 0);
-        assert_eq!(gcs.requests().len() - before, 4, "none was tried again");
-        // No such bucket.
-        let none = store_with(&gcs, "no-such-bucket/x", &GcsOptions::default()).await;
-        let found: Result<Vec<ObjectMeta>, _> = none.list("", None).await.try_collect().await;
-        let error = found.unwrap_err();
-        assert!(!error.is_transient());
-        assert!(
-            error.to_string().contains("Does the bucket exist"),
-            "{error}"
-        );
-        let error = none.create("a", body(1)).await.unwrap_err();
-        assert!(
-            error.to_string().contains("Does the bucket exist"),
-            "{error}"
-        );
-    });
-}
-
-/// As the service's limits, but for a test that meets them.
-const SHORT: Limits = Limits {
-    attempt: Duration::from_secs(2),
-    stall: Duration::from_millis(700),
-    ..LIMITS
-};
-
-#[test]
-fn a_connection_that_is_reset_or_stands_still_costs_one_try() {
-    with_gcs(|gcs| async move {
-        let store = GcsStore::open_within(
-            "gs://bucket/c",
-            &GcsOptions::default(),
-            Some(gcs.host()),
-            SHORT,
-        )
-        .await
-        .unwrap();
-        for (n, cut) in [Cut::Reset, Cut::Stall].into_iter().enumerate() {
-            let name = format!("object-{n}");
-            // In the middle of a request, and in the middle of parts.
-            gcs.cut(Way::Up, 1_000_000, cut);
-            store.create(&name, body(3_000_000)).await.unwrap();
-            assert_eq!(gcs.cuts_left(), 0, "{cut:?}");
-            gcs.cut(Way::Up, 6_000_000, cut);
-            let long = format!("long-{n}");
-            let mut upload = store.upload(&long).await.unwrap();
-            upload.write(body(3 * upload::PART)).await.unwrap();
-            upload.commit().await.unwrap();
-            assert_eq!(gcs.cuts_left(), 0, "{cut:?}");
-            assert_eq!(read(&store, &long).await.unwrap(), body(3 * upload::PART));
-            // Before the answer: the object is there, and is ours.
-            gcs.cut(Way::Down, 1, cut);
-            store.create(&format!("more-{n}"), body(10)).await.unwrap();
-            // In the middle of an answer.
-            let gets = gets(&gcs, &name);
-            gcs.cut(Way::Down, 1_500_000, cut);
-            assert_eq!(read(&store, &name).await.unwrap(), body(3_000_000));
-            assert_eq!(self::gets(&gcs, &name), gets + 2, "{cut:?}");
-            gcs.cut(Way::Down, 1, cut);
-            let found: Vec<ObjectMeta> = store.list(&name, None).await.try_collect().await.unwrap();
-            assert_eq!(found.len(), 1);
-            gcs.cut(Way::Down, 1, cut);
-            store.delete(&name).await.unwrap();
-            assert_eq!(gcs.cuts_left(), 0, "{cut:?}");
-        }
-    });
-}
-
-fn gets(gcs: &Gcs, name: &str) -> usize {
-    let requests = gcs.requests();
-    let of_it = |line: &&String| line.starts_with("GET") && line.contains(name);
-    requests.iter().filter(of_it).count()
-}
-
-#[test]
-fn a_slow_trickle_is_not_taken_for_a_dead_connection() {
-    with_gcs(|gcs| async move {
-        let store = store(&gcs, "t").await;
-        store.create("o", body(1_000_000)).await.unwrap();
-        let store = GcsStore {
-            limits: SHORT,
-            ..store
-        };
-        // Ten pieces, of which each comes within the limit, and all do not.
-        gcs.fault(
-            "GET",
-            "/o/t%2Fo",
-            1,
-            Fault::Trickle(Duration::from_millis(200)),
-        );
-        assert_eq!(read(&store, "o").await.unwrap(), body(1_000_000));
-        assert_eq!((gcs.heal(), gets(&gcs, "t%2Fo")), (0, 1));
-    });
-}
-
-#[test]
 fn each_kind_of_request_tells_what_is_refused() {
     with_gcs(|gcs| async move {
         let store = store(&gcs, "e").await;
@@ -356,10 +94,14 @@ fn each_kind_of_request_tells_what_is_refused() {
             let error = empty.unwrap_err();
             assert!(!error.is_transient() && error.to_string().contains(says));
         }
+        // An answer that breaks off is no answer.
+        gcs.fault("POST", "/upload/", 1, Fault::CutAnswer(10));
+        store.create("half", body(10)).await.unwrap();
         // What was there a moment ago, and is not now, can be created.
         gcs.fault("POST", "/upload/", 1, Fault::Status(412, None));
         store.create("gone", body(10)).await.unwrap();
         assert_eq!(read(&store, "gone").await.unwrap(), body(10));
+        assert_eq!(gcs.heal(), 0);
     });
 }
 
@@ -459,6 +201,8 @@ fn every_create_says_the_managed_key_and_the_class_and_every_request_who_pays() 
             let creates = matches!(kind, "upload" | "compose");
             let kms = "kmsKeyName=projects%2Fp%2Flocations%2Fl%2FkeyRings%2Fr%2FcryptoKeys%2Fk";
             assert_eq!(seen.line.contains(kms), creates, "{seen:#?}");
+            let once = seen.line.contains("ifGenerationMatch=0");
+            assert_eq!(once, creates, "{seen:#?}");
             let class = seen.body.contains(r#""storageClass":"NEARLINE""#);
             assert_eq!(class, creates, "{seen:#?}");
             let payer = seen.header("x-goog-user-project");
@@ -551,29 +295,4 @@ fn a_key_that_is_missing_or_wrong_is_told_with_the_flag() {
         assert!(matches!(error, StoreError::AlreadyExists { .. }), "{error}");
         assert_eq!(gcs.heal(), 0);
     });
-}
-
-#[test]
-fn urls_say_bucket_and_prefix() {
-    assert_eq!(
-        parse("gs://my-bucket").unwrap(),
-        ("my-bucket".into(), String::new())
-    );
-    assert_eq!(
-        parse("gs://b.c_d/x/y/").unwrap(),
-        ("b.c_d".into(), "x/y/".into())
-    );
-    for wrong in [
-        "gs://",
-        "gs:///x",
-        "gs://UP/x",
-        "gs://bucket//x",
-        "gs://bucket/x?y",
-        "gs://bucket/../x",
-    ] {
-        assert!(
-            parse(wrong).unwrap_err().contains("write gs://BUCKET"),
-            "{wrong}"
-        );
-    }
 }

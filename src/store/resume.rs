@@ -1,0 +1,195 @@
+//! A read under way: resumed where it broke off, in the same object, and checked when it was of the whole. For every store on
+//! the network.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
+use futures::stream::{BoxStream, StreamExt};
+use tokio::time::{sleep, timeout};
+
+use super::StoreError;
+use super::remote::{Service, crc32c};
+use super::retry::{Attempt, pause, too_slow};
+
+/// Chunks that a read gives are not larger.
+const CHUNK: usize = 1 << 20;
+
+/// An answer to a request for bytes of an object.
+pub(super) struct Opened {
+    /// Says which object it is of those that came under this name. None: the service does not say.
+    pub(super) tag: Option<String>,
+    /// Of the whole object: where an answer ends does not say where the object does.
+    pub(super) size: u64,
+    /// Of the whole object, if it is known.
+    pub(super) crc32c: Option<u32>,
+    pub(super) body: Body,
+}
+
+/// Bytes as they come.
+pub(super) type Body = BoxStream<'static, Result<Bytes, Attempt>>;
+
+pub(super) struct Reading<S> {
+    service: S,
+    object: String,
+    body: Option<Body>,
+    tag: Option<String>,
+    /// Received, and not yet given.
+    pending: Bytes,
+    /// The next byte to give.
+    at: u64,
+    /// What was asked for ends there, or the object does.
+    end: u64,
+    /// Of the whole object, when that is what is read, and its checksum known.
+    check: Option<Check>,
+    /// How often it was resumed since the last byte.
+    resumed: u32,
+}
+
+struct Check {
+    wanted: u32,
+    seen: Digest,
+}
+
+impl<S: Service> Reading<S> {
+    /// `range` of an object; its end may lie beyond the object's.
+    pub(super) async fn open(
+        service: S,
+        object: String,
+        range: Range<u64>,
+    ) -> Result<Self, StoreError> {
+        let opened = request(&service, &object, range.clone(), None).await?;
+        let mut reading = Self {
+            service,
+            object,
+            body: None,
+            tag: None,
+            pending: Bytes::new(),
+            at: range.start,
+            end: range.end,
+            check: None,
+            resumed: 0,
+        };
+        let Some(opened) = opened else {
+            return Ok(reading);
+        };
+        reading.end = range.end.min(opened.size);
+        if range.start == 0 && opened.size <= range.end {
+            reading.check = opened.crc32c.map(|wanted| Check {
+                wanted,
+                seen: Digest::new(CrcAlgorithm::Crc32Iscsi),
+            });
+        }
+        reading.tag = opened.tag;
+        reading.body = Some(opened.body);
+        Ok(reading)
+    }
+
+    /// The next chunk; None at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            if !self.pending.is_empty() {
+                let chunk = self.pending.split_to(self.pending.len().min(CHUNK));
+                self.at = self.at.saturating_add(chunk.len() as u64);
+                if let Some(check) = &mut self.check {
+                    check.seen.update(&chunk);
+                }
+                return Ok(Some(chunk));
+            }
+            let Some(body) = &mut self.body else {
+                return Ok(None);
+            };
+            let stall = self.service.limits().stall;
+            let failed = match timeout(stall, body.next()).await {
+                Ok(None) if self.at >= self.end => {
+                    self.body = None;
+                    return self.checked().map(|()| None);
+                }
+                Ok(None) => {
+                    Attempt::Again(format!("it ends too early, after byte {}", self.at), None)
+                }
+                Ok(Some(Ok(bytes))) if self.end.saturating_sub(self.at) < bytes.len() as u64 => {
+                    Attempt::Damaged("more came than was asked for".to_owned())
+                }
+                Ok(Some(Ok(bytes))) => {
+                    if !bytes.is_empty() {
+                        self.resumed = 0;
+                    }
+                    self.pending = bytes;
+                    continue;
+                }
+                Ok(Some(Err(failed))) => failed,
+                Err(_) => too_slow(stall),
+            };
+            self.resume(failed).await?;
+        }
+    }
+
+    /// Goes on where the read broke off, if it is the same object still.
+    async fn resume(&mut self, failed: Attempt) -> Result<(), StoreError> {
+        self.body = None;
+        if !failed.may_resume() || self.resumed >= self.service.limits().resumes {
+            return Err(failed.told(self.what()));
+        }
+        if self.at >= self.end {
+            return self.checked();
+        }
+        // Without a tag, nothing would tell the rest of this object from that of another one.
+        let Some(tag) = &self.tag else {
+            return Err(failed.told(self.what()));
+        };
+        sleep(pause(self.resumed)).await;
+        self.resumed = self.resumed.saturating_add(1);
+        let rest = request(&self.service, &self.object, self.at..self.end, Some(tag)).await;
+        match rest {
+            Ok(Some(opened)) if opened.tag.as_ref() == Some(tag) => {
+                self.body = Some(opened.body);
+                Ok(())
+            }
+            Ok(_) | Err(StoreError::AlreadyExists { .. } | StoreError::NotFound { .. }) => {
+                let cause = "it was deleted meanwhile, or another object came in its place";
+                Err(Attempt::Over(cause.to_owned()).told(self.what()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn checked(&mut self) -> Result<(), StoreError> {
+        let Some(check) = self.check.take() else {
+            return Ok(());
+        };
+        let seen = crc32c(&check.seen);
+        if seen == check.wanted {
+            return Ok(());
+        }
+        let (at, wanted) = (self.at, check.wanted);
+        Err(Attempt::Damaged(format!(
+            "{at} bytes came, with the checksum {seen:08x} (CRC32C) where the object has {wanted:08x}"
+        ))
+        .told(self.what()))
+    }
+
+    fn what(&self) -> String {
+        format!("cannot read {}", self.service.place().shown(&self.object))
+    }
+}
+
+/// Asks for a range of an object, which has that tag still if one is given. None: the object ends before.
+async fn request<S: Service>(
+    service: &S,
+    object: &str,
+    range: Range<u64>,
+    tag: Option<&str>,
+) -> Result<Option<Opened>, StoreError> {
+    let stall = service.limits().stall;
+    let call = service.call("read", object, service.limits().call);
+    call.run(|| async {
+        let opened = service.get(object, range.clone(), tag);
+        match timeout(stall, opened).await {
+            Ok(opened) => opened,
+            Err(_) => Err(too_slow(stall)),
+        }
+    })
+    .await
+    .map_err(|error| service.place().own_name(error, object))
+}
