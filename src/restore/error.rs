@@ -156,7 +156,7 @@ pub enum RestoreError {
     )]
     Rebuild(#[from] RebuildError),
     /// A file could not be written.
-    #[error("{path}: {source}")]
+    #[error("cannot write {path}: {source}{}", advice(.source))]
     File {
         /// Which.
         path: PathBuf,
@@ -296,4 +296,18 @@ pub(super) fn is_damage(error: &ArchiveError) -> bool {
             | ArchiveError::Damaged { .. }
             | ArchiveError::Renamed { .. }
     )
+}
+
+/// What to do about a file that cannot be written.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => ". Is there such a directory?",
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            ". Choose a place where you may write"
+        }
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            ". Make room, or choose another place"
+        }
+        _ => "",
+    }
 }
