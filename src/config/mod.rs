@@ -313,8 +313,6 @@ pub struct RestoreConfig {
     pub dry_run: bool,
     /// Restore over data.
     pub force: bool,
-    /// Report as JSON.
-    pub json: bool,
     /// An RDB file: bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
     /// Where the target finds us as its master; none: where it can reach us, on a free port.
@@ -337,7 +335,6 @@ impl RestoreConfig {
             continue_history: false,
             dry_run: false,
             force: false,
-            json: false,
             memory_limit: 1 << 30,
             listen: None,
             announce: None,
