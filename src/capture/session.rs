@@ -330,6 +330,7 @@ impl Capture {
         if self.guards_emptiness
             && empty
             && unknown
+            && self.emptied != Some(at.history)
             && others.any(|id| known.catalog.is_restorable(*id))
         {
             return Err(SessionEnd::StartOver(
