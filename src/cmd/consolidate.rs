@@ -8,6 +8,7 @@ use crate::config::parse_size;
 use crate::consolidate::{Report, Request, Worth, consolidate};
 use crate::position::ReplId;
 use crate::restore::{RestoreError, When};
+use crate::shown::counted;
 use crate::status::unix_ms_now;
 
 /// Make a new base (snapshot) from the newest one and the log after it, without the server
@@ -84,13 +85,16 @@ fn text(report: &Report) -> String {
     );
     let _ = writeln!(
         text,
-        "  log        {} commands, {} bytes, need not be replayed any more",
-        report.commands, report.log_bytes
+        "  log        {}, {} bytes, not to be replayed any more",
+        counted(report.commands, "command"),
+        report.log_bytes
     );
     let _ = writeln!(
         text,
-        "  base       {} keys, {} bytes, stored in {} bytes",
-        report.keys, report.raw_bytes, report.stored_bytes
+        "  base       {}, {} bytes, stored in {} bytes",
+        counted(report.keys, "key"),
+        report.raw_bytes,
+        report.stored_bytes
     );
     if report.bases > 1 {
         let _ = writeln!(

@@ -12,7 +12,8 @@ use crate::archive::Archive;
 use crate::config::{
     AckPolicy, Admission, CaptureConfig, ConfigError, ConsolidateConfig, Encryption, EncryptionKey,
     GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels, Source, SpoolConfig,
-    StorageClass, StoreConfig, Tls, Upstream, parse_duration, parse_project, parse_size,
+    StorageClass, StoreConfig, Tls, Upstream, parse_addr, parse_duration, parse_project,
+    parse_size,
 };
 use crate::link::accept;
 use crate::position::ReplId;
@@ -347,7 +348,7 @@ pub(super) struct Capture {
     ack: AckPolicy,
 
     /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:9390 (they show no data)
-    #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT", value_parser = parse_addr)]
     pub(super) http: Option<SocketAddr>,
 
     /// Make a new base (snapshot) from the last one and the log so often, if something was written; `never`: only by hand

@@ -12,7 +12,7 @@ use super::{Exit, Failure, flags, print, print_json};
 use crate::lookup::{self, Change, Found, FoundValue};
 use crate::position::Position;
 use crate::rdb::elements::{Part, names, parts};
-use crate::shown::Shown;
+use crate::shown::{Shown, counted};
 use crate::status::unix_ms_now;
 
 /// Show the value of one key as it was at any stored point, or every command that touched it
@@ -68,8 +68,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             return Ok(());
         }
         return print(&format!(
-            "{many} commands touch it between offset {} of history {} and offset {} of history {}\n",
-            looked.from.offset, looked.from.history, looked.to.offset, looked.to.history
+            "{} touched it between offset {} of history {} and offset {} of history {}\n",
+            counted(many, "command"),
+            looked.from.offset,
+            looked.from.history,
+            looked.to.offset,
+            looked.to.history
         ));
     }
     let plan = lookup::plan_of(&archive, history, when).await?;

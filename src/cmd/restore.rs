@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::bars::Bars;
 use super::{Exit, Failure, flags};
-use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_size};
+use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_addr, parse_size};
 use crate::position::{Offset, ReplId};
 use crate::rebuild::{Selection, TYPES};
 use crate::restore::{self, AofLayout, KeysRequest, Listener, Request, RestoreError, When};
@@ -80,7 +80,7 @@ pub(super) struct Args {
     login: flags::Login,
 
     /// Where the target server finds backfeed as its master [default: the address that it can reach, a free port]
-    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr)]
     listen: Option<SocketAddr>,
 
     /// Host and port by which the target reaches that address, where it is another one (NAT, containers)

@@ -22,7 +22,7 @@ pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
     Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
 };
-pub use text::{parse_duration, parse_size, redact};
+pub use text::{parse_addr, parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
 
 use crate::position::{Offset, ReplId};
@@ -279,7 +279,7 @@ impl FromStr for KeysDest {
             Dest::Server(source) => Ok(Self::Server(source)),
             Dest::RdbFile(path) => Ok(Self::RdbFile(path)),
             Dest::Aof(_) => Err(ConfigError::new(
-                "--keys: chosen keys go to redis://HOST:PORT, FILE.rdb or resp:FILE",
+                "chosen keys (--keys) go to redis://HOST:PORT, FILE.rdb or resp:FILE",
             )),
         }
     }

@@ -54,7 +54,7 @@ pub enum RestoreError {
     },
     /// The goal lies after everything that is stored.
     #[error(
-        "{goal} lies after the last point that is stored, {last}: restore `latest`, or an earlier point"
+        "{goal} lies after the last point that is stored, {last}: ask for `latest`, or an earlier point"
     )]
     AfterLatest {
         /// What was asked for.
@@ -65,7 +65,7 @@ pub enum RestoreError {
     /// The log has a hole before the goal.
     #[error(
         "the log of history {history} has a gap: byte {missing} is missing{}, so {goal} cannot be reached from the \
-         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: use --offset {reachable}",
+         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: ask for that",
         .next.map(|next| format!(" (the next segment begins at byte {next})")).unwrap_or_default()
     )]
     Gap {
@@ -213,7 +213,7 @@ pub enum RestoreError {
         source: Box<ControlError>,
     },
     /// The port for the target could not be opened.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}: {source}. Choose another address for --listen")]
     Listen {
         /// Where.
         addr: String,
@@ -305,6 +305,8 @@ fn advice(error: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
             ". Choose a place where you may write"
         }
+        std::io::ErrorKind::IsADirectory => ". Name a file",
+        std::io::ErrorKind::NotADirectory => ". Name a directory",
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             ". Make room, or choose another place"
         }

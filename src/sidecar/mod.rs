@@ -61,7 +61,7 @@ pub enum SidecarError {
     #[error("restoring Redis broke off: {0}")]
     Serve(#[from] ServeError),
     /// The listener.
-    #[error("cannot listen on {addr} for Redis: {cause}")]
+    #[error("cannot listen on {addr} for Redis: {cause}. Choose another address for --listen")]
     Listen {
         /// Where.
         addr: String,
