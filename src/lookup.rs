@@ -23,7 +23,7 @@ pub enum LookupError {
     Rebuild(#[from] RebuildError),
     /// A command of the log cannot be applied.
     #[error(
-        "the state at {goal} cannot be told: {why}. It can be at offset {reachable} (--offset {reachable}); or restore to a server \
+        "the state at {goal} cannot be told: {why}. It can be at offset {reachable}: ask for that, or restore to a server \
          of your own, which replays the log, and ask that"
     )]
     Stopped {

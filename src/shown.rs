@@ -1,10 +1,17 @@
-//! Bytes of a key or a value as people and scripts are shown them.
+//! Bytes of a key or a value, and counts, as people and scripts are shown them.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// `1 key`, `2 keys`.
+#[must_use]
+pub fn counted(many: u64, one: &str) -> String {
+    let plural = if many == 1 { "" } else { "s" };
+    format!("{many} {one}{plural}")
+}
 
 /// Bytes. For people: as they are when they are printable UTF-8, else escaped (`\x00`). As JSON: a string when they are UTF-8,
 /// else `{"base64": "…"}`.

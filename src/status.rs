@@ -213,8 +213,10 @@ impl Status {
             } else {
                 &detail
             };
-            // What went wrong was logged by whoever handled it.
-            if matches!(&state.last_error, Some((error, _)) if *error == detail) {
+            // What went wrong was logged by whoever handled it; being superseded is the error that the process ends with.
+            if phase == Phase::Superseded
+                || matches!(&state.last_error, Some((error, _)) if *error == detail)
+            {
                 tracing::debug!(%phase, "{message}");
             } else {
                 tracing::info!(%phase, "{message}");

@@ -30,6 +30,14 @@ fn fails(args: &[&str], code: i32, words: &[&str]) -> Output {
             output.stderr
         );
     }
+    // Of texts that others wrote, which end as they like.
+    for twice in ["..\n", ".. ", ".:", ".;", ".,", "?."] {
+        assert!(
+            !output.stderr.contains(twice),
+            "{args:?}: `{twice}` is in {}",
+            output.stderr
+        );
+    }
     output
 }
 

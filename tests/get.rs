@@ -225,7 +225,7 @@ fn databases_and_binary_keys_are_told_apart() {
         ];
         run(&args).stdout
     };
-    assert!(changes("k", "0").starts_with("0 commands touch it"));
+    assert!(changes("k", "0").starts_with("0 commands touched it"));
     let shown = changes("Zoë 1", "3");
     assert!(
         shown.contains("SET \"Zoë 1\" xxx") && shown.contains("x…\n"),

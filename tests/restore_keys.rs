@@ -1,6 +1,7 @@
 //! `backfeed restore --keys`: chosen keys into a server that goes on serving, an RDB file, a file of commands.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use redis::Value;
@@ -268,4 +269,28 @@ fn a_target_that_cannot_take_them_is_refused_before_anything_is_written() {
             "{output:?}"
         );
     }
+}
+
+#[test]
+fn one_that_is_interrupted_says_what_it_may_have_left() {
+    let stored = Stored::new(Version::Redis80);
+    // It takes the connection, and answers nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = silent.local_addr().unwrap();
+    let restore = Command::new(env!("CARGO_BIN_EXE_backfeed"))
+        .args(["restore", "--store", &stored.store, "--keys", "*", "--to"])
+        .arg(format!("redis://{addr}"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _connection = silent.accept().unwrap();
+    let kill = Command::new("sh")
+        .args(["-c", &format!("kill -INT {}", restore.id())])
+        .status();
+    assert!(kill.unwrap().success());
+    let output = restore.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let wanted = format!("interrupted by SIGINT: some of the chosen keys may be at {addr} already");
+    assert!(said.contains(&wanted), "{said}");
 }

@@ -124,7 +124,7 @@ pub enum ArchiveError {
         object: String,
     },
     /// There is no such history.
-    #[error("there is no history {id} in the archive")]
+    #[error("there is no history {id} in the archive: `backfeed list` shows those that are there")]
     UnknownHistory {
         /// The id asked for.
         id: ReplId,

@@ -142,7 +142,7 @@ fn warn_unwalked(summary: &Summary) {
     }
 }
 
-/// A snapshot of this position lies in the store without a manifest: somebody died between the two. It is as good as
+/// A snapshot of this position lies in the store, maybe without a manifest: somebody died between the two. It is as good as
 /// ours (same history, same offset), if it is whole.
 async fn adopt(
     archive: &Archive,
@@ -150,7 +150,7 @@ async fn adopt(
     server: ServerInfo,
     now_unix_ms: i64,
 ) -> Result<BaseManifest, FullSyncError> {
-    tracing::info!(%at, "the snapshot is in the store already, without a manifest: checking it");
+    tracing::info!(%at, "a snapshot of this point is in the store already: checking it");
     let (stored, summary) = archive.walk_stray_base(at).await?;
     warn_unwalked(&summary);
     let says = summary.aux.get("repl-offset").cloned();

@@ -40,7 +40,7 @@ use crate::config::CaptureConfig;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::link::sentinel::SentinelError;
-use crate::position::Position;
+use crate::position::{Position, ReplId};
 use crate::spool::Spool;
 use crate::status::Status;
 
@@ -171,6 +171,7 @@ pub struct Capture {
     clock: Clock,
     log: Option<LogWriter>,
     guards_emptiness: bool,
+    emptied: Option<ReplId>,
     full_syncs: FullSyncLimit,
 }
 
@@ -199,6 +200,7 @@ impl Capture {
             clock,
             log: None,
             guards_emptiness: false,
+            emptied: None,
             full_syncs: FullSyncLimit::default(),
         }
     }
@@ -208,6 +210,11 @@ impl Capture {
     pub fn guarding_emptiness(mut self) -> Self {
         self.guards_emptiness = true;
         self
+    }
+
+    /// Such a server, of this history, is captured all the same: it was seen to be empty, and rightly so.
+    pub fn believes_empty(&mut self, id: Option<ReplId>) {
+        self.emptied = id;
     }
 
     /// The archive.

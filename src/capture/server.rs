@@ -47,9 +47,20 @@ pub(crate) fn wants_version(facts: Option<&Facts>) -> bool {
 }
 
 /// Says why there is a full sync although there was something to go on from, and what would have avoided it.
-pub(super) fn explain_full_sync(from: Option<Position>, at: Position, facts: Option<&Facts>) {
-    let Some(from) = from else {
-        tracing::info!(%at, "first full sync of this server");
+/// Without `from`, there never was one, or `--once` asks for it.
+pub(super) fn explain_full_sync(
+    from: Option<Position>,
+    at: Position,
+    facts: Option<&Facts>,
+    once: bool,
+) {
+    let Some(from) = from.filter(|_| !once) else {
+        let why = if once {
+            "one full sync (--once)"
+        } else {
+            "first full sync of this server"
+        };
+        tracing::info!(%at, "{why}");
         return;
     };
     if from.history == at.history {

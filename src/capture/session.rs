@@ -122,7 +122,9 @@ impl Capture {
                 *syncing = true;
                 let wait = self.full_syncs.wait(Instant::now());
                 self.full_syncs.begun(Instant::now());
-                explain_full_sync(from.as_ref().map(Origin::position), at, facts.as_ref());
+                let had = known.as_ref().and_then(|known| known.previous);
+                let had = from.as_ref().map(Origin::position).or(had);
+                explain_full_sync(had, at, facts.as_ref(), once);
                 if let Some(wait) = wait {
                     return Err(SessionEnd::FullSyncLimit { wait });
                 }
@@ -330,6 +332,7 @@ impl Capture {
         if self.guards_emptiness
             && empty
             && unknown
+            && self.emptied != Some(at.history)
             && others.any(|id| known.catalog.is_restorable(*id))
         {
             return Err(SessionEnd::StartOver(

@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 
 use super::bars::Bars;
-use super::{Failure, flags, print, print_json};
-use crate::archive::Archive;
+use super::{Failure, flags};
 use crate::config::parse_size;
 use crate::consolidate::{Report, Request, Worth, consolidate};
 use crate::position::ReplId;
 use crate::restore::{RestoreError, When};
+use crate::shown::counted;
 use crate::status::unix_ms_now;
-use crate::store;
 
 /// Make a new base (snapshot) from the newest one and the log after it, without the server
 #[derive(Debug, clap::Args)]
@@ -40,9 +39,8 @@ pub(super) struct Args {
           value_parser = parse_size)]
     memory_limit: usize,
 
-    /// Report as JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -55,7 +53,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         (Some(at), None) => When::parse(at, now_unix_ms).map_err(RestoreError::from)?,
         (None, None) => When::Latest,
     };
-    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let archive = args.store.open().await?;
     let request = Request {
         history: args.history,
         service: None,
@@ -67,11 +65,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let bars = Bars::new();
     let report = consolidate(&archive, &request, &bars).await;
     bars.finish();
-    let report = report?;
-    if args.json {
-        return print_json(&report);
-    }
-    print(&text(&report))
+    args.output.print(&report?, text)
 }
 
 fn text(report: &Report) -> String {
@@ -91,13 +85,16 @@ fn text(report: &Report) -> String {
     );
     let _ = writeln!(
         text,
-        "  log        {} commands, {} bytes, need not be replayed any more",
-        report.commands, report.log_bytes
+        "  log        {}, {} bytes, not to be replayed any more",
+        counted(report.commands, "command"),
+        report.log_bytes
     );
     let _ = writeln!(
         text,
-        "  base       {} keys, {} bytes, stored in {} bytes",
-        report.keys, report.raw_bytes, report.stored_bytes
+        "  base       {}, {} bytes, stored in {} bytes",
+        counted(report.keys, "key"),
+        report.raw_bytes,
+        report.stored_bytes
     );
     if report.bases > 1 {
         let _ = writeln!(

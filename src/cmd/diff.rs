@@ -3,14 +3,11 @@
 use std::fmt::{self, Write as _};
 
 use super::listing::Time;
-use super::{Failure, flags, print, print_json};
-use crate::archive::Archive;
-use crate::config::parse_size;
+use super::{Failure, flags};
 use crate::diff::{Count, Diff, KeyChange, Request, What, diff};
 use crate::position::ReplId;
 use crate::restore::{RestoreError, When};
 use crate::status::unix_ms_now;
-use crate::store;
 
 /// Show which keys were added, changed and removed between two points
 #[derive(Debug, clap::Args)]
@@ -30,18 +27,11 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
     history: Option<ReplId>,
 
-    /// Show at most so many keys; 0: all
-    #[arg(long, env = "BACKFEED_LIMIT", value_name = "N", default_value = "1000")]
-    limit: usize,
+    #[command(flatten)]
+    bounds: flags::Bounds,
 
-    /// Hold at most this much of the keys that the log touches in memory
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
-          value_parser = parse_size)]
-    memory_limit: usize,
-
-    /// Report as JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -54,19 +44,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         history: args.history,
         from: when(&args.from)?,
         to: when(&args.to)?,
-        limit: if args.limit == 0 {
-            usize::MAX
-        } else {
-            args.limit
-        },
-        memory: args.memory_limit,
+        limit: args.bounds.limit(),
+        memory: args.bounds.memory_limit,
     };
-    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let archive = args.store.open().await?;
     let found = diff(&archive, request).await?;
-    if args.json {
-        return print_json(&found);
-    }
-    print(&text(&found))
+    args.output.print(&found, text)
 }
 
 fn text(found: &Diff) -> String {

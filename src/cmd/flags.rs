@@ -5,15 +5,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
+use super::{Failure, print, print_json};
+use crate::archive::Archive;
 use crate::config::{
     AckPolicy, Admission, CaptureConfig, ConfigError, ConsolidateConfig, Encryption, EncryptionKey,
     GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels, Source, SpoolConfig,
-    StorageClass, StoreConfig, Tls, Upstream, parse_duration, parse_project, parse_size,
+    StorageClass, StoreConfig, Tls, Upstream, parse_addr, parse_duration, parse_project,
+    parse_size,
 };
 use crate::link::accept;
 use crate::position::ReplId;
 use crate::restore::{RestoreError, When};
+use crate::store;
 use crate::telemetry::LogFormat;
 
 #[derive(Debug, Args)]
@@ -77,6 +82,56 @@ impl Store {
         }
         .checked()
     }
+
+    /// The archive that lies there.
+    pub(super) async fn open(&self) -> Result<Archive, Failure> {
+        let store = store::open_with(&self.lower()?).await?;
+        Ok(Archive::open(store).await?)
+    }
+}
+
+/// How a report is printed.
+#[derive(Debug, Args)]
+pub(super) struct Output {
+    /// Print JSON, for scripts
+    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// `text`: the report for people.
+    pub(super) fn print<R: Serialize>(
+        &self,
+        report: &R,
+        text: impl FnOnce(&R) -> String,
+    ) -> Result<(), Failure> {
+        if self.json {
+            return print_json(report);
+        }
+        print(&text(report))
+    }
+}
+
+/// What a look into a store may show, and take.
+#[derive(Debug, Args)]
+pub(super) struct Bounds {
+    /// Show at most so many elements of a collection, or keys; 0: all
+    #[arg(long, env = "BACKFEED_LIMIT", value_name = "N", default_value = "1000")]
+    limit: usize,
+
+    /// Hold at most this much of the keys that the log touches in memory
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
+          value_parser = parse_size)]
+    pub(super) memory_limit: usize,
+}
+
+impl Bounds {
+    pub(super) fn limit(&self) -> usize {
+        if self.limit == 0 {
+            return usize::MAX;
+        }
+        self.limit
+    }
 }
 
 /// A point of a history in a store.
@@ -89,11 +144,11 @@ pub(super) struct Point {
         value_name = "WHEN",
         conflicts_with = "offset"
     )]
-    at: Option<String>,
+    pub(super) at: Option<String>,
 
     /// The point as an offset of the history
     #[arg(long, env = "BACKFEED_OFFSET", value_name = "N")]
-    offset: Option<u64>,
+    pub(super) offset: Option<u64>,
 
     /// The history, when it is not the latest one (see `backfeed list`)
     #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
@@ -293,7 +348,7 @@ pub(super) struct Capture {
     ack: AckPolicy,
 
     /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:9390 (they show no data)
-    #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT", value_parser = parse_addr)]
     pub(super) http: Option<SocketAddr>,
 
     /// Make a new base (snapshot) from the last one and the log so often, if something was written; `never`: only by hand

@@ -9,14 +9,11 @@ use serde_json::{Value, json};
 
 use super::listing::Time;
 use super::{Exit, Failure, flags, print, print_json};
-use crate::archive::Archive;
-use crate::config::parse_size;
 use crate::lookup::{self, Change, Found, FoundValue};
 use crate::position::Position;
 use crate::rdb::elements::{Part, names, parts};
-use crate::shown::Shown;
+use crate::shown::{Shown, counted};
 use crate::status::unix_ms_now;
-use crate::store;
 
 /// Show the value of one key as it was at any stored point, or every command that touched it
 #[derive(Debug, clap::Args)]
@@ -39,18 +36,11 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_CHANGES", value_parser = clap::builder::BoolishValueParser::new())]
     changes: bool,
 
-    /// Show at most so many elements of a collection; 0: all
-    #[arg(long, env = "BACKFEED_LIMIT", value_name = "N", default_value = "1000")]
-    limit: usize,
+    #[command(flatten)]
+    bounds: flags::Bounds,
 
-    /// Hold at most this much of the keys that the log touches in memory
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
-          value_parser = parse_size)]
-    memory_limit: usize,
-
-    /// Print JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -58,7 +48,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let when = args.point.when(unix_ms_now())?;
-    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let archive = args.store.open().await?;
     let key = args.key.as_bytes();
     let history = args.point.history;
     if args.changes {
@@ -67,32 +57,32 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         let mut give = |change: Change| {
             many = many.saturating_add(1);
             if shown.is_ok() {
-                shown = print_change(&change, args.json);
+                shown = print_change(&change, args.output.json);
             }
         };
-        let memory = args.memory_limit;
+        let memory = args.bounds.memory_limit;
         let looked =
             lookup::changes(&archive, history, when, args.db, key, memory, &mut give).await?;
         shown?;
-        if args.json {
+        if args.output.json {
             return Ok(());
         }
         return print(&format!(
-            "{many} commands touch it between offset {} of history {} and offset {} of history {}\n",
-            looked.from.offset, looked.from.history, looked.to.offset, looked.to.history
+            "{} touched it between offset {} of history {} and offset {} of history {}\n",
+            counted(many, "command"),
+            looked.from.offset,
+            looked.from.history,
+            looked.to.offset,
+            looked.to.history
         ));
     }
     let plan = lookup::plan_of(&archive, history, when).await?;
-    let found = lookup::get(&archive, &plan, args.db, key, args.memory_limit).await?;
-    let limit = if args.limit == 0 {
-        usize::MAX
-    } else {
-        args.limit
-    };
+    let found = lookup::get(&archive, &plan, args.db, key, args.bounds.memory_limit).await?;
+    let limit = args.bounds.limit();
     let Some(value) = &found.value else {
         return Err(Failure::new(Exit::NothingToRestore, missing(&args, &found)));
     };
-    if args.json {
+    if args.output.json {
         return print_json(&as_json(&args, &found, value, limit)?);
     }
     print(&as_text(&args, &found, value, limit)?)

@@ -11,14 +11,12 @@ use tokio::io::AsyncReadExt;
 
 use super::bars::Bars;
 use super::listing::{Size, Time};
-use super::{Exit, Failure, flags, print, print_json};
-use crate::archive::Archive;
+use super::{Exit, Failure, flags};
 use crate::inspect::{Inspection, Inspector, Tally};
 use crate::lookup::plan_of;
 use crate::position::{Offset, Position};
 use crate::restore::{Progress, RestoreError, Stage};
 use crate::status::unix_ms_now;
-use crate::store;
 
 /// Bytes that are read of a file at once.
 const CHUNK: usize = 1 << 20;
@@ -42,9 +40,8 @@ pub(super) struct Args {
           value_parser = clap::value_parser!(u64).range(..=crate::inspect::TOP_LIMIT as u64))]
     top: u64,
 
-    /// Report as JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -89,11 +86,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             ));
         }
     };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&report.to_string())?;
-    }
+    args.output.print(&report, ToString::to_string)?;
     match (report.found.unread_from, &report.found.unread_reason) {
         (Some(from), Some(reason)) => Err(Failure::new(
             Exit::Damaged,
@@ -143,7 +136,7 @@ async fn of_store(
     top: usize,
 ) -> Result<Report, Failure> {
     let when = point.when(unix_ms_now())?;
-    let archive = Archive::open(store::open_with(&store.lower()?).await?).await?;
+    let archive = store.open().await?;
     let plan = plan_of(&archive, point.history, when).await?;
     let base = &plan.base;
     let bars = Bars::new();

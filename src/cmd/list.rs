@@ -1,7 +1,7 @@
 //! `backfeed list`: what the store holds.
 
 use super::listing::Listing;
-use super::{Failure, flags, print, print_json};
+use super::{Failure, flags};
 use crate::archive::{Archive, ArchiveError};
 use crate::store;
 
@@ -11,9 +11,8 @@ pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// Print JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -28,9 +27,5 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         Err(ArchiveError::EmptyStore { .. }) => Listing::empty(url),
         Err(error) => return Err(error.into()),
     };
-    if args.json {
-        print_json(&listing)
-    } else {
-        print(&listing.to_string())
-    }
+    args.output.print(&listing, ToString::to_string)
 }

@@ -213,7 +213,10 @@ fn command() -> clap::Command {
         .mut_subcommands(|verb| strictly(verb).mut_subcommands(strictly))
         // Of all verbs, this one can do without.
         .mut_subcommand("inspect", |verb| {
-            verb.mut_arg("store", |arg| {
+            verb.override_usage(
+                "backfeed inspect [OPTIONS] FILE.rdb\n       backfeed inspect [OPTIONS] --store URL",
+            )
+            .mut_arg("store", |arg| {
                 arg.required(false).required_unless_present("file")
             })
         })

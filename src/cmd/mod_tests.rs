@@ -67,6 +67,7 @@ fn wrong_usage_is_told_and_shows_no_password() {
         refused.text(false)
     };
     assert!(text(&["list"]).contains("--store"));
+    assert!(text(&["inspect"]).contains("inspect [OPTIONS] FILE.rdb"));
     let both = [
         "restore", "--store", "memory:", "--to", "aof:x", "--at", "latest", "--offset", "1",
     ];

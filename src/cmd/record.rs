@@ -11,6 +11,7 @@ use crate::config::{ConfigError, parse_duration, parse_size};
 use crate::fixture::{self, About, FixtureError, Limits, Story};
 use crate::link::control::{Control, ControlError};
 use crate::recording::Redaction;
+use crate::shown::counted;
 use crate::status::unix_ms_now;
 
 /// Record what a server says to a replica, for `backfeed replay` and for tests
@@ -105,10 +106,10 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     fixture::save(&args.to, &recording, &about)?;
     let told = match Story::of(&recording) {
         Ok(story) => format!(
-            "a snapshot of {} bytes, {} bytes of feed, {} connections",
+            "a snapshot of {} bytes, {} bytes of feed, {}",
             story.rdb.len(),
             story.feed.len(),
-            story.stretches.len()
+            counted(story.stretches.len() as u64, "connection")
         ),
         Err(error) => format!("{error}"),
     };

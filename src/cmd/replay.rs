@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Exit, Failure, flags, print};
+use crate::config::parse_addr;
 use crate::fixture::{self, Cut, Fault, Options, Pace, Replay};
 
 /// Play a fixture to any replica that connects, as its master
@@ -14,7 +15,7 @@ pub(super) struct Args {
     fixture: PathBuf,
 
     /// Where replicas find it. Whoever connects is served: no password, no TLS (port 0: any that is free; it is printed)
-    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr)]
     listen: SocketAddr,
 
     /// How fast: `recorded`, `fast`, or so many times as fast as recorded, such as 10x

@@ -8,14 +8,12 @@ use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::bars::Bars;
-use super::{Exit, Failure, flags, print, print_json};
-use crate::archive::Archive;
-use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_size};
+use super::{Exit, Failure, flags};
+use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_addr, parse_size};
 use crate::position::{Offset, ReplId};
 use crate::rebuild::{Selection, TYPES};
-use crate::restore::{self, AofLayout, KeysRequest, Listener, Report, Request, RestoreError, When};
+use crate::restore::{self, AofLayout, KeysRequest, Listener, Request, RestoreError, When};
 use crate::status::unix_ms_now;
-use crate::store;
 
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
 #[derive(Debug, clap::Args)]
@@ -29,23 +27,8 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
     to: String,
 
-    /// The point in time: RFC 3339, `10m ago`, Unix seconds, or `latest` [default: latest]
-    #[arg(
-        long,
-        env = "BACKFEED_AT",
-        value_name = "WHEN",
-        conflicts_with = "offset"
-    )]
-    at: Option<String>,
-
-    /// The point as an offset of the history
-    #[arg(long, env = "BACKFEED_OFFSET", value_name = "N")]
-    offset: Option<u64>,
-
-    /// The history to restore, when it is not the latest one or the store holds several that could be (see `backfeed
-    /// list`)
-    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
-    history: Option<ReplId>,
+    #[command(flatten)]
+    point: flags::Point,
 
     /// Serve the target under the original replication id and offset, as the sidecar does, so that it continues the
     /// history. Without it the target gets a fresh id and is a fork
@@ -85,9 +68,8 @@ pub(super) struct Args {
           value_parser = clap::builder::BoolishValueParser::new())]
     replace: bool,
 
-    /// Report as JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     /// FILE.rdb, --keys: hold at most this much of the keys that the log touches in memory
     #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
@@ -98,7 +80,7 @@ pub(super) struct Args {
     login: flags::Login,
 
     /// Where the target server finds backfeed as its master [default: the address that it can reach, a free port]
-    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr)]
     listen: Option<SocketAddr>,
 
     /// Host and port by which the target reaches that address, where it is another one (NAT, containers)
@@ -124,13 +106,12 @@ impl Args {
         };
         RestoreConfig {
             to,
-            at: self.at.clone(),
-            offset: self.offset.map(Offset),
-            history: self.history,
+            at: self.point.at.clone(),
+            offset: self.point.offset.map(Offset),
+            history: self.point.history,
             continue_history: self.continue_history,
             dry_run: self.dry_run,
             force: self.force,
-            json: self.json,
             memory_limit: self.memory_limit,
             listen: self.listen,
             announce: self.announce.clone(),
@@ -145,19 +126,15 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         return run_keys(&args, pattern.as_bytes()).await;
     }
     let config = args.lower()?;
-    let store = args.store.lower()?;
-    let json = config.json;
+    let now = unix_ms_now();
     // A wrong --at is said before a store is looked at.
-    let request = request(config, unix_ms_now())?;
-    let archive = Archive::open(store::open_with(&store).await?).await?;
+    let request = request(config, args.point.when(now)?, now);
+    let archive = args.store.open().await?;
     let bars = Bars::new();
-    let report = unless_interrupted(restore::restore(&archive, &request, &bars), &request).await;
+    let restoring = restore::restore(&archive, &request, &bars);
+    let report = unless_interrupted(restoring, || left(&request)).await;
     bars.finish();
-    let report = report?;
-    if json {
-        return print_json(&report);
-    }
-    print(&report.to_string())
+    args.output.print(&report?, ToString::to_string)
 }
 
 /// Chosen keys.
@@ -171,43 +148,32 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
         files => files,
     };
     let request = KeysRequest {
-        when: when(args.at.as_deref(), args.offset.map(Offset), unix_ms_now())?,
+        when: args.point.when(unix_ms_now())?,
         target,
         selection: Selection {
             pattern: pattern.to_vec(),
             db: args.db,
             type_name: args.type_name.clone(),
         },
-        history: args.history,
+        history: args.point.history,
         replace: args.replace,
         force: args.force,
         dry_run: args.dry_run,
         memory_limit: args.memory_limit,
     };
-    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let archive = args.store.open().await?;
     let bars = Bars::new();
-    let report = restore::restore_keys(&archive, &request, &bars).await;
+    let restoring = restore::restore_keys(&archive, &request, &bars);
+    let report = unless_interrupted(restoring, || left_of_keys(&request)).await;
     bars.finish();
-    let report = report?;
-    if args.json {
-        return print_json(&report);
-    }
-    print(&report.to_string())
-}
-
-fn when(at: Option<&str>, offset: Option<Offset>, now_unix_ms: i64) -> Result<When, Failure> {
-    Ok(match (at, offset) {
-        (_, Some(offset)) => When::Offset(offset.0),
-        (Some(at), None) => When::parse(at, now_unix_ms).map_err(RestoreError::from)?,
-        (None, None) => When::Latest,
-    })
+    args.output.print(&report?, ToString::to_string)
 }
 
 /// A signal ends a restore as an error: nobody must take the target for restored.
-async fn unless_interrupted(
-    restore: impl Future<Output = Result<Report, RestoreError>>,
-    request: &Request,
-) -> Result<Report, Failure> {
+async fn unless_interrupted<R>(
+    restore: impl Future<Output = Result<R, RestoreError>>,
+    left: impl FnOnce() -> String,
+) -> Result<R, Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| {
             let message = format!("cannot listen for signals: {error}");
@@ -222,39 +188,53 @@ async fn unless_interrupted(
         _ = term.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
-    Err(Failure::new(Exit::Error, interrupted(name, request)))
+    let message = format_args!("interrupted by {name}: {}", left());
+    Err(Failure::new(Exit::Error, message))
 }
 
 /// What a restore that was cut off may have left.
-fn interrupted(signal: &str, request: &Request) -> String {
-    let left = match &request.target {
+fn left(request: &Request) -> String {
+    match &request.target {
         _ if request.dry_run => "nothing was touched".to_owned(),
         Dest::Server(source) => format!(
             "{} may still be a replica of this restore, and takes no writes then: run the restore again with --force, or \
              `REPLICAOF NO ONE` there to open it as it is",
             source.addr()
         ),
-        Dest::Aof(path) | Dest::RdbFile(path) => format!(
-            "unfinished files may lie in {} under names with `.backfeed-`, which no server loads; run the restore again, which \
-             replaces them",
-            directory(&request.target, path).display()
-        ),
-    };
-    format!("interrupted by {signal}: {left}")
+        Dest::Aof(directory) => unfinished(directory),
+        Dest::RdbFile(path) => unfinished(directory_of(path)),
+    }
 }
 
-/// Where unfinished files are.
-fn directory<'a>(target: &Dest, path: &'a Path) -> &'a Path {
-    match (target, path.parent()) {
-        (Dest::Aof(_), _) => path,
-        (_, Some(parent)) if !parent.as_os_str().is_empty() => parent,
+/// The same of one of chosen keys.
+fn left_of_keys(request: &KeysRequest) -> String {
+    match &request.target {
+        _ if request.dry_run => "nothing was touched".to_owned(),
+        KeysDest::Server(source) => format!(
+            "some of the chosen keys may be at {} already, each of them whole: run the restore again with --replace",
+            source.addr()
+        ),
+        KeysDest::RdbFile(path) | KeysDest::Resp(path) => unfinished(directory_of(path)),
+    }
+}
+
+fn unfinished(directory: &Path) -> String {
+    format!(
+        "unfinished files may lie in {} under names with `.backfeed-`, which no server loads; run the restore again, which \
+         replaces them",
+        directory.display()
+    )
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
 }
 
-fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> {
-    let when = when(config.at.as_deref(), config.offset, now_unix_ms)?;
-    Ok(Request {
+fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
+    Request {
         target: config.to,
         when,
         history: config.history,
@@ -272,7 +252,7 @@ fn request(config: RestoreConfig, now_unix_ms: i64) -> Result<Request, Failure> 
         fork_id: ReplId::from_random(rand::random()),
         writer: format!("restore/{:016x}", rand::random::<u64>()),
         now_unix_ms,
-    })
+    }
 }
 
 fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
@@ -289,10 +269,28 @@ fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::restore::Report;
 
     fn to(target: &str) -> Request {
         let config = RestoreConfig::latest(target.parse().unwrap());
-        request(config, 0).unwrap()
+        request(config, When::Latest, 0)
+    }
+
+    fn keys_to(target: &str) -> KeysRequest {
+        KeysRequest {
+            target: target.parse().unwrap(),
+            when: When::Latest,
+            selection: Selection {
+                pattern: b"*".to_vec(),
+                db: None,
+                type_name: None,
+            },
+            history: None,
+            replace: false,
+            force: false,
+            dry_run: false,
+            memory_limit: 1 << 20,
+        }
     }
 
     #[test]
@@ -303,7 +301,15 @@ mod tests {
             ("/data/x.rdb", "in /data under"),
             ("x.rdb", "in . under"),
         ] {
-            let text = interrupted("SIGINT", &to(target));
+            let text = left(&to(target));
+            assert!(text.contains(wanted), "{text}");
+        }
+        for (target, wanted) in [
+            ("redis://h:7", "may be at h:7 already"),
+            ("/data/x.rdb", "in /data under"),
+            ("resp:x.resp", "in . under"),
+        ] {
+            let text = left_of_keys(&keys_to(target));
             assert!(text.contains(wanted), "{text}");
         }
     }
@@ -320,7 +326,8 @@ mod tests {
             assert!(kill.unwrap().success());
             std::future::pending().await
         };
-        let failure = unless_interrupted(endless, &request).await.unwrap_err();
+        let interrupted = unless_interrupted::<Report>(endless, || left(&request)).await;
+        let failure = interrupted.unwrap_err();
         assert_eq!(failure.exit(), Exit::Error);
         assert!(failure.to_string().contains("SIGTERM"), "{failure}");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::supervise::supervise;
 use super::{Failure, flags};
 use crate::capture::Clock;
-use crate::config::{ConfigError, Listen, SidecarConfig, Upstream, parse_duration};
+use crate::config::{ConfigError, Listen, SidecarConfig, Upstream, parse_addr, parse_duration};
 use crate::position::ReplId;
 use crate::sidecar;
 use crate::status::unix_ms_now;
@@ -28,7 +28,8 @@ pub(super) struct Args {
         long,
         env = "BACKFEED_LISTEN",
         value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:6390"
+        default_value = "127.0.0.1:6390",
+        value_parser = parse_addr
     )]
     listen: SocketAddr,
 

@@ -1,12 +1,10 @@
 //! `backfeed verify`: can everything that is stored be restored?
 
 use super::bars::Bars;
-use super::{Exit, Failure, flags, print, print_json};
-use crate::archive::Archive;
+use super::{Exit, Failure, flags};
 use crate::position::ReplId;
 use crate::restore::{Progress, Stage};
 use crate::status::unix_ms_now;
-use crate::store;
 use crate::verify::{Request, verify};
 
 /// Check that everything stored can be restored; ends with one line, `sound: …` or `damaged: …` (exit code 7)
@@ -24,16 +22,15 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_DEEP", value_parser = clap::builder::BoolishValueParser::new())]
     deep: bool,
 
-    /// Report as JSON
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    output: flags::Output,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let archive = Archive::open(store::open_with(&args.store.lower()?).await?).await?;
+    let archive = args.store.open().await?;
     let request = Request {
         history: args.history,
         deep: args.deep,
@@ -44,11 +41,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let report = verify(&archive, request, &bars).await;
     bars.finish();
     let report = report?;
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&report.to_string())?;
-    }
+    args.output.print(&report, ToString::to_string)?;
     if report.sound {
         return Ok(());
     }

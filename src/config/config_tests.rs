@@ -252,6 +252,9 @@ fn lengths_of_time_have_a_unit() {
 
 #[test]
 fn sizes_are_binary_or_decimal_as_written() {
+    assert_eq!(parse_addr("[::1]:1").unwrap().port(), 1);
+    let wrong = parse_addr("localhost:6390").unwrap_err().to_string();
+    assert!(wrong.contains("write IP:PORT"), "{wrong}");
     assert_eq!(parse_size("8MiB").unwrap(), 8 << 20);
     assert_eq!(parse_size("64Mi").unwrap(), 64 << 20);
     assert_eq!(parse_size("2 kib").unwrap(), 2048);

@@ -22,7 +22,7 @@ pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
     Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
 };
-pub use text::{parse_duration, parse_size, redact};
+pub use text::{parse_addr, parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
 
 use crate::position::{Offset, ReplId};
@@ -279,7 +279,7 @@ impl FromStr for KeysDest {
             Dest::Server(source) => Ok(Self::Server(source)),
             Dest::RdbFile(path) => Ok(Self::RdbFile(path)),
             Dest::Aof(_) => Err(ConfigError::new(
-                "--keys: chosen keys go to redis://HOST:PORT, FILE.rdb or resp:FILE",
+                "chosen keys (--keys) go to redis://HOST:PORT, FILE.rdb or resp:FILE",
             )),
         }
     }
@@ -313,8 +313,6 @@ pub struct RestoreConfig {
     pub dry_run: bool,
     /// Restore over data.
     pub force: bool,
-    /// Report as JSON.
-    pub json: bool,
     /// An RDB file: bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
     /// Where the target finds us as its master; none: where it can reach us, on a free port.
@@ -337,7 +335,6 @@ impl RestoreConfig {
             continue_history: false,
             dry_run: false,
             force: false,
-            json: false,
             memory_limit: 1 << 30,
             listen: None,
             announce: None,

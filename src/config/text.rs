@@ -1,5 +1,6 @@
-//! Sizes and lengths of time as they are written in flags, and text that may hold passwords.
+//! Addresses, sizes and lengths of time as they are written in flags, and text that may hold passwords.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ConfigError;
@@ -13,6 +14,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
     };
     let parsed: jiff::SignedDuration = text.trim().parse().map_err(|_| complain())?;
     Duration::try_from(parsed).map_err(|_| complain())
+}
+
+/// An address to listen on.
+pub fn parse_addr(text: &str) -> Result<SocketAddr, ConfigError> {
+    text.parse().map_err(|_| {
+        ConfigError(format!(
+            "`{text}` is not an address to listen on: write IP:PORT, such as 127.0.0.1:6390 or [::]:6390"
+        ))
+    })
 }
 
 /// A size in bytes such as `8MiB`, `64Mi`, `1MB` or `4096`.

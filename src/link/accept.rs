@@ -88,7 +88,7 @@ fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
     let files = settings.read()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let unusable = |what: &str, error: &dyn std::fmt::Display| {
-        ConfigError::new(format!("{what} cannot be used: {error}"))
+        ConfigError::new(format!("{what} cannot be used: {error}. Check the files"))
     };
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -148,7 +148,7 @@ impl Control {
         match reply {
             OwnedFrame::Error(text) if text.starts_with("NOAUTH") => Err(LinkError::Refused {
                 addr: self.addr.clone(),
-                refusal: Refusal::Auth(text),
+                refusal: Refusal::Auth(shorten(&text)),
             }
             .into()),
             OwnedFrame::Error(text) => Err(ControlError::Reply {

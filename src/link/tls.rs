@@ -80,7 +80,7 @@ fn client_config(settings: &Tls) -> Result<ClientConfig, ConfigError> {
     let files = settings.read()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let unusable = |what: &str, error: &dyn std::fmt::Display| {
-        ConfigError::new(format!("{what} cannot be used: {error}"))
+        ConfigError::new(format!("{what} cannot be used: {error}. Check the files"))
     };
     let verifier: Arc<dyn ServerCertVerifier> = match files.ca {
         Some(certificates) => trusting(certificates, &provider)

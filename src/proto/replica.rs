@@ -320,7 +320,7 @@ fn tolerate_unknown_option(text: &str) -> Result<(), Refusal> {
 
 /// What an error reply means (fact sheet A.3).
 fn refusal(text: &str) -> Refusal {
-    let message = shorten(text.trim_start_matches('-').trim_end_matches('.'));
+    let message = shorten(text.trim_start_matches('-'));
     let lower = text.to_ascii_lowercase();
     match text.split_ascii_whitespace().next().unwrap_or_default() {
         "-NOAUTH" | "-WRONGPASS" => Refusal::Auth(message),
@@ -355,7 +355,9 @@ pub(crate) fn shorten(text: &str) -> String {
         .split(", with args beginning with")
         .next()
         .unwrap_or(text);
-    said.chars()
+    // Ours goes on after it.
+    said.trim_end_matches('.')
+        .chars()
         .filter(|c| !c.is_control())
         .take(SHOWN)
         .collect()

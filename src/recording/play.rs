@@ -1,5 +1,6 @@
 //! Playing a story to replicas: what each is answered, in which pieces, and what goes wrong on purpose.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -45,6 +46,16 @@ pub enum Ending {
     Recorded(usize),
     /// The story is over, and the link stays.
     Stay,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cut(number) => write!(f, "by cut {} of --cut-at", number.saturating_add(1)),
+            Self::Recorded(_) => f.write_str("as it was in the recording"),
+            Self::Stay => f.write_str("after the last write"),
+        }
+    }
 }
 
 /// What a replica is to be sent.

@@ -50,13 +50,19 @@ impl AofLayout {
     }
 }
 
-/// Refuses a directory that has an append-only file.
+/// Refuses a directory that has an append-only file, and what is no directory.
 pub(super) async fn preflight(directory: &Path, force: bool) -> Result<(), RestoreError> {
+    if fs::metadata(directory).await.is_ok_and(|it| !it.is_dir()) {
+        return Err(RestoreError::File {
+            path: directory.to_owned(),
+            source: std::io::ErrorKind::NotADirectory.into(),
+        });
+    }
     if force {
         return Ok(());
     }
     for (name, reason) in [
-        (DIRECTORY, "is an append-only file"),
+        (DIRECTORY, "holds append-only files"),
         (FILE, "is an append-only file"),
     ] {
         let path = directory.join(name);

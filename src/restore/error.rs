@@ -54,7 +54,7 @@ pub enum RestoreError {
     },
     /// The goal lies after everything that is stored.
     #[error(
-        "{goal} lies after the last point that is stored, {last}: restore `latest`, or an earlier point"
+        "{goal} lies after the last point that is stored, {last}: ask for `latest`, or an earlier point"
     )]
     AfterLatest {
         /// What was asked for.
@@ -65,7 +65,7 @@ pub enum RestoreError {
     /// The log has a hole before the goal.
     #[error(
         "the log of history {history} has a gap: byte {missing} is missing{}, so {goal} cannot be reached from the \
-         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: use --offset {reachable}",
+         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: ask for that",
         .next.map(|next| format!(" (the next segment begins at byte {next})")).unwrap_or_default()
     )]
     Gap {
@@ -156,7 +156,7 @@ pub enum RestoreError {
     )]
     Rebuild(#[from] RebuildError),
     /// A file could not be written.
-    #[error("{path}: {source}")]
+    #[error("cannot write {path}: {source}{}", advice(.source))]
     File {
         /// Which.
         path: PathBuf,
@@ -213,7 +213,7 @@ pub enum RestoreError {
         source: Box<ControlError>,
     },
     /// The port for the target could not be opened.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}: {source}. Choose another address for --listen")]
     Listen {
         /// Where.
         addr: String,
@@ -296,4 +296,20 @@ pub(super) fn is_damage(error: &ArchiveError) -> bool {
             | ArchiveError::Damaged { .. }
             | ArchiveError::Renamed { .. }
     )
+}
+
+/// What to do about a file that cannot be written.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => ". Is there such a directory?",
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            ". Choose a place where you may write"
+        }
+        std::io::ErrorKind::IsADirectory => ". Name a file",
+        std::io::ErrorKind::NotADirectory => ". Name a directory",
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            ". Make room, or choose another place"
+        }
+        _ => "",
+    }
 }

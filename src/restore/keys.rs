@@ -143,7 +143,7 @@ pub async fn restore_keys(
             progress.stage(Stage::Snapshot, None);
             keys = chosen.to_resp(path, progress).await?;
             notes.push(format!(
-                "wrote {}: redis-cli --pipe < {}",
+                "wrote {}; to load it: redis-cli --pipe < {}",
                 path.display(),
                 path.display()
             ));
@@ -528,7 +528,7 @@ impl fmt::Display for KeysReport {
         };
         writeln!(
             f,
-            "{verb} keys {} of {} to {}",
+            "{verb} keys `{}` of {} to {}",
             self.pattern, self.archive, self.target
         )?;
         let time = self.end_time.as_deref().unwrap_or("at an unknown time");

@@ -15,8 +15,14 @@ use crate::rebuild::{self, Limits, RebuildError, Stand};
 /// Refuses what cannot be written, before anything is read.
 ///
 /// # Errors
-/// [`RestoreError::InTheWay`].
+/// [`RestoreError::InTheWay`], [`RestoreError::File`].
 pub(super) async fn preflight(path: &Path, force: bool) -> Result<(), RestoreError> {
+    if tokio::fs::metadata(path).await.is_ok_and(|it| it.is_dir()) {
+        return Err(RestoreError::File {
+            path: path.to_owned(),
+            source: std::io::ErrorKind::IsADirectory.into(),
+        });
+    }
     if !force && files::exists(path).await? {
         return Err(RestoreError::InTheWay {
             path: path.to_owned(),

@@ -6,7 +6,7 @@
 //! | our replica | no keys | a history | serve that, then promote |
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
 //! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and capture it |
-//! | a master | no keys, of no known history | a history | make it our replica, then serve |
+//! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
 //! | a master | anything else | anything | capture it |
 //! | a replica of somebody else | – | – | leave it, and capture it as it is |
 
@@ -82,8 +82,25 @@ pub enum Master {
     Restore,
 }
 
+/// Did a master with these ids, which has no keys, have everything that is stored, so that its emptiness is the application's
+/// doing? `is_stored`: the store holds that history. One that has loaded an old RDB as it started has left the history that
+/// it was in before the end that is stored.
+#[must_use]
+pub fn was_emptied(
+    id: Option<ReplId>,
+    left: Option<(ReplId, Offset)>,
+    tip: &Tip,
+    is_stored: impl Fn(ReplId) -> bool,
+) -> bool {
+    id.is_some_and(&is_stored)
+        || left.is_some_and(|(id, at)| match tip.reaches(id) {
+            Some(stored) => at >= stored,
+            None => is_stored(id),
+        })
+}
+
 /// A Redis that is a master, with `keys` keys. `of_known_history`: the store holds the history that it is in, so that its
-/// emptiness is the application's doing.
+/// emptiness is the application's doing ([`was_emptied`]).
 #[must_use]
 pub fn master(keys: u64, of_known_history: bool, tip: Option<&Tip>) -> Master {
     if keys == 0 && !of_known_history && tip.is_some() {
@@ -155,5 +172,25 @@ mod tests {
         assert_eq!(master(0, true, Some(&tip)), Master::Capture);
         assert_eq!(master(0, false, None), Master::Capture);
         assert_eq!(master(7, false, Some(&tip)), Master::Capture);
+    }
+
+    #[test]
+    fn a_master_that_comes_up_with_an_older_point_was_not_emptied() {
+        let tip = tip();
+        let stored = |known: ReplId| (1..=4).map(id).any(|id| id == known);
+        for (own, left, emptied) in [
+            (9, None, false),
+            (3, None, true),
+            (9, Some((8, 5)), false),
+            (9, Some((3, 299)), false),
+            (9, Some((3, 300)), true),
+            (9, Some((3, 301)), true),
+            (9, Some((2, 199)), false),
+            (9, Some((4, 1)), true),
+        ] {
+            let left = left.map(|(n, offset)| (id(n), Offset(offset)));
+            let was = was_emptied(Some(id(own)), left, &tip, stored);
+            assert_eq!(was, emptied, "{own} {left:?}");
+        }
     }
 }

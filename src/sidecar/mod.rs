@@ -61,7 +61,7 @@ pub enum SidecarError {
     #[error("restoring Redis broke off: {0}")]
     Serve(#[from] ServeError),
     /// The listener.
-    #[error("cannot listen on {addr} for Redis: {cause}")]
+    #[error("cannot listen on {addr} for Redis: {cause}. Choose another address for --listen")]
     Listen {
         /// Where.
         addr: String,
@@ -252,8 +252,9 @@ impl Sidecar {
                 };
                 let known = tip
                     .as_ref()
-                    .is_some_and(|(catalog, _)| is_of_known_history(&facts, catalog))
+                    .is_some_and(|(catalog, tip)| was_emptied(&facts, catalog, tip))
                     || facts.replid2.is_some_and(|(id, _)| Some(id) == self.forked);
+                self.capture.believes_empty(facts.replid.filter(|_| known));
                 let tip = tip.map(|(_, tip)| tip);
                 if decide::master(facts.total_keys(), known, tip.as_ref())
                     == decide::Master::Restore
@@ -568,11 +569,10 @@ fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplI
     }
 }
 
-fn is_of_known_history(facts: &Facts, catalog: &Catalog) -> bool {
-    let ids = [facts.replid, facts.replid2.map(|(id, _)| id)];
-    ids.into_iter()
-        .flatten()
-        .any(|id| catalog.is_restorable(id))
+fn was_emptied(facts: &Facts, catalog: &Catalog, tip: &Tip) -> bool {
+    decide::was_emptied(facts.replid, facts.replid2, tip, |id| {
+        catalog.is_restorable(id)
+    })
 }
 
 async fn facts_of(redis: &Source) -> Result<(Control, Facts), ControlError> {

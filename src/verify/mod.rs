@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::archive::{Archive, ArchiveError, Catalog, History, Name};
 use crate::position::{Offset, Position, ReplId};
 use crate::restore::Progress;
+use crate::shown::counted;
 
 /// Findings of one history that are told one by one; more are counted. A log of a million segments may be gone as a whole.
 const FINDINGS_KEPT: usize = 1000;
@@ -346,8 +347,9 @@ impl fmt::Display for Report {
             }
             writeln!(
                 f,
-                "  has       {} bases, {} segments",
-                found.bases, found.segments
+                "  has       {}, {}",
+                counted(found.bases, "base"),
+                counted(found.segments, "segment")
             )?;
             if self.deep {
                 writeln!(f, "  read      {} bytes, uncompressed", found.bytes_read)?;

@@ -213,7 +213,7 @@ fn a_segment_that_is_not_there() {
                     &format!("the log of history {} has a gap", history.display()),
                     &format!("byte {first} is missing"),
                     &format!("(the next segment begins at byte {next})"),
-                    &format!("use --offset {}", first - 1),
+                    &format!("ends at offset {}: ask for that", first - 1),
                 ],
             );
             // What the message advises works.

@@ -302,7 +302,7 @@ fn points_that_cannot_be_reached() {
         &[
             &format!("{beyond} lies after the last point that is stored, "),
             &format!(":{last}"),
-            "restore `latest`",
+            "ask for `latest`",
         ],
     );
     let id = "0123456789abcdef0123456789abcdef01234567";
@@ -380,18 +380,31 @@ fn files_that_are_in_the_way() {
         fs::write(file, "precious").unwrap();
         let to = format!("aof:{}", place.display());
         let args = ["restore", "--store", &store, "--to", &to];
-        fails(&args, 4, &["is an append-only file", in_the_way]);
+        fails(&args, 4, &["append-only file", in_the_way]);
         assert_eq!(files(place), std::slice::from_ref(file));
         assert_eq!(fs::read(file).unwrap(), b"precious");
         let output = run(&[&args[..], &["--force"]].concat());
         assert_eq!(output.code, 0, "{output:?}");
         assert!(place.join("appendonlydir/appendonly.aof.manifest").exists());
     }
+    // --force cannot help.
+    let as_file = directory.join("x.rdb");
+    fs::create_dir(&as_file).unwrap();
+    let of_file = format!("aof:{}", old.display());
+    for (to, advice) in [
+        (as_file.to_str().unwrap(), "Name a file"),
+        (&of_file, "Name a directory"),
+    ] {
+        for more in [&[][..], &["--force"]] {
+            let args = [&["restore", "--store", &store, "--to", to], more].concat();
+            fails(&args, 1, &["cannot write", advice]);
+        }
+    }
     let nowhere = "aof:/proc/backfeed";
     fails(
         &["restore", "--store", &store, "--to", nowhere],
         1,
-        &["/proc/backfeed"],
+        &["cannot write /proc/backfeed", "Is there such a directory?"],
     );
     assert!(!Path::new("/proc/backfeed").exists());
 }
