@@ -36,8 +36,8 @@ pub(super) struct Args {
     )]
     cut_at: Vec<Cut>,
 
-    /// What goes wrong: stall:MS, split, coalesce, loading[:N], disk, eof, eof-split, keepalives[:N], other-id,
-    /// new-id-after-cut, full-sync-after-cut; several with commas
+    /// What goes wrong: stall:MS, split, coalesce, loading[:N], repeat[:N], reorder[:N], disk, eof, eof-split, keepalives[:N],
+    /// other-id, new-id-after-cut, full-sync-after-cut; several with commas
     #[arg(
         long,
         env = "BACKFEED_FAULT",

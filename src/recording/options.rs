@@ -37,6 +37,11 @@ pub enum Fault {
     Coalesce,
     /// `loading[:N]`: the first N connections (3) are answered `-LOADING`.
     Loading(u32),
+    /// `repeat[:N]`: every reply to the first N connections (1) comes twice.
+    Repeat(u32),
+    /// `reorder[:N]`: replies to the first N connections (1) that go out together do so in reverse order, and what comes after
+    /// `+FULLRESYNC` or `+CONTINUE` comes before it.
+    Reorder(u32),
     /// `disk`: the snapshot with its length, however it was recorded.
     Disk,
     /// `eof`: the snapshot with a mark at its end, for replicas that announce `capa eof`.
@@ -132,6 +137,8 @@ impl FromStr for Fault {
                 .map(|ms| Self::Stall(Duration::from_millis(ms)))
                 .ok_or(BadOption("write milliseconds: stall:500")),
             ("loading", _) => count(3).map(Self::Loading),
+            ("repeat", _) => count(1).map(Self::Repeat),
+            ("reorder", _) => count(1).map(Self::Reorder),
             ("keepalives", _) => count(5).map(Self::Keepalives),
             ("split", None) => Ok(Self::Split),
             ("coalesce", None) => Ok(Self::Coalesce),
@@ -142,8 +149,8 @@ impl FromStr for Fault {
             ("new-id-after-cut", None) => Ok(Self::NewIdAfterCut),
             ("full-sync-after-cut", None) => Ok(Self::FullSyncAfterCut),
             _ => Err(BadOption(
-                "there are stall:MS, split, coalesce, loading[:N], disk, eof, eof-split, keepalives[:N], other-id, \
-                 new-id-after-cut, full-sync-after-cut",
+                "there are stall:MS, split, coalesce, loading[:N], repeat[:N], reorder[:N], disk, eof, eof-split, \
+                 keepalives[:N], other-id, new-id-after-cut, full-sync-after-cut",
             )),
         }
     }

@@ -67,6 +67,52 @@ pub struct Answer {
     pub ending: Ending,
 }
 
+/// What goes wrong on one connection before the feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Welcome {
+    /// It is told `-LOADING`.
+    pub is_loading: bool,
+    repeats: bool,
+    reorders: bool,
+}
+
+impl Welcome {
+    /// What is written for these replies, which are whole.
+    #[must_use]
+    pub fn replies(self, replies: Bytes) -> Bytes {
+        // A bulk string is none of the handshake's.
+        if replies.contains(&b'$') || !(self.repeats || self.reorders) {
+            return replies;
+        }
+        let mut lines: Vec<&[u8]> = replies.split_inclusive(|byte| *byte == b'\n').collect();
+        if self.reorders {
+            lines.reverse();
+        }
+        let times = if self.repeats { 2 } else { 1 };
+        lines
+            .into_iter()
+            .flat_map(|line| line.repeat(times))
+            .collect()
+    }
+
+    /// The same for the answer to a `PSYNC`, of which the first line is the reply.
+    pub fn answer(self, steps: &mut Vec<Step>) {
+        let is_reply = |step: &Step| step.bytes.starts_with(b"+");
+        let Some(at) = steps.iter().position(is_reply) else {
+            return;
+        };
+        let next = at.saturating_add(1);
+        if self.reorders && next < steps.len() {
+            steps.swap(at, next);
+        }
+        if self.repeats
+            && let Some(reply) = steps.get(at).cloned()
+        {
+            steps.insert(at, reply);
+        }
+    }
+}
+
 /// A story that is played: what has happened so far, over all connections.
 #[derive(Debug, Clone)]
 pub struct Play {
@@ -75,7 +121,7 @@ pub struct Play {
     /// The stretch that the story has come to.
     reached: usize,
     cuts_done: Vec<bool>,
-    loading_left: u32,
+    connections: u32,
     /// Where the last cut on purpose was.
     cut_at: Option<Offset>,
     full_sync_due: bool,
@@ -87,13 +133,9 @@ impl Play {
     /// At its beginning.
     #[must_use]
     pub fn new(story: Story, options: Options) -> Self {
-        let loading_left = options.faults.iter().find_map(|fault| match fault {
-            Fault::Loading(count) => Some(*count),
-            _ => None,
-        });
         Self {
             cuts_done: vec![false; options.cuts.len()],
-            loading_left: loading_left.unwrap_or(0),
+            connections: 0,
             story,
             options,
             reached: 0,
@@ -133,11 +175,20 @@ impl Play {
         lines.join("\r\n") + "\r\n"
     }
 
-    /// A replica has connected: is it to be told `-LOADING`?
-    pub fn is_loading(&mut self) -> bool {
-        let loading = self.loading_left > 0;
-        self.loading_left = self.loading_left.saturating_sub(1);
-        loading
+    /// A replica has connected: how is it received?
+    pub fn welcome(&mut self) -> Welcome {
+        let number = self.connections;
+        self.connections = number.saturating_add(1);
+        let mut welcome = Welcome::default();
+        for fault in &self.options.faults {
+            match *fault {
+                Fault::Loading(many) => welcome.is_loading = number < many,
+                Fault::Repeat(many) => welcome.repeats = number < many,
+                Fault::Reorder(many) => welcome.reorders = number < many,
+                _ => {}
+            }
+        }
+        welcome
     }
 
     /// Is nothing left that would cut the link?
@@ -525,3 +576,7 @@ fn derived(seed: u64, number: u64) -> ReplId {
     }
     ReplId::from_random(bytes)
 }
+
+#[cfg(test)]
+#[path = "play_tests.rs"]
+mod tests;
