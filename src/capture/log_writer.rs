@@ -451,6 +451,10 @@ pub async fn seal(
     writer: &str,
     unix_ms: i64,
 ) -> Result<Position, ArchiveError> {
+    end = archive
+        .bridged_end(history, writer)
+        .await?
+        .map_or(end, |stored| stored.max(end));
     loop {
         match archive.seal(history, end, reason, writer, unix_ms).await {
             Ok(()) => {

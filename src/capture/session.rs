@@ -11,7 +11,9 @@ use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown, unless_stopped};
-use crate::archive::{ArchiveError, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
+use crate::archive::{
+    AppendError, ArchiveError, FORMAT, Gap, HistoryDoc, LogEnd, Parent, ServerInfo,
+};
 use crate::config::Source;
 use crate::link::Link;
 use crate::link::facts::Facts;
@@ -31,6 +33,8 @@ struct Origin {
     stored: Offset,
     last_mark_ms: i64,
     sealed: Option<SealHeader>,
+    /// Before it, in the store.
+    unbridged: Option<Gap>,
 }
 
 impl Origin {
@@ -48,6 +52,7 @@ impl Origin {
             stored: end.end,
             last_mark_ms: end.last_mark.map_or(0, |mark| mark.unix_ms),
             sealed: end.sealed,
+            unbridged: end.unbridged,
         }
     }
 }
@@ -192,6 +197,7 @@ impl Capture {
                 stored: tail.stored().offset,
                 last_mark_ms: tail.last_mark_ms(),
                 sealed: None,
+                unbridged: None,
             }));
         }
         known?.resume.clone().map(Origin::of_store)
@@ -213,11 +219,27 @@ impl Capture {
             }
             tracing::info!(at = %from.position(), "the server continues the feed");
             if self.log.is_none() {
+                self.bridge(&from).await?;
                 self.start_log(id, from.boundary, from.stored, from.last_mark_ms);
             }
             return Ok(());
         }
         self.move_to(from, id, server).await
+    }
+
+    /// Whoever made the base that we go on from may have died before the log was joined to it; others may still write before it.
+    async fn bridge(&self, from: &Origin) -> Result<(), SessionEnd> {
+        let Some(gap) = &from.unbridged else {
+            return Ok(());
+        };
+        let bridged = self.archive.bridge(from.history, gap, &self.writer).await;
+        bridged.map_err(|error| match error {
+            AppendError::Taken(_) => SessionEnd::StartOver(format!(
+                "another writer of history {} stores what is before the base at {}",
+                from.history, gap.to.offset
+            )),
+            AppendError::Archive(error) => error.into(),
+        })
     }
 
     /// A failover or a restore: the history goes on as `id`, which has the old one as its parent.
