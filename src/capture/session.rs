@@ -92,7 +92,7 @@ impl Capture {
         if let Some(log) = &self.log {
             log.new_link();
         }
-        if self.is_ahead_of(facts.as_ref()) {
+        if self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
@@ -185,6 +185,19 @@ impl Capture {
         let log = self.log.as_ref().zip(branched);
         log.is_some_and(|(log, (old, shared))| {
             log.tail(|tail| tail.history() == old && tail.boundary().offset > shared)
+        })
+    }
+
+    /// Would the server not continue what we have in memory, as its backlog has gone on? Another writer of the same feed may
+    /// have brought the store further.
+    fn is_left_behind(&self, facts: Option<&Facts>) -> bool {
+        let log = self.log.as_ref().zip(facts);
+        log.is_some_and(|(log, facts)| {
+            let at = log.tail(|tail| Position {
+                history: tail.history(),
+                offset: tail.boundary().offset,
+            });
+            !facts.would_continue(at)
         })
     }
 
