@@ -22,6 +22,7 @@ use crate::proto::replica::Event;
 use crate::rdb::Summary;
 use crate::segment::SealHeader;
 use crate::status::Phase;
+use crate::world;
 
 /// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
@@ -333,7 +334,7 @@ impl Capture {
         if let Some(log) = &self.log {
             log.hold();
         }
-        Ok(tokio::spawn(commit.run()))
+        Ok(world::spawn(commit.run()))
     }
 
     /// There is no use in receiving a snapshot of a history that was sealed.

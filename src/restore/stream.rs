@@ -13,6 +13,7 @@ use crate::rdb::strip::{StripError, Stripper};
 use crate::rebuild::{LogItem, Source};
 use crate::resp::encode_command;
 use crate::store::StoreError;
+use crate::world;
 
 /// Bytes for a target, in order.
 pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
@@ -211,7 +212,7 @@ fn read_ahead<T: Send + 'static>(
     mut from: BoxStream<'static, Result<T, ArchiveError>>,
 ) -> BoxStream<'static, Result<T, ArchiveError>> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::spawn(async move {
+    world::spawn(async move {
         while let Some(item) = from.next().await {
             if sender.send(Some(item)).await.is_err() {
                 return; // nobody wants it any more
