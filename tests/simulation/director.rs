@@ -113,8 +113,9 @@ impl Director {
             }
             sim.weather = net::Weather {
                 latency: pick(&[0, 2, 20, 300]),
-                piece: pick(&[1, 7, 100, 1 << 20]),
+                piece: pick(&[100, 1000, 1 << 20]),
             };
+            sim.huge = once_in(6);
             sim.clients(0, below(20));
         });
         let spool = troubles.spool.then(|| tempfile::tempdir().unwrap());

@@ -65,6 +65,8 @@ pub(crate) struct Sim {
     /// How many objects were created.
     pub(crate) created: u64,
     pub(crate) oracle: Oracle,
+    /// Some values are longer than a segment.
+    pub(crate) huge: bool,
 }
 
 impl Sim {
@@ -83,6 +85,7 @@ impl Sim {
             objects: Objects::new(),
             created: 0,
             oracle: Oracle::default(),
+            huge: false,
         }
     }
 

@@ -166,11 +166,11 @@ impl AsyncRead for Wire {
                 match half.under_way.front_mut() {
                     Some((at, bytes)) if *at <= now && !silent => {
                         let most = bytes.len().min(buffer.remaining()).min(wire.weather.piece);
-                        // All of it, as a rule.
-                        let count = if most > 1 && once_in(4) {
-                            between(1, most as u64) as usize
-                        } else {
-                            most
+                        // All of it, as a rule; sometimes a byte or two.
+                        let count = match below(8) {
+                            0 if most > 1 => between(1, most as u64) as usize,
+                            1 => most.min(between(1, 4) as usize),
+                            _ => most,
                         };
                         buffer.put_slice(&bytes.split_to(count));
                         if bytes.is_empty() {

@@ -34,9 +34,18 @@ pub(crate) struct Oracle {
     /// The furthest that a server was told to be stored, by history.
     pub(crate) acknowledged: BTreeMap<ReplId, u64>,
     /// What a process could have gone on from when it last asked its server for its facts.
-    could_continue: BTreeMap<String, Option<(ReplId, u64)>>,
+    asked: BTreeMap<String, Asked>,
     full_syncs: BTreeMap<String, Vec<i64>>,
     pub(crate) counts: Counts,
+}
+
+/// A server, when it was asked for its facts, and what could have been gone on from then.
+struct Asked {
+    replid: ReplId,
+    replid2: Option<(ReplId, u64)>,
+    offset: u64,
+    backlog_first: u64,
+    stored: Option<(ReplId, u64)>,
 }
 
 /// How much was seen, so that a simulation that simulates nothing shows.
@@ -73,6 +82,14 @@ impl Counts {
         for (mine, theirs) in pairs {
             *mine += theirs;
         }
+    }
+}
+
+impl Asked {
+    fn would_continue(&self, id: ReplId, at: u64) -> bool {
+        let known = (id == self.replid && at <= self.offset)
+            || matches!(self.replid2, Some((old, shared)) if id == old && at <= shared);
+        known && at + 1 >= self.backlog_first
     }
 }
 
@@ -357,10 +374,14 @@ impl Sim {
             // A sealed history is only gone on with under a new id.
             Some((id, end)).filter(|_| !sealed || id != node.replid)
         });
-        let continues = known.filter(|(id, end)| node.continues(*id, *end));
-        self.oracle
-            .could_continue
-            .insert(process.to_owned(), continues);
+        let asked = Asked {
+            replid: node.replid,
+            replid2: node.replid2,
+            offset: node.offset,
+            backlog_first: node.backlog_first,
+            stored: known.filter(|(id, end)| node.continues(*id, *end)),
+        };
+        self.oracle.asked.insert(process.to_owned(), asked);
     }
 
     pub(crate) fn continued(&mut self, node: usize, process: &str, from: ReplId, offset: u64) {
@@ -374,11 +395,14 @@ impl Sim {
     }
 
     /// A server has to make a snapshot.
-    pub(crate) fn full_sync(&mut self, node: usize, process: &str) {
+    pub(crate) fn full_sync(&mut self, node: usize, process: &str, wanted: Option<(ReplId, u64)>) {
         self.oracle.counts.full_syncs += 1;
         let server = &self.nodes[node];
-        if let Some(Some((id, end))) = self.oracle.could_continue.get(process)
-            && server.continues(*id, *end)
+        // What it wanted may have been left behind since it asked: nobody could know that.
+        if let Some(asked) = self.oracle.asked.get(process)
+            && let Some((id, end)) = asked.stored
+            && server.continues(id, end)
+            && !wanted.is_some_and(|(id, at)| asked.would_continue(id, at))
         {
             fail(format!(
                 "{process} made its server send everything, though it could go on from {end} of {id}"

@@ -23,7 +23,7 @@ pub(crate) struct Node {
     pub(crate) replid2: Option<(ReplId, u64)>,
     pub(crate) offset: u64,
     /// Number of the first byte in the backlog.
-    backlog_first: u64,
+    pub(crate) backlog_first: u64,
     backlog_size: u64,
     /// What `SELECT` said last in the feed.
     selected: Option<u32>,
@@ -277,7 +277,7 @@ impl Sim {
         }
         let offset = self.nodes[at].offset;
         note(|| format!("{process} gets a full sync of {id} at {offset}, and wanted {wanted:?}"));
-        self.full_sync(at, process);
+        self.full_sync(at, process, wanted);
         let node = &mut self.nodes[at];
         node.full_syncs += 1;
         node.selected = None;

@@ -7,10 +7,10 @@ use crate::world::simulated::{below, between, once_in, pick};
 /// Names of a type, so few that commands meet.
 const NAMES: u64 = 4;
 
-fn value() -> Text {
+fn value(huge: bool) -> Text {
     let length = match below(40) {
         0 => between(1000, 4000),
-        1 if once_in(6) => between(60_000, 200_000),
+        1 if huge && once_in(3) => between(60_000, 200_000),
         _ => between(1, 20),
     };
     let letter = b'a' + below(26) as u8;
@@ -81,6 +81,10 @@ impl Sim {
         }
     }
 
+    fn value(&self) -> Text {
+        value(self.huge)
+    }
+
     fn command(&self, node: usize, db: u32) -> Option<Vec<Text>> {
         let kind = pick(&['s', 's', 'n', 'l', 'l', 'h', 'h', 'e', 'e']);
         let key = text(format!("{kind}{}", below(NAMES)));
@@ -115,7 +119,7 @@ impl Sim {
                     text("SETEX"),
                     key,
                     text((between(2, 9) * 36_000).to_string()),
-                    value(),
+                    self.value(),
                 ]
             }
             ('s', _) if !old && once_in(8) => {
@@ -123,21 +127,21 @@ impl Sim {
                 vec![
                     text("SET"),
                     key,
-                    value(),
+                    self.value(),
                     text("PXAT"),
                     text(at.to_string()),
                 ]
             }
             ('s', Some(_)) if once_in(4) => vec![text("APPEND"), key, text("+")],
-            ('s', _) => vec![text("SET"), key, value()],
+            ('s', _) => vec![text("SET"), key, self.value()],
             ('n', _) => vec![text("INCR"), key],
             ('l', Some(_)) if once_in(3) => vec![text("LPOP"), key],
-            ('l', _) => vec![text(pick(&["RPUSH", "LPUSH"])), key, value()],
+            ('l', _) => vec![text(pick(&["RPUSH", "LPUSH"])), key, self.value()],
             ('h', Some(Value::Hash(hash))) if once_in(3) => {
                 let field = hash.keys().next().cloned()?;
                 vec![text("HDEL"), key, field]
             }
-            ('h', _) => vec![text("HSET"), key, few(), value()],
+            ('h', _) => vec![text("HSET"), key, few(), self.value()],
             (_, Some(Value::Set(set))) if once_in(3) => {
                 let member = set.iter().next().cloned()?;
                 vec![text("SREM"), key, member]
