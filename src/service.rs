@@ -125,6 +125,7 @@ pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
 /// [`SessionEnd::Stopped`].
 pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(), SessionEnd> {
     tokio::select! {
+        biased;
         () = sleep(pause) => Ok(()),
         () = stopped(shutdown) => Err(SessionEnd::Stopped),
     }
@@ -252,6 +253,7 @@ impl Located {
             Self::BySentinels { finder, backoff } => {
                 status.phase(Phase::Connecting, "asking the Sentinels for the master");
                 let master = tokio::select! {
+                    biased;
                     master = finder.master() => master?,
                     () = stopped(shutdown) => return Err(SessionEnd::Stopped),
                 };

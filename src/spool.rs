@@ -10,13 +10,15 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use crate::config::SpoolConfig;
 use crate::crc64::Crc64;
 use crate::status::{Status, unix_ms_now};
+use crate::world;
 
 /// Files that a full spool consists of, about: each is an open file, and its space comes back when the last byte of it was stored.
 const FILES: u64 = 64;
@@ -206,7 +208,7 @@ impl Shared {
     }
 
     fn create(&self) -> io::Result<File> {
-        let name = format!(".backfeed-spool-{:016x}", rand::random::<u64>());
+        let name = format!(".backfeed-spool-{:016x}", world::random());
         let path = self.dir.join(name);
         // Whoever may not read Redis may not read this either.
         let file = File::options()

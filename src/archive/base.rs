@@ -8,7 +8,7 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::TryStreamExt;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use super::names::Name;
 use super::read::{Decode, decode_stream};
@@ -18,6 +18,7 @@ use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::Position;
 use crate::rdb::{Summary, WalkError, Walker};
 use crate::store::{StoreError, Upload};
+use crate::world::{self, spawn_blocking};
 
 /// Bytes of RDB in one zstd frame. Two frames are compressed or waiting while one is uploaded and one filled, each with its
 /// result: at most 24 MiB in all.
@@ -77,7 +78,7 @@ impl BaseWriter {
             raw_bytes: 0,
             crc: Crc64::new(),
             frames: Some(frames),
-            uploader: tokio::spawn(upload_frames(object.clone(), upload, incoming)),
+            uploader: world::spawn(upload_frames(object.clone(), upload, incoming)),
             object,
         }
     }

@@ -39,6 +39,22 @@ pub struct LogEnd {
     pub last_mark: Option<TimeMark>,
     /// The seal of the log, if there is one. It stands after `end`, or the log has a gap before it.
     pub sealed: Option<SealHeader>,
+    /// `end` is a base that stands beyond a gap which nothing bridges yet: its writer has died before. Whoever goes on from
+    /// there, or seals the log there, bridges it first ([`Archive::bridge`]): another writer may be on the other side.
+    pub unbridged: Option<Gap>,
+}
+
+/// A gap of a log, up to a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The last byte before it.
+    pub from: Offset,
+    /// The database selected there.
+    pub db: u32,
+    /// `from` is a boundary.
+    pub at_boundary: bool,
+    /// Where the base stands.
+    pub to: Boundary,
 }
 
 /// What [`Archive::chain`] gives: segments, and last of all why it ends.
@@ -294,6 +310,8 @@ struct Walked {
     /// Where it began, before the first of them.
     began: Option<Offset>,
     sealed: Option<SealHeader>,
+    /// The last byte before a gap, where nothing of the log stands behind the base beyond it.
+    gap: Option<Offset>,
 }
 
 fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveError> {
@@ -328,6 +346,7 @@ fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveErro
         {
             Some(Ok(Entry::Segment(header))) => {
                 at = header.meta.end;
+                walked.gap = None;
                 walked.passed.push(header.clone());
             }
             Some(Ok(Entry::Seal(_))) => break,
@@ -338,6 +357,7 @@ fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveErro
                 let Some(anchor) = beyond.min_by_key(|anchor| anchor.offset) else {
                     break;
                 };
+                walked.gap.get_or_insert(at);
                 at = anchor.offset;
                 entry = Enter::at(anchor);
             }
@@ -372,13 +392,41 @@ impl Walked {
     /// None: no boundary is known, or a later one may stand before what was looked at.
     fn log_end(&self, history: &History, is_whole: bool) -> Option<LogEnd> {
         let began = self.began?;
+        let boundary = self.boundary(history, self.end)?;
+        if boundary.offset < began && !is_whole {
+            return None;
+        }
+        let unbridged = self.gap.and_then(|from| {
+            let before = self.boundary(history, from)?;
+            Some(Gap {
+                from,
+                db: before.db,
+                at_boundary: before.offset == from,
+                to: boundary,
+            })
+        });
+        Some(LogEnd {
+            end: self.end,
+            boundary,
+            last_mark: self
+                .passed
+                .iter()
+                .rev()
+                .find_map(|header| header.meta.marks.last().copied()),
+            sealed: self.sealed.clone(),
+            unbridged,
+        })
+    }
+
+    /// The last one known at or before `upto`, which is not before the last segment passed.
+    fn boundary(&self, history: &History, upto: Offset) -> Option<Boundary> {
         let in_segments = self
             .passed
             .iter()
             .rev()
             .find_map(|header| header.meta.boundary);
         let at_anchors = anchors(history)
-            .filter(|anchor| anchor.offset <= self.end)
+            .filter(|anchor| anchor.offset <= upto)
             .map(|anchor| Boundary {
                 offset: anchor.offset,
                 db: anchor.db,
@@ -391,23 +439,10 @@ impl Walked {
             offset: first.meta.start,
             db: first.meta.db_at_start,
         });
-        let boundary = at_anchors
+        at_anchors
             .chain(in_segments)
             .chain(at_start)
-            .max_by_key(|boundary| boundary.offset)?;
-        if boundary.offset < began && !is_whole {
-            return None;
-        }
-        Some(LogEnd {
-            end: self.end,
-            boundary,
-            last_mark: self
-                .passed
-                .iter()
-                .rev()
-                .find_map(|header| header.meta.marks.last().copied()),
-            sealed: self.sealed.clone(),
-        })
+            .max_by_key(|boundary| boundary.offset)
     }
 }
 

@@ -18,6 +18,7 @@ on_both_stores!(
     a_history_of_which_nothing_is_stored_has_no_end,
     a_hole_is_damage_and_never_the_end,
     a_gap_is_bridged_or_stepped_over_by_a_base,
+    a_gap_before_the_end_is_told_until_somebody_bridges_it,
     a_full_sync_in_an_unbroken_log_changes_nothing,
     a_consolidated_base_within_a_segment_is_followed_by_it,
     nothing_counts_beyond_a_seal,
@@ -86,6 +87,7 @@ async fn a_log_without_segments_ends_at_its_base_or_parent(store: SharedStore) {
             },
             last_mark: None,
             sealed: None,
+            unbridged: None,
         }
     );
     assert_eq!(chain(&archive, 50).await.unwrap(), (vec![], log_to(50)));
@@ -96,6 +98,37 @@ async fn a_log_without_segments_ends_at_its_base_or_parent(store: SharedStore) {
         (end.end, end.boundary.offset, end.boundary.db),
         (Offset(200), Offset(200), 1)
     );
+}
+
+async fn a_gap_before_the_end_is_told_until_somebody_bridges_it(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200]).await;
+    assert_eq!(log_end(&archive).await.unwrap().unbridged, None);
+    // Its writer dies before it joins the log to it.
+    base(&archive, 1, 500).await;
+    let to = Boundary {
+        offset: Offset(500),
+        db: 1,
+    };
+    let gap = Gap {
+        from: Offset(200),
+        db: 2,
+        at_boundary: true,
+        to,
+    };
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!((end.end, end.unbridged), (Offset(500), Some(gap)));
+    // A writer on the other side meets the bridge, wherever the log is sealed then.
+    let end = archive.bridged_end(id(1), "next").await.unwrap();
+    assert_eq!(end, Some(Offset(500)));
+    let (header, body) = segment(meta(1, 200, 300));
+    let met = archive.append(&header, body).await.unwrap_err();
+    assert!(matches!(met, AppendError::Taken(_)), "{met}");
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!((end.end, end.unbridged), (Offset(500), None));
+    log(&archive, 1, &[500, 600]).await;
+    assert_eq!(log_end(&archive).await.unwrap().unbridged, None);
 }
 
 async fn a_log_ends_with_its_last_segment(store: SharedStore) {
@@ -120,6 +153,7 @@ async fn a_log_ends_with_its_last_segment(store: SharedStore) {
             },
             last_mark: header.meta.marks.last().copied(),
             sealed: None,
+            unbridged: None,
         }
     );
     let all = [(100, 200), (200, 300), (300, 400)];

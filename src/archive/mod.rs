@@ -11,6 +11,7 @@
 
 mod base;
 mod branch;
+mod bridge;
 mod catalog;
 mod chain;
 mod documents;
@@ -27,7 +28,7 @@ use futures::stream::BoxStream;
 
 pub use base::{BASE_FRAME_RAW, BaseWriter, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
-pub use chain::{ChainEnd, ChainItem, LogEnd};
+pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
 pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT, HistoryDoc,
     Parent, Reading, ServerInfo, VerdictDoc,

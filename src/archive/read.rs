@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::{Archive, ArchiveError, DOCUMENT_LIMIT, RawStream};
 use crate::store::{ByteStream, ObjectMeta, StoreError};
+use crate::world;
 
 /// Pieces that are fetched before the decoder asks for them (half a MiB each from our stores).
 const FETCH_AHEAD: usize = 2;
@@ -27,8 +28,12 @@ pub(super) trait Decode: Send + 'static {
 /// Fetches, decodes (on the blocking pool) and hands out at the same time, each a bounded way ahead of the next. Dropping
 /// the stream ends it all.
 pub(super) fn decode_stream(mut source: ByteStream, mut decoder: impl Decode) -> RawStream {
+    #[cfg(test)]
+    if world::simulated::is_on() {
+        return decode_here(source, decoder);
+    }
     let (fetched, mut to_decode) = mpsc::channel(FETCH_AHEAD);
-    tokio::spawn(async move {
+    world::spawn(async move {
         while let Some(piece) = source.next().await {
             if fetched.send(piece).await.is_err() {
                 return;
@@ -72,6 +77,27 @@ pub(super) fn decode_stream(mut source: ByteStream, mut decoder: impl Decode) ->
         }
     });
     pieces.fuse().boxed()
+}
+
+/// The same without threads, for the simulation.
+#[cfg(test)]
+fn decode_here(source: ByteStream, decoder: impl Decode) -> RawStream {
+    let pieces = stream::unfold(Some((source, decoder)), |state| async move {
+        let (mut source, mut decoder) = state?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let pushed = match source.next().await {
+            None => {
+                pieces.extend(decoder.finish().err().map(Err));
+                return Some((pieces, None));
+            }
+            Some(Ok(bytes)) => decoder.push(&bytes, &mut |raw| pieces.push(Ok(raw))),
+            Some(Err(error)) => Err(error.into()),
+        };
+        let failed = pushed.is_err();
+        pieces.extend(pushed.err().map(Err));
+        Some((pieces, (!failed).then_some((source, decoder))))
+    });
+    pieces.flat_map(stream::iter).fuse().boxed()
 }
 
 type Piece = Result<Bytes, ArchiveError>;

@@ -6,9 +6,8 @@ use tokio::task::JoinHandle;
 
 use super::full_sync::{FullSyncError, Received};
 use super::log_writer::{self, LogWriter};
-use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, HistoryDoc, LogEnd};
+use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, Gap, HistoryDoc};
 use crate::position::{Boundary, Offset, Position, ReplId};
-use crate::segment::{self, SegmentMeta};
 
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
@@ -138,39 +137,27 @@ async fn join_log(
         if let Some(seal) = end.sealed {
             return Err(FullSyncError::Sealed(Box::new(seal)));
         }
-        if end.end >= base.offset {
-            return Ok(end.end);
-        }
-        match bridge(archive, base, &end, writer).await {
-            Ok(()) => return Ok(base.offset),
+        // Somebody has died between a snapshot and its bridge.
+        let gap = match end.unbridged {
+            Some(gap) => gap,
+            None if end.end >= base.offset => return Ok(end.end),
+            None => Gap {
+                from: end.end,
+                db: end.boundary.db,
+                at_boundary: end.boundary.offset == end.end,
+                to: Boundary {
+                    offset: base.offset,
+                    db: base.db,
+                },
+            },
+        };
+        match archive.bridge(base.history, &gap, writer).await {
+            Ok(()) if gap.to.offset == base.offset => return Ok(base.offset),
+            Ok(()) => {}
             Err(AppendError::Taken(entry)) => {
                 tracing::debug!(at = %entry.start(), "another writer of this history was first");
             }
             Err(AppendError::Archive(error)) => return Err(error.into()),
         }
     }
-}
-
-async fn bridge(
-    archive: &Archive,
-    base: &BaseManifest,
-    from: &LogEnd,
-    writer: &str,
-) -> Result<(), AppendError> {
-    let meta = SegmentMeta {
-        history: base.history,
-        start: from.end,
-        end: base.offset,
-        db_at_start: from.boundary.db,
-        starts_at_boundary: from.boundary.offset == from.end,
-        boundary: Some(Boundary {
-            offset: base.offset,
-            db: base.db,
-        }),
-        marks: Vec::new(),
-        writer: writer.to_owned(),
-    };
-    let (header, body) = segment::encode_gap(meta)
-        .map_err(|error| ArchiveError::damaged("a gap's header", error.to_string()))?;
-    archive.append(&header, body).await
 }

@@ -79,8 +79,9 @@ impl<'a> Follow<'a> {
         loop {
             let full = self.log.tail(|tail| tail.memory()) >= self.capture.config.memory_limit;
             let reading = !full && !self.stopping;
+            // What was stored is acknowledged before more is read: only reading could keep the others from their turn.
             tokio::select! {
-                event = self.link.next(), if reading => self.event(event?).await?,
+                biased;
                 () = self.log.progress() => {
                     self.full_since = None;
                     self.check_superseded()?;
@@ -98,6 +99,7 @@ impl<'a> Follow<'a> {
                     return Err(SessionEnd::Moved { from, to });
                 }
                 _ = stopped(shutdown), if !self.stopping => self.stop(),
+                event = self.link.next(), if reading => self.event(event?).await?,
             }
             if self.once && self.committed {
                 let at = self.log.tail(|tail| tail.stored());

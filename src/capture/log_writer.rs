@@ -1,12 +1,12 @@
 //! Stores the feed: takes segments off the [`Tail`] when it is time, creates them in the archive, in order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Clock;
 use super::spooler::Spooler;
@@ -18,6 +18,7 @@ use crate::resp::FeedError;
 use crate::segment::{self, Entry, SealHeader, SegmentError, SegmentMeta};
 use crate::spool::{self, Held, Spool, SpoolError};
 use crate::status::Status;
+use crate::world;
 
 /// zstd level of log segments: 1 costs the least time, and a log is soon consolidated away.
 const LEVEL: i32 = 1;
@@ -98,7 +99,7 @@ impl LogWriter {
                 spool,
                 config: config.clone(),
             };
-            tokio::spawn(spooler.run())
+            world::spawn(spooler.run())
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -111,7 +112,7 @@ impl LogWriter {
         Self {
             shared,
             spooler,
-            task: tokio::spawn(worker.run()),
+            task: world::spawn(worker.run()),
         }
     }
 
@@ -263,7 +264,7 @@ impl Worker {
                 },
                 Next::Wait(None) => woken.await,
                 Next::Wait(Some(time)) => {
-                    tokio::select! { () = woken => {} () = sleep(time) => {} }
+                    tokio::select! { biased; () = woken => {} () = sleep(time) => {} }
                 }
             }
         }
@@ -403,7 +404,7 @@ async fn load(pending: Pending) -> Result<(SegmentMeta, Vec<Bytes>), (Offset, Sp
     let loaded = if chunks.iter().all(in_memory) {
         spool::load(&pieces)
     } else {
-        match tokio::task::spawn_blocking(move || spool::load(&pieces)).await {
+        match world::spawn_blocking(move || spool::load(&pieces)).await {
             Ok(loaded) => loaded,
             // The runtime is ending.
             Err(_) => spool::load(&chunks),
@@ -423,7 +424,7 @@ async fn encode(
         return segment::encode(meta, &chunks, LEVEL);
     }
     let (copy, parts) = (meta.clone(), chunks.clone());
-    match tokio::task::spawn_blocking(move || segment::encode(copy, &parts, LEVEL)).await {
+    match world::spawn_blocking(move || segment::encode(copy, &parts, LEVEL)).await {
         Ok(encoded) => encoded,
         // The runtime is ending, or zstd panicked: here it is done again, or fails with its own words.
         Err(_) => segment::encode(meta, &chunks, LEVEL),
@@ -436,7 +437,7 @@ fn left(since: Instant, interval: Duration) -> Duration {
 
 /// Up to a quarter less, so that many writers do not try in step.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
+    pause.mul_f64(1.0 - world::random_unit() / 4.0)
 }
 
 /// Seals a log after what is stored of it, taking in what another writer stores meanwhile. The end that was sealed.
@@ -451,6 +452,10 @@ pub async fn seal(
     writer: &str,
     unix_ms: i64,
 ) -> Result<Position, ArchiveError> {
+    end = archive
+        .bridged_end(history, writer)
+        .await?
+        .map_or(end, |stored| stored.max(end));
     loop {
         match archive.seal(history, end, reason, writer, unix_ms).await {
             Ok(()) => {

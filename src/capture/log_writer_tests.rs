@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
-use std::time::Instant;
-
 use tokio::time::timeout;
 
 use super::*;
@@ -56,7 +54,7 @@ async fn an_outage_of_minutes_loses_nothing_and_acknowledges_nothing() {
         let writer = writer(&store, &status).await;
         status.phase(crate::status::Phase::Following, "");
         store.fail_creates(TRIES, fault);
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let end = 100 + push(&writer);
         writer.flush();
         // More comes meanwhile.

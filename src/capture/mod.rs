@@ -27,9 +27,10 @@ pub(crate) use self::server::wants_version;
 pub(crate) use self::session::REPLICA_VERSION;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::full_sync::FullSyncError;
@@ -43,6 +44,7 @@ use crate::link::sentinel::SentinelError;
 use crate::position::{Position, ReplId};
 use crate::spool::Spool;
 use crate::status::Status;
+use crate::world;
 
 pub use self::full_sync_limit::{
     FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
@@ -185,7 +187,7 @@ impl Capture {
         status: Status,
         clock: Clock,
     ) -> Self {
-        let writer = format!("{service}/{:016x}", rand::random::<u64>());
+        let writer = format!("{service}/{:016x}", world::random());
         let spool = config
             .spool
             .as_ref()
@@ -292,6 +294,7 @@ async fn unless_stopped<T>(
     step: impl Future<Output = T>,
 ) -> Result<T, SessionEnd> {
     tokio::select! {
+        biased;
         done = step => Ok(done),
         () = stopped(shutdown) => Err(SessionEnd::Stopped),
     }

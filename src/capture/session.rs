@@ -11,7 +11,9 @@ use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown, unless_stopped};
-use crate::archive::{ArchiveError, FORMAT, HistoryDoc, LogEnd, Parent, ServerInfo};
+use crate::archive::{
+    AppendError, ArchiveError, FORMAT, Gap, HistoryDoc, LogEnd, Parent, ServerInfo,
+};
 use crate::config::Source;
 use crate::link::Link;
 use crate::link::facts::Facts;
@@ -20,6 +22,7 @@ use crate::proto::replica::Event;
 use crate::rdb::Summary;
 use crate::segment::SealHeader;
 use crate::status::Phase;
+use crate::world;
 
 /// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
@@ -31,6 +34,8 @@ struct Origin {
     stored: Offset,
     last_mark_ms: i64,
     sealed: Option<SealHeader>,
+    /// Before it, in the store.
+    unbridged: Option<Gap>,
 }
 
 impl Origin {
@@ -48,6 +53,7 @@ impl Origin {
             stored: end.end,
             last_mark_ms: end.last_mark.map_or(0, |mark| mark.unix_ms),
             sealed: end.sealed,
+            unbridged: end.unbridged,
         }
     }
 }
@@ -87,7 +93,7 @@ impl Capture {
         if let Some(log) = &self.log {
             log.new_link();
         }
-        if self.is_ahead_of(facts.as_ref()) {
+        if self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
@@ -185,6 +191,19 @@ impl Capture {
         })
     }
 
+    /// Would the server not continue what we have in memory, as its backlog has gone on? Another writer of the same feed may
+    /// have brought the store further.
+    fn is_left_behind(&self, facts: Option<&Facts>) -> bool {
+        let log = self.log.as_ref().zip(facts);
+        log.is_some_and(|(log, facts)| {
+            let at = log.tail(|tail| Position {
+                history: tail.history(),
+                offset: tail.boundary().offset,
+            });
+            !facts.would_continue(at)
+        })
+    }
+
     /// The point to go on from: of the log in memory, or of the store.
     fn from(&self, known: Option<&Known>) -> Option<Origin> {
         if let Some(log) = &self.log {
@@ -194,6 +213,7 @@ impl Capture {
                 stored: tail.stored().offset,
                 last_mark_ms: tail.last_mark_ms(),
                 sealed: None,
+                unbridged: None,
             }));
         }
         known?.resume.clone().map(Origin::of_store)
@@ -215,11 +235,27 @@ impl Capture {
             }
             tracing::info!(at = %from.position(), "the server continues the feed");
             if self.log.is_none() {
+                self.bridge(&from).await?;
                 self.start_log(id, from.boundary, from.stored, from.last_mark_ms);
             }
             return Ok(());
         }
         self.move_to(from, id, server).await
+    }
+
+    /// Whoever made the base that we go on from may have died before the log was joined to it; others may still write before it.
+    async fn bridge(&self, from: &Origin) -> Result<(), SessionEnd> {
+        let Some(gap) = &from.unbridged else {
+            return Ok(());
+        };
+        let bridged = self.archive.bridge(from.history, gap, &self.writer).await;
+        bridged.map_err(|error| match error {
+            AppendError::Taken(_) => SessionEnd::StartOver(format!(
+                "another writer of history {} stores what is before the base at {}",
+                from.history, gap.to.offset
+            )),
+            AppendError::Archive(error) => error.into(),
+        })
     }
 
     /// A failover or a restore: the history goes on as `id`, which has the old one as its parent.
@@ -300,7 +336,7 @@ impl Capture {
         if let Some(log) = &self.log {
             log.hold();
         }
-        Ok(tokio::spawn(commit.run()))
+        Ok(world::spawn(commit.run()))
     }
 
     /// There is no use in receiving a snapshot of a history that was sealed.

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::log_writer::Shared;
 use crate::config::CaptureConfig;
 use crate::spool::Spool;
+use crate::world::spawn_blocking;
 
 /// A record is a write and a read of the disk: fewer bytes are not worth one …
 const RECORD_MIN: usize = 64 * 1024;

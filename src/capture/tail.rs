@@ -8,10 +8,9 @@
 //!   received boundary ≤ received  (stored may be ahead of received, when another writer was faster)
 //! ```
 
-use std::collections::VecDeque;
-use std::time::Instant;
-
 use bytes::Bytes;
+use std::collections::VecDeque;
+use tokio::time::Instant;
 
 use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::{FeedError, FeedScanner};

@@ -74,7 +74,7 @@ enum End {
 
 impl List {
     /// The elements from left to right.
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Blob> + ExactSizeIterator {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Blob> + ExactSizeIterator {
         self.elements.iter()
     }
 

@@ -53,7 +53,7 @@ impl Set {
     }
 
     /// The members, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Blob> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Blob> {
         self.members.iter()
     }
 

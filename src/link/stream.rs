@@ -13,6 +13,8 @@ use tokio_rustls::TlsStream;
 
 use super::{CONNECT_TIMEOUT, LinkError, tls};
 use crate::config::Source;
+#[cfg(test)]
+use crate::world::simulated;
 
 /// After a write has failed, the server's reason is in its receive buffer already or on its way: a round trip.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,11 +29,18 @@ pub enum Stream {
     Plain(TcpStream),
     /// TLS, either side of it. Boxed, as it is ten times as large.
     Tls(Box<TlsStream<TcpStream>>),
+    /// In the simulation.
+    #[cfg(test)]
+    Simulated(simulated::Wire),
 }
 
 impl Stream {
     /// Connects. The name is resolved and the files are read anew.
     pub(crate) async fn connect(source: &Source) -> Result<Self, LinkError> {
+        #[cfg(test)]
+        if simulated::is_on() {
+            return simulated::connect(source).await.map(Self::Simulated);
+        }
         let tcp = dial(source, resolve).await?;
         match &source.tls {
             None => Ok(Self::Plain(tcp)),
@@ -46,6 +55,8 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
+            #[cfg(test)]
+            Self::Simulated(_) => unreachable!("it has no socket"),
         }
     }
 
@@ -99,6 +110,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(context, buffer),
             Self::Tls(tls) => Pin::new(tls).poll_read(context, buffer),
+            #[cfg(test)]
+            Self::Simulated(wire) => Pin::new(wire).poll_read(context, buffer),
         }
     }
 }
@@ -112,6 +125,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(context, bytes),
+            #[cfg(test)]
+            Self::Simulated(wire) => Pin::new(wire).poll_write(context, bytes),
         }
     }
 
@@ -119,6 +134,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(context),
             Self::Tls(tls) => Pin::new(tls).poll_flush(context),
+            #[cfg(test)]
+            Self::Simulated(wire) => Pin::new(wire).poll_flush(context),
         }
     }
 
@@ -126,6 +143,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(context),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(context),
+            #[cfg(test)]
+            Self::Simulated(wire) => Pin::new(wire).poll_shutdown(context),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::rdb::cursor::{put_number, put_string};
 use crate::rdb::magic;
 use crate::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 use crate::store::StoreError;
+use crate::world;
 
 /// Bytes that are gathered before they go out.
 const CHUNK: usize = 1 << 20;
@@ -65,7 +66,7 @@ fn begin(
     limits: Limits,
 ) -> BoxStream<'static, Result<Bytes, RebuildError>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
+    world::spawn(async move {
         let mut out = Out {
             bytes: BytesMut::new(),
             crc: Crc64::new(),

@@ -8,10 +8,12 @@ use super::error::RestoreError;
 use super::plan::{Piece, Plan};
 use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
 use crate::expiry::feed::FeedRewriter;
+use crate::position::{Offset, TimeMark};
 use crate::rdb::strip::{StripError, Stripper};
 use crate::rebuild::{LogItem, Source};
 use crate::resp::encode_command;
 use crate::store::StoreError;
+use crate::world;
 
 /// Bytes for a target, in order.
 pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
@@ -152,9 +154,8 @@ fn items(
         let archive = archive.clone();
         async move {
             let marks = if with_marks && piece.relative_ttls {
-                vec![Ok(LogItem::Marks(
-                    piece.stored_header(&archive).await?.into_owned().meta.marks,
-                ))]
+                let header = piece.stored_header(&archive).await?;
+                vec![Ok(LogItem::Marks(marks_of(&header.meta.marks, piece.upto)))]
             } else {
                 Vec::new()
             };
@@ -170,6 +171,21 @@ fn items(
         }
     });
     read_ahead(opened.buffered(SEGMENTS_AHEAD).try_flatten().boxed())
+}
+
+/// The marks up to an offset, at which the log may be left for that of another history: there, the offsets beyond it have other
+/// bytes, and other times.
+fn marks_of(marks: &[TimeMark], upto: Offset) -> Vec<TimeMark> {
+    let within = marks.partition_point(|mark| mark.offset < upto);
+    let mut marks: Vec<TimeMark> = marks
+        .iter()
+        .take(within.saturating_add(1))
+        .copied()
+        .collect();
+    if let Some(last) = marks.last_mut() {
+        last.offset = last.offset.min(upto);
+    }
+    marks
 }
 
 /// The wanted bytes of a segment. It is read to its end all the same, so that its checksum is verified.
@@ -196,7 +212,7 @@ fn read_ahead<T: Send + 'static>(
     mut from: BoxStream<'static, Result<T, ArchiveError>>,
 ) -> BoxStream<'static, Result<T, ArchiveError>> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::spawn(async move {
+    world::spawn(async move {
         while let Some(item) = from.next().await {
             if sender.send(Some(item)).await.is_err() {
                 return; // nobody wants it any more
@@ -221,4 +237,27 @@ fn interrupted() -> ArchiveError {
         what: "cannot read the log".to_owned(),
         cause: "the process is shutting down".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_point_where_a_log_is_left_its_times_do_not_count() {
+        let mark = |unix_ms, offset| TimeMark {
+            unix_ms,
+            offset: Offset(offset),
+        };
+        let marks = [mark(1, 100), mark(2, 200), mark(3, 300)];
+        for (upto, left) in [
+            (300, &[mark(1, 100), mark(2, 200), mark(3, 300)][..]),
+            (201, &[mark(1, 100), mark(2, 200), mark(3, 201)]),
+            (200, &[mark(1, 100), mark(2, 200)]),
+            (50, &[mark(1, 50)]),
+        ] {
+            assert_eq!(marks_of(&marks, Offset(upto)), left, "{upto}");
+        }
+        assert_eq!(marks_of(&[], Offset(5)), []);
+    }
 }

@@ -107,6 +107,8 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
         return refuse(format!("it is no URL; for a directory write file://{path}"));
     };
     match scheme {
+        #[cfg(test)]
+        "simulated" => Ok(crate::world::simulated::store()),
         "file" => match file_path(url) {
             Ok(path) => Ok(Arc::new(FileStore::open(path)?)),
             Err(cause) => refuse(cause),

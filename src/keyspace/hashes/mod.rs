@@ -121,6 +121,12 @@ impl Hash {
         fields
     }
 
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Blob, &Blob)> {
+        let fields = self.fields.iter();
+        fields.map(|(name, field)| (name, &field.value))
+    }
+
     fn values(&self) -> hash_map::Values<'_, Blob, Field> {
         self.fields.values()
     }

@@ -1,0 +1,59 @@
+//! Bridges over the gaps of a log, so that it stays one chain in which all its writers meet.
+
+use super::{AppendError, Archive, ArchiveError, Gap};
+use crate::position::{Offset, ReplId};
+use crate::segment::{self, SegmentMeta};
+
+impl Archive {
+    /// Bridges a gap up to the base behind it. Any other writer of this history will meet that, as it would meet a seal.
+    ///
+    /// # Errors
+    /// [`AppendError::Taken`] when one was first.
+    pub async fn bridge(
+        &self,
+        history: ReplId,
+        gap: &Gap,
+        writer: &str,
+    ) -> Result<(), AppendError> {
+        let meta = SegmentMeta {
+            history,
+            start: gap.from,
+            end: gap.to.offset,
+            db_at_start: gap.db,
+            starts_at_boundary: gap.at_boundary,
+            boundary: Some(gap.to),
+            marks: Vec::new(),
+            writer: writer.to_owned(),
+        };
+        let (header, body) = segment::encode_gap(meta)
+            .map_err(|error| ArchiveError::damaged("a gap's header", error.to_string()))?;
+        self.append(&header, body).await
+    }
+
+    /// Bridges the gap before the end of a log, if there is one that nobody has bridged: before it is sealed, or a writer on the
+    /// other side would not find the seal. Gives where the log ends then; none: that cannot be told.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn bridged_end(
+        &self,
+        history: ReplId,
+        writer: &str,
+    ) -> Result<Option<Offset>, ArchiveError> {
+        loop {
+            let catalog = self.catalog().await?;
+            let end = match self.log_end(&catalog, history).await {
+                Ok(end) => end,
+                Err(error @ ArchiveError::Store(_)) => return Err(error),
+                Err(_) => return Ok(None),
+            };
+            let Some(gap) = end.unbridged else {
+                return Ok(Some(end.end));
+            };
+            match self.bridge(history, &gap, writer).await {
+                Ok(()) | Err(AppendError::Taken(_)) => {}
+                Err(AppendError::Archive(error)) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! One run: what happens, in which order, and what must have come of it in the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::redis::Node;
+use super::{failure, net, note, restoring, store, with};
+use crate::archive::{Archive, ArchiveError};
+use crate::capture::{Clock, SessionEnd};
+use crate::config::{
+    AckPolicy, BackupConfig, CaptureConfig, ConsolidateConfig, SpoolConfig, StoreConfig,
+};
+use crate::consolidate::{self, ConsolidateError, Worth, consolidate};
+use crate::restore::{RestoreError, When};
+use crate::service;
+use crate::status::Status;
+use crate::world;
+use crate::world::simulated::{self, Process, below, between, once_in, pick, within};
+
+/// Once all is well again, so much time may pass until everything is stored: full syncs have a limit.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+
+/// What may go wrong in a run.
+#[derive(Debug)]
+struct Troubles {
+    links: bool,
+    kills: bool,
+    store: bool,
+    failovers: bool,
+    losses: bool,
+    second: bool,
+    consolidates: bool,
+    spool: bool,
+}
+
+impl Troubles {
+    fn draw() -> Self {
+        let none = once_in(10);
+        let one = |times| !none && once_in(times);
+        Self {
+            links: one(2),
+            kills: one(2),
+            store: one(2),
+            failovers: one(3),
+            losses: one(6),
+            second: one(3),
+            consolidates: one(2),
+            spool: one(3),
+        }
+    }
+}
+
+/// A `backfeed backup`.
+struct Writer {
+    group: &'static str,
+    process: Arc<Process>,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<Result<(), SessionEnd>>,
+    stopping: bool,
+}
+
+struct Director {
+    troubles: Troubles,
+    capture: CaptureConfig,
+    writers: Vec<Writer>,
+    /// Groups that are to run.
+    wanted: Vec<&'static str>,
+    consolidation: Option<(Arc<Process>, JoinHandle<Result<(), ConsolidateError>>)>,
+    started: u64,
+    /// The server that counts.
+    master: usize,
+    _spool: Option<tempfile::TempDir>,
+}
+
+/// Runs everything.
+pub(crate) async fn direct() -> Result<(), String> {
+    let mut director = Director::new();
+    tokio::spawn(ping());
+    let steps = between(20, 120);
+    for _ in 0..steps {
+        director.step().await;
+        director.look_after().await?;
+        failure()?;
+        if once_in(16) {
+            let objects = with(|sim| sim.objects.clone());
+            restoring::check(objects, false).await?;
+        }
+    }
+    director.calm().await?;
+    director.converge().await?;
+    director.stop().await?;
+    failure()?;
+    let objects = with(|sim| sim.objects.clone());
+    restoring::check(objects, true).await
+}
+
+impl Director {
+    fn new() -> Self {
+        let troubles = Troubles::draw();
+        note(|| format!("{troubles:?}"));
+        let version = if once_in(4) { 6 } else { 7 };
+        let backlog = pick(&[300, 3000, 30_000, 1 << 20]);
+        with(|sim| {
+            let node = Node::fresh(version, backlog);
+            sim.truth.begin(node.replid, None, 0, node.model.clone());
+            sim.nodes.push(node);
+            for group in ["a", "b"] {
+                sim.routes.insert(group.to_owned(), 0);
+            }
+            sim.weather = net::Weather {
+                latency: pick(&[0, 2, 20, 300]),
+                piece: pick(&[100, 1000, 1 << 20]),
+            };
+            sim.huge = once_in(6);
+            sim.clients(0, below(20));
+        });
+        let spool = troubles.spool.then(|| tempfile::tempdir().unwrap());
+        let segment_size = 64 << 10;
+        let capture = CaptureConfig {
+            flush_interval: Duration::from_millis(pick(&[1, 50, 1000, 5000])),
+            idle_interval: Duration::from_secs(pick(&[5, 60, 600])),
+            segment_size,
+            memory_limit: segment_size * pick(&[2, 2, 16]),
+            spool: spool.as_ref().map(|spool| SpoolConfig {
+                dir: spool.path().to_owned(),
+                limit: 1 << 20,
+            }),
+            ack: AckPolicy::Stored,
+        };
+        Self {
+            troubles,
+            capture,
+            writers: Vec::new(),
+            wanted: vec!["a"],
+            consolidation: None,
+            started: 0,
+            master: 0,
+            _spool: spool,
+        }
+    }
+
+    fn start(&mut self, group: &'static str) {
+        self.started += 1;
+        let process = Process::new(&format!("{group}.{}", self.started));
+        note(|| format!("{} starts", process.name));
+        let config = BackupConfig {
+            redis: "redis://redis:6379".parse().unwrap(),
+            once: false,
+            capture: self.capture.clone(),
+            consolidate: ConsolidateConfig::default(),
+            grace: Duration::from_secs(10),
+        };
+        let (shutdown, stopped) = watch::channel(false);
+        let task = within(&process, || {
+            world::spawn(async move {
+                let store = StoreConfig::at("simulated:");
+                service::run_backup(config, &store, Status::new(), clock(), stopped).await
+            })
+        });
+        self.writers.push(Writer {
+            group,
+            process,
+            shutdown,
+            task,
+            stopping: false,
+        });
+    }
+
+    /// Something happens.
+    async fn step(&mut self) {
+        let master = self.master;
+        match below(24) {
+            0..8 => {
+                let count = if once_in(8) { 40 } else { between(1, 6) };
+                with(|sim| sim.clients(master, count));
+            }
+            8 => with(|sim| {
+                if sim.nodes[master].up {
+                    sim.write_bare(master, &["REPLCONF", "GETACK", "*"]);
+                }
+            }),
+            9 => with(|sim| {
+                if sim.nodes[master].up {
+                    sim.write_bare(master, &["PING"]);
+                }
+            }),
+            10..16 => {}
+            16..18 if self.troubles.links => self.trouble_links(),
+            18..20 if self.troubles.kills => self.trouble_processes(),
+            20..22 if self.troubles.store => trouble_store(),
+            22 if self.troubles.failovers => self.fail_over(),
+            23 => {
+                if self.troubles.losses && once_in(4) {
+                    self.lose_everything();
+                } else if self.troubles.second && self.wanted.len() == 1 {
+                    self.wanted.push("b");
+                } else if self.troubles.consolidates {
+                    self.consolidate();
+                }
+            }
+            _ => {}
+        }
+        let pause = match below(10) {
+            0 => between(5000, 30_000),
+            1..4 => between(200, 3000),
+            _ => below(200),
+        };
+        sleep(Duration::from_millis(pause)).await;
+    }
+
+    fn trouble_links(&self) {
+        with(|sim| {
+            if once_in(6) {
+                sim.weather.latency = pick(&[0, 5, 100, 2000]);
+                return;
+            }
+            let Some(connection) = sim.connections.last() else {
+                return;
+            };
+            match below(8) {
+                0 => {
+                    note(|| "the last link goes silent".to_owned());
+                    connection.silence();
+                }
+                _ => {
+                    note(|| "the last link is cut".to_owned());
+                    connection.cut(once_in(2));
+                }
+            }
+        });
+    }
+
+    fn trouble_processes(&mut self) {
+        let count = self.writers.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let writer = &mut self.writers[below(count) as usize];
+        match below(6) {
+            0 => {
+                note(|| format!("{} is to stop", writer.process.name));
+                writer.stopping = true;
+                writer.shutdown.send_replace(true);
+            }
+            1 if self.consolidation.is_some() => {
+                if let Some((process, _)) = &self.consolidation {
+                    process.die_in(below(60));
+                }
+            }
+            _ => {
+                let steps = pick(&[below(10), below(100), below(600)]);
+                note(|| format!("{} is to die in {steps} steps", writer.process.name));
+                writer.process.die_in(steps);
+            }
+        }
+    }
+
+    /// A replica with all or nearly all of the data is promoted; or the master restarts from what it saved.
+    fn fail_over(&mut self) {
+        let old = self.master;
+        with(|sim| {
+            let node = &sim.nodes[old];
+            let (id, end) = (node.replid, node.offset);
+            let behind = pick(&[0, 0, below(200), below(3000)]);
+            let at = sim.truth.boundary(id, end.saturating_sub(behind));
+            let Some(at) = at.filter(|at| sim.truth.state(id, *at).is_some()) else {
+                return;
+            };
+            let start = node.replid2.map_or(0, |(_, shared)| shared);
+            let at = at.max(start);
+            let model = sim.truth.state(id, at).unwrap().clone();
+            let mut new = Node::promoted(node, at, model.clone(), once_in(3));
+            new.up = true;
+            note(|| format!("{id} at {end} is followed by {} at {at}", new.replid));
+            sim.truth.begin(new.replid, Some(id), at, model);
+            sim.stop_node(old);
+            sim.nodes.push(new);
+            let new = sim.nodes.len() - 1;
+            for route in sim.routes.values_mut().filter(|route| **route == old) {
+                *route = new;
+            }
+            self.master = new;
+        });
+    }
+
+    /// The master restarts with nothing.
+    fn lose_everything(&mut self) {
+        let old = self.master;
+        with(|sim| {
+            let node = Node::fresh(sim.nodes[old].version, 30_000);
+            note(|| format!("the master restarts empty, as {}", node.replid));
+            sim.truth.begin(node.replid, None, 0, node.model.clone());
+            sim.stop_node(old);
+            sim.nodes.push(node);
+            let new = sim.nodes.len() - 1;
+            for route in sim.routes.values_mut().filter(|route| **route == old) {
+                *route = new;
+            }
+            self.master = new;
+        });
+    }
+
+    fn consolidate(&mut self) {
+        if self.consolidation.is_some() {
+            return;
+        }
+        self.started += 1;
+        let process = Process::new(&format!("k.{}", self.started));
+        let memory_limit = pick(&[1 << 16, 1 << 20, 256 << 20]);
+        let now_unix_ms = with(|sim| sim.now_ms());
+        note(|| format!("{} consolidates", process.name));
+        let task = within(&process, || {
+            world::spawn(async move {
+                let archive = Archive::open(store::store()).await?;
+                let request = consolidate::Request {
+                    history: None,
+                    service: Some("redis:6379".to_owned()),
+                    when: When::Latest,
+                    memory_limit,
+                    worth: Worth::AnyLog,
+                    now_unix_ms,
+                };
+                let report = consolidate(&archive, &request, &()).await?;
+                note(|| format!("consolidated from {} to {}", report.from, report.to));
+                Ok(())
+            })
+        });
+        self.consolidation = Some((process, task));
+    }
+
+    /// Who died or ended, and whether that was right; starts those who are to run.
+    async fn look_after(&mut self) -> Result<(), String> {
+        let mut left = Vec::new();
+        for writer in std::mem::take(&mut self.writers) {
+            if writer.process.is_dead() {
+                with(|sim| sim.oracle.counts.kills += 1);
+            } else if writer.task.is_finished() {
+                self.ended(writer).await?;
+            } else {
+                left.push(writer);
+            }
+        }
+        self.writers = left;
+        if let Some((process, task)) = self.consolidation.take() {
+            if task.is_finished() {
+                check_consolidation(task.await.map_err(|error| error.to_string())?)?;
+            } else if !process.is_dead() {
+                self.consolidation = Some((process, task));
+            }
+        }
+        for group in self.wanted.clone() {
+            let runs = self.writers.iter().any(|writer| writer.group == group);
+            if !runs && once_in(3) {
+                self.start(group);
+            }
+        }
+        Ok(())
+    }
+
+    async fn ended(&mut self, writer: Writer) -> Result<(), String> {
+        let name = &writer.process.name;
+        let end = writer
+            .task
+            .await
+            .map_err(|error| format!("{name}: {error}"))?;
+        note(|| format!("{name} ends: {end:?}"));
+        match end {
+            Ok(()) if writer.stopping => Ok(()),
+            Err(SessionEnd::Archive(error)) if !error.is_transient() => Ok(()),
+            Err(end) if end.is_permanent() && end.to_string().contains("simulation") => Ok(()),
+            end => Err(format!("{name} ended with {end:?}")),
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    async fn calm(&mut self) -> Result<(), String> {
+        note(|| "calm".to_owned());
+        with(|sim| {
+            sim.store_weather = store::Weather::FAIR;
+            sim.weather = net::Weather {
+                latency: 2,
+                piece: 1 << 20,
+            };
+        });
+        for writer in &self.writers {
+            writer.process.spare();
+        }
+        for _ in 0..5 {
+            self.look_after().await?;
+            sleep(Duration::from_secs(1)).await;
+        }
+        for group in self.wanted.clone() {
+            if !self.writers.iter().any(|writer| writer.group == group) {
+                self.start(group);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the master has comes into the store.
+    async fn converge(&mut self) -> Result<(), String> {
+        let began = Instant::now();
+        let master = self.master;
+        loop {
+            let wanted = with(|sim| {
+                sim.clients(master, 1);
+                sim.nodes[master].offset
+            });
+            for _ in 0..10 {
+                sleep(Duration::from_secs(1)).await;
+                self.look_after().await?;
+                failure()?;
+                let stored = with(|sim| {
+                    let node = &sim.nodes[master];
+                    sim.oracle.holds(node.replid, wanted)
+                });
+                if stored {
+                    note(|| "everything is stored".to_owned());
+                    return Ok(());
+                }
+            }
+            if began.elapsed() > PATIENCE {
+                let node = with(|sim| (sim.nodes[master].replid, sim.nodes[master].offset));
+                let end = with(|sim| sim.oracle.end(node.0));
+                return Err(format!(
+                    "{node:?} is stored up to {end:?} after {PATIENCE:?}"
+                ));
+            }
+        }
+    }
+
+    /// A graceful end stores the very last byte.
+    async fn stop(&mut self) -> Result<(), String> {
+        let wanted = with(|sim| sim.nodes[self.master].offset);
+        sleep(Duration::from_secs(5)).await;
+        for mut writer in std::mem::take(&mut self.writers) {
+            writer.stopping = true;
+            writer.shutdown.send_replace(true);
+            let began = Instant::now();
+            while !writer.task.is_finished() {
+                sleep(Duration::from_secs(1)).await;
+                if began.elapsed() > Duration::from_secs(120) {
+                    return Err(format!("{} does not stop", writer.process.name));
+                }
+            }
+            self.ended(writer).await?;
+        }
+        with(|sim| {
+            let node = &sim.nodes[self.master];
+            if sim.oracle.end(node.replid) >= Some(wanted) {
+                Ok(())
+            } else {
+                let end = sim.oracle.end(node.replid);
+                let (id, at) = (node.replid, wanted);
+                Err(format!(
+                    "{id} is at {at}, and stored up to {end:?} after the end"
+                ))
+            }
+        })
+    }
+}
+
+fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String> {
+    let Err(error) = done else {
+        return Ok(());
+    };
+    note(|| format!("consolidation: {error}"));
+    let by_store = |error: &ConsolidateError| {
+        let text = error.to_string();
+        text.contains("simulation")
+    };
+    match &error {
+        error if error.is_transient() || by_store(error) => Ok(()),
+        ConsolidateError::Restore(RestoreError::NothingToRestore { .. })
+        | ConsolidateError::Archive(ArchiveError::EmptyStore { .. }) => Ok(()),
+        // Two writers of a server that lost everything: while one stores the rest of its feed, that looks alive to the other.
+        ConsolidateError::Restore(RestoreError::Ambiguous(_)) => Ok(()),
+        ConsolidateError::Rebuild(error) if error.is_memory() => Ok(()),
+        error => Err(format!("consolidation: {error}")),
+    }
+}
+
+/// What masters send every ten seconds.
+async fn ping() {
+    loop {
+        sleep(Duration::from_secs(10)).await;
+        with(|sim| {
+            for node in 0..sim.nodes.len() {
+                if sim.nodes[node].up {
+                    sim.write_bare(node, &["PING"]);
+                }
+            }
+        });
+    }
+}
+
+fn trouble_store() {
+    let weather = match below(5) {
+        0 | 1 => store::Weather::FAIR,
+        2 => store::Weather {
+            latency: pick(&[2, 50, 1000, 8000]),
+            fails: pick(&[2, 5, u64::MAX]),
+            loses_answer: pick(&[3, 10, u64::MAX]),
+            late: pick(&[4, 10, u64::MAX]),
+            refuses: u64::MAX,
+            breaks_off: pick(&[5, u64::MAX]),
+        },
+        3 => store::Weather {
+            latency: pick(&[2, 3000]),
+            ..store::Weather::FAIR
+        },
+        _ => store::Weather {
+            fails: pick(&[1, 3]),
+            refuses: pick(&[4, u64::MAX, u64::MAX]),
+            ..store::Weather::FAIR
+        },
+    };
+    note(|| format!("the store: {weather:?}"));
+    with(|sim| sim.store_weather = weather);
+}
+
+/// The wall clock of a process.
+fn clock() -> Clock {
+    let skew = if once_in(3) {
+        below(20_000) as i64 - 10_000
+    } else {
+        0
+    };
+    Arc::new(move || {
+        if simulated::is_on() {
+            with(|sim| sim.now_ms()) + skew
+        } else {
+            0
+        }
+    })
+}

@@ -1,0 +1,251 @@
+//! The deterministic simulation: the program's own capture, archive, consolidation and restore on a simulated clock, network
+//! and store, against model servers, with everything that happens decided by one seed.
+//!
+//! ```text
+//! BACKFEED_SIMULATION_SEEDS=17 cargo test --lib simulation        one seed, as a failure names it
+//! BACKFEED_SIMULATION_SEEDS=0..50000 …                            many
+//! BACKFEED_SIMULATION_TRACE=1 …                                   what happens, step by step
+//! ```
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used
+)]
+
+mod director;
+mod model;
+pub(crate) mod net;
+mod oracle;
+mod redis;
+mod restoring;
+pub(crate) mod store;
+mod truth;
+mod workload;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use tokio::time::Instant;
+
+use crate::world::simulated;
+use net::Connection;
+use oracle::{Counts, Oracle};
+use redis::Node;
+use store::Objects;
+use truth::Truth;
+
+/// Seeds of an ordinary run of the tests.
+const SEEDS: std::ops::Range<u64> = 0..1000;
+/// Lines of a trace that are shown with a failure.
+const SHOWN: usize = 60;
+/// The wall clock at the beginning, Unix milliseconds.
+const BEGAN_MS: i64 = 1_700_000_000_000;
+
+/// Everything beside the program.
+pub(crate) struct Sim {
+    began: Instant,
+    pub(crate) truth: Truth,
+    pub(crate) nodes: Vec<Node>,
+    /// Which server stands behind the name, for each group of processes.
+    pub(crate) routes: BTreeMap<String, usize>,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) weather: net::Weather,
+    pub(crate) store_weather: store::Weather,
+    pub(crate) objects: Objects,
+    /// How many objects were created.
+    pub(crate) created: u64,
+    pub(crate) oracle: Oracle,
+    /// Some values are longer than a segment.
+    pub(crate) huge: bool,
+}
+
+impl Sim {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            truth: Truth::default(),
+            nodes: Vec::new(),
+            routes: BTreeMap::new(),
+            connections: Vec::new(),
+            weather: net::Weather {
+                latency: 2,
+                piece: usize::MAX,
+            },
+            store_weather: store::Weather::FAIR,
+            objects: Objects::new(),
+            created: 0,
+            oracle: Oracle::default(),
+            huge: false,
+        }
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        BEGAN_MS + self.began.elapsed().as_millis() as i64
+    }
+
+    /// The server that a process finds; none: it is down.
+    pub(crate) fn node_for(&self, process: &str) -> Option<usize> {
+        let group = process.split('.').next().unwrap_or_default();
+        let node = *self.routes.get(group)?;
+        self.nodes[node].up.then_some(node)
+    }
+}
+
+thread_local! {
+    static SIM: RefCell<Option<Sim>> = const { RefCell::new(None) };
+    static TRACE: RefCell<Trace> = RefCell::new(Trace::default());
+    static FAILURE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Looks at what is simulated, or changes it.
+pub(crate) fn with<T>(look: impl FnOnce(&mut Sim) -> T) -> T {
+    SIM.with_borrow_mut(|sim| look(sim.as_mut().expect("a simulation")))
+}
+
+#[derive(Default)]
+struct Trace {
+    began: Option<Instant>,
+    hash: u64,
+    last: VecDeque<String>,
+    aloud: bool,
+}
+
+/// Something happened.
+pub(crate) fn note(what: impl FnOnce() -> String) {
+    TRACE.with_borrow_mut(|trace| {
+        let at = trace.began.map_or(0, |began| began.elapsed().as_millis());
+        let line = format!("{:>9.3} {}", at as f64 / 1000.0, what());
+        for byte in line.bytes() {
+            trace.hash = (trace.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+        if trace.aloud {
+            eprintln!("{line}");
+        }
+        trace.last.push_back(line);
+        if trace.last.len() > SHOWN {
+            trace.last.pop_front();
+        }
+    });
+}
+
+/// Something that must hold does not. The first counts.
+pub(crate) fn fail(what: String) {
+    note(|| format!("WRONG: {what}"));
+    FAILURE.with_borrow_mut(|failure| {
+        failure.get_or_insert(what);
+    });
+}
+
+fn failure() -> Result<(), String> {
+    FAILURE.with_borrow(|failure| failure.clone().map_or(Ok(()), Err))
+}
+
+/// What came of a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Outcome {
+    hash: u64,
+    counts: Counts,
+}
+
+fn run(seed: u64, aloud: bool) -> Result<Outcome, String> {
+    simulated::begin(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    FAILURE.set(None);
+    let done = runtime.block_on(async {
+        TRACE.set(Trace {
+            began: Some(Instant::now()),
+            hash: seed,
+            last: VecDeque::new(),
+            aloud,
+        });
+        SIM.set(Some(Sim::new()));
+        director::direct().await
+    });
+    let counts = with(|sim| sim.oracle.counts);
+    drop(runtime);
+    simulated::end();
+    SIM.set(None);
+    let trace = TRACE.take();
+    match done.and_then(|()| failure()) {
+        Ok(()) => Ok(Outcome {
+            hash: trace.hash,
+            counts,
+        }),
+        Err(error) => {
+            let before: Vec<String> = trace.last.into();
+            Err(format!(
+                "seed {seed}: {error}\n  before that:\n    {}\n  once more:\n    BACKFEED_SIMULATION_SEEDS={seed} \
+                 BACKFEED_SIMULATION_TRACE=1 cargo test --lib simulation_tests::seeds -- --nocapture",
+                before.join("\n    ")
+            ))
+        }
+    }
+}
+
+/// `17`, `0..1000`, or nothing: the ordinary ones.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("BACKFEED_SIMULATION_SEEDS") else {
+        return SEEDS;
+    };
+    let number = |text: &str| text.trim().parse::<u64>().expect("a seed");
+    match text.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => number(&text)..number(&text) + 1,
+    }
+}
+
+#[test]
+fn seeds_of_the_simulation_hold() {
+    let aloud = std::env::var_os("BACKFEED_SIMULATION_TRACE").is_some();
+    let seeds = seeds();
+    let next = AtomicU64::new(seeds.start);
+    let total = Mutex::new(Counts::default());
+    let failures: Mutex<Vec<(u64, String)>> = Mutex::default();
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    let began = std::time::Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || !failures.lock().unwrap().is_empty() {
+                        return;
+                    }
+                    match run(seed, aloud) {
+                        Ok(outcome) => total.lock().unwrap().add(&outcome.counts),
+                        Err(error) => failures.lock().unwrap().push((seed, error)),
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    let total = total.into_inner().unwrap();
+    eprintln!("seeds {seeds:?} in {:?}: {total:?}", began.elapsed());
+    if let Some((_, first)) = failures.first() {
+        panic!("{first}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    for seed in 0..10 {
+        let first = run(seed, false).unwrap();
+        assert_eq!(first, run(seed, false).unwrap(), "seed {seed}");
+    }
+}

@@ -1,0 +1,428 @@
+//! What must hold after every step: looked at with each object that is created and with each acknowledgement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use bytes::Bytes;
+
+use super::model::Model;
+use super::{Sim, fail, note};
+use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name};
+use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX};
+use crate::position::ReplId;
+use crate::segment::{self, Entry};
+use crate::store::StoreError;
+
+/// Relative expiries begin when they are received: an outage may lie between.
+const LATE_MS: i64 = 3_600_000;
+
+/// A history as it lies in the store.
+#[derive(Default)]
+pub(crate) struct Stored {
+    doc: Option<HistoryDoc>,
+    data: BTreeMap<u64, Bytes>,
+    pub(crate) bases: BTreeMap<u64, BaseKind>,
+    /// By start: end, whether it bridges a gap, last boundary.
+    segments: BTreeMap<u64, (u64, bool, Option<u64>)>,
+    pub(crate) sealed: Option<u64>,
+}
+
+/// All that was created and acknowledged.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    pub(crate) histories: BTreeMap<ReplId, Stored>,
+    /// The furthest that a server was told to be stored, by history.
+    pub(crate) acknowledged: BTreeMap<ReplId, u64>,
+    /// What a process could have gone on from when it last asked its server for its facts.
+    asked: BTreeMap<String, Asked>,
+    full_syncs: BTreeMap<String, Vec<i64>>,
+    pub(crate) counts: Counts,
+}
+
+/// A server, when it was asked for its facts, and what could have been gone on from then.
+struct Asked {
+    replid: ReplId,
+    replid2: Option<(ReplId, u64)>,
+    offset: u64,
+    backlog_first: u64,
+    stored: Option<(ReplId, u64)>,
+}
+
+/// How much was seen, so that a simulation that simulates nothing shows.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) acknowledgements: u64,
+    pub(crate) segments: u64,
+    pub(crate) bases: u64,
+    pub(crate) consolidated: u64,
+    pub(crate) seals: u64,
+    pub(crate) histories: u64,
+    pub(crate) full_syncs: u64,
+    pub(crate) partial_syncs: u64,
+    pub(crate) taken: u64,
+    pub(crate) restores: u64,
+    pub(crate) kills: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.acknowledgements, other.acknowledgements),
+            (&mut self.segments, other.segments),
+            (&mut self.bases, other.bases),
+            (&mut self.consolidated, other.consolidated),
+            (&mut self.seals, other.seals),
+            (&mut self.histories, other.histories),
+            (&mut self.full_syncs, other.full_syncs),
+            (&mut self.partial_syncs, other.partial_syncs),
+            (&mut self.taken, other.taken),
+            (&mut self.restores, other.restores),
+            (&mut self.kills, other.kills),
+        ];
+        for (mine, theirs) in pairs {
+            *mine += theirs;
+        }
+    }
+}
+
+impl Asked {
+    fn would_continue(&self, id: ReplId, at: u64) -> bool {
+        let known = (id == self.replid && at <= self.offset)
+            || matches!(self.replid2, Some((old, shared)) if id == old && at <= shared);
+        known && at + 1 >= self.backlog_first
+    }
+}
+
+impl Oracle {
+    /// Is the data set after this byte in the store?
+    pub(crate) fn holds(&self, id: ReplId, offset: u64) -> bool {
+        let (mut id, mut at) = (id, offset);
+        loop {
+            let Some(stored) = self.histories.get(&id) else {
+                return false;
+            };
+            let parent = stored.doc.as_ref().and_then(|doc| doc.parent);
+            if stored.bases.contains_key(&at) {
+                return true;
+            }
+            if let Some(parent) = parent
+                && parent.offset.0 >= at
+            {
+                id = parent.history;
+                continue;
+            }
+            match stored.segments.range(..at).next_back() {
+                Some((start, (end, false, _))) if *end >= at => {
+                    if stored.bases.range(start..=&at).next().is_some() {
+                        return true;
+                    }
+                    at = *start;
+                }
+                _ => return false,
+            }
+        }
+    }
+
+    /// Is this byte itself in the log?
+    pub(crate) fn logs(&self, id: ReplId, byte: u64) -> bool {
+        let Some(stored) = self.histories.get(&id) else {
+            return false;
+        };
+        match stored.doc.as_ref().and_then(|doc| doc.parent) {
+            Some(parent) if byte <= parent.offset.0 => self.logs(parent.history, byte),
+            _ => {
+                let before = stored.segments.range(..byte).next_back();
+                before.is_some_and(|(_, (end, gap, _))| byte <= *end && !gap)
+            }
+        }
+    }
+
+    /// The last boundary of a history that can be restored.
+    pub(crate) fn end(&self, id: ReplId) -> Option<u64> {
+        let stored = self.histories.get(&id)?;
+        let in_log = stored.segments.values().filter_map(|(_, _, at)| *at);
+        let parent = stored.doc.as_ref().and_then(|doc| doc.parent);
+        let anchors = stored
+            .bases
+            .keys()
+            .copied()
+            .chain(parent.map(|at| at.offset.0));
+        let end = in_log.chain(anchors).max()?;
+        self.holds(id, end).then_some(end)
+    }
+
+    /// Some boundaries, with what they can be reached through.
+    pub(crate) fn restorable(&self) -> Vec<(ReplId, u64, u64)> {
+        let of = |id: &ReplId| {
+            let end = self.end(*id)?;
+            let mut first = end;
+            let mut seen = BTreeSet::new();
+            let mut at = Some(*id);
+            while let Some(id) = at {
+                let stored = self.histories.get(&id).filter(|_| seen.insert(id))?;
+                if let Some(base) = stored.bases.keys().next() {
+                    first = first.min(*base);
+                }
+                at = stored.doc.as_ref()?.parent.map(|parent| parent.history);
+            }
+            Some((*id, first, end))
+        };
+        self.histories.keys().filter_map(of).collect()
+    }
+}
+
+impl Sim {
+    /// How much later a key may expire in a restore.
+    pub(crate) fn late_ms(&self) -> i64 {
+        if self.nodes[0].version == 6 {
+            LATE_MS
+        } else {
+            0
+        }
+    }
+
+    /// An object reaches the store.
+    pub(crate) fn create(
+        &mut self,
+        name: &str,
+        body: Bytes,
+        writer: &str,
+    ) -> Result<(), StoreError> {
+        if self.objects.contains_key(name) {
+            self.oracle.counts.taken += 1;
+            note(|| format!("{writer} finds {name}"));
+            return Err(StoreError::AlreadyExists {
+                name: name.to_owned(),
+            });
+        }
+        note(|| format!("{writer} creates {name}"));
+        self.objects.insert(name.to_owned(), body.clone());
+        self.created += 1;
+        if let Err(wrong) = self.check(name, &body) {
+            fail(format!("{writer} created {name}: {wrong}"));
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, name: &str, body: &Bytes) -> Result<(), String> {
+        let parsed = Name::parse(name).ok_or("no name of an archive")?;
+        match parsed {
+            Name::Archive => Ok(()),
+            Name::History(id) => self.check_history(id, body),
+            Name::BaseData(at) => {
+                let stored = self.oracle.histories.entry(at.history).or_default();
+                stored.data.insert(at.offset.0, body.clone());
+                Ok(())
+            }
+            Name::BaseManifest(at) => self.check_base(at.history, at.offset.0, body),
+            Name::BaseVerdict(_) => Ok(()),
+            Name::Log {
+                history,
+                first_byte,
+            } => self.check_log(history, first_byte - 1, body),
+        }
+    }
+
+    fn check_history(&mut self, id: ReplId, body: &Bytes) -> Result<(), String> {
+        let doc: HistoryDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if doc.id != id {
+            return Err("it is of another history".to_owned());
+        }
+        if let Some(parent) = doc.parent {
+            let at = parent.offset.0;
+            let (before, after) = (
+                self.truth.state(parent.history, at),
+                self.truth.state(id, at),
+            );
+            if before.is_none() || before != after {
+                return Err(format!(
+                    "{id} does not go on from {} at {at}",
+                    parent.history
+                ));
+            }
+            if !self.oracle.holds(parent.history, at) {
+                return Err(format!("its parent is not stored up to {at}"));
+            }
+        }
+        self.oracle.counts.histories += 1;
+        self.oracle.histories.entry(id).or_default().doc = Some(doc);
+        Ok(())
+    }
+
+    fn check_base(&mut self, id: ReplId, at: u64, body: &Bytes) -> Result<(), String> {
+        let manifest: BaseManifest =
+            serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if (manifest.history, manifest.offset.0) != (id, at) {
+            return Err("it is of another base".to_owned());
+        }
+        let stored = self.oracle.histories.entry(id).or_default();
+        if stored.doc.is_none() {
+            return Err("there is no history.json".to_owned());
+        }
+        let data = stored.data.get(&at).ok_or("its data is not there")?;
+        let mut raw = Vec::new();
+        zstd::stream::read::Decoder::new(&data[..])
+            .and_then(|mut decoder| decoder.read_to_end(&mut raw))
+            .map_err(|error| error.to_string())?;
+        let found = Model::read(&raw)?;
+        let wanted = self.truth.state(id, at).ok_or("it stands at no boundary")?;
+        let consolidated = manifest.kind != BaseKind::Sync;
+        let late = if consolidated { self.late_ms() } else { 0 };
+        if let Some(wrong) = wanted.difference(&found, late) {
+            return Err(wrong);
+        }
+        if consolidated && !self.oracle.holds(id, at) {
+            return Err("it stands beyond the log".to_owned());
+        }
+        let stored = self.oracle.histories.entry(id).or_default();
+        stored.bases.insert(at, manifest.kind);
+        self.oracle.counts.bases += 1;
+        self.oracle.counts.consolidated += u64::from(consolidated);
+        Ok(())
+    }
+
+    fn check_log(&mut self, id: ReplId, start: u64, body: &Bytes) -> Result<(), String> {
+        let decoded = segment::decode_entry(body).map_err(|error| error.to_string())?;
+        let (entry, header_bytes) = decoded.ok_or("it has half a header")?;
+        if (entry.history(), entry.start().0) != (id, start) {
+            return Err("it is of another place".to_owned());
+        }
+        let stored = self.oracle.histories.entry(id).or_default();
+        let doc = stored.doc.as_ref().ok_or("there is no history.json")?;
+        if let Some(sealed) = stored.sealed {
+            return Err(format!("the log was sealed after {sealed}"));
+        }
+        // One chain: only what follows on the last segment, or begins the log.
+        let begins = |at: &u64| {
+            stored.bases.contains_key(at) || doc.parent.is_some_and(|parent| parent.offset.0 == *at)
+        };
+        match stored.segments.last_key_value() {
+            Some((_, (end, ..))) if *end == start => {}
+            Some((_, (end, ..))) => return Err(format!("the log ends at {end}: a second chain")),
+            None if begins(&start) => {}
+            None => return Err("no base and no parent stands there".to_owned()),
+        }
+        let header = match entry {
+            Entry::Seal(_) => {
+                stored.sealed = Some(start);
+                self.oracle.counts.seals += 1;
+                return Ok(());
+            }
+            Entry::Segment(header) => header,
+        };
+        let end = header.meta.end.0;
+        let boundary = header.meta.boundary.map(|boundary| boundary.offset.0);
+        if header.is_gap() {
+            if !stored.bases.contains_key(&end) {
+                return Err(format!("a gap up to {end}, where no base stands"));
+            }
+        } else {
+            let mut raw = Vec::new();
+            zstd::stream::read::Decoder::new(&body[header_bytes..])
+                .and_then(|mut decoder| decoder.read_to_end(&mut raw))
+                .map_err(|error| error.to_string())?;
+            if self.truth.bytes(id, start, end).as_ref() != Some(&raw) {
+                return Err(format!("its bytes up to {end} are not those of the feed"));
+            }
+            let last = self.truth.boundary(id, end).filter(|at| *at > start);
+            if boundary > last || boundary.is_some_and(|at| self.truth.state(id, at).is_none()) {
+                return Err(format!(
+                    "its boundary is {boundary:?}, and should be {last:?}"
+                ));
+            }
+        }
+        let stored = self.oracle.histories.entry(id).or_default();
+        stored
+            .segments
+            .insert(start, (end, header.is_gap(), boundary));
+        self.oracle.counts.segments += 1;
+        Ok(())
+    }
+
+    /// A server was told that all up to `offset` is stored.
+    pub(crate) fn acknowledged(&mut self, node: usize, process: &str, id: ReplId, offset: u64) {
+        self.oracle.counts.acknowledgements += 1;
+        if offset == 0 {
+            return;
+        }
+        let node = &self.nodes[node];
+        if node.replid == id && offset >= node.offset && !node.shutting_down {
+            fail(format!(
+                "{process} acknowledged the very end of {id}, {offset}"
+            ));
+        }
+        if self.oracle.end(id).is_none_or(|end| end < offset) {
+            fail(format!(
+                "{process} acknowledged {offset} of {id}, which is not stored"
+            ));
+        }
+        let furthest = self.oracle.acknowledged.entry(id).or_default();
+        *furthest = offset.max(*furthest);
+    }
+
+    /// A process asks its server for its facts, before it looks into the store.
+    pub(crate) fn facts_asked(&mut self, node: usize, process: &str) {
+        let node = &self.nodes[node];
+        let ids = [Some(node.replid), node.replid2.map(|(id, _)| id)];
+        let known = ids.into_iter().flatten().find_map(|id| {
+            let end = self.oracle.end(id)?;
+            let sealed = self
+                .oracle
+                .histories
+                .get(&id)
+                .is_some_and(|at| at.sealed.is_some());
+            // A sealed history is only gone on with under a new id.
+            Some((id, end)).filter(|_| !sealed || id != node.replid)
+        });
+        let asked = Asked {
+            replid: node.replid,
+            replid2: node.replid2,
+            offset: node.offset,
+            backlog_first: node.backlog_first,
+            stored: known.filter(|(id, end)| node.continues(*id, *end)),
+        };
+        self.oracle.asked.insert(process.to_owned(), asked);
+    }
+
+    pub(crate) fn continued(&mut self, node: usize, process: &str, from: ReplId, offset: u64) {
+        self.oracle.counts.partial_syncs += 1;
+        let _ = node;
+        if self.truth.state(from, offset).is_none() {
+            fail(format!(
+                "{process} goes on from {offset} of {from}, which is no boundary"
+            ));
+        }
+    }
+
+    /// A server has to make a snapshot.
+    pub(crate) fn full_sync(&mut self, node: usize, process: &str, wanted: Option<(ReplId, u64)>) {
+        self.oracle.counts.full_syncs += 1;
+        let server = &self.nodes[node];
+        // What it wanted may have been left behind since it asked: nobody could know that.
+        if let Some(asked) = self.oracle.asked.get(process)
+            && let Some((id, end)) = asked.stored
+            && server.continues(id, end)
+            && !wanted.is_some_and(|(id, at)| asked.would_continue(id, at))
+        {
+            fail(format!(
+                "{process} made its server send everything, though it could go on from {end} of {id}"
+            ));
+        }
+        let now = self.now_ms();
+        let window = FULL_SYNC_WINDOW.as_millis() as i64;
+        let of_process = self
+            .oracle
+            .full_syncs
+            .entry(process.to_owned())
+            .or_default();
+        of_process.retain(|at| now - at < window);
+        of_process.push(now);
+        // One more where the server was expected to continue.
+        if of_process.len() > FULL_SYNCS_MAX + 1 {
+            fail(format!(
+                "{process} made its server send everything {} times in {window} ms",
+                of_process.len()
+            ));
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! A model of a Redis server: replication as a replica sees it, over a plain data set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::model::{Model, Text, text};
+use super::net::Wire;
+use super::{Sim, note, with};
+use crate::position::ReplId;
+use crate::resp::encode_command;
+use crate::world::simulated::{below, between, number, once_in};
+
+/// A server.
+pub(crate) struct Node {
+    pub(crate) up: bool,
+    pub(crate) replid: ReplId,
+    /// The id before, and the last byte of it.
+    pub(crate) replid2: Option<(ReplId, u64)>,
+    pub(crate) offset: u64,
+    /// Number of the first byte in the backlog.
+    pub(crate) backlog_first: u64,
+    backlog_size: u64,
+    /// What `SELECT` said last in the feed.
+    selected: Option<u32>,
+    pub(crate) model: Model,
+    /// 6 sends relative expiries.
+    pub(crate) version: u32,
+    diskless: bool,
+    pub(crate) shutting_down: bool,
+    /// Of replicas, to be told of more feed.
+    links: Vec<Arc<Notify>>,
+    /// What it acknowledged when it was last asked for its facts: see the checks of full syncs.
+    pub(crate) full_syncs: u64,
+}
+
+pub(crate) fn new_id() -> ReplId {
+    let mut bytes = [0; 20];
+    for chunk in bytes.chunks_mut(4) {
+        chunk.copy_from_slice(&(number() as u32).to_le_bytes());
+    }
+    ReplId::from_random(bytes)
+}
+
+impl Node {
+    /// One with a history of its own.
+    pub(crate) fn fresh(version: u32, backlog_size: u64) -> Self {
+        Self {
+            up: true,
+            replid: new_id(),
+            replid2: None,
+            offset: 0,
+            backlog_first: 1,
+            backlog_size,
+            selected: None,
+            model: Model::default(),
+            version,
+            diskless: once_in(2),
+            shutting_down: false,
+            links: Vec::new(),
+            full_syncs: 0,
+        }
+    }
+
+    /// One that goes on from `old` at `offset` under a new id. With `backlog` it has what its replicas may lack.
+    pub(crate) fn promoted(old: &Self, offset: u64, model: Model, backlog: bool) -> Self {
+        let first = old.backlog_first.min(offset + 1);
+        Self {
+            replid: new_id(),
+            replid2: Some((old.replid, offset)),
+            offset,
+            backlog_first: if backlog { first } else { offset + 1 },
+            model,
+            links: Vec::new(),
+            ..Self::fresh(old.version, old.backlog_size)
+        }
+    }
+
+    /// Would `PSYNC` of the byte after `offset` be continued?
+    pub(crate) fn continues(&self, id: ReplId, offset: u64) -> bool {
+        let known = (id == self.replid && offset <= self.offset)
+            || matches!(self.replid2, Some((old, shared)) if id == old && offset <= shared);
+        known && offset + 1 >= self.backlog_first
+    }
+
+    fn info(&self) -> String {
+        let (id2, second) = match self.replid2 {
+            Some((id, shared)) => (id.to_string(), (shared + 1).to_string()),
+            None => ("0".repeat(40), "-1".to_owned()),
+        };
+        let shutdown = if self.shutting_down {
+            "shutdown_in_milliseconds:5000\r\n"
+        } else {
+            ""
+        };
+        format!(
+            "# Server\r\nredis_version:{}\r\n{shutdown}# Persistence\r\nloading:0\r\n# Replication\r\nrole:master\r\n\
+             master_replid:{}\r\nmaster_replid2:{id2}\r\nmaster_repl_offset:{}\r\nsecond_repl_offset:{second}\r\n\
+             repl_backlog_active:1\r\nrepl_backlog_size:{}\r\nrepl_backlog_first_byte_offset:{}\r\n\
+             # Keyspace\r\ndb0:keys={},expires=0,avg_ttl=0\r\n",
+            if self.version == 6 { "6.2.14" } else { "7.2.4" },
+            self.replid,
+            self.offset,
+            self.backlog_size,
+            self.backlog_first,
+            self.model.keys()
+        )
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let aux = [
+            ("redis-ver", "7.2.4".to_owned()),
+            ("repl-stream-db", "0".to_owned()),
+            ("repl-id", self.replid.to_string()),
+            ("repl-offset", self.offset.to_string()),
+        ];
+        let version = if self.version == 6 { 9 } else { 11 };
+        self.model.rdb(version, &aux)
+    }
+}
+
+impl Sim {
+    /// A unit of commands in database `db`, executed and sent to all replicas.
+    pub(crate) fn write(&mut self, node: usize, db: u32, unit: &[Vec<Text>]) {
+        if self.nodes[node].selected != Some(db) {
+            let select = vec![text("SELECT"), text(db.to_string())];
+            self.nodes[node].selected = Some(db);
+            self.write_unit(node, db, &[select]);
+        }
+        self.write_unit(node, db, unit);
+    }
+
+    /// What belongs to no database.
+    pub(crate) fn write_bare(&mut self, node: usize, command: &[&str]) {
+        let command = command.iter().map(text).collect();
+        self.write_unit(node, 0, &[command]);
+    }
+
+    fn write_unit(&mut self, node: usize, db: u32, unit: &[Vec<Text>]) {
+        let now = self.now_ms();
+        let node = &mut self.nodes[node];
+        let mut db = db;
+        let mut bytes = Vec::new();
+        for command in unit {
+            node.model.execute(&mut db, command, now);
+            let args: Vec<&[u8]> = command.iter().map(|arg| &arg[..]).collect();
+            encode_command(&args, &mut bytes);
+        }
+        self.truth.write(node.replid, &bytes, Some(&node.model));
+        node.offset += bytes.len() as u64;
+        let oldest = node.offset.saturating_sub(node.backlog_size) + 1;
+        node.backlog_first = node.backlog_first.max(oldest);
+        for link in &node.links {
+            link.notify_one();
+        }
+    }
+
+    /// Bytes of the feed from `at` on, in small pieces.
+    fn feed(&mut self, node: usize, id: ReplId, at: u64) -> Option<Vec<u8>> {
+        let node = &self.nodes[node];
+        if !node.up || node.replid != id || at >= node.offset {
+            return None;
+        }
+        let end = (at + between(1, 20_000)).min(node.offset);
+        Some(self.truth.bytes(id, at, end).unwrap())
+    }
+
+    /// The server is gone, and all connections with it.
+    pub(crate) fn stop_node(&mut self, node: usize) {
+        self.nodes[node].up = false;
+        for connection in &self.connections {
+            if connection.node == node {
+                connection.cut(once_in(2));
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve(node: usize, process: String, wire: Wire) {
+    let (mut reader, writer) = split(wire);
+    let mut writer = Some(writer);
+    let mut inbox = BytesMut::new();
+    let more = Arc::new(Notify::new());
+    let acknowledged = Arc::new(Notify::new());
+    let mut link = None;
+    while let Ok(Some(command)) = read_command(&mut reader, &mut inbox).await {
+        let word = |at: usize| {
+            let word: &[u8] = command.get(at).map_or(b"", |word| &word[..]);
+            String::from_utf8_lossy(word).to_ascii_uppercase()
+        };
+        match (word(0).as_str(), word(1).as_str()) {
+            ("REPLCONF", "ACK") => {
+                let offset = word(2).parse().unwrap();
+                if let Some(id) = link {
+                    with(|sim| sim.acknowledged(node, &process, id, offset));
+                }
+                acknowledged.notify_one();
+            }
+            ("PSYNC", _) => {
+                let Some(writer) = writer.take() else {
+                    return;
+                };
+                let resume = word(1).parse().ok().zip(word(2).parse::<u64>().ok());
+                let answer = with(|sim| sim.psync(node, &process, resume, &more));
+                link = Some(answer.id);
+                let acknowledged = acknowledged.clone();
+                tokio::spawn(send(node, writer, answer, more.clone(), acknowledged));
+            }
+            (name, _) => {
+                let Some(writer) = &mut writer else {
+                    return;
+                };
+                let answer = match name {
+                    "INFO" => {
+                        let info = with(|sim| sim.asked_for_facts(node, &process));
+                        format!("${}\r\n{info}\r\n", info.len())
+                    }
+                    "PING" => "+PONG\r\n".to_owned(),
+                    _ => "+OK\r\n".to_owned(),
+                };
+                if writer.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What a replica is sent.
+struct Answer {
+    id: ReplId,
+    line: String,
+    /// Of a full sync.
+    payload: Option<Vec<u8>>,
+    diskless: bool,
+    /// The feed goes on after this byte. None: it does not.
+    after: Option<u64>,
+}
+
+impl Sim {
+    fn psync(
+        &mut self,
+        at: usize,
+        process: &str,
+        resume: Option<(ReplId, u64)>,
+        more: &Arc<Notify>,
+    ) -> Answer {
+        let id = self.nodes[at].replid;
+        if !self.nodes[at].up || once_in(40) {
+            return Answer {
+                id,
+                line: "-NOMASTERLINK Can't SYNC while not connected with my master\r\n".to_owned(),
+                payload: None,
+                diskless: false,
+                after: None,
+            };
+        }
+        self.nodes[at].links.push(more.clone());
+        let wanted = resume.map(|(id, first)| (id, first.saturating_sub(1)));
+        if let Some((from, offset)) = wanted
+            && self.nodes[at].continues(from, offset)
+        {
+            note(|| format!("{process} continues {from} after {offset} as {id}"));
+            self.continued(at, process, from, offset);
+            return Answer {
+                id,
+                line: format!("+CONTINUE {id}\r\n"),
+                payload: None,
+                diskless: false,
+                after: Some(offset),
+            };
+        }
+        let offset = self.nodes[at].offset;
+        note(|| format!("{process} gets a full sync of {id} at {offset}, and wanted {wanted:?}"));
+        self.full_sync(at, process, wanted);
+        let node = &mut self.nodes[at];
+        node.full_syncs += 1;
+        node.selected = None;
+        Answer {
+            id,
+            line: format!("+FULLRESYNC {id} {offset}\r\n"),
+            payload: Some(node.snapshot()),
+            diskless: node.diskless,
+            after: Some(offset),
+        }
+    }
+
+    fn asked_for_facts(&mut self, node: usize, process: &str) -> String {
+        self.facts_asked(node, process);
+        self.nodes[node].info()
+    }
+}
+
+async fn send(
+    node: usize,
+    mut to: WriteHalf<Wire>,
+    answer: Answer,
+    more: Arc<Notify>,
+    acknowledged: Arc<Notify>,
+) {
+    if to.write_all(answer.line.as_bytes()).await.is_err() {
+        return;
+    }
+    if let Some(payload) = answer.payload {
+        // The child process forks and writes.
+        sleep(Duration::from_millis(below(200))).await;
+        let mark: String = (0..40)
+            .map(|_| char::from(b'a' + below(26) as u8))
+            .collect();
+        let (before, after) = if answer.diskless {
+            (format!("$EOF:{mark}\r\n"), mark)
+        } else {
+            (format!("${}\r\n", payload.len()), String::new())
+        };
+        let newlines = "\n".repeat(below(3) as usize);
+        let all = [
+            newlines.as_bytes(),
+            before.as_bytes(),
+            &payload,
+            after.as_bytes(),
+        ]
+        .concat();
+        let mut rest = &all[..];
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(rest.len().min(between(1, 3000) as usize));
+            if to.write_all(piece).await.is_err() {
+                return;
+            }
+            rest = more;
+        }
+        if answer.diskless {
+            acknowledged.notified().await;
+        }
+    }
+    let Some(mut at) = answer.after else {
+        return;
+    };
+    loop {
+        match with(|sim| sim.feed(node, answer.id, at)) {
+            Some(bytes) => {
+                if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+                at += bytes.len() as u64;
+            }
+            None => more.notified().await,
+        }
+    }
+}
+
+async fn read_command(
+    from: &mut ReadHalf<Wire>,
+    inbox: &mut BytesMut,
+) -> std::io::Result<Option<Vec<Text>>> {
+    loop {
+        while inbox.first() == Some(&b'\n') {
+            let _ = inbox.split_to(1);
+        }
+        if let Some((command, length)) = parse(inbox) {
+            let _ = inbox.split_to(length);
+            return Ok(Some(command));
+        }
+        if from.read_buf(inbox).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// A command at the front of `bytes`, and its length; none: it is not whole.
+pub(crate) fn parse(bytes: &[u8]) -> Option<(Vec<Text>, usize)> {
+    let mut at = 0;
+    let line = |at: &mut usize, sign: u8| -> Option<usize> {
+        let rest = bytes.get(*at..)?;
+        let length = rest.windows(2).position(|two| two == b"\r\n")?;
+        assert_eq!(rest[0], sign, "no command");
+        *at += length + 2;
+        Some(
+            std::str::from_utf8(&rest[1..length])
+                .unwrap()
+                .parse()
+                .unwrap(),
+        )
+    };
+    let count = line(&mut at, b'*')?;
+    let mut command = Vec::new();
+    for _ in 0..count {
+        let length = line(&mut at, b'$')?;
+        command.push(text(bytes.get(at..at + length)?));
+        at += length + 2;
+    }
+    (at <= bytes.len()).then_some((command, at))
+}

@@ -1,0 +1,159 @@
+//! Restores from what is stored at the moment, by the program's own code, held against what really was.
+
+use futures::TryStreamExt;
+
+use super::model::{Model, text};
+use super::redis::parse;
+use super::store::Objects;
+use super::with;
+use crate::archive::{Archive, Catalog};
+use crate::position::ReplId;
+use crate::rebuild::{self, Limits, Stand};
+use crate::restore::{self, BadBases, LogForm, Plan, When};
+use crate::store::MemoryStore;
+use crate::world::simulated::{between, once_in, pick};
+
+const LIMITS: Limits = Limits {
+    memory: 1 << 30,
+    log: u64::MAX,
+};
+
+/// Opens what lies in the store, and restores from it: one point, or (`all`) several of each history.
+pub(crate) async fn check(objects: Objects, all: bool) -> Result<(), String> {
+    if !objects.contains_key("archive.json") {
+        return Ok(());
+    }
+    let store = MemoryStore::new();
+    for (name, body) in objects {
+        store.put(&name, body);
+    }
+    let archive = Archive::open(store.shared())
+        .await
+        .map_err(|error| format!("the archive does not open: {error}"))?;
+    let catalog = archive.catalog().await.map_err(|error| error.to_string())?;
+    check_catalog(&catalog)?;
+    let restorable = with(|sim| sim.oracle.restorable());
+    if restorable.is_empty() {
+        return Ok(());
+    }
+    let chosen = if all {
+        restorable
+    } else {
+        vec![pick(&restorable)]
+    };
+    for (id, first, end) in chosen {
+        let log_end = archive.log_end(&catalog, id).await;
+        let log_end = log_end.map_err(|error| format!("{id}: no end of its log: {error}"))?;
+        if log_end.boundary.offset.0 != end {
+            let found = log_end.boundary.offset;
+            return Err(format!(
+                "{id}: its log is found to end at {found}, and ends at {end}"
+            ));
+        }
+        let acknowledged = with(|sim| sim.oracle.acknowledged.get(&id).copied());
+        if acknowledged.is_some_and(|at| at > end) {
+            return Err(format!(
+                "{id}: {acknowledged:?} was acknowledged, and {end} is stored"
+            ));
+        }
+        let mut wanted = vec![if once_in(2) { end } else { between(first, end) }];
+        if all {
+            wanted.push(end);
+            wanted.dedup();
+        }
+        for upto in wanted {
+            restore_at(&archive, &catalog, id, upto)
+                .await
+                .map_err(|error| format!("{id} at {upto}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_catalog(catalog: &Catalog) -> Result<(), String> {
+    if let Some((id, why)) = catalog.unreadable.first_key_value() {
+        return Err(format!("history {id} cannot be read: {why}"));
+    }
+    let of_histories = catalog.histories.values().flat_map(|at| &at.problems);
+    let mut odd = of_histories.filter(|problem| !problem.contains("no manifest"));
+    odd.next().map_or(Ok(()), |problem| Err(problem.clone()))
+}
+
+async fn restore_at(
+    archive: &Archive,
+    catalog: &Catalog,
+    id: ReplId,
+    upto: u64,
+) -> Result<(), String> {
+    let boundary = with(|sim| sim.truth.boundary(id, upto)).ok_or("no boundary before it")?;
+    if !with(|sim| sim.oracle.holds(id, boundary)) {
+        return Ok(());
+    }
+    let within = with(|sim| sim.oracle.logs(id, upto));
+    let when = When::Offset(if within { upto } else { boundary });
+    let plan = restore::plan(archive, catalog, id, when, &BadBases::new()).await;
+    let mut plan = plan.map_err(|error| error.to_string())?;
+    if plan.end.offset.0 != boundary {
+        return Err(format!(
+            "the plan ends at {}, and not at {boundary}",
+            plan.end.offset
+        ));
+    }
+    plan.set_relative_ttls(true);
+    let wanted = with(|sim| sim.truth.state(id, boundary).cloned()).ok_or("no state")?;
+    let found = rebuilt(archive, &plan).await?;
+    if let Some(wrong) = wanted.difference(&found, with(|sim| sim.late_ms())) {
+        return Err(format!("rebuilt: {wrong}"));
+    }
+    if once_in(3) {
+        let found = replayed(archive, &plan).await?;
+        if let Some(wrong) = wanted.difference(&found, with(|sim| sim.late_ms())) {
+            return Err(format!("replayed: {wrong}"));
+        }
+    }
+    with(|sim| sim.oracle.counts.restores += 1);
+    Ok(())
+}
+
+/// As an RDB file is made.
+async fn rebuilt(archive: &Archive, plan: &Plan) -> Result<Model, String> {
+    let source = restore::source(archive, plan);
+    let survey = rebuild::survey(&source, LIMITS)
+        .await
+        .map_err(|error| error.to_string())?;
+    if let Some(stop) = &survey.stop {
+        return Err(stop.to_string());
+    }
+    let chunks: Vec<_> = rebuild::write(source, survey, Stand::Nowhere, LIMITS)
+        .try_collect()
+        .await
+        .map_err(|error| error.to_string())?;
+    Model::read(&chunks.concat())
+}
+
+/// As a server is restored: snapshot, then commands.
+async fn replayed(archive: &Archive, plan: &Plan) -> Result<Model, String> {
+    let collected = restore::snapshot(archive, &plan.base, true).await;
+    let (_, content) = collected.map_err(|error| error.to_string())?;
+    let chunks: Vec<_> = content
+        .try_collect()
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut model = Model::read(&chunks.concat())?;
+    let log = restore::log(archive, plan, LogForm::Replay);
+    let chunks: Vec<_> = log.try_collect().await.map_err(|error| error.to_string())?;
+    let bytes = chunks.concat();
+    let (mut rest, mut db) = (&bytes[..], 0);
+    while let Some((argv, length)) = parse(rest) {
+        let name = argv[0].to_ascii_uppercase();
+        if [&b"EXPIRE"[..], b"PEXPIRE", b"SETEX"].contains(&&name[..]) {
+            return Err(format!("a relative expiry is replayed: {:?}", text(name)));
+        }
+        model.execute(&mut db, &argv, 0);
+        rest = &rest[length..];
+    }
+    if !rest.is_empty() {
+        return Err("half a command is replayed".to_owned());
+    }
+    Ok(model)
+}

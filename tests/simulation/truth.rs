@@ -1,0 +1,83 @@
+//! What really happened: every byte of every history, and the data set between any two commands.
+
+use std::collections::BTreeMap;
+
+use super::model::Model;
+use crate::position::ReplId;
+
+/// A history as its servers know it.
+struct History {
+    parent: Option<ReplId>,
+    /// The last byte that it shares with its parent.
+    start: u64,
+    bytes: Vec<u8>,
+    /// The data set at each boundary.
+    states: BTreeMap<u64, Model>,
+}
+
+/// All that happened.
+#[derive(Default)]
+pub(crate) struct Truth {
+    histories: BTreeMap<ReplId, History>,
+}
+
+impl Truth {
+    /// A server begins a history, perhaps where it leaves another one.
+    pub(crate) fn begin(&mut self, id: ReplId, parent: Option<ReplId>, start: u64, model: Model) {
+        let history = History {
+            parent,
+            start,
+            bytes: Vec::new(),
+            states: BTreeMap::from([(start, model)]),
+        };
+        self.histories.insert(id, history);
+    }
+
+    /// Bytes of the feed. `state`: they end at a boundary, with this data set.
+    pub(crate) fn write(&mut self, id: ReplId, bytes: &[u8], state: Option<&Model>) {
+        let history = self.histories.get_mut(&id).unwrap();
+        history.bytes.extend_from_slice(bytes);
+        let end = history.start + history.bytes.len() as u64;
+        if let Some(state) = state {
+            history.states.insert(end, state.clone());
+        }
+    }
+
+    /// The bytes `(from, to]`.
+    pub(crate) fn bytes(&self, id: ReplId, from: u64, to: u64) -> Option<Vec<u8>> {
+        let history = self.histories.get(&id)?;
+        if from >= to {
+            return Some(Vec::new());
+        }
+        let mut bytes = Vec::new();
+        if from < history.start {
+            bytes = self.bytes(history.parent?, from, to.min(history.start))?;
+        }
+        if to > history.start {
+            let first = from.max(history.start) - history.start;
+            let own = history
+                .bytes
+                .get(first as usize..(to - history.start) as usize)?;
+            bytes.extend_from_slice(own);
+        }
+        Some(bytes)
+    }
+
+    /// The data set at a boundary; none: it is none.
+    pub(crate) fn state(&self, id: ReplId, at: u64) -> Option<&Model> {
+        let history = self.histories.get(&id)?;
+        if at < history.start {
+            return self.state(history.parent?, at);
+        }
+        history.states.get(&at)
+    }
+
+    /// The last boundary at or before an offset.
+    pub(crate) fn boundary(&self, id: ReplId, upto: u64) -> Option<u64> {
+        let history = self.histories.get(&id)?;
+        if upto < history.start {
+            return self.boundary(history.parent?, upto);
+        }
+        history.states.range(..=upto).next_back().map(|(at, _)| *at)
+    }
+}
