@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Backfeed, Cloud, Emulator, Env, Fault, Rng, Server, Version, free_port, list_with, run_with,
+    Backfeed, Cloud, Emulator, Env, Fault, Server, Version, free_port, list_with, run_with,
     wait_until,
 };
 
@@ -38,34 +38,13 @@ fn requests(cloud: Cloud) -> Requests {
     }
 }
 
-fn set_and_wait(redis: &Server, key: &str, millis: u32) -> u32 {
-    let mut connection = redis.connect();
-    let set = redis::cmd("SET").arg(key).arg("value").to_owned();
-    set.exec(&mut connection).unwrap();
-    let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
-    wait.query(&mut connection).unwrap()
-}
-
-/// More than fits into some parts, and does not compress.
-fn fill(redis: &Server, megabytes: u64) {
-    let mut rng = Rng::new(7);
-    let mut connection = redis.connect();
-    for n in 0..megabytes {
-        let noise: Vec<u8> = (0..125_000)
-            .flat_map(|_| rng.next().to_le_bytes())
-            .collect();
-        let set = redis::cmd("SET").arg(n).arg(noise).to_owned();
-        set.exec(&mut connection).unwrap();
-    }
-}
-
 /// Captured with faults on the way, continued by a second process, restored elsewhere.
 fn there_and_back(cloud: Cloud) {
     let emulator = Emulator::start_of(cloud, "bucket");
     let env: Env = emulator.environment();
     let harm = requests(cloud);
     let redis = Server::start(Version::Redis70, &[]);
-    fill(&redis, 30);
+    redis.fill_with_noise(30);
     emulator.fault("PUT", harm.part, 2, Fault::CutRequest);
     emulator.fault("PUT", harm.part, 1, Fault::Status(503, Some(1)));
     emulator.fault(harm.completion.0, harm.completion.1, 1, Fault::Lost(500));
@@ -73,23 +52,23 @@ fn there_and_back(cloud: Cloud) {
     let backfeed = Backfeed::start_with(env.clone(), &args);
     backfeed.wait_captured(&redis);
     assert_eq!(emulator.heal(), 0, "the snapshot went up in parts");
-    assert_eq!(set_and_wait(&redis, "before", 20_000), 1);
+    assert_eq!(redis.set_and_wait(0, "before", 1, 20_000), 1);
 
     emulator.fault("PUT", "/log/", usize::MAX, Fault::Says(403, harm.denied));
-    assert_eq!(set_and_wait(&redis, "meanwhile", 100), 0);
+    assert_eq!(redis.set_and_wait(0, "meanwhile", 1, 100), 0);
     backfeed.wait("it is told", |view| {
         let told = view["store_error"].as_str().unwrap_or_default();
         told.contains(harm.permission) && told.contains(harm.store)
     });
     assert_eq!(backfeed.get("/readyz").unwrap().0, 503);
     emulator.heal();
-    assert_eq!(set_and_wait(&redis, "after", 30_000), 1);
+    assert_eq!(redis.set_and_wait(0, "after", 1, 30_000), 1);
     backfeed.wait("it is over", |view| view["store_error"] == Value::Null);
 
     drop(backfeed);
     let second = Backfeed::start_with(env.clone(), &args);
     second.wait_captured(&redis);
-    assert_eq!(set_and_wait(&redis, "again", 20_000), 1);
+    assert_eq!(redis.set_and_wait(0, "again", 1, 20_000), 1);
     assert_eq!(redis.info("stats")["sync_full"], "1", "{}", second.log());
 
     let copy = Server::start(redis.version(), &[]);
@@ -125,10 +104,10 @@ fn two_make_one_log_on_s3() {
     let two = Backfeed::start_with(env.clone(), &args);
     two.wait_captured(&redis);
     for n in 0..30 {
-        assert_eq!(set_and_wait(&redis, &format!("key{n}"), 20_000), 1);
+        assert_eq!(redis.set_and_wait(0, &format!("key{n}"), 1, 20_000), 1);
     }
     drop(one);
-    assert_eq!(set_and_wait(&redis, "last", 20_000), 1);
+    assert_eq!(redis.set_and_wait(0, "last", 1, 20_000), 1);
     wait_until("the second has it all", Duration::from_secs(30), || {
         two.metric("backfeed_lag_bytes") == 0.0
     });

@@ -20,14 +20,6 @@ fn backup(gcs: &Gcs, redis: &Server) -> Backfeed {
     Backfeed::start_with(env(gcs), &args)
 }
 
-fn set_and_wait(redis: &Server, key: &str, millis: u32) -> u32 {
-    let mut connection = redis.connect();
-    let set = redis::cmd("SET").arg(key).arg("value").to_owned();
-    set.exec(&mut connection).unwrap();
-    let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
-    wait.query(&mut connection).unwrap()
-}
-
 fn check_restore(gcs: &Gcs, redis: &Server) {
     let copy = Server::start(redis.version(), &[]);
     let args = ["restore", "--store", STORE, "--to", &copy.url()];
@@ -36,28 +28,15 @@ fn check_restore(gcs: &Gcs, redis: &Server) {
     assert_eq!(copy.debug_digest(), redis.debug_digest());
 }
 
-/// More than fits into some parts, and does not compress.
-fn fill(redis: &Server, megabytes: u64) {
-    let mut rng = crate::support::Rng::new(7);
-    let mut connection = redis.connect();
-    for n in 0..megabytes {
-        let noise: Vec<u8> = (0..125_000)
-            .flat_map(|_| rng.next().to_le_bytes())
-            .collect();
-        let set = redis::cmd("SET").arg(n).arg(noise).to_owned();
-        set.exec(&mut connection).unwrap();
-    }
-}
-
 #[test]
 fn a_permission_that_is_missing_is_told_once_and_until_it_is_given() {
     let gcs = Gcs::start("bucket");
     let redis = Server::start(Version::Redis70, &[]);
     let backfeed = backup(&gcs, &redis);
     backfeed.wait_captured(&redis);
-    assert_eq!(set_and_wait(&redis, "before", 20_000), 1);
+    assert_eq!(redis.set_and_wait(0, "before", 1, 20_000), 1);
     gcs.fault("POST", "/upload/", usize::MAX, Fault::Status(403, None));
-    assert_eq!(set_and_wait(&redis, "meanwhile", 100), 0);
+    assert_eq!(redis.set_and_wait(0, "meanwhile", 1, 100), 0);
     backfeed.wait("it is told", |view| {
         let told = view["store_error"].as_str().unwrap_or_default();
         told.contains("storage.objects.create") && told.contains("gs://bucket/some/prefix/")
@@ -69,7 +48,7 @@ fn a_permission_that_is_missing_is_told_once_and_until_it_is_given() {
     });
     assert_eq!(backfeed.log().matches("storage.objects.create").count(), 1);
     gcs.heal();
-    assert_eq!(set_and_wait(&redis, "after", 30_000), 1);
+    assert_eq!(redis.set_and_wait(0, "after", 1, 30_000), 1);
     backfeed.wait("it is over", |view| view["store_error"] == Value::Null);
     assert_eq!(backfeed.get("/readyz").unwrap().0, 200);
     check_restore(&gcs, &redis);
@@ -79,7 +58,7 @@ fn a_permission_that_is_missing_is_told_once_and_until_it_is_given() {
 fn a_snapshot_goes_up_in_parts_through_an_outage() {
     let mut gcs = Gcs::start("bucket");
     let redis = Server::start(Version::Redis70, &[]);
-    fill(&redis, 60);
+    redis.fill_with_noise(60);
     // An answer is lost, then the store dies for a while, and cuts what comes meanwhile.
     gcs.fault("POST", "/upload/", 1, Fault::Lost(503));
     let backfeed = backup(&gcs, &redis);
@@ -102,7 +81,7 @@ fn a_snapshot_goes_up_in_parts_through_an_outage() {
     gcs.restart();
     backfeed.wait_captured(&redis);
     assert_eq!(redis.info("stats")["sync_full"], "1", "{}", backfeed.log());
-    assert_eq!(set_and_wait(&redis, "after", 30_000), 1);
+    assert_eq!(redis.set_and_wait(0, "after", 1, 30_000), 1);
     check_restore(&gcs, &redis);
     let listing = list_with(&env(&gcs), STORE);
     assert_eq!(listing["problems"], serde_json::json!([]), "{listing:#}");

@@ -57,14 +57,6 @@ impl Ours {
     }
 }
 
-/// Data of more than a few TLS records, so that they are cut anywhere.
-fn fill(server: &Server, prefix: &str) {
-    for number in 0..40 {
-        let value = format!("{number}-").repeat(7000);
-        server.cmd(&["SET", &format!("{prefix}:{number}"), &value]);
-    }
-}
-
 fn is_master(redis: &Server) -> bool {
     redis.info("replication")["role"] == "master"
 }
@@ -117,7 +109,7 @@ fn restored_at_boot(version: Version) {
     let more = [&ours.flags()[..], &login].concat();
     let mut sidecar = Backfeed::sidecar(&redis.url(), &store(&home), listen, &more);
     wait_open(&redis, &sidecar);
-    fill(&redis, "guest");
+    redis.fill_with_records("guest");
     sidecar.wait_captured(&redis);
     let before = redis.debug_digest();
     for sidecar_dies_too in [false, true] {
@@ -189,7 +181,7 @@ fn certificates(version: Version) {
     );
     fs::copy(authority.file(), &clients).unwrap();
     wait_open(&redis, &sidecar);
-    fill(&redis, "guest");
+    redis.fill_with_records("guest");
     sidecar.wait_captured(&redis);
     let before = redis.debug_digest();
 
@@ -379,11 +371,11 @@ fn restore(version: Version) {
     let (ca, own) = (authority.file(), authority.sign(&["127.0.0.1"]));
     let ours = Ours::of(&home, &authority.sign(&["backfeed"]));
     let source = Server::start(version, &[]);
-    fill(&source, "base");
+    source.fill_with_records("base");
     let archive = store(&home);
     let mut backup = Backfeed::backup(&source.url(), &archive, &[]);
     backup.wait_following();
-    fill(&source, "log");
+    source.fill_with_records("log");
     backup.wait_captured(&source);
     assert_eq!(backup.sigterm(), 0);
 

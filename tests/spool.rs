@@ -49,7 +49,7 @@ impl Stage {
             backfeed,
             home,
         };
-        assert_eq!(stage.set_and_wait("before", 10_000), 1);
+        assert_eq!(stage.redis.set_and_wait(0, "before", 1, 10_000), 1);
         stage
     }
 
@@ -72,14 +72,6 @@ impl Stage {
     fn bring_store_back(&self) {
         fs::remove_file(self.log()).unwrap();
         fs::rename(self.log().with_extension("away"), self.log()).unwrap();
-    }
-
-    fn set_and_wait(&self, key: &str, millis: u32) -> u32 {
-        let mut connection = self.redis.connect();
-        let set = redis::cmd("SET").arg(key).arg("value").to_owned();
-        set.exec(&mut connection).unwrap();
-        let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
-        wait.query(&mut connection).unwrap()
     }
 
     /// Writes what zstd does not make small; the most that the master held for its replica meanwhile.
@@ -132,7 +124,7 @@ impl Stage {
     /// Everything is stored, after one full sync; what is restored is what the server has.
     fn check_all_is_there(&self) {
         self.backfeed.wait_captured(&self.redis);
-        assert_eq!(self.set_and_wait("after", 20_000), 1);
+        assert_eq!(self.redis.set_and_wait(0, "after", 1, 20_000), 1);
         let stats = self.redis.info("stats");
         assert_eq!(stats["sync_full"], "1", "{}", self.backfeed.log());
         self.backfeed
@@ -171,7 +163,11 @@ fn an_outage_under_load_is_bridged_by_the_spool(version: Version) {
         "the master holds some still"
     );
     assert!(grown < 16 * MB, "backfeed grew by {grown} bytes");
-    assert_eq!(stage.set_and_wait("meanwhile", 300), 0, "it is not stored");
+    assert_eq!(
+        stage.redis.set_and_wait(0, "meanwhile", 1, 300),
+        0,
+        "it is not stored"
+    );
     let view = stage.backfeed.readyz().unwrap();
     assert_eq!(
         (&view["phase"], &view["spool_error"]),

@@ -61,14 +61,6 @@ fn store(home: &TempDir) -> String {
     format!("file://{}/bucket", home.path().display())
 }
 
-/// Data of more than a few TLS records, so that they are cut anywhere.
-fn fill(server: &Server, prefix: &str) {
-    for number in 0..40 {
-        let value = format!("{number}-").repeat(7000);
-        server.cmd(&["SET", &format!("{prefix}:{number}"), &value]);
-    }
-}
-
 fn capture_and_restore(version: Version) {
     let home = TempDir::new().unwrap();
     let authority = Authority::new(home.path(), "ca");
@@ -84,11 +76,11 @@ fn capture_and_restore(version: Version) {
         &client.key,
     ];
     let source = Secure::start(Server::builder(version), &own, Some(&authority));
-    fill(&source.server, "base");
+    source.server.fill_with_records("base");
     let mut backfeed = Backfeed::backup(&source.url(), &store(&home), &tls);
     backfeed.wait_following();
     source.assert_feeds_by_tls();
-    fill(&source.server, "log");
+    source.server.fill_with_records("log");
     backfeed.wait_captured(&source.server);
     // It goes on by TLS, and acknowledges by it.
     backfeed.restart();
@@ -133,7 +125,7 @@ fn sidecar(version: Version) {
         sidecar.wait_captured(&redis.server);
     };
     wait_open(&redis);
-    fill(&redis.server, "guest");
+    redis.server.fill_with_records("guest");
     sidecar.wait_captured(&redis.server);
     redis.assert_feeds_by_tls();
     let before = redis.server.debug_digest();
@@ -158,7 +150,7 @@ fn rotation(version: Version) {
     let trusted_file = trusted.to_str().unwrap();
     let backfeed = Backfeed::backup(&source.url(), &store(&home), &["--tls-ca", trusted_file]);
     backfeed.wait_following();
-    fill(&source.server, "before");
+    source.server.fill_with_records("before");
 
     let next = new.sign(&["127.0.0.1"]);
     // Both at once, as a certificate and another's key do not go together.
@@ -177,7 +169,7 @@ fn rotation(version: Version) {
             .is_some_and(|error| error.contains("no authority that is trusted here"))
     });
     fs::copy(new.file(), &trusted).unwrap();
-    fill(&source.server, "after");
+    source.server.fill_with_records("after");
     backfeed.wait_captured(&source.server);
     assert_eq!(backfeed.metric("backfeed_full_syncs_total") as u64, 1);
     assert!(backfeed.metric("backfeed_partial_syncs_total") >= 1.0);

@@ -24,22 +24,6 @@ fn store(home: &TempDir) -> String {
     format!("file://{}/bucket", home.path().display())
 }
 
-/// Writes, and gives what `WAIT` says to it.
-fn set_and_wait(server: &Server, db: u32, key: &str, replicas: u32, millis: u32) -> u32 {
-    let mut connection = server.connect();
-    redis::cmd("SELECT").arg(db).exec(&mut connection).unwrap();
-    redis::cmd("SET")
-        .arg(key)
-        .arg("value")
-        .exec(&mut connection)
-        .unwrap();
-    redis::cmd("WAIT")
-        .arg(replicas)
-        .arg(millis)
-        .query(&mut connection)
-        .unwrap()
-}
-
 /// Waits until both say that all of `server` is stored.
 fn wait_all_stored(server: &Server, listeners: &[&Backfeed]) {
     let (id, offset) = server.position();
@@ -98,14 +82,14 @@ fn two_listeners_make_one_gapless_log_and_either_may_die() {
         victim.kill9();
         let before = survivor.metric("backfeed_segments_stored_total");
         // Another database than those of the ledger.
-        let acked = set_and_wait(&redis, 9, "alone", 1, 10_000);
+        let acked = redis.set_and_wait(9, "alone", 1, 10_000);
         assert_eq!(acked, 1, "round {round}: the other one goes on");
         assert!(survivor.metric("backfeed_segments_stored_total") > before);
         victim.restart();
     }
     ledger.wait_acked("both listeners, after all kills");
     ledger.stop();
-    assert_eq!(set_and_wait(&redis, 9, "both", 2, 10_000), 2);
+    assert_eq!(redis.set_and_wait(9, "both", 2, 10_000), 2);
 
     wait_all_stored(&redis, &[&first, &second]);
     let listing = list(&store);
@@ -128,7 +112,7 @@ fn two_listeners_that_begin_at_once_on_an_empty_store_agree_on_one_history() {
     let second = Backfeed::backup(&redis.url(), &store, QUICK);
     first.wait_following();
     second.wait_following();
-    assert_eq!(set_and_wait(&redis, 0, "key", 2, 20_000), 2);
+    assert_eq!(redis.set_and_wait(0, "key", 2, 20_000), 2);
     wait_all_stored(&redis, &[&first, &second]);
     assert_eq!(histories(&list(&store)).len(), 1);
     check_restore(&store, &redis, &[]);
@@ -184,7 +168,7 @@ fn a_superseded_sidecar_acknowledges_nothing_more_and_says_so() {
     assert!(body.contains("superseded: history"), "{body}");
 
     assert_eq!(
-        set_and_wait(&old, 0, "after the seal", 1, 1000),
+        old.set_and_wait(0, "after the seal", 1, 1000),
         0,
         "nobody acknowledges it"
     );
@@ -200,7 +184,7 @@ fn a_superseded_sidecar_acknowledges_nothing_more_and_says_so() {
     // Started again, it is told the same, and does no harm.
     cut_off.restart();
     assert_eq!(cut_off.wait_exit(), 5);
-    assert_eq!(set_and_wait(&new, 0, "on the new one", 1, 10_000), 1);
+    assert_eq!(new.set_and_wait(0, "on the new one", 1, 10_000), 1);
     wait_all_stored(&new, &[&successor]);
     let listing = list(&store);
     assert_eq!(histories(&listing).len(), 2, "{listing:#}");
@@ -223,7 +207,7 @@ fn two_different_servers_on_one_store_are_kept_apart() {
     let second = Backfeed::backup(&servers[1].url(), &store, QUICK);
     second.wait_following();
     for (server, backfeed) in servers.iter().zip([&first, &second]) {
-        assert_eq!(set_and_wait(server, 0, "key", 1, 10_000), 1);
+        assert_eq!(server.set_and_wait(0, "key", 1, 10_000), 1);
         wait_all_stored(server, &[backfeed]);
     }
     let id = |server: &Server| server.position().0;
@@ -312,7 +296,7 @@ fn a_master_dies_and_two_listeners_follow_the_replica_that_takes_its_place() {
     });
     let replica_is_up = || new.info("replication")["master_link_status"] == "up";
     wait_until("the replica is up", PATIENCE, replica_is_up);
-    assert_eq!(set_and_wait(&old, 2, "before", 3, 10_000), 3);
+    assert_eq!(old.set_and_wait(2, "before", 3, 10_000), 3);
     old.cmd(&["SET", "unacknowledged", "1"]);
     let (_, offset) = old.position();
     for listener in &listeners {
@@ -331,7 +315,7 @@ fn a_master_dies_and_two_listeners_follow_the_replica_that_takes_its_place() {
             view["history"] == new.position().0.as_str() && view["phase"] == "following"
         });
     }
-    assert_eq!(set_and_wait(&new, 3, "after", 2, 10_000), 2);
+    assert_eq!(new.set_and_wait(3, "after", 2, 10_000), 2);
     wait_all_stored(&new, &[&listeners[0], &listeners[1]]);
     check_one_lineage_of_two(&list(&store), &new);
     let copy = check_restore(&store, &new, &[]);
@@ -365,10 +349,10 @@ fn a_replica_that_lacks_acknowledged_writes_takes_over_and_both_branches_stay() 
     listener.wait_following();
     let replica_is_up = || new.info("replication")["master_link_status"] == "up";
     wait_until("the replica is up", PATIENCE, replica_is_up);
-    assert_eq!(set_and_wait(&old, 0, "in both", 2, 10_000), 2);
+    assert_eq!(old.set_and_wait(0, "in both", 2, 10_000), 2);
     network.lead_to(free_port());
     wait_until("the replica is cut off", PATIENCE, || !replica_is_up());
-    assert_eq!(set_and_wait(&old, 0, "in the store alone", 1, 10_000), 1);
+    assert_eq!(old.set_and_wait(0, "in the store alone", 1, 10_000), 1);
     let (lost, digest) = (old.position().0, old.debug_digest());
     old.kill9();
     new.cmd(&["REPLICAOF", "NO", "ONE"]);
@@ -377,7 +361,7 @@ fn a_replica_that_lacks_acknowledged_writes_takes_over_and_both_branches_stay() 
     listener.wait("it follows the new master", |view| {
         view["history"] == promoted.as_str() && view["phase"] == "following"
     });
-    assert_eq!(set_and_wait(&new, 0, "on the new one", 1, 10_000), 1);
+    assert_eq!(new.set_and_wait(0, "on the new one", 1, 10_000), 1);
     wait_all_stored(&new, &[&listener]);
 
     let listing = list(&store);
@@ -492,7 +476,7 @@ fn outage(home: &TempDir, cause: &str, outage: impl FnOnce(&str) -> Box<dyn Outa
     let limit = ["--segment-size", "512KiB", "--memory-limit", "2MiB"];
     let backfeed = Backfeed::backup(&redis.url(), &store, &[QUICK, &limit].concat());
     backfeed.wait_following();
-    assert_eq!(set_and_wait(&redis, 0, "before", 1, 10_000), 1);
+    assert_eq!(redis.set_and_wait(0, "before", 1, 10_000), 1);
     let outage = outage(&redis.position().0);
     outage.begin();
 
@@ -550,7 +534,7 @@ fn outage(home: &TempDir, cause: &str, outage: impl FnOnce(&str) -> Box<dyn Outa
 
     outage.end();
     wait_all_stored(&redis, &[&backfeed]);
-    assert_eq!(set_and_wait(&redis, 0, "after", 1, 10_000), 1);
+    assert_eq!(redis.set_and_wait(0, "after", 1, 10_000), 1);
     assert_eq!(redis.info("stats")["sync_full"], "1");
     let listing = list(&store);
     assert_eq!(

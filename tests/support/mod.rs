@@ -10,6 +10,7 @@ pub mod master;
 pub mod proxy;
 pub mod server;
 pub mod state;
+pub mod write;
 
 pub use backfeed::{Backfeed, Env, list, list_with, restored, run, run_with};
 #[allow(unused_imports)] // the benchmark uses less
