@@ -174,3 +174,96 @@ async fn bridge(
         .map_err(|error| ArchiveError::damaged("a gap's header", error.to_string()))?;
     archive.append(&header, body).await
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::archive::{BaseKind, FORMAT, ServerInfo};
+    use crate::rdb::samples;
+    use crate::segment::Entry;
+    use crate::store::MemoryStore;
+
+    fn server() -> ServerInfo {
+        ServerInfo {
+            flavour: "redis".into(),
+            version: "7.0.15".into(),
+        }
+    }
+
+    async fn base(archive: &Archive, history: ReplId, offset: u64) -> BaseManifest {
+        let at = Position {
+            history,
+            offset: Offset(offset),
+        };
+        let mut writer = archive.begin_base(at).await.unwrap();
+        let rdb = samples::rdb("REDIS0010", &[]);
+        writer.write(rdb.into()).await.unwrap();
+        writer.finish().await.unwrap();
+        let (stored, summary) = archive.walk_stray_base(at).await.unwrap();
+        let manifest = BaseManifest::new(&stored, &summary, BaseKind::Sync, server(), 0);
+        archive.commit_base(&manifest).await.unwrap();
+        manifest
+    }
+
+    /// Newlines are a feed, too.
+    async fn store(
+        archive: &Archive,
+        history: ReplId,
+        start: u64,
+        end: u64,
+    ) -> Result<(), AppendError> {
+        let meta = SegmentMeta {
+            history,
+            start: Offset(start),
+            end: Offset(end),
+            db_at_start: 0,
+            starts_at_boundary: true,
+            boundary: Some(Boundary {
+                offset: Offset(end),
+                db: 0,
+            }),
+            marks: Vec::new(),
+            writer: "other".into(),
+        };
+        let newlines = vec![b'\n'; usize::try_from(end.saturating_sub(start)).unwrap()];
+        let (header, body) = segment::encode(meta, &[newlines.into()], 1).unwrap();
+        archive.append(&header, body).await
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_a_full_sync_has_passed_by_meets_the_bridge_to_it() {
+        let memory = MemoryStore::new();
+        let archive = Archive::open_or_create(memory.shared(), 0).await.unwrap();
+        let id = ReplId::from_random([1; 20]);
+        let doc = HistoryDoc {
+            format: FORMAT,
+            id,
+            parent: None,
+            previous: None,
+            service: "test".into(),
+            server: server(),
+            created_unix_ms: 0,
+        };
+        archive.create_history(&doc).await.unwrap();
+        let first = base(&archive, id, 0).await;
+        assert_eq!(join_log(&archive, &first, "w").await.unwrap(), Offset(0));
+        store(&archive, id, 0, 20).await.unwrap();
+        // Within what is stored, the log goes on where it ends.
+        let within = base(&archive, id, 10).await;
+        assert_eq!(join_log(&archive, &within, "w").await.unwrap(), Offset(20));
+        let beyond = base(&archive, id, 50).await;
+        assert_eq!(join_log(&archive, &beyond, "w").await.unwrap(), Offset(50));
+        let Err(AppendError::Taken(entry)) = store(&archive, id, 20, 40).await else {
+            panic!("two logs: {:?}", memory.names());
+        };
+        let Entry::Segment(bridge) = *entry else {
+            panic!("{entry:?}");
+        };
+        assert!(
+            bridge.is_gap() && bridge.meta.end == Offset(50),
+            "{bridge:?}"
+        );
+        store(&archive, id, 50, 60).await.unwrap();
+    }
+}
