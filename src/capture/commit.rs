@@ -183,11 +183,24 @@ mod tests {
     use crate::rdb::samples;
     use crate::segment::Entry;
     use crate::store::MemoryStore;
+    use crate::store::memory::Call;
 
     fn server() -> ServerInfo {
         ServerInfo {
             flavour: "redis".into(),
             version: "7.0.15".into(),
+        }
+    }
+
+    fn doc(id: ReplId) -> HistoryDoc {
+        HistoryDoc {
+            format: FORMAT,
+            id,
+            parent: None,
+            previous: None,
+            service: "test".into(),
+            server: server(),
+            created_unix_ms: 0,
         }
     }
 
@@ -236,16 +249,7 @@ mod tests {
         let memory = MemoryStore::new();
         let archive = Archive::open_or_create(memory.shared(), 0).await.unwrap();
         let id = ReplId::from_random([1; 20]);
-        let doc = HistoryDoc {
-            format: FORMAT,
-            id,
-            parent: None,
-            previous: None,
-            service: "test".into(),
-            server: server(),
-            created_unix_ms: 0,
-        };
-        archive.create_history(&doc).await.unwrap();
+        archive.create_history(&doc(id)).await.unwrap();
         let first = base(&archive, id, 0).await;
         assert_eq!(join_log(&archive, &first, "w").await.unwrap(), Offset(0));
         store(&archive, id, 0, 20).await.unwrap();
@@ -265,5 +269,59 @@ mod tests {
             "{bridge:?}"
         );
         store(&archive, id, 50, 60).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_manifest_comes_after_all_that_it_stands_on() {
+        let memory = MemoryStore::new();
+        let archive = Archive::open_or_create(memory.shared(), 0).await.unwrap();
+        let (old, new) = (ReplId::from_random([1; 20]), ReplId::from_random([2; 20]));
+        archive.create_history(&doc(old)).await.unwrap();
+        base(&archive, old, 0).await;
+        store(&archive, old, 0, 20).await.unwrap();
+        let at = Position {
+            history: new,
+            offset: Offset(7),
+        };
+        let rdb = samples::rdb("REDIS0010", &[]);
+        let previous = Position {
+            history: old,
+            offset: Offset(20),
+        };
+        let commit = Commit {
+            archive: archive.clone(),
+            writer: "w".into(),
+            now_unix_ms: 0,
+            received: Received::of(&archive, at, &rdb).await.unwrap(),
+            old: None,
+            previous_end: Some(previous.offset),
+            doc: HistoryDoc {
+                previous: Some(previous),
+                ..doc(new)
+            },
+        };
+        let (_, goes_on) = commit.run().await.unwrap();
+        assert_eq!(goes_on, at.offset);
+        let calls = memory.calls();
+        let order: Vec<Option<usize>> = [
+            format!("{new}/base/{:020}.rdb.zst", 7),
+            format!("{old}/log/{:020}.resp.zst", 21),
+            format!("{new}/history.json"),
+            format!("{new}/base/{:020}.json", 7),
+        ]
+        .iter()
+        .map(|end| {
+            calls.iter().position(|call| {
+                let (Call::Create(name) | Call::Commit(name)) = call else {
+                    return false;
+                };
+                name.ends_with(end)
+            })
+        })
+        .collect();
+        assert!(
+            order.iter().all(Option::is_some) && order.is_sorted(),
+            "{order:?} {calls:?}"
+        );
     }
 }
