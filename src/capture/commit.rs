@@ -161,3 +161,154 @@ async fn join_log(
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::archive::{BaseKind, FORMAT, ServerInfo};
+    use crate::rdb::samples;
+    use crate::segment::{self, Entry, SegmentMeta};
+    use crate::store::MemoryStore;
+    use crate::store::memory::Call;
+
+    fn server() -> ServerInfo {
+        ServerInfo {
+            flavour: "redis".into(),
+            version: "7.0.15".into(),
+        }
+    }
+
+    fn doc(id: ReplId) -> HistoryDoc {
+        HistoryDoc {
+            format: FORMAT,
+            id,
+            parent: None,
+            previous: None,
+            service: "test".into(),
+            server: server(),
+            created_unix_ms: 0,
+        }
+    }
+
+    async fn base(archive: &Archive, history: ReplId, offset: u64) -> BaseManifest {
+        let at = Position {
+            history,
+            offset: Offset(offset),
+        };
+        let mut writer = archive.begin_base(at).await.unwrap();
+        let rdb = samples::rdb("REDIS0010", &[]);
+        writer.write(rdb.into()).await.unwrap();
+        writer.finish().await.unwrap();
+        let (stored, summary) = archive.walk_stray_base(at).await.unwrap();
+        let manifest = BaseManifest::new(&stored, &summary, BaseKind::Sync, server(), 0);
+        archive.commit_base(&manifest).await.unwrap();
+        manifest
+    }
+
+    /// Newlines are a feed, too.
+    async fn store(
+        archive: &Archive,
+        history: ReplId,
+        start: u64,
+        end: u64,
+    ) -> Result<(), AppendError> {
+        let meta = SegmentMeta {
+            history,
+            start: Offset(start),
+            end: Offset(end),
+            db_at_start: 0,
+            starts_at_boundary: true,
+            boundary: Some(Boundary {
+                offset: Offset(end),
+                db: 0,
+            }),
+            marks: Vec::new(),
+            writer: "other".into(),
+        };
+        let newlines = vec![b'\n'; usize::try_from(end.saturating_sub(start)).unwrap()];
+        let (header, body) = segment::encode(meta, &[newlines.into()], 1).unwrap();
+        archive.append(&header, body).await
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_a_full_sync_has_passed_by_meets_the_bridge_to_it() {
+        let memory = MemoryStore::new();
+        let archive = Archive::open_or_create(memory.shared(), 0).await.unwrap();
+        let id = ReplId::from_random([1; 20]);
+        archive.create_history(&doc(id)).await.unwrap();
+        let first = base(&archive, id, 0).await;
+        assert_eq!(join_log(&archive, &first, "w").await.unwrap(), Offset(0));
+        store(&archive, id, 0, 20).await.unwrap();
+        // Within what is stored, the log goes on where it ends.
+        let within = base(&archive, id, 10).await;
+        assert_eq!(join_log(&archive, &within, "w").await.unwrap(), Offset(20));
+        let beyond = base(&archive, id, 50).await;
+        assert_eq!(join_log(&archive, &beyond, "w").await.unwrap(), Offset(50));
+        let Err(AppendError::Taken(entry)) = store(&archive, id, 20, 40).await else {
+            panic!("two logs: {:?}", memory.names());
+        };
+        let Entry::Segment(bridge) = *entry else {
+            panic!("{entry:?}");
+        };
+        assert!(
+            bridge.is_gap() && bridge.meta.end == Offset(50),
+            "{bridge:?}"
+        );
+        store(&archive, id, 50, 60).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_manifest_comes_after_all_that_it_stands_on() {
+        let memory = MemoryStore::new();
+        let archive = Archive::open_or_create(memory.shared(), 0).await.unwrap();
+        let (old, new) = (ReplId::from_random([1; 20]), ReplId::from_random([2; 20]));
+        archive.create_history(&doc(old)).await.unwrap();
+        base(&archive, old, 0).await;
+        store(&archive, old, 0, 20).await.unwrap();
+        let at = Position {
+            history: new,
+            offset: Offset(7),
+        };
+        let rdb = samples::rdb("REDIS0010", &[]);
+        let previous = Position {
+            history: old,
+            offset: Offset(20),
+        };
+        let commit = Commit {
+            archive: archive.clone(),
+            writer: "w".into(),
+            now_unix_ms: 0,
+            received: Received::of(&archive, at, &rdb).await.unwrap(),
+            old: None,
+            previous_end: Some(previous.offset),
+            doc: HistoryDoc {
+                previous: Some(previous),
+                ..doc(new)
+            },
+        };
+        let (_, goes_on) = commit.run().await.unwrap();
+        assert_eq!(goes_on, at.offset);
+        let calls = memory.calls();
+        let order: Vec<Option<usize>> = [
+            format!("{new}/base/{:020}.rdb.zst", 7),
+            format!("{old}/log/{:020}.resp.zst", 21),
+            format!("{new}/history.json"),
+            format!("{new}/base/{:020}.json", 7),
+        ]
+        .iter()
+        .map(|end| {
+            calls.iter().position(|call| {
+                let (Call::Create(name) | Call::Commit(name)) = call else {
+                    return false;
+                };
+                name.ends_with(end)
+            })
+        })
+        .collect();
+        assert!(
+            order.iter().all(Option::is_some) && order.is_sorted(),
+            "{order:?} {calls:?}"
+        );
+    }
+}

@@ -74,6 +74,22 @@ impl Received {
     }
 }
 
+#[cfg(test)]
+impl Received {
+    /// As if a server had sent it.
+    pub(super) async fn of(
+        archive: &Archive,
+        at: Position,
+        rdb: &[u8],
+    ) -> Result<Self, FullSyncError> {
+        let mut writer = archive.begin_base(at).await?;
+        let mut walker = Walker::new();
+        walker.push(rdb)?;
+        writer.write(bytes::Bytes::copy_from_slice(rdb)).await?;
+        Ok(Self { at, writer, walker })
+    }
+}
+
 /// Receives the payload of a full sync at `at`, up to its end.
 ///
 /// # Errors

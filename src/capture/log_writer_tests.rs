@@ -29,9 +29,14 @@ async fn writer(store: &MemoryStore, status: &Status) -> LogWriter {
     )
 }
 
-fn push(writer: &LogWriter) -> u64 {
+fn set() -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_command(&[b"SET", b"key", b"value"], &mut bytes);
+    bytes
+}
+
+fn push(writer: &LogWriter) -> u64 {
+    let bytes = set();
     let length = bytes.len() as u64;
     let now = Moment {
         unix_ms: 0,
@@ -85,4 +90,65 @@ async fn an_outage_of_minutes_loses_nothing_and_acknowledges_nothing() {
         // What failed, and the two segments at last.
         assert_eq!(log_creates(&store), TRIES + 2);
     }
+}
+
+/// So many `SET`s as one segment of another writer of the same feed, in the store before ours.
+async fn by_another(store: &MemoryStore, sets: usize) -> u64 {
+    let archive = Archive::open_or_create(store.shared(), 0).await.unwrap();
+    let body = set().repeat(sets);
+    let end = Offset(100 + body.len() as u64);
+    let meta = SegmentMeta {
+        history: ReplId::from_random([7; 20]),
+        start: Offset(100),
+        end,
+        db_at_start: 0,
+        starts_at_boundary: true,
+        boundary: Some(Boundary { offset: end, db: 0 }),
+        marks: Vec::new(),
+        writer: "other".into(),
+    };
+    let (header, body) = segment::encode(meta, &[body.into()], 1).unwrap();
+    archive.append(&header, body).await.unwrap();
+    end.0
+}
+
+#[tokio::test]
+async fn what_a_faster_writer_has_stored_counts_up_to_where_that_ends_and_no_further() {
+    for (theirs, ours) in [(1, 3), (3, 1), (2, 2)] {
+        let store = MemoryStore::new();
+        let writer = writer(&store, &Status::new()).await;
+        let taken = by_another(&store, theirs).await;
+        let mut end = 100;
+        for _ in 0..ours {
+            end += push(&writer);
+        }
+        assert!(writer.drain().await);
+        let stored = writer.tail(|tail| tail.stored().offset.0);
+        assert_eq!(stored, end.max(taken), "{theirs} {ours}");
+        // Ours goes on behind theirs: what they lack is in the store.
+        let names = store.names();
+        let segments = names.iter().filter(|name| name.contains("/log/"));
+        let wanted = if ours > theirs { 2 } else { 1 };
+        assert_eq!(segments.count(), wanted, "{theirs} {ours}: {names:?}");
+        if ours > theirs {
+            let behind = format!("/log/{:020}.", taken + 1);
+            assert!(names.iter().any(|name| name.contains(&behind)), "{names:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_stored_before_the_snapshot_counts() {
+    let store = MemoryStore::new();
+    let status = Status::new();
+    let writer = writer(&store, &status).await;
+    writer.hold();
+    let end = 100 + push(&writer);
+    writer.flush();
+    let waited = timeout(Duration::from_millis(100), writer.drain()).await;
+    assert!(waited.is_err(), "{:?}", store.names());
+    assert_eq!(log_creates(&store), 0);
+    writer.release();
+    assert!(writer.drain().await);
+    assert_eq!(status.view().stored_offset, Some(end));
 }

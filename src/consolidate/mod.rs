@@ -372,3 +372,7 @@ impl Report {
         self.now(&stage.base);
     }
 }
+
+#[cfg(test)]
+#[path = "consolidate_tests.rs"]
+mod tests;

@@ -51,3 +51,12 @@ fn what_claims_to_be_longer_than_it_can_be_or_may_be_is_refused() {
     put_number(&mut count, u64::from(u32::MAX));
     assert!(Cursor::new(&count).count().is_err());
 }
+
+#[test]
+fn an_lzf_string_that_is_shorter_than_it_says_is_refused() {
+    // One byte as it is: the string `a`.
+    for (claims, reads) in [(1, true), (2, false), (3, false)] {
+        let bytes = [0xC3, 2, claims, 0, b'a'];
+        assert_eq!(Cursor::new(&bytes).string().is_ok(), reads, "{claims}");
+    }
+}

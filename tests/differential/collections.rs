@@ -314,11 +314,12 @@ impl Generator {
             18 => [command!["HGETDEL", key], self.fields(LONG)].concat(),
             19 | 20 => self.hsetex(key),
             21 | 22 if expiries => {
-                let ms = self.ttl_ms();
-                let option = match self.below(4) {
-                    0 => command!["PERSIST"],
-                    _ => self.expiry_option_of(ms),
-                };
+                let mut ms = self.ttl_ms();
+                let mut option = self.expiry_option_of(ms);
+                if self.one_in(4) {
+                    // An HPERSIST.
+                    (ms, option) = (LONG, command!["PERSIST"]);
+                }
                 [command!["HGETEX", key], option, self.fields(ms)].concat()
             }
             // Redis deletes a field that has expired when it is read.
