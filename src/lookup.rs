@@ -81,12 +81,21 @@ pub async fn plan_of(
     history: Option<ReplId>,
     when: When,
 ) -> Result<Plan, RestoreError> {
-    let catalog = archive.catalog().await?;
-    let history = restore::choose(archive, &catalog, history, None)?;
+    let (catalog, history) = chosen(archive, history).await?;
     let mut plan = restore::plan(archive, &catalog, history, when, &BadBases::new()).await?;
     // Only the commands tell, and they are made absolute where they are.
     plan.set_relative_ttls(true);
     Ok(plan)
+}
+
+/// What there is, and the history that is meant.
+async fn chosen(
+    archive: &Archive,
+    history: Option<ReplId>,
+) -> Result<(Catalog, ReplId), RestoreError> {
+    let catalog = archive.catalog().await?;
+    let history = restore::choose(archive, &catalog, history, None)?;
+    Ok((catalog, history))
 }
 
 /// The plan for a point that begins with the newest base at or before `from`.
@@ -268,8 +277,7 @@ async fn longest(
     history: Option<ReplId>,
     when: When,
 ) -> Result<Plan, RestoreError> {
-    let catalog = archive.catalog().await?;
-    let history = restore::choose(archive, &catalog, history, None)?;
+    let (catalog, history) = chosen(archive, history).await?;
     for (_, offset) in bases(&catalog, history)? {
         match plan_from(archive, &catalog, history, when, offset).await {
             Err(RestoreError::Gap { .. } | RestoreError::NoSoundBase { .. }) => {}

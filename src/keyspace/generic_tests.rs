@@ -4,7 +4,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use super::super::testing::{REDIS_13, empty};
+use super::super::testing::{REDIS_13, empty, is_diverged, keys};
 use super::*;
 
 use crate::crc64::Crc64;
@@ -12,19 +12,6 @@ use crate::keyspace::{ApplyError, DataType, Footprint, Text};
 
 fn expiry(space: &mut Keyspace, key: &str) -> Option<i64> {
     space.entry(key.as_bytes()).unwrap().unwrap().expiry
-}
-
-fn keys(space: &Keyspace) -> Vec<String> {
-    let mut keys: Vec<String> = space
-        .entries()
-        .flat_map(|(db, keys)| keys.map(move |(key, _)| format!("{db}:{}", key.escape_ascii())))
-        .collect();
-    keys.sort();
-    keys
-}
-
-fn is_diverged(result: Result<(), ApplyError>) -> bool {
-    matches!(result, Err(ApplyError::Diverged { .. }))
 }
 
 fn is_unmodelled(result: Result<(), ApplyError>) -> bool {

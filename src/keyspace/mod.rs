@@ -31,6 +31,7 @@ mod layout;
 mod lists;
 mod patterns;
 mod payload;
+mod pop;
 mod sets;
 mod sort;
 mod streams;
