@@ -326,7 +326,7 @@ fn a_memory_limit_means_stages() {
             .cmd(&["SET", &format!("key:{n}"), &"x".repeat(200)]);
     }
     it.captured();
-    let output = it.consolidate(&["--memory-limit", "200KiB"]);
+    let output = it.consolidate(&["--memory-limit", "100KiB"]);
     assert_eq!(output.code, 0, "{output:?}");
     let report: Value = serde_json::from_str(&output.stdout).unwrap();
     assert!(report["bases"].as_u64() > Some(3), "{report}");
@@ -335,7 +335,7 @@ fn a_memory_limit_means_stages() {
     it.assert_restores();
     it.redis.cmd(&["SET", "huge", &"x".repeat(1 << 20)]);
     it.captured();
-    let output = it.consolidate(&["--memory-limit", "200KiB"]);
+    let output = it.consolidate(&["--memory-limit", "100KiB"]);
     assert_eq!(output.code, 1, "{output:?}");
     assert!(output.stderr.contains("--memory-limit"), "{output:?}");
     it.assert_restores();

@@ -178,7 +178,7 @@ impl DataType for List {
     }
 
     fn into_value(self) -> Value {
-        Value::List(self)
+        Value::List(Box::new(self))
     }
 
     fn is_empty(&self) -> bool {

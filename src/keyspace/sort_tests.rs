@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::super::testing::{REDIS_13, all_diverge, empty, list};
-use super::super::{ApplyError, Entry, Footprint, Raw};
+use super::super::{ApplyError, Entry, Footprint, Raw, Wanted};
 use super::*;
 
 /// Notes commands, and makes the key space that they ask for, on a snapshot that has these strings.
@@ -14,9 +14,9 @@ fn on_snapshot(strings: &[(&str, &str)], commands: &[&str]) -> Result<Keyspace, 
     for argv in &argvs {
         footprint.note(argv)?;
     }
-    let mut space = Keyspace::new(&footprint, REDIS_13, 0);
+    let mut space = Keyspace::new(&mut footprint, REDIS_13, 0);
     for (key, text) in strings {
-        if footprint.wants(0, key.as_bytes()) {
+        if space.wants(0, key.as_bytes()) == Wanted::Yes {
             let mut payload = Vec::new();
             crate::rdb::cursor::put_string(&mut payload, text.as_bytes());
             let raw = Raw {

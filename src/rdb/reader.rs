@@ -60,8 +60,13 @@ pub trait Sink {
     /// The magic, then each record that is not a key, whole: opcode and bytes. The end opcode is the last; the checksum is
     /// not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
-    /// What is to become of this key, of this RDB type?
-    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate;
+    /// Is it told of keys ahead?
+    const AHEAD: bool = false;
+    /// [`Self::fate`] will be asked about this key, unless the database changes before: whoever looks it up somewhere can fetch
+    /// that into the caches of the processor, together with what others need.
+    fn ahead(&mut self, _db: u32, _key: &[u8]) {}
+    /// What is to become of this key, of this RDB type? Modules may have attached data to it.
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate;
     /// Raw bytes of keys that pass by, with all that belongs to them.
     fn pass(&mut self, raw: &[u8]) -> Result<(), Self::Error>;
     /// A key that was wanted.
@@ -223,6 +228,9 @@ impl Reader {
                 start,
                 done: 0,
             };
+            if S::AHEAD {
+                tell_ahead(self.db, &events, &mut piece);
+            }
             for event in events.drain(..) {
                 match event {
                     Event::Record { byte, at } => self.record(byte, at, &mut piece)?,
@@ -385,7 +393,11 @@ impl Reader {
             expiry = expiry_of(*opcode, raw).map_err(bad)?.or(expiry);
         }
         self.expiry = Some(expiry);
-        let fate = piece.sink.fate(self.db, &key, kind);
+        let has_meta = self
+            .marks
+            .iter()
+            .any(|(opcode, _)| *opcode == prefix::KEY_META);
+        let fate = piece.sink.fate(self.db, &key, kind, has_meta);
         match fate {
             Fate::Pass => {
                 if !self.held.is_empty() {
@@ -485,6 +497,25 @@ impl Reader {
             payload: &self.value,
         };
         sink.item(item).map_err(ReadError::Sink)
+    }
+}
+
+/// Tells of the keys whose names lie in the piece.
+fn tell_ahead<S: Sink>(db: u32, events: &[Event], piece: &mut Piece<'_, S>) {
+    let mut name_at = None;
+    for event in events {
+        match event {
+            Event::Record { at, .. } => name_at = Some(at.saturating_add(1)),
+            Event::Value { at } => {
+                let name = name_at.map(|from| piece.index(from)..piece.index(*at));
+                let name = name
+                    .and_then(|name| piece.bytes.get(name))
+                    .unwrap_or_default();
+                if let Ok(key) = Cursor::limited(name, RECORD_LIMIT).string() {
+                    piece.sink.ahead(db, &key);
+                }
+            }
+        }
     }
 }
 
