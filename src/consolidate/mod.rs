@@ -372,3 +372,6 @@ impl Report {
         self.now(&stage.base);
     }
 }
+
+#[cfg(test)]
+mod consolidate_tests;

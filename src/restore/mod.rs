@@ -26,7 +26,7 @@ mod serve_error;
 mod server;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod when;
 
 pub use aof::AofLayout;

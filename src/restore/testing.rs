@@ -21,11 +21,11 @@ use crate::resp::{FeedScanner, encode_command};
 use crate::segment::{SegmentMeta, encode};
 use crate::store::memory::MemoryStore;
 
-pub(super) fn id(byte: u8) -> ReplId {
+pub(crate) fn id(byte: u8) -> ReplId {
     ReplId::from_random([byte; 20])
 }
 
-pub(super) fn feed(lines: &[&str]) -> Vec<u8> {
+pub(crate) fn feed(lines: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for line in lines {
         encode_command(
@@ -37,7 +37,7 @@ pub(super) fn feed(lines: &[&str]) -> Vec<u8> {
 }
 
 /// An RDB with string keys `k0…` in a database, and a replication position.
-pub(super) fn rdb(db: u8, keys: u8) -> Vec<u8> {
+pub(crate) fn rdb(db: u8, keys: u8) -> Vec<u8> {
     let mut out = b"REDIS0010".to_vec();
     for (name, value) in [
         ("redis-ver", "7.0.15"),
@@ -63,15 +63,15 @@ pub(super) fn rdb(db: u8, keys: u8) -> Vec<u8> {
 }
 
 /// An archive, and the calls that fill it.
-pub(super) struct Sample {
-    pub(super) store: MemoryStore,
-    pub(super) archive: Archive,
-    pub(super) version: &'static str,
+pub(crate) struct Sample {
+    pub(crate) store: MemoryStore,
+    pub(crate) archive: Archive,
+    pub(crate) version: &'static str,
 }
 
 impl Sample {
     /// Empty; its servers are Redis of this version.
-    pub(super) async fn new(version: &'static str) -> Self {
+    pub(crate) async fn new(version: &'static str) -> Self {
         let store = MemoryStore::new();
         let archive = Archive::open_or_create(store.shared(), 0).await.unwrap();
         Self {
@@ -88,7 +88,7 @@ impl Sample {
         }
     }
 
-    pub(super) async fn history(&self, id: ReplId, parent: Option<(ReplId, u64)>) {
+    pub(crate) async fn history(&self, id: ReplId, parent: Option<(ReplId, u64)>) {
         let parent = parent.map(|(history, offset)| Parent {
             history,
             offset: Offset(offset),
@@ -106,7 +106,7 @@ impl Sample {
         self.archive.create_history(&doc).await.unwrap();
     }
 
-    pub(super) async fn base(&self, history: ReplId, offset: u64, db: u32, created_unix_ms: i64) {
+    pub(crate) async fn base(&self, history: ReplId, offset: u64, db: u32, created_unix_ms: i64) {
         let at = Position {
             history,
             offset: Offset(offset),
@@ -148,7 +148,7 @@ impl Sample {
     /// Stores `bytes`, which begin at the boundary `from`, cut after each of the `cuts` (offsets) and at the end. Whether
     /// a segment is left out is told by `keep`. The byte at offset n was received at n * 10 ms, told for each segment's
     /// first and last byte.
-    pub(super) async fn log_with_holes(
+    pub(crate) async fn log_with_holes(
         &self,
         history: ReplId,
         from: Boundary,
@@ -191,7 +191,7 @@ impl Sample {
         scanner.boundary()
     }
 
-    pub(super) async fn log(
+    pub(crate) async fn log(
         &self,
         history: ReplId,
         from: Boundary,
@@ -202,7 +202,7 @@ impl Sample {
             .await
     }
 
-    pub(super) async fn plan(&self, history: ReplId, when: When) -> Result<Plan, RestoreError> {
+    pub(crate) async fn plan(&self, history: ReplId, when: When) -> Result<Plan, RestoreError> {
         let catalog = self.archive.catalog().await.unwrap();
         plan(&self.archive, &catalog, history, when, &BadBases::new()).await
     }
@@ -219,7 +219,7 @@ fn index(offset: Offset, from: Boundary) -> usize {
     usize::try_from(offset.since(from.offset)).unwrap()
 }
 
-pub(super) fn at(offset: u64, db: u32) -> Boundary {
+pub(crate) fn at(offset: u64, db: u32) -> Boundary {
     Boundary {
         offset: Offset(offset),
         db,
