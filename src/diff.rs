@@ -51,6 +51,8 @@ pub struct Diff {
     pub to: Position,
     /// The same of that.
     pub to_unix_ms: Option<i64>,
+    /// Databases that `SWAPDB` gave other numbers: their keys are compared all the same, under the later number.
+    pub swapped: Vec<Moved>,
     /// Keys that are new.
     pub added: Count,
     /// Keys whose value, type or expiry is another.
@@ -65,6 +67,15 @@ pub struct Diff {
     pub keys: Vec<KeyChange>,
     /// How many more there are.
     pub more: u64,
+}
+
+/// A database that has another number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// At the earlier point.
+    pub before: u32,
+    /// At the later point.
+    pub after: u32,
 }
 
 /// How many, by type (of the later point, or of the earlier one for keys that are gone).
@@ -112,7 +123,7 @@ pub enum What {
 /// A key that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyChange {
-    /// Its database.
+    /// Its database, by its number at the later point.
     pub db: u32,
     /// Its name.
     pub key: Shown,
@@ -157,9 +168,6 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     rebuild::each_command(&source, plan.end.offset, request.memory, &mut between)
         .await
         .map_err(failed)?;
-    if let Some(at) = between.swapped {
-        return Err(LookupError::Swapped { at });
-    }
     // A key that was flushed and made anew is touched behind the flush alone.
     for (db, key) in &between.touched {
         if let Some(base) = between.layout.base_of(*db) {
@@ -175,7 +183,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
             *count = count.saturating_add(1);
         }
     };
-    let state = rebuild::load(&source, &survey, limits, &mut unwanted).await;
+    let state = rebuild::load(&source, &mut survey, limits, &mut unwanted).await;
     let mut step = Step {
         space: state.map_err(failed)?.space,
         split,
@@ -196,6 +204,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
         from_unix_ms: earlier.end_unix_ms,
         to: plan.end_position,
         to_unix_ms: plan.end_unix_ms,
+        swapped: between.swapped.all(),
         added: Count::default(),
         changed: Count::default(),
         removed: Count::default(),
@@ -209,16 +218,18 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
         diff.removed.add(names(family, kind).0, keys);
         diff.removed_unlisted = diff.removed_unlisted.saturating_add(keys);
     }
+    let before = step.before.unwrap_or_default();
     compare(
         &mut diff,
-        step.before.unwrap_or_default(),
+        before,
+        &between.swapped,
         &step.space,
         request.limit,
     );
     Ok(diff)
 }
 
-/// By database and name.
+/// By database, as it is numbered at the earlier point, and name.
 type Keys<V> = BTreeMap<(u32, Box<[u8]>), V>;
 
 /// What the log between the two points touches.
@@ -229,7 +240,40 @@ struct Between {
     layout: Layout,
     touched: BTreeSet<(u32, Box<[u8]>)>,
     flushed: Flushed,
-    swapped: Option<Offset>,
+    swapped: Swapped,
+}
+
+/// Which database of the earlier point has which number now. Those that are missing have their own.
+#[derive(Default)]
+struct Swapped(BTreeMap<u32, u32>);
+
+impl Swapped {
+    fn swap(&mut self, a: u32, b: u32) {
+        let (first, second) = (self.before(a), self.before(b));
+        self.0.insert(a, second);
+        self.0.insert(b, first);
+    }
+
+    /// The number at the earlier point.
+    fn before(&self, now: u32) -> u32 {
+        self.0.get(&now).copied().unwrap_or(now)
+    }
+
+    /// The number now.
+    fn now(&self, before: u32) -> u32 {
+        let mut moved = self.0.iter();
+        moved
+            .find(|(_, it)| **it == before)
+            .map_or(before, |(now, _)| *now)
+    }
+
+    fn all(&self) -> Vec<Moved> {
+        let moved = self.0.iter().map(|(now, before)| Moved {
+            before: *before,
+            after: *now,
+        });
+        moved.filter(|it| it.before != it.after).collect()
+    }
 }
 
 /// Databases that were flushed.
@@ -253,7 +297,7 @@ impl Between {
             layout: Layout::default(),
             touched: BTreeSet::new(),
             flushed: Flushed::default(),
-            swapped: None,
+            swapped: Swapped::default(),
         }
     }
 
@@ -267,13 +311,11 @@ impl Between {
         Ok(())
     }
 
-    fn after(&mut self, at: At, args: &Args<'_>) -> Result<(), ApplyError> {
+    fn after(&mut self, args: &Args<'_>) -> Result<(), ApplyError> {
         match args.name().to_ascii_uppercase().as_slice() {
-            b"SWAPDB" => {
-                self.swapped.get_or_insert(at.end);
-            }
+            b"SWAPDB" => self.swapped.swap(args.db(1)?, args.db(2)?),
             b"FLUSHDB" => {
-                self.flushed.some.insert(self.selected);
+                self.flushed.some.insert(self.swapped.before(self.selected));
             }
             b"FLUSHALL" => self.flushed.all = true,
             _ => {}
@@ -281,11 +323,15 @@ impl Between {
         let Some(spec) = find(args.name()) else {
             return Ok(());
         };
-        let selected = self.selected;
-        let touched = &mut self.touched;
+        let (swapped, touched) = (&self.swapped, &mut self.touched);
+        let selected = swapped.before(self.selected);
         spec.keys.of(args, &mut |touch| match touch {
-            Touch::Key(key) => drop(touched.insert((selected, key.into()))),
-            Touch::In(db, key) => drop(touched.insert((db, key.into()))),
+            Touch::Key(key) | Touch::Overwritten(key) => {
+                touched.insert((selected, key.into()));
+            }
+            Touch::In(db, key) => {
+                touched.insert((swapped.before(db), key.into()));
+            }
             // Read, to sort by; or slots of a cluster, which moved to another server.
             Touch::Like { .. } | Touch::Slots(..) => {}
         })
@@ -301,12 +347,12 @@ impl Taker for Between {
         if at.start < self.split {
             self.before(&args)
         } else {
-            self.after(at, &args)
+            self.after(&args)
         }
     }
 
     fn goes_on(&mut self) -> bool {
-        self.swapped.is_none()
+        true
     }
 }
 
@@ -392,7 +438,7 @@ impl Step<'_> {
             }
             for (key, entry) in entries {
                 let looks = Looks::of(entry, &self.space);
-                before.insert((db, key.clone()), Some(looks));
+                before.insert((db, key.into()), Some(looks));
             }
         }
         self.before = Some(before);
@@ -413,9 +459,16 @@ impl Taker for Step<'_> {
     }
 }
 
-fn compare(diff: &mut Diff, before: Keys<Option<Looks>>, space: &Keyspace, limit: usize) {
+fn compare(
+    diff: &mut Diff,
+    before: Keys<Option<Looks>>,
+    swapped: &Swapped,
+    space: &Keyspace,
+    limit: usize,
+) {
     let mut prefixes: HashMap<Option<Box<[u8]>>, OfPrefix> = HashMap::new();
     for ((db, key), before) in before {
+        let db = swapped.now(db);
         let after = space.get(db, &key).map(|entry| Looks::of(entry, space));
         let (what, type_name) = match (&before, &after) {
             (None, Some(after)) => (What::Added, after.type_name),
@@ -453,6 +506,9 @@ fn compare(diff: &mut Diff, before: Keys<Option<Looks>>, space: &Keyspace, limit
             value_changed: value(&before) != value(&after),
         });
     }
+    // Of swapped databases, they came in another order; those that were not listed are as many.
+    diff.keys
+        .sort_by(|a, b| (a.db, &a.key).cmp(&(b.db, &b.key)));
     diff.more = diff.more.saturating_add(diff.removed_unlisted);
     let told = prefixes.into_iter().map(|(prefix, counts)| OfPrefix {
         prefix: prefix.map(|bytes| Shown(bytes.into_vec())),

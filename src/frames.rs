@@ -8,26 +8,58 @@ use std::io;
 use bytes::Bytes;
 use zstd::stream::raw::{CParameter, DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
+use crate::buffers::Buffers;
+
 /// Largest window that a frame may ask for: 8 MiB, twice our largest frame. A damaged header cannot make us allocate more.
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// First allocation for the bytes of a frame.
 const FIRST_RESERVE: usize = 64 << 10;
 
+/// The level for bytes that hardly shrink: nothing is gained by looking closer.
+const DENSE_LEVEL: i32 = -5;
+/// Whether they do is tried with so many of them.
+const SAMPLE: usize = 32 << 10;
+
 /// Compresses frames.
-pub(crate) struct FrameEncoder(zstd::bulk::Compressor<'static>);
+pub(crate) struct FrameEncoder {
+    compressor: zstd::bulk::Compressor<'static>,
+    level: i32,
+}
 
 impl FrameEncoder {
     /// `level` as zstd means it.
     pub(crate) fn new(level: i32) -> io::Result<Self> {
         let mut compressor = zstd::bulk::Compressor::new(level)?;
         compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-        Ok(Self(compressor))
+        Ok(Self { compressor, level })
     }
 
     /// One whole frame that holds `raw`.
     pub(crate) fn frame(&mut self, raw: &[u8]) -> io::Result<Vec<u8>> {
-        self.0.compress(raw)
+        self.compressor.compress(raw)
+    }
+
+    /// The same in less time where `raw` hardly shrinks, as random or compressed values do; into a buffer.
+    pub(crate) fn frame_of_any(&mut self, raw: &[u8], to: &Buffers) -> io::Result<Bytes> {
+        let middle = raw.len() / 2;
+        let sample = raw.get(middle..middle.saturating_add(SAMPLE));
+        self.set_level(DENSE_LEVEL)?;
+        let is_dense = match sample {
+            Some(sample) => self.frame(sample)?.len() > SAMPLE / 10 * 9,
+            None => false,
+        };
+        if !is_dense {
+            self.set_level(self.level)?;
+        }
+        let mut frame = to.take(zstd::zstd_safe::compress_bound(raw.len()));
+        self.compressor.compress_to_buffer(raw, &mut frame)?;
+        Ok(to.lend(frame))
+    }
+
+    fn set_level(&mut self, level: i32) -> io::Result<()> {
+        let level = CParameter::CompressionLevel(level);
+        self.compressor.set_parameter(level)
     }
 }
 
@@ -51,11 +83,17 @@ pub(crate) struct FrameDecoder {
     /// What to allocate for the next frame: as much as the last one took, so that few frames grow.
     reserve: usize,
     within: bool,
+    buffers: Buffers,
 }
 
 impl FrameDecoder {
     /// For frames of at most `frame_limit` bytes each when decompressed.
     pub(crate) fn new(frame_limit: usize) -> Result<Self, FrameError> {
+        Self::with(frame_limit, Buffers::default())
+    }
+
+    /// The same, which hands out frames in these buffers.
+    pub(crate) fn with(frame_limit: usize, buffers: Buffers) -> Result<Self, FrameError> {
         let mut decoder = Decoder::new().map_err(zstd_error)?;
         decoder
             .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
@@ -66,6 +104,7 @@ impl FrameDecoder {
             frame_limit,
             reserve: FIRST_RESERVE,
             within: false,
+            buffers,
         })
     }
 
@@ -91,7 +130,7 @@ impl FrameDecoder {
                     return Err(FrameError::TooLong(self.frame_limit));
                 }
                 self.reserve = self.frame.len().saturating_add(1).max(FIRST_RESERVE);
-                out(Bytes::from(std::mem::take(&mut self.frame)));
+                out(self.buffers.lend(std::mem::take(&mut self.frame)));
             }
             // With room left in the output, zstd has given all that it could make of the input.
             let output_full = self.frame.len() == self.frame.capacity() && self.within;
@@ -122,7 +161,11 @@ impl FrameDecoder {
         if more == 0 {
             return Err(FrameError::TooLong(self.frame_limit));
         }
-        self.frame.reserve_exact(more);
+        if self.frame.capacity() == 0 {
+            self.frame = self.buffers.take(more);
+        } else {
+            self.frame.reserve_exact(more);
+        }
         Ok(())
     }
 }
@@ -166,6 +209,32 @@ mod tests {
         for step in [1, 2, 3, 1000, usize::MAX] {
             let frames = decode(&bytes, step).unwrap();
             assert_eq!(frames, [&zeros[..], b"x", &noise[..]], "step {step}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_hardly_shrink_are_compressed_all_the_same() {
+        let mut state = 1_u64;
+        let mut noise = Vec::new();
+        while noise.len() < 1_000_000 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            noise.extend_from_slice(&state.to_le_bytes()[3..]);
+        }
+        let text = b"a line of text, and another one. ".repeat(30_000);
+        let (mut encoder, buffers) = (FrameEncoder::new(3).unwrap(), Buffers::default());
+        for raw in [&noise[..], &text, &noise, b"", b"x"] {
+            let frame = encoder.frame_of_any(raw, &buffers).unwrap();
+            let mut back = Vec::new();
+            let mut decoder = FrameDecoder::new(4 << 20).unwrap();
+            decoder
+                .push(&frame, &mut |bytes| back.extend(bytes))
+                .unwrap();
+            assert_eq!(back, raw);
+            if raw == text {
+                assert_eq!(frame, FrameEncoder::new(3).unwrap().frame(raw).unwrap());
+            }
         }
     }
 

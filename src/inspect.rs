@@ -212,7 +212,7 @@ impl Sink for Tables {
         Ok(())
     }
 
-    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate {
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8, _: bool) -> Fate {
         let colon = key.iter().take(PREFIX_BYTES).position(|byte| *byte == b':');
         let prefix = colon.and_then(|at| key.get(..=at)).map(Box::from);
         let (_, _, name, _) = &mut self.key;

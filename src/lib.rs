@@ -14,11 +14,12 @@
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point; [`diff`]: two points; [`fixture`]: recordings made and played |
 //! | L2 | [`link`]: sockets, Sentinels; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`], [`recording`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`crc64`], [`config`], [`status`], [`metrics`], [`telemetry`], `world`: tasks, threads, chance |
+//! | L0 | [`position`], [`crc64`], [`buffers`], [`config`], [`status`], [`metrics`], [`telemetry`], `world`: tasks, threads, chance |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
+pub mod buffers;
 pub mod capture;
 pub mod cmd;
 pub mod config;

@@ -55,15 +55,6 @@ pub enum LookupError {
         /// The later one.
         to: Offset,
     },
-    /// `SWAPDB` stands between the two points of a comparison.
-    #[error(
-        "SWAPDB stands in the log at offset {at}, between the two points: what is before and what is after it cannot be compared key \
-         by key"
-    )]
-    Swapped {
-        /// After it.
-        at: Offset,
-    },
 }
 
 impl From<ArchiveError> for LookupError {
@@ -81,12 +72,21 @@ pub async fn plan_of(
     history: Option<ReplId>,
     when: When,
 ) -> Result<Plan, RestoreError> {
-    let catalog = archive.catalog().await?;
-    let history = restore::choose(archive, &catalog, history, None)?;
+    let (catalog, history) = chosen(archive, history).await?;
     let mut plan = restore::plan(archive, &catalog, history, when, &BadBases::new()).await?;
     // Only the commands tell, and they are made absolute where they are.
     plan.set_relative_ttls(true);
     Ok(plan)
+}
+
+/// What there is, and the history that is meant.
+async fn chosen(
+    archive: &Archive,
+    history: Option<ReplId>,
+) -> Result<(Catalog, ReplId), RestoreError> {
+    let catalog = archive.catalog().await?;
+    let history = restore::choose(archive, &catalog, history, None)?;
+    Ok((catalog, history))
 }
 
 /// The plan for a point that begins with the newest base at or before `from`.
@@ -167,7 +167,7 @@ pub async fn get(
     let mut survey = rebuild::survey(&source, limits).await?;
     reached(plan, &survey, memory)?;
     survey.want(db, key);
-    let state = rebuild::state(&source, &survey, limits).await;
+    let state = rebuild::state(&source, &mut survey, limits).await;
     let space = state.map_err(|error| memory_of(error, plan, memory))?.space;
     let value = space.get(db, key).map(|entry| {
         let mut payload = Vec::new();
@@ -268,8 +268,7 @@ async fn longest(
     history: Option<ReplId>,
     when: When,
 ) -> Result<Plan, RestoreError> {
-    let catalog = archive.catalog().await?;
-    let history = restore::choose(archive, &catalog, history, None)?;
+    let (catalog, history) = chosen(archive, history).await?;
     for (_, offset) in bases(&catalog, history)? {
         match plan_from(archive, &catalog, history, when, offset).await {
             Err(RestoreError::Gap { .. } | RestoreError::NoSoundBase { .. }) => {}
@@ -305,7 +304,7 @@ impl Watch<'_> {
         let mut touches = false;
         let told = spec.keys.of(&args, &mut |touch| {
             touches |= match touch {
-                Touch::Key(key) => here && key == self.key,
+                Touch::Key(key) | Touch::Overwritten(key) => here && key == self.key,
                 Touch::In(db, key) => db == self.db && key == self.key,
                 // Read, to sort by.
                 Touch::Like { .. } => false,

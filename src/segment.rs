@@ -16,6 +16,7 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::buffers::Buffers;
 use crate::crc64::Crc64;
 use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::{Boundary, Offset, ReplId, TimeMark};
@@ -275,9 +276,10 @@ pub struct PayloadReader {
 
 impl PayloadReader {
     /// For the bytes after the header frame of the segment with this header.
-    pub fn new(header: &SegmentHeader) -> Result<Self, SegmentError> {
+    pub fn new(header: &SegmentHeader, buffers: Buffers) -> Result<Self, SegmentError> {
+        let frames = FrameDecoder::with(FRAME_RAW_LIMIT, buffers);
         Ok(Self {
-            frames: FrameDecoder::new(FRAME_RAW_LIMIT).map_err(payload_damaged)?,
+            frames: frames.map_err(payload_damaged)?,
             expected: header.clone(),
             stored: 0,
             stored_crc: Crc64::new(),

@@ -55,7 +55,7 @@ fn decode(object: &[u8], step: usize) -> (Vec<u8>, Result<Entry, SegmentError>) 
             found: 0,
         })?;
         if let Entry::Segment(header) = &entry {
-            let mut payload = PayloadReader::new(header)?;
+            let mut payload = PayloadReader::new(header, Buffers::default())?;
             for piece in object[length..].chunks(step) {
                 payload.push(piece, &mut |bytes| raw.extend_from_slice(&bytes))?;
             }
@@ -298,7 +298,7 @@ fn a_payload_of_many_megabytes_comes_back_in_bounded_pieces() {
     }
     let (header, object) = encode(meta(9, 9 + length), &chunks, 1).unwrap();
     let (_, head) = decode_entry(&object).unwrap().unwrap();
-    let mut reader = PayloadReader::new(&header).unwrap();
+    let mut reader = PayloadReader::new(&header, Buffers::default()).unwrap();
     let mut crc = Crc64::new();
     let mut total = 0;
     for piece in object[head..].chunks(100_000) {
@@ -322,7 +322,7 @@ fn a_payload_that_is_longer_than_its_header_says_is_never_handed_out_whole() {
     let (_, head) = decode_entry(&object).unwrap().unwrap();
     let mut header = large;
     header.meta.end = Offset(10);
-    let mut reader = PayloadReader::new(&header).unwrap();
+    let mut reader = PayloadReader::new(&header, Buffers::default()).unwrap();
     let mut out = 0;
     let result = reader.push(&object[head..], &mut |raw| out += raw.len());
     assert!(matches!(result, Err(SegmentError::PayloadMismatch(_))));

@@ -197,10 +197,8 @@ fn what_a_flush_takes_is_counted_and_its_database_alone() {
     assert_eq!(keys(&found), ["-0 a"], "{found:#}");
     assert_eq!(found["removed"]["keys"], 3);
 
-    let swapped = stored.run(&["SWAPDB 0 3"]);
     for (from, to, code, word) in [
-        (&third, &swapped, 6, "SWAPDB stands in the log"),
-        (&swapped, &third, 2, "lies before that of --from"),
+        (&third, &second, 2, "lies before that of --from"),
         (
             &"offset:99999999".to_owned(),
             &third,
@@ -212,4 +210,54 @@ fn what_a_flush_takes_is_counted_and_its_database_alone() {
         assert_eq!(output.code, code, "{output:?}");
         assert!(output.stderr.contains(word), "{output:?}");
     }
+}
+
+#[test]
+fn databases_that_were_swapped_are_compared_with_what_they_were() {
+    let stored = Stored::new(
+        Version::Redis70,
+        &[
+            "MSET a 1 b 1 c 1",
+            "SELECT 3",
+            "MSET a 3 d 3",
+            "SELECT 5",
+            "SET e 5",
+        ],
+    );
+    let first = stored.run(&["SWAPDB 0 1"]);
+    // What was 0 is 1 here; then 1 is 3, and 3 is 1, and that 1 is 5.
+    let second = stored.run(&[
+        "SELECT 1",
+        "SET a 2",
+        "SWAPDB 1 3",
+        "DEL d",
+        "SELECT 3",
+        "SET new 1",
+        "SWAPDB 1 5",
+    ]);
+    let found = stored.diff(&first, &second, &[]);
+    assert_eq!(keys(&found), ["~3 a", "+3 new", "-5 d"], "{found:#}");
+    let swapped = json!([{ "before": 5, "after": 1 }, { "before": 1, "after": 3 }, { "before": 3, "after": 5 }]);
+    assert_eq!(found["swapped"], swapped);
+    let third = stored.run(&["SELECT 5", "FLUSHDB", "SET z 1", "SWAPDB 5 3"]);
+    let found = stored.diff(&second, &third, &[]);
+    assert_eq!(keys(&found), ["+3 z"], "{found:#}");
+    assert_eq!(found["removed_unlisted"], 1);
+    let args = [
+        "diff",
+        "--store",
+        &stored.store,
+        "--from",
+        &second,
+        "--to",
+        &third,
+    ];
+    let output = run(&args);
+    assert!(
+        output.stdout.contains("swapped   db5 is db3 now"),
+        "{output:?}"
+    );
+    let last = stored.run(&["SWAPDB 5 3"]);
+    let found = stored.diff(&second, &last, &[]);
+    assert_eq!(found["swapped"], json!([]));
 }

@@ -91,7 +91,7 @@ impl Sink for Contents {
         Ok(())
     }
 
-    fn fate(&mut self, db: u32, key: &[u8], _: u8) -> Fate {
+    fn fate(&mut self, db: u32, key: &[u8], _: u8, _: bool) -> Fate {
         self.db = db;
         match key == MARKER.as_bytes() {
             true => Fate::Drop,

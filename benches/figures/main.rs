@@ -7,6 +7,8 @@
 //! - `master`: what a server does at full load alone, with a replica, and with backfeed; and what backfeed takes for it
 //! - `wait`: `WAIT 1` after a write against one object write on the same store
 //! - `restore`: a restore to a server against the server's own load of the same RDB
+//! - `apply`: the commands of a log, applied, against a server's load of the same as its append-only file
+//! - `beside`: `WAIT` and a server's full load while bases are made beside the capture, against the capture alone
 //! - `consolidate`: a new base against a server that loads base and log and saves; a walk over an RDB against its checker
 
 #![allow(
@@ -24,6 +26,8 @@
     clippy::unwrap_used
 )]
 
+mod apply;
+mod beside;
 mod consolidate;
 mod full_sync;
 mod master;
@@ -46,7 +50,15 @@ use support::{Env, Gcs, Server, Version};
 const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const PARTS: [&str; 5] = ["full-sync", "master", "wait", "restore", "consolidate"];
+const PARTS: [&str; 7] = [
+    "full-sync",
+    "master",
+    "wait",
+    "restore",
+    "apply",
+    "beside",
+    "consolidate",
+];
 
 fn main() {
     let (mut keys, mut parts) = (KEYS, Vec::new());
@@ -82,6 +94,12 @@ fn main() {
         for store in Place::all() {
             wait::run(&redis(), &store);
         }
+    }
+    if wanted("apply") {
+        apply::run(&Place::directory(), keys);
+    }
+    if wanted("beside") {
+        beside::run(&Place::directory(), keys);
     }
     if wanted("consolidate") {
         consolidate::run(&Place::directory(), keys);

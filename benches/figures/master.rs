@@ -9,9 +9,9 @@ use support::Backfeed;
 const WRITES: &str = "4000000";
 
 /// What one run shows.
-struct Run {
+pub struct Run {
     /// `SET`s a second.
-    rate: f64,
+    pub rate: f64,
     /// Of a `GET` by another client, in ms.
     p99: f64,
     /// CPU seconds of the server.
@@ -73,7 +73,7 @@ pub fn run(place: &Place) {
     );
 }
 
-fn load(redis: &Server) -> Run {
+pub fn load(redis: &Server) -> Run {
     let stop = Arc::new(AtomicBool::new(false));
     let other = {
         let (stop, mut connection) = (Arc::clone(&stop), redis.connect());

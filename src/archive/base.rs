@@ -1,9 +1,10 @@
 //! Bases: RDB bytes in, zstd frames with a seek table out, and back.
 //!
-//! A base's object is a run of independent zstd frames of 4 MiB of RDB each, then the seek table of the zstd seekable format
+//! A base's object is a run of independent zstd frames of 1 MiB of RDB each (up to 4 MiB are read), then the seek table of the zstd seekable format
 //! (`contrib/seekable_format/zstd_seekable_compression_format.md` in zstd's repository), which is a skippable frame.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::names::Name;
 use super::read::{Decode, decode_stream};
 use super::{Archive, ArchiveError, BaseManifest, RawStream, VerdictDoc, documents};
+use crate::buffers::Buffers;
 use crate::crc64::Crc64;
 use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::Position;
@@ -20,9 +22,12 @@ use crate::rdb::{Summary, WalkError, Walker};
 use crate::store::{StoreError, Upload};
 use crate::world::{self, spawn_blocking};
 
-/// Bytes of RDB in one zstd frame. Two frames are compressed or waiting while one is uploaded and one filled, each with its
-/// result: at most 24 MiB in all.
-pub const BASE_FRAME_RAW: usize = 4 << 20;
+/// Bytes of RDB in one zstd frame: twice the window of [`LEVEL`], so that larger ones would hardly be smaller in all. Two frames
+/// are compressed or waiting while one is uploaded and one filled, each with its result: at most 6 MiB in all.
+pub const BASE_FRAME_RAW: usize = 1 << 20;
+
+/// The largest frame that is read: what earlier versions wrote.
+const FRAME_LIMIT: usize = 4 << 20;
 
 /// zstd's level for bases: the first full sync should not wait for compression, and RDB has its own.
 const LEVEL: i32 = 1;
@@ -39,6 +44,7 @@ pub struct BaseWriter {
     filling: BytesMut,
     raw_bytes: u64,
     crc: Crc64,
+    encoders: Arc<Encoders>,
     /// Frames on their way to the uploader. None after an error, or once the last one is sent.
     frames: Option<mpsc::Sender<JoinHandle<io::Result<Frame>>>>,
     uploader: JoinHandle<Result<Uploaded, ArchiveError>>,
@@ -57,9 +63,30 @@ pub struct StoredBase {
     pub crc64: u64,
 }
 
+/// Encoders that have nothing to do, and their buffers.
+#[derive(Default)]
+struct Encoders(Mutex<Vec<FrameEncoder>>, Buffers);
+
+impl Encoders {
+    fn frame(&self, raw: &[u8]) -> io::Result<Bytes> {
+        let spare = self.lock().pop();
+        let mut encoder = match spare {
+            Some(encoder) => encoder,
+            None => FrameEncoder::new(LEVEL)?,
+        };
+        let frame = encoder.frame_of_any(raw, &self.1);
+        self.lock().push(encoder);
+        frame
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<FrameEncoder>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Frame {
     raw_bytes: usize,
-    stored: Vec<u8>,
+    stored: Bytes,
 }
 
 /// All frames are written, and the object awaits its commit.
@@ -77,6 +104,7 @@ impl BaseWriter {
             filling: BytesMut::new(),
             raw_bytes: 0,
             crc: Crc64::new(),
+            encoders: Arc::default(),
             frames: Some(frames),
             uploader: world::spawn(upload_frames(object.clone(), upload, incoming)),
             object,
@@ -88,17 +116,21 @@ impl BaseWriter {
     pub async fn write(&mut self, raw: Bytes) -> Result<(), ArchiveError> {
         self.crc.update(&raw);
         self.raw_bytes = self.raw_bytes.saturating_add(raw.len() as u64);
-        let mut rest = &raw[..];
+        let mut rest = raw;
         while !rest.is_empty() {
+            if self.filling.is_empty() && rest.len() >= BASE_FRAME_RAW {
+                let whole = rest.split_to(BASE_FRAME_RAW);
+                self.send_frame(whole).await?;
+                continue;
+            }
             if self.filling.is_empty() {
                 self.filling.reserve(BASE_FRAME_RAW);
             }
             let room = BASE_FRAME_RAW.saturating_sub(self.filling.len());
-            let (head, tail) = rest.split_at(room.min(rest.len()));
-            self.filling.extend_from_slice(head);
-            rest = tail;
+            let head = rest.split_to(room.min(rest.len()));
+            self.filling.extend_from_slice(&head);
             if self.filling.len() >= BASE_FRAME_RAW {
-                self.send_frame().await?;
+                self.send_filled().await?;
             }
         }
         Ok(())
@@ -108,7 +140,7 @@ impl BaseWriter {
     /// written): the caller reads it with [`Archive::read_stray_base`], and adopts it.
     pub async fn finish(mut self) -> Result<StoredBase, ArchiveError> {
         if !self.filling.is_empty() {
-            self.send_frame().await?;
+            self.send_filled().await?;
         }
         if self.frames.take().is_none() {
             return Err(self.uploader_error().await);
@@ -131,12 +163,17 @@ impl BaseWriter {
         }
     }
 
-    async fn send_frame(&mut self) -> Result<(), ArchiveError> {
+    async fn send_filled(&mut self) -> Result<(), ArchiveError> {
         let raw = std::mem::take(&mut self.filling).freeze();
+        self.send_frame(raw).await
+    }
+
+    async fn send_frame(&mut self, raw: Bytes) -> Result<(), ArchiveError> {
+        let encoders = Arc::clone(&self.encoders);
         let frame = spawn_blocking(move || {
             Ok(Frame {
                 raw_bytes: raw.len(),
-                stored: FrameEncoder::new(LEVEL)?.frame(&raw)?,
+                stored: encoders.frame(&raw)?,
             })
         });
         if let Some(frames) = &self.frames
@@ -183,7 +220,7 @@ async fn upload_frames(
         table.put_u32_le(u32_of(&object, frame.stored.len())?);
         table.put_u32_le(u32_of(&object, frame.raw_bytes)?);
         count = count.saturating_add(1);
-        upload.write(frame.stored.into()).await?;
+        upload.write(frame.stored).await?;
     }
     let table = seek_table(&table, count, u32_of(&object, table.len())?);
     stored_bytes = stored_bytes.saturating_add(table.len() as u64);
@@ -245,7 +282,7 @@ impl Archive {
     pub async fn read_base(&self, manifest: &BaseManifest) -> Result<RawStream, ArchiveError> {
         let object = Name::BaseData(manifest.position()).to_string();
         let source = self.read_existing(&object).await?;
-        let decoder = BaseDecoder::new(object, Some(manifest.clone()))?;
+        let decoder = BaseDecoder::new(object, Some(manifest.clone()), self.buffers.clone())?;
         Ok(decode_stream(source, decoder))
     }
 
@@ -255,7 +292,7 @@ impl Archive {
         let object = Name::BaseData(at).to_string();
         let stored_bytes = self.size_of(&object).await?;
         let source = self.read_existing(&object).await?;
-        let decoder = BaseDecoder::new(object, None)?;
+        let decoder = BaseDecoder::new(object, None, self.buffers.clone())?;
         Ok((stored_bytes, decode_stream(source, decoder)))
     }
 }
@@ -303,8 +340,12 @@ struct BaseDecoder {
 }
 
 impl BaseDecoder {
-    fn new(object: String, manifest: Option<BaseManifest>) -> Result<Self, ArchiveError> {
-        let frames = FrameDecoder::new(BASE_FRAME_RAW)
+    fn new(
+        object: String,
+        manifest: Option<BaseManifest>,
+        buffers: Buffers,
+    ) -> Result<Self, ArchiveError> {
+        let frames = FrameDecoder::with(FRAME_LIMIT, buffers)
             .map_err(|error| ArchiveError::damaged(&object, error.to_string()))?;
         Ok(Self {
             object,

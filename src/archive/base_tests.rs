@@ -92,7 +92,7 @@ async fn a_base_is_zstd_frames_with_a_seek_table(store: SharedStore) {
     assert_eq!(word(end - 4), 0x8F92_EAB1);
     assert_eq!(bytes[end - 5], 0);
     let frames = word(end - 9) as usize;
-    assert_eq!(frames, 3);
+    assert_eq!(frames, raw.len().div_ceil(BASE_FRAME_RAW));
     let table = end - 9 - 8 * frames;
     assert_eq!(word(table - 8), 0x184D_2A5E);
     assert_eq!(word(table - 4) as usize, end - table);

@@ -119,7 +119,8 @@ impl Archive {
         let object = log_name(header.meta.history, header.meta.start.next_byte());
         let source = self.read_existing(&object).await?;
         let decoder = SegmentDecoder {
-            payload: PayloadReader::new(header).map_err(|error| archive_error(&object, &error))?,
+            payload: PayloadReader::new(header, self.buffers.clone())
+                .map_err(|error| archive_error(&object, &error))?,
             object,
             expected: Entry::Segment(header.clone()),
             head: Some(Vec::new()),

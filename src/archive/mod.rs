@@ -36,6 +36,7 @@ pub use documents::{
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
 
+use crate::buffers::Buffers;
 use crate::position::ReplId;
 use crate::store::{SharedStore, StoreError};
 
@@ -46,6 +47,8 @@ pub type RawStream = BoxStream<'static, Result<Bytes, ArchiveError>>;
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: SharedStore,
+    /// Of what is decompressed.
+    buffers: Buffers,
 }
 
 /// What can go wrong with an archive.
@@ -162,7 +165,10 @@ impl ArchiveError {
 impl Archive {
     /// Opens the archive in `store`: [`ArchiveError::EmptyStore`] or [`ArchiveError::NotAnArchive`] when there is none.
     pub async fn open(store: SharedStore) -> Result<Self, ArchiveError> {
-        let archive = Self { store };
+        let archive = Self {
+            store,
+            buffers: Buffers::default(),
+        };
         let object = Name::Archive.to_string();
         let bytes = match archive.read_document(&object).await? {
             Some(bytes) => bytes,
@@ -204,6 +210,7 @@ impl Archive {
         };
         let archive = Self {
             store: store.clone(),
+            buffers: Buffers::default(),
         };
         let object = Name::Archive.to_string();
         let body = documents::to_bytes(&object, &doc)?;

@@ -67,6 +67,13 @@ fn text(found: &Diff) -> String {
             time(at)
         );
     }
+    for moved in &found.swapped {
+        let _ = writeln!(
+            text,
+            "swapped   db{} is db{} now",
+            moved.before, moved.after
+        );
+    }
     for (name, count) in [
         ("added", &found.added),
         ("changed", &found.changed),

@@ -148,10 +148,10 @@ fn drop_slots(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         return Ok(());
     }
     for db in space.dbs.values_mut() {
-        for (key, entry) in &mut db.keys {
-            let slot = entry.as_ref().map(|_| slot_of(key));
-            if slot.is_some_and(|slot| slots.iter().any(|(a, b)| (*a..=*b).contains(&slot))) {
-                *entry = None;
+        for (key, slot) in db.names.iter().zip(&mut db.slots) {
+            let of = slot.as_ref().map(|_| slot_of(key));
+            if of.is_some_and(|of| slots.iter().any(|(a, b)| (*a..=*b).contains(&of))) {
+                *slot = None;
             }
         }
     }

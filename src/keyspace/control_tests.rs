@@ -4,19 +4,10 @@
     clippy::arithmetic_side_effects
 )]
 
-use super::super::testing::{REDIS_13, empty};
+use super::super::testing::{REDIS_13, empty, keys};
 use super::*;
 
 use crate::keyspace::{ApplyError, Footprint};
-
-fn keys(space: &Keyspace) -> Vec<String> {
-    let mut keys: Vec<String> = space
-        .entries()
-        .flat_map(|(db, keys)| keys.map(move |(key, _)| format!("{db}:{}", key.escape_ascii())))
-        .collect();
-    keys.sort();
-    keys
-}
 
 #[test]
 fn databases_are_selected_swapped_and_flushed() {

@@ -32,6 +32,9 @@ pub enum ApplyError {
         /// What is wrong with it.
         source: BadValue,
     },
+    /// There are more keys than can be counted.
+    #[error("there are more keys than can be numbered in memory")]
+    TooMany,
     /// A command touches a key that was not collected before: a bug.
     #[error("the key {} was not collected before it was needed; this is a bug in backfeed", show(.key))]
     NotCollected {

@@ -7,11 +7,11 @@ use super::payload::{self, Payload};
 use super::strings::RELATIVE;
 use super::table::Spec;
 use super::value::{Raw, Value};
-use super::{Entry, Keyspace, OVERHEAD};
+use super::{Entry, Keyspace, OVERHEAD, Slot};
 
 pub(super) const COMMANDS: &[Spec] = &[
-    Spec::new("DEL", Keys::From { first: 1, step: 1 }, del),
-    Spec::new("UNLINK", Keys::From { first: 1, step: 1 }, del),
+    Spec::new("DEL", Keys::Overwritten { first: 1, step: 1 }, del),
+    Spec::new("UNLINK", Keys::Overwritten { first: 1, step: 1 }, del),
     Spec::new("PERSIST", Keys::By(persist_keys), persist),
     Spec::new("EXPIREAT", Keys::By(expire_keys), expireat),
     Spec::new("PEXPIREAT", Keys::By(expire_keys), pexpireat),
@@ -126,8 +126,8 @@ fn renamenx(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
 }
 
 /// Takes away an entry that goes on elsewhere.
-fn take(space: &mut Keyspace, args: &Args, key: &[u8]) -> Result<Option<Entry>, ApplyError> {
-    if space.entry(key)?.is_some_and(|entry| entry.has_meta) {
+fn take(space: &mut Keyspace, args: &Args, key: &[u8]) -> Result<Slot, ApplyError> {
+    if space.entry(key)?.is_some_and(|entry| entry.has_meta()) {
         return Err(args.unmodelled(HAS_META));
     }
     space.remove(args, key)
@@ -168,7 +168,7 @@ fn copy(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         return Err(args.diverged("a key is not copied to itself"));
     }
     let entry = space.entry(from)?.ok_or_else(|| args.diverged(NO_KEY))?;
-    if entry.has_meta {
+    if entry.has_meta() {
         return Err(args.unmodelled(HAS_META));
     }
     if matches!(&entry.value, Value::Raw(raw) if raw.kind == payload::MODULE) {
@@ -183,7 +183,7 @@ fn copy(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     }
     let added = copied.weight().saturating_add(to.len());
     space.charge(added.saturating_add(OVERHEAD));
-    space.put_entry(args, db, to, Some(copied))?;
+    space.put_entry(args, db, to, Some(Box::new(copied)))?;
     Ok(())
 }
 
@@ -283,7 +283,7 @@ fn restore(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         expiry,
         ..Entry::new(value)
     };
-    space.put_entry(args, space.selected(), key, Some(entry))?;
+    space.put_entry(args, space.selected(), key, Some(Box::new(entry)))?;
     Ok(())
 }
 

@@ -4,27 +4,14 @@
     clippy::arithmetic_side_effects
 )]
 
-use super::super::testing::{REDIS_13, empty};
+use super::super::testing::{REDIS_13, empty, is_diverged, keys};
 use super::*;
 
 use crate::crc64::Crc64;
-use crate::keyspace::{ApplyError, DataType, Footprint, Text};
+use crate::keyspace::{ApplyError, Blob, DataType, Footprint, More, Text};
 
 fn expiry(space: &mut Keyspace, key: &str) -> Option<i64> {
     space.entry(key.as_bytes()).unwrap().unwrap().expiry
-}
-
-fn keys(space: &Keyspace) -> Vec<String> {
-    let mut keys: Vec<String> = space
-        .entries()
-        .flat_map(|(db, keys)| keys.map(move |(key, _)| format!("{db}:{}", key.escape_ascii())))
-        .collect();
-    keys.sort();
-    keys
-}
-
-fn is_diverged(result: Result<(), ApplyError>) -> bool {
-    matches!(result, Err(ApplyError::Diverged { .. }))
 }
 
 fn is_unmodelled(result: Result<(), ApplyError>) -> bool {
@@ -166,7 +153,11 @@ fn keys_of_other_databases_are_collected() {
 fn what_modules_have_attached_is_not_guessed() {
     let mut space = empty(REDIS_13);
     let mut entry = Entry::new(Text(b"v".to_vec()).into_value());
-    entry.has_meta = true;
+    let more = More {
+        prefix: Blob::default(),
+        has_meta: true,
+    };
+    entry.more = Some(Box::new(more));
     space.load(0, b"a", entry);
     for command in ["RENAME a b", "COPY a b", "MOVE a 1", "SET a 1"] {
         assert!(is_unmodelled(space.run(command)), "{command}");

@@ -15,6 +15,13 @@ pub enum Keys {
         /// 2: keys and values.
         step: usize,
     },
+    /// The same, of keys that are overwritten or deleted, whatever they hold.
+    Overwritten {
+        /// The first key.
+        first: usize,
+        /// 2: keys and values.
+        step: usize,
+    },
     /// These arguments.
     At(&'static [usize]),
     /// As many as argument `count` says, right behind it; and before it those at `also`.
@@ -36,6 +43,8 @@ pub(super) type Teller = fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), Appl
 pub enum Touch<'a> {
     /// A key of the selected database.
     Key(&'a [u8]),
+    /// A key of the selected database that is overwritten or deleted, whatever it holds: the command must not look at it.
+    Overwritten(&'a [u8]),
     /// A key of another database.
     In(u32, &'a [u8]),
     /// All keys of the selected database that begin and end like this (`SORT … BY weight_*`).
@@ -58,10 +67,13 @@ impl Keys {
         match self {
             Self::None => {}
             Self::From { first, step } => {
-                for group in args.from(*first).chunks(*step) {
-                    if let Some(key) = group.first() {
-                        touch(Touch::Key(key));
-                    }
+                for key in args.from(*first).iter().step_by(*step) {
+                    touch(Touch::Key(key));
+                }
+            }
+            Self::Overwritten { first, step } => {
+                for key in args.from(*first).iter().step_by(*step) {
+                    touch(Touch::Overwritten(key));
                 }
             }
             Self::At(indices) => {

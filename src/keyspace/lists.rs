@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::args::{Args, is_word};
 use super::error::ApplyError;
-use super::keys::{Keys, Touch};
+use super::keys::Keys;
+use super::pop::{self, Ends};
 use super::table::Spec;
 use super::value::{DataType, Dialect, Raw, Value};
 use super::{Blob, Keyspace, OVERHEAD};
@@ -26,8 +27,12 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("RPUSH", Keys::At(&[1]), rpush),
     Spec::new("LPUSHX", Keys::At(&[1]), lpushx),
     Spec::new("RPUSHX", Keys::At(&[1]), rpushx),
-    Spec::new("LPOP", Keys::At(&[1]), lpop),
-    Spec::new("RPOP", Keys::At(&[1]), rpop),
+    Spec::new("LPOP", Keys::At(&[1]), |space, args| {
+        pop::of_one::<List>(space, args, End::Left)
+    }),
+    Spec::new("RPOP", Keys::At(&[1]), |space, args| {
+        pop::of_one::<List>(space, args, End::Right)
+    }),
     Spec::new("LINSERT", Keys::At(&[1]), linsert),
     Spec::new("LSET", Keys::At(&[1]), lset),
     Spec::new("LREM", Keys::At(&[1]), lrem),
@@ -35,8 +40,12 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("LMOVE", Keys::At(&[1, 2]), lmove),
     Spec::new("RPOPLPUSH", Keys::At(&[1, 2]), rpoplpush),
     // What follows is rewritten by all servers in scope, and told in full all the same by what is between.
-    Spec::new("BLPOP", Keys::By(all_but_last), blpop),
-    Spec::new("BRPOP", Keys::By(all_but_last), brpop),
+    Spec::new("BLPOP", Keys::By(pop::all_but_last), |space, args| {
+        pop::blocking::<List>(space, args, End::Left)
+    }),
+    Spec::new("BRPOP", Keys::By(pop::all_but_last), |space, args| {
+        pop::blocking::<List>(space, args, End::Right)
+    }),
     Spec::new("BLMOVE", Keys::At(&[1, 2]), lmove),
     Spec::new("BRPOPLPUSH", Keys::At(&[1, 2]), rpoplpush),
     Spec::new(
@@ -45,7 +54,7 @@ pub(super) const COMMANDS: &[Spec] = &[
             count: 1,
             also: &[],
         },
-        lmpop,
+        |space, args| pop::of_many::<List>(space, args, 1),
     ),
     Spec::new(
         "BLMPOP",
@@ -53,7 +62,7 @@ pub(super) const COMMANDS: &[Spec] = &[
             count: 2,
             also: &[],
         },
-        blmpop,
+        |space, args| pop::of_many::<List>(space, args, 2),
     ),
 ];
 
@@ -67,7 +76,7 @@ pub struct List {
 
 /// An end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Left,
     Right,
 }
@@ -91,7 +100,7 @@ impl List {
         }
     }
 
-    fn pop(&mut self, end: End) -> Option<Blob> {
+    fn take(&mut self, end: End) -> Option<Blob> {
         let popped = match end {
             End::Left => self.elements.pop_front(),
             End::Right => self.elements.pop_back(),
@@ -169,7 +178,7 @@ impl DataType for List {
     }
 
     fn into_value(self) -> Value {
-        Value::List(self)
+        Value::List(Box::new(self))
     }
 
     fn is_empty(&self) -> bool {
@@ -179,6 +188,26 @@ impl DataType for List {
     fn weight(&self) -> usize {
         let overhead = self.elements.len().saturating_mul(OVERHEAD);
         self.bytes.saturating_add(overhead)
+    }
+}
+
+impl Ends for List {
+    type End = End;
+
+    fn end_of(args: &Args, index: usize) -> Result<End, ApplyError> {
+        match args.get(index)? {
+            word if is_word(word, "LEFT") => Ok(End::Left),
+            word if is_word(word, "RIGHT") => Ok(End::Right),
+            _ => Err(args.diverged("it says neither LEFT nor RIGHT")),
+        }
+    }
+
+    fn pop(&mut self, end: End) {
+        self.take(end);
+    }
+
+    fn len(&self) -> usize {
+        self.elements.len()
     }
 }
 
@@ -211,99 +240,6 @@ fn push(space: &mut Keyspace, args: &Args, end: End) -> Result<(), ApplyError> {
     let list: &mut List = space.value_or_new(args, args.get(1)?)?;
     for element in args.from(2) {
         list.push(end, (*element).into());
-    }
-    Ok(())
-}
-
-fn lpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop(space, args, End::Left)
-}
-
-fn rpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop(space, args, End::Right)
-}
-
-/// `LPOP key [count]`
-fn pop(space: &mut Keyspace, args: &Args, end: End) -> Result<(), ApplyError> {
-    let count = if args.len() > 2 { args.count(2)? } else { 1 };
-    pop_of_first(space, args, &[args.get(1)?], end, count)
-}
-
-fn blpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_first(space, args, keys_before_last(args), End::Left, 1)
-}
-
-fn brpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_first(space, args, keys_before_last(args), End::Right, 1)
-}
-
-/// `LMPOP numkeys key … LEFT|RIGHT [COUNT count]`
-fn lmpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_many(space, args, 1)
-}
-
-/// `BLMPOP timeout numkeys key … LEFT|RIGHT [COUNT count]`
-fn blmpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_many(space, args, 2)
-}
-
-fn pop_of_many(space: &mut Keyspace, args: &Args, numkeys: usize) -> Result<(), ApplyError> {
-    let (keys, end, count) = many(args, numkeys)?;
-    pop_of_first(space, args, keys, parse_end(args, end)?, count)
-}
-
-/// What follows from `numkeys` on: `numkeys key … WORD [COUNT count]`; the keys, where the word is, the count.
-pub(super) fn many<'a>(
-    args: &Args<'a>,
-    numkeys: usize,
-) -> Result<(&'a [&'a [u8]], usize, usize), ApplyError> {
-    let first = numkeys.saturating_add(1);
-    let keys = args.count(numkeys)?;
-    let word = first.saturating_add(keys);
-    let keys = args.from(first).get(..keys).unwrap_or_default();
-    let count = match args.len().saturating_sub(word) {
-        1 => 1,
-        3 if args.is_word(word.saturating_add(1), "COUNT") => args.count(word.saturating_add(2))?,
-        _ => return Err(args.diverged("it has arguments that do not belong there")),
-    };
-    Ok((keys, word, count))
-}
-
-/// From the first of the lists that is there.
-fn pop_of_first(
-    space: &mut Keyspace,
-    args: &Args,
-    keys: &[&[u8]],
-    end: End,
-    count: usize,
-) -> Result<(), ApplyError> {
-    if count == 0 {
-        return Ok(());
-    }
-    for key in keys {
-        let list: Option<&mut List> = space.value(args, key)?;
-        let Some(list) = list.filter(|list| !list.is_empty()) else {
-            continue;
-        };
-        for _ in 0..count.min(list.elements.len()) {
-            list.pop(end);
-        }
-        return space.drop_if_empty(key);
-    }
-    Ok(())
-}
-
-/// The keys of `BLPOP key … timeout`.
-pub(super) fn keys_before_last<'a>(args: &Args<'a>) -> &'a [&'a [u8]] {
-    args.from(1).split_last().map_or(&[], |(_, keys)| keys)
-}
-
-pub(super) fn all_but_last(
-    args: &Args,
-    touch: &mut dyn FnMut(Touch<'_>),
-) -> Result<(), ApplyError> {
-    for key in keys_before_last(args) {
-        touch(Touch::Key(key));
     }
     Ok(())
 }
@@ -391,10 +327,10 @@ fn ltrim(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         .len()
         .saturating_sub(first.saturating_add(count));
     for _ in 0..first {
-        list.pop(End::Left);
+        list.take(End::Left);
     }
     for _ in 0..behind {
-        list.pop(End::Right);
+        list.take(End::Right);
     }
     space.drop_if_empty(key)
 }
@@ -424,7 +360,7 @@ pub(super) fn span(start: i64, stop: i64, length: usize) -> (usize, usize) {
 
 /// `LMOVE source destination LEFT|RIGHT LEFT|RIGHT`
 fn lmove(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    let (from, to) = (parse_end(args, 3)?, parse_end(args, 4)?);
+    let (from, to) = (List::end_of(args, 3)?, List::end_of(args, 4)?);
     move_one(space, args, from, to)
 }
 
@@ -443,20 +379,12 @@ fn move_one(space: &mut Keyspace, args: &Args, from: End, to: End) -> Result<(),
     // It may be of another type, which is found before anything is popped.
     space.value::<List>(args, destination)?;
     let list: &mut List = space.value_or_new(args, source)?;
-    let Some(element) = list.pop(from) else {
+    let Some(element) = list.take(from) else {
         return Ok(());
     };
     let list: &mut List = space.value_or_new(args, destination)?;
     list.push(to, element);
     space.drop_if_empty(source)
-}
-
-fn parse_end(args: &Args, index: usize) -> Result<End, ApplyError> {
-    match args.get(index)? {
-        word if is_word(word, "LEFT") => Ok(End::Left),
-        word if is_word(word, "RIGHT") => Ok(End::Right),
-        _ => Err(args.diverged("it says neither LEFT nor RIGHT")),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use super::super::testing::{REDIS_13, empty};
+use super::super::testing::{REDIS_13, barred, empty};
 use super::*;
 
 /// The elements of a list, with a bar between; none if there is no such key.
@@ -15,10 +15,7 @@ fn list(space: &mut Keyspace, key: &str) -> Option<String> {
     let list = space.value::<List>(&args, key.as_bytes()).unwrap()?;
     let bytes: usize = list.elements.iter().map(|element| element.len()).sum();
     assert_eq!(list.bytes, bytes);
-    let elements = list
-        .iter()
-        .map(|element| String::from_utf8_lossy(element).into_owned());
-    Some(elements.collect::<Vec<_>>().join("|"))
+    Some(barred(list.iter()))
 }
 
 /// Runs commands one after the other, and gives what is in `l` then.

@@ -29,8 +29,11 @@ mod hyperloglog;
 mod keys;
 mod layout;
 mod lists;
+mod names;
+mod passing;
 mod patterns;
 mod payload;
+mod pop;
 mod sets;
 mod sort;
 mod streams;
@@ -39,14 +42,17 @@ mod table;
 mod value;
 mod zsets;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 pub use control::slot_of;
+use footprint::{Lasts, Touches};
+use names::{Flags, Names, Place};
+use passing::Alone;
 use patterns::Patterns;
 
 pub use args::Args;
 pub use error::ApplyError;
-pub use footprint::{Footprint, Unit};
+pub use footprint::Footprint;
 pub use functions::Libraries;
 pub use hashes::Hash;
 pub use keys::{Keys, Touch};
@@ -70,13 +76,20 @@ const OVERHEAD: usize = 100;
 pub struct Entry {
     /// When it expires, Unix milliseconds.
     pub expiry: Option<i64>,
+    /// The value.
+    pub value: Value,
+    /// What few keys have.
+    pub more: Option<Box<More>>,
+}
+
+/// What stands beside few keys.
+#[derive(Clone, Debug)]
+pub struct More {
     /// Further records before the key, as they stand in the snapshot: `IDLE`, `FREQ`, and with [`Self::has_meta`]
     /// `KEY_META`.
     pub prefix: Blob,
     /// Modules have attached data to the key, whose rules only they know.
     pub has_meta: bool,
-    /// The value.
-    pub value: Value,
 }
 
 impl Entry {
@@ -85,17 +98,42 @@ impl Entry {
     pub fn new(value: Value) -> Self {
         Self {
             expiry: None,
-            prefix: Blob::default(),
-            has_meta: false,
             value,
+            more: None,
         }
+    }
+
+    /// Further records before the key, as they stand in the snapshot.
+    #[must_use]
+    pub fn prefix(&self) -> &[u8] {
+        self.more.as_ref().map_or(&[], |more| &more.prefix)
+    }
+
+    /// Have modules attached data to the key?
+    #[must_use]
+    pub fn has_meta(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.has_meta)
     }
 
     /// About how many bytes of memory it takes.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.value.weight().saturating_add(self.prefix.len())
+        self.value.weight().saturating_add(self.prefix().len())
     }
+}
+
+/// What is known of a key: there, or not there.
+type Slot = Option<Box<Entry>>;
+
+/// Does the key space want a key of the snapshot?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// No command touches it.
+    No,
+    /// It is to be loaded.
+    Yes,
+    /// Its value does not matter: it is overwritten or deleted first.
+    Overwritten,
 }
 
 /// One database.
@@ -103,8 +141,35 @@ impl Entry {
 struct Db {
     /// The database of the snapshot whose keys these are; none once it was flushed.
     base: Option<u32>,
-    /// What is known of keys: there, or not there. Of other keys of `base`, nothing is known.
-    keys: HashMap<Blob, Option<Entry>>,
+    /// The keys of which something is known. Of other keys of `base`, nothing is.
+    names: Names,
+    /// By number of the name; those behind the end are not there.
+    slots: Vec<Slot>,
+    /// Keys that are not known until they are overwritten.
+    unread: Flags,
+    /// Keys that have left: no later command touches them.
+    left: Flags,
+}
+
+impl Db {
+    /// All keys that are there.
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
+        let slots = self.names.iter().zip(&self.slots);
+        slots.filter_map(|(name, slot)| slot.as_deref().map(|entry| (name, entry)))
+    }
+
+    fn slot(&mut self, number: u32) -> Option<&mut Slot> {
+        let index = number as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index.saturating_add(1), || None);
+        }
+        self.slots.get_mut(index)
+    }
+
+    /// Takes out what is there under a number.
+    fn take(&mut self, number: u32) -> Slot {
+        self.slots.get_mut(number as usize).and_then(Option::take)
+    }
 }
 
 /// The keys that a log touches.
@@ -121,29 +186,59 @@ pub struct Keyspace {
     weight: usize,
     /// When the commands that are applied were received, Unix milliseconds.
     received: Option<i64>,
+    touches: Touches,
+    lasts: Lasts,
+    /// A value was loaded though it is overwritten, as a module has attached something to it.
+    is_attached: bool,
+    /// Where the databases of the snapshot are in the end.
+    layout: Layout,
+    /// Keys that leave after the command at hand: the database of the snapshot, the database, the name.
+    leaving: Vec<(u32, u32, Place)>,
+    /// Keys that the command at hand is the only one to touch.
+    alone: Vec<Alone>,
 }
 
 impl Keyspace {
-    /// Knows nothing yet. What `footprint` has collected can be loaded.
+    /// Knows nothing yet. What `footprint` has collected can be loaded, and stays to the end.
     #[must_use]
-    pub fn new(footprint: &Footprint, dialect: Dialect, selected: u32) -> Self {
-        let mut space = Self {
+    pub fn new(footprint: &mut Footprint, dialect: Dialect, selected: u32) -> Self {
+        let mut space = Self::passing(footprint, dialect, selected);
+        space.lasts = Lasts::default();
+        for db in space.dbs.values_mut() {
+            db.unread = Flags::default();
+        }
+        space
+    }
+
+    /// The same, with no more in memory than has to be: values that are overwritten before any command looks at them
+    /// need not be loaded, and [`Self::apply_passing`] hands out each key after the last command that touches it.
+    #[must_use]
+    pub fn passing(footprint: &mut Footprint, dialect: Dialect, selected: u32) -> Self {
+        let (touched, lasts) = footprint.take();
+        let of = |(number, touched): (u32, footprint::Touched)| {
+            let db = Db {
+                base: Some(number),
+                names: touched.names,
+                unread: touched.overwritten,
+                ..Db::default()
+            };
+            (number, db)
+        };
+        Self {
             dialect,
-            dbs: BTreeMap::new(),
+            dbs: touched.into_iter().map(of).collect(),
             selected,
             flushed: false,
             patterns: footprint.patterns().clone(),
-            weight: 0,
+            weight: footprint.weight(),
             received: None,
-        };
-        for (db, keys) in footprint.touched() {
-            let to = space.db(db);
-            for key in keys {
-                to.keys.insert(key.clone(), None);
-            }
+            touches: Touches::default(),
+            lasts,
+            is_attached: false,
+            layout: footprint.layout().clone(),
+            leaving: Vec::new(),
+            alone: Vec::new(),
         }
-        space.weight = footprint.weight();
-        space
     }
 
     /// How values are written in this snapshot.
@@ -160,19 +255,46 @@ impl Keyspace {
 
     /// Weighs everything anew: what commands brought is accounted for as if nothing had been replaced.
     pub fn weigh(&mut self) -> usize {
-        let of = |(key, entry): (&Blob, &Option<Entry>)| {
-            let entry = entry.as_ref().map_or(0, Entry::weight);
-            entry.saturating_add(key.len()).saturating_add(OVERHEAD)
+        let of = |db: &Db| {
+            let entries = db
+                .iter()
+                .map(|(_, entry)| entry.weight().saturating_add(OVERHEAD));
+            entries.fold(db.names.weight(), usize::saturating_add)
         };
-        let keys = self.dbs.values().flat_map(|db| &db.keys);
-        self.weight = keys.map(of).fold(0, usize::saturating_add);
+        let dbs = self.dbs.values().map(of);
+        self.weight = dbs.fold(self.lasts.weight(), usize::saturating_add);
         self.weight
     }
 
-    /// Takes in a key of the snapshot that the footprint wants, before any command is applied.
+    /// Does it want this key of the snapshot?
+    #[must_use]
+    pub fn wants(&self, db: u32, key: &[u8]) -> Wanted {
+        if let Some(db) = self.dbs.get(&db)
+            && let Some(number) = db.names.find(key)
+        {
+            return if db.unread.get(number) {
+                Wanted::Overwritten
+            } else {
+                Wanted::Yes
+            };
+        }
+        if self.patterns.has(db, key) {
+            return Wanted::Yes;
+        }
+        Wanted::No
+    }
+
+    /// Takes in a key of the snapshot that is wanted, before any command is applied.
     pub fn load(&mut self, db: u32, key: &[u8], entry: Entry) {
         self.charge(entry.weight().saturating_add(OVERHEAD));
-        self.db(db).keys.insert(key.into(), Some(entry));
+        let (is_attached, db) = (entry.has_meta(), self.db(db));
+        if let Some((number, _)) = db.names.insert(key) {
+            db.unread.clear(number);
+            if let Some(slot) = db.slot(number) {
+                *slot = Some(Box::new(entry));
+            }
+        }
+        self.is_attached |= is_attached;
     }
 
     /// When the commands that come next were received, Unix milliseconds: the time marks of their segment. Servers note
@@ -187,13 +309,20 @@ impl Keyspace {
     /// [`ApplyError`], always: the command cannot be applied as the server did it.
     pub fn apply(&mut self, argv: &[&[u8]]) -> Result<(), ApplyError> {
         let args = Args::new(argv);
-        let spec = find(args.name()).ok_or_else(|| args.unmodelled("it is not known"))?;
+        self.apply_spec(Self::spec(&args)?, &args)
+    }
+
+    fn spec(args: &Args) -> Result<&'static Spec, ApplyError> {
+        find(args.name()).ok_or_else(|| args.unmodelled("it is not known"))
+    }
+
+    fn apply_spec(&mut self, spec: &Spec, args: &Args) -> Result<(), ApplyError> {
         match spec.support {
             Support::Applied(apply) => {
                 // What a command brings is the most that most commands add.
-                let brought = argv.iter().map(|arg| arg.len());
+                let brought = args.from(0).iter().map(|arg| arg.len());
                 self.charge(brought.fold(0, usize::saturating_add));
-                apply(self, &args)
+                apply(self, args)
             }
             Support::Ignored => Ok(()),
             Support::Refused(why) => Err(args.unmodelled(why)),
@@ -203,18 +332,14 @@ impl Keyspace {
     /// What is there now under a key that was collected.
     #[must_use]
     pub fn get(&self, db: u32, key: &[u8]) -> Option<&Entry> {
-        self.dbs.get(&db)?.keys.get(key)?.as_ref()
+        let db = self.dbs.get(&db)?;
+        let number = db.names.find(key)?;
+        db.slots.get(number as usize)?.as_deref()
     }
 
     /// What is left at the end: per database its keys, in no order.
-    pub fn entries(&self) -> impl Iterator<Item = (u32, impl Iterator<Item = (&Blob, &Entry)>)> {
-        self.dbs.iter().map(|(number, db)| {
-            let there = db.keys.iter();
-            (
-                *number,
-                there.filter_map(|(key, entry)| entry.as_ref().map(|entry| (key, entry))),
-            )
-        })
+    pub fn entries(&self) -> impl Iterator<Item = (u32, impl Iterator<Item = (&[u8], &Entry)>)> {
+        self.dbs.iter().map(|(number, db)| (*number, db.iter()))
     }
 
     // --- For the commands -------------------------------------------------------------------------------------------
@@ -242,28 +367,54 @@ impl Keyspace {
         let base = (!self.flushed).then_some(number);
         self.dbs.entry(number).or_insert_with(|| Db {
             base,
-            keys: HashMap::new(),
+            ..Db::default()
         })
     }
 
     /// What stands under a key of a database.
-    fn slot_in(&mut self, db: u32, key: &[u8]) -> Result<&mut Option<Entry>, ApplyError> {
-        let base = self.db(db).base;
-        if !self.db(db).keys.contains_key(key) {
-            if base.is_some_and(|base| !self.patterns.has(base, key)) {
-                return Err(ApplyError::NotCollected { key: key.into() });
-            }
-            self.db(db).keys.insert(key.into(), None);
+    fn slot_in(&mut self, db: u32, key: &[u8]) -> Result<&mut Slot, ApplyError> {
+        self.slot_or_unread(db, key, false)
+    }
+
+    /// The same. To be overwritten, it need not be known.
+    fn slot_or_unread(
+        &mut self,
+        number: u32,
+        key: &[u8],
+        overwritten: bool,
+    ) -> Result<&mut Slot, ApplyError> {
+        let is_it = |alone: &Alone| alone.db == number && *alone.key == *key;
+        if let Some(at) = self.alone.iter().position(is_it)
+            && let Some(alone) = self.alone.get_mut(at)
+        {
+            return Ok(&mut alone.slot);
         }
-        self.db(db)
-            .keys
-            .get_mut(key)
-            .ok_or_else(|| ApplyError::NotCollected { key: key.into() })
+        let base = (!self.flushed).then_some(number);
+        let new = || Db {
+            base,
+            ..Db::default()
+        };
+        let db = self.dbs.entry(number).or_insert_with(new);
+        let not_collected = || ApplyError::NotCollected { key: key.into() };
+        let index = match db.names.find(key) {
+            Some(index) => index,
+            None if db.base.is_some_and(|base| !self.patterns.has(base, key)) => {
+                return Err(not_collected());
+            }
+            None => db.names.insert(key).ok_or(ApplyError::TooMany)?.0,
+        };
+        if db.left.get(index) || (!overwritten && db.unread.get(index)) {
+            return Err(not_collected());
+        }
+        if overwritten {
+            db.unread.clear(index);
+        }
+        db.slot(index).ok_or_else(not_collected)
     }
 
     /// The entry of a key of the selected database.
     fn entry(&mut self, key: &[u8]) -> Result<Option<&mut Entry>, ApplyError> {
-        Ok(self.slot_in(self.selected, key)?.as_mut())
+        Ok(self.slot_in(self.selected, key)?.as_deref_mut())
     }
 
     /// The value of a key of the selected database, to be read or changed in place; none if there is no such key.
@@ -306,7 +457,7 @@ impl Keyspace {
         let selected = self.selected;
         let slot = self.slot_in(selected, key)?;
         if slot.is_none() {
-            *slot = Some(Entry::new(T::default().into_value()));
+            *slot = Some(Box::new(Entry::new(T::default().into_value())));
             self.charge(key.len().saturating_add(OVERHEAD));
         }
         self.value(args, key)?
@@ -327,7 +478,7 @@ impl Keyspace {
     /// deletes the key.
     fn put(&mut self, args: &Args, key: &[u8], value: Value) -> Result<(), ApplyError> {
         self.charge(value.weight().saturating_add(OVERHEAD));
-        let entry = (!value.is_empty()).then(|| Entry::new(value));
+        let entry = (!value.is_empty()).then(|| Box::new(Entry::new(value)));
         self.put_entry(args, self.selected, key, entry)?;
         Ok(())
     }
@@ -338,17 +489,17 @@ impl Keyspace {
         args: &Args,
         db: u32,
         key: &[u8],
-        entry: Option<Entry>,
-    ) -> Result<Option<Entry>, ApplyError> {
-        let slot = self.slot_in(db, key)?;
-        if entry.is_some() && slot.as_ref().is_some_and(|old| old.has_meta) {
+        entry: Slot,
+    ) -> Result<Slot, ApplyError> {
+        let slot = self.slot_or_unread(db, key, true)?;
+        if entry.is_some() && slot.as_ref().is_some_and(|old| old.has_meta()) {
             return Err(args.unmodelled("a module has attached data to the key"));
         }
         Ok(std::mem::replace(slot, entry))
     }
 
     /// Takes a key of the selected database away; gives what was there.
-    fn remove(&mut self, args: &Args, key: &[u8]) -> Result<Option<Entry>, ApplyError> {
+    fn remove(&mut self, args: &Args, key: &[u8]) -> Result<Slot, ApplyError> {
         self.put_entry(args, self.selected, key, None)
     }
 

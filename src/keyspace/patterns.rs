@@ -28,6 +28,11 @@ impl Patterns {
         db.suffixes.entry(prefix).or_default().insert(suffix)
     }
 
+    /// Are there none?
+    pub(super) fn is_empty(&self) -> bool {
+        self.dbs.is_empty()
+    }
+
     /// Does one of them match the key?
     pub(super) fn has(&self, db: u32, key: &[u8]) -> bool {
         let Some(db) = self.dbs.get(&db) else {

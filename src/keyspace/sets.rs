@@ -195,7 +195,7 @@ impl DataType for Set {
     }
 
     fn into_value(self) -> Value {
-        Value::Set(self)
+        Value::Set(Box::new(self))
     }
 
     fn is_empty(&self) -> bool {

@@ -6,15 +6,8 @@
 
 use proptest::prelude::*;
 
-use super::super::testing::{REDIS_13, empty};
+use super::super::testing::{REDIS_9, REDIS_13, empty};
 use super::*;
-use crate::rdb::Family;
-
-/// As Redis 6.2 writes.
-const REDIS_9: Dialect = Dialect {
-    family: Family::Redis,
-    version: 9,
-};
 
 /// The members in their order, with a bar between; none if there is no such key.
 fn set(space: &mut Keyspace, key: &str) -> Option<String> {

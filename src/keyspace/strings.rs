@@ -30,7 +30,7 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("GETDEL", Keys::At(&[1]), getdel),
     Spec::new("DELIFEQ", Keys::At(&[1]), getdel),
     Spec::new("DELEX", Keys::At(&[1]), delex),
-    Spec::new("MSET", Keys::From { first: 1, step: 2 }, mset),
+    Spec::new("MSET", Keys::Overwritten { first: 1, step: 2 }, mset),
     Spec::new("MSETNX", Keys::From { first: 1, step: 2 }, msetnx),
     Spec::new("MSETEX", Keys::By(msetex_keys), msetex),
     Spec::new("APPEND", Keys::At(&[1]), append),
@@ -128,6 +128,14 @@ impl Ttl {
         Ok(ttl)
     }
 
+    /// What a command that puts a string in the place of whatever is there touches.
+    fn touch(self, key: &[u8]) -> Touch<'_> {
+        match self {
+            Self::Keep => Touch::Key(key),
+            Self::Unsaid | Self::Persist | Self::At(_) => Touch::Overwritten(key),
+        }
+    }
+
     fn at(args: &Args, time: &[u8], unit_ms: i64) -> Result<Self, ApplyError> {
         let time = args.parse_int(time)?.checked_mul(unit_ms);
         time.filter(|time| *time > 0)
@@ -179,8 +187,8 @@ pub(super) fn padded<'a>(
 }
 
 fn set_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError> {
-    touch(Touch::Key(args.get(1)?));
-    Ttl::of(args, 3).map(drop)
+    touch(Ttl::of(args, 3)?.touch(args.get(1)?));
+    Ok(())
 }
 
 /// `SET key value [condition] [GET] [PXAT ms | EXAT s | KEEPTTL]`.
@@ -263,9 +271,9 @@ fn msetex_parts<'a>(args: &Args<'a>) -> Result<(&'a [&'a [u8]], Ttl), ApplyError
 }
 
 fn msetex_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyError> {
-    let (pairs, _) = msetex_parts(args)?;
+    let (pairs, ttl) = msetex_parts(args)?;
     for key in pairs.iter().step_by(2) {
-        touch(Touch::Key(key));
+        touch(ttl.touch(key));
     }
     Ok(())
 }

@@ -4,10 +4,8 @@
     clippy::arithmetic_side_effects
 )]
 
-use super::super::testing::{REDIS_13, empty};
+use super::super::testing::{REDIS_13, empty, is_diverged};
 use super::*;
-
-use crate::keyspace::ApplyError;
 
 fn text(space: &mut Keyspace, key: &str) -> Option<String> {
     let dialect = space.dialect();
@@ -28,10 +26,6 @@ fn text(space: &mut Keyspace, key: &str) -> Option<String> {
 
 fn expiry(space: &mut Keyspace, key: &str) -> Option<i64> {
     space.entry(key.as_bytes()).unwrap().unwrap().expiry
-}
-
-fn is_diverged(result: Result<(), ApplyError>) -> bool {
-    matches!(result, Err(ApplyError::Diverged { .. }))
 }
 
 #[test]

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use foldhash::fast::RandomState;
+
 use super::args::Args;
 use super::error::ApplyError;
 use super::keys::Keys;
@@ -92,11 +94,12 @@ pub fn commands() -> impl Iterator<Item = &'static Spec> {
 /// The command of this name, in any case.
 #[must_use]
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
-    static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Spec>> = LazyLock::new(|| {
-        commands()
-            .map(|spec| (spec.name.as_bytes(), spec))
-            .collect()
-    });
+    static BY_NAME: LazyLock<HashMap<&'static [u8], &'static Spec, RandomState>> =
+        LazyLock::new(|| {
+            commands()
+                .map(|spec| (spec.name.as_bytes(), spec))
+                .collect()
+        });
     const LONGEST: usize = 32;
     let mut upper = [0u8; LONGEST];
     let upper = upper.get_mut(..name.len())?;

@@ -11,14 +11,21 @@ use super::*;
 use crate::rdb::Family;
 
 /// As Redis 8.6 writes.
-pub(crate) const REDIS_13: Dialect = Dialect {
-    family: Family::Redis,
-    version: 13,
-};
+pub(crate) const REDIS_13: Dialect = redis(13);
+/// As Redis 6.2 writes.
+pub(crate) const REDIS_9: Dialect = redis(9);
+
+/// As Redis writes this version of the RDB.
+pub(crate) const fn redis(version: u32) -> Dialect {
+    Dialect {
+        family: Family::Redis,
+        version,
+    }
+}
 
 /// An empty key space, in which every key is known not to be there.
 pub(crate) fn empty(dialect: Dialect) -> Keyspace {
-    let mut space = Keyspace::new(&Footprint::new(0), dialect, 0);
+    let mut space = Keyspace::new(&mut Footprint::new(0), dialect, 0);
     for db in 0..16 {
         space.flush(db);
     }
@@ -50,6 +57,45 @@ impl Keyspace {
             payload: payload.into(),
         };
         self.entry(key.as_bytes()).unwrap().unwrap().value = Value::Raw(raw);
+    }
+}
+
+/// All keys, in order, each with its database before it.
+pub(crate) fn keys(space: &Keyspace) -> Vec<String> {
+    let mut keys: Vec<String> = space
+        .entries()
+        .flat_map(|(db, keys)| keys.map(move |(key, _)| format!("{db}:{}", key.escape_ascii())))
+        .collect();
+    keys.sort();
+    keys
+}
+
+/// Elements with a bar between.
+pub(crate) fn barred<'a>(elements: impl Iterator<Item = &'a Blob>) -> String {
+    let shown = elements.map(|element| String::from_utf8_lossy(element).into_owned());
+    shown.collect::<Vec<_>>().join("|")
+}
+
+/// The elements of a list, with a bar between; none if there is no such key.
+pub(crate) fn list(space: &mut Keyspace, key: &str) -> Option<String> {
+    let list = space.value::<List>(&Args::new(&[]), key.as_bytes());
+    Some(barred(list.unwrap()?.iter()))
+}
+
+/// Can no master have done this?
+pub(crate) fn is_diverged(result: Result<(), ApplyError>) -> bool {
+    matches!(result, Err(ApplyError::Diverged { .. }))
+}
+
+/// After these commands, no master can have done any of those.
+pub(crate) fn all_diverge(fills: &[&str], commands: &[&str]) {
+    for command in commands {
+        let mut space = empty(REDIS_13);
+        for fill in fills {
+            space.run(fill).unwrap();
+        }
+        let result = space.run(command);
+        assert!(is_diverged(result.clone()), "{command}: {result:?}");
     }
 }
 

@@ -54,13 +54,13 @@ pub enum Value {
     /// A string.
     Text(Text),
     /// A list.
-    List(List),
+    List(Box<List>),
     /// A set.
-    Set(Set),
+    Set(Box<Set>),
     /// A sorted set.
-    Zset(Zset),
+    Zset(Box<Zset>),
     /// A hash.
-    Hash(Hash),
+    Hash(Box<Hash>),
     /// A stream.
     Stream(Box<Stream>),
 }

@@ -60,8 +60,13 @@ pub trait Sink {
     /// The magic, then each record that is not a key, whole: opcode and bytes. The end opcode is the last; the checksum is
     /// not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
-    /// What is to become of this key, of this RDB type?
-    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate;
+    /// Is it told of keys ahead?
+    const AHEAD: bool = false;
+    /// [`Self::fate`] will be asked about this key, unless the database changes before: whoever looks it up somewhere can fetch
+    /// that into the caches of the processor, together with what others need.
+    fn ahead(&mut self, _db: u32, _key: &[u8]) {}
+    /// What is to become of this key, of this RDB type? Modules may have attached data to it.
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate;
     /// Raw bytes of keys that pass by, with all that belongs to them.
     fn pass(&mut self, raw: &[u8]) -> Result<(), Self::Error>;
     /// A key that was wanted.
@@ -153,8 +158,12 @@ enum State {
     End,
 }
 
-/// One piece, and how far it has been dealt with.
-struct Piece<'a> {
+/// What reading on comes to.
+type Done<S> = Result<(), ReadError<<S as Sink>::Error>>;
+
+/// One piece, how far it has been dealt with, and for whom it is.
+struct Piece<'a, S> {
+    sink: &'a mut S,
     bytes: &'a [u8],
     /// Position of its first byte in the RDB.
     start: u64,
@@ -162,7 +171,7 @@ struct Piece<'a> {
     done: usize,
 }
 
-impl<'a> Piece<'a> {
+impl<'a, S: Sink> Piece<'a, S> {
     fn index(&self, at: u64) -> usize {
         let index = usize::try_from(at.saturating_sub(self.start)).unwrap_or(usize::MAX);
         index.min(self.bytes.len())
@@ -200,7 +209,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError`]; the reader is then of no more use.
-    pub fn push<S: Sink>(&mut self, chunk: &[u8], sink: &mut S) -> Result<(), ReadError<S::Error>> {
+    pub fn push<S: Sink>(&mut self, chunk: &[u8], sink: &mut S) -> Done<S> {
         for bytes in chunk.chunks(PIECE) {
             let start = self.walker.summary().bytes;
             let taken = self.walker.push(bytes)?;
@@ -214,19 +223,23 @@ impl Reader {
             let mut events = std::mem::take(&mut self.events);
             self.walker.take_events(&mut events);
             let mut piece = Piece {
+                sink: &mut *sink,
                 bytes: bytes.get(..taken).unwrap_or_default(),
                 start,
                 done: 0,
             };
+            if S::AHEAD {
+                tell_ahead(self.db, &events, &mut piece);
+            }
             for event in events.drain(..) {
                 match event {
-                    Event::Record { byte, at } => self.record(byte, at, &mut piece, sink)?,
-                    Event::Value { at } => self.value(at, &mut piece, sink)?,
+                    Event::Record { byte, at } => self.record(byte, at, &mut piece)?,
+                    Event::Value { at } => self.value(at, &mut piece)?,
                 }
             }
             self.events = events;
             let end = start.saturating_add(piece.bytes.len() as u64);
-            self.absorb(end, &mut piece, sink)?;
+            self.absorb(end, &mut piece)?;
         }
         Ok(())
     }
@@ -251,15 +264,9 @@ impl Reader {
     }
 
     /// A record begins, so the one before is over.
-    fn record<S: Sink>(
-        &mut self,
-        byte: u8,
-        at: u64,
-        piece: &mut Piece<'_>,
-        sink: &mut S,
-    ) -> Result<(), ReadError<S::Error>> {
+    fn record<S: Sink>(&mut self, byte: u8, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         if let Some(expiry) = self.expiry.take() {
-            sink.over(expiry, at.saturating_sub(self.head_at));
+            piece.sink.over(expiry, at.saturating_sub(self.head_at));
         }
         match self.state {
             // Nothing is done with passing bytes before the next wanted key, so that they stay in one run.
@@ -275,11 +282,11 @@ impl Reader {
                 self.marks.push((byte, offset));
                 return Ok(());
             }
-            _ => self.over(at, piece, sink)?,
+            _ => self.over(at, piece)?,
         }
         self.begin_head(byte, at);
         self.state = State::Head;
-        self.end_if_last(byte, at, piece, sink)
+        self.end_if_last(byte, at, piece)
     }
 
     fn begin_head(&mut self, byte: u8, at: u64) {
@@ -299,57 +306,41 @@ impl Reader {
     }
 
     /// The end opcode is a record of one byte.
-    fn end_if_last<S: Sink>(
-        &mut self,
-        byte: u8,
-        at: u64,
-        piece: &mut Piece<'_>,
-        sink: &mut S,
-    ) -> Result<(), ReadError<S::Error>> {
+    fn end_if_last<S: Sink>(&mut self, byte: u8, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         if byte != END {
             return Ok(());
         }
-        self.deliver_passed(at, piece, sink)?;
+        self.deliver_passed(at, piece)?;
         piece.upto(at.saturating_add(1));
         self.state = State::End;
-        sink.record(byte, &[byte]).map_err(ReadError::Sink)
+        piece.sink.record(byte, &[byte]).map_err(ReadError::Sink)
     }
 
     /// Bytes of keys that pass by, up to a position in this piece.
-    fn deliver_passed<S: Sink>(
-        &mut self,
-        upto: u64,
-        piece: &mut Piece<'_>,
-        sink: &mut S,
-    ) -> Result<(), ReadError<S::Error>> {
+    fn deliver_passed<S: Sink>(&mut self, upto: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         let bytes = piece.upto(upto);
         if bytes.is_empty() {
             return Ok(());
         }
-        sink.pass(bytes).map_err(ReadError::Sink)
+        piece.sink.pass(bytes).map_err(ReadError::Sink)
     }
 
     /// The record before position `at` is over, and it is not one that passes by.
-    fn over<S: Sink>(
-        &mut self,
-        at: u64,
-        piece: &mut Piece<'_>,
-        sink: &mut S,
-    ) -> Result<(), ReadError<S::Error>> {
+    fn over<S: Sink>(&mut self, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         match self.state {
             State::Magic => {
                 self.held.extend_from_slice(piece.upto(at));
-                sink.record(0, &self.held).map_err(ReadError::Sink)?;
+                piece.sink.record(0, &self.held).map_err(ReadError::Sink)?;
             }
             State::Head => {
                 // What passed by before it in this piece goes first.
-                self.deliver_passed(self.head_at, piece, sink)?;
+                self.deliver_passed(self.head_at, piece)?;
                 self.hold(piece.upto(at))?;
-                self.other(sink)?;
+                self.other(piece.sink)?;
             }
             State::Taking => {
                 self.take(piece.upto(at))?;
-                self.hand_out(sink)?;
+                self.hand_out(piece.sink)?;
             }
             State::Dropping => {
                 piece.upto(at);
@@ -362,7 +353,7 @@ impl Reader {
     }
 
     /// A record that is no key.
-    fn other<S: Sink>(&mut self, sink: &mut S) -> Result<(), ReadError<S::Error>> {
+    fn other<S: Sink>(&mut self, sink: &mut S) -> Done<S> {
         let opcode = self.held.first().copied().unwrap_or_default();
         if opcode == SELECTDB {
             let mut input = Cursor::new(self.held.get(1..).unwrap_or_default());
@@ -376,12 +367,7 @@ impl Reader {
     }
 
     /// A key's name is known: decide.
-    fn value<S: Sink>(
-        &mut self,
-        at: u64,
-        piece: &mut Piece<'_>,
-        sink: &mut S,
-    ) -> Result<(), ReadError<S::Error>> {
+    fn value<S: Sink>(&mut self, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         let (kind, type_at) = self.marks.last().copied().unwrap_or_default();
         let name_at = type_at.saturating_add(1);
         // Mostly, all of the head lies in this piece.
@@ -407,11 +393,15 @@ impl Reader {
             expiry = expiry_of(*opcode, raw).map_err(bad)?.or(expiry);
         }
         self.expiry = Some(expiry);
-        let fate = sink.fate(self.db, &key, kind);
+        let has_meta = self
+            .marks
+            .iter()
+            .any(|(opcode, _)| *opcode == prefix::KEY_META);
+        let fate = piece.sink.fate(self.db, &key, kind, has_meta);
         match fate {
             Fate::Pass => {
                 if !self.held.is_empty() {
-                    sink.pass(&self.held).map_err(ReadError::Sink)?;
+                    piece.sink.pass(&self.held).map_err(ReadError::Sink)?;
                     self.held.clear();
                     piece.upto(at);
                 }
@@ -420,7 +410,7 @@ impl Reader {
             Fate::Take | Fate::Drop => {
                 if self.held.is_empty() {
                     let head = head.to_vec();
-                    self.deliver_passed(self.head_at, piece, sink)?;
+                    self.deliver_passed(self.head_at, piece)?;
                     self.held = head;
                 }
                 piece.upto(at);
@@ -435,19 +425,14 @@ impl Reader {
     }
 
     /// The piece is over.
-    fn absorb<S: Sink>(
-        &mut self,
-        end: u64,
-        piece: &mut Piece<'_>,
-        sink: &mut S,
-    ) -> Result<(), ReadError<S::Error>> {
+    fn absorb<S: Sink>(&mut self, end: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         match self.state {
             State::Magic => self.held.extend_from_slice(piece.upto(end)),
             State::Head => {
-                self.deliver_passed(self.head_at, piece, sink)?;
+                self.deliver_passed(self.head_at, piece)?;
                 self.hold(piece.upto(end))?;
             }
-            State::Passing => self.deliver_passed(end, piece, sink)?,
+            State::Passing => self.deliver_passed(end, piece)?,
             State::Taking => self.take(piece.upto(end))?,
             State::Dropping | State::End => {
                 piece.upto(end);
@@ -477,7 +462,7 @@ impl Reader {
     }
 
     /// A wanted key is complete.
-    fn hand_out<S: Sink>(&mut self, sink: &mut S) -> Result<(), ReadError<S::Error>> {
+    fn hand_out<S: Sink>(&mut self, sink: &mut S) -> Done<S> {
         let bad = |source| ReadError::Key {
             at: self.head_at,
             source,
@@ -512,6 +497,25 @@ impl Reader {
             payload: &self.value,
         };
         sink.item(item).map_err(ReadError::Sink)
+    }
+}
+
+/// Tells of the keys whose names lie in the piece.
+fn tell_ahead<S: Sink>(db: u32, events: &[Event], piece: &mut Piece<'_, S>) {
+    let mut name_at = None;
+    for event in events {
+        match event {
+            Event::Record { at, .. } => name_at = Some(at.saturating_add(1)),
+            Event::Value { at } => {
+                let name = name_at.map(|from| piece.index(from)..piece.index(*at));
+                let name = name
+                    .and_then(|name| piece.bytes.get(name))
+                    .unwrap_or_default();
+                if let Ok(key) = Cursor::limited(name, RECORD_LIMIT).string() {
+                    piece.sink.ahead(db, &key);
+                }
+            }
+        }
     }
 }
 

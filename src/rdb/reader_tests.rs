@@ -38,7 +38,7 @@ impl Sink for Kept {
         Ok(())
     }
 
-    fn fate(&mut self, _: u32, key: &[u8], _: u8) -> Fate {
+    fn fate(&mut self, _: u32, key: &[u8], _: u8, _: bool) -> Fate {
         (self.fate)(key)
     }
 
@@ -252,7 +252,7 @@ fn values_of_600_mb_pass_and_wanted_ones_stop_at_the_limit() {
         fn record(&mut self, _: u8, _: &[u8]) -> Result<(), BadValue> {
             Ok(())
         }
-        fn fate(&mut self, _: u32, _: &[u8], _: u8) -> Fate {
+        fn fate(&mut self, _: u32, _: &[u8], _: u8, _: bool) -> Fate {
             self.0
         }
         fn pass(&mut self, raw: &[u8]) -> Result<(), BadValue> {

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use super::{LogItem, RebuildError, Source};
+use crate::archive::ArchiveError;
 use crate::expiry::{may_need_rewrite, rewrite};
 use crate::keyspace::ApplyError;
 use crate::position::{Offset, TimeMark};
@@ -45,51 +47,89 @@ pub async fn each_command(
     limit: usize,
     taker: &mut dyn Taker,
 ) -> Result<(), RebuildError> {
-    let start = source.base.offset;
-    let mut reader = CommandReader::new(start, limit);
-    let mut times = Times {
-        marks: VecDeque::new(),
-        last_ms: source.base.as_of_unix_ms(),
-    };
-    let mut within = false;
-    let mut left = upto.since(start);
-    let mut items = (source.log)();
-    while left > 0
-        && let Some(item) = items.next().await
-    {
-        let mut bytes = match item? {
-            LogItem::Marks(marks) => {
-                times.marks.extend(marks);
-                continue;
-            }
-            LogItem::Bytes(bytes) => bytes,
+    let mut commands = Commands::new(source, upto, limit);
+    while commands.step(taker).await? {}
+    Ok(())
+}
+
+/// The commands of a log, a piece after the other.
+pub(super) struct Commands {
+    base: Offset,
+    items: BoxStream<'static, Result<LogItem, ArchiveError>>,
+    reader: CommandReader,
+    times: Times,
+    /// A transaction is open.
+    within: bool,
+    upto: Offset,
+    /// Bytes that are still to come.
+    left: u64,
+}
+
+impl Commands {
+    /// Those up to offset `upto`; one may take `limit` bytes of memory.
+    pub(super) fn new(source: &Source, upto: Offset, limit: usize) -> Self {
+        let base = source.base.offset;
+        Self {
+            base,
+            items: (source.log)(),
+            reader: CommandReader::new(base, limit),
+            times: Times {
+                marks: VecDeque::new(),
+                last_ms: source.base.as_of_unix_ms(),
+            },
+            within: false,
+            upto,
+            left: upto.since(base),
+        }
+    }
+
+    /// Hands the commands of the next piece to `taker`. Should there be another step?
+    ///
+    /// # Errors
+    /// As of [`each_command`].
+    pub(super) async fn step(&mut self, taker: &mut dyn Taker) -> Result<bool, RebuildError> {
+        let item = if self.left > 0 {
+            self.items.next().await.transpose()?
+        } else {
+            None
         };
-        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        left = left.saturating_sub(bytes.len() as u64);
-        let pushed = reader.push(&bytes, |whole| {
-            match whole.argv.first() {
-                Some(name) if name.eq_ignore_ascii_case(b"MULTI") => within = true,
-                Some(name) if name.eq_ignore_ascii_case(b"EXEC") => within = false,
-                _ => {}
+        let mut bytes = match item {
+            None => return self.finish().map(|()| false),
+            Some(LogItem::Marks(marks)) => {
+                self.times.marks.extend(marks);
+                return Ok(true);
             }
-            hand_on(whole, !within, &mut times, taker)
+            Some(LogItem::Bytes(bytes)) => bytes,
+        };
+        bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        let (within, times) = (&mut self.within, &mut self.times);
+        let pushed = self.reader.push(&bytes, |whole| {
+            let name = whole.argv.first().copied().unwrap_or_default();
+            if name.eq_ignore_ascii_case(b"MULTI") {
+                *within = true;
+            } else if name.eq_ignore_ascii_case(b"EXEC") {
+                *within = false;
+            }
+            hand_on(whole, !*within, times, taker)
         });
         pushed.map_err(|source| RebuildError::Log {
-            base: start,
+            base: self.base,
             source: Box::new(source),
         })?;
-        if !taker.goes_on() {
-            return Ok(());
-        }
         // A log in memory is read without ever waiting; others should have their turn.
         tokio::task::yield_now().await;
+        Ok(taker.goes_on())
     }
-    // A log that is shorter than it was planned to be has lost something on its way here.
-    let is_short = left > 0 && upto != Offset(u64::MAX);
-    if reader.within_command() || is_short {
-        return Err(RebuildError::Incomplete(reader.end()));
+
+    fn finish(&self) -> Result<(), RebuildError> {
+        // A log that is shorter than it was planned to be has lost something on its way here.
+        let is_short = self.left > 0 && self.upto != Offset(u64::MAX);
+        if self.reader.within_command() || is_short {
+            return Err(RebuildError::Incomplete(self.reader.end()));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn hand_on(

@@ -11,6 +11,7 @@
 //! boundary between commands: the rest is another stage.
 
 mod commands;
+mod out;
 mod select;
 mod state;
 mod survey;
@@ -187,9 +188,14 @@ pub enum BaseStop {
     /// A function library or the like cannot be read.
     #[error("{0}")]
     Bad(#[from] BadValue),
-    /// A `FUNCTION` command cannot be applied to what it holds.
-    #[error(transparent)]
-    Function(#[from] ApplyError),
+    /// A `FUNCTION` command of the log cannot be applied to what it holds.
+    #[error("the command after offset {after} cannot be applied: {why}")]
+    Function {
+        /// The last boundary before it.
+        after: Offset,
+        /// Why.
+        why: ApplyError,
+    },
     /// The touched keys take too much memory.
     #[error("the touched keys take more than {limit} bytes of memory")]
     Memory {

@@ -2,9 +2,10 @@
 
 use futures::StreamExt;
 
-use super::commands::{At, Taker, each_command, taker_error};
+use super::commands::{At, Commands, Taker, taker_error};
+use super::out::Out;
 use super::{BaseStop, Limits, RebuildError, Source, Survey};
-use crate::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, Raw, Value};
+use crate::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, More, Raw, Value, Wanted};
 use crate::position::Offset;
 use crate::rdb::magic;
 use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
@@ -35,7 +36,7 @@ impl Survey {
 /// [`RebuildError`].
 pub async fn load(
     source: &Source,
-    survey: &Survey,
+    survey: &mut Survey,
     limits: Limits,
     unwanted: &mut (dyn FnMut(u32, u8) + Send),
 ) -> Result<State, RebuildError> {
@@ -45,7 +46,7 @@ pub async fn load(
         source: Box::new(error),
     };
     let mut loader = Loader {
-        footprint: &survey.footprint,
+        footprint: &mut survey.footprint,
         selected: source.base.db,
         limit: limits.memory,
         space: None,
@@ -68,15 +69,15 @@ pub async fn load(
 /// [`RebuildError`].
 pub async fn state(
     source: &Source,
-    survey: &Survey,
+    survey: &mut Survey,
     limits: Limits,
 ) -> Result<State, RebuildError> {
     let State { space } = load(source, survey, limits, &mut |_, _| {}).await?;
-    let space = apply(source, space, survey.end.offset, limits).await?;
+    let space = apply(source, space, survey.end.offset, limits, None).await?;
     Ok(State { space })
 }
 
-/// Applies the log up to `end` to the keys that were loaded.
+/// Applies the log up to `end` to the keys that were loaded. Keys that no later command touches go out, if there is an out.
 ///
 /// # Errors
 /// [`RebuildError::Command`] when one cannot be applied to what it finds, [`RebuildError::Memory`], and what is wrong with
@@ -86,6 +87,7 @@ pub(super) async fn apply(
     space: Keyspace,
     end: Offset,
     limits: Limits,
+    out: Option<&mut Out>,
 ) -> Result<Keyspace, RebuildError> {
     let limit = limits.memory;
     let mut applier = Applier {
@@ -93,25 +95,35 @@ pub(super) async fn apply(
         limit,
         boundary: source.base.offset,
         full: false,
+        out,
     };
-    let applied = each_command(source, end, limit, &mut applier).await;
-    if applier.full {
-        return Err(RebuildError::Memory { limit });
-    }
-    match applied {
-        Ok(()) => Ok(applier.space),
-        Err(error) => Err(match taker_error(&error) {
-            Some(why) => RebuildError::Command {
-                after: applier.boundary,
-                why: why.clone(),
-            },
-            None => error,
-        }),
+    let mut commands = Commands::new(source, end, limit);
+    loop {
+        let stepped = commands.step(&mut applier).await;
+        if applier.full {
+            return Err(RebuildError::Memory { limit });
+        }
+        match stepped {
+            Ok(true) => {}
+            Ok(false) => return Ok(applier.space),
+            Err(error) => {
+                return Err(match taker_error(&error) {
+                    Some(why) => RebuildError::Command {
+                        after: applier.boundary,
+                        why: why.clone(),
+                    },
+                    None => error,
+                });
+            }
+        }
+        if let Some(out) = &mut applier.out {
+            out.flush_full().await?;
+        }
     }
 }
 
 struct Loader<'a> {
-    footprint: &'a Footprint,
+    footprint: &'a mut Footprint,
     selected: u32,
     limit: usize,
     space: Option<Keyspace>,
@@ -131,8 +143,9 @@ impl Sink for Loader<'_> {
         Ok(())
     }
 
-    fn fate(&mut self, db: u32, key: &[u8], kind: u8) -> Fate {
-        if self.footprint.wants(db, key) {
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8, _: bool) -> Fate {
+        let space = self.space.as_ref();
+        if space.is_some_and(|space| space.wants(db, key) != Wanted::No) {
             return Fate::Take;
         }
         (self.unwanted)(db, kind);
@@ -157,34 +170,49 @@ impl Sink for Loader<'_> {
 
 /// A key of a snapshot, undecoded.
 pub(super) fn entry_of(item: &Item<'_>) -> Entry {
+    let more = || {
+        Box::new(More {
+            prefix: item.prefix.into(),
+            has_meta: item.has_meta,
+        })
+    };
     Entry {
         expiry: item.expiry,
-        prefix: item.prefix.into(),
-        has_meta: item.has_meta,
         value: Value::Raw(Raw {
             kind: item.kind,
             payload: item.payload.into(),
         }),
+        more: (!item.prefix.is_empty()).then(more),
     }
 }
 
 /// Applies the log to what was kept.
-struct Applier {
+struct Applier<'a> {
     space: Keyspace,
     limit: usize,
     /// The last boundary up to which all was applied.
     boundary: Offset,
     /// They have become too much.
     full: bool,
+    /// Where keys go that no later command touches.
+    out: Option<&'a mut Out>,
 }
 
-impl Taker for Applier {
+impl Taker for Applier<'_> {
     fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
         if self.full {
             return Ok(());
         }
         self.space.received_at(at.received_unix_ms);
-        self.space.apply(argv)?;
+        match &mut self.out {
+            None => self.space.apply(argv)?,
+            Some(out) => {
+                let dialect = self.space.dialect();
+                let mut passes =
+                    |db: u32, key: &[u8], entry: &Entry| out.entry(dialect, db, key, entry);
+                self.space.apply_passing(argv, &mut passes)?;
+            }
+        }
         self.full = self.space.weight() > self.limit && self.space.weigh() > self.limit;
         if at.outside {
             self.boundary = at.end;

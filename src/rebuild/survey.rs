@@ -2,13 +2,15 @@
 
 use super::commands::{At, Taker, each_command, taker_error};
 use super::{Limits, RebuildError, Source, Stop};
-use crate::keyspace::{ApplyError, Footprint, Support, Unit, find};
+use crate::keyspace::{ApplyError, Footprint, Spec, Support};
 use crate::position::{Boundary, Offset};
 
 /// What was found.
 #[derive(Debug)]
 pub struct Survey {
     pub(super) footprint: Footprint,
+    /// Of each of its `FUNCTION` commands, the boundary before it.
+    pub(super) functions_after: Vec<Offset>,
     /// The last boundary up to which the log is to be applied.
     pub end: Boundary,
     /// Why not further; none: this is all of it.
@@ -28,10 +30,9 @@ pub struct Survey {
 /// it, and before the transaction that it is in.
 pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildError> {
     let start = source.start();
-    let footprint = Footprint::new(start.db);
     let mut surveyor = Surveyor {
-        unit: footprint.mark(),
-        footprint,
+        footprint: Footprint::new(start.db),
+        functions_after: Vec::new(),
         end: start,
         stop: None,
         received_unix_ms: None,
@@ -60,9 +61,10 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
             None => return Err(error),
         },
     }
-    surveyor.footprint.back_to(surveyor.unit);
+    surveyor.footprint.go_back();
     Ok(Survey {
         footprint: surveyor.footprint,
+        functions_after: surveyor.functions_after,
         end: surveyor.end,
         stop: surveyor.stop,
         received_unix_ms: surveyor.received_unix_ms,
@@ -73,8 +75,7 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
 
 struct Surveyor {
     footprint: Footprint,
-    /// What counts so far.
-    unit: Unit,
+    functions_after: Vec<Offset>,
     end: Boundary,
     stop: Option<Stop>,
     received_unix_ms: Option<i64>,
@@ -95,10 +96,12 @@ impl Taker for Surveyor {
             return Ok(());
         }
         self.begins = at.start;
-        self.footprint.note(argv)?;
+        let spec = self.footprint.note(argv)?;
         self.pending = self.pending.saturating_add(1);
-        let name = argv.first().copied().unwrap_or_default();
-        let writes = u64::from(changes_data(name));
+        if self.functions_after.len() < self.footprint.functions().len() {
+            self.functions_after.push(self.end.offset);
+        }
+        let writes = u64::from(changes_data(spec));
         self.pending_writes = self.pending_writes.saturating_add(writes);
         if !at.outside {
             // A transaction may be of any length.
@@ -117,7 +120,7 @@ impl Taker for Surveyor {
         self.writes = self.writes.saturating_add(self.pending_writes);
         (self.pending, self.pending_writes) = (0, 0);
         self.received_unix_ms = Some(at.received_unix_ms);
-        self.unit = self.footprint.mark();
+        self.footprint.keep();
         self.end = Boundary {
             offset: at.end,
             db: self.footprint.selected(),
@@ -133,10 +136,10 @@ impl Taker for Surveyor {
     }
 }
 
-/// Does a command of this name change data?
-fn changes_data(name: &[u8]) -> bool {
-    let is_function = name.eq_ignore_ascii_case(b"FUNCTION");
-    let is_select = name.eq_ignore_ascii_case(b"SELECT");
-    let applied = find(name).is_some_and(|spec| matches!(spec.support, Support::Applied(_)));
-    is_function || (applied && !is_select)
+/// Does this command change data?
+fn changes_data(spec: &Spec) -> bool {
+    match spec.support {
+        Support::Applied(_) => spec.name != "SELECT",
+        Support::Ignored | Support::Refused(_) => spec.name == "FUNCTION",
+    }
 }

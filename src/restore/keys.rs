@@ -362,7 +362,7 @@ impl Sink for Batch {
         Ok(())
     }
 
-    fn fate(&mut self, _: u32, _: &[u8], _: u8) -> Fate {
+    fn fate(&mut self, _: u32, _: &[u8], _: u8, _: bool) -> Fate {
         Fate::Take
     }
 

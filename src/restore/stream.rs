@@ -20,10 +20,11 @@ pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
 
 /// Segments read at once: each costs a round trip to the store, and many are small.
 const SEGMENTS_AHEAD: usize = 4;
-/// Larger segments are not read ahead whole. With the number above: at most 64 MiB.
-const WHOLE_SEGMENT: u64 = 16 << 20;
-/// Chunks read ahead of a slow target; a chunk is at most a zstd frame of a few MiB.
-const CHUNKS_AHEAD: usize = 8;
+/// Larger segments are not read ahead whole, but as far as a reader of an object goes: two zstd frames of 1 MiB each, and as much
+/// compressed. With the number above: at most 16 MiB.
+const WHOLE_SEGMENT: u64 = 1 << 20;
+/// Chunks read ahead of a slow target; a chunk is a zstd frame, mostly of 1 MiB.
+const CHUNKS_AHEAD: usize = 2;
 
 /// A snapshot, as it is (`stripped` false) or without the position in the history it came from.
 ///

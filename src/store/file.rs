@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::file_walk::Walk;
 use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
+use crate::buffers::Buffers;
 
 /// Where temporary files are, in the store's directory: the same filesystem, and never listed.
 pub(super) const TEMPORARY: &str = ".tmp";
@@ -52,6 +53,8 @@ struct Shared {
     durable: Mutex<HashSet<PathBuf>>,
     counter: AtomicU64,
     swept: AtomicBool,
+    /// Of pieces that are read.
+    buffers: Buffers,
 }
 
 impl FileStore {
@@ -70,6 +73,7 @@ impl FileStore {
                 durable: Mutex::default(),
                 counter: AtomicU64::new(0),
                 swept: AtomicBool::new(false),
+                buffers: Buffers::default(),
             }))),
         }
     }
@@ -111,7 +115,8 @@ impl Store for FileStore {
     async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
         check_file_name(name)?;
         let (path, name) = (self.0.root.join(name), name.to_owned());
-        let reader = blocking(move || Reader::open(&path, name, range)).await?;
+        let buffers = self.0.buffers.clone();
+        let reader = blocking(move || Reader::open(&path, name, range, buffers)).await?;
         let pieces = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             if let Some(first) = reader.first.take() {
@@ -362,10 +367,16 @@ struct Reader {
     left: u64,
     /// The first piece, read when the object was opened.
     first: Option<Bytes>,
+    buffers: Buffers,
 }
 
 impl Reader {
-    fn open(path: &Path, name: String, range: Option<Range<u64>>) -> Result<Self, StoreError> {
+    fn open(
+        path: &Path,
+        name: String,
+        range: Option<Range<u64>>,
+        buffers: Buffers,
+    ) -> Result<Self, StoreError> {
         let opened = File::open(path).and_then(|file| {
             let found = file.metadata()?;
             Ok((file, found))
@@ -385,6 +396,7 @@ impl Reader {
             name,
             left: end.saturating_sub(start),
             first: None,
+            buffers,
         };
         if reader.left > 0 {
             reader.first = Some(reader.piece()?);
@@ -394,7 +406,7 @@ impl Reader {
 
     fn piece(&mut self) -> Result<Bytes, StoreError> {
         let wanted = self.left.min(READ_PIECE);
-        let mut piece = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+        let mut piece = self.buffers.take(usize::try_from(wanted).unwrap_or(0));
         let read = (&mut self.file).take(wanted).read_to_end(&mut piece);
         read.map_err(|error| cannot("read", &self.name, &error))?;
         if (piece.len() as u64) < wanted {
@@ -405,7 +417,7 @@ impl Reader {
             });
         }
         self.left = self.left.saturating_sub(wanted);
-        Ok(piece.into())
+        Ok(self.buffers.lend(piece))
     }
 }
 

@@ -331,7 +331,7 @@ impl Sink for Reading {
         Ok(())
     }
 
-    fn fate(&mut self, _: u32, _: &[u8], _: u8) -> Fate {
+    fn fate(&mut self, _: u32, _: &[u8], _: u8, _: bool) -> Fate {
         Fate::Take
     }
 

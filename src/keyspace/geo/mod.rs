@@ -26,6 +26,8 @@ pub(super) const COMMANDS: &[Spec] = &[
 
 /// Seen: Redis 6.0 with glibc 2.31 stores other last bits than all that run with later ones.
 const DISTANCES: &str = "it stores distances, whose last bit depends on the master's C library";
+/// Servers convert the score to an unsigned integer. Of one that is negative or too high, C leaves open what that gives: x86-64
+/// wraps it around, arm64 takes the nearest that there is; and a feed does not tell the master's processor.
 const NO_POSITION: &str = "a score is no position";
 
 /// Snapshots of versions before are of servers that may search as Redis 6.0 does.

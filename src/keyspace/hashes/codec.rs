@@ -87,7 +87,7 @@ impl DataType for Hash {
     }
 
     fn into_value(self) -> Value {
-        Value::Hash(self)
+        Value::Hash(Box::new(self))
     }
 
     fn is_empty(&self) -> bool {

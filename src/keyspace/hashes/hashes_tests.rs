@@ -406,5 +406,5 @@ fn weight_follows_what_is_there() {
         hash.remove(&[n]);
     }
     assert_eq!((hash.weight(), hash.len()), (0, 0));
-    assert!(Value::Hash(hash).is_empty());
+    assert!(Value::Hash(Box::new(hash)).is_empty());
 }

@@ -1,11 +1,11 @@
 //! Commands that change a sorted set in place.
 
+use super::super::Keyspace;
 use super::super::args::{Args, is_word};
 use super::super::error::ApplyError;
 use super::super::keys::Keys;
-use super::super::lists::{all_but_last, keys_before_last, many};
+use super::super::pop::{self, Ends};
 use super::super::table::Spec;
-use super::super::{DataType as _, Keyspace};
 use super::range::{Pick, Range};
 use super::{LONGEST_PACKED, MOST_PACKED, Zset, number};
 use crate::rdb::Family;
@@ -17,18 +17,26 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("ZREMRANGEBYRANK", Keys::At(&[1]), zremrangebyrank),
     Spec::new("ZREMRANGEBYSCORE", Keys::At(&[1]), zremrangebyscore),
     Spec::new("ZREMRANGEBYLEX", Keys::At(&[1]), zremrangebylex),
-    Spec::new("ZPOPMIN", Keys::At(&[1]), zpopmin),
-    Spec::new("ZPOPMAX", Keys::At(&[1]), zpopmax),
+    Spec::new("ZPOPMIN", Keys::At(&[1]), |space, args| {
+        pop::of_one::<Zset>(space, args, End::Min)
+    }),
+    Spec::new("ZPOPMAX", Keys::At(&[1]), |space, args| {
+        pop::of_one::<Zset>(space, args, End::Max)
+    }),
     // What follows is rewritten by all servers in scope, and told in full all the same by what is between.
-    Spec::new("BZPOPMIN", Keys::By(all_but_last), bzpopmin),
-    Spec::new("BZPOPMAX", Keys::By(all_but_last), bzpopmax),
+    Spec::new("BZPOPMIN", Keys::By(pop::all_but_last), |space, args| {
+        pop::blocking::<Zset>(space, args, End::Min)
+    }),
+    Spec::new("BZPOPMAX", Keys::By(pop::all_but_last), |space, args| {
+        pop::blocking::<Zset>(space, args, End::Max)
+    }),
     Spec::new(
         "ZMPOP",
         Keys::Counted {
             count: 1,
             also: &[],
         },
-        zmpop,
+        |space, args| pop::of_many::<Zset>(space, args, 1),
     ),
     Spec::new(
         "BZMPOP",
@@ -36,7 +44,7 @@ pub(super) const COMMANDS: &[Spec] = &[
             count: 2,
             also: &[],
         },
-        bzmpop,
+        |space, args| pop::of_many::<Zset>(space, args, 2),
     ),
 ];
 
@@ -180,82 +188,33 @@ fn remove_range(space: &mut Keyspace, args: &Args, range: Range<'_>) -> Result<(
 
 /// An end of a sorted set.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(in super::super) enum End {
     Min,
     Max,
 }
 
-fn zpopmin(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop(space, args, End::Min)
-}
+impl Ends for Zset {
+    type End = End;
 
-fn zpopmax(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop(space, args, End::Max)
-}
-
-/// `ZPOPMIN key [count]`
-fn pop(space: &mut Keyspace, args: &Args, end: End) -> Result<(), ApplyError> {
-    let count = if args.len() > 2 { args.count(2)? } else { 1 };
-    pop_of_first(space, args, &[args.get(1)?], end, count)
-}
-
-/// `BZPOPMIN key … timeout`
-fn bzpopmin(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_first(space, args, keys_before_last(args), End::Min, 1)
-}
-
-fn bzpopmax(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_first(space, args, keys_before_last(args), End::Max, 1)
-}
-
-/// `ZMPOP numkeys key … MIN|MAX [COUNT count]`
-fn zmpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_many(space, args, 1)
-}
-
-/// `BZMPOP timeout numkeys key … MIN|MAX [COUNT count]`
-fn bzmpop(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    pop_of_many(space, args, 2)
-}
-
-fn pop_of_many(space: &mut Keyspace, args: &Args, numkeys: usize) -> Result<(), ApplyError> {
-    let (keys, end, count) = many(args, numkeys)?;
-    let end = match args.get(end)? {
-        word if is_word(word, "MIN") => End::Min,
-        word if is_word(word, "MAX") => End::Max,
-        _ => return Err(args.diverged("it says neither MIN nor MAX")),
-    };
-    pop_of_first(space, args, keys, end, count)
-}
-
-/// From the first of the sorted sets that is there.
-fn pop_of_first(
-    space: &mut Keyspace,
-    args: &Args,
-    keys: &[&[u8]],
-    end: End,
-    count: usize,
-) -> Result<(), ApplyError> {
-    if count == 0 {
-        // Old servers do not even look at the key.
-        return Ok(());
-    }
-    for key in keys {
-        let zset: Option<&mut Zset> = space.value(args, key)?;
-        let Some(zset) = zset.filter(|zset| !zset.is_empty()) else {
-            continue;
-        };
-        for _ in 0..count.min(zset.len()) {
-            let member = match end {
-                End::Min => zset.order.first(),
-                End::Max => zset.order.last(),
-            };
-            let Some(member) = member.map(|ranked| ranked.member.clone()) else {
-                break;
-            };
-            zset.remove(&member);
+    fn end_of(args: &Args, index: usize) -> Result<End, ApplyError> {
+        match args.get(index)? {
+            word if is_word(word, "MIN") => Ok(End::Min),
+            word if is_word(word, "MAX") => Ok(End::Max),
+            _ => Err(args.diverged("it says neither MIN nor MAX")),
         }
-        return space.drop_if_empty(key);
     }
-    Ok(())
+
+    fn pop(&mut self, end: End) {
+        let ranked = match end {
+            End::Min => self.order.first(),
+            End::Max => self.order.last(),
+        };
+        if let Some(member) = ranked.map(|ranked| ranked.member.clone()) {
+            self.remove(&member);
+        }
+    }
+
+    fn len(&self) -> usize {
+        Zset::len(self)
+    }
 }

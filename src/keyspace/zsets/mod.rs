@@ -347,7 +347,7 @@ impl DataType for Zset {
     }
 
     fn into_value(self) -> Value {
-        Value::Zset(self)
+        Value::Zset(Box::new(self))
     }
 
     fn is_empty(&self) -> bool {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use backfeed::crc64::Crc64;
-use backfeed::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, Raw, Value, slot_of};
+use backfeed::keyspace::{
+    ApplyError, Dialect, Entry, Footprint, Keyspace, Raw, Value, Wanted, slot_of,
+};
 use backfeed::rdb::Family;
 
 use super::{choice, values};
@@ -47,7 +49,7 @@ pub fn check(data: &[u8]) {
     let mut commands = parse(text, &samples);
     // A command that cannot be applied ends everything; the others are tried without it.
     let whole = loop {
-        match stage(&commands, &base, dialect, 0) {
+        match stage(&commands, &base, dialect, 0, false) {
             Ok(done) => break done,
             Err((at, error)) => {
                 assert!(
@@ -58,37 +60,49 @@ pub fn check(data: &[u8]) {
             }
         }
     };
-    // In two stages, base on base, the same comes out.
+    // The same comes out with no more in memory than has to be; and in two stages, base on base.
+    let (passing, _) = stage(&commands, &base, dialect, 0, true)
+        .unwrap_or_else(|(_, error)| panic!("{error}: {commands:?}"));
+    assert_same(&whole.0, &passing, &commands);
     let (first, second) = commands.split_at(commands.len() / 2);
-    let between = stage(first, &base, dialect, 0);
+    let between = stage(first, &base, dialect, 0, true);
     let (between, selected) = between.unwrap_or_else(|(_, error)| panic!("{error}: {first:?}"));
-    let (staged, _) = stage(second, &between, dialect, selected)
+    let (staged, _) = stage(second, &between, dialect, selected, true)
         .unwrap_or_else(|(_, error)| panic!("{error}: {commands:?}"));
     assert_same(&whole.0, &staged, &commands);
 }
 
-/// Applies commands to a base, as a consolidation does; gives the new base, and the database that is selected then.
+/// Applies commands to a base, as a lookup or (`passing`) a consolidation does; gives the new base, and the database that is
+/// selected then.
 fn stage(
     commands: &[Command],
     base: &Base,
     dialect: Dialect,
     selected: u32,
+    passing: bool,
 ) -> Result<(Base, u32), (usize, ApplyError)> {
     let mut footprint = Footprint::new(selected);
     for (at, command) in commands.iter().enumerate() {
         let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
         footprint.note(&argv).map_err(|error| (at, error))?;
     }
-    let mut space = Keyspace::new(&footprint, dialect, selected);
+    let mut space = if passing {
+        Keyspace::passing(&mut footprint, dialect, selected)
+    } else {
+        Keyspace::new(&mut footprint, dialect, selected)
+    };
     let mut result = Base::new();
     for ((db, key), (expiry, raw)) in base {
-        if footprint.wants(*db, key) {
+        let wanted = space.wants(*db, key);
+        if wanted == Wanted::Yes {
             let entry = Entry {
                 expiry: *expiry,
                 ..Entry::new(Value::Raw(raw.clone()))
             };
             space.load(*db, key, entry);
-        } else if let Some(now) = footprint.layout().now(*db) {
+        } else if wanted == Wanted::No
+            && let Some(now) = footprint.layout().now(*db)
+        {
             let slot = slot_of(key);
             if !footprint
                 .slots()
@@ -102,26 +116,37 @@ fn stage(
     for (at, command) in commands.iter().enumerate() {
         let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
         space.received_at(1_700_000_000_000);
-        space.apply(&argv).map_err(|error| (at, error))?;
+        let mut passes =
+            |db: u32, key: &[u8], entry: &Entry| put(&mut result, dialect, db, key, entry);
+        let applied = if passing {
+            space.apply_passing(&argv, &mut passes)
+        } else {
+            space.apply(&argv)
+        };
+        applied.map_err(|error| (at, error))?;
     }
     space.weigh();
     for (db, entries) in space.entries() {
         for (key, entry) in entries {
-            if !matches!(entry.value, Value::Raw(_)) {
-                assert!(!entry.value.is_empty() || matches!(entry.value, Value::Text(_)));
-                values::check_value(&entry.value, dialect);
-            }
-            let mut payload = Vec::new();
-            let kind = entry.value.encode(dialect, &mut payload);
-            let raw = Raw {
-                kind,
-                payload: payload.into(),
-            };
-            let before = result.insert((db, key.to_vec()), (entry.expiry, raw));
-            assert!(before.is_none(), "a key is there twice");
+            put(&mut result, dialect, db, key, entry);
         }
     }
     Ok((result, footprint.selected()))
+}
+
+fn put(result: &mut Base, dialect: Dialect, db: u32, key: &[u8], entry: &Entry) {
+    if !matches!(entry.value, Value::Raw(_)) {
+        assert!(!entry.value.is_empty() || matches!(entry.value, Value::Text(_)));
+        values::check_value(&entry.value, dialect);
+    }
+    let mut payload = Vec::new();
+    let kind = entry.value.encode(dialect, &mut payload);
+    let raw = Raw {
+        kind,
+        payload: payload.into(),
+    };
+    let before = result.insert((db, key.to_vec()), (entry.expiry, raw));
+    assert!(before.is_none(), "a key is there twice");
 }
 
 fn assert_same(whole: &Base, staged: &Base, commands: &[Command]) {

@@ -31,7 +31,7 @@ impl Sink for Out {
         Ok(())
     }
 
-    fn fate(&mut self, _: u32, key: &[u8], _: u8) -> Fate {
+    fn fate(&mut self, _: u32, key: &[u8], _: u8, _: bool) -> Fate {
         match self.mode {
             0 => Fate::Pass,
             1 => Fate::Take,

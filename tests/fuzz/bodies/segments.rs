@@ -1,5 +1,6 @@
 //! An object of the log: its header, and its payload.
 
+use backfeed::buffers::Buffers;
 use backfeed::crc64::Crc64;
 use backfeed::position::{Boundary, Offset, ReplId, TimeMark};
 use backfeed::segment::{
@@ -84,7 +85,7 @@ fn payload(bytes: &[u8], size: usize) {
 }
 
 fn read(header: &SegmentHeader, bytes: &[u8], size: usize) {
-    let mut reader = PayloadReader::new(header).unwrap();
+    let mut reader = PayloadReader::new(header, Buffers::default()).unwrap();
     let wanted = header.meta.end.since(header.meta.start);
     let mut raw = 0u64;
     for chunk in bytes.chunks(size) {
@@ -111,7 +112,7 @@ fn feed(bytes: &[u8], size: usize) {
     let (header, object) = segment::encode(meta(bytes.len() as u64), &chunks, 1).unwrap();
     let (entry, length) = segment::decode_entry(&object).unwrap().unwrap();
     assert_eq!(entry, Entry::Segment(header.clone()));
-    let mut reader = PayloadReader::new(&header).unwrap();
+    let mut reader = PayloadReader::new(&header, Buffers::default()).unwrap();
     let mut raw = Vec::new();
     for chunk in object[length..].chunks(size) {
         let out = &mut |frame: Bytes| raw.extend_from_slice(&frame);

@@ -1,0 +1,133 @@
+//! The new snapshot on its way out.
+
+use std::mem;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{RebuildError, Selection};
+use crate::archive::{ArchiveError, BASE_FRAME_RAW};
+use crate::buffers::Buffers;
+use crate::crc64::Crc64;
+use crate::keyspace::{Dialect, Entry, Keyspace};
+use crate::rdb::cursor::{put_number, put_string};
+use crate::store::StoreError;
+
+/// Bytes that are gathered before they go out: what a base has in a frame, so that it need not gather them again.
+const CHUNK: usize = BASE_FRAME_RAW;
+/// What they mostly exceed it by.
+const SLACK: usize = 128 << 10;
+
+const SELECTDB: u8 = 0xFE;
+const EXPIRETIME_MS: u8 = 0xFC;
+
+pub(super) type Piece = Result<Bytes, RebuildError>;
+
+/// Where the new snapshot goes.
+pub(super) struct Out {
+    pub(super) bytes: Vec<u8>,
+    /// Of these keys alone.
+    pub(super) selection: Option<Selection>,
+    /// The database that is selected in what was written.
+    selected: Option<u32>,
+    crc: Crc64,
+    buffers: Buffers,
+    to: mpsc::Sender<Piece>,
+}
+
+impl Out {
+    pub(super) fn new(to: mpsc::Sender<Piece>, selection: Option<Selection>) -> Self {
+        Self {
+            bytes: Vec::new(),
+            selection,
+            selected: None,
+            crc: Crc64::new(),
+            buffers: Buffers::default(),
+            to,
+        }
+    }
+
+    /// Selects the database of the key that comes next.
+    pub(super) fn select(&mut self, db: u32) {
+        if self.selected != Some(db) {
+            self.bytes.push(SELECTDB);
+            put_number(&mut self.bytes, db.into());
+            self.selected = Some(db);
+        }
+    }
+
+    /// A key, unless it is not wanted.
+    pub(super) fn entry(&mut self, dialect: Dialect, db: u32, key: &[u8], entry: &Entry) {
+        let (begin, selected) = (self.bytes.len(), self.selected);
+        self.select(db);
+        if let Some(expiry) = entry.expiry {
+            self.bytes.push(EXPIRETIME_MS);
+            self.bytes.extend_from_slice(&expiry.to_le_bytes());
+        }
+        self.bytes.extend_from_slice(entry.prefix());
+        let kind_at = self.bytes.len();
+        self.bytes.push(0);
+        put_string(&mut self.bytes, key);
+        let kind = entry.value.encode(dialect, &mut self.bytes);
+        if let Some(byte) = self.bytes.get_mut(kind_at) {
+            *byte = kind;
+        }
+        let wanted = self.selection.as_ref();
+        if wanted.is_some_and(|wanted| !wanted.wants(db, key, dialect.family, kind)) {
+            self.bytes.truncate(begin);
+            self.selected = selected;
+        }
+    }
+
+    /// All keys that are there.
+    pub(super) async fn entries(&mut self, space: &Keyspace) -> Result<(), RebuildError> {
+        for (db, entries) in space.entries() {
+            for (key, entry) in entries {
+                self.entry(space.dialect(), db, key, entry);
+                self.flush_full().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what fills whole chunks.
+    pub(super) async fn flush_full(&mut self) -> Result<(), RebuildError> {
+        while let Some(rest) = self.bytes.get(CHUNK..) {
+            let mut next = self
+                .buffers
+                .take(rest.len().max(CHUNK.saturating_add(SLACK)));
+            next.extend_from_slice(rest);
+            self.bytes.truncate(CHUNK);
+            let full = mem::replace(&mut self.bytes, next);
+            self.send(full).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), RebuildError> {
+        self.crc.update(&bytes);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.to
+            .send(Ok(self.buffers.lend(bytes)))
+            .await
+            .map_err(|_| interrupted())
+    }
+
+    /// The rest, and the checksum.
+    pub(super) async fn finish(&mut self) -> Result<(), RebuildError> {
+        self.flush_full().await?;
+        let rest = mem::take(&mut self.bytes);
+        self.send(rest).await?;
+        let checksum = self.crc.value().to_le_bytes();
+        self.send(checksum.to_vec()).await
+    }
+}
+
+pub(super) fn interrupted() -> RebuildError {
+    RebuildError::Archive(ArchiveError::Store(StoreError::Transient {
+        what: "cannot make a snapshot".to_owned(),
+        cause: "the process is shutting down".to_owned(),
+    }))
+}
