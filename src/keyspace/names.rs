@@ -64,7 +64,8 @@ impl Names {
     /// The number of a name, and whether it is new; none if there are too many to be numbered.
     pub(super) fn insert(&mut self, name: &[u8]) -> Option<(u32, bool)> {
         // At most three quarters full, so that runs stay short.
-        if self.len() >= self.table.len() / 4 * 3 {
+        let quarter = self.table.len() / 4;
+        if self.len() >= self.table.len().saturating_sub(quarter) {
             self.grow();
         }
         let tag = self.tag(name);

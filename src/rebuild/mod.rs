@@ -7,8 +7,9 @@
 //!                                   └───▶ what became of them ───────────────┘
 //! ```
 //!
-//! Memory follows the keys that the log touches, not the data set. Where they are too many, the survey ends early, at a
-//! boundary between commands: the rest is another stage.
+//! Memory follows the keys that the log touches, not the data set; and their values are held from the first command that looks
+//! at them to the last one that touches them. Where they are too many, the survey ends early, at a boundary between commands:
+//! the rest is another stage.
 
 mod commands;
 mod out;
