@@ -231,6 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
         let mut next = after(Instant::now(), PING);
         loop {
             tokio::select! {
+                biased;
                 read = self.link.reader.read(&mut self.link.buffer) => {
                     if self.link.took(read)? == 0 {
                         return Ok(());
@@ -303,6 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 return Ok(());
             }
             tokio::select! {
+                biased;
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
                         return Err(ServeError::Closed(self.phase));
@@ -319,6 +321,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let mut next = after(Instant::now(), KEEPALIVE);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return Ok(done),
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
@@ -355,9 +358,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let mut flushed = false;
         while !flushed {
             let deadline = after(self.alive, STALL);
+            // A target says little, so that it never keeps us from writing.
             let step = tokio::select! {
-                step = write_or_flush(&mut self.writer, bytes) => step,
+                biased;
                 read = self.reader.read(&mut self.buffer) => Step::Read(read),
+                step = write_or_flush(&mut self.writer, bytes) => step,
                 () = sleep_until(deadline) => Step::Stalled,
             };
             match step {
@@ -397,6 +402,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
             let deadline = after(self.alive, STALL);
             tokio::select! {
+                biased;
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
                         return Err(ServeError::Closed(self.phase));

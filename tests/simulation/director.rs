@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::redis::Node;
+use super::takeover::{Takeover, promote};
 use super::{failure, net, note, restoring, store, with};
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::{Clock, SessionEnd};
@@ -35,6 +36,7 @@ struct Troubles {
     second: bool,
     consolidates: bool,
     spool: bool,
+    takeovers: bool,
 }
 
 impl Troubles {
@@ -50,6 +52,7 @@ impl Troubles {
             second: one(3),
             consolidates: one(2),
             spool: one(3),
+            takeovers: one(3),
         }
     }
 }
@@ -71,6 +74,11 @@ struct Director {
     wanted: Vec<&'static str>,
     consolidation: Option<(Arc<Process>, JoinHandle<Result<(), ConsolidateError>>)>,
     started: u64,
+    takeover: Option<Takeover>,
+    /// It was begun, and must come to its end.
+    taking_over: bool,
+    /// For the groups of those who take over.
+    groups: Vec<&'static str>,
     /// The server that counts.
     master: usize,
     _spool: Option<tempfile::TempDir>,
@@ -137,6 +145,9 @@ impl Director {
             writers: Vec::new(),
             wanted: vec!["a"],
             consolidation: None,
+            takeover: None,
+            taking_over: false,
+            groups: vec!["e", "d", "c"],
             started: 0,
             master: 0,
             _spool: spool,
@@ -173,7 +184,7 @@ impl Director {
     /// Something happens.
     async fn step(&mut self) {
         let master = self.master;
-        match below(24) {
+        match below(26) {
             0..8 => {
                 let count = if once_in(8) { 40 } else { between(1, 6) };
                 with(|sim| sim.clients(master, count));
@@ -193,10 +204,20 @@ impl Director {
             18..20 if self.troubles.kills => self.trouble_processes(),
             20..22 if self.troubles.store => trouble_store(),
             22 if self.troubles.failovers => self.fail_over(),
+            24 if self.troubles.takeovers && !self.groups.is_empty() => self.taking_over = true,
+            25 => {
+                // Who was superseded may still be written to.
+                let node = with(|sim| below(sim.nodes.len() as u64) as usize);
+                with(|sim| sim.clients(node, 2));
+            }
             23 => {
                 if self.troubles.losses && once_in(4) {
                     self.lose_everything();
-                } else if self.troubles.second && self.wanted.len() == 1 {
+                } else if self.troubles.second
+                    && self.wanted.len() == 1
+                    && !self.writers.iter().any(|writer| writer.group == "b")
+                {
+                    with(|sim| sim.routes.insert("b".to_owned(), master));
                     self.wanted.push("b");
                 } else if self.troubles.consolidates {
                     self.consolidate();
@@ -246,7 +267,12 @@ impl Director {
                 writer.stopping = true;
                 writer.shutdown.send_replace(true);
             }
-            1 if self.consolidation.is_some() => {
+            1 if self.takeover.is_some() => {
+                if let Some(takeover) = &self.takeover {
+                    takeover.die_in(below(300));
+                }
+            }
+            2 if self.consolidation.is_some() => {
                 if let Some((process, _)) = &self.consolidation {
                     process.die_in(below(60));
                 }
@@ -352,11 +378,41 @@ impl Director {
                 self.consolidation = Some((process, task));
             }
         }
+        self.look_after_takeover().await?;
         for group in self.wanted.clone() {
+            if self.taking_over {
+                break;
+            }
             let runs = self.writers.iter().any(|writer| writer.group == group);
             if !runs && once_in(3) {
                 self.start(group);
             }
+        }
+        Ok(())
+    }
+
+    async fn look_after_takeover(&mut self) -> Result<(), String> {
+        let Some(takeover) = self.takeover.take() else {
+            if self.taking_over {
+                self.started += 1;
+                self.takeover = Some(Takeover::begin(self.started, clock()));
+            }
+            return Ok(());
+        };
+        if !takeover.is_over() {
+            self.takeover = Some(takeover);
+            return Ok(());
+        }
+        match takeover.end().await? {
+            Some(at) => {
+                self.master = promote(self.master, at)?;
+                let group = self.groups.pop().ok_or("no group is left")?;
+                with(|sim| sim.routes.insert(group.to_owned(), self.master));
+                self.wanted = vec![group];
+                self.taking_over = false;
+            }
+            // It tries again, as a sidecar does; unless nothing has happened yet.
+            None => self.taking_over = with(|sim| sim.oracle.seals_of_takeovers > 0),
         }
         Ok(())
     }
@@ -370,6 +426,18 @@ impl Director {
         note(|| format!("{name} ends: {end:?}"));
         match end {
             Ok(()) if writer.stopping => Ok(()),
+            Err(SessionEnd::Superseded { at, .. })
+                if self.taking_over || !self.wanted.contains(&writer.group) =>
+            {
+                let sealed = with(|sim| sim.oracle.sealed(at.history));
+                if sealed == Some(at.offset.0) {
+                    Ok(())
+                } else {
+                    Err(format!(
+                        "{name} was superseded at {at}, and the seal is at {sealed:?}"
+                    ))
+                }
+            }
             Err(SessionEnd::Archive(error)) if !error.is_transient() => Ok(()),
             Err(end) if end.is_permanent() && end.to_string().contains("simulation") => Ok(()),
             end => Err(format!("{name} ended with {end:?}")),
@@ -389,9 +457,20 @@ impl Director {
         for writer in &self.writers {
             writer.process.spare();
         }
-        for _ in 0..5 {
+        if let Some(takeover) = &self.takeover {
+            takeover.spare();
+        }
+        let began = Instant::now();
+        loop {
             self.look_after().await?;
             sleep(Duration::from_secs(1)).await;
+            let enough = began.elapsed() > Duration::from_secs(5);
+            if enough && !self.taking_over {
+                break;
+            }
+            if began.elapsed() > PATIENCE {
+                return Err("nobody takes over".to_owned());
+            }
         }
         for group in self.wanted.clone() {
             if !self.writers.iter().any(|writer| writer.group == group) {
@@ -418,7 +497,19 @@ impl Director {
                     let node = &sim.nodes[master];
                     sim.oracle.holds(node.replid, wanted)
                 });
-                if stored {
+                // Whoever was superseded has noticed.
+                let superseded = self.writers.iter().any(|writer| {
+                    // One that does not reach its server cannot ask it; or the server has lost what it had, and goes its way.
+                    let sealed = with(|sim| {
+                        let node = sim.node_for(writer.group)?;
+                        sim.oracle.sealed(sim.nodes[node].replid)
+                    });
+                    sealed.is_some() && !self.wanted.contains(&writer.group)
+                });
+                if superseded && once_in(10) {
+                    with(|sim| (0..sim.nodes.len()).for_each(|node| sim.clients(node, 1)));
+                }
+                if stored && !superseded {
                     note(|| "everything is stored".to_owned());
                     return Ok(());
                 }

@@ -26,6 +26,7 @@ mod oracle;
 mod redis;
 mod restoring;
 pub(crate) mod store;
+mod takeover;
 mod truth;
 mod workload;
 
@@ -65,6 +66,8 @@ pub(crate) struct Sim {
     /// How many objects were created.
     pub(crate) created: u64,
     pub(crate) oracle: Oracle,
+    /// What a fresh server has received of a takeover.
+    pub(crate) received: Option<takeover::Received>,
     /// Some values are longer than a segment.
     pub(crate) huge: bool,
 }
@@ -85,6 +88,7 @@ impl Sim {
             objects: Objects::new(),
             created: 0,
             oracle: Oracle::default(),
+            received: None,
             huge: false,
         }
     }
@@ -140,9 +144,11 @@ pub(crate) fn note(what: impl FnOnce() -> String) {
 
 /// Something that must hold does not. The first counts.
 pub(crate) fn fail(what: String) {
-    note(|| format!("WRONG: {what}"));
     FAILURE.with_borrow_mut(|failure| {
-        failure.get_or_insert(what);
+        if failure.is_none() {
+            note(|| format!("WRONG: {what}"));
+            *failure = Some(what);
+        }
     });
 }
 
