@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::redis::Node;
 use super::takeover::{Takeover, promote};
-use super::{failure, net, note, restoring, store, with};
+use super::{failure, failures, net, note, restoring, store, with};
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::{Clock, SessionEnd};
 use crate::config::{
@@ -87,7 +87,7 @@ struct Director {
 /// Runs everything.
 pub(crate) async fn direct() -> Result<(), String> {
     let mut director = Director::new();
-    tokio::spawn(ping());
+    tokio::spawn(failures::ping());
     let steps = between(20, 120);
     for _ in 0..steps {
         director.step().await;
@@ -200,10 +200,16 @@ impl Director {
                 }
             }),
             10..16 => {}
-            16..18 if self.troubles.links => self.trouble_links(),
+            16..18 if self.troubles.links => failures::links(),
             18..20 if self.troubles.kills => self.trouble_processes(),
-            20..22 if self.troubles.store => trouble_store(),
-            22 if self.troubles.failovers => self.fail_over(),
+            20..22 if self.troubles.store => failures::store(),
+            // Of a server that is being replaced nothing more comes: else there would be two of one name, and the last one wins.
+            22 if self.troubles.failovers && !self.taking_over => {
+                self.master = match below(4) {
+                    0 => failures::shut_down(master).await,
+                    _ => failures::fail_over(master, pick(&[0, 0, below(200), below(3000)])),
+                };
+            }
             24 if self.troubles.takeovers && !self.groups.is_empty() => self.taking_over = true,
             25 => {
                 // Who was superseded may still be written to.
@@ -211,8 +217,8 @@ impl Director {
                 with(|sim| sim.clients(node, 2));
             }
             23 => {
-                if self.troubles.losses && once_in(4) {
-                    self.lose_everything();
+                if self.troubles.losses && !self.taking_over && once_in(4) {
+                    self.master = failures::lose_everything(master);
                 } else if self.troubles.second
                     && self.wanted.len() == 1
                     && !self.writers.iter().any(|writer| writer.group == "b")
@@ -231,28 +237,6 @@ impl Director {
             _ => below(200),
         };
         sleep(Duration::from_millis(pause)).await;
-    }
-
-    fn trouble_links(&self) {
-        with(|sim| {
-            if once_in(6) {
-                sim.weather.latency = pick(&[0, 5, 100, 2000]);
-                return;
-            }
-            let Some(connection) = sim.connections.last() else {
-                return;
-            };
-            match below(8) {
-                0 => {
-                    note(|| "the last link goes silent".to_owned());
-                    connection.silence();
-                }
-                _ => {
-                    note(|| "the last link is cut".to_owned());
-                    connection.cut(once_in(2));
-                }
-            }
-        });
     }
 
     fn trouble_processes(&mut self) {
@@ -283,51 +267,6 @@ impl Director {
                 writer.process.die_in(steps);
             }
         }
-    }
-
-    /// A replica with all or nearly all of the data is promoted; or the master restarts from what it saved.
-    fn fail_over(&mut self) {
-        let old = self.master;
-        with(|sim| {
-            let node = &sim.nodes[old];
-            let (id, end) = (node.replid, node.offset);
-            let behind = pick(&[0, 0, below(200), below(3000)]);
-            let at = sim.truth.boundary(id, end.saturating_sub(behind));
-            let Some(at) = at.filter(|at| sim.truth.state(id, *at).is_some()) else {
-                return;
-            };
-            let start = node.replid2.map_or(0, |(_, shared)| shared);
-            let at = at.max(start);
-            let model = sim.truth.state(id, at).unwrap().clone();
-            let mut new = Node::promoted(node, at, model.clone(), once_in(3));
-            new.up = true;
-            note(|| format!("{id} at {end} is followed by {} at {at}", new.replid));
-            sim.truth.begin(new.replid, Some(id), at, model);
-            sim.stop_node(old);
-            sim.nodes.push(new);
-            let new = sim.nodes.len() - 1;
-            for route in sim.routes.values_mut().filter(|route| **route == old) {
-                *route = new;
-            }
-            self.master = new;
-        });
-    }
-
-    /// The master restarts with nothing.
-    fn lose_everything(&mut self) {
-        let old = self.master;
-        with(|sim| {
-            let node = Node::fresh(sim.nodes[old].version, 30_000);
-            note(|| format!("the master restarts empty, as {}", node.replid));
-            sim.truth.begin(node.replid, None, 0, node.model.clone());
-            sim.stop_node(old);
-            sim.nodes.push(node);
-            let new = sim.nodes.len() - 1;
-            for route in sim.routes.values_mut().filter(|route| **route == old) {
-                *route = new;
-            }
-            self.master = new;
-        });
     }
 
     fn consolidate(&mut self) {
@@ -573,45 +512,6 @@ fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String>
         ConsolidateError::Rebuild(error) if error.is_memory() => Ok(()),
         error => Err(format!("consolidation: {error}")),
     }
-}
-
-/// What masters send every ten seconds.
-async fn ping() {
-    loop {
-        sleep(Duration::from_secs(10)).await;
-        with(|sim| {
-            for node in 0..sim.nodes.len() {
-                if sim.nodes[node].up {
-                    sim.write_bare(node, &["PING"]);
-                }
-            }
-        });
-    }
-}
-
-fn trouble_store() {
-    let weather = match below(5) {
-        0 | 1 => store::Weather::FAIR,
-        2 => store::Weather {
-            latency: pick(&[2, 50, 1000, 8000]),
-            fails: pick(&[2, 5, u64::MAX]),
-            loses_answer: pick(&[3, 10, u64::MAX]),
-            late: pick(&[4, 10, u64::MAX]),
-            refuses: u64::MAX,
-            breaks_off: pick(&[5, u64::MAX]),
-        },
-        3 => store::Weather {
-            latency: pick(&[2, 3000]),
-            ..store::Weather::FAIR
-        },
-        _ => store::Weather {
-            fails: pick(&[1, 3]),
-            refuses: pick(&[4, u64::MAX, u64::MAX]),
-            ..store::Weather::FAIR
-        },
-    };
-    note(|| format!("the store: {weather:?}"));
-    with(|sim| sim.store_weather = weather);
 }
 
 /// The wall clock of a process.

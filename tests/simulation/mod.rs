@@ -20,6 +20,7 @@
 )]
 
 mod director;
+mod failures;
 mod model;
 pub(crate) mod net;
 mod oracle;

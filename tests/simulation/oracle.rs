@@ -64,6 +64,7 @@ pub(crate) struct Counts {
     pub(crate) restores: u64,
     pub(crate) kills: u64,
     pub(crate) takeovers: u64,
+    pub(crate) shutdowns: u64,
 }
 
 impl Counts {
@@ -81,6 +82,7 @@ impl Counts {
             (&mut self.restores, other.restores),
             (&mut self.kills, other.kills),
             (&mut self.takeovers, other.takeovers),
+            (&mut self.shutdowns, other.shutdowns),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
