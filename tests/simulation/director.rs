@@ -57,13 +57,44 @@ impl Troubles {
     }
 }
 
+/// One under way.
+type Consolidation = (Arc<Process>, JoinHandle<Result<(), ConsolidateError>>);
+
 /// A `backfeed backup`.
-struct Writer {
+pub(crate) struct Writer {
     group: &'static str,
-    process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
     shutdown: watch::Sender<bool>,
     task: JoinHandle<Result<(), SessionEnd>>,
     stopping: bool,
+}
+
+impl Writer {
+    pub(crate) fn start(group: &'static str, number: u64, capture: CaptureConfig) -> Self {
+        let process = Process::new(&format!("{group}.{number}"));
+        note(|| format!("{} starts", process.name));
+        let config = BackupConfig {
+            redis: "redis://redis:6379".parse().unwrap(),
+            once: false,
+            capture,
+            consolidate: ConsolidateConfig::default(),
+            grace: Duration::from_secs(10),
+        };
+        let (shutdown, stopped) = watch::channel(false);
+        let task = within(&process, || {
+            world::spawn(async move {
+                let store = StoreConfig::at("simulated:");
+                service::run_backup(config, &store, Status::new(), clock(), stopped).await
+            })
+        });
+        Self {
+            group,
+            process,
+            shutdown,
+            task,
+            stopping: false,
+        }
+    }
 }
 
 struct Director {
@@ -72,7 +103,7 @@ struct Director {
     writers: Vec<Writer>,
     /// Groups that are to run.
     wanted: Vec<&'static str>,
-    consolidation: Option<(Arc<Process>, JoinHandle<Result<(), ConsolidateError>>)>,
+    consolidation: Option<Consolidation>,
     started: u64,
     takeover: Option<Takeover>,
     /// It was begun, and must come to its end.
@@ -156,29 +187,8 @@ impl Director {
 
     fn start(&mut self, group: &'static str) {
         self.started += 1;
-        let process = Process::new(&format!("{group}.{}", self.started));
-        note(|| format!("{} starts", process.name));
-        let config = BackupConfig {
-            redis: "redis://redis:6379".parse().unwrap(),
-            once: false,
-            capture: self.capture.clone(),
-            consolidate: ConsolidateConfig::default(),
-            grace: Duration::from_secs(10),
-        };
-        let (shutdown, stopped) = watch::channel(false);
-        let task = within(&process, || {
-            world::spawn(async move {
-                let store = StoreConfig::at("simulated:");
-                service::run_backup(config, &store, Status::new(), clock(), stopped).await
-            })
-        });
-        self.writers.push(Writer {
-            group,
-            process,
-            shutdown,
-            task,
-            stopping: false,
-        });
+        let writer = Writer::start(group, self.started, self.capture.clone());
+        self.writers.push(writer);
     }
 
     /// Something happens.

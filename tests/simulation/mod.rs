@@ -26,6 +26,7 @@ pub(crate) mod net;
 mod oracle;
 mod redis;
 mod restoring;
+mod scenes;
 pub(crate) mod store;
 mod takeover;
 mod truth;
@@ -165,6 +166,15 @@ struct Outcome {
 }
 
 fn run(seed: u64, aloud: bool) -> Result<Outcome, String> {
+    play(seed, aloud, director::direct())
+}
+
+/// Runs `scene` in a world of its own.
+fn play(
+    seed: u64,
+    aloud: bool,
+    scene: impl Future<Output = Result<(), String>>,
+) -> Result<Outcome, String> {
     simulated::begin(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -180,7 +190,7 @@ fn run(seed: u64, aloud: bool) -> Result<Outcome, String> {
             aloud,
         });
         SIM.set(Some(Sim::new()));
-        director::direct().await
+        scene.await
     });
     let counts = with(|sim| sim.oracle.counts);
     drop(runtime);
