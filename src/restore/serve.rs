@@ -237,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
         let mut next = after(Instant::now(), PING);
         loop {
             tokio::select! {
+                biased;
                 read = self.link.reader.read(&mut self.link.buffer) => {
                     if self.link.took(read)? == 0 {
                         return Ok(());
@@ -309,6 +310,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 return Ok(());
             }
             tokio::select! {
+                biased;
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
                         return Err(ServeError::Closed(self.phase));
@@ -325,6 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let mut next = after(Instant::now(), KEEPALIVE);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return Ok(done),
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
@@ -361,9 +364,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let mut flushed = false;
         while !flushed {
             let deadline = after(self.alive, STALL);
+            // A target says little, so that it never keeps us from writing.
             let step = tokio::select! {
-                step = write_or_flush(&mut self.writer, bytes) => step,
+                biased;
                 read = self.reader.read(&mut self.buffer) => Step::Read(read),
+                step = write_or_flush(&mut self.writer, bytes) => step,
                 () = sleep_until(deadline) => Step::Stalled,
             };
             match step {
@@ -403,6 +408,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             }
             let deadline = after(self.alive, STALL);
             tokio::select! {
+                biased;
                 read = self.reader.read(&mut self.buffer) => {
                     if self.took(read)? == 0 {
                         return Err(ServeError::Closed(self.phase));

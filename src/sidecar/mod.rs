@@ -492,7 +492,7 @@ impl Sidecar {
 
 /// Seals the history, so that no other writer can add to it, and plans its restore to the very end. A log that cannot be
 /// replayed byte for byte (relative expiries of an old server) is served as a fork.
-async fn prepare(
+pub(crate) async fn prepare(
     archive: &Archive,
     history: ReplId,
     writer: &str,

@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::redis::Node;
-use super::{failure, net, note, restoring, store, with};
+use super::takeover::{Takeover, promote};
+use super::{failure, failures, net, note, restoring, store, with};
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::{Clock, SessionEnd};
 use crate::config::{
@@ -35,6 +36,7 @@ struct Troubles {
     second: bool,
     consolidates: bool,
     spool: bool,
+    takeovers: bool,
 }
 
 impl Troubles {
@@ -50,17 +52,49 @@ impl Troubles {
             second: one(3),
             consolidates: one(2),
             spool: one(3),
+            takeovers: one(3),
         }
     }
 }
 
+/// One under way.
+type Consolidation = (Arc<Process>, JoinHandle<Result<(), ConsolidateError>>);
+
 /// A `backfeed backup`.
-struct Writer {
+pub(crate) struct Writer {
     group: &'static str,
-    process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
     shutdown: watch::Sender<bool>,
     task: JoinHandle<Result<(), SessionEnd>>,
     stopping: bool,
+}
+
+impl Writer {
+    pub(crate) fn start(group: &'static str, number: u64, capture: CaptureConfig) -> Self {
+        let process = Process::new(&format!("{group}.{number}"));
+        note(|| format!("{} starts", process.name));
+        let config = BackupConfig {
+            redis: "redis://redis:6379".parse().unwrap(),
+            once: false,
+            capture,
+            consolidate: ConsolidateConfig::default(),
+            grace: Duration::from_secs(10),
+        };
+        let (shutdown, stopped) = watch::channel(false);
+        let task = within(&process, || {
+            world::spawn(async move {
+                let store = StoreConfig::at("simulated:");
+                service::run_backup(config, &store, Status::new(), clock(), stopped).await
+            })
+        });
+        Self {
+            group,
+            process,
+            shutdown,
+            task,
+            stopping: false,
+        }
+    }
 }
 
 struct Director {
@@ -69,8 +103,13 @@ struct Director {
     writers: Vec<Writer>,
     /// Groups that are to run.
     wanted: Vec<&'static str>,
-    consolidation: Option<(Arc<Process>, JoinHandle<Result<(), ConsolidateError>>)>,
+    consolidation: Option<Consolidation>,
     started: u64,
+    takeover: Option<Takeover>,
+    /// It was begun, and must come to its end.
+    taking_over: bool,
+    /// For the groups of those who take over.
+    groups: Vec<&'static str>,
     /// The server that counts.
     master: usize,
     _spool: Option<tempfile::TempDir>,
@@ -79,7 +118,7 @@ struct Director {
 /// Runs everything.
 pub(crate) async fn direct() -> Result<(), String> {
     let mut director = Director::new();
-    tokio::spawn(ping());
+    tokio::spawn(failures::ping());
     let steps = between(20, 120);
     for _ in 0..steps {
         director.step().await;
@@ -137,6 +176,9 @@ impl Director {
             writers: Vec::new(),
             wanted: vec!["a"],
             consolidation: None,
+            takeover: None,
+            taking_over: false,
+            groups: vec!["e", "d", "c"],
             started: 0,
             master: 0,
             _spool: spool,
@@ -145,35 +187,14 @@ impl Director {
 
     fn start(&mut self, group: &'static str) {
         self.started += 1;
-        let process = Process::new(&format!("{group}.{}", self.started));
-        note(|| format!("{} starts", process.name));
-        let config = BackupConfig {
-            redis: "redis://redis:6379".parse().unwrap(),
-            once: false,
-            capture: self.capture.clone(),
-            consolidate: ConsolidateConfig::default(),
-            grace: Duration::from_secs(10),
-        };
-        let (shutdown, stopped) = watch::channel(false);
-        let task = within(&process, || {
-            world::spawn(async move {
-                let store = StoreConfig::at("simulated:");
-                service::run_backup(config, &store, Status::new(), clock(), stopped).await
-            })
-        });
-        self.writers.push(Writer {
-            group,
-            process,
-            shutdown,
-            task,
-            stopping: false,
-        });
+        let writer = Writer::start(group, self.started, self.capture.clone());
+        self.writers.push(writer);
     }
 
     /// Something happens.
     async fn step(&mut self) {
         let master = self.master;
-        match below(24) {
+        match below(26) {
             0..8 => {
                 let count = if once_in(8) { 40 } else { between(1, 6) };
                 with(|sim| sim.clients(master, count));
@@ -189,14 +210,30 @@ impl Director {
                 }
             }),
             10..16 => {}
-            16..18 if self.troubles.links => self.trouble_links(),
+            16..18 if self.troubles.links => failures::links(),
             18..20 if self.troubles.kills => self.trouble_processes(),
-            20..22 if self.troubles.store => trouble_store(),
-            22 if self.troubles.failovers => self.fail_over(),
+            20..22 if self.troubles.store => failures::store(),
+            // Of a server that is being replaced nothing more comes: else there would be two of one name, and the last one wins.
+            22 if self.troubles.failovers && !self.taking_over => {
+                self.master = match below(4) {
+                    0 => failures::shut_down(master).await,
+                    _ => failures::fail_over(master, pick(&[0, 0, below(200), below(3000)])),
+                };
+            }
+            24 if self.troubles.takeovers && !self.groups.is_empty() => self.taking_over = true,
+            25 => {
+                // Who was superseded may still be written to.
+                let node = with(|sim| below(sim.nodes.len() as u64) as usize);
+                with(|sim| sim.clients(node, 2));
+            }
             23 => {
-                if self.troubles.losses && once_in(4) {
-                    self.lose_everything();
-                } else if self.troubles.second && self.wanted.len() == 1 {
+                if self.troubles.losses && !self.taking_over && once_in(4) {
+                    self.master = failures::lose_everything(master);
+                } else if self.troubles.second
+                    && self.wanted.len() == 1
+                    && !self.writers.iter().any(|writer| writer.group == "b")
+                {
+                    with(|sim| sim.routes.insert("b".to_owned(), master));
                     self.wanted.push("b");
                 } else if self.troubles.consolidates {
                     self.consolidate();
@@ -212,28 +249,6 @@ impl Director {
         sleep(Duration::from_millis(pause)).await;
     }
 
-    fn trouble_links(&self) {
-        with(|sim| {
-            if once_in(6) {
-                sim.weather.latency = pick(&[0, 5, 100, 2000]);
-                return;
-            }
-            let Some(connection) = sim.connections.last() else {
-                return;
-            };
-            match below(8) {
-                0 => {
-                    note(|| "the last link goes silent".to_owned());
-                    connection.silence();
-                }
-                _ => {
-                    note(|| "the last link is cut".to_owned());
-                    connection.cut(once_in(2));
-                }
-            }
-        });
-    }
-
     fn trouble_processes(&mut self) {
         let count = self.writers.len() as u64;
         if count == 0 {
@@ -246,7 +261,12 @@ impl Director {
                 writer.stopping = true;
                 writer.shutdown.send_replace(true);
             }
-            1 if self.consolidation.is_some() => {
+            1 if self.takeover.is_some() => {
+                if let Some(takeover) = &self.takeover {
+                    takeover.die_in(below(300));
+                }
+            }
+            2 if self.consolidation.is_some() => {
                 if let Some((process, _)) = &self.consolidation {
                     process.die_in(below(60));
                 }
@@ -257,51 +277,6 @@ impl Director {
                 writer.process.die_in(steps);
             }
         }
-    }
-
-    /// A replica with all or nearly all of the data is promoted; or the master restarts from what it saved.
-    fn fail_over(&mut self) {
-        let old = self.master;
-        with(|sim| {
-            let node = &sim.nodes[old];
-            let (id, end) = (node.replid, node.offset);
-            let behind = pick(&[0, 0, below(200), below(3000)]);
-            let at = sim.truth.boundary(id, end.saturating_sub(behind));
-            let Some(at) = at.filter(|at| sim.truth.state(id, *at).is_some()) else {
-                return;
-            };
-            let start = node.replid2.map_or(0, |(_, shared)| shared);
-            let at = at.max(start);
-            let model = sim.truth.state(id, at).unwrap().clone();
-            let mut new = Node::promoted(node, at, model.clone(), once_in(3));
-            new.up = true;
-            note(|| format!("{id} at {end} is followed by {} at {at}", new.replid));
-            sim.truth.begin(new.replid, Some(id), at, model);
-            sim.stop_node(old);
-            sim.nodes.push(new);
-            let new = sim.nodes.len() - 1;
-            for route in sim.routes.values_mut().filter(|route| **route == old) {
-                *route = new;
-            }
-            self.master = new;
-        });
-    }
-
-    /// The master restarts with nothing.
-    fn lose_everything(&mut self) {
-        let old = self.master;
-        with(|sim| {
-            let node = Node::fresh(sim.nodes[old].version, 30_000);
-            note(|| format!("the master restarts empty, as {}", node.replid));
-            sim.truth.begin(node.replid, None, 0, node.model.clone());
-            sim.stop_node(old);
-            sim.nodes.push(node);
-            let new = sim.nodes.len() - 1;
-            for route in sim.routes.values_mut().filter(|route| **route == old) {
-                *route = new;
-            }
-            self.master = new;
-        });
     }
 
     fn consolidate(&mut self) {
@@ -352,11 +327,41 @@ impl Director {
                 self.consolidation = Some((process, task));
             }
         }
+        self.look_after_takeover().await?;
         for group in self.wanted.clone() {
+            if self.taking_over {
+                break;
+            }
             let runs = self.writers.iter().any(|writer| writer.group == group);
             if !runs && once_in(3) {
                 self.start(group);
             }
+        }
+        Ok(())
+    }
+
+    async fn look_after_takeover(&mut self) -> Result<(), String> {
+        let Some(takeover) = self.takeover.take() else {
+            if self.taking_over {
+                self.started += 1;
+                self.takeover = Some(Takeover::begin(self.started, clock()));
+            }
+            return Ok(());
+        };
+        if !takeover.is_over() {
+            self.takeover = Some(takeover);
+            return Ok(());
+        }
+        match takeover.end().await? {
+            Some(at) => {
+                self.master = promote(self.master, at)?;
+                let group = self.groups.pop().ok_or("no group is left")?;
+                with(|sim| sim.routes.insert(group.to_owned(), self.master));
+                self.wanted = vec![group];
+                self.taking_over = false;
+            }
+            // It tries again, as a sidecar does; unless nothing has happened yet.
+            None => self.taking_over = with(|sim| sim.oracle.seals_of_takeovers > 0),
         }
         Ok(())
     }
@@ -370,6 +375,18 @@ impl Director {
         note(|| format!("{name} ends: {end:?}"));
         match end {
             Ok(()) if writer.stopping => Ok(()),
+            Err(SessionEnd::Superseded { at, .. })
+                if self.taking_over || !self.wanted.contains(&writer.group) =>
+            {
+                let sealed = with(|sim| sim.oracle.sealed(at.history));
+                if sealed == Some(at.offset.0) {
+                    Ok(())
+                } else {
+                    Err(format!(
+                        "{name} was superseded at {at}, and the seal is at {sealed:?}"
+                    ))
+                }
+            }
             Err(SessionEnd::Archive(error)) if !error.is_transient() => Ok(()),
             Err(end) if end.is_permanent() && end.to_string().contains("simulation") => Ok(()),
             end => Err(format!("{name} ended with {end:?}")),
@@ -389,9 +406,20 @@ impl Director {
         for writer in &self.writers {
             writer.process.spare();
         }
-        for _ in 0..5 {
+        if let Some(takeover) = &self.takeover {
+            takeover.spare();
+        }
+        let began = Instant::now();
+        loop {
             self.look_after().await?;
             sleep(Duration::from_secs(1)).await;
+            let enough = began.elapsed() > Duration::from_secs(5);
+            if enough && !self.taking_over {
+                break;
+            }
+            if began.elapsed() > PATIENCE {
+                return Err("nobody takes over".to_owned());
+            }
         }
         for group in self.wanted.clone() {
             if !self.writers.iter().any(|writer| writer.group == group) {
@@ -418,7 +446,19 @@ impl Director {
                     let node = &sim.nodes[master];
                     sim.oracle.holds(node.replid, wanted)
                 });
-                if stored {
+                // Whoever was superseded has noticed.
+                let superseded = self.writers.iter().any(|writer| {
+                    // One that does not reach its server cannot ask it; or the server has lost what it had, and goes its way.
+                    let sealed = with(|sim| {
+                        let node = sim.node_for(writer.group)?;
+                        sim.oracle.sealed(sim.nodes[node].replid)
+                    });
+                    sealed.is_some() && !self.wanted.contains(&writer.group)
+                });
+                if superseded && once_in(10) {
+                    with(|sim| (0..sim.nodes.len()).for_each(|node| sim.clients(node, 1)));
+                }
+                if stored && !superseded {
                     note(|| "everything is stored".to_owned());
                     return Ok(());
                 }
@@ -482,45 +522,6 @@ fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String>
         ConsolidateError::Rebuild(error) if error.is_memory() => Ok(()),
         error => Err(format!("consolidation: {error}")),
     }
-}
-
-/// What masters send every ten seconds.
-async fn ping() {
-    loop {
-        sleep(Duration::from_secs(10)).await;
-        with(|sim| {
-            for node in 0..sim.nodes.len() {
-                if sim.nodes[node].up {
-                    sim.write_bare(node, &["PING"]);
-                }
-            }
-        });
-    }
-}
-
-fn trouble_store() {
-    let weather = match below(5) {
-        0 | 1 => store::Weather::FAIR,
-        2 => store::Weather {
-            latency: pick(&[2, 50, 1000, 8000]),
-            fails: pick(&[2, 5, u64::MAX]),
-            loses_answer: pick(&[3, 10, u64::MAX]),
-            late: pick(&[4, 10, u64::MAX]),
-            refuses: u64::MAX,
-            breaks_off: pick(&[5, u64::MAX]),
-        },
-        3 => store::Weather {
-            latency: pick(&[2, 3000]),
-            ..store::Weather::FAIR
-        },
-        _ => store::Weather {
-            fails: pick(&[1, 3]),
-            refuses: pick(&[4, u64::MAX, u64::MAX]),
-            ..store::Weather::FAIR
-        },
-    };
-    note(|| format!("the store: {weather:?}"));
-    with(|sim| sim.store_weather = weather);
 }
 
 /// The wall clock of a process.

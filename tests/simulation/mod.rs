@@ -20,12 +20,15 @@
 )]
 
 mod director;
+mod failures;
 mod model;
 pub(crate) mod net;
 mod oracle;
 mod redis;
 mod restoring;
+mod scenes;
 pub(crate) mod store;
+mod takeover;
 mod truth;
 mod workload;
 
@@ -65,6 +68,8 @@ pub(crate) struct Sim {
     /// How many objects were created.
     pub(crate) created: u64,
     pub(crate) oracle: Oracle,
+    /// What a fresh server has received of a takeover.
+    pub(crate) received: Option<takeover::Received>,
     /// Some values are longer than a segment.
     pub(crate) huge: bool,
 }
@@ -85,6 +90,7 @@ impl Sim {
             objects: Objects::new(),
             created: 0,
             oracle: Oracle::default(),
+            received: None,
             huge: false,
         }
     }
@@ -140,9 +146,11 @@ pub(crate) fn note(what: impl FnOnce() -> String) {
 
 /// Something that must hold does not. The first counts.
 pub(crate) fn fail(what: String) {
-    note(|| format!("WRONG: {what}"));
     FAILURE.with_borrow_mut(|failure| {
-        failure.get_or_insert(what);
+        if failure.is_none() {
+            note(|| format!("WRONG: {what}"));
+            *failure = Some(what);
+        }
     });
 }
 
@@ -158,6 +166,15 @@ struct Outcome {
 }
 
 fn run(seed: u64, aloud: bool) -> Result<Outcome, String> {
+    play(seed, aloud, director::direct())
+}
+
+/// Runs `scene` in a world of its own.
+fn play(
+    seed: u64,
+    aloud: bool,
+    scene: impl Future<Output = Result<(), String>>,
+) -> Result<Outcome, String> {
     simulated::begin(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -173,7 +190,7 @@ fn run(seed: u64, aloud: bool) -> Result<Outcome, String> {
             aloud,
         });
         SIM.set(Some(Sim::new()));
-        director::direct().await
+        scene.await
     });
     let counts = with(|sim| sim.oracle.counts);
     drop(runtime);

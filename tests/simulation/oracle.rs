@@ -37,6 +37,7 @@ pub(crate) struct Oracle {
     asked: BTreeMap<String, Asked>,
     full_syncs: BTreeMap<String, Vec<i64>>,
     pub(crate) counts: Counts,
+    pub(crate) seals_of_takeovers: u64,
 }
 
 /// A server, when it was asked for its facts, and what could have been gone on from then.
@@ -62,6 +63,8 @@ pub(crate) struct Counts {
     pub(crate) taken: u64,
     pub(crate) restores: u64,
     pub(crate) kills: u64,
+    pub(crate) takeovers: u64,
+    pub(crate) shutdowns: u64,
 }
 
 impl Counts {
@@ -78,6 +81,8 @@ impl Counts {
             (&mut self.taken, other.taken),
             (&mut self.restores, other.restores),
             (&mut self.kills, other.kills),
+            (&mut self.takeovers, other.takeovers),
+            (&mut self.shutdowns, other.shutdowns),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -94,6 +99,10 @@ impl Asked {
 }
 
 impl Oracle {
+    pub(crate) fn sealed(&self, id: ReplId) -> Option<u64> {
+        self.histories.get(&id)?.sealed
+    }
+
     /// Is the data set after this byte in the store?
     pub(crate) fn holds(&self, id: ReplId, offset: u64) -> bool {
         let (mut id, mut at) = (id, offset);
@@ -198,13 +207,13 @@ impl Sim {
         note(|| format!("{writer} creates {name}"));
         self.objects.insert(name.to_owned(), body.clone());
         self.created += 1;
-        if let Err(wrong) = self.check(name, &body) {
+        if let Err(wrong) = self.check(name, &body, writer) {
             fail(format!("{writer} created {name}: {wrong}"));
         }
         Ok(())
     }
 
-    fn check(&mut self, name: &str, body: &Bytes) -> Result<(), String> {
+    fn check(&mut self, name: &str, body: &Bytes, writer: &str) -> Result<(), String> {
         let parsed = Name::parse(name).ok_or("no name of an archive")?;
         match parsed {
             Name::Archive => Ok(()),
@@ -219,7 +228,13 @@ impl Sim {
             Name::Log {
                 history,
                 first_byte,
-            } => self.check_log(history, first_byte - 1, body),
+            } => {
+                let seals = self.oracle.counts.seals;
+                let checked = self.check_log(history, first_byte - 1, body);
+                let sealed = self.oracle.counts.seals > seals;
+                self.oracle.seals_of_takeovers += u64::from(sealed && writer.starts_with("s."));
+                checked
+            }
         }
     }
 
@@ -234,9 +249,14 @@ impl Sim {
                 self.truth.state(parent.history, at),
                 self.truth.state(id, at),
             );
-            if before.is_none() || before != after {
+            let late = self.late_ms();
+            let differ = match (before, after) {
+                (Some(before), Some(after)) => before.difference(after, late),
+                _ => Some("no boundary".to_owned()),
+            };
+            if let Some(wrong) = differ {
                 return Err(format!(
-                    "{id} does not go on from {} at {at}",
+                    "{id} does not go on from {} at {at}: {wrong}",
                     parent.history
                 ));
             }

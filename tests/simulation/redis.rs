@@ -353,7 +353,7 @@ async fn send(
     }
 }
 
-async fn read_command(
+pub(crate) async fn read_command(
     from: &mut ReadHalf<Wire>,
     inbox: &mut BytesMut,
 ) -> std::io::Result<Option<Vec<Text>>> {

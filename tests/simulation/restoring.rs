@@ -85,13 +85,22 @@ async fn restore_at(
     id: ReplId,
     upto: u64,
 ) -> Result<(), String> {
+    let none_bad = BadBases::new();
     let boundary = with(|sim| sim.truth.boundary(id, upto)).ok_or("no boundary before it")?;
     if !with(|sim| sim.oracle.holds(id, boundary)) {
-        return Ok(());
+        // In a gap: nothing that ends before it may be given instead.
+        let plan = restore::plan(archive, catalog, id, When::Offset(boundary), &none_bad).await;
+        return match plan {
+            Ok(plan) => Err(format!(
+                "it is not stored, and the plan ends at {}",
+                plan.end.offset
+            )),
+            Err(_) => Ok(()),
+        };
     }
     let within = with(|sim| sim.oracle.logs(id, upto));
     let when = When::Offset(if within { upto } else { boundary });
-    let plan = restore::plan(archive, catalog, id, when, &BadBases::new()).await;
+    let plan = restore::plan(archive, catalog, id, when, &none_bad).await;
     let mut plan = plan.map_err(|error| error.to_string())?;
     if plan.end.offset.0 != boundary {
         return Err(format!(

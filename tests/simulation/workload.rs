@@ -37,7 +37,7 @@ impl Sim {
     }
 
     fn client(&mut self, node: usize) {
-        if !self.nodes[node].up {
+        if !self.nodes[node].up || self.nodes[node].shutting_down {
             return;
         }
         self.expire(node);
