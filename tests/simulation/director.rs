@@ -158,7 +158,7 @@ impl Director {
                 latency: pick(&[0, 2, 20, 300]),
                 piece: pick(&[100, 1000, 1 << 20]),
             };
-            sim.huge = once_in(if troubles.spool { 2 } else { 8 });
+            sim.huge = once_in(if troubles.spool { 4 } else { 12 });
             sim.clients(0, below(20));
         });
         let spool = troubles.spool.then(|| tempfile::tempdir().unwrap());
