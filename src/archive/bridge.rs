@@ -1,10 +1,26 @@
-//! Bridges over the gaps of a log, so that it stays one chain in which all its writers meet.
+//! Bridges over the gaps of a log, and its seal: it stays one chain in which all its writers meet.
 
-use super::{AppendError, Archive, ArchiveError, Gap};
+use super::{AppendError, Archive, ArchiveError, Catalog, Gap};
 use crate::position::{Offset, ReplId};
 use crate::segment::{self, SegmentMeta};
 
 impl Archive {
+    /// After which byte a log is sealed. None: it is not, or damage keeps that from being told.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn sealed_at(
+        &self,
+        catalog: &Catalog,
+        history: ReplId,
+    ) -> Result<Option<Offset>, ArchiveError> {
+        match self.log_end(catalog, history).await {
+            Ok(end) => Ok(end.sealed.map(|seal| seal.start)),
+            Err(error @ ArchiveError::Store(_)) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Bridges a gap up to the base behind it. Any other writer of this history will meet that, as it would meet a seal.
     ///
     /// # Errors

@@ -6,14 +6,13 @@
 //! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
 //! ```
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
 use super::error::{RestoreError, is_damage};
 use super::when::{When, show_time};
-use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem};
+use crate::archive::{Archive, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem};
 use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::FeedScanner;
 use crate::segment::{Entry, SegmentHeader};
@@ -31,29 +30,6 @@ pub struct Piece {
     pub upto: Offset,
     /// Its server sends relative TTLs.
     pub relative_ttls: bool,
-}
-
-impl Piece {
-    /// The header as it is stored: from here, or else read again.
-    pub(super) async fn stored_header(
-        &self,
-        archive: &Archive,
-    ) -> Result<Cow<'_, SegmentHeader>, ArchiveError> {
-        if self.has_marks {
-            return Ok(Cow::Borrowed(&self.header));
-        }
-        let meta = &self.header.meta;
-        match archive.entry(meta.history, meta.start.next_byte()).await? {
-            Some(Entry::Segment(header)) => Ok(Cow::Owned(header)),
-            Some(Entry::Seal(_)) | None => Err(ArchiveError::Missing {
-                object: format!(
-                    "the segment of history {} from byte {}",
-                    meta.history,
-                    meta.start.next_byte()
-                ),
-            }),
-        }
-    }
 }
 
 /// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when needed
@@ -137,6 +113,7 @@ pub async fn plan(
         archive,
         catalog,
         spans: spans(catalog, history)?,
+        sealed: archive.sealed_at(catalog, history).await?,
         history,
         when,
         bad,
@@ -173,6 +150,8 @@ struct Planner<'a> {
     archive: &'a Archive,
     catalog: &'a Catalog,
     spans: Vec<Span>,
+    /// A writer that did not know of the seal yet may have stored a snapshot beyond it.
+    sealed: Option<Offset>,
     history: ReplId,
     when: When,
     bad: &'a BadBases,
@@ -271,9 +250,11 @@ impl Planner<'_> {
             let bases = history
                 .map(|history| history.bases.as_slice())
                 .unwrap_or_default();
+            let sealed = self.sealed.filter(|_| index == 0);
+            let upto = sealed.map_or(span.upto, |sealed| sealed.min(span.upto));
             bases
                 .iter()
-                .filter(|base| base.offset <= span.upto)
+                .filter(move |base| base.offset <= upto)
                 .map(move |base| (index, base))
         })
     }

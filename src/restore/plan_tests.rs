@@ -388,6 +388,8 @@ async fn a_seal_ends_the_log_whatever_lies_beyond() {
         .seal(id(1), sealed_at, "test", "test", 1)
         .await
         .unwrap();
+    // The snapshot of a writer that finds the seal when it joins the log to it.
+    sample.base(id(1), ends[5], 0, 6).await;
     for when in [When::Latest, When::AtUnixMs(i64::MAX)] {
         let plan = sample.plan(id(1), when).await.unwrap();
         assert_eq!(

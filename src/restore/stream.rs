@@ -1,5 +1,7 @@
 //! The bytes of a plan: the snapshot and the log after it, verified and read ahead.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
@@ -12,6 +14,7 @@ use crate::position::{Offset, TimeMark};
 use crate::rdb::strip::{StripError, Stripper};
 use crate::rebuild::{LogItem, Source};
 use crate::resp::encode_command;
+use crate::segment::{Entry, SegmentHeader};
 use crate::store::StoreError;
 use crate::world;
 
@@ -172,6 +175,29 @@ fn items(
         }
     });
     read_ahead(opened.buffered(SEGMENTS_AHEAD).try_flatten().boxed())
+}
+
+impl Piece {
+    /// The header as it is stored: from here, or else read again.
+    pub(super) async fn stored_header(
+        &self,
+        archive: &Archive,
+    ) -> Result<Cow<'_, SegmentHeader>, ArchiveError> {
+        if self.has_marks {
+            return Ok(Cow::Borrowed(&self.header));
+        }
+        let meta = &self.header.meta;
+        match archive.entry(meta.history, meta.start.next_byte()).await? {
+            Some(Entry::Segment(header)) => Ok(Cow::Owned(header)),
+            Some(Entry::Seal(_)) | None => Err(ArchiveError::Missing {
+                object: format!(
+                    "the segment of history {} from byte {}",
+                    meta.history,
+                    meta.start.next_byte()
+                ),
+            }),
+        }
+    }
 }
 
 /// The marks up to an offset, at which the log may be left for that of another history: there, the offsets beyond it have other

@@ -65,6 +65,7 @@ pub(crate) struct Writer {
     group: &'static str,
     pub(crate) process: Arc<Process>,
     shutdown: watch::Sender<bool>,
+    status: Status,
     task: JoinHandle<Result<(), SessionEnd>>,
     stopping: bool,
 }
@@ -81,16 +82,19 @@ impl Writer {
             grace: Duration::from_secs(10),
         };
         let (shutdown, stopped) = watch::channel(false);
+        let status = Status::new();
+        let told = status.clone();
         let task = within(&process, || {
             world::spawn(async move {
                 let store = StoreConfig::at("simulated:");
-                service::run_backup(config, &store, Status::new(), clock(), stopped).await
+                service::run_backup(config, &store, told, clock(), stopped).await
             })
         });
         Self {
             group,
             process,
             shutdown,
+            status,
             task,
             stopping: false,
         }
@@ -154,7 +158,7 @@ impl Director {
                 latency: pick(&[0, 2, 20, 300]),
                 piece: pick(&[100, 1000, 1 << 20]),
             };
-            sim.huge = once_in(6);
+            sim.huge = once_in(if troubles.spool { 4 } else { 12 });
             sim.clients(0, below(20));
         });
         let spool = troubles.spool.then(|| tempfile::tempdir().unwrap());
@@ -220,7 +224,11 @@ impl Director {
                     _ => failures::fail_over(master, pick(&[0, 0, below(200), below(3000)])),
                 };
             }
-            24 if self.troubles.takeovers && !self.groups.is_empty() => self.taking_over = true,
+            // A server whose history nobody has stored yet would be another one of the same name to those who take over.
+            24 if self.troubles.takeovers && !self.groups.is_empty() => {
+                let known = with(|sim| sim.oracle.end(sim.nodes[master].replid).is_some());
+                self.taking_over |= known;
+            }
             25 => {
                 // Who was superseded may still be written to.
                 let node = with(|sim| below(sim.nodes.len() as u64) as usize);
@@ -311,6 +319,8 @@ impl Director {
     async fn look_after(&mut self) -> Result<(), String> {
         let mut left = Vec::new();
         for writer in std::mem::take(&mut self.writers) {
+            let spooled = writer.status.view().spool_bytes > 0;
+            with(|sim| sim.oracle.counts.spooled += u64::from(spooled));
             if writer.process.is_dead() {
                 with(|sim| sim.oracle.counts.kills += 1);
             } else if writer.task.is_finished() {
