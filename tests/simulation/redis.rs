@@ -165,7 +165,9 @@ impl Sim {
         if !node.up || node.replid != id || at >= node.offset {
             return None;
         }
-        let end = (at + between(1, 20_000)).min(node.offset);
+        // Often in pieces so small that commands are cut.
+        let most = if once_in(3) { 40 } else { 20_000 };
+        let end = (at + between(1, most)).min(node.offset);
         Some(self.truth.bytes(id, at, end).unwrap())
     }
 
