@@ -214,7 +214,17 @@ impl Director {
                 }
             }),
             10..16 => {}
-            16..18 if self.troubles.links => failures::links(),
+            16..18 if self.troubles.links => {
+                if once_in(2) {
+                    // While bytes are under way.
+                    let takes = with(|sim| {
+                        sim.clients(master, 3);
+                        sim.weather.latency
+                    });
+                    sleep(Duration::from_millis(below(takes + 2))).await;
+                }
+                failures::links();
+            }
             18..20 if self.troubles.kills => self.trouble_processes(),
             20..22 if self.troubles.store => failures::store(),
             // Of a server that is being replaced nothing more comes: else there would be two of one name, and the last one wins.
@@ -236,7 +246,11 @@ impl Director {
             }
             23 => {
                 if self.troubles.losses && !self.taking_over && once_in(4) {
-                    self.master = failures::lose_everything(master);
+                    // Once, or again and again: full syncs have a limit.
+                    for _ in 0..pick(&[1, 1, 1, 9]) {
+                        self.master = failures::lose_everything(self.master);
+                        sleep(Duration::from_millis(between(100, 30_000))).await;
+                    }
                 } else if self.troubles.second
                     && self.wanted.len() == 1
                     && !self.writers.iter().any(|writer| writer.group == "b")

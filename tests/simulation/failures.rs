@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::net::Connection;
 use super::redis::Node;
 use super::store::Weather;
 use super::{Sim, note, with};
@@ -16,7 +17,8 @@ pub(crate) fn links() {
             sim.weather.latency = pick(&[0, 5, 100, 2000]);
             return;
         }
-        let Some(connection) = sim.connections.last() else {
+        let alive = |connection: &&Connection| !connection.is_over();
+        let Some(connection) = sim.connections.iter().rev().find(alive) else {
             return;
         };
         match below(8) {

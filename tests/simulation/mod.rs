@@ -48,7 +48,7 @@ use store::Objects;
 use truth::Truth;
 
 /// Seeds of an ordinary run of the tests.
-const SEEDS: std::ops::Range<u64> = 0..500;
+const SEEDS: std::ops::Range<u64> = 0..800;
 /// Lines of a trace that are shown with a failure.
 const SHOWN: usize = 60;
 /// The wall clock at the beginning, Unix milliseconds.

@@ -265,6 +265,9 @@ impl Sim {
             if !self.oracle.holds(parent.history, at) {
                 return Err(format!("its parent is not stored up to {at}"));
             }
+            if self.oracle.sealed(parent.history).is_none() {
+                return Err("its parent is not sealed".to_owned());
+            }
         }
         self.oracle.counts.histories += 1;
         self.oracle.histories.entry(id).or_default().doc = Some(doc);
