@@ -22,7 +22,7 @@ use crate::rdb::{Summary, WalkError, Walker};
 use crate::store::{StoreError, Upload};
 use crate::world::{self, spawn_blocking};
 
-/// Bytes of RDB in one zstd frame: twice the window of [`LEVEL`], so that larger ones would hardly be smaller in all. Two frames
+/// Bytes of RDB in one zstd frame: twice the window of `LEVEL`, so that larger ones would hardly be smaller in all. Two frames
 /// are compressed or waiting while one is uploaded and one filled, each with its result: at most 6 MiB in all.
 pub const BASE_FRAME_RAW: usize = 1 << 20;
 
