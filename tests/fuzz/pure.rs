@@ -5,6 +5,7 @@
 /// A module around them, so that each finds its own modules where it has them.
 #[path = "../../src"]
 mod pure {
+    pub mod buffers;
     pub mod crc64;
     pub mod expiry;
     pub(crate) mod frames;
@@ -16,4 +17,4 @@ mod pure {
 }
 
 pub(crate) use pure::frames;
-pub use pure::{crc64, expiry, keyspace, position, rdb, resp, segment};
+pub use pure::{buffers, crc64, expiry, keyspace, position, rdb, resp, segment};
