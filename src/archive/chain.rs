@@ -12,6 +12,8 @@
 //! Where a chain is entered in its middle, strays are told from links by looking back: of all runs of segments that follow one
 //! another, strays make short ones (fewer than [`PARALLEL_UPLOADS`]), the log a long one.
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
@@ -92,14 +94,31 @@ impl Archive {
         history: ReplId,
     ) -> Result<LogEnd, ArchiveError> {
         let found = find(catalog, history)?;
+        let starts = starts(found);
+        let mut log = found.log.clone();
+        let mut looked_up = BTreeSet::new();
         let mut look_back = LOOK_BACK;
         loop {
-            let starts = starts(found);
-            let upto = found.log.len();
             let window = self
-                .window(history, &found.log, &starts, upto, look_back)
+                .window(history, &log, &starts, log.len(), look_back)
                 .await?;
             let walked = walk_to_end(found, &window)?;
+            let mut unlisted = Vec::new();
+            for hole in &walked.holes {
+                if looked_up.insert(*hole) && self.unlisted(history, *hole).await?.is_some() {
+                    unlisted.push(*hole);
+                }
+            }
+            if !unlisted.is_empty() {
+                log.extend(unlisted);
+                log.sort_unstable();
+                continue;
+            }
+            // The log goes on, but not from there, and no base stands between: an object was lost.
+            if window.goes_on_beyond(walked.end) {
+                let object = log_name(history, walked.end.next_byte());
+                return Err(ArchiveError::Missing { object });
+            }
             // A command can be cut into more segments than the window has.
             if let Some(end) = walked.log_end(found, window.is_whole()) {
                 return Ok(end);
@@ -154,37 +173,28 @@ impl Archive {
             })
             .buffered(PARALLEL_READS)
             .boxed();
-        let items = stream::unfold(Some((headers, next)), move |state| async move {
-            let (mut headers, next) = state?;
-            loop {
-                let at = Offset::before_byte(next);
-                let Some(item) = headers.next().await else {
-                    return Some((Ok(ChainItem::End(ChainEnd::Log(at))), None));
-                };
-                let end = match item {
-                    Err(error) => return Some((Err(error), None)),
-                    Ok(item) if item.first < next => continue, // a stray
-                    Ok(item) if item.first > next => ChainEnd::Gap {
-                        at,
-                        next: item.first,
-                    },
-                    Ok(item) => match item.entry {
-                        Err(error) => return Some((Err(error), None)),
-                        Ok(Entry::Seal(seal)) => ChainEnd::Sealed(seal),
-                        Ok(Entry::Segment(header)) if header.is_gap() => ChainEnd::Gap {
-                            at: header.meta.start,
-                            next: header.meta.end.next_byte(),
-                        },
-                        Ok(Entry::Segment(header)) => {
-                            let next = header.meta.end.next_byte();
-                            return Some((Ok(ChainItem::Segment(header)), Some((headers, next))));
-                        }
-                    },
-                };
-                return Some((Ok(ChainItem::End(end)), None));
-            }
+        let follower = Follower {
+            archive: self.clone(),
+            history,
+            headers,
+            beyond: None,
+            next,
+        };
+        let items = stream::unfold(Some(follower), |follower| async move {
+            let mut follower = follower?;
+            let item = follower.step().await;
+            let goes_on = matches!(item, Ok(ChainItem::Segment(_)));
+            Some((item, goes_on.then_some(follower)))
         });
         items.fuse().boxed()
+    }
+
+    /// An object that a listing does not show, though it shows later ones: it may have been created while that was made, as
+    /// the names of a directory are not read in one moment.
+    async fn unlisted(&self, history: ReplId, first: u64) -> Result<Option<Item>, ArchiveError> {
+        let item = self.listed(history, first).await?;
+        let is_there = !matches!(item.entry, Err(ArchiveError::Missing { .. }));
+        Ok(is_there.then_some(item))
     }
 
     /// Where to enter the chain so as to get byte `after + 1`.
@@ -209,13 +219,13 @@ impl Archive {
         if let Some(seal) = window.seal() {
             return Ok(First::End(ChainEnd::Sealed(seal.clone())));
         }
-        Ok(First::End(match start.log.get(upto) {
-            Some(next) => ChainEnd::Gap {
-                at: after,
-                next: *next,
-            },
-            None => ChainEnd::Log(after),
-        }))
+        if upto < start.log.len() {
+            return Ok(First::Index {
+                index: upto,
+                next: wanted,
+            });
+        }
+        Ok(First::End(ChainEnd::Log(after)))
     }
 
     /// The headers of up to `look_back` objects before index `upto` of `log`.
@@ -248,6 +258,63 @@ impl Archive {
             Err(error) => Err(error),
         };
         Ok(Item { first, entry })
+    }
+}
+
+/// A way along a log.
+struct Follower {
+    archive: Archive,
+    history: ReplId,
+    headers: BoxStream<'static, Result<Item, ArchiveError>>,
+    /// Listed, but not next.
+    beyond: Option<Item>,
+    next: u64,
+}
+
+impl Follower {
+    async fn step(&mut self) -> Result<ChainItem, ArchiveError> {
+        let at = Offset::before_byte(self.next);
+        let Some(item) = self.item().await? else {
+            return Ok(ChainItem::End(ChainEnd::Log(at)));
+        };
+        if item.first > self.next {
+            let next = item.first;
+            return Ok(ChainItem::End(ChainEnd::Gap { at, next }));
+        }
+        Ok(match item.entry? {
+            Entry::Seal(seal) => ChainItem::End(ChainEnd::Sealed(seal)),
+            Entry::Segment(header) if header.is_gap() => ChainItem::End(ChainEnd::Gap {
+                at: header.meta.start,
+                next: header.meta.end.next_byte(),
+            }),
+            Entry::Segment(header) => {
+                self.next = header.meta.end.next_byte();
+                ChainItem::Segment(header)
+            }
+        })
+    }
+
+    /// The object that begins with the next byte, or else the first one beyond it.
+    async fn item(&mut self) -> Result<Option<Item>, ArchiveError> {
+        loop {
+            let item = match self.beyond.take() {
+                Some(item) => item,
+                None => match self.headers.try_next().await? {
+                    Some(item) => item,
+                    None => return Ok(None),
+                },
+            };
+            if item.first < self.next {
+                continue; // a stray
+            }
+            if item.first > self.next
+                && let Some(unlisted) = self.archive.unlisted(self.history, self.next).await?
+            {
+                self.beyond = Some(item);
+                return Ok(Some(unlisted));
+            }
+            return Ok(Some(item));
+        }
     }
 }
 
@@ -312,6 +379,8 @@ struct Walked {
     sealed: Option<SealHeader>,
     /// The last byte before a gap, where nothing of the log stands behind the base beyond it.
     gap: Option<Offset>,
+    /// Bytes with which nothing listed begins, though the log may go on with them: something beyond is listed.
+    holes: Vec<u64>,
 }
 
 fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveError> {
@@ -352,6 +421,9 @@ fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveErro
             Some(Ok(Entry::Seal(_))) => break,
             Some(Err(error)) => return Err(error.clone()),
             None => {
+                if window.lists_beyond(wanted) {
+                    walked.holes.push(wanted);
+                }
                 // A gap, or the end: go over to the next base, if there is one.
                 let beyond = anchors.iter().filter(|anchor| anchor.offset > at);
                 let Some(anchor) = beyond.min_by_key(|anchor| anchor.offset) else {
@@ -362,11 +434,6 @@ fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveErro
                 entry = Enter::at(anchor);
             }
         }
-    }
-    // The log goes on, but not from here, and no base stands between: an object was lost.
-    if window.goes_on_beyond(at) {
-        let object = log_name(history.doc.id, at.next_byte());
-        return Err(ArchiveError::Missing { object });
     }
     walked.end = at;
     Ok(walked)

@@ -17,6 +17,7 @@ on_both_stores!(
     a_log_ends_with_its_last_segment,
     a_history_of_which_nothing_is_stored_has_no_end,
     a_hole_is_damage_and_never_the_end,
+    what_was_created_during_the_listing_is_no_hole,
     a_gap_is_bridged_or_stepped_over_by_a_base,
     a_gap_before_the_end_is_told_until_somebody_bridges_it,
     a_full_sync_in_an_unbroken_log_changes_nothing,
@@ -47,7 +48,15 @@ async fn ends(archive: &Archive) -> (u64, u64) {
 /// The segments' ranges, and why they end.
 async fn chain(archive: &Archive, after: u64) -> Result<(Vec<(u64, u64)>, ChainEnd), ArchiveError> {
     let catalog = archive.catalog().await.unwrap();
-    let mut items = archive.chain(&catalog, id(1), Offset(after));
+    follow(archive, &catalog, after).await
+}
+
+async fn follow(
+    archive: &Archive,
+    catalog: &Catalog,
+    after: u64,
+) -> Result<(Vec<(u64, u64)>, ChainEnd), ArchiveError> {
+    let mut items = archive.chain(catalog, id(1), Offset(after));
     let mut ranges = Vec::new();
     loop {
         match items.try_next().await? {
@@ -98,6 +107,61 @@ async fn a_log_without_segments_ends_at_its_base_or_parent(store: SharedStore) {
         (end.end, end.boundary.offset, end.boundary.db),
         (Offset(200), Offset(200), 1)
     );
+}
+
+async fn what_was_created_during_the_listing_is_no_hole(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    let cuts: Vec<u64> = (1..=40).map(|n| n * 100).collect();
+    log(&archive, 1, &cuts).await;
+    let whole: Vec<(u64, u64)> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
+    for missed in [
+        &[3901][..],
+        &[3801],
+        &[101],
+        &[3701, 3801],
+        &[3501, 3801, 3901],
+        &[101, 201, 2001],
+    ] {
+        let mut catalog = archive.catalog().await.unwrap();
+        let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
+        listed.retain(|first| !missed.contains(first));
+        let last = listed.last().copied().unwrap();
+        let (end, _) = whole
+            .iter()
+            .map(|(start, end)| (*end, *start))
+            .rfind(|(_, start)| start + 1 == last)
+            .unwrap();
+        for after in [100, 350, 3600, 3650, 3800] {
+            let (ranges, why) = follow(&archive, &catalog, after).await.unwrap();
+            let wanted: Vec<(u64, u64)> = whole
+                .iter()
+                .copied()
+                .filter(|range| range.1 > after && range.1 <= end)
+                .collect();
+            assert_eq!(
+                (ranges, why),
+                (wanted, log_to(end)),
+                "{missed:?} after {after}"
+            );
+        }
+        assert_eq!(
+            archive.log_end(&catalog, id(1)).await.unwrap().end,
+            Offset(end),
+            "{missed:?}"
+        );
+    }
+    // A base of that moment stands beyond no gap.
+    base(&archive, 1, 3900).await;
+    let mut catalog = archive.catalog().await.unwrap();
+    catalog
+        .histories
+        .get_mut(&id(1))
+        .unwrap()
+        .log
+        .retain(|first| *first != 3801);
+    let end = archive.log_end(&catalog, id(1)).await.unwrap();
+    assert_eq!((end.end, end.unbridged), (Offset(4000), None));
 }
 
 async fn a_gap_before_the_end_is_told_until_somebody_bridges_it(store: SharedStore) {

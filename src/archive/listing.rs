@@ -149,7 +149,9 @@ impl Archive {
             match manifest {
                 Ok(manifest) => {
                     let stored = listed.data.get(&manifest.offset.0).copied();
-                    history.problems.extend(data_problem(&manifest, stored));
+                    if stored.is_some() || !self.has_data(&manifest).await? {
+                        history.problems.extend(data_problem(&manifest, stored));
+                    }
                     history.bases.push(manifest);
                 }
                 Err(error) => {
@@ -174,6 +176,12 @@ impl Archive {
         }
         catalog.histories.insert(id, history);
         Ok(())
+    }
+
+    /// Data and manifest may have been created while the names were listed, which is not done in one moment.
+    async fn has_data(&self, manifest: &BaseManifest) -> Result<bool, ArchiveError> {
+        let object = Name::BaseData(manifest.position()).to_string();
+        Ok(self.read_range(&object, 1).await?.is_some())
     }
 
     async fn manifest(

@@ -156,6 +156,11 @@ impl Window {
         rest.any(|(item, length)| item.first > beyond && (item.is_seal() || *length >= SURE))
     }
 
+    /// Is there anything that begins behind this byte?
+    pub(super) fn lists_beyond(&self, byte: u64) -> bool {
+        self.items.last().is_some_and(|item| item.first > byte)
+    }
+
     /// The offset before the first item.
     pub(super) fn start(&self) -> Option<Offset> {
         let first = self.items.first()?;
