@@ -76,7 +76,18 @@ impl Home {
         let context = format!("{}: restored with {more:?}", self.version);
         State::of(&target).assert_is(wanted, self.tolerance_ms, &context);
         assert_eq!(target.info("replication")["role"], "master", "{context}");
+        self.loaded_from_the_link(&target, &context);
         report
+    }
+
+    /// Without a file on its disk, from Redis 7 on; and the setting for it is the default again.
+    #[track_caller]
+    fn loaded_from_the_link(&self, target: &Server, context: &str) {
+        let from_link = target.log().contains(" to parser");
+        assert_eq!(from_link, self.version.at_least_7(), "{context}");
+        let setting = target.cmd(&["CONFIG", "GET", "repl-diskless-load"]);
+        let (_, setting): (String, String) = redis::from_redis_value(setting).unwrap();
+        assert_eq!(setting, "disabled", "{context}");
     }
 
     /// To an append-only file, which a fresh server loads.

@@ -159,6 +159,22 @@ fn an_empty_store_opens_an_empty_redis_and_a_stored_history_fills_the_next_pods(
 
 on!(an_empty_store_opens_an_empty_redis_and_a_stored_history_fills_the_next_pods: redis_60 = Redis60, redis_70 = Redis70, valkey_91 = Valkey91);
 
+/// As the manifests have it.
+fn a_redis_that_needs_no_disk_is_restored(version: Version) {
+    let mut pod = Pod::with(version, &[("repl-diskless-load", "on-empty-db")], &[]);
+    let load = Load::start(&pod.redis, 3);
+    load.wait_replies(500);
+    load.stop();
+    pod.sidecar.wait_captured(&pod.redis);
+    let digest = pod.redis.debug_digest();
+    pod.replace_redis();
+    pod.wait_open();
+    assert_eq!(pod.redis.debug_digest(), digest);
+    let log = pod.redis.log();
+    assert!(log.contains(" to parser"), "{version}: {log}");
+}
+on!(a_redis_that_needs_no_disk_is_restored: redis_60 = Redis60, redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);
+
 fn a_living_master_is_left_alone_by_a_restarted_sidecar(version: Version) {
     let mut pod = Pod::start(version, &[]);
     pod.set("before", "1");

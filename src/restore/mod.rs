@@ -11,6 +11,7 @@
 mod aof;
 mod check;
 pub mod compat;
+mod diskless;
 pub mod door;
 mod error;
 mod feed;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 
 use super::check::Checked;
 use super::compat::{Loads, Server, module_of_type};
+use super::diskless;
 use super::door::Door;
 use super::error::RestoreError;
 use super::feed::Feed;
@@ -374,24 +375,31 @@ impl<'a> Target<'a> {
         // A target that finds it closed comes again a second later.
         door.open();
         let (host, port) = self.announced(listener, bound);
-        self.follow(&host, port).await?;
-
-        let feeding = |source| RestoreError::Feeding {
-            addr: self.source.addr(),
-            source: Box::new(source),
-        };
-        let announced = format!("{host}:{port}");
         let feed = Feed {
             door,
-            announced,
+            announced: format!("{host}:{port}"),
             archive,
             plan,
             identity,
             progress,
         };
-        let caught_up = feed.run().await.map_err(feeding)?;
-        let facts = self.promote(caught_up).await?;
-        self.verify(plan, checked, facts)
+        let server = self.server();
+        let is_changed = diskless::set(&mut self.control, server).await?;
+        let fed = self.feed(feed, &host, port).await;
+        if is_changed && let Some(note) = diskless::put_back(self.source).await {
+            tracing::warn!("{note}");
+            self.notes.push(note);
+        }
+        self.verify(plan, checked, fed?)
+    }
+
+    async fn feed(&mut self, feed: Feed<'_>, host: &str, port: u16) -> Result<Facts, RestoreError> {
+        self.follow(host, port).await?;
+        let caught_up = feed.run().await.map_err(|source| RestoreError::Feeding {
+            addr: self.source.addr(),
+            source: Box::new(source),
+        })?;
+        self.promote(caught_up).await
     }
 
     /// An error reply changes nothing; without any reply, it may follow us.

@@ -47,7 +47,15 @@ impl Fake {
 
     fn was_asked(&self, name: &str) -> bool {
         let asked = self.asked.lock().unwrap();
-        asked.iter().any(|command| command == name)
+        asked.iter().any(|command| command.starts_with(name))
+    }
+
+    fn sets(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let sets = asked
+            .iter()
+            .filter_map(|command| command.strip_prefix("CONFIG SET "));
+        sets.map(str::to_owned).collect()
     }
 }
 
@@ -62,7 +70,7 @@ async fn converse(
         while let Ok(Some((OwnedFrame::Array(parts), length))) = decode(&inbox) {
             inbox.drain(..length);
             let words: Vec<String> = parts.iter().filter_map(frame_text).collect();
-            log.lock().unwrap().push(words[0].clone());
+            log.lock().unwrap().push(words.join(" "));
             let Some(reply) = answer(n, &words) else {
                 return;
             };
@@ -223,5 +231,42 @@ async fn a_lost_answer_to_replicaof_is_told_as_what_it_may_mean() {
             may_follow,
             "{text}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_setting_of_a_restore_is_put_back_whatever_comes_of_it() {
+    let sample = sample().await;
+    let set = "repl-diskless-load on-empty-db";
+    let put_back = "repl-diskless-load disabled";
+    for (value, may_set, wanted) in [
+        ("disabled", true, &[set, put_back][..]),
+        ("disabled", false, &[set]),
+        ("swapdb", true, &[]),
+        ("on-empty-db", true, &[]),
+    ] {
+        let answer = move |_, words: &[String]| {
+            let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+            Some(match texts[..] {
+                ["CONFIG", "GET", "repl-diskless-load"] => {
+                    format!(
+                        "*2\r\n$18\r\nrepl-diskless-load\r\n${}\r\n{value}\r\n",
+                        value.len()
+                    )
+                }
+                ["CONFIG", "SET", ..] if may_set => "+OK\r\n".to_owned(),
+                ["CONFIG", "SET", ..] | ["REPLICAOF", ..] => "-NOPERM no\r\n".to_owned(),
+                _ => usual("7.0.15", words),
+            })
+        };
+        let fake = Fake::start(Arc::new(answer)).await;
+        let error = restore(&sample.archive, &request(&fake), &())
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("REPLICAOF with: NOPERM"),
+            "{error}"
+        );
+        assert_eq!(fake.sets(), wanted, "{value} {may_set}");
     }
 }
