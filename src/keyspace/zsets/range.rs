@@ -75,7 +75,7 @@ impl<'a> Range<'a> {
         })
     }
 
-    /// The members that are meant, in no particular order.
+    /// The members that are meant, in their order, or against it.
     pub(super) fn pick(
         &self,
         args: &Args,
@@ -157,16 +157,17 @@ fn by_rank(zset: &Zset, start: i64, stop: i64, reverse: bool) -> Vec<(Member, f6
     } else {
         (skip, behind)
     };
-    let reverse = behind < before;
-    let skip = if reverse { behind } else { before };
-    limited(
-        zset.iter(),
-        Pick {
-            reverse,
-            skip,
-            count,
-        },
-    )
+    let from_end = behind < before;
+    let nearer = Pick {
+        reverse: from_end,
+        skip: if from_end { behind } else { before },
+        count,
+    };
+    let mut picked = limited(zset.iter(), nearer);
+    if from_end != reverse {
+        picked.reverse();
+    }
+    picked
 }
 
 fn by_lex(

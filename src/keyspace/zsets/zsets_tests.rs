@@ -270,6 +270,28 @@ fn the_sign_of_a_zero_is_kept_where_servers_keep_it() {
     }
 }
 
+/// A stored range is packed up to its first long member, whichever comes first.
+#[test]
+fn the_sign_of_a_zero_depends_on_the_direction_of_a_stored_range() {
+    let long = "x".repeat(65);
+    for (command, first) in [
+        ("ZRANGESTORE d z 0 -1", "-0"),
+        ("ZRANGESTORE d z 0 -1 REV", "0"),
+        ("ZRANGESTORE d z -3 -1", "-0"),
+        ("ZRANGESTORE d z -3 -1 REV", "0"),
+        ("ZRANGESTORE d z 0 2 REV", "0"),
+        ("ZRANGESTORE d z -inf +inf BYSCORE", "-0"),
+        ("ZRANGESTORE d z +inf -inf BYSCORE REV", "0"),
+    ] {
+        let mut space = empty(REDIS_13);
+        space.run(&format!("ZADD z -1 {long}")).unwrap();
+        space.run("ZADD z -0 a 1 b").unwrap();
+        space.run(command).unwrap();
+        let expected = format!("{long}=-1 a={first} b=1");
+        assert_eq!(zset(&mut space, "d"), Some(expected), "{command}");
+    }
+}
+
 #[test]
 fn what_no_master_can_have_done_is_told() {
     all_diverge(
