@@ -271,7 +271,11 @@ async fn longest(
     let (catalog, history) = chosen(archive, history).await?;
     for (_, offset) in bases(&catalog, history)? {
         match plan_from(archive, &catalog, history, when, offset).await {
-            Err(RestoreError::Gap { .. } | RestoreError::NoSoundBase { .. }) => {}
+            Err(
+                RestoreError::Gap { .. }
+                | RestoreError::SteppedOver { .. }
+                | RestoreError::NoSoundBase { .. },
+            ) => {}
             other => return other,
         }
     }

@@ -81,6 +81,13 @@ pub enum ChainEnd {
         /// The first byte of the next segment.
         next: u64,
     },
+    /// Nobody has the bytes after `at` up to `resumes`: a full sync stepped over them.
+    SteppedOver {
+        /// The last byte before them.
+        at: Offset,
+        /// The last of them. The base of that full sync stands there.
+        resumes: Offset,
+    },
     /// The log is sealed.
     Sealed(SealHeader),
 }
@@ -283,9 +290,9 @@ impl Follower {
         }
         Ok(match item.entry? {
             Entry::Seal(seal) => ChainItem::End(ChainEnd::Sealed(seal)),
-            Entry::Segment(header) if header.is_gap() => ChainItem::End(ChainEnd::Gap {
+            Entry::Segment(header) if header.is_gap() => ChainItem::End(ChainEnd::SteppedOver {
                 at: header.meta.start,
-                next: header.meta.end.next_byte(),
+                resumes: header.meta.end,
             }),
             Entry::Segment(header) => {
                 self.next = header.meta.end.next_byte();

@@ -65,6 +65,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::NothingToRestore { .. }
             | RestoreError::BeforeOldest { .. }
             | RestoreError::AfterLatest { .. }
+            | RestoreError::SteppedOver { .. }
             | RestoreError::CannotContinue { .. }
             | RestoreError::NotASnapshot { .. }
             | RestoreError::Rebuild(_)

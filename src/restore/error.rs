@@ -82,6 +82,21 @@ pub enum RestoreError {
         /// The last boundary before the gap.
         reachable: Offset,
     },
+    /// The goal lies where a full sync stepped over bytes that nobody has.
+    #[error(
+        "{goal} cannot be restored: nobody has the bytes of the log after {from} up to offset {upto}, as a full sync stepped \
+         over them. Ask for offset {reachable}, which is the last point before them, or for offset {upto}"
+    )]
+    SteppedOver {
+        /// What was asked for.
+        goal: String,
+        /// The last byte before them.
+        from: Position,
+        /// The last of them.
+        upto: Offset,
+        /// The last boundary before them.
+        reachable: Offset,
+    },
     /// The bases that could have served are damaged.
     #[error("no sound snapshot is left for {goal}: {}", .damaged.join("; "))]
     NoSoundBase {
@@ -281,6 +296,7 @@ impl RestoreError {
                 | Self::CannotContinue { .. }
                 | Self::BeforeOldest { .. }
                 | Self::AfterLatest { .. }
+                | Self::SteppedOver { .. }
                 | Self::Ambiguous(_)
                 | Self::When(_)
         )

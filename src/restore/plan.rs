@@ -448,7 +448,9 @@ impl Planner<'_> {
             && match walk.stopped {
                 Some(ChainEnd::Log(_) | ChainEnd::Sealed(_)) => true,
                 // Segments beyond a gap may be strays of a writer that died: then the log ends here all the same.
-                Some(ChainEnd::Gap { .. }) => tip.is_some_and(|tip| tip.stored <= walk.reached),
+                Some(ChainEnd::Gap { .. } | ChainEnd::SteppedOver { .. }) => {
+                    tip.is_some_and(|tip| tip.stored <= walk.reached)
+                }
                 None => false,
             };
         let history = self
@@ -470,11 +472,25 @@ impl Planner<'_> {
                 }),
             };
         }
+        if let Some(ChainEnd::SteppedOver { at, resumes }) = walk.stopped
+            && resumes > goal
+        {
+            return Err(RestoreError::SteppedOver {
+                goal: self.when.to_string(),
+                from: Position {
+                    history,
+                    offset: at,
+                },
+                upto: resumes,
+                reachable: end.offset,
+            });
+        }
         Err(RestoreError::Gap {
             history,
             missing: walk.reached.next_byte(),
             next: match walk.stopped {
                 Some(ChainEnd::Gap { next, .. }) => Some(next),
+                Some(ChainEnd::SteppedOver { resumes, .. }) => Some(resumes.next_byte()),
                 _ => None,
             },
             goal: self.when.to_string(),

@@ -212,6 +212,39 @@ async fn a_gap_before_the_goal_is_named_and_a_newer_base_steps_over_it() {
 }
 
 #[tokio::test]
+async fn what_a_full_sync_stepped_over_is_not_there_and_no_damage() {
+    let (bytes, ends) = units();
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(1), None).await;
+    sample.base(id(1), 1000, 0, 5).await;
+    let before = usize::try_from(ends[2] - 1000).unwrap();
+    sample.log(id(1), at(1000, 0), &bytes[..before], &[]).await;
+    sample.base(id(1), ends[4], 5, 50_000).await;
+    let bridged = sample.archive.bridged_end(id(1), "next").await.unwrap();
+    assert_eq!(bridged, Some(Offset(ends[4])));
+    for goal in [ends[2] + 1, ends[3], ends[4] - 1] {
+        let error = sample.plan(id(1), When::Offset(goal)).await.unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_refusal() && !error.is_damage(), "{text}");
+        for part in [
+            format!("offset {goal} cannot be restored"),
+            format!("after {}:{} up to offset {}", id(1), ends[2], ends[4]),
+            format!("Ask for offset {}", ends[2]),
+        ] {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
+    }
+    for (when, end) in [
+        (When::Offset(ends[2]), ends[2]),
+        (When::Offset(ends[4]), ends[4]),
+        (When::Latest, ends[4]),
+    ] {
+        let plan = sample.plan(id(1), when).await.unwrap();
+        assert_eq!(plan.end.offset, Offset(end), "{when:?}");
+    }
+}
+
+#[tokio::test]
 async fn without_a_damaged_base_the_same_end_is_reached_or_it_is_an_error() {
     let (bytes, ends) = units();
     let cuts = &ends[1..ends.len() - 1];

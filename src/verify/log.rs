@@ -7,7 +7,7 @@ use crate::archive::{Archive, ArchiveError, Catalog, ChainEnd, ChainItem, Histor
 use crate::position::{Boundary, Offset};
 use crate::resp::FeedScanner;
 use crate::restore::Progress;
-use crate::segment::{Entry, SegmentHeader};
+use crate::segment::SegmentHeader;
 
 /// Follows the log from each base that no stretch before it has reached.
 ///
@@ -78,7 +78,10 @@ impl Walk<'_> {
                     }
                     self.reached = header.meta.end;
                 }
-                Ok(ChainItem::End(end)) => return self.end(end).await,
+                Ok(ChainItem::End(end)) => {
+                    self.end(end);
+                    return Ok(());
+                }
                 Err(error @ ArchiveError::Store(_)) => return Err(error),
                 Err(error) => {
                     let object = self.object_after();
@@ -105,7 +108,7 @@ impl Walk<'_> {
         until(later.find(|at| *at > self.reached))
     }
 
-    async fn end(&mut self, end: ChainEnd) -> Result<(), ArchiveError> {
+    fn end(&mut self, end: ChainEnd) {
         let beyond = self.starts.iter().map(|(at, _)| *at);
         let next_base = beyond.filter(|at| *at > self.reached).min();
         match end {
@@ -117,35 +120,26 @@ impl Walk<'_> {
                     ));
                 }
             }
-            ChainEnd::Gap { at, next } => {
-                let bridged = match self
-                    .archive
-                    .entry(self.history.doc.id, at.next_byte())
-                    .await
-                {
-                    Ok(Some(Entry::Segment(header))) => header.is_gap(),
-                    Ok(_) => false,
-                    Err(error @ ArchiveError::Store(_)) => return Err(error),
-                    Err(_) => false,
-                };
-                let resumes = Offset::before_byte(next);
-                let has_base = self.starts.iter().any(|(start, _)| *start >= resumes);
-                if bridged && has_base {
-                    self.found.notes.push(format!(
-                        "nobody has the bytes after offset {at} up to {resumes} (a full sync stepped over them): points between \
-                         cannot be restored"
-                    ));
-                    return Ok(());
-                }
-                let what = format!(
-                    "byte {} of the log is missing; the next segment begins at byte {next}",
-                    at.next_byte()
-                );
-                let (object, advice) = (self.object_after(), self.advice());
-                self.found.problem(Some(object), what, advice);
+            ChainEnd::SteppedOver { at, resumes }
+                if self.starts.iter().any(|(start, _)| *start >= resumes) =>
+            {
+                self.found.notes.push(format!(
+                    "nobody has the bytes after offset {at} up to {resumes} (a full sync stepped over them): points between \
+                     cannot be restored"
+                ));
             }
+            ChainEnd::SteppedOver { at, resumes } => self.missing(at, resumes.next_byte()),
+            ChainEnd::Gap { at, next } => self.missing(at, next),
         }
-        Ok(())
+    }
+
+    fn missing(&mut self, at: Offset, next: u64) {
+        let what = format!(
+            "byte {} of the log is missing; the next segment begins at byte {next}",
+            at.next_byte()
+        );
+        let (object, advice) = (self.object_after(), self.advice());
+        self.found.problem(Some(object), what, advice);
     }
 
     /// Every byte of a segment.
