@@ -458,8 +458,12 @@ impl Director {
         let began = Instant::now();
         let master = self.master;
         loop {
+            // Something new, so that a link that has gone silent is noticed.
             let wanted = with(|sim| {
-                sim.clients(master, 1);
+                let before = sim.nodes[master].offset;
+                while sim.nodes[master].offset == before {
+                    sim.clients(master, 1);
+                }
                 sim.nodes[master].offset
             });
             for _ in 0..10 {

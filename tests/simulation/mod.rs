@@ -67,6 +67,8 @@ pub(crate) struct Sim {
     pub(crate) objects: Objects,
     /// How many objects were created.
     pub(crate) created: u64,
+    /// Each object, as the how many-th it was created.
+    pub(crate) births: BTreeMap<String, u64>,
     pub(crate) oracle: Oracle,
     /// What a fresh server has received of a takeover.
     pub(crate) received: Option<takeover::Received>,
@@ -89,6 +91,7 @@ impl Sim {
             store_weather: store::Weather::FAIR,
             objects: Objects::new(),
             created: 0,
+            births: BTreeMap::new(),
             oracle: Oracle::default(),
             received: None,
             huge: false,

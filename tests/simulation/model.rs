@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::crc64::Crc64;
 use crate::keyspace::{Dialect, Raw, Value as Stored};
 use crate::rdb::magic;
-use crate::rdb::reader::{Fate, Item, Reader, Sink};
+use crate::rdb::reader::{Fate, Item, Reader, Sink, aux};
 
 pub(crate) type Text = Arc<[u8]>;
 
@@ -99,6 +99,11 @@ impl Model {
 
     /// What stands in an RDB, by the program's own reader.
     pub(crate) fn read(rdb: &[u8]) -> Result<Self, String> {
+        Ok(Self::read_by_replica(rdb)?.0)
+    }
+
+    /// The same, and the database in which a replica goes on.
+    pub(crate) fn read_by_replica(rdb: &[u8]) -> Result<(Self, u32), String> {
         let mut reading = Reading::default();
         let mut reader = Reader::new(1 << 30);
         reader
@@ -107,7 +112,7 @@ impl Model {
         reader
             .finish::<String>()
             .map_err(|error| error.to_string())?;
-        Ok(reading.model)
+        Ok((reading.model, reading.stream_db))
     }
 
     /// How another one differs from what this one says. Expiries may be up to `late_ms` later.
@@ -318,6 +323,7 @@ fn put_key(out: &mut Vec<u8>, name: &[u8], value: &Value) {
 struct Reading {
     model: Model,
     dialect: Option<Dialect>,
+    stream_db: u32,
 }
 
 impl Sink for Reading {
@@ -327,6 +333,12 @@ impl Sink for Reading {
         if opcode == 0 {
             let (family, version) = magic(raw).ok_or("no magic")?;
             self.dialect = Some(Dialect { family, version });
+        }
+        if opcode == 0xFA {
+            let (name, value) = aux(raw).map_err(|error| error.to_string())?;
+            if name == b"repl-stream-db" {
+                self.stream_db = number(&value) as u32;
+            }
         }
         Ok(())
     }

@@ -209,6 +209,7 @@ impl Sim {
         note(|| format!("{writer} creates {name}"));
         self.objects.insert(name.to_owned(), body.clone());
         self.created += 1;
+        self.births.insert(name.to_owned(), self.created);
         if let Err(wrong) = self.check(name, &body, writer) {
             fail(format!("{writer} created {name}: {wrong}"));
         }

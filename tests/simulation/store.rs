@@ -187,6 +187,7 @@ impl Store for SimulatedStore {
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         let prefix = prefix.to_owned();
         let first = from.map_or(prefix.clone(), |from| from.max(&prefix).to_owned());
+        let begun = with(|sim| sim.created);
         let pages = stream::unfold(Some(first), move |from| {
             let prefix = prefix.clone();
             async move {
@@ -195,10 +196,15 @@ impl Store for SimulatedStore {
                     return Some((vec![Err(error)], None));
                 }
                 let size = between(3, 40) as usize;
+                // What is created meanwhile may be missed, though later ones are found, as in a directory.
+                let misses = once_in(2);
                 let page: Vec<ObjectMeta> = with(|sim| {
                     let there = sim.objects.range(from..);
+                    let is_found =
+                        |name: &String| !misses || sim.births[name] <= begun || !once_in(2);
                     there
                         .take_while(|(name, _)| name.starts_with(&prefix))
+                        .filter(|(name, _)| is_found(name))
                         .take(size)
                         .map(|(name, body)| ObjectMeta {
                             name: name.clone(),

@@ -170,8 +170,7 @@ async fn replicate(wire: Wire) -> Result<(), String> {
     while inbox.len() < length {
         more(&mut reader, &mut inbox).await?;
     }
-    let mut model = Model::read(&inbox.split_to(length))?;
-    let mut db = 0;
+    let (mut model, mut db) = Model::read_by_replica(&inbox.split_to(length))?;
     let mut next = Instant::now();
     loop {
         while let Some((argv, length)) = parse(&inbox) {
