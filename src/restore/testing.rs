@@ -89,12 +89,17 @@ impl Sample {
     }
 
     pub(crate) async fn history(&self, id: ReplId, parent: Option<(ReplId, u64)>) {
+        let doc = self.doc(id, parent);
+        self.archive.create_history(&doc).await.unwrap();
+    }
+
+    pub(crate) fn doc(&self, id: ReplId, parent: Option<(ReplId, u64)>) -> HistoryDoc {
         let parent = parent.map(|(history, offset)| Parent {
             history,
             offset: Offset(offset),
             db: 0,
         });
-        let doc = HistoryDoc {
+        HistoryDoc {
             format: FORMAT,
             id,
             parent,
@@ -102,11 +107,16 @@ impl Sample {
             service: "test".into(),
             server: self.server(),
             created_unix_ms: 0,
-        };
-        self.archive.create_history(&doc).await.unwrap();
+        }
     }
 
-    pub(crate) async fn base(&self, history: ReplId, offset: u64, db: u32, created_unix_ms: i64) {
+    pub(crate) async fn base(
+        &self,
+        history: ReplId,
+        offset: u64,
+        db: u32,
+        created_unix_ms: i64,
+    ) -> BaseManifest {
         let at = Position {
             history,
             offset: Offset(offset),
@@ -143,6 +153,7 @@ impl Sample {
             received_unix_ms: None,
         };
         self.archive.commit_base(&manifest).await.unwrap();
+        manifest
     }
 
     /// Stores `bytes`, which begin at the boundary `from`, cut after each of the `cuts` (offsets) and at the end. Whether

@@ -1,0 +1,116 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::*;
+use crate::rdb::samples;
+use crate::restore::testing::{Sample, at, feed, id};
+use crate::segment::{Entry, SegmentMeta, encode};
+use crate::store::memory::Call;
+
+fn position(history: ReplId, offset: u64) -> Position {
+    Position {
+        history,
+        offset: Offset(offset),
+    }
+}
+
+/// The database of a base, and of the point where it stands.
+const DB: u32 = 0;
+
+/// A segment by another writer.
+async fn append(
+    archive: &Archive,
+    history: ReplId,
+    from: Boundary,
+    bytes: &[u8],
+) -> Result<(), AppendError> {
+    let end = from.offset.plus(bytes.len() as u64);
+    let meta = SegmentMeta {
+        history,
+        start: from.offset,
+        end,
+        db_at_start: from.db,
+        starts_at_boundary: true,
+        boundary: Some(Boundary {
+            offset: end,
+            ..from
+        }),
+        marks: Vec::new(),
+        writer: "other".into(),
+    };
+    let (header, body) = encode(meta, &[bytes.to_vec().into()], 1).unwrap();
+    archive.append(&header, body).await
+}
+
+#[tokio::test]
+async fn a_writer_that_a_full_sync_has_passed_by_meets_the_bridge_to_it() {
+    let sample = Sample::new("7.0.15").await;
+    let (id, archive) = (id(1), &sample.archive);
+    sample.history(id, None).await;
+    let first = sample.base(id, 0, DB, 0).await;
+    assert_eq!(join_log(archive, &first, "w").await.unwrap(), Offset(0));
+    let log = feed(&["SET a 1"]);
+    let end = sample.log(id, at(0, DB), &log, &[]).await;
+    // Within what is stored, the log goes on where it ends.
+    let within = sample.base(id, 10, DB, 0).await;
+    assert_eq!(join_log(archive, &within, "w").await.unwrap(), end.offset);
+    let beyond = sample.base(id, 50, DB, 0).await;
+    assert_eq!(join_log(archive, &beyond, "w").await.unwrap(), Offset(50));
+    let Err(AppendError::Taken(entry)) = append(archive, id, end, &log).await else {
+        panic!("two logs: {:?}", sample.store.names());
+    };
+    let Entry::Segment(bridge) = *entry else {
+        panic!("{entry:?}");
+    };
+    assert!(
+        bridge.is_gap() && bridge.meta.end == Offset(50),
+        "{bridge:?}"
+    );
+    sample.log(id, at(50, DB), &log, &[]).await;
+}
+
+#[tokio::test]
+async fn the_manifest_comes_after_all_that_it_stands_on() {
+    let sample = Sample::new("7.0.15").await;
+    let (old, new) = (id(1), id(2));
+    sample.history(old, None).await;
+    sample.base(old, 0, DB, 0).await;
+    let end = sample.log(old, at(0, DB), &feed(&["SET a 1"]), &[]).await;
+    let rdb = samples::rdb("REDIS0010", &[]);
+    let archive = &sample.archive;
+    let received = Received::of(archive, position(new, 7), &rdb).await;
+    let commit = Commit {
+        archive: archive.clone(),
+        writer: "w".into(),
+        now_unix_ms: 0,
+        received: received.unwrap(),
+        old: None,
+        previous_end: Some(end.offset),
+        doc: HistoryDoc {
+            previous: Some(position(old, end.offset.0)),
+            ..sample.doc(new, None)
+        },
+    };
+    let (_, goes_on) = commit.run().await.unwrap();
+    assert_eq!(goes_on, Offset(7));
+    let calls = sample.store.calls();
+    let order: Vec<Option<usize>> = [
+        format!("{new}/base/{:020}.rdb.zst", 7),
+        format!("{old}/log/{:020}.resp.zst", end.offset.next_byte()),
+        format!("{new}/history.json"),
+        format!("{new}/base/{:020}.json", 7),
+    ]
+    .iter()
+    .map(|end| {
+        calls.iter().position(|call| {
+            let (Call::Create(name) | Call::Commit(name)) = call else {
+                return false;
+            };
+            name.ends_with(end)
+        })
+    })
+    .collect();
+    assert!(
+        order.iter().all(Option::is_some) && order.is_sorted(),
+        "{order:?} {calls:?}"
+    );
+}
