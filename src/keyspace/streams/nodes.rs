@@ -8,6 +8,9 @@
 //! A deleted entry stays, with a flag, as long as its node has others. The two numbers in front are kept apart, so that
 //! nothing moves when they change. Where a node ends does not show in the data, but `ACKED` trimming to a length looks
 //! at it: nodes are filled as servers fill them with their default settings.
+//!
+//! Only the entries that are not deleted are in order: where `XDEL` took the last one and `XSETID` went back to before it, the
+//! deleted one may have a greater id than what was added since.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +57,7 @@ pub(super) enum Bound {
 struct Node {
     live: usize,
     deleted: usize,
-    /// The greatest id in it, deleted ones too.
+    /// The id of the last entry in it, which may be deleted.
     last: Id,
     /// Elements of `body`.
     elements: usize,
@@ -117,8 +120,7 @@ impl Entries {
     /// Is there such an entry?
     pub(super) fn contains(&self, id: Id) -> bool {
         let node = self.nodes.range(..=id).next_back();
-        node.and_then(|(master, node)| node.find(*master, id))
-            .is_some_and(|place| !place.deleted)
+        node.is_some_and(|(master, node)| node.find(*master, id).is_some())
     }
 
     /// Deletes an entry; false: there is none.
@@ -126,7 +128,7 @@ impl Entries {
         let Some((&master, node)) = self.nodes.range_mut(..=id).next_back() else {
             return false;
         };
-        let Some(place) = node.find(master, id).filter(|place| !place.deleted) else {
+        let Some(place) = node.find(master, id) else {
             return false;
         };
         if node.live == 1 {
@@ -336,8 +338,10 @@ impl Node {
         std::iter::from_fn(move || walk.next().ok().flatten())
     }
 
+    /// An entry that is not deleted.
     fn find(&self, master: Id, id: Id) -> Option<Place> {
         self.places(master)
+            .filter(|place| !place.deleted)
             .find(|place| place.id >= id)
             .filter(|place| place.id == id)
     }
@@ -396,14 +400,14 @@ impl Node {
         let (mut before, mut first) = (None, None);
         let mut walk = Walk::new(master, body, node.start);
         while let Some(place) = walk.next()? {
-            if before.is_some_and(|before| place.id <= before) {
-                return Err(BadValue("the entries of a stream are not in order"));
-            }
-            before = Some(place.id);
             node.last = place.id;
             if place.deleted {
                 node.deleted = node.deleted.saturating_add(1);
             } else {
+                if before.is_some_and(|before| place.id <= before) {
+                    return Err(BadValue("the entries of a stream are not in order"));
+                }
+                before = Some(place.id);
                 node.live = node.live.saturating_add(1);
                 first = first.or(Some(place.flags));
             }

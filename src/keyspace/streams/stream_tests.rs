@@ -231,6 +231,35 @@ fn xsetid_sets_what_it_is_told() {
     }
 }
 
+/// The deleted one, which had the greater id, stands before it in its node.
+#[test]
+fn an_entry_behind_a_deleted_one_is_found() {
+    let before = [
+        "XADD s 1 a 1",
+        "XADD s 9 a 1",
+        "XGROUP CREATE s g 0",
+        "XDEL s 9",
+        "XSETID s 3",
+        "XADD s 5 a 1",
+    ];
+    for through_a_snapshot in [false, true] {
+        let mut space = after(REDIS_13, &before);
+        if through_a_snapshot {
+            space.rewrite("s");
+        }
+        run(
+            &mut space,
+            &["XCLAIM s g a 0 5-0 TIME 100 RETRYCOUNT 1 FORCE JUSTID LASTID 5-0"],
+        );
+        assert_eq!(pending(&mut space), "a:5@100*1");
+        assert_eq!(entries(&mut space), [1, 5]);
+        run(&mut space, &["XADD s MAXLEN = 2 6 a 1"]);
+        assert_eq!(entries(&mut space), [5, 6]);
+        run(&mut space, &["XDEL s 5"]);
+        assert_eq!(entries(&mut space), [6]);
+    }
+}
+
 #[test]
 fn a_stream_is_no_other_type_and_keeps_its_expiry() {
     let mut space = after(REDIS_13, &["XADD s 1 a 1", "APPEND t text"]);
