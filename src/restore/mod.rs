@@ -323,8 +323,7 @@ pub async fn seal(
 ) -> Result<Plan, RestoreError> {
     let mut last_taken = None;
     for _ in 0..SEAL_TRIES {
-        archive.bridged_end(history, writer).await?;
-        let catalog = archive.catalog().await?;
+        let (catalog, _) = archive.bridged(history, writer).await?;
         let plan = plan::plan(archive, &catalog, history, When::Latest, &BadBases::new()).await?;
         let Some(end) = plan.stored_end else {
             let reason = "where its log ends cannot be told".to_owned();
