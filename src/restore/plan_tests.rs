@@ -380,6 +380,27 @@ async fn a_hole_in_an_ancestors_log_is_never_an_early_end() {
 }
 
 #[tokio::test]
+async fn an_ancestor_that_was_listed_before_it_was_left_is_followed_to_that_point() {
+    let (bytes, ends) = units();
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(1), None).await;
+    sample.base(id(1), 1000, 0, 5).await;
+    let cuts = &ends[1..ends.len() - 1];
+    sample.log(id(1), at(1000, 0), &bytes, cuts).await;
+    sample.history(id(2), Some((id(1), ends[3]))).await;
+    let branch = at(ends[3], 5);
+    let end = sample.log(id(2), branch, &feed(&["SET x 1"]), &[]).await;
+    let mut catalog = sample.archive.catalog().await.unwrap();
+    let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
+    listed.truncate(1);
+    let none_bad = BadBases::new();
+    let planned = plan(&sample.archive, &catalog, id(2), When::Latest, &none_bad).await;
+    let planned = planned.unwrap();
+    assert_eq!(planned.end, end);
+    assert_eq!(planned.pieces.len(), 4);
+}
+
+#[tokio::test]
 async fn the_log_of_an_old_server_is_known_as_such() {
     let (bytes, _) = units();
     for (version, relative) in [("6.2.16", true), ("7.0.15", false)] {
