@@ -196,6 +196,32 @@ impl Archive {
         Ok(())
     }
 
+    /// `catalog` with the base at `at`, if that is there and not listed: bases are listed before the log that may bridge a gap up
+    /// to one of them.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn with_base(
+        &self,
+        catalog: &Catalog,
+        at: Position,
+    ) -> Result<Option<Catalog>, ArchiveError> {
+        let is_there = |base: &BaseManifest| base.offset == at.offset;
+        let listed = catalog.histories.get(&at.history);
+        if listed.is_none_or(|history| history.bases.iter().any(is_there)) {
+            return Ok(None);
+        }
+        let Ok(manifest) = self.manifest(at).await? else {
+            return Ok(None);
+        };
+        let mut catalog = catalog.clone();
+        if let Some(history) = catalog.histories.get_mut(&at.history) {
+            history.bases.push(manifest);
+            history.bases.sort_by_key(|base| base.offset);
+        }
+        Ok(Some(catalog))
+    }
+
     /// Data and manifest may have been created while the names were listed, which is not done in one moment.
     async fn has_data(&self, manifest: &BaseManifest) -> Result<bool, ArchiveError> {
         let object = Name::BaseData(manifest.position()).to_string();

@@ -8,6 +8,7 @@
 
 use futures::TryStreamExt;
 
+use super::super::plan;
 use super::super::stream::{LogForm, log};
 use super::super::testing::{Sample, at, feed, id};
 use super::*;
@@ -222,6 +223,17 @@ async fn what_a_full_sync_stepped_over_is_not_there_and_no_damage() {
     sample.base(id(1), ends[4], 5, 50_000).await;
     let bridged = sample.archive.bridged_end(id(1), "next").await.unwrap();
     assert_eq!(bridged, Some(Offset(ends[4])));
+    // The base was listed before it was there, the log after that was bridged.
+    let after = sample.archive.catalog().await.unwrap();
+    let mut listed = after.clone();
+    let bases = &mut listed.histories.get_mut(&id(1)).unwrap().bases;
+    assert_eq!(bases.len(), 2);
+    bases.pop();
+    for goal in [When::Latest, When::Offset(ends[4])] {
+        let none_bad = BadBases::new();
+        let planned = plan(&sample.archive, &listed, id(1), goal, &none_bad).await;
+        assert_eq!(planned.unwrap().end.offset, Offset(ends[4]));
+    }
     for goal in [ends[2] + 1, ends[3], ends[4] - 1] {
         let error = sample.plan(id(1), When::Offset(goal)).await.unwrap_err();
         let text = error.to_string();
