@@ -404,6 +404,26 @@ async fn errors_of_the_store_come_through_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_parent_that_came_during_the_listing_is_looked_up() {
+    let store = MemoryStore::new();
+    let archive = archive(store.shared()).await;
+    for doc in [history(1), child(2, 1, 200), child(3, 2, 200)] {
+        archive.create_history(&doc).await.unwrap();
+    }
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200]).await;
+    store.hide(&Name::History(id(2)).to_string(), 1);
+    let catalog = archive.catalog().await.unwrap();
+    assert_eq!(catalog.histories.len(), 3);
+    assert_eq!(catalog.latest(None), Ok(Some(id(3))));
+    // One that is gone is looked for once.
+    store.remove(&Name::History(id(2)).to_string());
+    let catalog = archive.catalog().await.unwrap();
+    assert_eq!(catalog.histories.len(), 2);
+    assert!(catalog.problems.is_empty(), "{:?}", catalog.problems);
+}
+
+#[tokio::test]
 async fn reading_a_header_does_not_fetch_the_payload() {
     let store = MemoryStore::new();
     let archive = archive(store.shared()).await;

@@ -56,15 +56,28 @@ impl Archive {
         history: ReplId,
         writer: &str,
     ) -> Result<Option<Offset>, ArchiveError> {
+        let (_, end) = self.bridged(history, writer).await?;
+        Ok(end)
+    }
+
+    /// The same, with the catalog that says so: in a later one, another base may stand beyond another gap.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn bridged(
+        &self,
+        history: ReplId,
+        writer: &str,
+    ) -> Result<(Catalog, Option<Offset>), ArchiveError> {
         loop {
             let catalog = self.catalog().await?;
             let end = match self.log_end(&catalog, history).await {
                 Ok(end) => end,
                 Err(error @ ArchiveError::Store(_)) => return Err(error),
-                Err(_) => return Ok(None),
+                Err(_) => return Ok((catalog, None)),
             };
             let Some(gap) = end.unbridged else {
-                return Ok(Some(end.end));
+                return Ok((catalog, Some(end.end)));
             };
             match self.bridge(history, &gap, writer).await {
                 Ok(()) | Err(AppendError::Taken(_)) => {}

@@ -102,6 +102,7 @@ impl Archive {
     ) -> Result<LogEnd, ArchiveError> {
         let found = find(catalog, history)?;
         let starts = starts(found);
+        let implied = implied(catalog, history);
         let mut log = found.log.clone();
         let mut looked_up = BTreeSet::new();
         let mut look_back = LOOK_BACK;
@@ -109,7 +110,7 @@ impl Archive {
             let window = self
                 .window(history, &log, &starts, log.len(), look_back)
                 .await?;
-            let walked = walk_to_end(found, &window)?;
+            let walked = walk_to_end(found, &window, implied)?;
             let mut unlisted = Vec::new();
             for hole in &walked.holes {
                 if looked_up.insert(*hole) && self.unlisted(history, *hole).await?.is_some() {
@@ -150,6 +151,7 @@ impl Archive {
         let found = find(catalog, history).map(|found| Start {
             log: found.log.clone(),
             starts: starts(found),
+            implied: implied(catalog, history),
         });
         let begin = async move {
             let start = found?;
@@ -157,7 +159,7 @@ impl Archive {
             Ok::<_, ArchiveError>(match first {
                 First::Index { index, next } => {
                     let log = start.log.get(index..).unwrap_or_default().to_vec();
-                    archive.follow(history, log, next)
+                    archive.follow(history, log, next, start.implied)
                 }
                 First::End(end) => stream::iter([Ok(ChainItem::End(end))]).boxed(),
             })
@@ -171,6 +173,7 @@ impl Archive {
         history: ReplId,
         log: Vec<u64>,
         next: u64,
+        implied: Offset,
     ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
         let archive = self.clone();
         let headers = stream::iter(log)
@@ -186,6 +189,7 @@ impl Archive {
             headers,
             beyond: None,
             next,
+            implied,
         };
         let items = stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
@@ -226,13 +230,35 @@ impl Archive {
         if let Some(seal) = window.seal() {
             return Ok(First::End(ChainEnd::Sealed(seal.clone())));
         }
-        if upto < start.log.len() {
-            return Ok(First::Index {
-                index: upto,
-                next: wanted,
-            });
+        let before = window.next_before(wanted);
+        let before = before.or(start.starts.iter().min().copied());
+        let next = match before {
+            Some(next) => self.unlisted_holding(history, next, wanted).await?,
+            None => wanted,
+        };
+        if upto < start.log.len() || next <= start.implied.0 {
+            return Ok(First::Index { index: upto, next });
         }
         Ok(First::End(ChainEnd::Log(after)))
+    }
+
+    /// Where the segment begins that holds byte `wanted`, if a listing shows neither that one nor those before it back to the
+    /// one that begins at `next`. Else it should begin at `wanted` itself.
+    async fn unlisted_holding(
+        &self,
+        history: ReplId,
+        mut next: u64,
+        wanted: u64,
+    ) -> Result<u64, ArchiveError> {
+        while next < wanted {
+            let item = self.unlisted(history, next).await?;
+            match item.and_then(|item| item.next()) {
+                Some(after) if after > wanted => return Ok(next),
+                Some(after) => next = after,
+                None => break,
+            }
+        }
+        Ok(wanted)
     }
 
     /// The headers of up to `look_back` objects before index `upto` of `log`.
@@ -276,6 +302,8 @@ struct Follower {
     /// Listed, but not next.
     beyond: Option<Item>,
     next: u64,
+    /// See [`implied`].
+    implied: Offset,
 }
 
 impl Follower {
@@ -308,6 +336,9 @@ impl Follower {
                 Some(item) => item,
                 None => match self.headers.try_next().await? {
                     Some(item) => item,
+                    None if self.next <= self.implied.0 => {
+                        return self.archive.unlisted(self.history, self.next).await;
+                    }
                     None => return Ok(None),
                 },
             };
@@ -329,6 +360,7 @@ impl Follower {
 struct Start {
     log: Vec<u64>,
     starts: Vec<u64>,
+    implied: Offset,
 }
 
 enum First {
@@ -367,6 +399,18 @@ fn find(catalog: &Catalog, id: ReplId) -> Result<&History, ArchiveError> {
     found.ok_or(ArchiveError::UnknownHistory { id })
 }
 
+/// What else is listed says that the log was stored up to here, unless it has a gap: a base stands there, or another history has
+/// left it there. That may have been listed much later than the log.
+fn implied(catalog: &Catalog, history: ReplId) -> Offset {
+    let parents = catalog.histories.values().filter_map(|it| it.doc.parent);
+    let left = parents.filter(|parent| parent.history == history);
+    let left = left.map(|parent| parent.offset);
+    let found = catalog.histories.get(&history);
+    let bases = found.into_iter().flat_map(|found| &found.bases);
+    let bases = bases.map(|base| base.offset);
+    left.chain(bases).max().unwrap_or_default()
+}
+
 /// The bytes right after those anchors.
 fn starts(history: &History) -> Vec<u64> {
     anchors(history)
@@ -386,11 +430,15 @@ struct Walked {
     sealed: Option<SealHeader>,
     /// The last byte before a gap, where nothing of the log stands behind the base beyond it.
     gap: Option<Offset>,
-    /// Bytes with which nothing listed begins, though the log may go on with them: something beyond is listed.
+    /// Bytes with which nothing listed begins, though the log may go on with them: something beyond is listed, or [`implied`].
     holes: Vec<u64>,
 }
 
-fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveError> {
+fn walk_to_end(
+    history: &History,
+    window: &Window,
+    implied: Offset,
+) -> Result<Walked, ArchiveError> {
     let mut anchors: Vec<Anchor> = anchors(history).collect();
     if let Some(seal) = window.seal() {
         anchors.retain(|anchor| anchor.offset <= seal.start);
@@ -428,7 +476,7 @@ fn walk_to_end(history: &History, window: &Window) -> Result<Walked, ArchiveErro
             Some(Ok(Entry::Seal(_))) => break,
             Some(Err(error)) => return Err(error.clone()),
             None => {
-                if window.lists_beyond(wanted) {
+                if window.lists_beyond(wanted) || wanted <= implied.0 {
                     walked.holes.push(wanted);
                 }
                 // A gap, or the end: go over to the next base, if there is one.

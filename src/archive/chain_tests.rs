@@ -18,6 +18,7 @@ on_both_stores!(
     a_history_of_which_nothing_is_stored_has_no_end,
     a_hole_is_damage_and_never_the_end,
     what_was_created_during_the_listing_is_no_hole,
+    a_log_goes_on_to_what_was_listed_after_it,
     a_gap_is_bridged_or_stepped_over_by_a_base,
     a_gap_before_the_end_is_told_until_somebody_bridges_it,
     a_full_sync_in_an_unbroken_log_changes_nothing,
@@ -122,6 +123,9 @@ async fn what_was_created_during_the_listing_is_no_hole(store: SharedStore) {
         &[3701, 3801],
         &[3501, 3801, 3901],
         &[101, 201, 2001],
+        &[3601],
+        &[301, 3501, 3601],
+        &[101, 201, 301],
     ] {
         let mut catalog = archive.catalog().await.unwrap();
         let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
@@ -162,6 +166,43 @@ async fn what_was_created_during_the_listing_is_no_hole(store: SharedStore) {
         .retain(|first| *first != 3801);
     let end = archive.log_end(&catalog, id(1)).await.unwrap();
     assert_eq!((end.end, end.unbridged), (Offset(4000), None));
+}
+
+async fn a_log_goes_on_to_what_was_listed_after_it(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 100).await;
+    log(&archive, 1, &[100, 200, 300, 400, 500]).await;
+    archive.create_history(&child(2, 1, 350)).await.unwrap();
+    let listed_to = |catalog: &Catalog, last: u64| {
+        let mut catalog = catalog.clone();
+        let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
+        listed.retain(|first| *first <= last);
+        catalog
+    };
+    // A history has left it, and was listed later.
+    let catalog = listed_to(&archive.catalog().await.unwrap(), 101);
+    let ranges = vec![(100, 200), (200, 300), (300, 400)];
+    assert_eq!(
+        follow(&archive, &catalog, 100).await.unwrap(),
+        (ranges, log_to(400))
+    );
+    let end = archive.log_end(&catalog, id(1)).await.unwrap();
+    assert_eq!((end.end, end.unbridged), (Offset(400), None));
+    // A base stands in it, and was listed later.
+    base(&archive, 1, 450).await;
+    let catalog = listed_to(&archive.catalog().await.unwrap(), 201);
+    for (after, ranges) in [
+        (250, vec![(200, 300), (300, 400), (400, 500)]),
+        (300, vec![(300, 400), (400, 500)]),
+        (350, vec![(300, 400), (400, 500)]),
+        (450, vec![(400, 500)]),
+        (500, vec![]),
+    ] {
+        let followed = follow(&archive, &catalog, after).await.unwrap();
+        assert_eq!(followed, (ranges, log_to(500)), "{after}");
+    }
+    let end = archive.log_end(&catalog, id(1)).await.unwrap();
+    assert_eq!((end.end, end.unbridged), (Offset(500), None));
 }
 
 async fn a_gap_before_the_end_is_told_until_somebody_bridges_it(store: SharedStore) {

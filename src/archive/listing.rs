@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
 
-use super::names::Name;
+use super::names::{self, Name};
 use super::{Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, documents};
 use crate::position::{Offset, Position, ReplId};
 
@@ -39,7 +39,24 @@ impl Archive {
     /// Lists what is there. What cannot be used is told in it, and is no error; that the store cannot be read is.
     pub async fn catalog(&self) -> Result<Catalog, ArchiveError> {
         let mut catalog = Catalog::default();
-        let listed = self.list_names(&mut catalog.problems).await?;
+        let listed = self.list_names("", &mut catalog.problems).await?;
+        self.add_histories(&mut catalog, listed).await?;
+        let mut looked_up = BTreeSet::new();
+        while let Some(parent) = missing_parent(&catalog, &looked_up) {
+            looked_up.insert(parent);
+            // The names of its place may have been listed before it was there.
+            let prefix = names::prefix(parent);
+            let listed = self.list_names(&prefix, &mut catalog.problems).await?;
+            self.add_histories(&mut catalog, listed).await?;
+        }
+        Ok(catalog)
+    }
+
+    async fn add_histories(
+        &self,
+        catalog: &mut Catalog,
+        listed: BTreeMap<ReplId, Listed>,
+    ) -> Result<(), ArchiveError> {
         let documented: Vec<_> = stream::iter(listed)
             .map(|(id, listed)| async move {
                 let object = Name::History(id).to_string();
@@ -55,7 +72,7 @@ impl Archive {
             .await?;
         for (id, listed, doc) in documented {
             match doc {
-                Ok(doc) => self.add_history(&mut catalog, doc, listed).await?,
+                Ok(doc) => self.add_history(catalog, doc, listed).await?,
                 // It is written before the first manifest and the first segment, so no crash explains this.
                 Err(error @ ArchiveError::Missing { .. }) if listed.counts() => {
                     let reason = format!(
@@ -73,16 +90,17 @@ impl Archive {
                 }
             }
         }
-        Ok(catalog)
+        Ok(())
     }
 
     async fn list_names(
         &self,
+        prefix: &str,
         problems: &mut Vec<String>,
     ) -> Result<BTreeMap<ReplId, Listed>, ArchiveError> {
         let mut histories: BTreeMap<ReplId, Listed> = BTreeMap::new();
         let mut foreign = 0_usize;
-        let mut objects = self.store.list("", None).await;
+        let mut objects = self.store.list(prefix, None).await;
         while let Some(object) = objects.try_next().await? {
             match Name::parse(&object.name) {
                 Some(Name::Archive) => {}
@@ -178,6 +196,32 @@ impl Archive {
         Ok(())
     }
 
+    /// `catalog` with the base at `at`, if that is there and not listed: bases are listed before the log that may bridge a gap up
+    /// to one of them.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn with_base(
+        &self,
+        catalog: &Catalog,
+        at: Position,
+    ) -> Result<Option<Catalog>, ArchiveError> {
+        let is_there = |base: &BaseManifest| base.offset == at.offset;
+        let listed = catalog.histories.get(&at.history);
+        if listed.is_none_or(|history| history.bases.iter().any(is_there)) {
+            return Ok(None);
+        }
+        let Ok(manifest) = self.manifest(at).await? else {
+            return Ok(None);
+        };
+        let mut catalog = catalog.clone();
+        if let Some(history) = catalog.histories.get_mut(&at.history) {
+            history.bases.push(manifest);
+            history.bases.sort_by_key(|base| base.offset);
+        }
+        Ok(Some(catalog))
+    }
+
     /// Data and manifest may have been created while the names were listed, which is not done in one moment.
     async fn has_data(&self, manifest: &BaseManifest) -> Result<bool, ArchiveError> {
         let object = Name::BaseData(manifest.position()).to_string();
@@ -210,6 +254,16 @@ impl Archive {
             Ok(Some(bytes)) => Ok(documents::from_bytes(object, &bytes)),
         }
     }
+}
+
+/// A history that another one has as its parent, and that is not in the catalog.
+fn missing_parent(catalog: &Catalog, looked_up: &BTreeSet<ReplId>) -> Option<ReplId> {
+    let parents = catalog.histories.values().filter_map(|it| it.doc.parent);
+    let mut missing = parents.map(|parent| parent.history).filter(|id| {
+        let is_known = catalog.histories.contains_key(id) || catalog.unreadable.contains_key(id);
+        !is_known && !looked_up.contains(id)
+    });
+    missing.next()
 }
 
 fn check_name(object: &str, says: &Name) -> Result<(), ArchiveError> {

@@ -65,6 +65,11 @@ impl Name {
     }
 }
 
+/// What the names of all objects of a history begin with.
+pub(super) fn prefix(history: ReplId) -> String {
+    format!("{HISTORIES}{history}/")
+}
+
 /// Exactly 20 digits, so that names sort as their numbers do.
 fn number(digits: &str) -> Option<u64> {
     if digits.len() == 20 && digits.bytes().all(|digit| digit.is_ascii_digit()) {

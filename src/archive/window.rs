@@ -27,7 +27,7 @@ pub(super) struct Item {
 
 impl Item {
     /// The byte after its last one; None for a seal, and when it cannot be read.
-    fn next(&self) -> Option<u64> {
+    pub(super) fn next(&self) -> Option<u64> {
         match &self.entry {
             Ok(Entry::Segment(header)) => Some(header.meta.end.next_byte()),
             _ => None,
@@ -139,6 +139,12 @@ impl Window {
             }) => Err(error.clone()),
             _ => Ok(None),
         }
+    }
+
+    /// The byte after the last link before byte `wanted`.
+    pub(super) fn next_before(&self, wanted: u64) -> Option<u64> {
+        let before = self.longest(|item| item.first < wanted)?;
+        self.items.get(before)?.next()
     }
 
     /// The seal of the log, if it is here.

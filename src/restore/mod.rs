@@ -34,7 +34,7 @@ pub use aof::AofLayout;
 pub use check::{Checked, check};
 pub use error::RestoreError;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
-pub use plan::{BadBases, Piece, Plan, plan};
+pub use plan::{BadBases, Piece, Plan};
 pub use progress::{Progress, Stage};
 pub use report::Report;
 pub use serve::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
@@ -46,7 +46,7 @@ pub use when::{BadWhen, When};
 
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
 use crate::config::Dest;
-use crate::position::{Offset, ReplId};
+use crate::position::{Offset, Position, ReplId};
 
 /// What to restore, and how.
 #[derive(Debug, Clone)]
@@ -96,7 +96,7 @@ pub async fn restore(
         request.service.as_deref(),
     )?;
     let none_bad = BadBases::new();
-    let plan = plan::plan(archive, &catalog, history, request.when, &none_bad).await?;
+    let plan = self::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
     if request.continue_history {
         serve::may_continue(&plan, history)?;
@@ -151,6 +151,40 @@ async fn check_again(
         .await
 }
 
+/// Makes the plan for `when` on `history`, without the bases in `bad`.
+///
+/// # Errors
+/// When the goal cannot be reached, with what is missing; never a plan that ends early in silence.
+pub async fn plan(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    bad: &BadBases,
+) -> Result<Plan, RestoreError> {
+    let planned = plan::of_listed(archive, catalog, history, when, bad).await;
+    let Err(RestoreError::Gap {
+        history: of,
+        next: Some(next),
+        ..
+    }) = &planned
+    else {
+        return planned;
+    };
+    if !bad.is_empty() {
+        return planned;
+    }
+    // It may be bridged up to a base that came while the names were listed.
+    let at = Position {
+        history: *of,
+        offset: Offset::before_byte(*next),
+    };
+    match archive.with_base(catalog, at).await? {
+        Some(catalog) => plan::of_listed(archive, &catalog, history, when, bad).await,
+        None => planned,
+    }
+}
+
 /// [`check`]s a plan. Where its base is damaged, an older one and more of the log lead to the same point: the plan for that is
 /// given back, and tells so in its notes.
 ///
@@ -174,7 +208,7 @@ pub async fn sound(
                 }
                 tracing::warn!(%error, "this snapshot cannot be used; looking for an older one");
                 let catalog = archive.catalog().await?;
-                plan = plan::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
+                plan = self::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
             }
         }
     }
@@ -323,9 +357,8 @@ pub async fn seal(
 ) -> Result<Plan, RestoreError> {
     let mut last_taken = None;
     for _ in 0..SEAL_TRIES {
-        archive.bridged_end(history, writer).await?;
-        let catalog = archive.catalog().await?;
-        let plan = plan::plan(archive, &catalog, history, When::Latest, &BadBases::new()).await?;
+        let (catalog, _) = archive.bridged(history, writer).await?;
+        let plan = self::plan(archive, &catalog, history, When::Latest, &BadBases::new()).await?;
         let Some(end) = plan.stored_end else {
             let reason = "where its log ends cannot be told".to_owned();
             return Err(RestoreError::CannotContinue { history, reason });

@@ -98,11 +98,8 @@ impl Plan {
 /// Bases that must not be used, with what is wrong with each.
 pub type BadBases = BTreeMap<(ReplId, Offset), String>;
 
-/// Makes the plan for `when` on `history`, without the bases in `bad`.
-///
-/// # Errors
-/// When the goal cannot be reached, with what is missing; never a plan that ends early in silence.
-pub async fn plan(
+/// The plan as far as `catalog` tells ([`super::plan()`]).
+pub(super) async fn of_listed(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,

@@ -8,6 +8,7 @@
 
 use futures::TryStreamExt;
 
+use super::super::plan;
 use super::super::stream::{LogForm, log};
 use super::super::testing::{Sample, at, feed, id};
 use super::*;
@@ -222,6 +223,17 @@ async fn what_a_full_sync_stepped_over_is_not_there_and_no_damage() {
     sample.base(id(1), ends[4], 5, 50_000).await;
     let bridged = sample.archive.bridged_end(id(1), "next").await.unwrap();
     assert_eq!(bridged, Some(Offset(ends[4])));
+    // The base was listed before it was there, the log after that was bridged.
+    let after = sample.archive.catalog().await.unwrap();
+    let mut listed = after.clone();
+    let bases = &mut listed.histories.get_mut(&id(1)).unwrap().bases;
+    assert_eq!(bases.len(), 2);
+    bases.pop();
+    for goal in [When::Latest, When::Offset(ends[4])] {
+        let none_bad = BadBases::new();
+        let planned = plan(&sample.archive, &listed, id(1), goal, &none_bad).await;
+        assert_eq!(planned.unwrap().end.offset, Offset(ends[4]));
+    }
     for goal in [ends[2] + 1, ends[3], ends[4] - 1] {
         let error = sample.plan(id(1), When::Offset(goal)).await.unwrap_err();
         let text = error.to_string();
@@ -377,6 +389,27 @@ async fn a_hole_in_an_ancestors_log_is_never_an_early_end() {
         );
     }
     assert!(sample.plan(id(2), When::Offset(ends[2])).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_ancestor_that_was_listed_before_it_was_left_is_followed_to_that_point() {
+    let (bytes, ends) = units();
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(1), None).await;
+    sample.base(id(1), 1000, 0, 5).await;
+    let cuts = &ends[1..ends.len() - 1];
+    sample.log(id(1), at(1000, 0), &bytes, cuts).await;
+    sample.history(id(2), Some((id(1), ends[3]))).await;
+    let branch = at(ends[3], 5);
+    let end = sample.log(id(2), branch, &feed(&["SET x 1"]), &[]).await;
+    let mut catalog = sample.archive.catalog().await.unwrap();
+    let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
+    listed.truncate(1);
+    let none_bad = BadBases::new();
+    let planned = plan(&sample.archive, &catalog, id(2), When::Latest, &none_bad).await;
+    let planned = planned.unwrap();
+    assert_eq!(planned.end, end);
+    assert_eq!(planned.pieces.len(), 4);
 }
 
 #[tokio::test]

@@ -271,6 +271,28 @@ async fn the_first_pass_knows_what_a_target_needs() {
 }
 
 #[tokio::test]
+async fn a_base_that_appears_before_a_log_is_sealed_does_not_move_the_seal() {
+    let sample = sample("7.0.15", &LOG).await;
+    let end = 1000 + feed(&LOG).len() as u64;
+    let before = sample.store.names();
+    sample.base(id(1), end + 500, 0, 9_000).await;
+    let of_base = sample.store.names();
+    for name in of_base.iter().filter(|name| !before.contains(name)) {
+        sample.store.hide(name, 1);
+    }
+    let archive = &sample.archive;
+    let plan = seal(archive, id(1), "test", "test", 7).await.unwrap();
+    // Whoever goes on storing after what is there meets it.
+    let met = archive.entry(id(1), end + 1).await.unwrap();
+    let is_met = match met {
+        Some(crate::segment::Entry::Seal(_)) => plan.end.offset == Offset(end),
+        Some(crate::segment::Entry::Segment(header)) => header.is_gap(),
+        None => false,
+    };
+    assert!(is_met, "{:?} {}", plan.end, plan.notes.join("; "));
+}
+
+#[tokio::test]
 async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
     let sample = sample("7.0.15", &LOG).await;
     let end = Offset(1000 + feed(&LOG).len() as u64);

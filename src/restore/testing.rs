@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 
-use super::plan::{BadBases, Plan, plan};
+use super::{BadBases, Plan, plan};
 use super::{RestoreError, When};
 use crate::archive::{
     Archive, BaseKind, BaseManifest, DbCounts, FORMAT, HistoryDoc, Parent, ServerInfo,

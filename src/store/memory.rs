@@ -40,6 +40,8 @@ struct State {
     read_faults: Vec<Fault>,
     delay: Duration,
     calls: Vec<Call>,
+    /// Taken away until so many listings more have been made.
+    hidden: Vec<(usize, String, Bytes)>,
 }
 
 /// What goes wrong with a call.
@@ -66,6 +68,19 @@ pub enum Call {
     List(String),
     /// Of [`Store::delete`].
     Delete(String),
+}
+
+impl State {
+    fn after_listing(&mut self) {
+        for (listings, name, body) in std::mem::take(&mut self.hidden) {
+            match listings.saturating_sub(1) {
+                0 => {
+                    self.objects.insert(name, body);
+                }
+                left => self.hidden.push((left, name, body)),
+            }
+        }
+    }
 }
 
 impl MemoryStore {
@@ -165,6 +180,14 @@ impl MemoryStore {
     /// Takes an object away.
     pub fn remove(&self, name: &str) {
         self.state().objects.remove(name);
+    }
+
+    /// Takes an object away until so many listings more have been made, as if it were created then.
+    pub fn hide(&self, name: &str, listings: usize) {
+        let mut state = self.state();
+        if let Some(body) = state.objects.remove(name) {
+            state.hidden.push((listings, name.to_owned(), body));
+        }
     }
 
     /// Flips the bits of `mask` in byte `at` of an object.
@@ -314,8 +337,8 @@ impl Store for MemoryStore {
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         self.begin(Call::List(prefix.to_owned())).await;
         let first = from.map_or(prefix, |from| from.max(prefix)).to_owned();
-        let found: Vec<_> = self
-            .state()
+        let mut state = self.state();
+        let found: Vec<_> = state
             .objects
             .range(first..)
             .take_while(|(name, _)| name.starts_with(prefix))
@@ -326,6 +349,7 @@ impl Store for MemoryStore {
                 })
             })
             .collect();
+        state.after_listing();
         stream::iter(found).boxed()
     }
 

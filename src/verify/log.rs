@@ -4,7 +4,7 @@ use futures::StreamExt;
 
 use super::{HistoryReport, Stretch, starts, until};
 use crate::archive::{Archive, ArchiveError, Catalog, ChainEnd, ChainItem, History, Name};
-use crate::position::{Boundary, Offset};
+use crate::position::{Boundary, Offset, Position};
 use crate::resp::FeedScanner;
 use crate::restore::Progress;
 use crate::segment::SegmentHeader;
@@ -79,7 +79,13 @@ impl Walk<'_> {
                     self.reached = header.meta.end;
                 }
                 Ok(ChainItem::End(end)) => {
-                    self.end(end);
+                    let bridged = match end {
+                        ChainEnd::SteppedOver { resumes, .. } => {
+                            self.has_base(catalog, resumes).await?
+                        }
+                        _ => false,
+                    };
+                    self.end(end, bridged);
                     return Ok(());
                 }
                 Err(error @ ArchiveError::Store(_)) => return Err(error),
@@ -108,7 +114,19 @@ impl Walk<'_> {
         until(later.find(|at| *at > self.reached))
     }
 
-    fn end(&mut self, end: ChainEnd) {
+    /// Is there a base at the end of a bridge, or one behind it? It may have come while the names were listed.
+    async fn has_base(&self, catalog: &Catalog, resumes: Offset) -> Result<bool, ArchiveError> {
+        if self.starts.iter().any(|(start, _)| *start >= resumes) {
+            return Ok(true);
+        }
+        let at = Position {
+            history: self.history.doc.id,
+            offset: resumes,
+        };
+        Ok(self.archive.with_base(catalog, at).await?.is_some())
+    }
+
+    fn end(&mut self, end: ChainEnd, bridged: bool) {
         let beyond = self.starts.iter().map(|(at, _)| *at);
         let next_base = beyond.filter(|at| *at > self.reached).min();
         match end {
@@ -120,9 +138,7 @@ impl Walk<'_> {
                     ));
                 }
             }
-            ChainEnd::SteppedOver { at, resumes }
-                if self.starts.iter().any(|(start, _)| *start >= resumes) =>
-            {
+            ChainEnd::SteppedOver { at, resumes } if bridged => {
                 self.found.notes.push(format!(
                     "nobody has the bytes after offset {at} up to {resumes} (a full sync stepped over them): points between \
                      cannot be restored"

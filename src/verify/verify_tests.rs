@@ -1,10 +1,15 @@
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 
 use futures::TryStreamExt;
 
 use super::*;
 use crate::archive::{BaseKind, FORMAT, HistoryDoc, ServerInfo};
 use crate::rdb::samples;
+use crate::restore::testing::{Sample, at, feed};
 use crate::store::MemoryStore;
 use crate::store::memory::Fault;
 
@@ -129,4 +134,37 @@ async fn a_base_that_the_second_reader_does_not_know_has_no_second_opinion() {
         report.histories[0].notes[0].contains("no second opinion"),
         "{report}"
     );
+}
+
+#[tokio::test]
+async fn what_came_while_the_names_were_listed_is_no_damage() {
+    let sample = Sample::new("7.0.15").await;
+    let [old, new] = [1, 2].map(|byte| ReplId::from_random([byte; 20]));
+    sample.history(old, None).await;
+    sample.base(old, 1000, 0, 5).await;
+    let feed = feed(&["SET a 1", "SET b 2"]);
+    let middle = 1000 + feed.len() as u64 / 2;
+    let end = sample.log(old, at(1000, 0), &feed, &[middle]).await;
+    sample.history(new, Some((old, end.offset.0))).await;
+    // The log was listed before it was left.
+    let segment = Name::Log {
+        history: old,
+        first_byte: middle + 1,
+    };
+    sample.store.hide(&segment.to_string(), 1);
+    let report = verify(&sample.archive, deep(), &()).await.unwrap();
+    assert!(report.sound, "{report}");
+    // And a base was listed before it was made, the log after that was bridged.
+    sample.base(new, end.offset.0 + 100, 0, 6).await;
+    sample.archive.bridged_end(new, "test").await.unwrap();
+    let manifest = Name::BaseManifest(Position {
+        history: new,
+        offset: end.offset.plus(100),
+    });
+    sample.store.hide(&manifest.to_string(), 1);
+    let report = verify(&sample.archive, deep(), &()).await.unwrap();
+    assert!(report.sound, "{report}");
+    sample.store.remove(&manifest.to_string());
+    let report = verify(&sample.archive, deep(), &()).await.unwrap();
+    assert_eq!(report.problems, 1, "{report}");
 }
