@@ -85,7 +85,7 @@ pub enum RestoreError {
     /// The goal lies where a full sync stepped over bytes that nobody has.
     #[error(
         "{goal} cannot be restored: nobody has the bytes of the log after {from} up to offset {upto}, as a full sync stepped \
-         over them. Ask for offset {reachable}, which is the last point before them, or for offset {upto}"
+         over them. Ask for offset {reachable}, which is the last point before them, or for one from offset {upto} on"
     )]
     SteppedOver {
         /// What was asked for.
