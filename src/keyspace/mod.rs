@@ -65,6 +65,8 @@ pub use table::{Spec, Support, commands, find};
 pub use value::{DataType, Dialect, Raw, Value};
 pub use zsets::Zset;
 
+use crate::rdb::Family;
+
 /// Bytes of a key, a member, a field.
 pub type Blob = Box<[u8]>;
 
@@ -190,6 +192,8 @@ pub struct Keyspace {
     lasts: Lasts,
     /// A value was loaded though it is overwritten, as a module has attached something to it.
     is_attached: bool,
+    /// The server is known to be a Valkey.
+    is_valkey: bool,
     /// Where the databases of the snapshot are in the end.
     layout: Layout,
     /// Keys that leave after the command at hand: the database of the snapshot, the database, the name.
@@ -235,10 +239,21 @@ impl Keyspace {
             touches: Touches::default(),
             lasts,
             is_attached: false,
+            is_valkey: dialect.family == Family::Valkey,
             layout: footprint.layout().clone(),
             leaving: Vec::new(),
             alone: Vec::new(),
         }
+    }
+
+    /// The server is a Valkey: its versions up to 8.1 write the RDB of Redis 7.2.
+    pub fn set_valkey(&mut self) {
+        self.is_valkey = true;
+    }
+
+    /// Is the server known to be a Valkey?
+    pub(crate) fn is_valkey(&self) -> bool {
+        self.is_valkey
     }
 
     /// How values are written in this snapshot.

@@ -57,6 +57,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// Did a Valkey write it?
+    fn is_valkey(&self) -> bool {
+        self.base.server.flavour == "valkey"
+    }
+
     /// The boundary at which the old snapshot stands.
     #[must_use]
     pub fn start(&self) -> Boundary {

@@ -49,6 +49,7 @@ pub async fn load(
         footprint: &mut survey.footprint,
         selected: source.base.db,
         limit: limits.memory,
+        is_valkey: source.is_valkey(),
         space: None,
         unwanted,
     };
@@ -126,6 +127,7 @@ struct Loader<'a> {
     footprint: &'a mut Footprint,
     selected: u32,
     limit: usize,
+    is_valkey: bool,
     space: Option<Keyspace>,
     unwanted: &'a mut (dyn FnMut(u32, u8) + Send),
 }
@@ -138,7 +140,11 @@ impl Sink for Loader<'_> {
         if opcode == MAGIC {
             let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
             let dialect = Dialect { family, version };
-            self.space = Some(Keyspace::new(self.footprint, dialect, self.selected));
+            let mut space = Keyspace::new(self.footprint, dialect, self.selected);
+            if self.is_valkey {
+                space.set_valkey();
+            }
+            self.space = Some(space);
         }
         Ok(())
     }

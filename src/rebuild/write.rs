@@ -106,6 +106,7 @@ async fn run(
         stand,
         limits,
         start: source.start(),
+        is_valkey: source.is_valkey(),
         space: None,
         libraries: Libraries::default(),
         aux: None,
@@ -146,6 +147,7 @@ struct Builder {
     stand: Stand,
     limits: Limits,
     start: Boundary,
+    is_valkey: bool,
     /// Known with the magic.
     space: Option<Keyspace>,
     libraries: Libraries,
@@ -207,7 +209,10 @@ impl Builder {
     fn magic(&mut self, raw: &[u8]) -> Result<(), BaseStop> {
         let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
         let dialect = Dialect { family, version };
-        let space = Keyspace::passing(&mut self.survey.footprint, dialect, self.start.db);
+        let mut space = Keyspace::passing(&mut self.survey.footprint, dialect, self.start.db);
+        if self.is_valkey {
+            space.set_valkey();
+        }
         self.space = Some(space);
         self.out.bytes.extend_from_slice(raw);
         Ok(())

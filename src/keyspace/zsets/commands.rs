@@ -8,7 +8,6 @@ use super::super::pop::{self, Ends};
 use super::super::table::Spec;
 use super::range::{Pick, Range};
 use super::{LONGEST_PACKED, MOST_PACKED, Zset, number};
-use crate::rdb::Family;
 
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("ZADD", Keys::At(&[1]), zadd),
@@ -122,14 +121,14 @@ pub(in super::super) fn add(
         return Err(args.diverged("its options contradict each other"));
     }
     let key = args.get(1)?;
-    let dialect = space.dialect();
+    let (dialect, is_valkey) = (space.dialect(), space.is_valkey());
     if only_there && space.entry(key)?.is_none() {
         return Ok(());
     }
     let zset: &mut Zset = space.value_or_new(args, key)?;
     let longest = members.iter().map(|(_, member)| member.len()).max();
     zset.packed &= (dialect.version < FIRST_WITH_HINT || members.len() <= MOST_PACKED)
-        && (dialect.family != Family::Valkey || longest.unwrap_or(0) <= LONGEST_PACKED);
+        && (!is_valkey || longest.unwrap_or(0) <= LONGEST_PACKED);
     for (score, member) in members {
         let old = zset.score(member);
         if if old.is_some() { only_new } else { only_there } {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::super::Keyspace;
 use super::super::args::Args;
-use super::super::testing::{REDIS_9, REDIS_13, all_diverge, empty};
+use super::super::testing::{REDIS_9, REDIS_13, all_diverge, empty, redis};
 use super::*;
 
 /// Members and scores in order; none if there is no such key.
@@ -267,6 +267,22 @@ fn the_sign_of_a_zero_is_kept_where_servers_keep_it() {
         // A zero that is there stays.
         space.run("ZADD z 0 a").unwrap();
         assert_eq!(zset(&mut space, "z").as_deref(), Some(expected));
+    }
+}
+
+/// Valkey looks at all members of a `ZADD` before it packs the first, also where it writes the RDB of Redis 7.2.
+#[test]
+fn the_sign_of_a_zero_depends_on_whose_server_it_is() {
+    let long = "x".repeat(65);
+    for (is_valkey, zero) in [(false, "0"), (true, "-0")] {
+        let mut space = empty(redis(11));
+        if is_valkey {
+            space.set_valkey();
+        }
+        space.run("ZADD z 1 b").unwrap();
+        space.run(&format!("ZADD z -0 a 2 {long}")).unwrap();
+        let expected = format!("a={zero} b=1 {long}=2");
+        assert_eq!(zset(&mut space, "z"), Some(expected));
     }
 }
 
