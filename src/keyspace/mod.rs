@@ -246,9 +246,9 @@ impl Keyspace {
         }
     }
 
-    /// The server is a Valkey: its versions up to 8.1 write the RDB of Redis 7.2.
-    pub fn set_valkey(&mut self) {
-        self.is_valkey = true;
+    /// Is the server a Valkey? The RDB does not always tell: versions up to 8.1 write that of Redis 7.2.
+    pub fn set_valkey(&mut self, is_valkey: bool) {
+        self.is_valkey |= is_valkey;
     }
 
     /// Is the server known to be a Valkey?

@@ -141,9 +141,7 @@ impl Sink for Loader<'_> {
             let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
             let dialect = Dialect { family, version };
             let mut space = Keyspace::new(self.footprint, dialect, self.selected);
-            if self.is_valkey {
-                space.set_valkey();
-            }
+            space.set_valkey(self.is_valkey);
             self.space = Some(space);
         }
         Ok(())

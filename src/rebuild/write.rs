@@ -210,9 +210,7 @@ impl Builder {
         let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
         let dialect = Dialect { family, version };
         let mut space = Keyspace::passing(&mut self.survey.footprint, dialect, self.start.db);
-        if self.is_valkey {
-            space.set_valkey();
-        }
+        space.set_valkey(self.is_valkey);
         self.space = Some(space);
         self.out.bytes.extend_from_slice(raw);
         Ok(())

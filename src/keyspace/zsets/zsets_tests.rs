@@ -276,9 +276,7 @@ fn the_sign_of_a_zero_depends_on_whose_server_it_is() {
     let long = "x".repeat(65);
     for (is_valkey, zero) in [(false, "0"), (true, "-0")] {
         let mut space = empty(redis(11));
-        if is_valkey {
-            space.set_valkey();
-        }
+        space.set_valkey(is_valkey);
         space.run("ZADD z 1 b").unwrap();
         space.run(&format!("ZADD z -0 a 2 {long}")).unwrap();
         let expected = format!("a={zero} b=1 {long}=2");
