@@ -60,11 +60,9 @@ pub trait Sink {
     /// The magic, then each record that is not a key, whole: opcode and bytes. The end opcode is the last; the checksum is
     /// not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
-    /// Is it told of keys ahead?
+    /// May [`Self::fate`] be asked about several keys of one database, in any order, before it gets what comes of them? Whoever
+    /// looks them up in memory need not wait for one before the next.
     const AHEAD: bool = false;
-    /// [`Self::fate`] will be asked about this key, unless the database changes before: whoever looks it up somewhere can fetch
-    /// that into the caches of the processor, together with what others need.
-    fn ahead(&mut self, _db: u32, _key: &[u8]) {}
     /// What is to become of this key, of this RDB type? Modules may have attached data to it.
     fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate;
     /// Raw bytes of keys that pass by, with all that belongs to them.
@@ -228,13 +226,16 @@ impl Reader {
                 start,
                 done: 0,
             };
-            if S::AHEAD {
-                tell_ahead(self.db, &events, &mut piece);
-            }
+            let asked = if S::AHEAD {
+                self.ask_ahead(&events, &mut piece)
+            } else {
+                Vec::new()
+            };
+            let mut asked = asked.into_iter();
             for event in events.drain(..) {
                 match event {
                     Event::Record { byte, at } => self.record(byte, at, &mut piece)?,
-                    Event::Value { at } => self.value(at, &mut piece)?,
+                    Event::Value { at } => self.value(at, asked.next().flatten(), &mut piece)?,
                 }
             }
             self.events = events;
@@ -271,7 +272,7 @@ impl Reader {
         match self.state {
             // Nothing is done with passing bytes before the next wanted key, so that they stay in one run.
             State::Passing => {}
-            State::Head if self.is_prefix() => {
+            State::Head if self.is_within_prefix() => {
                 let offset = usize::try_from(at.saturating_sub(self.head_at)).unwrap_or(usize::MAX);
                 if byte == END {
                     return Err(ReadError::Key {
@@ -296,13 +297,55 @@ impl Reader {
     }
 
     /// Is the last record of the head one that belongs to a key to come?
-    fn is_prefix(&self) -> bool {
-        let is_prefix = |byte: u8| match byte {
+    fn is_within_prefix(&self) -> bool {
+        let last = self.marks.last();
+        last.is_some_and(|(byte, _)| self.is_prefix(*byte))
+    }
+
+    /// Does such a record belong to the key after it?
+    fn is_prefix(&self, opcode: u8) -> bool {
+        match opcode {
             prefix::IDLE | prefix::FREQ | prefix::EXPIRETIME | prefix::EXPIRETIME_MS => true,
             prefix::KEY_META => self.walker.summary().family == super::Family::Redis,
             _ => false,
+        }
+    }
+
+    fn has_meta(&self) -> bool {
+        let mut marks = self.marks.iter();
+        marks.any(|(opcode, _)| *opcode == prefix::KEY_META)
+    }
+
+    /// The fates of the keys whose values begin in this piece, in their order; none where it is too early to ask.
+    fn ask_ahead<S: Sink>(&self, events: &[Event], piece: &mut Piece<'_, S>) -> Vec<Option<Fate>> {
+        let at_hand = match self.state {
+            State::Head => self.marks.last().map(|(opcode, _)| *opcode),
+            _ => None,
         };
-        self.marks.last().is_some_and(|(byte, _)| is_prefix(*byte))
+        if self.state == State::Magic || at_hand == Some(SELECTDB) {
+            return Vec::new();
+        }
+        let mut fates = Vec::with_capacity(events.len() / 2);
+        let mut last = None;
+        let mut within = at_hand.is_some_and(|opcode| self.is_prefix(opcode));
+        let mut has_meta = within && self.has_meta();
+        for event in events {
+            match event {
+                Event::Record { byte, .. } if *byte == SELECTDB => break,
+                Event::Record { byte, at } => {
+                    has_meta = *byte == prefix::KEY_META || within && has_meta;
+                    within = self.is_prefix(*byte);
+                    last = Some((*byte, at.saturating_add(1)));
+                }
+                Event::Value { at } => fates.push(last.take().and_then(|(kind, name_at)| {
+                    let name = piece.index(name_at)..piece.index(*at);
+                    let name = piece.bytes.get(name).unwrap_or_default();
+                    let key = Cursor::limited(name, RECORD_LIMIT).string().ok()?;
+                    Some(piece.sink.fate(self.db, &key, kind, has_meta))
+                })),
+            }
+        }
+        fates
     }
 
     /// The end opcode is a record of one byte.
@@ -366,8 +409,13 @@ impl Reader {
         sink.record(opcode, &self.held).map_err(ReadError::Sink)
     }
 
-    /// A key's name is known: decide.
-    fn value<S: Sink>(&mut self, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
+    /// A key's name is known: decide, unless that was done ahead.
+    fn value<S: Sink>(
+        &mut self,
+        at: u64,
+        asked: Option<Fate>,
+        piece: &mut Piece<'_, S>,
+    ) -> Done<S> {
         let (kind, type_at) = self.marks.last().copied().unwrap_or_default();
         let name_at = type_at.saturating_add(1);
         // Mostly, all of the head lies in this piece.
@@ -384,8 +432,6 @@ impl Reader {
             at: self.head_at,
             source,
         };
-        let mut input = Cursor::limited(head.get(name_at..).unwrap_or_default(), RECORD_LIMIT);
-        let key = input.string().map_err(bad)?;
         let mut expiry = None;
         let ends = self.marks.iter().skip(1).map(|(_, end)| *end);
         for ((opcode, start), end) in self.marks.iter().zip(ends) {
@@ -393,11 +439,14 @@ impl Reader {
             expiry = expiry_of(*opcode, raw).map_err(bad)?.or(expiry);
         }
         self.expiry = Some(expiry);
-        let has_meta = self
-            .marks
-            .iter()
-            .any(|(opcode, _)| *opcode == prefix::KEY_META);
-        let fate = piece.sink.fate(self.db, &key, kind, has_meta);
+        let fate = match asked {
+            Some(fate) => fate,
+            None => {
+                let name = head.get(name_at..).unwrap_or_default();
+                let key = Cursor::limited(name, RECORD_LIMIT).string().map_err(bad)?;
+                piece.sink.fate(self.db, &key, kind, self.has_meta())
+            }
+        };
         match fate {
             Fate::Pass => {
                 if !self.held.is_empty() {
@@ -497,25 +546,6 @@ impl Reader {
             payload: &self.value,
         };
         sink.item(item).map_err(ReadError::Sink)
-    }
-}
-
-/// Tells of the keys whose names lie in the piece.
-fn tell_ahead<S: Sink>(db: u32, events: &[Event], piece: &mut Piece<'_, S>) {
-    let mut name_at = None;
-    for event in events {
-        match event {
-            Event::Record { at, .. } => name_at = Some(at.saturating_add(1)),
-            Event::Value { at } => {
-                let name = name_at.map(|from| piece.index(from)..piece.index(*at));
-                let name = name
-                    .and_then(|name| piece.bytes.get(name))
-                    .unwrap_or_default();
-                if let Ok(key) = Cursor::limited(name, RECORD_LIMIT).string() {
-                    piece.sink.ahead(db, &key);
-                }
-            }
-        }
     }
 }
 

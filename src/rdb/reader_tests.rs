@@ -79,6 +79,70 @@ fn sample() -> (Vec<u8>, usize) {
     (bytes, body)
 }
 
+/// Is asked ahead where it says so, and keeps what it is asked.
+struct Asked<const AHEAD: bool> {
+    kept: Kept,
+    questions: Vec<(u32, Vec<u8>, u8, bool)>,
+}
+
+impl<const AHEAD: bool> Sink for Asked<AHEAD> {
+    type Error = BadValue;
+    const AHEAD: bool = AHEAD;
+
+    fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), BadValue> {
+        self.kept.record(opcode, raw)
+    }
+
+    fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate {
+        self.questions.push((db, key.to_vec(), kind, has_meta));
+        self.kept.fate(db, key, kind, has_meta)
+    }
+
+    fn pass(&mut self, raw: &[u8]) -> Result<(), BadValue> {
+        self.kept.pass(raw)
+    }
+
+    fn item(&mut self, item: Item<'_>) -> Result<(), BadValue> {
+        self.kept.item(item)
+    }
+}
+
+#[test]
+fn asking_ahead_asks_the_same_and_gives_the_same() {
+    fn asked<const AHEAD: bool>(chunks: [&[u8]; 2]) -> Asked<AHEAD> {
+        let mut reader = Reader::new(1 << 20);
+        let mut asked = Asked {
+            kept: Kept::new(|key| match key.last().map(|byte| byte % 3) {
+                Some(0) => Fate::Take,
+                Some(1) => Fate::Pass,
+                _ => Fate::Drop,
+            }),
+            questions: Vec::new(),
+        };
+        for chunk in chunks {
+            reader.push(chunk, &mut asked).unwrap();
+        }
+        reader.finish::<BadValue>().unwrap();
+        asked.questions.sort();
+        asked
+    }
+    let (bytes, _) = sample();
+    let one_by_one = asked::<false>([&bytes, &[]]);
+    let dbs: std::collections::BTreeSet<u32> = one_by_one.questions.iter().map(|it| it.0).collect();
+    assert!(dbs.len() > 1, "several databases: {dbs:?}");
+    assert!(
+        one_by_one.questions.iter().any(|it| it.3),
+        "a key with data of modules"
+    );
+    for cut in 0..bytes.len() {
+        let (a, b) = bytes.split_at(cut);
+        let ahead = asked::<true>([a, b]);
+        assert_eq!(ahead.questions, one_by_one.questions, "cut at {cut}");
+        assert_eq!(ahead.kept.taken, one_by_one.kept.taken, "cut at {cut}");
+        assert_eq!(ahead.kept.raw, one_by_one.kept.raw, "cut at {cut}");
+    }
+}
+
 #[test]
 fn what_passes_by_is_the_same_bytes_however_they_are_cut() {
     let (bytes, body) = sample();

@@ -278,12 +278,6 @@ impl Sink for Builder {
 
     const AHEAD: bool = true;
 
-    fn ahead(&mut self, db: u32, key: &[u8]) {
-        let wanted = self.space.as_ref().map(|space| space.wants(db, key));
-        // The answer comes too early.
-        std::hint::black_box(wanted);
-    }
-
     fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate {
         match self.space.as_ref().map(|space| space.wants(db, key)) {
             Some(Wanted::Yes) => return Fate::Take,
