@@ -285,7 +285,7 @@ impl Keyspace {
     #[must_use]
     pub fn wants(&self, db: u32, key: &[u8]) -> Wanted {
         if let Some(db) = self.dbs.get(&db)
-            && let Some(number) = db.names.find(key)
+            && let Some(number) = db.names.find_rare(key)
         {
             return if db.unread.get(number) {
                 Wanted::Overwritten

@@ -14,6 +14,8 @@ const UNIT: usize = 8;
 /// The byte before a name is its length; this says that the length stands in four bytes behind it.
 const LONG: u8 = 0xFF;
 const FIRST_TABLE: usize = 16;
+/// The filter of a table with more places would not stay in the caches: this one takes 256 KiB.
+const MOST_FILTERED: usize = 1 << 18;
 
 /// A set of names, numbered in the order in which they came.
 ///
@@ -24,6 +26,9 @@ pub(super) struct Names {
     /// Open addressing; its length is a power of two. A place: low half, the low half of the name's hash, which is where it
     /// would be, wrapped; high half, where the name lies, in units from 1 on. 0: free.
     table: Vec<u64>,
+    /// Eight bits for each place of a small table, one set for each name: that most names are not there is seen in the
+    /// caches, and without following what the table has at their places.
+    filter: Vec<u64>,
     /// Each: number, length, bytes.
     bytes: Vec<u8>,
     count: u32,
@@ -49,6 +54,20 @@ impl Names {
     /// The number of a name.
     pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
         self.place(name).map(|place| place.number)
+    }
+
+    /// The same for names of which few are there.
+    pub(super) fn find_rare(&self, name: &[u8]) -> Option<u32> {
+        let tag = self.tag(name);
+        let (word, bit) = Self::bit_of(tag);
+        // Its length is a power of two.
+        let mask = self.filter.len().wrapping_sub(1);
+        if let Some(word) = self.filter.get(word & mask)
+            && word & bit == 0
+        {
+            return None;
+        }
+        self.probe(tag, name).ok().map(|place| place.number)
     }
 
     /// Where a name lies.
@@ -93,6 +112,7 @@ impl Names {
         if let Some(place) = self.table.get_mut(free) {
             *place = u64::from(unit) << 32 | u64::from(tag);
         }
+        self.note(tag);
         Some((number, true))
     }
 
@@ -139,12 +159,19 @@ impl Names {
             .filter(|place| *place != 0 && first(place))
             .collect();
         self.table.fill(0);
+        self.filter.fill(0);
         self.fill(&places);
     }
 
     fn grow(&mut self) {
         let wanted = self.table.len().saturating_mul(2).max(FIRST_TABLE);
         let old = std::mem::replace(&mut self.table, vec![0; wanted]);
+        let bits = if wanted <= MOST_FILTERED {
+            wanted.saturating_mul(8)
+        } else {
+            0
+        };
+        self.filter = vec![0; bits.div_ceil(64)];
         self.fill(&old);
     }
 
@@ -159,7 +186,22 @@ impl Names {
             if let Some(free) = self.table.get_mut(at) {
                 *free = *place;
             }
+            self.note(Self::tag_of(*place));
         }
+    }
+
+    /// Notes a name in the filter.
+    fn note(&mut self, tag: u32) {
+        let (word, bit) = Self::bit_of(tag);
+        let mask = self.filter.len().wrapping_sub(1);
+        if let Some(word) = self.filter.get_mut(word & mask) {
+            *word |= bit;
+        }
+    }
+
+    /// Which word of the filter, before it is wrapped, and which bit of it.
+    fn bit_of(tag: u32) -> (usize, u64) {
+        ((tag >> 6) as usize, 1 << (tag & 63))
     }
 
     /// Where the name lies, or else where in the table it would be noted.
@@ -297,11 +339,30 @@ mod tests {
         names.back_to(mark);
         assert!(names.iter().eq(expected.iter().take(20).map(Vec::as_slice)));
         for n in 0..40 {
-            assert_eq!(names.find(&of(n)), (n < 20).then_some(n as u32));
+            let expected = (n < 20).then_some(n as u32);
+            assert_eq!(names.find(&of(n)), expected);
+            assert_eq!(names.find_rare(&of(n)), expected);
         }
         assert_eq!(names.insert(b"again"), Some((20, true)));
         assert_eq!(names.find(b"again"), Some(20));
         assert_eq!(names.len(), 21);
+    }
+
+    #[test]
+    fn rare_names_are_found_in_tables_of_any_size() {
+        let mut names = Names::default();
+        assert_eq!(names.find_rare(b"0"), None);
+        let most = MOST_FILTERED as u32;
+        for n in 0..most {
+            names.insert(&n.to_le_bytes());
+            if n.is_power_of_two() || n + 1 == most {
+                assert_eq!(names.filter.is_empty(), names.table.len() > MOST_FILTERED);
+                let there = (0..=n).all(|m| names.find_rare(&m.to_le_bytes()) == Some(m));
+                assert!(there, "{n}");
+                assert_eq!(names.find_rare(&(n + 1).to_le_bytes()), None);
+            }
+        }
+        assert!(names.table.len() > MOST_FILTERED);
     }
 
     #[test]
