@@ -14,8 +14,9 @@ const FETCH_AHEAD: usize = 2;
 /// Decompressed pieces (at most a zstd frame each) that wait for the consumer.
 const DECODE_AHEAD: usize = 1;
 
-/// Compressed bytes pushed at once. Between two pushes the decoder notices that nobody listens any more.
-const PUSH_BYTES: usize = 64 << 10;
+/// Compressed bytes pushed at once: several of zstd's blocks, as it copies those that are cut. Between two pushes the decoder
+/// notices that nobody listens any more.
+const PUSH_BYTES: usize = 512 << 10;
 
 /// Turns an object's bytes into raw ones.
 pub(super) trait Decode: Send + 'static {

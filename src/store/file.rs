@@ -39,8 +39,8 @@ const LIST_PAGE: usize = 500;
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An upload flushes to the disk each time it has written so much, so that the last fsync has little left to do and the page
-/// cache does not fill up.
-const FLUSH_EVERY: u64 = 64 << 20;
+/// cache does not fill up. So little takes no longer than those who bring the bytes are ahead.
+const FLUSH_EVERY: u64 = 16 << 20;
 
 /// A directory as a store.
 #[derive(Debug, Clone)]
