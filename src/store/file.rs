@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::file_walk::Walk;
 use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
@@ -38,8 +39,8 @@ const LIST_PAGE: usize = 500;
 /// Temporary files that nobody has written to for so long belong to a process that died: no upload stands still for a day.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An upload flushes to the disk each time it has written so much, so that the last fsync has little left to do and the page
-/// cache does not fill up. So little takes no longer than those who bring the bytes are ahead.
+/// An upload flushes to the disk each time it has written so much, while the next bytes are written: the last fsync has then
+/// little left to do, and the page cache does not fill up.
 const FLUSH_EVERY: u64 = 16 << 20;
 
 /// A directory as a store.
@@ -90,9 +91,8 @@ impl Store for FileStore {
         let (shared, name) = (Arc::clone(&self.0), name.to_owned());
         blocking(move || {
             let mut temporary = shared.temporary(&name)?;
-            temporary
-                .write(&body)
-                .map_err(|error| cannot("write", &name, &error))?;
+            let written = temporary.file.write_all(&body);
+            written.map_err(|error| cannot("write", &name, &error))?;
             shared.publish(temporary, &name)
         })
         .await
@@ -107,6 +107,8 @@ impl Store for FileStore {
                 shared,
                 name,
                 temporary: Some(temporary),
+                unflushed: 0,
+                flush: None,
             }) as Box<dyn Upload>)
         })
         .await
@@ -193,11 +195,7 @@ impl Shared {
             let path = directory.join(format!("{}-{count}", std::process::id()));
             match File::create_new(&path) {
                 Ok(file) => {
-                    return Ok(Temporary {
-                        file,
-                        path,
-                        unflushed: 0,
-                    });
+                    return Ok(Temporary { file, path });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -301,19 +299,6 @@ fn link_error(error: io::Error) -> io::Error {
 struct Temporary {
     file: File,
     path: PathBuf,
-    unflushed: u64,
-}
-
-impl Temporary {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.unflushed = self.unflushed.saturating_add(bytes.len() as u64);
-        if self.unflushed >= FLUSH_EVERY {
-            self.file.sync_data()?;
-            self.unflushed = 0;
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Temporary {
@@ -328,9 +313,32 @@ struct FileUpload {
     name: String,
     /// None after an error: what has been written is then unknown.
     temporary: Option<Temporary>,
+    /// Bytes that were written since the last flush began.
+    unflushed: u64,
+    /// The flush that is under way.
+    flush: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl FileUpload {
+    /// Waits for the flush that is under way. Each error of a disk is told once.
+    async fn flushed(&mut self) -> Result<(), StoreError> {
+        let Some(flush) = self.flush.take() else {
+            return Ok(());
+        };
+        let flushed = flush.await.map_err(|error| interrupted(&error))?;
+        flushed.map_err(|error| cannot("write", &self.name, &error))
+    }
+
+    /// Begins the next flush, once the one before is over.
+    async fn begin_flush(&mut self, temporary: &Temporary) -> Result<(), StoreError> {
+        self.flushed().await?;
+        let file = temporary.file.try_clone();
+        let file = file.map_err(|error| cannot("write", &self.name, &error))?;
+        self.flush = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        self.unflushed = 0;
+        Ok(())
+    }
+
     fn broken(&self) -> StoreError {
         StoreError::Permanent {
             what: format!("cannot write {}", self.name),
@@ -344,18 +352,23 @@ impl Upload for FileUpload {
     async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
         let mut temporary = self.temporary.take().ok_or_else(|| self.broken())?;
         let name = self.name.clone();
+        self.unflushed = self.unflushed.saturating_add(chunk.len() as u64);
         let written = blocking(move || {
-            temporary
-                .write(&chunk)
-                .map_err(|error| cannot("write", &name, &error))?;
+            let written = temporary.file.write_all(&chunk);
+            written.map_err(|error| cannot("write", &name, &error))?;
             Ok(temporary)
         });
-        self.temporary = Some(written.await?);
+        let temporary = written.await?;
+        if self.unflushed >= FLUSH_EVERY {
+            self.begin_flush(&temporary).await?;
+        }
+        self.temporary = Some(temporary);
         Ok(())
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         let temporary = self.temporary.take().ok_or_else(|| self.broken())?;
+        self.flushed().await?;
         blocking(move || self.shared.publish(temporary, &self.name)).await
     }
 }
@@ -462,10 +475,14 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(StoreError::Transient {
-            what: "cannot use the disk".to_owned(),
-            cause: format!("the process is shutting down ({error})"),
-        }),
+        Err(error) => Err(interrupted(&error)),
+    }
+}
+
+fn interrupted(error: &JoinError) -> StoreError {
+    StoreError::Transient {
+        what: "cannot use the disk".to_owned(),
+        cause: format!("the process is shutting down ({error})"),
     }
 }
 

@@ -180,18 +180,54 @@ async fn lost_and_found_is_no_part_of_the_store() {
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
+/// An upload to a device instead of a file.
+fn upload_to(root: &Path, device: &str) -> Box<FileUpload> {
+    Box::new(FileUpload {
+        shared: FileStore::open(root).unwrap().0,
+        name: "a".to_owned(),
+        temporary: Some(Temporary {
+            file: File::options().write(true).open(device).unwrap(),
+            path: PathBuf::from("/nowhere/at-all"),
+        }),
+        unflushed: 0,
+        flush: None,
+    })
+}
+
 #[tokio::test]
 async fn a_full_disk_is_worth_another_try() {
-    // /dev/full answers every write with ENOSPC.
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut temporary = Temporary {
-        file: full,
-        path: PathBuf::from("/nowhere/at-all"),
-        unflushed: 0,
-    };
-    let error = cannot("write", "a", &temporary.write(b"x").unwrap_err());
+    let root = tempfile::tempdir().unwrap();
+    // It answers every write with ENOSPC.
+    let mut upload = upload_to(root.path(), "/dev/full");
+    let error = upload.write(Bytes::from_static(b"x")).await.unwrap_err();
     assert!(error.is_transient());
     assert!(error.to_string().contains("the disk is full"), "{error}");
+    let again = upload.write(Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(again.to_string().contains("begin it anew"), "{again}");
+}
+
+#[tokio::test]
+async fn a_flush_that_fails_beside_the_writing_fails_the_upload() {
+    let root = tempfile::tempdir().unwrap();
+    let much = Bytes::from(vec![0; FLUSH_EVERY as usize]);
+    let is_told = |error: StoreError| {
+        assert!(error.to_string().contains("cannot write a"), "{error}");
+        assert!(error.to_string().contains("Invalid argument"), "{error}");
+    };
+    // It takes all that is written, and cannot be flushed.
+    let mut upload = upload_to(root.path(), "/dev/null");
+    upload.write(much.clone()).await.unwrap();
+    is_told(upload.write(much.clone()).await.unwrap_err());
+    upload.write(much.clone()).await.unwrap_err();
+    upload.commit().await.unwrap_err();
+    let mut upload = upload_to(root.path(), "/dev/null");
+    upload.write(much).await.unwrap();
+    is_told(upload.commit().await.unwrap_err());
+    assert!(
+        names(&FileStore::open(root.path()).unwrap())
+            .await
+            .is_empty()
+    );
 }
 
 #[tokio::test]
