@@ -15,7 +15,7 @@ use crate::position::{Offset, Position, ReplId};
 use crate::rdb::Family;
 use crate::rdb::elements::{Part, names, parts};
 use crate::rebuild::{self, At, Limits, Taker};
-use crate::restore::{self, When};
+use crate::restore::{self, RestoreError, When};
 use crate::shown::Shown;
 
 /// Prefixes that are told apart; changes of further ones are summed up.
@@ -149,7 +149,19 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     let earlier = plan_of(archive, request.history, request.from).await?;
     let split = earlier.end.offset;
     let catalog = archive.catalog().await?;
-    let plan = plan_from(archive, &catalog, earlier.history, request.to, split).await?;
+    let plan = match plan_from(archive, &catalog, earlier.history, request.to, split).await {
+        Err(RestoreError::Gap { missing, next, .. }) => {
+            // The later point may be there all the same, from a snapshot beyond the gap.
+            let later = plan_of(archive, Some(earlier.history), request.to).await?;
+            return Err(LookupError::Apart {
+                from: split,
+                to: later.end.offset,
+                missing,
+                next,
+            });
+        }
+        other => other?,
+    };
     if plan.end.offset < split {
         return Err(LookupError::Reversed {
             from: split,

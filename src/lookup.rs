@@ -45,6 +45,22 @@ pub enum LookupError {
         /// The limit.
         limit: usize,
     },
+    /// Both points can be restored, and the log between them is not whole.
+    #[error(
+        "what changed between offset {from} and offset {to} cannot be told: bytes of the log from {missing} on are missing \
+         between them{}. Restore both points, each with `backfeed restore --to FILE.rdb`, and compare the files; or ask for two \
+         points on the same side", .next.map(|next| format!(" (it goes on at byte {next})")).unwrap_or_default()
+    )]
+    Apart {
+        /// The earlier one.
+        from: Offset,
+        /// The later one.
+        to: Offset,
+        /// The first byte that is missing.
+        missing: u64,
+        /// Where the log goes on.
+        next: Option<u64>,
+    },
     /// The later point lies before the earlier one.
     #[error(
         "the point of --to (offset {to}) lies before that of --from (offset {from}): swap them"

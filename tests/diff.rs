@@ -261,3 +261,51 @@ fn databases_that_were_swapped_are_compared_with_what_they_were() {
     let found = stored.diff(&second, &last, &[]);
     assert_eq!(found["swapped"], json!([]));
 }
+
+/// Both sides of what a full sync stepped over can be looked into, and the way across is not known.
+#[test]
+fn points_with_missing_log_between_them_are_not_compared() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let server = Server::builder(Version::Redis80)
+        .arg("repl-backlog-size", "16kb")
+        .start();
+    let point = |lines: &[&str]| {
+        send(&mut server.connect(), lines);
+        format!("offset:{}", server.position().1)
+    };
+    let follow = || {
+        let backfeed = Backfeed::backup(&server.url(), &store, &[]);
+        backfeed.wait_following();
+        backfeed
+    };
+    let first = follow();
+    let before = point(&["SET a 1"]);
+    let also_before = point(&["SET a 2"]);
+    first.wait_captured(&server);
+    drop(first);
+    let within = point(&["SET within 1"]);
+    // More than the backlog holds.
+    let long = "x".repeat(100_000);
+    point(&[&format!("SET long {long}"), "DEL long"]);
+    let second = follow();
+    point(&["PING"]);
+    let behind = point(&["SET b 1"]);
+    let also_behind = point(&["SET b 2"]);
+    second.wait_captured(&server);
+    drop(second);
+    let diff = |from: &str, to: &str| run(&["diff", "--store", &store, "--from", from, "--to", to]);
+    assert_eq!(diff(&before, &also_before).code, 0);
+    assert_eq!(diff(&behind, &also_behind).code, 0);
+    for to in [&behind, "latest"] {
+        let output = diff(&before, to);
+        assert_eq!(output.code, 6, "{output:?}");
+        assert!(
+            output.stderr.contains("are missing between them"),
+            "{output:?}"
+        );
+    }
+    let output = diff(&before, &within);
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(output.stderr.contains("nobody has the bytes"), "{output:?}");
+}

@@ -107,7 +107,9 @@ impl From<LookupError> for Failure {
             LookupError::Rebuild(RebuildError::Archive(error)) => error.into(),
             LookupError::Rebuild(ref base) if base.is_damage() => Self::new(Exit::Damaged, error),
             LookupError::Reversed { .. } => Self::new(Exit::Usage, error),
-            LookupError::Stopped { .. } => Self::new(Exit::NothingToRestore, error),
+            LookupError::Stopped { .. } | LookupError::Apart { .. } => {
+                Self::new(Exit::NothingToRestore, error)
+            }
             LookupError::Rebuild(_) | LookupError::Memory { .. } => Self::new(Exit::Error, error),
         }
     }
