@@ -80,10 +80,10 @@ impl Archive {
                     );
                     catalog.unreadable.insert(id, reason);
                 }
-                Err(error @ ArchiveError::Missing { .. }) => {
-                    catalog
-                        .problems
-                        .push(format!("{error}; history {id} is ignored"));
+                Err(ArchiveError::Missing { object }) => {
+                    catalog.problems.push(format!(
+                        "history {id} is ignored: {object} is not there, as its first full sync is under way or was cut off"
+                    ));
                 }
                 Err(error) => {
                     catalog.unreadable.insert(id, error.to_string());
