@@ -22,6 +22,7 @@ const ON_EMPTY: &str = "on-empty-db";
 pub(super) async fn set(
     control: &mut Control,
     server: Option<Server>,
+    source: &Source,
 ) -> Result<bool, ControlError> {
     if server.is_none_or(|server| !server.has_redis(7, 0)) {
         return Ok(false);
@@ -43,7 +44,13 @@ pub(super) async fn set(
             tracing::debug!(%error, "the target loads from its disk");
             Ok(false)
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            // It may have heard all the same.
+            if let Some(note) = put_back(source).await {
+                tracing::warn!("{note}");
+            }
+            Err(error)
+        }
     }
 }
 
@@ -56,7 +63,7 @@ pub(super) async fn put_back(source: &Source) -> Option<String> {
     .await
     .err()?;
     Some(format!(
-        "{} has {SETTING} {ON_EMPTY} now, which was set for the restore and could not be put back: CONFIG SET {SETTING} {DISABLED} \
+        "{} may have {SETTING} {ON_EMPTY} now, which was set for the restore and could not be put back: CONFIG SET {SETTING} {DISABLED} \
          there ({error})",
         source.addr()
     ))

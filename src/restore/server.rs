@@ -384,7 +384,7 @@ impl<'a> Target<'a> {
             progress,
         };
         let server = self.server();
-        let is_changed = diskless::set(&mut self.control, server).await?;
+        let is_changed = diskless::set(&mut self.control, server, self.source).await?;
         let fed = self.feed(feed, &host, port).await;
         if is_changed && let Some(note) = diskless::put_back(self.source).await {
             tracing::warn!("{note}");

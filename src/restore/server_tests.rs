@@ -270,3 +270,27 @@ async fn the_setting_of_a_restore_is_put_back_whatever_comes_of_it() {
         assert_eq!(fake.sets(), wanted, "{value} {may_set}");
     }
 }
+
+#[tokio::test]
+async fn the_setting_is_put_back_if_the_link_is_lost_with_the_answer() {
+    let sample = sample().await;
+    let answer = move |_, words: &[String]| {
+        let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+        match texts[..] {
+            ["CONFIG", "GET", "repl-diskless-load"] => {
+                Some("*2\r\n$18\r\nrepl-diskless-load\r\n$8\r\ndisabled\r\n".to_owned())
+            }
+            ["CONFIG", "SET", _, "on-empty-db"] => None,
+            ["CONFIG", "SET", ..] => Some("+OK\r\n".to_owned()),
+            _ => Some(usual("7.0.15", words)),
+        }
+    };
+    let fake = Fake::start(Arc::new(answer)).await;
+    let restored = restore(&sample.archive, &request(&fake), &()).await;
+    assert!(restored.is_err());
+    let wanted = [
+        "repl-diskless-load on-empty-db",
+        "repl-diskless-load disabled",
+    ];
+    assert_eq!(fake.sets(), wanted);
+}
