@@ -15,7 +15,7 @@ use crate::position::{Offset, Position, ReplId};
 use crate::rdb::Family;
 use crate::rdb::elements::{Part, names, parts};
 use crate::rebuild::{self, At, Limits, Taker};
-use crate::restore::{self, RestoreError, When};
+use crate::restore::{self, Plan, RestoreError, When};
 use crate::shown::Shown;
 
 /// Prefixes that are told apart; changes of further ones are summed up.
@@ -141,6 +141,32 @@ pub struct KeyChange {
     pub value_changed: bool,
 }
 
+/// Why the log does not lead from the earlier point to the later one. That may be there all the same, from a snapshot behind what
+/// is missing.
+async fn apart(
+    archive: &Archive,
+    earlier: &Plan,
+    to: When,
+    error: RestoreError,
+) -> Result<LookupError, RestoreError> {
+    let RestoreError::Gap {
+        missing,
+        next,
+        stepped_over: true,
+        ..
+    } = error
+    else {
+        return Err(error);
+    };
+    let later = plan_of(archive, Some(earlier.history), to).await?;
+    Ok(LookupError::Apart {
+        from: earlier.end.offset,
+        to: later.end.offset,
+        missing,
+        next,
+    })
+}
+
 /// Compares.
 ///
 /// # Errors
@@ -149,18 +175,10 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     let earlier = plan_of(archive, request.history, request.from).await?;
     let split = earlier.end.offset;
     let catalog = archive.catalog().await?;
-    let plan = match plan_from(archive, &catalog, earlier.history, request.to, split).await {
-        Err(RestoreError::Gap { missing, next, .. }) => {
-            // The later point may be there all the same, from a snapshot beyond the gap.
-            let later = plan_of(archive, Some(earlier.history), request.to).await?;
-            return Err(LookupError::Apart {
-                from: split,
-                to: later.end.offset,
-                missing,
-                next,
-            });
-        }
-        other => other?,
+    let plan = plan_from(archive, &catalog, earlier.history, request.to, split).await;
+    let plan = match plan {
+        Err(error) => return Err(apart(archive, &earlier, request.to, error).await?),
+        Ok(plan) => plan,
     };
     if plan.end.offset < split {
         return Err(LookupError::Reversed {

@@ -45,10 +45,10 @@ pub enum LookupError {
         /// The limit.
         limit: usize,
     },
-    /// Both points can be restored, and the log between them is not whole.
+    /// Both points can be restored, and a full sync stepped over log between them.
     #[error(
-        "what changed between offset {from} and offset {to} cannot be told: bytes of the log from {missing} on are missing \
-         between them{}. Restore both points, each with `backfeed restore --to FILE.rdb`, and compare the files; or ask for two \
+        "what changed between offset {from} and offset {to} cannot be told: nobody has the bytes of the log from {missing} on, as a \
+         full sync stepped over them{}. Restore both points, each with `backfeed restore --to FILE.rdb`, and compare the files; or ask for two \
          points on the same side", .next.map(|next| format!(" (it goes on at byte {next})")).unwrap_or_default()
     )]
     Apart {

@@ -301,11 +301,53 @@ fn points_with_missing_log_between_them_are_not_compared() {
         let output = diff(&before, to);
         assert_eq!(output.code, 6, "{output:?}");
         assert!(
-            output.stderr.contains("are missing between them"),
+            output
+                .stderr
+                .contains("as a full sync stepped over them (it goes on"),
             "{output:?}"
         );
     }
     let output = diff(&before, &within);
     assert_eq!(output.code, 6, "{output:?}");
-    assert!(output.stderr.contains("nobody has the bytes"), "{output:?}");
+    assert!(
+        output
+            .stderr
+            .contains("cannot be restored: nobody has the bytes"),
+        "{output:?}"
+    );
+}
+
+/// Nor those with a segment between them that was lost: that is damage, and said to be.
+#[test]
+fn points_with_lost_log_between_them_are_damage() {
+    let stored = Stored::new(Version::Redis80, &["SET a 1"]);
+    let log = || {
+        let histories =
+            std::fs::read_dir(stored.store.trim_start_matches("file://").to_owned() + "/histories");
+        let history = histories.unwrap().next().unwrap().unwrap();
+        let segments = std::fs::read_dir(history.path().join("log")).unwrap();
+        let mut segments: Vec<_> = segments.map(|it| it.unwrap().path()).collect();
+        segments.sort();
+        segments
+    };
+    let before = stored.run(&["SET a 2"]);
+    stored.run(&["SET a 3"]);
+    let lost = log().pop().unwrap();
+    stored.run(&["SET a 4"]);
+    let made = run(&["consolidate", "--store", &stored.store]);
+    assert_eq!(made.code, 0, "{made:?}");
+    stored.run(&["SET a 5"]);
+    std::fs::remove_file(lost).unwrap();
+    let args = [
+        "diff",
+        "--store",
+        &stored.store,
+        "--from",
+        &before,
+        "--to",
+        "latest",
+    ];
+    let output = run(&args);
+    assert_eq!(output.code, 7, "{output:?}");
+    assert!(output.stderr.contains("has a gap"), "{output:?}");
 }

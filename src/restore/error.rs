@@ -81,6 +81,8 @@ pub enum RestoreError {
         base: Offset,
         /// The last boundary before the gap.
         reachable: Offset,
+        /// Nobody has those bytes, as a full sync stepped over them: a snapshot stands behind them instead.
+        stepped_over: bool,
     },
     /// The goal lies where a full sync stepped over bytes that nobody has.
     #[error(

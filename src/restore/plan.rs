@@ -493,6 +493,7 @@ impl Planner<'_> {
             goal: self.when.to_string(),
             base: base.offset,
             reachable: end.offset,
+            stepped_over: matches!(walk.stopped, Some(ChainEnd::SteppedOver { .. })),
         })
     }
 
