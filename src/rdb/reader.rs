@@ -61,7 +61,8 @@ pub trait Sink {
     /// not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
     /// May [`Self::fate`] be asked about several keys of one database, in any order, before it gets what comes of them? Whoever
-    /// looks them up in memory need not wait for one before the next.
+    /// looks them up in memory need not wait for one before the next. What comes after an error in the RDB is asked for nothing, and
+    /// [`Self::over`] cannot tell which key it means.
     const AHEAD: bool = false;
     /// What is to become of this key, of this RDB type? Modules may have attached data to it.
     fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate;
@@ -69,7 +70,7 @@ pub trait Sink {
     fn pass(&mut self, raw: &[u8]) -> Result<(), Self::Error>;
     /// A key that was wanted.
     fn item(&mut self, item: Item<'_>) -> Result<(), Self::Error>;
-    /// The key that [`Self::fate`] was asked about last is over: when it expires (Unix milliseconds), and how many bytes it
+    /// The key that [`Self::fate`] was asked about last (but see [`Self::AHEAD`]) is over: when it expires (Unix milliseconds), and how many bytes it
     /// takes with all that belongs to it. Told whatever its fate was.
     fn over(&mut self, _expiry: Option<i64>, _bytes: u64) {}
 }
@@ -316,7 +317,8 @@ impl Reader {
         marks.any(|(opcode, _)| *opcode == prefix::KEY_META)
     }
 
-    /// The fates of the keys whose values begin in this piece, in their order; none where it is too early to ask.
+    /// The fates of the keys whose values begin in this piece, in their order, up to the next database; none where it is too early
+    /// to ask.
     fn ask_ahead<S: Sink>(&self, events: &[Event], piece: &mut Piece<'_, S>) -> Vec<Option<Fate>> {
         let at_hand = match self.state {
             State::Head => self.marks.last().map(|(opcode, _)| *opcode),

@@ -397,7 +397,7 @@ impl Generator {
             }
         };
         if !self.knows(&name(&waiting)) {
-            unit.commands.push(self.command());
+            unit.commands.extend(sorted_everywhere(self.command()));
             return;
         }
         if unit.before.is_empty() {
