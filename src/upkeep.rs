@@ -36,8 +36,8 @@ pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Each segment that is read ahead and each base holds a thread while it is decompressed, and files are read by further ones: too
 /// few of them would wait for each other for ever.
 const BLOCKING_THREADS: usize = 16;
-/// How much the thread yields to others (19 is the most).
-const NICENESS: i32 = 15;
+/// How much the thread yields to others: the most there is.
+const NICENESS: i32 = 19;
 
 /// What is to be kept up.
 pub struct Upkeep {

@@ -9,7 +9,7 @@ use support::Backfeed;
 
 const WAITS: usize = 1000;
 /// As the thread that makes bases beside a capture yields to others.
-const NICENESS: &str = "15";
+const NICENESS: &str = "19";
 
 pub fn run(place: &Place, keys: usize) {
     let redis = redis();
