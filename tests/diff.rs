@@ -1,13 +1,16 @@
 //! `backfeed diff`: two points differ in what was written between them, and in nothing else.
 
+use std::fs::{read_dir, remove_file};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::backfeed::Output;
 use crate::support::data::for_each_version;
 use crate::support::{Backfeed, Server, Version, run};
 
 struct Stored {
-    _home: TempDir,
+    home: TempDir,
     store: String,
     server: Server,
     backfeed: Backfeed,
@@ -24,7 +27,7 @@ impl Stored {
         let backfeed = Backfeed::backup(&server.url(), &store, &[]);
         backfeed.wait_following();
         Self {
-            _home: home,
+            home,
             store,
             server,
             backfeed,
@@ -39,20 +42,15 @@ impl Stored {
     }
 
     fn diff(&self, from: &str, to: &str, more: &[&str]) -> Value {
-        let args = [
-            "diff",
-            "--store",
-            &self.store,
-            "--from",
-            from,
-            "--to",
-            to,
-            "--json",
-        ];
-        let output = run(&[&args, more].concat());
+        let output = compare(&self.store, from, to, &[&["--json"], more].concat());
         assert_eq!(output.code, 0, "{output:?}");
         serde_json::from_str(&output.stdout).unwrap()
     }
+}
+
+fn compare(store: &str, from: &str, to: &str, more: &[&str]) -> Output {
+    let args = ["diff", "--store", store, "--from", from, "--to", to];
+    run(&[&args, more].concat())
 }
 
 fn send(connection: &mut redis::Connection, lines: &[&str]) {
@@ -206,7 +204,7 @@ fn what_a_flush_takes_is_counted_and_its_database_alone() {
             "lies after the last point",
         ),
     ] {
-        let output = run(&["diff", "--store", &stored.store, "--from", from, "--to", to]);
+        let output = compare(&stored.store, from, to, &[]);
         assert_eq!(output.code, code, "{output:?}");
         assert!(output.stderr.contains(word), "{output:?}");
     }
@@ -243,16 +241,7 @@ fn databases_that_were_swapped_are_compared_with_what_they_were() {
     let found = stored.diff(&second, &third, &[]);
     assert_eq!(keys(&found), ["+3 z"], "{found:#}");
     assert_eq!(found["removed_unlisted"], 1);
-    let args = [
-        "diff",
-        "--store",
-        &stored.store,
-        "--from",
-        &second,
-        "--to",
-        &third,
-    ];
-    let output = run(&args);
+    let output = compare(&stored.store, &second, &third, &[]);
     assert!(
         output.stdout.contains("swapped   db5 is db3 now"),
         "{output:?}"
@@ -294,7 +283,7 @@ fn points_with_missing_log_between_them_are_not_compared() {
     let also_behind = point(&["SET b 2"]);
     second.wait_captured(&server);
     drop(second);
-    let diff = |from: &str, to: &str| run(&["diff", "--store", &store, "--from", from, "--to", to]);
+    let diff = |from: &str, to: &str| compare(&store, from, to, &[]);
     assert_eq!(diff(&before, &also_before).code, 0);
     assert_eq!(diff(&behind, &also_behind).code, 0);
     for to in [&behind, "latest"] {
@@ -321,33 +310,19 @@ fn points_with_missing_log_between_them_are_not_compared() {
 #[test]
 fn points_with_lost_log_between_them_are_damage() {
     let stored = Stored::new(Version::Redis80, &["SET a 1"]);
-    let log = || {
-        let histories =
-            std::fs::read_dir(stored.store.trim_start_matches("file://").to_owned() + "/histories");
-        let history = histories.unwrap().next().unwrap().unwrap();
-        let segments = std::fs::read_dir(history.path().join("log")).unwrap();
-        let mut segments: Vec<_> = segments.map(|it| it.unwrap().path()).collect();
-        segments.sort();
-        segments
-    };
     let before = stored.run(&["SET a 2"]);
     stored.run(&["SET a 3"]);
-    let lost = log().pop().unwrap();
+    let histories = stored.home.path().join("bucket/histories");
+    let history = read_dir(histories).unwrap().next().unwrap().unwrap();
+    let segments = read_dir(history.path().join("log")).unwrap();
+    let lost = segments.map(|it| it.unwrap().path()).max().unwrap();
     stored.run(&["SET a 4"]);
     let made = run(&["consolidate", "--store", &stored.store]);
     assert_eq!(made.code, 0, "{made:?}");
     stored.run(&["SET a 5"]);
-    std::fs::remove_file(lost).unwrap();
-    let args = [
-        "diff",
-        "--store",
-        &stored.store,
-        "--from",
-        &before,
-        "--to",
-        "latest",
-    ];
-    let output = run(&args);
+    remove_file(lost).unwrap();
+    assert_eq!(compare(&stored.store, &before, &before, &[]).code, 0);
+    let output = compare(&stored.store, &before, "latest", &[]);
     assert_eq!(output.code, 7, "{output:?}");
     assert!(output.stderr.contains("has a gap"), "{output:?}");
 }

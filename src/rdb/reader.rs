@@ -61,7 +61,7 @@ pub trait Sink {
     /// not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
     /// May [`Self::fate`] be asked about several keys of one database, in any order, before it gets what comes of them? Whoever
-    /// looks them up in memory need not wait for one before the next. What comes after an error in the RDB is asked for nothing, and
+    /// looks them up in memory need not wait for one before the next. Some of them never come if there is an error before them, and
     /// [`Self::over`] cannot tell which key it means.
     const AHEAD: bool = false;
     /// What is to become of this key, of this RDB type? Modules may have attached data to it.

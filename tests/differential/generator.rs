@@ -243,7 +243,7 @@ impl Generator {
                 unit.commands.push(command!["MULTI"]);
                 for _ in 0..1 + self.below(8) {
                     let command = self.command_or_select();
-                    unit.commands.extend(sorted_everywhere(command));
+                    unit.commands.push(command);
                 }
                 let end = if self.one_in(12) { "DISCARD" } else { "EXEC" };
                 unit.commands.push(command![end]);
@@ -255,10 +255,12 @@ impl Generator {
             _ => {
                 for _ in 0..1 + self.below(5) {
                     let command = self.command();
-                    unit.commands.extend(sorted_everywhere(command));
+                    unit.commands.push(command);
                 }
             }
         }
+        let commands = unit.commands.into_iter();
+        unit.commands = commands.flat_map(sorted_everywhere).collect();
         unit
     }
 
@@ -397,7 +399,7 @@ impl Generator {
             }
         };
         if !self.knows(&name(&waiting)) {
-            unit.commands.extend(sorted_everywhere(self.command()));
+            unit.commands.push(self.command());
             return;
         }
         if unit.before.is_empty() {
