@@ -8,18 +8,21 @@ use std::process::Command;
 use crate::support::run;
 
 /// Every entry that the repository's top level may have.
-const TOP_LEVEL: [&str; 16] = [
+const TOP_LEVEL: [&str; 19] = [
     ".ci",
     ".github",
     ".gitignore",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "benches",
     "deny.toml",
     "docker",
+    "docs",
     "proto-fixtures",
     "rust-toolchain.toml",
     "rustfmt.toml",
