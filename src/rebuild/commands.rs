@@ -13,18 +13,22 @@ use crate::keyspace::ApplyError;
 use crate::position::{Offset, TimeMark};
 use crate::resp::commands::{CommandReader, CommandsError, Whole};
 
+/// A command with its arguments; the first is its name.
+pub type Argv<'a> = &'a [&'a [u8]];
+
 /// What is done with the commands of a log.
 pub trait Taker: Send {
-    /// A command.
+    /// A unit: one command of the log, as the commands that are to be applied in its place (mostly itself). There is nothing
+    /// between these where one could stop: `at` is before the first and behind the last of them.
     ///
     /// # Errors
     /// Whatever the taker does not want to go on with.
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError>;
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError>;
     /// All of a chunk was taken: should more come?
     fn goes_on(&mut self) -> bool;
 }
 
-/// Where a command stands.
+/// Where a unit stands.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     /// Offset before it.
@@ -152,14 +156,15 @@ fn hand_on(
             .map(|arg| Bytes::copy_from_slice(arg))
             .collect();
         if let Some(commands) = rewrite(&args, at.received_unix_ms) {
-            for command in &commands {
-                let argv: Vec<&[u8]> = command.iter().map(Bytes::as_ref).collect();
-                taker.command(at, &argv)?;
-            }
-            return Ok(());
+            let argvs = commands
+                .iter()
+                .map(|command| command.iter().map(Bytes::as_ref).collect());
+            let argvs: Vec<Vec<&[u8]>> = argvs.collect();
+            let unit: Vec<Argv<'_>> = argvs.iter().map(Vec::as_slice).collect();
+            return taker.unit(at, &unit);
         }
     }
-    taker.command(at, whole.argv)
+    taker.unit(at, &[whole.argv])
 }
 
 /// When bytes were received.

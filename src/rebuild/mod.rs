@@ -28,7 +28,7 @@ use crate::rdb::cursor::BadValue;
 use crate::rdb::reader::{RECORD_LIMIT, ReadError};
 use crate::resp::commands::CommandsError;
 
-pub use commands::{At, Taker, each_command};
+pub use commands::{Argv, At, Taker, each_command};
 pub use select::{Selection, TYPES};
 pub use state::{State, load, state};
 pub use survey::{Survey, survey};

@@ -1,6 +1,6 @@
 //! The first pass: what the log touches, and how far it can be applied.
 
-use super::commands::{At, Taker, each_command, taker_error};
+use super::commands::{Argv, At, Taker, each_command, taker_error};
 use super::{Limits, RebuildError, Source, Stop};
 use crate::keyspace::{ApplyError, Footprint, Spec, Support};
 use crate::position::{Boundary, Offset};
@@ -90,12 +90,8 @@ struct Surveyor {
     begins: Offset,
 }
 
-impl Taker for Surveyor {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
-        if self.stop.is_some() {
-            return Ok(());
-        }
-        self.begins = at.start;
+impl Surveyor {
+    fn note(&mut self, argv: Argv<'_>) -> Result<(), ApplyError> {
         let spec = self.footprint.note(argv)?;
         self.pending = self.pending.saturating_add(1);
         if self.functions_after.len() < self.footprint.functions().len() {
@@ -103,6 +99,24 @@ impl Taker for Surveyor {
         }
         let writes = u64::from(changes_data(spec));
         self.pending_writes = self.pending_writes.saturating_add(writes);
+        Ok(())
+    }
+}
+
+impl Taker for Surveyor {
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
+        if self.stop.is_some() {
+            return Ok(());
+        }
+        // What cannot be divided is taken whole where there is nothing before it.
+        if at.end > self.enough_at && self.commands > 0 {
+            self.stop = Some(Stop::Enough);
+            return Ok(());
+        }
+        self.begins = at.start;
+        for argv in commands {
+            self.note(argv)?;
+        }
         if !at.outside {
             // A transaction may be of any length.
             if self.footprint.weight() > self.limits.memory {
@@ -125,9 +139,6 @@ impl Taker for Surveyor {
             offset: at.end,
             db: self.footprint.selected(),
         };
-        if at.end >= self.enough_at {
-            self.stop = Some(Stop::Enough);
-        }
         Ok(())
     }
 
