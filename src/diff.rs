@@ -488,7 +488,7 @@ impl Taker for Step<'_> {
     }
 
     fn goes_on(&mut self) -> bool {
-        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
+        !self.space.outgrows(self.limit)
     }
 }
 

@@ -203,7 +203,7 @@ pub enum BaseStop {
         why: ApplyError,
     },
     /// The touched keys take too much memory.
-    #[error("the touched keys take more than {limit} bytes of memory")]
+    #[error("the touched keys take more than {limit} bytes of memory (--memory-limit)")]
     Memory {
         /// The limit.
         limit: usize,

@@ -57,6 +57,7 @@ pub async fn load(
     let mut chunks = source.archive.read_base(&source.base).await?;
     while let Some(chunk) = chunks.next().await {
         reader.push(&chunk?, &mut loader).map_err(bad)?;
+        tokio::task::yield_now().await;
     }
     reader.finish().map_err(bad)?;
     let space = loader.space;
@@ -219,7 +220,7 @@ impl Taker for Applier<'_> {
                 }
             }
         }
-        self.full = self.space.weight() > self.limit && self.space.weigh() > self.limit;
+        self.full = self.space.outgrows(self.limit);
         if at.outside {
             self.boundary = at.end;
         }

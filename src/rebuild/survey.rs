@@ -91,15 +91,13 @@ struct Surveyor {
 }
 
 impl Surveyor {
-    fn note(&mut self, argv: Argv<'_>) -> Result<(), ApplyError> {
+    /// Does it change data?
+    fn note(&mut self, argv: Argv<'_>) -> Result<bool, ApplyError> {
         let spec = self.footprint.note(argv)?;
-        self.pending = self.pending.saturating_add(1);
         if self.functions_after.len() < self.footprint.functions().len() {
             self.functions_after.push(self.end.offset);
         }
-        let writes = u64::from(changes_data(spec));
-        self.pending_writes = self.pending_writes.saturating_add(writes);
-        Ok(())
+        Ok(changes_data(spec))
     }
 }
 
@@ -114,9 +112,12 @@ impl Taker for Surveyor {
             return Ok(());
         }
         self.begins = at.start;
+        let mut writes = false;
         for argv in commands {
-            self.note(argv)?;
+            writes |= self.note(argv)?;
         }
+        self.pending = self.pending.saturating_add(1);
+        self.pending_writes = self.pending_writes.saturating_add(u64::from(writes));
         if !at.outside {
             // A transaction may be of any length.
             if self.footprint.weight() > self.limits.memory {

@@ -283,6 +283,11 @@ impl Backfeed {
         self.wait("it follows the feed", |view| view["phase"] == "following");
     }
 
+    /// Waits until its log says so.
+    pub fn wait_log(&self, what: &str, text: &str) {
+        wait_until(what, PATIENCE, || self.log().contains(text));
+    }
+
     /// Waits until everything that the server has said by now is stored, `PING`s aside.
     pub fn wait_captured(&self, server: &Server) {
         let mut upto = server.position();
