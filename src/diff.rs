@@ -14,7 +14,7 @@ use crate::lookup::{LookupError, memory_of, plan_from, plan_of, reached};
 use crate::position::{Offset, Position, ReplId};
 use crate::rdb::Family;
 use crate::rdb::elements::{Part, names, parts};
-use crate::rebuild::{self, At, Limits, Taker};
+use crate::rebuild::{self, Argv, At, Limits, Taker};
 use crate::restore::{self, Plan, RestoreError, When};
 use crate::shown::Shown;
 
@@ -369,16 +369,19 @@ impl Between {
 }
 
 impl Taker for Between {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
-        let args = Args::new(argv);
-        if args.name().eq_ignore_ascii_case(b"SELECT") {
-            self.selected = args.db(1)?;
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
+        for argv in commands {
+            let args = Args::new(argv);
+            if args.name().eq_ignore_ascii_case(b"SELECT") {
+                self.selected = args.db(1)?;
+            }
+            if at.start < self.split {
+                self.before(&args)?;
+            } else {
+                self.after(&args)?;
+            }
         }
-        if at.start < self.split {
-            self.before(&args)
-        } else {
-            self.after(&args)
-        }
+        Ok(())
     }
 
     fn goes_on(&mut self) -> bool {
@@ -476,16 +479,16 @@ impl Step<'_> {
 }
 
 impl Taker for Step<'_> {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
         if at.start >= self.split {
             self.look();
         }
         self.space.received_at(at.received_unix_ms);
-        self.space.apply(argv)
+        commands.iter().try_for_each(|argv| self.space.apply(argv))
     }
 
     fn goes_on(&mut self) -> bool {
-        self.space.weight() <= self.limit || self.space.weigh() <= self.limit
+        !self.space.outgrows(self.limit)
     }
 }
 

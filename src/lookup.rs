@@ -3,7 +3,7 @@
 use crate::archive::{Archive, ArchiveError, Catalog};
 use crate::keyspace::{ApplyError, Args, Dialect, Touch, find, slot_of};
 use crate::position::{Offset, Position, ReplId};
-use crate::rebuild::{self, At, Limits, RebuildError, Stop, Taker};
+use crate::rebuild::{self, Argv, At, Limits, RebuildError, Stop, Taker};
 use crate::restore::{self, BadBases, Plan, RestoreError, When};
 use crate::shown::Shown;
 
@@ -333,10 +333,8 @@ impl Watch<'_> {
         });
         touches || told.is_err() && here && argv.iter().skip(1).any(|arg| *arg == self.key)
     }
-}
 
-impl Taker for Watch<'_> {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+    fn command(&mut self, at: At, argv: Argv<'_>) -> Result<(), ApplyError> {
         let args = Args::new(argv);
         if args.name().eq_ignore_ascii_case(b"SELECT") {
             self.selected = args.db(1)?;
@@ -354,6 +352,12 @@ impl Taker for Watch<'_> {
             });
         }
         Ok(())
+    }
+}
+
+impl Taker for Watch<'_> {
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
+        commands.iter().try_for_each(|argv| self.command(at, argv))
     }
 
     fn goes_on(&mut self) -> bool {

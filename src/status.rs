@@ -286,7 +286,15 @@ impl Status {
         self.metrics().consolidation_errors.inc();
         let text = error.into();
         let before = self.state().consolidate_error.replace(text.clone());
-        before != Some(text)
+        !before.is_some_and(|before| before.starts_with(&text))
+    }
+
+    /// The same failure, with what comes of it: that is told behind it.
+    pub fn consolidate_failed_and(&self, what: &str) {
+        if let Some(error) = &mut self.state().consolidate_error {
+            error.push_str(". ");
+            error.push_str(what);
+        }
     }
 
     /// What was received up to `offset` and is not stored is `PING`s alone: that is no lag.

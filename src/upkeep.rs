@@ -1,11 +1,12 @@
 //! Upkeep of an archive while a capture goes on: new bases in the background, on a thread of its own that yields to
 //! everything else, with a store connection of its own.
 
+use std::fmt::Display;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::archive::{Archive, ArchiveError, BaseManifest};
 use crate::capture::refetch;
@@ -33,6 +34,10 @@ const GROWN_PAUSE: Duration = Duration::from_secs(60);
 const GROWN_PAUSE_FACTOR: u32 = 9;
 /// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
 pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// The same where one has failed: the link may have been lost. Each further failure doubles it.
+const REFETCH_AGAIN: Duration = Duration::from_secs(600);
+/// How long a base may be in the making, or a full sync under way. After so long, a full sync may come instead.
+const TIME_LIMIT: Duration = REFETCH_EVERY;
 /// Each segment that is read ahead and each base holds a thread while it is decompressed, and files are read by further ones: too
 /// few of them would wait for each other for ever.
 const BLOCKING_THREADS: usize = 16;
@@ -105,7 +110,7 @@ impl Upkeep {
     async fn work(&self, every: Duration) {
         let mut pace = Pace::new(every, Instant::now());
         let mut base: Option<Known> = None;
-        let mut refetched: Option<Instant> = None;
+        let mut refetches = Refetches::default();
         // What failed costs a listing and a read of the log each time: it is tried ever more seldom.
         let mut pause = LOOK;
         loop {
@@ -143,14 +148,14 @@ impl Upkeep {
                     self.made(&report);
                     if let Some(stopped) = &report.stopped {
                         self.failed(stopped);
-                        base = self.refetch(&mut refetched).await.or(base);
+                        base = self.refetch(&mut refetches, stopped).await.or(base);
                     }
                 }
                 Err(error) => {
                     pause = slower;
                     self.failed(&error);
                     if error.asks_for_a_full_sync() {
-                        base = self.refetch(&mut refetched).await.or(base);
+                        base = self.refetch(&mut refetches, &error).await.or(base);
                     }
                 }
             }
@@ -179,6 +184,7 @@ impl Upkeep {
             when: When::Latest,
             memory_limit: self.config.memory_limit,
             worth,
+            time_limit: Some(TIME_LIMIT),
             now_unix_ms: (self.clock)(),
         }
     }
@@ -204,7 +210,7 @@ impl Upkeep {
         );
     }
 
-    fn failed(&self, why: &dyn std::fmt::Display) {
+    fn failed(&self, why: &dyn Display) {
         let why = why.to_string();
         if self.status.consolidate_failed(why.clone()) {
             tracing::warn!("no base can be made of all of the log, which is kept: {why}");
@@ -212,15 +218,31 @@ impl Upkeep {
     }
 
     /// A full sync beside the capture, seldom.
-    async fn refetch(&self, last: &mut Option<Instant>) -> Option<Known> {
-        if last.is_some_and(|last| last.elapsed() < REFETCH_EVERY)
-            || self.status.view().phase != Phase::Following
-        {
+    async fn refetch(&self, refetches: &mut Refetches, why: &dyn Display) -> Option<Known> {
+        let now = Instant::now();
+        if let Some(left) = refetches.left(now) {
+            let minutes = left.as_secs().div_ceil(60);
+            self.status.consolidate_failed_and(&format!(
+                "The next full sync for a new base is {minutes} min away"
+            ));
             return None;
         }
-        *last = Some(Instant::now());
+        if self.status.view().phase != Phase::Following {
+            self.status
+                .consolidate_failed_and("A full sync for a new base waits until Redis is followed");
+            return None;
+        }
+        self.status
+            .consolidate_failed_and("A full sync for a new base is under way");
         tracing::info!("taking a full sync for a new base, as the log cannot be consolidated");
-        match self.new_base().await {
+        let made = timeout(TIME_LIMIT, self.new_base()).await;
+        let made = match made {
+            Ok(Ok(base)) => Ok(base),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("it took more than {} s", TIME_LIMIT.as_secs())),
+        };
+        refetches.ended(now, made.is_ok());
+        match made {
             Ok(base) => {
                 tracing::info!(base = %base.position(), "a new base was received");
                 self.status.based(base.position());
@@ -228,6 +250,10 @@ impl Upkeep {
             }
             Err(error) => {
                 tracing::warn!("no new base could be received: {error}");
+                self.failed(why);
+                self.status.consolidate_failed_and(&format!(
+                    "The full sync for a new base failed: {error}"
+                ));
                 None
             }
         }
@@ -240,6 +266,37 @@ impl Upkeep {
             Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
         };
         refetch::new_base(&source, &archive, &self.status, &self.clock).await
+    }
+}
+
+/// How often full syncs are taken for a new base.
+#[derive(Default)]
+struct Refetches {
+    /// Not before.
+    next: Option<Instant>,
+    failures: u32,
+}
+
+impl Refetches {
+    /// How long it is until the next one.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let left = self.next?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn ended(&mut self, begun: Instant, received: bool) {
+        self.failures = if received {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
+        let pause = match self.failures {
+            0 => REFETCH_EVERY,
+            failures => REFETCH_AGAIN
+                .saturating_mul(1 << failures.saturating_sub(1).min(6))
+                .min(REFETCH_EVERY),
+        };
+        self.next = begun.checked_add(pause);
     }
 }
 
@@ -319,6 +376,24 @@ mod tests {
         pace.made(start + 60 * SECOND, ended);
         assert_eq!(pace.due(ended + 359 * SECOND, true), None);
         assert_eq!(pace.due(ended + 360 * SECOND, true), Some(Worth::AnyLog));
+    }
+
+    #[test]
+    fn a_full_sync_is_taken_seldom_and_a_failed_one_is_taken_again_ever_more_seldom() {
+        let start = Instant::now();
+        let mut refetches = Refetches::default();
+        assert_eq!(refetches.left(start), None);
+        let mut now = start;
+        for minutes in [10, 20, 40, 80, 160, 320, 360, 360] {
+            refetches.ended(now, false);
+            assert_eq!(refetches.left(now), Some(minutes * 60 * SECOND));
+            now += minutes * 60 * SECOND;
+            assert_eq!(refetches.left(now), None);
+        }
+        refetches.ended(now, true);
+        assert_eq!(refetches.left(now), Some(REFETCH_EVERY));
+        refetches.ended(now, false);
+        assert_eq!(refetches.left(now), Some(REFETCH_AGAIN));
     }
 
     #[test]

@@ -22,7 +22,7 @@ const ROUNDS: usize = 4;
 const UNITS: u64 = 800;
 
 /// Documented too, but whether it comes to that, the data decides.
-const BY_DATA: [&str; 5] = [
+pub const BY_DATA: [&str; 5] = [
     "a score is no position",
     "a member lies on the very border of the area",
     "members are equally far, and which of them is taken is left to chance",
@@ -119,7 +119,7 @@ fn consolidate(store: &str, context: &str) -> Value {
 }
 
 /// Copies what was not there yet, bases that were made from others left out.
-fn copy_new(from: &Path, to: &Path) {
+pub fn copy_new(from: &Path, to: &Path) {
     let first = !to.exists();
     let copied = Command::new("cp")
         .arg("-rn")
@@ -145,7 +145,7 @@ fn copy_new(from: &Path, to: &Path) {
 }
 
 /// A server that got the log from us as its master.
-fn restored_at(version: Version, store: &str, offset: &str) -> Server {
+pub fn restored_at(version: Version, store: &str, offset: &str) -> Server {
     let server = Server::start(version, &[]);
     let to = server.url();
     let args = ["restore", "--store", store, "--offset", offset, "--to", &to];
@@ -155,7 +155,7 @@ fn restored_at(version: Version, store: &str, offset: &str) -> Server {
 }
 
 /// A server that loaded an RDB file at its start.
-fn loaded(version: Version, store: &str, offset: &str, home: &Path) -> Server {
+pub fn loaded(version: Version, store: &str, offset: &str, home: &Path) -> Server {
     let file = home.join("out.rdb");
     let to = file.display().to_string();
     let args = [

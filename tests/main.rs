@@ -36,6 +36,7 @@ mod serving_tls;
 mod sidecar;
 mod sizes;
 mod spool;
+mod stages;
 mod stock_tools;
 mod tidy;
 mod tls;

@@ -60,6 +60,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         when,
         memory_limit: args.memory_limit,
         worth: Worth::AnyLog,
+        time_limit: None,
         now_unix_ms,
     };
     let bars = Bars::new();

@@ -93,9 +93,11 @@ impl From<ConsolidateError> for Failure {
             ConsolidateError::Archive(error) => error.into(),
             ConsolidateError::Rebuild(RebuildError::Archive(error)) => error.into(),
             ConsolidateError::Blocked { .. } => Self::new(Exit::NothingToRestore, error),
-            ConsolidateError::Rebuild(_) | ConsolidateError::Differs { .. } => {
-                Self::new(Exit::Error, error)
-            }
+            ConsolidateError::Rebuild(_)
+            | ConsolidateError::TooLong { .. }
+            | ConsolidateError::TooManyStages { .. }
+            | ConsolidateError::Stuck { .. }
+            | ConsolidateError::Differs { .. } => Self::new(Exit::Error, error),
         }
     }
 }

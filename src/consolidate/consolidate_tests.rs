@@ -12,6 +12,7 @@ fn request() -> Request {
         when: When::Latest,
         memory_limit: 1 << 20,
         worth: Worth::AnyLog,
+        time_limit: None,
         now_unix_ms: 0,
     }
 }
@@ -70,12 +71,122 @@ async fn a_base_counts_only_if_what_is_read_back_is_what_was_written() {
     }
 }
 
-async fn consolidated(lines: &[&str]) -> Result<Report, ConsolidateError> {
+async fn sample(lines: &[&str]) -> Sample {
     let sample = Sample::new("7.0.15").await;
     sample.history(id(1), None).await;
     sample.base(id(1), 1000, 3, 0).await;
     sample.log(id(1), at(1000, 3), &feed(lines), &[]).await;
-    consolidate(&sample.archive, &request(), &()).await
+    sample
+}
+
+async fn consolidated(lines: &[&str]) -> Result<Report, ConsolidateError> {
+    consolidate(&sample(lines).await.archive, &request(), &()).await
+}
+
+#[tokio::test]
+async fn what_is_refused_when_it_is_applied_ends_a_stage_behind_a_whole_unit() {
+    let refused = "SORT l BY w_* ALPHA STORE d";
+    for rewritten in [
+        &["SETEX x 100 v"][..],
+        &["PSETEX x 100 v"],
+        &["SET x v PXAT 4102444800000"],
+        &["SET x v EX 100"],
+        &["SET x v"],
+        &["GETEX k0 EX 100"],
+        &["EXPIRE k0 100"],
+        &["PEXPIRE k0 100"],
+        &["MULTI", "SETEX x 100 v", "SETEX y 100 v", "EXEC"],
+        &["SETEX x 100 v", "SETEX x 100 w", "SETEX y 100 v"],
+    ] {
+        let before = [&["RPUSH l b a c"], rewritten].concat();
+        let lines = [&before[..], &[refused, "SET a 1"]].concat();
+        let report = consolidated(&lines).await.unwrap();
+        let length = feed(&before).len() as u64;
+        assert_eq!(report.to.offset, Offset(1000 + length), "{rewritten:?}");
+        let stopped = report.stopped.unwrap();
+        assert!(stopped.contains("the same weight"), "{stopped}");
+        // Nothing before it is cut off from the rest of its transaction.
+        let within = ["RPUSH l b a c", "MULTI", "SETEX x 100 v", refused, "EXEC"];
+        let report = consolidated(&within).await.unwrap();
+        let length = feed(&within[..1]).len() as u64;
+        assert_eq!(report.to.offset, Offset(1000 + length));
+    }
+}
+
+#[tokio::test]
+async fn every_memory_limit_is_enough_for_the_whole_log_or_ends_with_an_error() {
+    let set = |n: usize| format!("SETEX key:{} 100 {}", n * 7 % 40, "x".repeat(200));
+    let lines: Vec<String> = (0..100).map(set).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut most = 0;
+    let mut refused = 0;
+    for limit in (0..20_000).step_by(200) {
+        let request = Request {
+            memory_limit: limit,
+            ..request()
+        };
+        let sample = sample(&lines).await;
+        match consolidate(&sample.archive, &request, &()).await {
+            Ok(report) => {
+                let length = feed(&lines).len() as u64;
+                assert_eq!(report.to.offset, Offset(1000 + length), "{limit}");
+                assert_eq!((report.keys, report.commands), (42, 100), "{limit}");
+                most = most.max(report.bases);
+            }
+            Err(ConsolidateError::Rebuild(error)) if error.is_memory() => refused += 1,
+            Err(error) => panic!("{limit}: {error}"),
+        }
+    }
+    assert!(most > 20 && refused > 0, "{most} stages, {refused} refused");
+}
+
+/// The log of one piece takes long: the time limit is looked at all the same, and not only when there is something to wait for.
+#[tokio::test]
+async fn a_time_limit_ends_what_never_waits() {
+    let members: Vec<String> = (0..3000).map(|n| n.to_string()).collect();
+    let add = format!("SADD s {}", members.join(" "));
+    let mut lines = vec![add.as_str()];
+    lines.extend(["SUNIONSTORE d s"; 250]);
+    let sample = sample(&lines).await;
+    let begun = std::time::Instant::now();
+    let limited = Request {
+        time_limit: Some(Duration::from_millis(20)),
+        ..request()
+    };
+    let error = consolidate(&sample.archive, &limited, &()).await;
+    let took = begun.elapsed();
+    assert!(
+        matches!(&error, Err(error @ ConsolidateError::TooLong { .. }) if error.asks_for_a_full_sync()),
+        "{error:?}"
+    );
+    let begun = std::time::Instant::now();
+    let report = consolidate(&sample.archive, &request(), &()).await.unwrap();
+    assert_eq!(report.keys, 4);
+    assert!(
+        took < begun.elapsed() / 3,
+        "{took:?}, {:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn stages_without_number_are_refused() {
+    let lines: Vec<String> = (0..STAGES + 10).map(|n| format!("SET key:{n} v")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    // Enough for one key.
+    let request = Request {
+        memory_limit: 200,
+        ..request()
+    };
+    let sample = sample(&lines).await;
+    let error = consolidate(&sample.archive, &request, &())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ConsolidateError::TooManyStages { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("--memory-limit"));
 }
 
 #[tokio::test]

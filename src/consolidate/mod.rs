@@ -4,17 +4,23 @@
 //! their end. Whatever fails before leaves everything as it was. Two at once make the same base, and one of them stores
 //! it.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
 use crate::position::{Offset, Position, ReplId};
 use crate::rdb::reader::ReadError;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
 use crate::restore::{self, BadBases, Plan, Progress, RestoreError, Stage, When};
+use crate::store::StoreError;
 
-/// A log that does not fit into memory is cut in half, so often at most.
-const HALVINGS: u32 = 40;
+/// Tries of a stage, each with less of the log: as often can a log be cut in half, and a few more for commands that are refused.
+const TRIES: u32 = 50;
+/// Stages of a consolidation. Each leaves a base: so many would fill a store with copies of the data set.
+const STAGES: u64 = if cfg!(test) { 120 } else { 1000 };
 
 /// What to consolidate.
 #[derive(Debug, Clone)]
@@ -29,6 +35,8 @@ pub struct Request {
     pub memory_limit: usize,
     /// How much there must be, for it to be worth a base.
     pub worth: Worth,
+    /// How long it may take, where nobody watches it.
+    pub time_limit: Option<Duration>,
     /// What time it is, Unix milliseconds.
     pub now_unix_ms: i64,
 }
@@ -91,6 +99,38 @@ pub enum ConsolidateError {
         /// Why.
         stop: Box<Stop>,
     },
+    /// It took too long.
+    #[error(
+        "no base was made of all of the log within {} s; the newest one is at {base}. The log is kept, and restores replay it. \
+         `backfeed consolidate` makes a base without a limit of time",
+        limit.as_secs()
+    )]
+    TooLong {
+        /// The newest base.
+        base: Position,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The memory is enough for a small part of the log at once.
+    #[error(
+        "{STAGES} bases were made in stages, the last one at {base}, and there is more log. Raise the memory limit (--memory-limit, \
+         or --consolidate-memory of a service)"
+    )]
+    TooManyStages {
+        /// The newest base.
+        base: Position,
+    },
+    /// A stage has not advanced, or a try was not smaller than the one before: there would be no end.
+    #[error(
+        "the log after the base at {base} cannot be consolidated: {what}. This is a bug in backfeed. The log is kept, and restores \
+         replay it; a new full sync makes a base behind it"
+    )]
+    Stuck {
+        /// The newest base.
+        base: Position,
+        /// What did not advance.
+        what: &'static str,
+    },
     /// The base that was stored is not what was written.
     #[error("{base}: what was stored differs from what was written; it does not count")]
     Differs {
@@ -116,7 +156,10 @@ impl ConsolidateError {
     #[must_use]
     pub fn asks_for_a_full_sync(&self) -> bool {
         match self {
-            Self::Blocked { .. } => true,
+            Self::Blocked { .. }
+            | Self::TooLong { .. }
+            | Self::TooManyStages { .. }
+            | Self::Stuck { .. } => true,
             // The next snapshot would hold that as well.
             Self::Rebuild(RebuildError::Base { source, .. }) => !matches!(
                 **source,
@@ -148,10 +191,44 @@ pub async fn consolidate(
     request: &Request,
     progress: &dyn Progress,
 ) -> Result<Report, ConsolidateError> {
+    let mut reached: Option<Position> = None;
+    let stages = stages(archive, request, progress, &mut reached);
+    let Some(limit) = request.time_limit else {
+        return stages.await;
+    };
+    let ended = timeout(limit, stages).await;
+    match (ended, reached) {
+        (Ok(ended), _) => ended,
+        (Err(_), Some(base)) => Err(ConsolidateError::TooLong { base, limit }),
+        (Err(_), None) => Err(ArchiveError::from(StoreError::Transient {
+            what: "cannot read what the store holds".to_owned(),
+            cause: format!("it took more than {} s", limit.as_secs()),
+        })
+        .into()),
+    }
+}
+
+/// One stage after the other; `reached` is the newest base.
+async fn stages(
+    archive: &Archive,
+    request: &Request,
+    progress: &dyn Progress,
+    reached: &mut Option<Position>,
+) -> Result<Report, ConsolidateError> {
     let mut report: Option<Report> = None;
     loop {
         let plan = plan(archive, request).await?;
+        let base = plan.base.position();
         let report = report.get_or_insert_with(|| Report::begin(&plan.base));
+        if let Some(reached) = reached.replace(base)
+            && base.offset < reached.offset
+        {
+            let what = "the base that was just made is not found";
+            return Err(ConsolidateError::Stuck { base, what });
+        }
+        if report.bases >= STAGES {
+            return Err(ConsolidateError::TooManyStages { base });
+        }
         if plan.bytes_log() == 0 {
             report.now(&plan.base);
             return Ok(report.clone());
@@ -169,6 +246,11 @@ pub async fn consolidate(
             return Ok(report.clone());
         };
         report.add(&stage);
+        *reached = Some(stage.base.position());
+        if stage.base.offset <= base.offset {
+            let what = "a stage ended where it had begun";
+            return Err(ConsolidateError::Stuck { base, what });
+        }
         match stage.stop {
             None => return Ok(report.clone()),
             Some(stop @ Stop::Command { .. }) => {
@@ -208,11 +290,9 @@ async fn stage(
         memory: request.memory_limit,
         log: u64::MAX,
     };
-    let mut halvings = 0;
     // What the survey could not know.
     let mut found: Option<Stop> = None;
-    let mut tried: Option<Offset> = None;
-    loop {
+    for _ in 0..TRIES {
         progress.stage(Stage::Log, None);
         let source = restore::source(archive, plan);
         let survey = rebuild::survey(&source, limits).await?;
@@ -237,8 +317,7 @@ async fn stage(
                 Some(Stop::Memory | Stop::Enough) => {}
             }
         }
-        // A unit that cannot be divided stays as long as it is.
-        let same_again = tried.replace(end) == Some(end);
+        let length = end.since(plan.base.offset);
         let commands = survey.commands;
         let at_limit = matches!(survey.stop, Some(Stop::Enough));
         let stop = if at_limit && found.is_some() {
@@ -259,23 +338,36 @@ async fn stage(
                 if after == plan.base.offset {
                     return Err(blocked(plan, stop));
                 }
-                limits.log = after.since(plan.base.offset);
+                limits.log = less(plan, limits.log, after.since(plan.base.offset))?;
                 found = Some(stop);
             }
+            // More than the limit is taken where it is one unit, which cannot be divided.
             Err(ConsolidateError::Rebuild(error))
-                if error.is_memory() && !same_again && halvings < HALVINGS =>
+                if error.is_memory() && (2..=limits.log).contains(&length) =>
             {
-                let length = end.since(plan.base.offset);
                 tracing::debug!(%error, length, "taking half of the log");
-                limits.log = length / 2;
+                limits.log = less(plan, limits.log, length / 2)?;
                 found = None;
-                halvings = halvings.saturating_add(1);
-                if limits.log == 0 {
-                    return Err(error.into());
-                }
             }
             Err(error) => return Err(error),
         }
+    }
+    Err(stuck(plan, "a stage was tried too often"))
+}
+
+/// The next try's limit: below that of the last one.
+fn less(plan: &Plan, before: u64, now: u64) -> Result<u64, ConsolidateError> {
+    if now < before {
+        Ok(now)
+    } else {
+        Err(stuck(plan, "a stage would be tried again with as much log"))
+    }
+}
+
+fn stuck(plan: &Plan, what: &'static str) -> ConsolidateError {
+    ConsolidateError::Stuck {
+        base: plan.base.position(),
+        what,
     }
 }
 

@@ -73,6 +73,9 @@ pub type Blob = Box<[u8]>;
 /// What the accounts take for a key or an element beside its bytes: hash table, pointers, allocator.
 const OVERHEAD: usize = 100;
 
+/// The part of a memory limit that must be left after everything was weighed anew, or else it counts as reached.
+const LEFT: usize = 16;
+
 /// A key's value and what belongs to it.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -279,6 +282,13 @@ impl Keyspace {
         let dbs = self.dbs.values().map(of);
         self.weight = dbs.fold(self.lasts.weight(), usize::saturating_add);
         self.weight
+    }
+
+    /// Does it take more memory than this? It looks at everything before it says so, and so it does when there is not enough left
+    /// for many commands: with each of the next few, it would have to look again.
+    pub fn outgrows(&mut self, limit: usize) -> bool {
+        let enough = limit.saturating_sub(limit / LEFT);
+        self.weight > limit && self.weigh() > enough
     }
 
     /// Does it want this key of the snapshot?

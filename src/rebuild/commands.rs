@@ -1,30 +1,42 @@
 //! The commands of a log as they are to be applied: whole, in order, with absolute expiries, transactions told.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::time::Instant;
 
 use super::{LogItem, RebuildError, Source};
 use crate::archive::ArchiveError;
 use crate::expiry::{may_need_rewrite, rewrite};
 use crate::keyspace::ApplyError;
 use crate::position::{Offset, TimeMark};
-use crate::resp::commands::{CommandReader, CommandsError, Whole};
+use crate::resp::commands::{CommandReader, CommandsError, Then, Whole};
+
+/// So long commands are handed on before others have their turn: a time limit, or an end of the program, waits no longer than that
+/// and a few commands more.
+const TURN: Duration = Duration::from_millis(10);
+/// Commands between two looks at the clock.
+const LOOK: u32 = 16;
+
+/// A command with its arguments; the first is its name.
+pub type Argv<'a> = &'a [&'a [u8]];
 
 /// What is done with the commands of a log.
 pub trait Taker: Send {
-    /// A command.
+    /// A unit: one command of the log, as the commands that are to be applied in its place (mostly itself). There is nothing
+    /// between these where one could stop: `at` is before the first and behind the last of them.
     ///
     /// # Errors
     /// Whatever the taker does not want to go on with.
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError>;
-    /// All of a chunk was taken: should more come?
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError>;
+    /// A part of the log was taken: should more come?
     fn goes_on(&mut self) -> bool;
 }
 
-/// Where a command stands.
+/// Where a unit stands.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     /// Offset before it.
@@ -63,6 +75,8 @@ pub(super) struct Commands {
     upto: Offset,
     /// Bytes that are still to come.
     left: u64,
+    /// Bytes that have come, for the next step.
+    piece: Bytes,
 }
 
 impl Commands {
@@ -80,46 +94,65 @@ impl Commands {
             within: false,
             upto,
             left: upto.since(base),
+            piece: Bytes::new(),
         }
     }
 
-    /// Hands the commands of the next piece to `taker`. Should there be another step?
+    /// Hands the next commands to `taker`, for a turn. Should there be another step?
     ///
     /// # Errors
     /// As of [`each_command`].
     pub(super) async fn step(&mut self, taker: &mut dyn Taker) -> Result<bool, RebuildError> {
-        let item = if self.left > 0 {
-            self.items.next().await.transpose()?
-        } else {
-            None
-        };
-        let mut bytes = match item {
-            None => return self.finish().map(|()| false),
-            Some(LogItem::Marks(marks)) => {
-                self.times.marks.extend(marks);
-                return Ok(true);
-            }
-            Some(LogItem::Bytes(bytes)) => bytes,
-        };
-        bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-        self.left = self.left.saturating_sub(bytes.len() as u64);
+        if self.piece.is_empty() && !self.next_piece().await? {
+            return self.finish().map(|()| false);
+        }
+        if self.piece.is_empty() {
+            return Ok(true);
+        }
         let (within, times) = (&mut self.within, &mut self.times);
-        let pushed = self.reader.push(&bytes, |whole| {
+        let (begun, mut handed) = (Instant::now(), 0_u32);
+        let pushed = self.reader.push(&self.piece, |whole| {
             let name = whole.argv.first().copied().unwrap_or_default();
             if name.eq_ignore_ascii_case(b"MULTI") {
                 *within = true;
             } else if name.eq_ignore_ascii_case(b"EXEC") {
                 *within = false;
             }
-            hand_on(whole, !*within, times, taker)
+            hand_on(whole, !*within, times, taker)?;
+            handed = handed.wrapping_add(1);
+            let is_over = handed.is_multiple_of(LOOK) && begun.elapsed() >= TURN;
+            Ok(if is_over { Then::Pause } else { Then::GoOn })
         });
-        pushed.map_err(|source| RebuildError::Log {
+        let taken = pushed.map_err(|source| RebuildError::Log {
             base: self.base,
             source: Box::new(source),
         })?;
-        // A log in memory is read without ever waiting; others should have their turn.
+        if taken == 0 {
+            return Err(RebuildError::Incomplete(self.reader.end()));
+        }
+        self.piece.advance(taken.min(self.piece.len()));
+        // A log in memory is read without ever waiting.
         tokio::task::yield_now().await;
         Ok(taker.goes_on())
+    }
+
+    /// Is there more? It may be that only times have come.
+    async fn next_piece(&mut self) -> Result<bool, RebuildError> {
+        let item = if self.left > 0 {
+            self.items.next().await.transpose()?
+        } else {
+            None
+        };
+        match item {
+            None => return Ok(false),
+            Some(LogItem::Marks(marks)) => self.times.marks.extend(marks),
+            Some(LogItem::Bytes(mut bytes)) => {
+                bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                self.piece = bytes;
+            }
+        }
+        Ok(true)
     }
 
     fn finish(&self) -> Result<(), RebuildError> {
@@ -152,14 +185,15 @@ fn hand_on(
             .map(|arg| Bytes::copy_from_slice(arg))
             .collect();
         if let Some(commands) = rewrite(&args, at.received_unix_ms) {
-            for command in &commands {
-                let argv: Vec<&[u8]> = command.iter().map(Bytes::as_ref).collect();
-                taker.command(at, &argv)?;
-            }
-            return Ok(());
+            let argvs = commands
+                .iter()
+                .map(|command| command.iter().map(Bytes::as_ref).collect());
+            let argvs: Vec<Vec<&[u8]>> = argvs.collect();
+            let unit: Vec<Argv<'_>> = argvs.iter().map(Vec::as_slice).collect();
+            return taker.unit(at, &unit);
         }
     }
-    taker.command(at, whole.argv)
+    taker.unit(at, &[whole.argv])
 }
 
 /// When bytes were received.

@@ -28,7 +28,7 @@ use crate::rdb::cursor::BadValue;
 use crate::rdb::reader::{RECORD_LIMIT, ReadError};
 use crate::resp::commands::CommandsError;
 
-pub use commands::{At, Taker, each_command};
+pub use commands::{Argv, At, Taker, each_command};
 pub use select::{Selection, TYPES};
 pub use state::{State, load, state};
 pub use survey::{Survey, survey};
@@ -203,7 +203,7 @@ pub enum BaseStop {
         why: ApplyError,
     },
     /// The touched keys take too much memory.
-    #[error("the touched keys take more than {limit} bytes of memory")]
+    #[error("the touched keys take more than {limit} bytes of memory (--memory-limit)")]
     Memory {
         /// The limit.
         limit: usize,

@@ -92,6 +92,10 @@ impl Out {
 
     /// Sends what fills whole chunks.
     pub(super) async fn flush_full(&mut self) -> Result<(), RebuildError> {
+        // Nobody waits for it any more, though there may be nothing to send for long.
+        if self.to.is_closed() {
+            return Err(interrupted());
+        }
         while let Some(rest) = self.bytes.get(CHUNK..) {
             let mut next = self
                 .buffers

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 
-use super::commands::{At, Commands, Taker, taker_error};
+use super::commands::{Argv, At, Commands, Taker, taker_error};
 use super::out::Out;
 use super::{BaseStop, Limits, RebuildError, Source, Survey};
 use crate::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, More, Raw, Value, Wanted};
@@ -57,6 +57,7 @@ pub async fn load(
     let mut chunks = source.archive.read_base(&source.base).await?;
     while let Some(chunk) = chunks.next().await {
         reader.push(&chunk?, &mut loader).map_err(bad)?;
+        tokio::task::yield_now().await;
     }
     reader.finish().map_err(bad)?;
     let space = loader.space;
@@ -203,21 +204,23 @@ struct Applier<'a> {
 }
 
 impl Taker for Applier<'_> {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
         if self.full {
             return Ok(());
         }
         self.space.received_at(at.received_unix_ms);
-        match &mut self.out {
-            None => self.space.apply(argv)?,
-            Some(out) => {
-                let dialect = self.space.dialect();
-                let mut passes =
-                    |db: u32, key: &[u8], entry: &Entry| out.entry(dialect, db, key, entry);
-                self.space.apply_passing(argv, &mut passes)?;
+        for argv in commands {
+            match &mut self.out {
+                None => self.space.apply(argv)?,
+                Some(out) => {
+                    let dialect = self.space.dialect();
+                    let mut passes =
+                        |db: u32, key: &[u8], entry: &Entry| out.entry(dialect, db, key, entry);
+                    self.space.apply_passing(argv, &mut passes)?;
+                }
             }
         }
-        self.full = self.space.weight() > self.limit && self.space.weigh() > self.limit;
+        self.full = self.space.outgrows(self.limit);
         if at.outside {
             self.boundary = at.end;
         }

@@ -1,6 +1,6 @@
 //! The first pass: what the log touches, and how far it can be applied.
 
-use super::commands::{At, Taker, each_command, taker_error};
+use super::commands::{Argv, At, Taker, each_command, taker_error};
 use super::{Limits, RebuildError, Source, Stop};
 use crate::keyspace::{ApplyError, Footprint, Spec, Support};
 use crate::position::{Boundary, Offset};
@@ -90,19 +90,34 @@ struct Surveyor {
     begins: Offset,
 }
 
-impl Taker for Surveyor {
-    fn command(&mut self, at: At, argv: &[&[u8]]) -> Result<(), ApplyError> {
-        if self.stop.is_some() {
-            return Ok(());
-        }
-        self.begins = at.start;
+impl Surveyor {
+    /// Does it change data?
+    fn note(&mut self, argv: Argv<'_>) -> Result<bool, ApplyError> {
         let spec = self.footprint.note(argv)?;
-        self.pending = self.pending.saturating_add(1);
         if self.functions_after.len() < self.footprint.functions().len() {
             self.functions_after.push(self.end.offset);
         }
-        let writes = u64::from(changes_data(spec));
-        self.pending_writes = self.pending_writes.saturating_add(writes);
+        Ok(changes_data(spec))
+    }
+}
+
+impl Taker for Surveyor {
+    fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
+        if self.stop.is_some() {
+            return Ok(());
+        }
+        // What cannot be divided is taken whole where there is nothing before it.
+        if at.end > self.enough_at && self.commands > 0 {
+            self.stop = Some(Stop::Enough);
+            return Ok(());
+        }
+        self.begins = at.start;
+        let mut writes = false;
+        for argv in commands {
+            writes |= self.note(argv)?;
+        }
+        self.pending = self.pending.saturating_add(1);
+        self.pending_writes = self.pending_writes.saturating_add(u64::from(writes));
         if !at.outside {
             // A transaction may be of any length.
             if self.footprint.weight() > self.limits.memory {
@@ -125,9 +140,6 @@ impl Taker for Surveyor {
             offset: at.end,
             db: self.footprint.selected(),
         };
-        if at.end >= self.enough_at {
-            self.stop = Some(Stop::Enough);
-        }
         Ok(())
     }
 

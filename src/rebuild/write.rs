@@ -123,6 +123,7 @@ async fn run(
             reader.push(piece, &mut builder).map_err(bad)?;
             builder.out.flush_full().await?;
         }
+        tokio::task::yield_now().await;
     }
     reader.finish().map_err(bad)?;
     let Builder {

@@ -28,6 +28,15 @@ pub enum CommandsError<E> {
     Taker(E),
 }
 
+/// What comes after a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The next one.
+    GoOn,
+    /// Nothing: the rest of the chunk is for another call.
+    Pause,
+}
+
 /// A command as it stands in the feed.
 #[derive(Debug, Clone, Copy)]
 pub struct Whole<'a> {
@@ -82,15 +91,16 @@ impl CommandReader {
         }
     }
 
-    /// Takes in the next bytes, and hands each command that they complete to `take`.
+    /// Takes in the next bytes, and hands each command that they complete to `take`. Gives how many bytes were taken in: all,
+    /// unless `take` asked for a pause.
     ///
     /// # Errors
     /// [`CommandsError`]; the reader is then of no more use.
     pub fn push<E>(
         &mut self,
         chunk: &[u8],
-        mut take: impl FnMut(Whole<'_>) -> Result<(), E>,
-    ) -> Result<(), CommandsError<E>> {
+        mut take: impl FnMut(Whole<'_>) -> Result<Then, E>,
+    ) -> Result<usize, CommandsError<E>> {
         let mut held = std::mem::take(&mut self.held);
         let gathered = !held.is_empty();
         if gathered {
@@ -116,7 +126,7 @@ impl CommandReader {
                 .collect();
             let start = self.end;
             self.end = start.plus(self.partial.at as u64);
-            take(Whole {
+            let then = take(Whole {
                 start,
                 end: self.end,
                 argv: &argv,
@@ -124,6 +134,10 @@ impl CommandReader {
             .map_err(CommandsError::Taker)?;
             rest = rest.get(self.partial.at..).unwrap_or_default();
             self.partial.clear();
+            if then == Then::Pause {
+                // What was held before is part of that command.
+                return Ok(chunk.len().saturating_sub(rest.len()));
+            }
         }
         let args = self.partial.args.len();
         let taken = rest
@@ -143,7 +157,7 @@ impl CommandReader {
         } else {
             rest.to_vec()
         };
-        Ok(())
+        Ok(chunk.len())
     }
 
     /// The offset of the last byte of the last command that was given out.
@@ -259,14 +273,28 @@ mod tests {
     type Seen = Vec<(u64, u64, Vec<Vec<u8>>)>;
 
     fn read(chunks: &[&[u8]], limit: usize) -> Result<Seen, CommandsError<FeedError>> {
+        let whole = read_with(chunks, limit, Then::GoOn)?;
+        assert_eq!(read_with(chunks, limit, Then::Pause)?, whole);
+        Ok(whole)
+    }
+
+    fn read_with(
+        chunks: &[&[u8]],
+        limit: usize,
+        then: Then,
+    ) -> Result<Seen, CommandsError<FeedError>> {
         let mut reader = CommandReader::new(Offset(100), limit);
         let mut seen = Vec::new();
-        for chunk in chunks {
-            reader.push(chunk, |whole| {
-                let argv = whole.argv.iter().map(|arg| arg.to_vec()).collect();
-                seen.push((whole.start.0, whole.end.0, argv));
-                Ok(())
-            })?;
+        for mut chunk in chunks.iter().copied() {
+            while !chunk.is_empty() {
+                let taken = reader.push(chunk, |whole| {
+                    let argv = whole.argv.iter().map(|arg| arg.to_vec()).collect();
+                    seen.push((whole.start.0, whole.end.0, argv));
+                    Ok(then)
+                })?;
+                assert!(taken > 0, "a pause comes after a command");
+                chunk = &chunk[taken..];
+            }
         }
         assert!(!reader.within_command());
         Ok(seen)

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod decide;
+mod old_log;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,15 +20,13 @@ use tokio::time::{Instant, timeout};
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
 use crate::config::{SidecarConfig, Source, StoreConfig};
-use crate::consolidate::{self, Worth};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::door::Door;
 use crate::restore::{
-    BadBases, CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, When, offer, plan, seal,
-    sound,
+    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away, syncs,
@@ -35,13 +34,12 @@ use crate::service::{
 use crate::status::{Phase, Status};
 
 use self::decide::{Claim, Tip};
+use self::old_log::without_log;
 
 /// Between two looks at a Redis that is not up yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Redis tries its master every second. One that has not come for so long is looked at again.
 const GUEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a Redis of an old version waits for a base at the end of its log. After that it is served the log, as a fork.
-const BASE_LIMIT: Duration = Duration::from_secs(300);
 /// How long a promoted Redis may take to say that it is a master.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -366,7 +364,8 @@ impl Sidecar {
         status.phase(Phase::Serving, format!("restoring history {history}"));
         let mut forked = None;
         let prepare = async {
-            let (plan, identity) = prepare(&archive, history, &writer, now, memory).await?;
+            let (plan, identity) =
+                prepare(&archive, history, &writer, now, memory, &status).await?;
             status.store_works();
             if let Identity::Fork { id } = identity {
                 forked = Some(id);
@@ -498,12 +497,13 @@ pub(crate) async fn prepare(
     writer: &str,
     now_unix_ms: i64,
     memory_limit: usize,
+    status: &Status,
 ) -> Result<(Plan, Identity), RestoreError> {
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
     let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
     let (mut plan, _) = sound(archive, plan, &()).await?;
     if plan.relative_ttls
-        && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit).await
+        && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit, status).await
     {
         plan = based;
     }
@@ -519,40 +519,6 @@ pub(crate) async fn prepare(
         Identity::Continue { id: history }
     };
     Ok((plan, identity))
-}
-
-/// The log of an old server cannot be replayed under its own offsets, as its relative expiries would count from now. A base
-/// at its end can.
-async fn without_log(
-    archive: &Archive,
-    history: ReplId,
-    now_unix_ms: i64,
-    memory_limit: usize,
-) -> Option<Plan> {
-    let request = consolidate::Request {
-        history: Some(history),
-        service: None,
-        when: When::Latest,
-        memory_limit,
-        worth: Worth::AnyLog,
-        now_unix_ms,
-    };
-    match timeout(BASE_LIMIT, consolidate::consolidate(archive, &request, &())).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            tracing::warn!("the log cannot be consolidated: {error}");
-            return None;
-        }
-        Err(_) => {
-            tracing::warn!("consolidating the log takes too long for a Redis that waits");
-            return None;
-        }
-    }
-    let catalog = archive.catalog().await.ok()?;
-    let none_bad = BadBases::new();
-    let based = plan(archive, &catalog, history, When::Latest, &none_bad).await;
-    let (plan, _) = sound(archive, based.ok()?, &()).await.ok()?;
-    (!plan.relative_ttls).then_some(plan)
 }
 
 /// `--history` settles which of several branches goes on: the one that comes from it. Later, when that one has children of its

@@ -319,6 +319,7 @@ impl Director {
                     when: When::Latest,
                     memory_limit,
                     worth: Worth::AnyLog,
+                    time_limit: None,
                     now_unix_ms,
                 };
                 let report = consolidate(&archive, &request, &()).await?;

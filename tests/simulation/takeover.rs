@@ -19,6 +19,7 @@ use crate::position::ReplId;
 use crate::resp::encode_command;
 use crate::restore::{Identity, greet, offer};
 use crate::sidecar;
+use crate::status::Status;
 use crate::world;
 use crate::world::simulated::{Process, between, once_in, within};
 
@@ -93,7 +94,8 @@ async fn serve(wire: Wire, writer: String, clock: Clock) -> Result<(), String> {
         .ok_or("nothing is stored")?;
     let memory = 1 << 28;
     let guest = greet(wire, None).await.map_err(|error| error.to_string())?;
-    let prepared = sidecar::prepare(&archive, history, &writer, clock(), memory).await;
+    let status = Status::new();
+    let prepared = sidecar::prepare(&archive, history, &writer, clock(), memory, &status).await;
     let (plan, identity) = prepared.map_err(|error| error.to_string())?;
     if matches!(identity, Identity::Fork { .. }) {
         return Err("a fork".to_owned());

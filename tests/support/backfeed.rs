@@ -58,6 +58,22 @@ pub fn run_with(env: &Env, args: &[&str]) -> Output {
     }
 }
 
+/// The same as [`run`]; a program that takes longer is ended, with code 124.
+pub fn run_within(limit: Duration, args: &[&str]) -> Output {
+    let output = Command::new("timeout")
+        .arg(limit.as_secs().to_string())
+        .arg(PROGRAM)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout (coreutils) starts");
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
 /// `backfeed list --json`.
 pub fn list(store: &str) -> Value {
     list_with(&Env::new(), store)
@@ -265,6 +281,11 @@ impl Backfeed {
     /// Waits until it follows a feed.
     pub fn wait_following(&self) {
         self.wait("it follows the feed", |view| view["phase"] == "following");
+    }
+
+    /// Waits until its log says so.
+    pub fn wait_log(&self, what: &str, text: &str) {
+        wait_until(what, PATIENCE, || self.log().contains(text));
     }
 
     /// Waits until everything that the server has said by now is stored, `PING`s aside.

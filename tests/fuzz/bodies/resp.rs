@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use backfeed::expiry;
 use backfeed::position::{Boundary, Offset};
-use backfeed::resp::commands::{CommandReader, CommandsError};
+use backfeed::resp::commands::{CommandReader, CommandsError, Then};
 use backfeed::resp::{FeedScanner, HEAD_ARG_BYTES, HEAD_ARGS, encode_command};
 use bytes::Bytes;
 
@@ -24,10 +24,10 @@ fn read(bytes: &[u8], size: usize) -> (Vec<Seen>, Result<bool, String>) {
         let pushed = reader.push(chunk, |whole| {
             let argv = whole.argv.iter().map(|arg| arg.to_vec()).collect();
             seen.push((whole.start.0, whole.end.0, argv));
-            Ok::<(), Infallible>(())
+            Ok::<Then, Infallible>(Then::GoOn)
         });
         match pushed {
-            Ok(()) => {}
+            Ok(taken) => assert_eq!(taken, chunk.len()),
             Err(CommandsError::Feed(error)) => return (seen, Err(error.to_string())),
             Err(error) => panic!("{error}"),
         }
