@@ -13,7 +13,7 @@ use crate::differential::{Runner, Told, assert_same};
 use crate::support::backfeed::Output;
 use crate::support::data::{Expiries, for_each_version};
 use crate::support::state::{State, tolerance_ms};
-use crate::support::{Backfeed, Server, Version, list, restored, run, wait_until};
+use crate::support::{Backfeed, Server, Version, list, on, restored, run, wait_until};
 
 for_each_version!(what_is_consolidated_is_what_a_server_makes_of_the_log);
 
@@ -34,6 +34,28 @@ pub const BY_DATA: [&str; 5] = [
 /// `BACKFEED_DIFFERENTIAL_SEED=N` replays one seed, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer (a round takes a few
 /// seconds).
 fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
+    compare_bases(version, None);
+}
+
+on!(what_an_older_server_wrote_is_applied_as_the_newer_one_has_it:
+    redis_60_in_redis_62 = Redis62,
+    redis_62_in_redis_70 = Redis70,
+    redis_62_in_redis_86 = Redis86,
+    redis_62_in_valkey_81 = Valkey81,
+    redis_62_in_valkey_91 = Valkey91,
+);
+
+/// What the first base holds is what an older version has written.
+fn what_an_older_server_wrote_is_applied_as_the_newer_one_has_it(version: Version) {
+    let old = if version == Version::Redis62 {
+        Version::Redis60
+    } else {
+        Version::Redis62
+    };
+    compare_bases(version, Some(old));
+}
+
+fn compare_bases(version: Version, loaded_from: Option<Version>) {
     let number = |name: &str| {
         std::env::var(name)
             .ok()
@@ -45,11 +67,21 @@ fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
     let home = TempDir::new().unwrap();
     let (store, reference) = (home.path().join("bucket"), home.path().join("reference"));
     let url = |path: &Path| format!("file://{}", path.display());
-    let master = Server::start(version, &[]);
+    let mut master = Server::start(version, &[]);
+    if let Some(old) = loaded_from {
+        let old = Server::start(old, &[]);
+        Runner::new(&old, seed, Expiries::Mixed).run(UNITS);
+        old.cmd(&["SAVE"]);
+        master.kill9();
+        fs::copy(old.dir().join("dump.rdb"), master.dir().join("dump.rdb")).unwrap();
+        master.restart();
+    }
     let mut runner =
         Runner::new(&master, seed, Expiries::Mixed).skipping(|command| is_refused(command));
     // The first base holds something of everything.
-    runner.run(UNITS);
+    if loaded_from.is_none() {
+        runner.run(UNITS);
+    }
     let backfeed = Backfeed::backup(
         &master.url(),
         &url(&store),

@@ -27,6 +27,7 @@ mod fuzzing;
 mod gcs;
 mod get;
 mod inspect;
+mod loaded;
 mod matrix;
 mod restore_keys;
 mod round_trip;

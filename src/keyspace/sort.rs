@@ -6,8 +6,8 @@ use super::args::{Args, is_word};
 use super::error::ApplyError;
 use super::keys::{Keys, Touch};
 use super::table::Spec;
-use super::zsets::lenient;
 use super::{Blob, DataType as _, Keyspace, List, Value};
+use crate::rdb::number::lenient;
 
 pub(super) const COMMANDS: &[Spec] = &[Spec::new("SORT", Keys::By(touched), sort)];
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::Family;
 use super::cursor::{BadValue, Cursor};
+use super::number;
 use super::packed::{Element, intset, listpack, ziplist, zipmap};
 
 /// A part of a value.
@@ -218,10 +219,8 @@ fn scored(
         let [member, score] = pair else {
             return Err(BadValue("a member has no score"));
         };
-        let score = text(score);
-        let score = std::str::from_utf8(&score).ok();
-        let score = score.and_then(|score| score.parse().ok());
-        let score = score.ok_or(BadValue("a score is no number"))?;
+        let score = number::score(&text(score));
+        let score = score.ok_or(BadValue("a score is no number to all servers"))?;
         if !take(Part::Scored(text(member), score)) {
             break;
         }

@@ -9,6 +9,7 @@ pub mod elements;
 mod error;
 mod footer;
 mod layout;
+pub mod number;
 pub mod packed;
 pub mod reader;
 #[cfg(test)]

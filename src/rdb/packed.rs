@@ -240,6 +240,70 @@ impl Default for ListpackWriter {
     }
 }
 
+/// A ziplist of short elements in the making.
+#[derive(Clone, Debug, Default)]
+pub struct ZiplistWriter {
+    elements: Vec<u8>,
+    /// Bytes of the last element.
+    last: usize,
+    count: usize,
+}
+
+impl ZiplistWriter {
+    /// Bytes before the first element.
+    const HEADER: usize = 10;
+    /// Longer elements are not written: what stands behind one tells its length in a byte.
+    const LONGEST: usize = 200;
+
+    /// Without elements.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a byte string, as an integer when it is how one is written; none: it is too long.
+    pub fn push(&mut self, element: &[u8]) -> Option<()> {
+        let (begin, length) = (self.elements.len(), u8::try_from(element.len()).ok()?);
+        if element.len() > Self::LONGEST {
+            return None;
+        }
+        self.elements.push(u8::try_from(self.last).ok()?);
+        match (canonical_i64(element), length) {
+            (Some(number), _) => {
+                self.elements.push(0xE0);
+                self.elements.extend_from_slice(&number.to_le_bytes());
+            }
+            (None, 0..=0x3F) => self.elements.push(length),
+            (None, _) => self.elements.extend_from_slice(&[0x40, length]),
+        }
+        if canonical_i64(element).is_none() {
+            self.elements.extend_from_slice(element);
+        }
+        self.last = self.elements.len().saturating_sub(begin);
+        self.count = self.count.saturating_add(1);
+        Some(())
+    }
+
+    /// The ziplist. It must stay below 4 GiB.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        let tail = Self::HEADER.saturating_add(self.elements.len().saturating_sub(self.last));
+        let length = Self::HEADER
+            .saturating_add(self.elements.len())
+            .saturating_add(1);
+        let small = |size: usize| u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes();
+        let count = u16::try_from(self.count).unwrap_or(u16::MAX).to_le_bytes();
+        [
+            &small(length)[..],
+            &small(tail),
+            &count,
+            &self.elements,
+            &[END],
+        ]
+        .concat()
+    }
+}
+
 /// The elements of a ziplist, in order.
 ///
 /// # Errors

@@ -44,6 +44,30 @@ fn a_listpack_is_written_as_a_server_writes_it() {
     assert_eq!(ListpackWriter::new().finish(), hex("070000000000ff"));
 }
 
+#[test]
+fn a_ziplist_is_written_as_a_server_reads_it() {
+    use Element::{Int, Str};
+    let long = [b'x'; 64];
+    let mut writer = ZiplistWriter::new();
+    for element in [&b"a"[..], b"7", b"-0", &long, b"-9223372036854775808", b""] {
+        writer.push(element).unwrap();
+    }
+    assert_eq!(writer.push(&[b'x'; 201]), None);
+    let blob = writer.finish();
+    let wanted = [
+        Str(b"a"),
+        Int(7),
+        Str(b"-0"),
+        Str(&long),
+        Int(i64::MIN),
+        Str(b""),
+    ];
+    assert_eq!(ziplist(&blob).unwrap(), wanted);
+    // The last element begins where the header says.
+    assert_eq!(blob[4..8], (blob.len() as u32 - 3).to_le_bytes());
+    assert_eq!(ZiplistWriter::new().finish(), hex("0b0000000a0000000000ff"));
+}
+
 proptest! {
     #[test]
     fn whatever_is_written_is_read_again(

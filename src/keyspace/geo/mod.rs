@@ -12,8 +12,9 @@ use super::args::{Args, is_word};
 use super::error::ApplyError;
 use super::keys::{Keys, Touch};
 use super::table::Spec;
-use super::zsets::{Conditions, Member, add, number};
+use super::zsets::{Conditions, Member, add};
 use super::{DataType as _, Keyspace, Zset};
+use crate::rdb::number::number;
 use area::{Area, Shape, Version, Within};
 use cells::Point;
 

@@ -34,6 +34,7 @@ const REDIS_LAST: i64 = 0xFFFF_FFFF_FFFF;
 /// How Valkey says that there is none.
 const VALKEY_NONE: i64 = -1;
 
+const TWICE: BadValue = BadValue("a field is there twice");
 const TIME: BadValue = BadValue("a field's expiry is no time");
 
 impl DataType for Hash {
@@ -45,7 +46,7 @@ impl DataType for Hash {
             )));
         }
         Some(match (raw.kind, dialect.family) {
-            (PLAIN, _) => read_each(input, |input| Ok((input.string()?, input.string()?, None))),
+            (PLAIN, _) => read_plain(input),
             (ZIPMAP, _) => read_zipmap(input),
             (ZIPLIST, _) => read_blob(input, |blob| from_elements(&ziplist(blob)?)),
             (LISTPACK, _) => read_blob(input, |blob| from_elements(&listpack(blob)?)),
@@ -119,6 +120,15 @@ fn read_each<'a>(
     Ok(hash)
 }
 
+fn read_plain(mut input: Cursor<'_>) -> Read {
+    let mut hash = Hash::default();
+    for _ in 0..input.count()? {
+        hash.add_again(&input.string()?, &input.string()?);
+    }
+    input.finish()?;
+    hash.check_hidden()
+}
+
 fn read_blob(mut input: Cursor<'_>, from: impl Fn(&[u8]) -> Read) -> Read {
     let blob = input.string()?;
     input.finish()?;
@@ -164,7 +174,7 @@ fn from_elements(elements: &[Element<'_>]) -> Read {
     }
     for pair in pairs {
         if let [field, value] = pair {
-            hash.add(&field.to_bytes(), &value.to_bytes(), None)?;
+            hash.add_again(&field.to_bytes(), &value.to_bytes());
         }
     }
     Ok(hash)
@@ -205,10 +215,19 @@ fn valkey_expiry(time: i64) -> Result<Option<i64>, BadValue> {
 impl Hash {
     fn add(&mut self, field: &[u8], value: &[u8], expiry: Option<i64>) -> Result<(), BadValue> {
         if self.has(field) {
-            return Err(BadValue("a field is there twice"));
+            return Err(TWICE);
         }
         self.set(field, value, Expiry::Set(expiry));
         Ok(())
+    }
+
+    /// The same where servers do not look whether it is there.
+    fn add_again(&mut self, field: &[u8], value: &[u8]) {
+        if self.has(field) {
+            self.hide(field, value);
+        } else {
+            self.set(field, value, Expiry::Set(None));
+        }
     }
 }
 
@@ -220,10 +239,24 @@ impl Hash {
     }
 
     fn fits_listpack(&self, dialect: Dialect) -> bool {
-        let short = |bytes: &[u8]| bytes.len() <= LISTPACK_BYTES;
         (dialect.family == Family::Valkey || dialect.version >= FIRST_WITH_LISTPACKS)
             && (1..=LISTPACK_FIELDS).contains(&self.len())
-            && (self.fields.iter()).all(|(field, told)| short(field) && short(&told.value))
+            && self.all_short()
+    }
+
+    fn all_short(&self) -> bool {
+        let short = |bytes: &[u8]| bytes.len() <= LISTPACK_BYTES;
+        let hidden = self.hidden.iter().map(|(name, field)| (name, field));
+        let mut fields = self.fields.iter().chain(hidden);
+        fields.all(|(field, told)| short(field) && short(&told.value))
+    }
+
+    /// Servers load fields that are there twice into a packed blob alone.
+    fn check_hidden(self) -> Read {
+        if self.hidden.is_empty() || self.len() <= LISTPACK_FIELDS && self.all_short() {
+            return Ok(self);
+        }
+        Err(TWICE)
     }
 
     fn write_listpack(&self, out: &mut Vec<u8>) -> u8 {

@@ -336,18 +336,18 @@ fn blob(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn damaged_payloads_are_refused() {
     for (dialect, kind, payload) in [
-        (REDIS_13, 4, "0201610162"),                      // ends early
-        (REDIS_13, 4, "01016101620163"),                  // goes on
-        (REDIS_13, 4, "0201610162016101 63"),             // twice the same
-        (REDIS_13, 4, "81ffffffffffffffff0161"),          // too many
-        (REDIS_13, 16, "0a0a0000000100816102ff"),         // no value
-        (REDIS_13, 16, "07070000000000fe"),               // no end
-        (REDIS_13, 25, "000000000000000007070000000000"), // ends early
+        (REDIS_13, 4, "0201610162"),                               // ends early
+        (REDIS_13, 4, "01016101620163"),                           // goes on
+        (REDIS_13, 24, "0000000000000000020001610162000161 0163"), // twice the same
+        (REDIS_13, 4, "81ffffffffffffffff0161"),                   // too many
+        (REDIS_13, 16, "0a0a0000000100816102ff"),                  // no value
+        (REDIS_13, 16, "07070000000000fe"),                        // no end
+        (REDIS_13, 25, "000000000000000007070000000000"),          // ends early
         (REDIS_13, 24, "ffffffffffffff7f01810fffffffffffffff01610162"), // overflows
-        (REDIS_13, 24, "ffffffffffffff7f01020161 0162"),  // too late
-        (VALKEY_80, 22, "0101610162feffffffffffffff"),    // no time
+        (REDIS_13, 24, "ffffffffffffff7f01020161 0162"),           // too late
+        (VALKEY_80, 22, "0101610162feffffffffffffff"),             // no time
         (VALKEY_80, 24, "00409452a303000002060167017701016601 76"), // of another family
-        (REDIS_11, 24, "00409452a30300000206016701770101660176"), // not in its version
+        (REDIS_11, 24, "00409452a30300000206016701770101660176"),  // not in its version
         (
             REDIS_11,
             25,

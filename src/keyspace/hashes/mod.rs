@@ -23,6 +23,9 @@ const FIRST_WITH_EXPIRIES: u32 = 12;
 #[derive(Clone, Debug, Default)]
 pub struct Hash {
     fields: HashMap<Blob, Field>,
+    /// Fields that stand behind another one of the same name, in their order. No command makes such, but servers up to Redis 8.6
+    /// and Valkey 8.1 load them, and look at the first one of a name.
+    hidden: Vec<(Blob, Field)>,
     /// How many fields were ever added: the place of the next one.
     added: u64,
     /// Bytes of memory, roughly.
@@ -58,7 +61,7 @@ impl Hash {
     /// How many fields it has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.fields.len()
+        self.fields.len().saturating_add(self.hidden.len())
     }
 
     /// Are there none?
@@ -83,25 +86,45 @@ impl Hash {
                 there.expiry = expiry;
             }
         } else {
-            let new = Field {
-                value: value.into(),
-                expiry: match expiry {
-                    Expiry::Keep => None,
-                    Expiry::Set(expiry) => expiry,
-                },
-                place: self.added,
+            let expiry = match expiry {
+                Expiry::Keep => None,
+                Expiry::Set(expiry) => expiry,
             };
+            let new = self.new_field(value, expiry);
             self.fields.insert(field.into(), new);
-            self.added = self.added.saturating_add(1);
             self.weight = self.weight.saturating_add(weight_of_field(field));
         }
         self.weight = self.weight.saturating_add(value.len());
     }
 
+    fn new_field(&mut self, value: &[u8], expiry: Option<i64>) -> Field {
+        let place = self.added;
+        self.added = place.saturating_add(1);
+        Field {
+            value: value.into(),
+            expiry,
+            place,
+        }
+    }
+
+    /// One more field of a name that is there already.
+    fn hide(&mut self, field: &[u8], value: &[u8]) {
+        let new = self.new_field(value, None);
+        self.hidden.push((field.into(), new));
+        let bytes = weight_of_field(field).saturating_add(value.len());
+        self.weight = self.weight.saturating_add(bytes);
+    }
+
+    /// Takes out the first field of this name. Behind it there may be another one.
     fn remove(&mut self, field: &[u8]) {
         if let Some(old) = self.fields.remove(field) {
             let bytes = weight_of_field(field).saturating_add(old.value.len());
             self.weight = self.weight.saturating_sub(bytes);
+            let next = self.hidden.iter().position(|(name, _)| **name == *field);
+            if let Some(next) = next {
+                let (name, next) = self.hidden.remove(next);
+                self.fields.insert(name, next);
+            }
         }
     }
 
@@ -116,7 +139,8 @@ impl Hash {
 
     /// The fields in the order in which they came.
     fn in_order(&self) -> Vec<(&Blob, &Field)> {
-        let mut fields: Vec<_> = self.fields.iter().collect();
+        let hidden = self.hidden.iter().map(|(name, field)| (name, field));
+        let mut fields: Vec<_> = self.fields.iter().chain(hidden).collect();
         fields.sort_unstable_by_key(|(_, field)| field.place);
         fields
     }

@@ -139,17 +139,28 @@ impl Stream {
         if entries.trim(trim.bound, all, may) {
             self.find_first();
         }
+        self.check_length(args)
+    }
+
+    /// One that says to have entries and has none is in the memory of a server, but cannot be loaded.
+    fn check_length(&self, args: &Args) -> Result<(), ApplyError> {
+        if self.entries.len() > 0 && self.entries.has_no_nodes() {
+            return Err(args.unmodelled(
+                "the stream says to have entries, and the last one is gone: no server loads such a stream",
+            ));
+        }
         Ok(())
     }
 
     /// Deletes an entry, if there is one.
-    fn delete(&mut self, id: Id) {
+    fn delete(&mut self, args: &Args, id: Id) -> Result<(), ApplyError> {
         if self.entries.delete(id) {
             self.max_deleted = self.max_deleted.max(id);
             if id == self.first {
                 self.find_first();
             }
         }
+        self.check_length(args)
     }
 }
 
@@ -235,7 +246,7 @@ pub(super) fn xdel(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> 
     let ids = ids(args, args.from(2))?;
     if let Some(stream) = space.value::<Stream>(args, args.get(1)?)? {
         for id in ids {
-            stream.delete(id);
+            stream.delete(args, id)?;
         }
     }
     Ok(())
@@ -247,7 +258,7 @@ pub(super) fn xdelex(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError
     if let Some(stream) = space.value::<Stream>(args, args.get(1)?)? {
         for id in ids {
             if references.settle(&mut stream.groups, id) {
-                stream.delete(id);
+                stream.delete(args, id)?;
             }
         }
     }
@@ -266,7 +277,7 @@ pub(super) fn xackdel(space: &mut Keyspace, args: &Args) -> Result<(), ApplyErro
             return Ok(());
         };
         if group.acknowledge(id) && references.settle(&mut stream.groups, id) {
-            stream.delete(id);
+            stream.delete(args, id)?;
         }
     }
     Ok(())

@@ -103,7 +103,12 @@ impl DataType for Stream {
 impl Stream {
     /// The first entry may be another one now.
     fn find_first(&mut self) {
-        self.first = self.entries.first().unwrap_or(Id::MIN);
+        self.first = if self.entries.len() == 0 {
+            Id::MIN
+        } else {
+            // There may be none all the same.
+            self.entries.first().unwrap_or(Id::MAX)
+        };
     }
 }
 

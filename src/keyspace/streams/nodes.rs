@@ -40,6 +40,8 @@ pub(super) type Field<'a> = (&'a [u8], &'a [u8]);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     nodes: BTreeMap<Id, Node>,
+    /// How many there are, as servers count them: what the snapshot says, and what was added and deleted since. Streams of
+    /// Redis 5.0 say another number than their nodes have, and servers go by it.
     length: u64,
     weight: usize,
 }
@@ -81,6 +83,11 @@ impl Entries {
     /// How many there are.
     pub(super) fn len(&self) -> u64 {
         self.length
+    }
+
+    /// Are there no nodes, and so no entries?
+    pub(super) fn has_no_nodes(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     pub(super) fn weight(&self) -> usize {
@@ -135,7 +142,7 @@ impl Entries {
             self.remove(master);
         } else {
             node.mark(master, place);
-            self.length = self.length.saturating_sub(1);
+            self.length = self.length.wrapping_sub(1);
         }
         true
     }
@@ -178,7 +185,7 @@ impl Entries {
             let live = node.live as u64;
             let whole = match bound {
                 Bound::Length(length) if self.length <= length => break,
-                Bound::Length(length) => self.length.saturating_sub(live) >= length,
+                Bound::Length(length) => self.length.wrapping_sub(live) >= length,
                 Bound::Before(id) => node.last < id,
             };
             if whole && all {
@@ -197,7 +204,7 @@ impl Entries {
                 }
                 if !place.deleted && (all || may(place.id)) {
                     chosen.push(place);
-                    left = left.saturating_sub(1);
+                    left = left.wrapping_sub(1);
                 }
             }
             if whole && chosen.len() == node.live {
@@ -213,13 +220,13 @@ impl Entries {
                 break;
             }
         }
-        self.length < before
+        self.length != before
     }
 
     fn remove(&mut self, master: Id) {
         if let Some(node) = self.nodes.remove(&master) {
             let weight = node.body.len().saturating_add(NODE_OVERHEAD);
-            self.length = self.length.saturating_sub(node.live as u64);
+            self.length = self.length.wrapping_sub(node.live as u64);
             self.weight = self.weight.saturating_sub(weight);
         }
     }
@@ -235,13 +242,13 @@ impl Entries {
             let master = Id::from_bytes(key);
             let node = Node::decode(master, &input.string()?)?;
             let weight = node.body.len().saturating_add(NODE_OVERHEAD);
-            entries.length = entries.length.saturating_add(node.live as u64);
             entries.weight = entries.weight.saturating_add(weight);
             if entries.nodes.insert(master, node).is_some() {
                 return Err(BadValue("a stream has a node twice"));
             }
         }
-        if input.number()? != entries.length {
+        entries.length = input.number()?;
+        if entries.length > 0 && entries.nodes.is_empty() {
             return Err(BadValue("a stream has another length than it says"));
         }
         let mut last = None;

@@ -7,7 +7,8 @@ use super::super::keys::Keys;
 use super::super::pop::{self, Ends};
 use super::super::table::Spec;
 use super::range::{Pick, Range};
-use super::{LONGEST_PACKED, MOST_PACKED, Zset, number};
+use super::{LONGEST_PACKED, MOST_PACKED, Zset};
+use crate::rdb::number::number;
 
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("ZADD", Keys::At(&[1]), zadd),

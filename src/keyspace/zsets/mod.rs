@@ -1,7 +1,6 @@
 //! Sorted sets.
 
 mod commands;
-mod number;
 mod range;
 mod store;
 
@@ -14,10 +13,10 @@ use super::OVERHEAD;
 use super::table::Spec;
 use super::value::{DataType, Dialect, Raw, Value};
 use crate::rdb::cursor::{BadValue, Cursor, put_number, put_string};
-use crate::rdb::packed::{self, Element, ListpackWriter};
+use crate::rdb::number::score as text_score;
+use crate::rdb::packed::{self, Element, ListpackWriter, ZiplistWriter};
 
 pub(super) use commands::{Conditions, add};
-pub(super) use number::{lenient, number};
 
 pub(super) const COMMANDS: [&[Spec]; 2] = [commands::COMMANDS, store::COMMANDS];
 
@@ -47,7 +46,8 @@ pub struct Zset {
     /// The bytes of the members.
     bytes: usize,
     /// Does a server with default settings keep it as one packed blob? Nothing but the sign of a zero depends on it:
-    /// from 7.0 on that is lost in a blob.
+    /// from 7.0 on a score that is put into a blob loses it. One that stands in a blob already has it, as up to 6.2 the
+    /// sign was written, and a newer server keeps the text of the blobs that it loads.
     packed: bool,
 }
 
@@ -172,12 +172,7 @@ impl Zset {
     }
 
     fn put(&mut self, member: Member, score: f64, dialect: Dialect) {
-        let loses_sign = self.packed && dialect.version >= FIRST_WITH_LISTPACK;
-        let score = if loses_sign && score == 0.0 {
-            0.0
-        } else {
-            score
-        };
+        let score = packed_by(self.packed, dialect, score);
         self.scores.insert(member.clone(), score);
         self.order.insert(Ranked { score, member });
     }
@@ -208,9 +203,10 @@ impl Zset {
         zset
     }
 
-    fn read(kind: u8, mut input: Cursor<'_>) -> Result<Self, BadValue> {
+    fn read(kind: u8, mut input: Cursor<'_>, dialect: Dialect) -> Result<Self, BadValue> {
         let mut pairs = Vec::new();
-        if matches!(kind, ZIPLIST | LISTPACK) {
+        let is_blob = matches!(kind, ZIPLIST | LISTPACK);
+        if is_blob {
             let blob = input.string()?;
             let elements = match kind {
                 ZIPLIST => packed::ziplist(&blob)?,
@@ -232,10 +228,23 @@ impl Zset {
             }
         }
         input.finish()?;
-        Self::loaded(pairs, matches!(kind, ZIPLIST | LISTPACK))
+        Self::loaded(pairs, is_blob, dialect)
     }
 
-    fn loaded(pairs: Vec<(Member, f64)>, packed: bool) -> Result<Self, BadValue> {
+    /// As a server has it once it has loaded it. A blob stays as it is unless it has too many members; other forms are packed
+    /// where that is possible.
+    fn loaded(
+        mut pairs: Vec<(Member, f64)>,
+        is_blob: bool,
+        dialect: Dialect,
+    ) -> Result<Self, BadValue> {
+        let is_short = |(member, _): &(Member, f64)| member.len() <= LONGEST_PACKED;
+        let packed = pairs.len() <= MOST_PACKED && (is_blob || pairs.iter().all(is_short));
+        if !is_blob {
+            for (_, score) in &mut pairs {
+                *score = packed_by(packed, dialect, *score);
+            }
+        }
         let mut zset = Self {
             packed,
             ..Self::default()
@@ -250,28 +259,45 @@ impl Zset {
                 return Err(BadValue("a member stands there twice"));
             }
         }
-        let ranked = pairs
+        let ranked: Vec<Ranked> = pairs
             .into_iter()
-            .map(|(member, score)| Ranked { score, member });
-        zset.order = ranked.collect();
+            .map(|(member, score)| Ranked { score, member })
+            .collect();
+        // A server takes the members of a blob in the order in which they stand there.
+        if is_blob && !ranked.is_sorted() {
+            return Err(BadValue("the members of a sorted set are not in order"));
+        }
+        zset.order = ranked.into_iter().collect();
         Ok(zset)
     }
 
-    /// As one blob, if servers keep it so, and it says all.
-    fn to_listpack(&self, dialect: Dialect) -> Option<Vec<u8>> {
-        let fits = dialect.version >= FIRST_WITH_LISTPACK
-            && self.len() <= MOST_PACKED
-            && self.iter().all(|(member, score)| {
-                member.len() <= LONGEST_PACKED && !(score == 0.0 && score.is_sign_negative())
-            });
-        fits.then(|| {
-            let mut listpack = ListpackWriter::new();
-            for (member, score) in self.iter() {
-                listpack.push(member);
-                listpack.push(score_text(score).as_bytes());
-            }
-            listpack.finish()
-        })
+    /// Is it one that servers pack, where they can?
+    fn is_small(&self) -> bool {
+        self.len() <= MOST_PACKED && (self.iter()).all(|(member, _)| member.len() <= LONGEST_PACKED)
+    }
+
+    /// As one blob: any other form loses the sign of a zero in a server that packs what it loads.
+    fn to_listpack(&self) -> Vec<u8> {
+        let mut listpack = ListpackWriter::new();
+        for (member, score) in self.iter() {
+            listpack.push(member);
+            listpack.push(score_text(score).as_bytes());
+        }
+        listpack.finish()
+    }
+
+    /// The same for servers up to 6.2, if there is a sign to be kept: a newer server may load it.
+    fn to_ziplist(&self) -> Option<Vec<u8>> {
+        let negative_zero = |(_, score): (&Member, f64)| score == 0.0 && score.is_sign_negative();
+        if !self.iter().any(negative_zero) {
+            return None;
+        }
+        let mut ziplist = ZiplistWriter::new();
+        for (member, score) in self.iter() {
+            ziplist.push(member)?;
+            ziplist.push(score_text(score).as_bytes())?;
+        }
+        Some(ziplist.finish())
     }
 }
 
@@ -285,11 +311,23 @@ impl Ranked {
     }
 }
 
+/// What a score becomes that a server puts into a packed blob, or not.
+fn packed_by(packed: bool, dialect: Dialect, score: f64) -> f64 {
+    let loses_sign = packed && dialect.version >= FIRST_WITH_LISTPACK;
+    if loses_sign && score == 0.0 {
+        0.0
+    } else {
+        score
+    }
+}
+
 /// A score in a packed blob.
 fn packed_score(element: &Element<'_>) -> Result<f64, BadValue> {
     match element {
         Element::Int(integer) => Ok(*integer as f64),
-        Element::Str(text) => lenient(text).ok_or(BadValue("a score is no number")),
+        Element::Str(text) => {
+            text_score(text).ok_or(BadValue("a score is no number to all servers"))
+        }
     }
 }
 
@@ -315,18 +353,23 @@ fn put_double_text(out: &mut Vec<u8>, score: f64) {
 }
 
 impl DataType for Zset {
-    fn decode(raw: &Raw, _: Dialect) -> Option<Result<Self, BadValue>> {
+    fn decode(raw: &Raw, dialect: Dialect) -> Option<Result<Self, BadValue>> {
         matches!(raw.kind, TEXT | BINARY | ZIPLIST | LISTPACK)
-            .then(|| Self::read(raw.kind, Cursor::new(&raw.payload)))
+            .then(|| Self::read(raw.kind, Cursor::new(&raw.payload), dialect))
     }
 
     fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) -> u8 {
-        if let Some(listpack) = self.to_listpack(dialect) {
-            put_string(out, &listpack);
+        let is_small = self.is_small();
+        if is_small && dialect.version >= FIRST_WITH_LISTPACK {
+            put_string(out, &self.to_listpack());
             return LISTPACK;
         }
-        put_number(out, self.len() as u64);
         let binary = dialect.version >= FIRST_WITH_BINARY;
+        if let Some(ziplist) = (is_small && binary).then(|| self.to_ziplist()).flatten() {
+            put_string(out, &ziplist);
+            return ZIPLIST;
+        }
+        put_number(out, self.len() as u64);
         // Loaders insert at the front the fastest.
         for (member, score) in self.iter().rev() {
             put_string(out, member);

@@ -5,7 +5,8 @@ use std::ops::Bound;
 use super::super::args::Args;
 use super::super::error::ApplyError;
 use super::super::lists::span;
-use super::{Member, Ranked, Zset, lenient};
+use super::{Member, Ranked, Zset};
+use crate::rdb::number::lenient;
 
 /// Which members are meant.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,8 @@ use super::super::keys::{Keys, Touch};
 use super::super::table::Spec;
 use super::super::{DataType as _, Keyspace, Set, Value};
 use super::range::{Pick, Range};
-use super::{MOST_PACKED, Member, Zset, number};
+use super::{MOST_PACKED, Member, Zset};
+use crate::rdb::number::number;
 
 /// `Z…STORE destination numkeys key …`
 const KEYS: Keys = Keys::Counted {

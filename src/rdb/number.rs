@@ -5,14 +5,16 @@
 
 /// A double as an argument (scores, weights, coordinates): nothing before or after it, not NaN, and not too large or
 /// too small.
-pub(in super::super) fn number(text: &[u8]) -> Option<f64> {
+#[must_use]
+pub fn number(text: &[u8]) -> Option<f64> {
     let Parsed { value, lost } = parse(text)?;
     (!lost).then_some(value)
 }
 
 /// A double where servers look less closely (ends of ranges, what `SORT` sorts by): blanks before it are skipped,
 /// it ends at a zero byte, nothing at all means 0, and what is too large is infinite. Not NaN.
-pub(in super::super) fn lenient(text: &[u8]) -> Option<f64> {
+#[must_use]
+pub fn lenient(text: &[u8]) -> Option<f64> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     if text.is_empty() {
         return Some(0.0);
@@ -21,6 +23,65 @@ pub(in super::super) fn lenient(text: &[u8]) -> Option<f64> {
         .iter()
         .take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r'));
     parse(text.get(blanks.count()..)?).map(|parsed| parsed.value)
+}
+
+/// A score in a packed blob, which servers read with `strtod` and ask no further: what the text begins with counts, what stands
+/// behind it does not, and text that begins with no number is 0. It may be NaN. None: versions differ (Redis 8 knows no hexadecimal
+/// numbers, no blanks and no plus sign before one); no server writes such.
+#[must_use]
+pub fn score(text: &[u8]) -> Option<f64> {
+    /// The buffer that servers copy it to, without its end.
+    const LONGEST: usize = 127;
+    let text = text.get(..LONGEST).unwrap_or(text);
+    if matches!(text.first(), Some(b'+' | b' ' | b'\t'..=b'\r')) {
+        return None;
+    }
+    let sign = usize::from(text.first() == Some(&b'-'));
+    let unsigned = text.get(sign..).unwrap_or_default();
+    let begins = |word: &str| {
+        let front = unsigned.get(..word.len());
+        front.is_some_and(|front| front.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    if begins("nan") {
+        return Some(f64::NAN);
+    }
+    let length = if begins("inf") {
+        "inf".len()
+    } else if begins("0x") {
+        return None;
+    } else {
+        digits(unsigned)
+    };
+    let number = text.get(..sign.saturating_add(length)).unwrap_or_default();
+    Some(parse(number).map_or(0.0, |parsed| parsed.value))
+}
+
+/// How long the decimal number is that the text begins with: digits, with a point among them and an exponent behind.
+fn digits(text: &[u8]) -> usize {
+    let run = |from: usize| {
+        let rest = text.get(from..).unwrap_or_default();
+        rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
+    };
+    let whole = run(0);
+    let (mut end, mut all) = (whole, whole);
+    if text.get(end) == Some(&b'.') {
+        let after = end.saturating_add(1);
+        let fraction = run(after);
+        all = all.saturating_add(fraction);
+        end = after.saturating_add(fraction);
+    }
+    if all == 0 {
+        return 0;
+    }
+    if matches!(text.get(end), Some(b'e' | b'E')) {
+        let mut after = end.saturating_add(1);
+        after = after.saturating_add(usize::from(matches!(text.get(after), Some(b'-' | b'+'))));
+        let digits = run(after);
+        if digits > 0 {
+            end = after.saturating_add(digits);
+        }
+    }
+    end
 }
 
 struct Parsed {
@@ -155,6 +216,35 @@ mod tests {
             "0x1p",
         ] {
             assert_eq!(number(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_score_in_a_blob_is_what_its_text_begins_with() {
+        for (text, value) in [
+            ("1.5", 1.5),
+            ("1.5abc", 1.5),
+            ("-0", 0.0),
+            ("-2e3x", -2000.0),
+            ("2e", 2.0),
+            ("2e+", 2.0),
+            ("5.", 5.0),
+            (".5.5", 0.5),
+            (".", 0.0),
+            ("", 0.0),
+            ("xyz", 0.0),
+            ("-", 0.0),
+            ("infinity", f64::INFINITY),
+            ("-inf5", f64::NEG_INFINITY),
+            ("1e400", f64::INFINITY),
+            ("1\x005", 1.0),
+        ] {
+            assert_eq!(score(text.as_bytes()), Some(value), "{text}");
+        }
+        assert!(score(b"-0").unwrap().is_sign_negative());
+        assert!(score(b"-nan").unwrap().is_nan() && score(b"NaN(1)").unwrap().is_nan());
+        for text in [" 1", "+1", "0x10", "-0x1p3"] {
+            assert_eq!(score(text.as_bytes()), None, "{text}");
         }
     }
 
