@@ -14,7 +14,7 @@
 //! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point; [`diff`]: two points; [`fixture`]: recordings made and played |
 //! | L2 | [`link`]: sockets, Sentinels; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
 //! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`], [`recording`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`crc64`], [`buffers`], [`config`], [`status`], [`metrics`], [`telemetry`], `world`: tasks, threads, chance |
+//! | L0 | [`position`], [`crc64`], [`digest`], [`buffers`], [`config`], [`status`], [`metrics`], [`telemetry`], `world`: tasks, threads, chance |
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
@@ -26,6 +26,7 @@ pub mod config;
 pub mod consolidate;
 pub mod crc64;
 pub mod diff;
+pub mod digest;
 pub mod expiry;
 pub mod fixture;
 mod frames;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::backfeed::Output;
-use crate::support::data::{Expiries, Load, for_each_version};
+use crate::support::data::{Expiries, Load, Random, for_each_version};
 use crate::support::state::{quiet, replica_of};
 use crate::support::{Backfeed, Server, Version, list, run, wait_until};
 
@@ -114,7 +114,10 @@ fn replace(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-for_each_version!(what_is_stored_is_sound_and_both_readers_say_so);
+for_each_version!(
+    what_is_stored_is_sound_and_both_readers_say_so,
+    the_data_of_another_base_is_damage_to_every_reader,
+);
 
 fn what_is_stored_is_sound_and_both_readers_say_so(version: Version) {
     let stored = Stored::new(version);
@@ -215,6 +218,96 @@ fn damage_to_a_base_is_found_and_named_and_no_verdict_is_given() {
     replace(&manifest, text.as_bytes());
     fs::remove_file(base).unwrap();
     stored.is_damaged(&[], &[&name(base), "is missing"]);
+}
+
+/// Two bases of one server with a value of the same length, in objects of the same size.
+fn two_alike(server: &Server, store: &str) -> [Value; 2] {
+    for round in 0..20_u64 {
+        // Nothing that zstd could make smaller.
+        let mut random = Random::new(round);
+        let value = format!("{:016x}{:016x}", random.next(), random.next());
+        server.cmd(&["SET", "k", &value]);
+        let once = [
+            "backup",
+            "--once",
+            "--redis",
+            &server.url(),
+            "--store",
+            store,
+        ];
+        let output = run(&once);
+        assert_eq!(output.code, 0, "{output:?}");
+        let listed = list(store);
+        let bases = listed["histories"][0]["bases"].as_array().unwrap();
+        let last = bases.last().unwrap();
+        let sizes = |base: &Value| (base["raw_bytes"].clone(), base["stored_bytes"].clone());
+        let mut before = bases.iter().take(bases.len() - 1);
+        if let Some(twin) = before.find(|base| sizes(base) == sizes(last)) {
+            return [twin.clone(), last.clone()];
+        }
+    }
+    panic!("no two bases of the same size");
+}
+
+/// The checksum of a whole RDB is 0, so it is the digest alone that tells them apart.
+fn the_data_of_another_base_is_damage_to_every_reader(version: Version) {
+    let home = TempDir::new().unwrap();
+    let server = Server::start(version, &[]);
+    let stored = Stored { home, server };
+    let store = stored.store();
+    let [one, two] = two_alike(&stored.server, &store);
+    let offsets = [&one, &two].map(|base| base["offset"].as_u64().unwrap());
+    let objects = offsets.map(|offset| {
+        let name = format!("{offset:020}.rdb.zst");
+        stored.objects(&name).into_iter().next().unwrap()
+    });
+    let at = offsets.map(|offset| format!("offset:{offset}"));
+    let get = |at: &str| run(&["get", "k", "--store", &store, "--at", at]);
+    let values = [&at[0], &at[1]].map(|at| get(at).stdout);
+    assert_ne!(values[0], values[1]);
+
+    let data = [&objects[0], &objects[1]].map(|object| fs::read(object).unwrap());
+    replace(&objects[0], &data[1]);
+    replace(&objects[1], &data[0]);
+    let deep = stored.verify(&["--deep"]);
+    assert_eq!(deep.code, 7, "{deep:?}");
+    assert!(deep.stdout.contains("damaged: 2 problems"), "{deep:?}");
+    for object in &objects {
+        assert!(deep.stdout.contains(&name(object)), "{deep:?}");
+    }
+    let fresh = Server::start(version, &[]);
+    let url = fresh.url();
+    let rdb = stored.home.path().join("out.rdb");
+    for (index, other) in [(0, 1), (1, 0)] {
+        let found = get(&at[index]);
+        assert_eq!(found.code, 7, "{found:?}");
+        assert!(!found.stdout.contains(values[other].trim()), "{found:?}");
+        for to in [url.as_str(), rdb.to_str().unwrap()] {
+            let restore = ["restore", "--store", &store, "--at", &at[index], "--to", to];
+            let output = run(&restore);
+            assert_eq!(output.code, 7, "{output:?}");
+        }
+    }
+    assert_eq!(fresh.text(&["DBSIZE"]), "0");
+
+    // Manifests of an earlier version have no digest. The RDB says where it stands, as far as its server wrote that into it.
+    for object in &objects {
+        let manifest = object.with_file_name(name(object).replace(".rdb.zst", ".json"));
+        let mut document: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+        document.as_object_mut().unwrap().remove("digest").unwrap();
+        replace(&manifest, document.to_string().as_bytes());
+    }
+    let deep = stored.verify(&["--deep"]);
+    assert_eq!(deep.code, 7, "{deep:?}");
+    assert!(deep.stdout.contains("the data of another base"), "{deep:?}");
+    replace(&objects[0], &data[0]);
+    replace(&objects[1], &data[1]);
+    let text = stored.is_sound(&["--deep"]);
+    assert!(
+        text.contains("was not checked: an earlier version"),
+        "{text}"
+    );
+    assert_eq!(get(&at[0]).stdout, values[0]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! (`contrib/seekable_format/zstd_seekable_compression_format.md` in zstd's repository), which is a skippable frame.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::names::Name;
 use super::read::{Decode, decode_stream};
-use super::{Archive, ArchiveError, BaseManifest, RawStream, VerdictDoc, documents};
+use super::{Archive, ArchiveError, BaseDigest, BaseManifest, RawStream, VerdictDoc, documents};
 use crate::buffers::Buffers;
 use crate::crc64::Crc64;
+use crate::digest::{self, Digest};
 use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::Position;
 use crate::rdb::{Summary, WalkError, Walker};
@@ -44,6 +45,7 @@ pub struct BaseWriter {
     filling: BytesMut,
     raw_bytes: u64,
     crc: Crc64,
+    digest: Digest,
     encoders: Arc<Encoders>,
     /// Frames on their way to the uploader. None after an error, or once the last one is sent.
     frames: Option<mpsc::Sender<JoinHandle<io::Result<Frame>>>>,
@@ -59,8 +61,10 @@ pub struct StoredBase {
     pub raw_bytes: u64,
     /// Bytes of the object.
     pub stored_bytes: u64,
-    /// CRC-64/REDIS of all bytes of the RDB.
+    /// CRC-64/REDIS of all bytes of the RDB ([`BaseManifest::crc64`]).
     pub crc64: u64,
+    /// What identifies the bytes.
+    pub digest: BaseDigest,
 }
 
 /// Encoders that have nothing to do, and their buffers.
@@ -93,6 +97,7 @@ struct Frame {
 struct Uploaded {
     upload: Box<dyn Upload>,
     stored_bytes: u64,
+    digest: Digest,
 }
 
 impl BaseWriter {
@@ -104,6 +109,7 @@ impl BaseWriter {
             filling: BytesMut::new(),
             raw_bytes: 0,
             crc: Crc64::new(),
+            digest: Digest::new(),
             encoders: Arc::default(),
             frames: Some(frames),
             uploader: world::spawn(upload_frames(object.clone(), upload, incoming)),
@@ -115,6 +121,7 @@ impl BaseWriter {
     /// writer is of no more use.
     pub async fn write(&mut self, raw: Bytes) -> Result<(), ArchiveError> {
         self.crc.update(&raw);
+        self.digest.update(&raw);
         self.raw_bytes = self.raw_bytes.saturating_add(raw.len() as u64);
         let mut rest = raw;
         while !rest.is_empty() {
@@ -148,6 +155,7 @@ impl BaseWriter {
         let Uploaded {
             upload,
             stored_bytes,
+            digest,
         } = joined(&self.object, (&mut self.uploader).await)??;
         match upload.commit().await {
             Ok(()) => Ok(StoredBase {
@@ -155,6 +163,7 @@ impl BaseWriter {
                 raw_bytes: self.raw_bytes,
                 stored_bytes,
                 crc64: self.crc.value(),
+                digest: BaseDigest::new(&self.digest, &digest),
             }),
             Err(StoreError::AlreadyExists { name }) => {
                 Err(ArchiveError::BaseExists { object: name })
@@ -210,6 +219,7 @@ async fn upload_frames(
     mut incoming: mpsc::Receiver<JoinHandle<io::Result<Frame>>>,
 ) -> Result<Uploaded, ArchiveError> {
     let mut stored_bytes = 0_u64;
+    let mut digest = Digest::new();
     let mut table = BytesMut::new();
     let mut count = 0_u32;
     while let Some(frame) = incoming.recv().await {
@@ -220,14 +230,17 @@ async fn upload_frames(
         table.put_u32_le(u32_of(&object, frame.stored.len())?);
         table.put_u32_le(u32_of(&object, frame.raw_bytes)?);
         count = count.saturating_add(1);
+        digest.update(&frame.stored);
         upload.write(frame.stored).await?;
     }
     let table = seek_table(&table, count, u32_of(&object, table.len())?);
     stored_bytes = stored_bytes.saturating_add(table.len() as u64);
+    digest.update(&table);
     upload.write(table).await?;
     Ok(Uploaded {
         upload,
         stored_bytes,
+        digest,
     })
 }
 
@@ -277,38 +290,40 @@ impl Archive {
         self.create_unless_there(&object, body).await
     }
 
-    /// The RDB of a base, verified: stored size, raw size, CRC-64. Only the end of the stream without an error says that all
+    /// The RDB of a base, verified: stored size, raw size, digest. Only the end of the stream without an error says that all
     /// was right; until then each piece has passed its zstd frame's checksum.
     pub async fn read_base(&self, manifest: &BaseManifest) -> Result<RawStream, ArchiveError> {
+        self.read_compared(manifest, Compared::Data).await
+    }
+
+    /// The same, with what is to be compared.
+    pub async fn read_compared(
+        &self,
+        manifest: &BaseManifest,
+        compared: Compared,
+    ) -> Result<RawStream, ArchiveError> {
         let object = Name::BaseData(manifest.position()).to_string();
         let source = self.read_existing(&object).await?;
-        let decoder = BaseDecoder::new(object, Some(manifest.clone()), self.buffers.clone())?;
+        let goal = Goal::Compare(Box::new(manifest.clone()), compared);
+        let decoder = BaseDecoder::new(object, goal, self.buffers.clone())?;
         Ok(decode_stream(source, decoder))
     }
 
-    /// The data of a base that has no manifest yet, and how many bytes are stored. Each zstd frame's checksum is verified; the
-    /// caller checks the RDB, and counts.
-    pub async fn read_stray_base(&self, at: Position) -> Result<(u64, RawStream), ArchiveError> {
-        let object = Name::BaseData(at).to_string();
-        let stored_bytes = self.size_of(&object).await?;
-        let source = self.read_existing(&object).await?;
-        let decoder = BaseDecoder::new(object, None, self.buffers.clone())?;
-        Ok((stored_bytes, decode_stream(source, decoder)))
-    }
-}
-
-impl Archive {
-    /// Reads the data of a base that has no manifest (yet) to its end: is it a sound RDB, and what is in it?
+    /// Reads the data of a base that has no manifest (yet) to its end: is it a sound RDB, and what is in it? Each zstd frame's
+    /// checksum is verified.
     pub async fn walk_stray_base(
         &self,
         at: Position,
     ) -> Result<(StoredBase, Summary), ArchiveError> {
-        let (stored_bytes, mut raw) = self.read_stray_base(at).await?;
         let object = Name::BaseData(at).to_string();
+        let stored_bytes = self.size_of(&object).await?;
+        let source = self.read_existing(&object).await?;
+        let sums = Arc::new(OnceLock::new());
+        let goal = Goal::Tell(at, Arc::clone(&sums));
+        let decoder = BaseDecoder::new(object.clone(), goal, self.buffers.clone())?;
+        let mut raw = decode_stream(source, decoder);
         let damaged = |error: WalkError| ArchiveError::damaged(&object, error.to_string());
         let mut walker = Walker::new();
-        let mut crc = Crc64::new();
-        let mut raw_bytes: u64 = 0;
         while let Some(bytes) = raw.try_next().await? {
             if walker.push(&bytes).map_err(damaged)? < bytes.len() {
                 return Err(ArchiveError::damaged(
@@ -316,88 +331,87 @@ impl Archive {
                     "bytes follow the end of the RDB",
                 ));
             }
-            crc.update(&bytes);
-            raw_bytes = raw_bytes.saturating_add(bytes.len() as u64);
         }
         walker.finish_opaque().map_err(damaged)?;
-        let stored = StoredBase {
-            at,
-            raw_bytes,
-            stored_bytes,
-            crc64: crc.value(),
-        };
-        Ok((stored, walker.summary().clone()))
+        match sums.get() {
+            Some(stored) if stored.stored_bytes == stored_bytes => {
+                Ok((stored.clone(), walker.summary().clone()))
+            }
+            _ => Err(ArchiveError::damaged(
+                &object,
+                format!("it was listed with {stored_bytes} bytes, and has others"),
+            )),
+        }
+    }
+}
+
+/// What a reader of a base compares with the manifest when it has come to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// The RDB. That is what a restore needs: a seek table that is wrong is no reason to refuse it.
+    Data,
+    /// The object as well, to the last bit.
+    Object,
+}
+
+/// What becomes of what the decoder has reckoned.
+enum Goal {
+    /// It must be what the manifest says.
+    Compare(Box<BaseManifest>, Compared),
+    /// There is no manifest: it is told.
+    Tell(Position, Arc<OnceLock<StoredBase>>),
+}
+
+impl Goal {
+    fn manifest(&self) -> Option<&BaseManifest> {
+        match self {
+            Self::Compare(manifest, _) => Some(manifest),
+            Self::Tell(..) => None,
+        }
     }
 }
 
 struct BaseDecoder {
     object: String,
-    manifest: Option<BaseManifest>,
+    goal: Goal,
     frames: FrameDecoder,
     stored: u64,
     raw: u64,
     crc: Crc64,
+    digest: Digest,
+    /// None: it is not wanted.
+    stored_digest: Option<Digest>,
 }
 
 impl BaseDecoder {
-    fn new(
-        object: String,
-        manifest: Option<BaseManifest>,
-        buffers: Buffers,
-    ) -> Result<Self, ArchiveError> {
+    fn new(object: String, goal: Goal, buffers: Buffers) -> Result<Self, ArchiveError> {
         let frames = FrameDecoder::with(FRAME_LIMIT, buffers)
             .map_err(|error| ArchiveError::damaged(&object, error.to_string()))?;
+        let data_alone = matches!(goal, Goal::Compare(_, Compared::Data));
         Ok(Self {
             object,
-            manifest,
+            goal,
             frames,
             stored: 0,
             raw: 0,
             crc: Crc64::new(),
+            digest: Digest::new(),
+            stored_digest: (!data_alone).then(Digest::new),
         })
     }
 
     fn damaged(&self, reason: impl Into<String>) -> ArchiveError {
         ArchiveError::damaged(&self.object, reason)
     }
-}
 
-impl Decode for BaseDecoder {
-    fn push(&mut self, bytes: &[u8], out: &mut dyn FnMut(Bytes)) -> Result<(), ArchiveError> {
-        self.stored = self.stored.saturating_add(bytes.len() as u64);
-        if let Some(manifest) = &self.manifest
-            && self.stored > manifest.stored_bytes
-        {
-            return Err(self.damaged("there are bytes after its end"));
+    fn truncated(&self, reason: impl Into<String>) -> ArchiveError {
+        ArchiveError::Truncated {
+            object: self.object.clone(),
+            reason: reason.into(),
         }
-        let (raw, crc) = (&mut self.raw, &mut self.crc);
-        let pushed = self.frames.push(bytes, &mut |frame| {
-            *raw = raw.saturating_add(frame.len() as u64);
-            crc.update(&frame);
-            out(frame);
-        });
-        pushed.map_err(|error: FrameError| self.damaged(error.to_string()))
     }
 
-    fn finish(self) -> Result<(), ArchiveError> {
-        let truncated = |reason: String| ArchiveError::Truncated {
-            object: self.object.clone(),
-            reason,
-        };
-        if let Some(manifest) = &self.manifest
-            && self.stored < manifest.stored_bytes
-        {
-            return Err(truncated(format!(
-                "{} of {} bytes are there",
-                self.stored, manifest.stored_bytes
-            )));
-        }
-        if self.frames.within_frame() {
-            return Err(truncated("its last zstd frame does not end".to_owned()));
-        }
-        let Some(manifest) = &self.manifest else {
-            return Ok(());
-        };
+    fn compare(&self, manifest: &BaseManifest) -> Result<(), ArchiveError> {
         if self.raw != manifest.raw_bytes {
             return Err(self.damaged(format!(
                 "it holds {} bytes of RDB, and its manifest says {}",
@@ -411,7 +425,78 @@ impl Decode for BaseDecoder {
                 manifest.crc64
             )));
         }
-        Ok(())
+        let Some(wanted) = manifest.digest.as_ref().filter(|wanted| wanted.is_known()) else {
+            return Ok(());
+        };
+        let differs = |what: &str, found: String, wanted: &str| {
+            Err(self.damaged(format!(
+                "{what}: their {} digest is {found}, and the manifest says {wanted}",
+                digest::ALGORITHM
+            )))
+        };
+        let raw = self.digest.text();
+        if raw != wanted.raw {
+            let what =
+                "it holds other bytes of RDB than were stored (those of another base, perhaps)";
+            return differs(what, raw, &wanted.raw);
+        }
+        match &self.stored_digest {
+            Some(stored) if stored.text() != wanted.stored => {
+                let what = "the RDB in it is right, but its own bytes are not those that were stored (zstd frame headers, or the seek table)";
+                differs(what, stored.text(), &wanted.stored)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Decode for BaseDecoder {
+    fn push(&mut self, bytes: &[u8], out: &mut dyn FnMut(Bytes)) -> Result<(), ArchiveError> {
+        self.stored = self.stored.saturating_add(bytes.len() as u64);
+        if let Some(manifest) = self.goal.manifest()
+            && self.stored > manifest.stored_bytes
+        {
+            return Err(self.damaged("there are bytes after its end"));
+        }
+        if let Some(stored) = &mut self.stored_digest {
+            stored.update(bytes);
+        }
+        let (raw, crc, digest) = (&mut self.raw, &mut self.crc, &mut self.digest);
+        let pushed = self.frames.push(bytes, &mut |frame| {
+            *raw = raw.saturating_add(frame.len() as u64);
+            crc.update(&frame);
+            digest.update(&frame);
+            out(frame);
+        });
+        pushed.map_err(|error: FrameError| self.damaged(error.to_string()))
+    }
+
+    fn finish(self) -> Result<(), ArchiveError> {
+        if let Some(manifest) = self.goal.manifest()
+            && self.stored < manifest.stored_bytes
+        {
+            return Err(self.truncated(format!(
+                "{} of {} bytes are there",
+                self.stored, manifest.stored_bytes
+            )));
+        }
+        if self.frames.within_frame() {
+            return Err(self.truncated("its last zstd frame does not end"));
+        }
+        match &self.goal {
+            Goal::Compare(manifest, _) => self.compare(manifest),
+            Goal::Tell(at, sums) => {
+                let stored = self.stored_digest.clone().unwrap_or_default();
+                let _ = sums.set(StoredBase {
+                    at: *at,
+                    raw_bytes: self.raw,
+                    stored_bytes: self.stored,
+                    crc64: self.crc.value(),
+                    digest: BaseDigest::new(&self.digest, &stored),
+                });
+                Ok(())
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::super::testing::*;
 use super::super::{BaseKind, BaseManifest};
 use super::*;
 use crate::position::Offset;
+use crate::rdb::samples;
 use crate::store::{MemoryStore, SharedStore};
 
 on_both_stores!(
@@ -21,6 +22,8 @@ on_both_stores!(
     an_abandoned_base_leaves_nothing,
     base_data_without_a_manifest_can_be_adopted,
     a_damaged_base_is_a_typed_error,
+    the_data_of_another_base_is_not_taken_for_that_of_this_one,
+    a_seek_table_that_was_changed_is_found_and_hinders_no_restore,
 );
 
 async fn archive_in(store: SharedStore) -> Archive {
@@ -126,7 +129,7 @@ async fn an_abandoned_base_leaves_nothing(store: SharedStore) {
 async fn base_data_without_a_manifest_can_be_adopted(store: SharedStore) {
     let archive = archive_in(store).await;
     archive.create_history(&history(1)).await.unwrap();
-    let raw = Bytes::from_static(b"REDIS0010 the first");
+    let raw = Bytes::from(samples::rdb("REDIS0010", b""));
     let mut writer = archive.begin_base(at(1, 10)).await.unwrap();
     writer.write(raw.clone()).await.unwrap();
     let first = writer.finish().await.unwrap();
@@ -150,13 +153,70 @@ async fn base_data_without_a_manifest_can_be_adopted(store: SharedStore) {
         writer.finish().await,
         Err(ArchiveError::BaseExists { object }) if object == name
     ));
-    let (stored_bytes, stream) = archive.read_stray_base(at(1, 10)).await.unwrap();
-    assert_eq!(stored_bytes, first.stored_bytes);
-    assert_eq!(bytes_of(stream).await.unwrap(), raw);
+    // What is read of it is what its writer would have said.
+    let (stored, summary) = archive.walk_stray_base(at(1, 10)).await.unwrap();
+    assert_eq!((stored, summary.bytes), (first, raw.len() as u64));
     assert!(matches!(
-        archive.read_stray_base(at(1, 11)).await,
+        archive.walk_stray_base(at(1, 11)).await,
         Err(ArchiveError::Missing { .. })
     ));
+}
+
+/// The bytes of another base, of the same sizes and with the same CRC-64, as every RDB has that ends with its own checksum.
+async fn the_data_of_another_base_is_not_taken_for_that_of_this_one(store: SharedStore) {
+    let archive = archive_in(store).await;
+    let raw = |value: &[u8]| {
+        let key = [
+            &[0xFE, 0, 0][..],
+            &samples::string(b"k"),
+            &samples::string(value),
+        ]
+        .concat();
+        Bytes::from(samples::rdb("REDIS0010", &key))
+    };
+    let (one, two) = (raw(b"the one"), raw(b"another"));
+    let first = base_of(&archive, 1, 10, &one).await;
+    let second = base_of(&archive, 1, 20, &two).await;
+    let sizes = |it: &BaseManifest| (it.raw_bytes, it.stored_bytes, it.crc64.clone());
+    assert_eq!(sizes(&first), sizes(&second));
+    let name = Name::BaseData(first.position()).to_string();
+    let other = Name::BaseData(second.position()).to_string();
+    let bytes = object(&archive, &other).await;
+    replace(&archive, &name, bytes).await;
+    for compared in [Compared::Data, Compared::Object] {
+        let stream = archive.read_compared(&first, compared).await.unwrap();
+        let error = bytes_of(stream).await.unwrap_err().to_string();
+        assert!(error.contains("those of another base"), "{error}");
+    }
+    // A manifest of an earlier version, or of a later one with another algorithm, is read all the same.
+    let mut other_digest = first.digest.clone();
+    other_digest.as_mut().unwrap().algorithm = "blake9".to_owned();
+    for digest in [None, other_digest] {
+        let first = BaseManifest {
+            digest,
+            ..first.clone()
+        };
+        let stream = archive.read_base(&first).await.unwrap();
+        assert_eq!(bytes_of(stream).await.unwrap(), two);
+    }
+}
+
+/// A bit that means nothing to a reader from front to back does not keep a restore from its data, and is found when the object
+/// itself is compared.
+async fn a_seek_table_that_was_changed_is_found_and_hinders_no_restore(store: SharedStore) {
+    let archive = archive_in(store).await;
+    let raw = feed(0, 5000);
+    let manifest = base_of(&archive, 1, 10, &raw).await;
+    let name = Name::BaseData(at(1, 10)).to_string();
+    let mut bytes = object(&archive, &name).await.to_vec();
+    let in_table = bytes.len() - 10;
+    bytes[in_table] ^= 1;
+    replace(&archive, &name, bytes).await;
+    let stream = archive.read_base(&manifest).await.unwrap();
+    assert_eq!(bytes_of(stream).await.unwrap(), raw);
+    let stream = archive.read_compared(&manifest, Compared::Object).await;
+    let error = bytes_of(stream.unwrap()).await.unwrap_err().to_string();
+    assert!(error.contains("the RDB in it is right"), "{error}");
 }
 
 async fn a_damaged_base_is_a_typed_error(store: SharedStore) {

@@ -1,8 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::super::testing::{child, history, id, manifest};
-use super::super::{BaseKind, StoredBase};
+use super::super::{BaseDigest, BaseKind, StoredBase};
 use super::*;
+use crate::digest::Digest;
 
 fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
     let histories = histories.iter().map(|(doc, bases)| {
@@ -16,6 +17,7 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
                 raw_bytes: 1,
                 stored_bytes: 1,
                 crc64: 1,
+                digest: BaseDigest::new(&Digest::new(), &Digest::new()),
             };
             manifest(n, *offset, BaseKind::Sync, &stored)
         };

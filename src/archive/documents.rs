@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ArchiveError, StoredBase};
+use crate::digest::{self, Digest};
 use crate::position::{Offset, Position, ReplId};
 use crate::rdb::{self, Checksum, Summary};
 
@@ -107,8 +108,12 @@ pub struct BaseManifest {
     pub raw_bytes: u64,
     /// Bytes of the object.
     pub stored_bytes: u64,
-    /// CRC-64/REDIS over all bytes of the RDB (its own checksum included), 16 hexadecimal digits.
+    /// CRC-64/REDIS over all bytes of the RDB, 16 hexadecimal digits. As an RDB ends with its own CRC-64, it is 0 for every whole
+    /// RDB that has one, and tells two of them apart no more than their lengths do: earlier versions had nothing else, and want it.
     pub crc64: String,
+    /// What identifies the bytes. None: an earlier version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<BaseDigest>,
     /// `REDIS0011`.
     pub rdb_magic: String,
     /// Is the RDB's own checksum there, and right? False: the server wrote none (`rdbchecksum no`).
@@ -167,6 +172,7 @@ impl BaseManifest {
             raw_bytes: stored.raw_bytes,
             stored_bytes: stored.stored_bytes,
             crc64: Self::crc64_text(stored.crc64),
+            digest: Some(stored.digest.clone()),
             rdb_magic: summary.magic.clone(),
             rdb_checksum: summary.checksum == Checksum::Verified,
             server,
@@ -213,6 +219,35 @@ impl BaseManifest {
     }
 }
 
+/// What identifies the bytes of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseDigest {
+    /// [`crate::digest::ALGORITHM`]. Another one cannot be checked by this build.
+    pub algorithm: String,
+    /// Of the RDB.
+    pub raw: String,
+    /// Of the object as it is stored.
+    pub stored: String,
+}
+
+impl BaseDigest {
+    /// Of bytes that have all passed.
+    #[must_use]
+    pub fn new(raw: &Digest, stored: &Digest) -> Self {
+        Self {
+            algorithm: digest::ALGORITHM.to_owned(),
+            raw: raw.text(),
+            stored: stored.text(),
+        }
+    }
+
+    /// Can this build compare it?
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.algorithm == digest::ALGORITHM
+    }
+}
+
 /// `base/<offset>.verified.json`: a base was read from its first to its last byte, and nothing was found wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerdictDoc {
@@ -226,6 +261,9 @@ pub struct VerdictDoc {
     pub raw_bytes: u64,
     /// Their CRC-64, as in the manifest.
     pub crc64: String,
+    /// What identifies them, as in the manifest. None there: they were not compared with what was once stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<BaseDigest>,
     /// Who read it.
     pub readings: Vec<Reading>,
     /// Unix milliseconds.

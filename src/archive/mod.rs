@@ -26,12 +26,12 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
-pub use base::{BASE_FRAME_RAW, BaseWriter, StoredBase};
+pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
 pub use documents::{
-    ARCHIVE_KIND, ArchiveDoc, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT, HistoryDoc,
-    Parent, Reading, ServerInfo, VerdictDoc,
+    ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT,
+    HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;

@@ -88,6 +88,7 @@ pub(super) fn manifest(n: u8, offset: u64, kind: BaseKind, stored: &StoredBase) 
         raw_bytes: stored.raw_bytes,
         stored_bytes: stored.stored_bytes,
         crc64: BaseManifest::crc64_text(stored.crc64),
+        digest: Some(stored.digest.clone()),
         rdb_magic: "REDIS0010".to_owned(),
         rdb_checksum: true,
         server: history(n).server,

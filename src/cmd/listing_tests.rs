@@ -223,6 +223,7 @@ mod gathered {
             raw_bytes: stored.raw_bytes,
             stored_bytes: stored.stored_bytes,
             crc64: BaseManifest::crc64_text(stored.crc64),
+            digest: Some(stored.digest.clone()),
             rdb_magic: "REDIS0010".to_owned(),
             rdb_checksum: true,
             server: redis(),

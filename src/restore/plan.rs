@@ -6,16 +6,18 @@
 //! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
 //! ```
 
+mod times;
+
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
 use super::error::{RestoreError, is_damage};
 use super::when::{When, show_time};
-use crate::archive::{Archive, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem};
-use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
+use crate::archive::{Archive, BaseManifest, Catalog, ChainEnd, ChainItem};
+use crate::position::{Boundary, Offset, Position, ReplId};
 use crate::resp::FeedScanner;
-use crate::segment::{Entry, SegmentHeader};
+use crate::segment::SegmentHeader;
 
 /// A part of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,66 +182,6 @@ impl Planner<'_> {
         }
     }
 
-    /// What had been received at that time: the last time mark of the lineage, or a snapshot that existed by then.
-    async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RestoreError> {
-        let snapshots = self.bases().filter(|(_, base)| {
-            matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
-        });
-        let by_snapshot = snapshots.map(|(_, base)| base.offset).max();
-        for span in &self.spans {
-            if let Some(mark) = self.mark_at(*span, unix_ms).await? {
-                return Ok(by_snapshot.max(Some(mark.offset.min(span.upto))));
-            }
-        }
-        Ok(by_snapshot)
-    }
-
-    /// The last mark of a span's log at or before that time, by binary search over the headers.
-    async fn mark_at(&self, span: Span, unix_ms: i64) -> Result<Option<TimeMark>, RestoreError> {
-        let Some(history) = self.catalog.histories.get(&span.history) else {
-            return Ok(None);
-        };
-        let log = history.log.as_slice();
-        let shared = log.partition_point(|first| Offset::before_byte(*first) < span.upto);
-        let (mut low, mut high) = (0, shared);
-        let mut found = None;
-        while low < high {
-            let middle = low.midpoint(high);
-            let probed = log.get(middle..high).unwrap_or_default();
-            let Some((index, marks)) = self.first_marks(span.history, probed).await? else {
-                high = middle;
-                continue;
-            };
-            let last = marks.iter().rev().find(|mark| mark.unix_ms <= unix_ms);
-            if let Some(mark) = last {
-                found = Some(*mark);
-                low = middle.saturating_add(index).saturating_add(1);
-            } else {
-                high = middle;
-            }
-        }
-        Ok(found)
-    }
-
-    /// The marks of the first of these segments that has any. Whether damaged ones matter shows when the chain is walked.
-    async fn first_marks(
-        &self,
-        history: ReplId,
-        log: &[u64],
-    ) -> Result<Option<(usize, Vec<TimeMark>)>, RestoreError> {
-        for (index, first) in log.iter().enumerate() {
-            match self.archive.entry(history, *first).await {
-                Ok(Some(Entry::Segment(header))) if !header.meta.marks.is_empty() => {
-                    return Ok(Some((index, header.meta.marks)));
-                }
-                Ok(_) => {}
-                Err(error) if is_damage(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(None)
-    }
-
     /// All bases of the lineage, each with the index of its span.
     fn bases(&self) -> impl Iterator<Item = (usize, &BaseManifest)> {
         self.spans.iter().enumerate().flat_map(|(index, span)| {
@@ -266,7 +208,19 @@ impl Planner<'_> {
         let newest = usable
             .filter(|(_, base)| !self.is_bad(base))
             .max_by_key(|(_, base)| base.offset);
-        newest.ok_or_else(|| self.before_oldest())
+        newest.ok_or_else(|| self.no_base(goal))
+    }
+
+    /// Why there is none: those that could have served are damaged, or there never was one.
+    fn no_base(&self, goal: Offset) -> RestoreError {
+        let mut before = self.bases().filter(|(_, base)| base.offset <= goal);
+        if !before.any(|(_, base)| self.is_bad(base)) {
+            return self.before_oldest();
+        }
+        RestoreError::NoSoundBase {
+            goal: self.when.to_string(),
+            damaged: self.bad.values().cloned().collect(),
+        }
     }
 
     /// What the same service had stored before the oldest history of the lineage began with a full sync.

@@ -133,6 +133,7 @@ impl Sample {
             raw_bytes: stored.raw_bytes,
             stored_bytes: stored.stored_bytes,
             crc64: BaseManifest::crc64_text(stored.crc64),
+            digest: Some(stored.digest.clone()),
             rdb_magic: "REDIS0010".into(),
             rdb_checksum: true,
             server: self.server(),

@@ -7,8 +7,10 @@ use futures::StreamExt;
 use super::second::{self, Counts, Opinion};
 use super::{HistoryReport, Request};
 use crate::archive::{
-    Archive, ArchiveError, BaseManifest, FORMAT, History, Name, Reading, VerdictDoc,
+    Archive, ArchiveError, BaseDigest, BaseManifest, Compared, FORMAT, History, Name, Reading,
+    VerdictDoc,
 };
+use crate::position::ReplId;
 use crate::rdb::{Checksum, Summary, Walker};
 use crate::restore::Progress;
 
@@ -38,6 +40,10 @@ pub(super) async fn read(
                 continue;
             }
         };
+        if let Some(why) = stands_elsewhere(base, &summary) {
+            found.problem(Some(object), why, advice);
+            continue;
+        }
         if let Some(why) = differs(base, &summary) {
             let object = Name::BaseManifest(base.position()).to_string();
             found.problem(Some(object), why, advice);
@@ -69,9 +75,32 @@ pub(super) async fn read(
                 base.offset
             )),
         }
+        if !is_identified(base) {
+            found.notes.push(format!(
+                "the base at offset {}: that its bytes are the ones that were once stored was not checked: {}. Its sizes, its RDB \
+                 and its counts are right",
+                base.offset,
+                unidentified(base)
+            ));
+        }
         commit(archive, base, &summary, opinion, request, found).await;
     }
     Ok(())
+}
+
+fn is_identified(base: &BaseManifest) -> bool {
+    base.digest.as_ref().is_some_and(BaseDigest::is_known)
+}
+
+/// Why the bytes of a base could not be compared with its manifest.
+fn unidentified(base: &BaseManifest) -> String {
+    match &base.digest {
+        None => "an earlier version wrote its manifest, without a digest".to_owned(),
+        Some(digest) => format!(
+            "its manifest has a digest of a kind that this build does not know ({})",
+            digest.algorithm
+        ),
+    }
 }
 
 fn advice(history: &History, index: usize) -> String {
@@ -104,7 +133,7 @@ async fn walk(
     progress: &dyn Progress,
 ) -> Result<Result<Summary, String>, ArchiveError> {
     let mut walker = Walker::new();
-    let mut bytes = archive.read_base(base).await?;
+    let mut bytes = archive.read_compared(base, Compared::Object).await?;
     while let Some(chunk) = bytes.next().await {
         let chunk = chunk?;
         match walker.push(&chunk) {
@@ -119,6 +148,20 @@ async fn walk(
         return Ok(Err(error.to_string()));
     }
     Ok(Ok(walker.summary().clone()))
+}
+
+/// The RDB itself may say where it stands: that tells two bases apart whose manifests have no digest.
+fn stands_elsewhere(base: &BaseManifest, summary: &Summary) -> Option<String> {
+    let says = |name: &str| summary.aux.get(name).map(String::as_str);
+    let (id, offset) = (says("repl-id")?, says("repl-offset")?);
+    let at = base.position();
+    let id: ReplId = id.parse().ok()?;
+    let differs = id != at.history || offset != at.offset.to_string();
+    differs.then(|| {
+        format!(
+            "the RDB in it says that it stands at {id}:{offset}: it is the data of another base"
+        )
+    })
 }
 
 /// What the manifest says otherwise than the bytes.
@@ -177,7 +220,7 @@ async fn commit(
     request: Request,
     found: &mut HistoryReport,
 ) {
-    let ours = [
+    let mut ours = vec![
         "stored size and checksums",
         "CRC-64",
         "structure",
@@ -185,9 +228,12 @@ async fn commit(
         "keys by type",
         "functions",
     ];
+    if is_identified(base) {
+        ours.push("digests");
+    }
     let own = Reading {
         reader: concat!("backfeed ", env!("CARGO_PKG_VERSION")).to_owned(),
-        checks: ours.map(str::to_owned).to_vec(),
+        checks: ours.into_iter().map(str::to_owned).collect(),
         databases: Some(
             summary
                 .databases
@@ -215,6 +261,7 @@ async fn commit(
         offset: base.offset,
         raw_bytes: base.raw_bytes,
         crc64: base.crc64.clone(),
+        digest: base.digest.clone(),
         readings: vec![
             own,
             Reading {
