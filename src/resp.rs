@@ -66,6 +66,15 @@ impl Head {
         self.bytes.get(index)?.get(..len.min(HEAD_ARG_BYTES))
     }
 
+    /// Bytes of argument `index`, whole; 0 beyond the command or beyond [`HEAD_ARGS`].
+    #[must_use]
+    pub fn arg_len(&self, index: usize) -> u64 {
+        if index as u64 >= self.argc {
+            return 0;
+        }
+        self.lens.get(index).copied().unwrap_or(0)
+    }
+
     /// Is the command's name `name` (ASCII case-insensitive)?
     #[must_use]
     pub fn is(&self, name: &str) -> bool {

@@ -29,6 +29,7 @@ mod get;
 mod inspect;
 mod loaded;
 mod matrix;
+mod proof;
 mod restore_keys;
 mod round_trip;
 mod scripted;

@@ -79,6 +79,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::Feeding { .. }
             | RestoreError::LeftFollowing { .. }
             | RestoreError::KeysLeft { .. }
+            | RestoreError::Unproved { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };
@@ -122,9 +123,10 @@ impl From<SidecarError> for Failure {
         match error {
             SidecarError::Session(end) => end.into(),
             SidecarError::Restore(error) => error.into(),
-            SidecarError::Control(_) | SidecarError::Serve(_) | SidecarError::NotPromoted => {
-                Self::new(Exit::Redis, error)
-            }
+            SidecarError::Control(_)
+            | SidecarError::Serve(_)
+            | SidecarError::Unproved(_)
+            | SidecarError::NotPromoted => Self::new(Exit::Redis, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }
     }

@@ -36,7 +36,7 @@ Exit codes:
   2  wrong usage
   3  the store: not reachable, not writable, full, or no archive
   4  Redis: not reachable, wrong password, no permission, not supported, or a target
-     that must not be written over
+     that must not be written over, or does not hold what it was given
   5  superseded: another writer has taken the log over
   6  nothing to restore, or that point cannot be restored
   7  the archive is damaged, or of a newer format

@@ -71,7 +71,8 @@ pub(super) struct Args {
     #[command(flatten)]
     output: flags::Output,
 
-    /// FILE.rdb, --keys: hold at most this much of the keys that the log touches in memory
+    /// Hold at most this much of the keys that the log touches in memory: for FILE.rdb and --keys, and to know how many keys a server
+    /// must have in the end
     #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
           value_parser = parse_size)]
     memory_limit: usize,

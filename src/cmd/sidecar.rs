@@ -41,6 +41,12 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_OPEN_AFTER", value_name = "TIME", value_parser = parse_duration)]
     open_after: Option<Duration>,
 
+    /// Promote Redis even if it does not hold everything that it was given: it refused commands of the log, let keys go for want of
+    /// memory, or has another number of keys than are stored [default: it stays a replica, and takes no writes]
+    #[arg(long, env = "BACKFEED_PROMOTE_INCOMPLETE",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    promote_incomplete: bool,
+
     /// The history to continue when the store holds several that could be the latest (see `backfeed list`)
     #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
     history: Option<ReplId>,
@@ -60,6 +66,7 @@ impl Args {
                 .map_err(|error| error.of_flag("--listen"))?,
             history: self.history,
             open_after: self.open_after,
+            promote_incomplete: self.promote_incomplete,
             capture: self.capture.lower()?,
             consolidate: self.capture.consolidate(),
             grace: self.capture.grace,

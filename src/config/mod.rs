@@ -176,6 +176,8 @@ pub struct SidecarConfig {
     pub history: Option<ReplId>,
     /// If the store stays away this long at boot, promote Redis as it is. None: never.
     pub open_after: Option<Duration>,
+    /// Promote a Redis that does not hold what it was given.
+    pub promote_incomplete: bool,
     /// How to store what comes.
     pub capture: CaptureConfig,
     /// When to make new bases of it.

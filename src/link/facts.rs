@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::health::Health;
 use crate::position::{Offset, Position, ReplId};
 
 /// A server's role in replication.
@@ -49,6 +50,8 @@ pub struct Facts {
     pub backlog_size: Option<u64>,
     /// The number of the first byte in the backlog; none when it has no backlog.
     pub backlog_first: Option<u64>,
+    /// Its limits, its disk, what it refused.
+    pub health: Health,
 }
 
 impl Facts {
@@ -83,6 +86,7 @@ impl Facts {
             backlog_size: number("repl_backlog_size"),
             backlog_first: number("repl_backlog_first_byte_offset")
                 .filter(|_| field("repl_backlog_active") == Some("1")),
+            health: Health::of(&fields),
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod control;
 pub mod facts;
+pub mod health;
 pub mod sentinel;
 mod stream;
 mod tls;

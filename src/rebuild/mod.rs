@@ -29,10 +29,11 @@ use crate::rdb::reader::{RECORD_LIMIT, ReadError};
 use crate::resp::commands::CommandsError;
 
 pub use commands::{Argv, At, Taker, each_command};
+pub use out::Counts;
 pub use select::{Selection, TYPES};
 pub use state::{State, load, state};
 pub use survey::{Survey, survey};
-pub use write::{write, write_selected};
+pub use write::{count, write, write_counted, write_selected};
 
 /// A piece of a log.
 #[derive(Debug)]

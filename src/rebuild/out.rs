@@ -1,5 +1,6 @@
 //! The new snapshot on its way out.
 
+use std::collections::BTreeMap;
 use std::mem;
 
 use bytes::Bytes;
@@ -23,23 +24,51 @@ const EXPIRETIME_MS: u8 = 0xFC;
 
 pub(super) type Piece = Result<Bytes, RebuildError>;
 
+/// What a new snapshot holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys by database; one without keys does not appear.
+    pub keys: BTreeMap<u32, u64>,
+    /// Function libraries.
+    pub libraries: u64,
+    /// Bytes of the RDB, but for its checksum.
+    pub bytes: u64,
+}
+
+impl Counts {
+    /// One more key.
+    pub(super) fn key(&mut self, db: u32) {
+        let keys = self.keys.entry(db).or_default();
+        *keys = keys.saturating_add(1);
+    }
+
+    /// One more function library.
+    pub(super) fn library(&mut self) {
+        self.libraries = self.libraries.saturating_add(1);
+    }
+}
+
 /// Where the new snapshot goes.
 pub(super) struct Out {
     pub(super) bytes: Vec<u8>,
     /// Of these keys alone.
     pub(super) selection: Option<Selection>,
+    pub(super) counts: Counts,
     /// The database that is selected in what was written.
     selected: Option<u32>,
     crc: Crc64,
     buffers: Buffers,
-    to: mpsc::Sender<Piece>,
+    /// None: it is only counted.
+    to: Option<mpsc::Sender<Piece>>,
 }
 
 impl Out {
-    pub(super) fn new(to: mpsc::Sender<Piece>, selection: Option<Selection>) -> Self {
+    /// To `to`, or nowhere: then it is only counted.
+    pub(super) fn new(to: Option<mpsc::Sender<Piece>>, selection: Option<Selection>) -> Self {
         Self {
             bytes: Vec::new(),
             selection,
+            counts: Counts::default(),
             selected: None,
             crc: Crc64::new(),
             buffers: Buffers::default(),
@@ -76,7 +105,9 @@ impl Out {
         if wanted.is_some_and(|wanted| !wanted.wants(db, key, dialect.family, kind)) {
             self.bytes.truncate(begin);
             self.selected = selected;
+            return;
         }
+        self.counts.key(db);
     }
 
     /// All keys that are there.
@@ -92,8 +123,13 @@ impl Out {
 
     /// Sends what fills whole chunks.
     pub(super) async fn flush_full(&mut self) -> Result<(), RebuildError> {
+        let Some(to) = &self.to else {
+            self.count_bytes(self.bytes.len());
+            self.bytes.clear();
+            return Ok(());
+        };
         // Nobody waits for it any more, though there may be nothing to send for long.
-        if self.to.is_closed() {
+        if to.is_closed() {
             return Err(interrupted());
         }
         while let Some(rest) = self.bytes.get(CHUNK..) {
@@ -108,24 +144,31 @@ impl Out {
         Ok(())
     }
 
+    fn count_bytes(&mut self, bytes: usize) {
+        self.counts.bytes = self.counts.bytes.saturating_add(bytes as u64);
+    }
+
     async fn send(&mut self, bytes: Vec<u8>) -> Result<(), RebuildError> {
+        let Some(to) = &self.to else {
+            return Ok(());
+        };
         self.crc.update(&bytes);
         if bytes.is_empty() {
             return Ok(());
         }
-        self.to
-            .send(Ok(self.buffers.lend(bytes)))
+        to.send(Ok(self.buffers.lend(bytes)))
             .await
             .map_err(|_| interrupted())
     }
 
     /// The rest, and the checksum.
-    pub(super) async fn finish(&mut self) -> Result<(), RebuildError> {
+    pub(super) async fn finish(mut self) -> Result<Counts, RebuildError> {
         self.flush_full().await?;
         let rest = mem::take(&mut self.bytes);
         self.send(rest).await?;
         let checksum = self.crc.value().to_le_bytes();
-        self.send(checksum.to_vec()).await
+        self.send(checksum.to_vec()).await?;
+        Ok(self.counts)
     }
 }
 

@@ -5,9 +5,9 @@ use std::mem;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::out::{Out, Piece, interrupted};
+use super::out::{Counts, Out, Piece, interrupted};
 use super::state::{apply, entry_of};
 use super::{BaseStop, Limits, RebuildError, Selection, Source, Stand, Survey};
 use crate::keyspace::{Dialect, Keyspace, Libraries, Wanted, slot_of};
@@ -42,7 +42,7 @@ pub fn write_selected(
     selection: Selection,
     limits: Limits,
 ) -> BoxStream<'static, Result<Bytes, RebuildError>> {
-    begin(source, survey, Stand::Nowhere, Some(selection), limits)
+    begin(source, survey, Stand::Nowhere, Some(selection), limits).0
 }
 
 /// The RDB of the data set at `survey.end`. Its last item is an error unless everything was right.
@@ -52,7 +52,33 @@ pub fn write(
     stand: Stand,
     limits: Limits,
 ) -> BoxStream<'static, Result<Bytes, RebuildError>> {
+    write_counted(source, survey, stand, limits).0
+}
+
+/// The same, and what it holds: known when the last item has come, unless that is an error.
+pub fn write_counted(
+    source: Source,
+    survey: Survey,
+    stand: Stand,
+    limits: Limits,
+) -> (
+    BoxStream<'static, Result<Bytes, RebuildError>>,
+    oneshot::Receiver<Counts>,
+) {
     begin(source, survey, stand, None, limits)
+}
+
+/// What the RDB of [`write()`] would hold, without making one.
+///
+/// # Errors
+/// [`RebuildError`].
+pub async fn count(
+    source: &Source,
+    survey: Survey,
+    limits: Limits,
+) -> Result<Counts, RebuildError> {
+    let out = Out::new(None, None);
+    run(source, survey, Stand::Nowhere, limits, out).await
 }
 
 fn begin(
@@ -61,12 +87,19 @@ fn begin(
     stand: Stand,
     selection: Option<Selection>,
     limits: Limits,
-) -> BoxStream<'static, Result<Bytes, RebuildError>> {
+) -> (
+    BoxStream<'static, Result<Bytes, RebuildError>>,
+    oneshot::Receiver<Counts>,
+) {
     let (sender, receiver) = mpsc::channel(AHEAD);
+    let (counted, counts) = oneshot::channel();
     world::spawn(async move {
-        let out = Out::new(sender.clone(), selection);
+        let out = Out::new(Some(sender.clone()), selection);
         let last = match run(&source, survey, stand, limits, out).await {
-            Ok(()) => Ok(Bytes::new()),
+            Ok(counts) => {
+                let _ = counted.send(counts);
+                Ok(Bytes::new())
+            }
             Err(error) => Err(error),
         };
         // Nobody may be left to hear it.
@@ -82,7 +115,7 @@ fn begin(
             None => Some((Err(interrupted()), None)),
         }
     });
-    pieces.fuse().boxed()
+    (pieces.fuse().boxed(), counts)
 }
 
 async fn run(
@@ -91,7 +124,7 @@ async fn run(
     stand: Stand,
     limits: Limits,
     out: Out,
-) -> Result<(), RebuildError> {
+) -> Result<Counts, RebuildError> {
     let base = source.base.offset;
     let bad = |error| match error {
         ReadError::Sink(BaseStop::Function { after, why }) => RebuildError::Command { after, why },
@@ -201,6 +234,7 @@ impl Builder {
             applied.map_err(|why| BaseStop::Function { after: *after, why })?;
         }
         for code in self.libraries.sources() {
+            self.out.counts.library();
             self.out.bytes.push(FUNCTION2);
             put_string(&mut self.out.bytes, code);
         }
@@ -242,6 +276,7 @@ impl Sink for Builder {
             // Not touched, so not written anew.
             FUNCTION2 if self.survey.footprint.functions().is_empty() => {
                 self.end_front();
+                self.out.counts.library();
                 self.out.bytes.extend_from_slice(raw);
             }
             FUNCTION2 => {
@@ -303,6 +338,7 @@ impl Sink for Builder {
                 return Fate::Drop;
             }
         }
+        self.out.counts.key(now);
         Fate::Pass
     }
 

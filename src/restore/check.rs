@@ -12,7 +12,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::expiry::is_relative;
 use crate::position::Boundary;
 use crate::rdb::{Summary, WalkError, Walker};
-use crate::resp::{Command, FeedScanner};
+use crate::resp::{Command, FeedScanner, Head};
 
 /// Command names that are remembered. Redis and Valkey together have fewer than 500 commands, modules some hundred; in a
 /// log there are only writes.
@@ -32,6 +32,8 @@ pub struct Checked {
     /// The log holds relative expiries. Told by the commands themselves, as a new server that follows an old one passes
     /// them on, and as a server that may not be asked for its version is of an unknown one.
     pub relative_ttls: bool,
+    /// The log makes values that are at least so long, by commands that say where in a value they write.
+    pub longest_value: u64,
 }
 
 /// Reads everything that `plan` names: lengths, checksums, the snapshot record by record, the log command by command.
@@ -56,6 +58,7 @@ pub async fn check(
         commands: log.commands,
         command_count: log.count,
         relative_ttls: log.relative_ttls,
+        longest_value: log.longest_value,
     })
 }
 
@@ -105,6 +108,7 @@ struct Log {
     commands: BTreeSet<String>,
     count: u64,
     relative_ttls: bool,
+    longest_value: u64,
     unreplayable: Option<String>,
 }
 
@@ -114,6 +118,7 @@ impl Log {
         self.highest_db = self.highest_db.max(command.db);
         let head = command.head;
         self.relative_ttls |= is_relative(head);
+        self.longest_value = self.longest_value.max(reach(head));
         let other = if head.is("SWAPDB") {
             head.number(1).max(head.number(2))
         } else if head.is("MOVE") {
@@ -148,6 +153,26 @@ impl Log {
         if !self.commands.contains(name) && self.commands.len() < MAX_NAMES {
             self.commands.insert(name.to_owned());
         }
+    }
+}
+
+/// How long the value is at least that a command writes into.
+fn reach(head: &Head) -> u64 {
+    const BITS: u64 = 8;
+    let of_bit = |index| {
+        head.number(index)
+            .map_or(0, |bit| (bit / BITS).saturating_add(1))
+    };
+    if head.is("SETBIT") {
+        of_bit(2)
+    } else if head.is("BITFIELD") {
+        // The first of its operations.
+        of_bit(4)
+    } else if head.is("SETRANGE") {
+        let from = head.number(2).unwrap_or(0);
+        from.saturating_add(head.arg_len(3))
+    } else {
+        0
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::proof::Differs;
 use super::serve_error::ServeError;
 use super::when::BadWhen;
 use crate::archive::{Ambiguous, ArchiveError};
@@ -236,6 +237,17 @@ pub enum RestoreError {
         addr: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// The target has everything, and does not hold what it should: it was not opened.
+    #[error(
+        "{addr} has not been opened, as it does not hold what was restored: {differs}. It may still be a replica of this restore, and takes \
+         no writes then: run the restore again with --force, or `REPLICAOF NO ONE` there to open it as it is"
+    )]
+    Unproved {
+        /// The target.
+        addr: String,
+        /// How it differs.
+        differs: Differs,
     },
     /// After the restore, the target does not hold what it should.
     #[error("{addr} has been restored and opened, but {reason}")]

@@ -11,14 +11,17 @@
 mod aof;
 mod check;
 pub mod compat;
+mod count;
 mod diskless;
 pub mod door;
 mod error;
 mod feed;
 mod files;
+mod fit;
 mod keys;
 mod plan;
 mod progress;
+mod proof;
 mod rdb_file;
 mod replication;
 mod report;
@@ -32,10 +35,12 @@ mod when;
 
 pub use aof::AofLayout;
 pub use check::{Checked, check};
+pub use count::{Count, Expected};
 pub use error::RestoreError;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use plan::{BadBases, Piece, Plan};
 pub use progress::{Progress, Stage};
+pub use proof::{Before, Differs, Proof, Slack, Unproved, prove};
 pub use report::Report;
 pub use serve::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
 pub use serve_error::{Phase, ServeError};
@@ -67,7 +72,7 @@ pub struct Request {
     pub continue_history: bool,
     /// For `aof:`.
     pub aof_layout: AofLayout,
-    /// For an RDB file: bytes of memory for the keys that the log touches, at most.
+    /// For an RDB file, and to know how many keys there must be: bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
     /// For `redis://`.
     pub listener: Listener,
@@ -113,9 +118,10 @@ pub async fn restore(
     }
     let base = plan.base.position();
     let (mut plan, mut checked) = sound(archive, plan, progress).await?;
+    let mut count = Count::start(archive, &plan, request.memory_limit);
     match &mut server {
         Some(server) => {
-            check_again(server, &catalog, &plan, &checked, request).await?;
+            check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
             server.listen(&request.listener).await?;
         }
         None if plan.base.position() != base => {
@@ -130,12 +136,25 @@ pub async fn restore(
         serve::may_continue(&sealed, history)?;
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
+            count = Count::start(archive, &plan, request.memory_limit);
         }
         if let Some(server) = &mut server {
-            check_again(server, &catalog, &plan, &checked, request).await?;
+            check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
         }
     }
-    write(archive, request, &plan, &checked, server, progress).await
+    let found = Found {
+        plan: &plan,
+        checked: &checked,
+        count,
+    };
+    write(archive, request, found, server, progress).await
+}
+
+/// What is to be restored: sound, and read to its end.
+struct Found<'a> {
+    plan: &'a Plan,
+    checked: &'a Checked,
+    count: Count,
 }
 
 async fn check_again(
@@ -143,12 +162,14 @@ async fn check_again(
     catalog: &Catalog,
     plan: &Plan,
     checked: &Checked,
+    count: &mut Count,
     request: &Request,
 ) -> Result<(), RestoreError> {
     let writers = writers(catalog, plan);
     server
-        .check_again(plan, &writers, checked, &request.listener, request.force)
-        .await
+        .check_again(plan, &writers, &request.listener, request.force)
+        .await?;
+    server.check_content(checked, count).await
 }
 
 /// Makes the plan for `when` on `history`, without the bases in `bad`.
@@ -299,11 +320,15 @@ async fn pass_over(
 async fn write(
     archive: &Archive,
     request: &Request,
-    plan: &Plan,
-    checked: &Checked,
+    found: Found<'_>,
     server: Option<server::Target<'_>>,
     progress: &dyn Progress,
 ) -> Result<Report, RestoreError> {
+    let Found {
+        plan,
+        checked,
+        count,
+    } = found;
     let identity = if request.continue_history {
         Identity::Continue { id: plan.history }
     } else {
@@ -316,7 +341,7 @@ async fn write(
         (Dest::Server(_), Some(server)) => {
             let listener = &request.listener;
             let restored = server
-                .restore(archive, plan, checked, identity, listener, progress)
+                .restore(archive, plan, count, identity, listener, progress)
                 .await?;
             return Ok(
                 Report::new(archive, request, plan, Some(checked), Vec::new()).restored(restored),

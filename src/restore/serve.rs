@@ -227,6 +227,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
         self.end
     }
 
+    /// Does [`Self::hold`] send it `PING`s? A target that gets none leaves after its `repl-timeout`.
+    #[must_use]
+    pub fn gets_pings(&self) -> bool {
+        self.may_add
+    }
+
     /// Keeps the connection until the target closes it, as it does when it is promoted. Run it beside the promotion.
     ///
     /// # Errors

@@ -8,13 +8,16 @@ use tokio::net::TcpListener;
 
 use super::check::Checked;
 use super::compat::{Loads, Server, module_of_type};
+use super::count::Count;
 use super::diskless;
 use super::door::Door;
 use super::error::RestoreError;
 use super::feed::Feed;
 use super::plan::Plan;
 use super::progress::Progress;
+use super::proof::{Before, Proof, Slack, Unproved, prove};
 use super::serve::{CaughtUp, Identity};
+use super::serve_error::ServeError;
 use crate::archive::{Archive, ServerInfo};
 use crate::config::{Admission, Source, is_loopback};
 use crate::link::Stream;
@@ -75,6 +78,7 @@ impl<'a> Target<'a> {
             socket: None,
         };
         target.check_mode()?;
+        target.check_disk().await?;
         target.check_rdb(plan, force)?;
         target.check_age(plan, writers, force)?;
         if !force {
@@ -178,6 +182,12 @@ impl<'a> Target<'a> {
                 "holds {keys} keys, which a restore would replace: restore to an empty server, or use --force"
             )));
         }
+        let libraries = self.facts.health.libraries.unwrap_or(0);
+        if libraries > 0 {
+            return Err(self.refused(format!(
+                "holds {libraries} function libraries, which a restore would replace: restore to an empty server, or use --force"
+            )));
+        }
         Ok(())
     }
 
@@ -216,7 +226,11 @@ impl<'a> Target<'a> {
     }
 
     /// What only shows once everything has been read: databases, modules, functions, commands.
-    pub(super) async fn check_content(&mut self, checked: &Checked) -> Result<(), RestoreError> {
+    pub(super) async fn check_content(
+        &mut self,
+        checked: &Checked,
+        count: &mut Count,
+    ) -> Result<(), RestoreError> {
         let databases = self.setting("databases").await?.value();
         if let Some(have) = databases.and_then(|text| text.parse::<u32>().ok())
             && have < checked.databases
@@ -234,7 +248,9 @@ impl<'a> Target<'a> {
             )));
         }
         self.check_modules(checked).await?;
-        self.check_commands(checked).await
+        self.check_commands(checked).await?;
+        self.check_value_length(checked).await?;
+        self.check_memory(count).await
     }
 
     async fn check_modules(&mut self, checked: &Checked) -> Result<(), RestoreError> {
@@ -311,22 +327,24 @@ impl<'a> Target<'a> {
         }
     }
 
-    fn server(&self) -> Option<Server> {
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub(super) fn server(&self) -> Option<Server> {
         Server::named(&self.facts.flavour, &self.facts.version)
     }
 
     /// Checks all of it again, on a new connection (the first one may have been closed as idle while everything was read, and the
-    /// server may have got data or a master since), and what has been read as well.
+    /// server may have got data or a master since).
     pub(super) async fn check_again(
         &mut self,
         plan: &Plan,
         writers: &[ServerInfo],
-        checked: &Checked,
         listener: &Listener,
         force: bool,
     ) -> Result<(), RestoreError> {
         let mut anew = Self::check(self.source, plan, writers, listener, force).await?;
-        anew.check_content(checked).await?;
         anew.socket = self.socket.take();
         *self = anew;
         Ok(())
@@ -354,7 +372,7 @@ impl<'a> Target<'a> {
         mut self,
         archive: &Archive,
         plan: &Plan,
-        checked: &Checked,
+        mut count: Count,
         identity: Identity,
         listener: &Listener,
         progress: &dyn Progress,
@@ -385,21 +403,53 @@ impl<'a> Target<'a> {
         };
         let server = self.server();
         let is_changed = diskless::set(&mut self.control, server, self.source).await?;
-        let fed = self.feed(feed, &host, port).await;
+        let fed = self.feed(feed, &host, port, &mut count).await;
         if is_changed && let Some(note) = diskless::put_back(self.source).await {
             tracing::warn!("{note}");
             self.notes.push(note);
         }
-        self.verify(plan, checked, fed?)
+        Ok(self.restored(&fed?))
     }
 
-    async fn feed(&mut self, feed: Feed<'_>, host: &str, port: u16) -> Result<Facts, RestoreError> {
+    /// Makes it our replica, feeds it, and opens it if it holds what it was given.
+    async fn feed(
+        &mut self,
+        feed: Feed<'_>,
+        host: &str,
+        port: u16,
+        count: &mut Count,
+    ) -> Result<Proof, RestoreError> {
+        let before = Before::of(&self.control.facts().await?);
         self.follow(host, port).await?;
-        let caught_up = feed.run().await.map_err(|source| RestoreError::Feeding {
+        let mut guest = feed.run().await.map_err(|error| self.feeding(error))?;
+        // The first connection may have been closed as idle in the meantime.
+        let failed = self.left_following("looking at what it holds, now that it has everything,");
+        self.control = Control::connect(self.source).await.map_err(&failed)?;
+        let proved = prove(
+            &mut self.control,
+            &before,
+            &mut guest,
+            count,
+            port,
+            Slack::None,
+        );
+        let proof = proved.await.map_err(|unproved| match unproved {
+            Unproved::Control(error) => failed(error),
+            Unproved::Serve(error) => self.feeding(error),
+            Unproved::Differs(differs) => RestoreError::Unproved {
+                addr: self.source.addr(),
+                differs,
+            },
+        })?;
+        self.promote(guest, &proof).await?;
+        Ok(proof)
+    }
+
+    fn feeding(&self, source: ServeError) -> RestoreError {
+        RestoreError::Feeding {
             addr: self.source.addr(),
             source: Box::new(source),
-        })?;
-        self.promote(caught_up).await
+        }
     }
 
     /// An error reply changes nothing; without any reply, it may follow us.
@@ -437,10 +487,13 @@ impl<'a> Target<'a> {
         (ip.to_string(), bound.port())
     }
 
-    /// On a connection of its own: the first one may have been closed as idle in the meantime.
-    async fn promote(&mut self, mut caught_up: CaughtUp<Stream>) -> Result<Facts, RestoreError> {
+    /// Opens a target that holds what it was given.
+    async fn promote(
+        &mut self,
+        mut caught_up: CaughtUp<Stream>,
+        proof: &Proof,
+    ) -> Result<(), RestoreError> {
         let failed = self.left_following("opening it, now that it has everything,");
-        self.control = Control::connect(self.source).await.map_err(&failed)?;
         {
             let mut promoted = std::pin::pin!(replicaof(&mut self.control, "NO", "ONE"));
             tokio::select! {
@@ -450,46 +503,34 @@ impl<'a> Target<'a> {
         }
         .map_err(&failed)?;
         let facts = self.control.facts().await.map_err(&failed)?;
+        let differs = |reason| RestoreError::Differs {
+            addr: self.source.addr(),
+            reason,
+        };
         if facts.role != Role::Master {
-            return Err(RestoreError::Differs {
-                addr: self.source.addr(),
-                reason: "it is a replica again: is it managed by Sentinel or an operator?"
-                    .to_owned(),
-            });
+            let reason = "it is a replica again: is it managed by Sentinel or an operator?";
+            return Err(differs(reason.to_owned()));
         }
-        Ok(facts)
+        match proof.evicted_since(&facts) {
+            0 => Ok(()),
+            evicted => Err(differs(format!(
+                "it has let {evicted} keys go since, as its maxmemory is {} bytes: raise that, and run the restore again with --force",
+                facts.health.memory.limit
+            ))),
+        }
     }
 
-    /// Without a log, the target must hold what the snapshot holds, but for keys that have expired since.
-    fn verify(
-        self,
-        plan: &Plan,
-        checked: &Checked,
-        facts: Facts,
-    ) -> Result<Restored, RestoreError> {
-        let summary = &checked.summary;
-        let countable = plan.pieces.is_empty() && summary.unwalked.is_none();
-        for (db, counts) in summary.databases.iter().filter(|_| countable) {
-            let have = facts.keys.get(db).copied().unwrap_or(0);
-            let least = counts.keys.saturating_sub(counts.expires);
-            if !(least..=counts.keys).contains(&have) {
-                return Err(RestoreError::Differs {
-                    addr: self.source.addr(),
-                    reason: format!(
-                        "database {db} holds {have} keys instead of {} ({} of them with an expiry)",
-                        counts.keys, counts.expires
-                    ),
-                });
-            }
-        }
+    fn restored(self, proof: &Proof) -> Restored {
         let server = self
             .server()
             .map_or_else(|| self.source.addr(), |server| server.to_string());
-        Ok(Restored {
+        let mut notes = self.notes;
+        notes.extend(proof.notes().iter().cloned());
+        Restored {
             server,
-            keys: facts.keys,
-            notes: self.notes,
-        })
+            keys: proof.keys().clone(),
+            notes,
+        }
     }
 
     /// What the checks could not tell.

@@ -11,6 +11,7 @@
 
 pub mod decide;
 mod old_log;
+mod opening;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::door::Door;
 use crate::restore::{
-    CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
+    Before, Count, Differs, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away, syncs,
@@ -35,6 +36,7 @@ use crate::status::{Phase, Status};
 
 use self::decide::{Claim, Tip};
 use self::old_log::without_log;
+use self::opening::{Opening, Unopened};
 
 /// Between two looks at a Redis that is not up yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
@@ -66,6 +68,12 @@ pub enum SidecarError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// It was given everything, and does not hold it.
+    #[error(
+        "Redis has not been opened, as it does not hold what is stored: {0}. It takes no writes, and is restored again when its maxmemory \
+         is changed or it restarts, and every 5 minutes; --promote-incomplete opens it as it is"
+    )]
+    Unproved(Differs),
     /// Redis should have become a master and did not.
     #[error("Redis was told REPLICAOF NO ONE and says it is no master")]
     NotPromoted,
@@ -112,6 +120,7 @@ pub async fn run(
     .guarding_emptiness();
     let mut sidecar = Sidecar {
         forked: None,
+        unopened: None,
         config,
         door,
         capture,
@@ -186,6 +195,8 @@ async fn promote_if_replica(config: &SidecarConfig) -> Result<bool, ControlError
 struct Sidecar {
     /// The fresh id under which Redis was served last: what it has is ours, though the store does not know the id.
     forked: Option<ReplId>,
+    /// What became of the last Redis that was given everything, if it was not opened.
+    unopened: Option<Unopened>,
     config: SidecarConfig,
     door: Door,
     capture: Capture,
@@ -302,6 +313,7 @@ impl Sidecar {
         facts: &Facts,
     ) -> Result<(), SidecarError> {
         self.status.promoted(false);
+        self.may_be_served(facts)?;
         // What the last Redis had told us goes into the store before it is given to the next one.
         if !self.capture.is_flushed() {
             self.status.phase(
@@ -332,20 +344,29 @@ impl Sidecar {
         };
         let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
         // It was asked before it knocked; between the two it may have been given data.
-        let keys = control.facts().await?.total_keys();
+        let now = control.facts().await?;
+        let keys = now.total_keys();
         tracing::debug!(
             keys,
             ?claim,
             version = facts.version,
             "Redis asks for its data"
         );
+        // Under that id it was never opened, so that it has nothing of its own.
+        let is_ours = claim.is_some_and(|claim| Some(claim.id) == self.forked);
+        let keys = if is_ours { 0 } else { keys };
+        let before = Before::of(&now);
         match (decide::replica(keys, claim, tip.as_ref()), tip) {
-            (decide::Replica::Serve, Some(tip)) => self.restore(control, guest, &tip).await,
-            (decide::Replica::Promote(reason), _) => {
-                tracing::info!("{reason}");
-                self.promote(control).await
+            (decide::Replica::Serve, Some(tip)) => {
+                self.restore(control, &before, guest, &tip).await
             }
-            (decide::Replica::Serve, None) => self.promote(control).await,
+            (decide::Replica::Promote(reason), _) => {
+                self.promote(control, &Opening::AsItIs(reason)).await
+            }
+            (decide::Replica::Serve, None) => {
+                let reason = "there is nothing to restore";
+                self.promote(control, &Opening::AsItIs(reason)).await
+            }
         }
     }
 
@@ -353,6 +374,7 @@ impl Sidecar {
     async fn restore(
         &mut self,
         control: &mut Control,
+        before: &Before,
         guest: Guest<Stream>,
         tip: &Tip,
     ) -> Result<(), SidecarError> {
@@ -362,7 +384,7 @@ impl Sidecar {
         let status = self.status.clone();
         let history = tip.end.history;
         status.phase(Phase::Serving, format!("restoring history {history}"));
-        let mut forked = None;
+        let (mut forked, mut count) = (None, None);
         let prepare = async {
             let (plan, identity) =
                 prepare(&archive, history, &writer, now, memory, &status).await?;
@@ -376,40 +398,15 @@ impl Sidecar {
                 total_keys(&plan)
             );
             status.phase(Phase::Serving, what);
+            count = Some(Count::start(&archive, &plan, memory));
             offer(&archive, &plan, identity).await
         };
         let served = guest.serve(prepare, &()).await;
         self.forked = forked;
         let caught_up = served?;
         tracing::info!(at = %caught_up.end(), "Redis has everything that is stored");
-        self.promote_caught_up(control, caught_up).await
-    }
-
-    async fn promote_caught_up(
-        &mut self,
-        control: &mut Control,
-        mut guest: CaughtUp<Stream>,
-    ) -> Result<(), SidecarError> {
-        tokio::select! {
-            promoted = self.promote(control) => promoted,
-            // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
-            Err(error) = guest.hold() => Err(error.into()),
-        }
-    }
-
-    async fn promote(&self, control: &mut Control) -> Result<(), SidecarError> {
-        self.status.phase(Phase::Promoting, "REPLICAOF NO ONE");
-        control.call(&["REPLICAOF", "NO", "ONE"]).await?;
-        let since = Instant::now();
-        while control.facts().await?.role != Role::Master {
-            if since.elapsed() > PROMOTION_LIMIT {
-                return Err(SidecarError::NotPromoted);
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        self.status.promoted(true);
-        tracing::info!("Redis is a master and takes writes");
-        Ok(())
+        let count = count.ok_or(SidecarError::NotPromoted)?;
+        self.open_restored(control, before, caught_up, count).await
     }
 
     /// Redis came up as an empty master although there is data: nobody told it to wait for us.

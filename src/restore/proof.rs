@@ -1,0 +1,298 @@
+//! Does a target hold what it was given? It is asked while it is a replica still: nothing is opened, and nothing is called
+//! restored, without a [`Proof`].
+//!
+//! ```text
+//! Before ──▶ snapshot, log ──▶ caught up ──▶ prove ──▶ Proof ──▶ REPLICAOF NO ONE
+//!                                              └─────▶ Differs: it stays a replica, and takes no writes
+//! ```
+//!
+//! A replica answers its master with no errors: what it refuses (for want of memory, by a limit that its master had not) it refuses in
+//! silence, and acknowledges all the same. But it counts them. It expires no keys either, so that its keys can be
+//! compared to the key with what the archive holds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::count::{Count, Expected};
+use super::serve::CaughtUp;
+use super::serve_error::{Phase, ServeError};
+use crate::link::Stream;
+use crate::link::control::{Control, ControlError};
+use crate::link::facts::{Facts, Role};
+use crate::link::health::Memory;
+
+/// A target that gets no `PING` waits so long for the end of the counting. It leaves a silent master after `repl-timeout`, 60 s by
+/// default.
+const COUNT_PATIENCE: Duration = Duration::from_secs(20);
+/// For a target to which `PING`s are sent meanwhile.
+const COUNT_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How far above its memory limit a target may be that lets keys go there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slack {
+    /// Not a byte: it would lose keys as soon as it is opened.
+    None,
+    /// A tenth: a cache that lived at its limit comes back a little above or below it, and goes on letting keys go, as ever.
+    Cache,
+}
+
+impl Slack {
+    fn limit(self, limit: u64) -> u64 {
+        const PART: u64 = 10;
+        match self {
+            Self::None => limit,
+            Self::Cache => limit.saturating_add(limit / PART),
+        }
+    }
+}
+
+/// What a target was before it was fed.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    run_id: Option<String>,
+    refused_commands: u64,
+    evicted_keys: u64,
+}
+
+/// A target holds what it was given. There is no other way to get one than [`prove`].
+#[derive(Debug, Clone)]
+pub struct Proof {
+    keys: BTreeMap<u32, u64>,
+    evicted_keys: u64,
+    notes: Vec<String>,
+}
+
+/// How a target differs from what it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differs {
+    reasons: Vec<String>,
+    remedy: Option<String>,
+    /// It is not the server, or not the replica, that was fed.
+    is_another: bool,
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproved {
+    /// It could not be asked.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// It has left.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// It does not hold what it was given.
+    #[error("{0}")]
+    Differs(#[from] Differs),
+}
+
+/// Looks at a target that has acknowledged everything. `port`: by which it knows us as its master.
+///
+/// # Errors
+/// [`Unproved`]: it must not be opened.
+pub async fn prove(
+    control: &mut Control,
+    before: &Before,
+    guest: &mut CaughtUp<Stream>,
+    count: &mut Count,
+    port: u16,
+    slack: Slack,
+) -> Result<Proof, Unproved> {
+    let limit = if guest.gets_pings() {
+        COUNT_LIMIT
+    } else {
+        COUNT_PATIENCE
+    };
+    let expected = tokio::select! {
+        biased;
+        expected = count.within(limit) => expected,
+        held = guest.hold() => {
+            held?;
+            // Why, it may say itself.
+            let now = control.facts().await?;
+            before.is_same(&now, port)?;
+            return Err(ServeError::Closed(Phase::CaughtUp).into());
+        }
+    };
+    let now = control.facts().await?;
+    Ok(before.compare(&now, &expected, port, slack)?)
+}
+
+impl Before {
+    /// Right before it is fed.
+    #[must_use]
+    pub fn of(facts: &Facts) -> Self {
+        let health = &facts.health;
+        Self {
+            run_id: health.run_id.clone(),
+            refused_commands: health.refused_commands.unwrap_or(0),
+            evicted_keys: health.evicted_keys.unwrap_or(0),
+        }
+    }
+
+    /// Is it the same server still, and our replica?
+    ///
+    /// # Errors
+    /// What it is now.
+    pub fn is_same(&self, now: &Facts, port: u16) -> Result<(), Differs> {
+        let run_id = &now.health.run_id;
+        let what = match &now.role {
+            _ if run_id.is_some() && *run_id != self.run_id => {
+                "it was restarted meanwhile".to_owned()
+            }
+            Role::Master => "somebody has promoted it meanwhile".to_owned(),
+            Role::Replica { host, port: of, .. } if *of != port => {
+                format!("somebody has made it a replica of {host}:{of} meanwhile")
+            }
+            Role::Replica { .. } | Role::Unknown => return Ok(()),
+        };
+        Err(Differs {
+            reasons: vec![what],
+            remedy: None,
+            is_another: true,
+        })
+    }
+
+    fn compare(
+        &self,
+        now: &Facts,
+        expected: &Expected,
+        port: u16,
+        slack: Slack,
+    ) -> Result<Proof, Differs> {
+        self.is_same(now, port)?;
+        let (health, memory) = (&now.health, &now.health.memory);
+        let mut reasons = Vec::new();
+        let refused = since(health.refused_commands, self.refused_commands);
+        if refused > 0 {
+            reasons.push(format!(
+                "it refused {refused} commands of the log (unexpected_error_replies)"
+            ));
+        }
+        let evicted = since(health.evicted_keys, self.evicted_keys);
+        if evicted > 0 {
+            reasons.push(format!("it let {evicted} keys go (evicted_keys)"));
+        }
+        let mut notes = Vec::new();
+        match expected {
+            Expected::Known(wanted) => {
+                compare_keys(&wanted.keys, &now.keys, &mut reasons);
+                let have = health.libraries.unwrap_or(wanted.libraries);
+                if have != wanted.libraries {
+                    let wanted = wanted.libraries;
+                    reasons.push(format!(
+                        "it holds {have} function libraries instead of {wanted}"
+                    ));
+                }
+            }
+            Expected::Unknown(why) => notes.push(format!(
+                "how many keys there are at that point is not known, so they could not be compared: {why}"
+            )),
+        }
+        if let Some(overrun) = overrun(memory, slack) {
+            reasons.push(overrun);
+        }
+        if !reasons.is_empty() {
+            let remedy = (memory.limit > 0).then(|| {
+                format!(
+                    "its maxmemory is {} bytes, with maxmemory-policy {}: raise it there (CONFIG SET maxmemory 0 is no limit)",
+                    memory.limit, memory.policy
+                )
+            });
+            return Err(Differs {
+                reasons,
+                remedy,
+                is_another: false,
+            });
+        }
+        if memory.limit > 0 && memory.used > memory.limit {
+            notes.push(format!(
+                "the server takes {} bytes, and its maxmemory is {}: {} until that is raised (CONFIG SET maxmemory)",
+                memory.used,
+                memory.limit,
+                if memory.evicts() {
+                    "it lets keys go"
+                } else {
+                    "it takes no writes that need memory"
+                }
+            ));
+        }
+        Ok(Proof {
+            keys: now.keys.clone(),
+            evicted_keys: health.evicted_keys.unwrap_or(0),
+            notes,
+        })
+    }
+}
+
+impl Proof {
+    /// Keys by database, before it was opened: those that have expired count until then.
+    #[must_use]
+    pub fn keys(&self) -> &BTreeMap<u32, u64> {
+        &self.keys
+    }
+
+    /// What could not be compared, and what to know.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How many keys it has let go since.
+    #[must_use]
+    pub fn evicted_since(&self, now: &Facts) -> u64 {
+        since(now.health.evicted_keys, self.evicted_keys)
+    }
+}
+
+impl Differs {
+    /// Was it restarted, promoted or given to another master meanwhile?
+    #[must_use]
+    pub fn is_another(&self) -> bool {
+        self.is_another
+    }
+}
+
+impl fmt::Display for Differs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reasons.join("; "))?;
+        match &self.remedy {
+            Some(remedy) => write!(f, ". {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Differs {}
+
+/// A counter that is smaller than it was has been reset.
+fn since(now: Option<u64>, before: u64) -> u64 {
+    let now = now.unwrap_or(before);
+    now.checked_sub(before).unwrap_or(now)
+}
+
+fn compare_keys(wanted: &BTreeMap<u32, u64>, have: &BTreeMap<u32, u64>, reasons: &mut Vec<String>) {
+    let databases: std::collections::BTreeSet<&u32> = wanted.keys().chain(have.keys()).collect();
+    for db in databases {
+        let of = |keys: &BTreeMap<u32, u64>| keys.get(db).copied().unwrap_or(0);
+        let (wanted, have) = (of(wanted), of(have));
+        if wanted != have {
+            reasons.push(format!(
+                "database {db} holds {have} keys instead of {wanted}"
+            ));
+        }
+    }
+}
+
+fn overrun(memory: &Memory, slack: Slack) -> Option<String> {
+    (memory.evicts() && memory.used > slack.limit(memory.limit)).then(|| {
+        format!(
+            "it takes {} bytes, and would let keys go as soon as it is opened",
+            memory.used
+        )
+    })
+}
+
+#[cfg(test)]
+#[path = "proof_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! Opening a Redis: with a proof that it holds what it was given, or as it is for a reason that is said.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{LOOK_PAUSE, PROMOTION_LIMIT, Sidecar, SidecarError};
+use crate::link::Stream;
+use crate::link::control::Control;
+use crate::link::facts::{Facts, Role};
+use crate::link::health::Memory;
+use crate::restore::{Before, CaughtUp, Count, Differs, Phase, Proof, ServeError, Slack};
+use crate::restore::{Unproved, prove};
+use crate::status;
+
+/// A Redis that did not hold what it was given is given it again after so long, if nothing about it has changed: each time
+/// costs it a load of everything.
+const GIVE_AGAIN: Duration = Duration::from_secs(300);
+
+/// Why a Redis may be opened.
+pub(super) enum Opening {
+    /// It holds what it was given.
+    Proved(Proof),
+    /// Nothing was to be given to it.
+    AsItIs(&'static str),
+    /// `--promote-incomplete`.
+    Incomplete(Differs),
+}
+
+/// A Redis that did not hold what it was given.
+pub(super) struct Unopened {
+    differs: Differs,
+    at: Instant,
+    run_id: Option<String>,
+    memory: Memory,
+}
+
+impl Unopened {
+    /// Is there no use yet in giving it everything again?
+    fn still_holds(&self, facts: &Facts) -> bool {
+        let (memory, before) = (&facts.health.memory, &self.memory);
+        facts.health.run_id == self.run_id
+            && (memory.limit, &memory.policy) == (before.limit, &before.policy)
+            && self.at.elapsed() < GIVE_AGAIN
+    }
+}
+
+impl Sidecar {
+    /// Waits with a Redis that could not hold what it was given, until something about it changes.
+    pub(super) fn may_be_served(&self, facts: &Facts) -> Result<(), SidecarError> {
+        match &self.unopened {
+            Some(unopened) if unopened.still_holds(facts) => {
+                Err(SidecarError::Unproved(unopened.differs.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a Redis that was given everything, if it holds it.
+    pub(super) async fn open_restored(
+        &mut self,
+        control: &mut Control,
+        before: &Before,
+        mut guest: CaughtUp<Stream>,
+        mut count: Count,
+    ) -> Result<(), SidecarError> {
+        self.status
+            .phase(status::Phase::Promoting, "comparing what Redis holds");
+        let port = self.door.addr().port();
+        let proved = prove(control, before, &mut guest, &mut count, port, Slack::Cache);
+        let opening = match proved.await {
+            Ok(proof) => Opening::Proved(proof),
+            Err(Unproved::Control(error)) => return Err(error.into()),
+            Err(Unproved::Serve(error)) => return Err(error.into()),
+            Err(Unproved::Differs(differs)) if differs.is_another() => {
+                tracing::warn!("Redis was given everything, and {differs}");
+                return Err(ServeError::Closed(Phase::CaughtUp).into());
+            }
+            Err(Unproved::Differs(differs)) if self.config.promote_incomplete => {
+                Opening::Incomplete(differs)
+            }
+            Err(Unproved::Differs(differs)) => {
+                let health = control.facts().await?.health;
+                self.unopened = Some(Unopened {
+                    differs: differs.clone(),
+                    at: Instant::now(),
+                    run_id: health.run_id,
+                    memory: health.memory,
+                });
+                return Err(SidecarError::Unproved(differs));
+            }
+        };
+        self.unopened = None;
+        tokio::select! {
+            promoted = self.promote(control, &opening) => promoted,
+            // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
+            Err(error) = guest.hold() => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn promote(
+        &self,
+        control: &mut Control,
+        opening: &Opening,
+    ) -> Result<(), SidecarError> {
+        match opening {
+            Opening::Proved(proof) => {
+                for note in proof.notes() {
+                    tracing::warn!("{note}");
+                }
+            }
+            Opening::AsItIs(reason) => tracing::info!("{reason}"),
+            Opening::Incomplete(differs) => {
+                tracing::warn!(
+                    "Redis does not hold what is stored: {differs}. It is opened all the same (--promote-incomplete)"
+                );
+            }
+        }
+        self.status
+            .phase(status::Phase::Promoting, "REPLICAOF NO ONE");
+        control.call(&["REPLICAOF", "NO", "ONE"]).await?;
+        let since = Instant::now();
+        while control.facts().await?.role != Role::Master {
+            if since.elapsed() > PROMOTION_LIMIT {
+                return Err(SidecarError::NotPromoted);
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        self.status.promoted(true);
+        tracing::info!("Redis is a master and takes writes");
+        Ok(())
+    }
+}
