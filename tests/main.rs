@@ -27,6 +27,7 @@ mod fuzzing;
 mod gcs;
 mod get;
 mod inspect;
+mod latest;
 mod matrix;
 mod restore_keys;
 mod round_trip;

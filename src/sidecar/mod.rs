@@ -9,6 +9,7 @@
 //!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
 //! ```
 
+mod behind;
 pub mod decide;
 
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
-use crate::config::{SidecarConfig, Source, StoreConfig};
+use crate::config::{SidecarConfig, Source, StoreConfig, WhenBehind};
 use crate::consolidate::{self, Worth};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
@@ -34,6 +35,7 @@ use crate::service::{
 };
 use crate::status::{Phase, Status};
 
+use self::behind::Judged;
 use self::decide::{Claim, Tip};
 
 /// Between two looks at a Redis that is not up yet.
@@ -111,9 +113,10 @@ pub async fn run(
         status.clone(),
         clock.clone(),
     )
-    .guarding_emptiness();
+    .guarding_the_store();
     let mut sidecar = Sidecar {
         forked: None,
+        judged: Judged::default(),
         config,
         door,
         capture,
@@ -188,6 +191,7 @@ async fn promote_if_replica(config: &SidecarConfig) -> Result<bool, ControlError
 struct Sidecar {
     /// The fresh id under which Redis was served last: what it has is ours, though the store does not know the id.
     forked: Option<ReplId>,
+    judged: Judged,
     config: SidecarConfig,
     door: Door,
     capture: Capture,
@@ -242,24 +246,19 @@ impl Sidecar {
                 tracing::warn!(
                     "Redis is a replica of {host}:{port}, not of us: it is left alone, and captured as it is"
                 );
+                self.capture.accept(facts.replid);
             }
             Role::Master | Role::Unknown => {
-                // What is wrong with the store's latest is no reason to leave a Redis with data without a backup.
-                let tip = if facts.total_keys() == 0 {
-                    self.tip().await?
-                } else {
-                    None
-                };
-                let known = tip
-                    .as_ref()
-                    .is_some_and(|(catalog, tip)| was_emptied(&facts, catalog, tip))
-                    || facts.replid2.is_some_and(|(id, _)| Some(id) == self.forked);
-                self.capture.believes_empty(facts.replid.filter(|_| known));
-                let tip = tip.map(|(_, tip)| tip);
-                if decide::master(facts.total_keys(), known, tip.as_ref())
-                    == decide::Master::Restore
-                {
-                    return self.make_our_replica(&mut control).await;
+                match (self.judge(&facts, shutdown).await?, self.config.when_behind) {
+                    (decide::Master::Restore, _)
+                    | (decide::Master::Behind(_), WhenBehind::Restore) => {
+                        return self.make_our_replica(&mut control, &facts).await;
+                    }
+                    (decide::Master::Behind(_), WhenBehind::Wait) => {
+                        return self.wait_for_decision(&facts, shutdown).await;
+                    }
+                    (decide::Master::Capture, _)
+                    | (decide::Master::Behind(_), WhenBehind::Capture) => {}
                 }
                 self.status.promoted(true);
             }
@@ -275,6 +274,9 @@ impl Sidecar {
             self.superseded = false;
         }
         self.status.promoted(false);
+        if let SessionEnd::Tiny { at, found } = ended {
+            self.weigh(at, found).await?;
+        }
         Err(ended.into())
     }
 
@@ -334,14 +336,17 @@ impl Sidecar {
         };
         let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
         // It was asked before it knocked; between the two it may have been given data.
-        let keys = control.facts().await?.total_keys();
+        let now = control.facts().await?;
+        let keys = now.total_keys();
         tracing::debug!(
             keys,
             ?claim,
             version = facts.version,
             "Redis asks for its data"
         );
-        match (decide::replica(keys, claim, tip.as_ref()), tip) {
+        let given_up = self.is_given_up(&now, claim, tip.as_ref());
+        let replica = decide::replica(keys, claim, now.replid2, given_up, tip.as_ref());
+        match (replica, tip) {
             (decide::Replica::Serve, Some(tip)) => self.restore(control, guest, &tip).await,
             (decide::Replica::Promote(reason), _) => {
                 tracing::info!("{reason}");
@@ -413,11 +418,18 @@ impl Sidecar {
         Ok(())
     }
 
-    /// Redis came up as an empty master although there is data: nobody told it to wait for us.
-    async fn make_our_replica(&mut self, control: &mut Control) -> Result<(), SidecarError> {
+    /// Redis came up as a master with less than there is: nobody told it to wait for us.
+    async fn make_our_replica(
+        &mut self,
+        control: &mut Control,
+        facts: &Facts,
+    ) -> Result<(), SidecarError> {
+        let what = match facts.total_keys() {
+            0 => "an empty master although the store has data",
+            _ => "a master with less than the store has",
+        };
         tracing::warn!(
-            "Redis is an empty master although the store has data: restoring it. Start it with --replicaof {}, so that it \
-             takes no writes before",
+            "Redis is {what}: restoring it. Start it with --replicaof {}, so that it takes no writes before",
             self.door.addr()
         );
         let ip = match self.door.addr().ip() {
@@ -450,12 +462,12 @@ impl Sidecar {
             return Ok(None);
         };
         let end = archive.log_end(&catalog, history).await?;
-        let ancestors = catalog.lineage(history)?.into_iter().skip(1).collect();
         let end = Position {
             history,
             offset: end.boundary.offset,
         };
-        Ok(Some((catalog, Tip { end, ancestors })))
+        let tip = Tip::new(&catalog, end);
+        Ok(Some((catalog, tip)))
     }
 
     async fn is_us(&self, control: &Control, host: &str, port: u16) -> bool {
@@ -567,12 +579,6 @@ fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplI
         (Some(id), None) => Ok(id),
         _ => Err(several.into()),
     }
-}
-
-fn was_emptied(facts: &Facts, catalog: &Catalog, tip: &Tip) -> bool {
-    decide::was_emptied(facts.replid, facts.replid2, tip, |id| {
-        catalog.is_restorable(id)
-    })
 }
 
 async fn facts_of(redis: &Source) -> Result<(Control, Facts), ControlError> {
