@@ -28,6 +28,7 @@ mod gcs;
 mod get;
 mod inspect;
 mod loaded;
+mod latest;
 mod matrix;
 mod proof;
 mod restore_keys;

@@ -107,8 +107,8 @@ impl Stored {
         self.home.path().join(name)
     }
 
-    /// The number of the newest base, by the names of the files alone.
-    fn base(&self) -> String {
+    /// The numbers of the two bases, by the names of the files alone.
+    fn bases(&self) -> [String; 2] {
         let dir = self.path("bucket/histories").join(&self.older).join("base");
         let mut names: Vec<String> = fs::read_dir(dir)
             .unwrap()
@@ -116,17 +116,23 @@ impl Stored {
             .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
             .collect();
         names.sort();
-        assert_eq!(names.len(), 2, "{names:?}");
-        names.pop().unwrap()
+        names
+            .try_into()
+            .unwrap_or_else(|names| panic!("two bases: {names:?}"))
     }
 
-    /// Runs commands of the README, with these files instead of those of its example.
+    /// Runs commands of the README, with these files instead of those of its example: from the newest base on.
     fn run(&self, commands: &str) -> Restored {
+        let [_, newest] = self.bases();
+        self.run_from(&newest, commands)
+    }
+
+    fn run_from(&self, base: &str, commands: &str) -> Restored {
         let data = self.path("data");
         fs::create_dir(&data).unwrap();
         let port = free_port();
         let script = commands
-            .replace("00000000000000000014", &self.base())
+            .replace("00000000000000000014", base)
             .replace("0123…", &self.older)
             .replace("4567…", &self.newer)
             .replace("/backups/shop", self.path("bucket").to_str().unwrap())
@@ -220,7 +226,11 @@ impl Drop for Restored {
     }
 }
 
-for_each_version!(as_append_only_files, as_rdb_and_then_commands);
+for_each_version!(
+    as_append_only_files,
+    as_rdb_and_then_commands,
+    stops_at_a_gap
+);
 
 /// Up to 6.2, "in N seconds" is counted from the replay, as the README says.
 fn tolerance_ms(stored: &Stored) -> i64 {
@@ -264,6 +274,49 @@ fn as_rdb_and_then_commands(version: Version) {
     let context = format!("{version}: RDB, then commands");
     found.assert_is(&stored.last.state, tolerance_ms(&stored), &context);
     every_object_is_zstd(&stored.path("bucket"));
+}
+
+/// From the base before the gap no way goes past it: a part of the keys, without a word, is worse than nothing.
+fn stops_at_a_gap(version: Version) {
+    let stored = Stored::new(version, Expiries::Late);
+    let [places, by_directory, by_file, by_pipe] = readme();
+    let way = match version.at_least_7() {
+        true => by_directory,
+        false => by_file,
+    };
+    let [oldest, newest] = stored.bases();
+    let gap = format!("{}/log/", stored.older);
+    for commands in [way, by_pipe] {
+        let mut stopped = stored.run_from(&oldest, &format!("{places}\n{commands}"));
+        let status = stopped.child.wait().unwrap();
+        let log = stopped.log();
+        assert!(!status.success(), "{version}: {log}");
+        assert!(
+            log.contains("is not used")
+                && log.contains(&gap)
+                && log.contains("Take a base after it"),
+            "{version}: {log}"
+        );
+        assert_eq!(
+            fs::read_dir(stored.path("data")).unwrap().count(),
+            0,
+            "{version}: {log}"
+        );
+        drop(stopped);
+        fs::remove_dir_all(stored.path("data")).unwrap();
+        fs::remove_dir_all(stored.path("tools")).unwrap();
+    }
+    // The base that stands at its end does go on: that is what the other tests use.
+    let history = stored.path("bucket/histories").join(&stored.older);
+    let gap = fs::read_dir(history.join("log"))
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .find(|object| String::from_utf8_lossy(object).contains("\"stored\":0,"));
+    let to = format!("\"to\":{},", newest.trim_start_matches('0'));
+    assert!(
+        String::from_utf8_lossy(&gap.unwrap()).contains(&to),
+        "{version}: {to}"
+    );
 }
 
 /// Segments, seals and bases, by the word of `zstd` itself.

@@ -93,31 +93,25 @@ impl Catalog {
             .is_ok_and(|lineage| lineage.iter().any(has_base))
     }
 
-    /// The history that goes on: of the restorable ones that no other restorable one names as `parent` or `previous`, the only
+    /// The histories that go on: the restorable ones that no other restorable one comes after ([`HistoryDoc::before`]).
+    #[must_use]
+    pub fn tips(&self) -> Vec<&HistoryDoc> {
+        let restorable = || {
+            let all = self.histories.values().map(|history| &history.doc);
+            all.filter(|doc| self.is_restorable(doc.id))
+        };
+        let superseded: BTreeSet<ReplId> = restorable()
+            .flat_map(|doc| doc.before().filter(|id| *id != doc.id))
+            .collect();
+        let tips = restorable().filter(|doc| !superseded.contains(&doc.id));
+        tips.collect()
+    }
+
+    /// The history that goes on: of the [`Self::tips`], the only
     /// one that `service` wrote, or else the only one. None: there is nothing to restore. [`Ambiguous`] when there are
     /// several, or some that cannot be read.
     pub fn latest(&self, service: Option<&str>) -> Result<Option<ReplId>, Ambiguous> {
-        let restorable: Vec<&History> = self
-            .histories
-            .values()
-            .filter(|history| self.is_restorable(history.doc.id))
-            .collect();
-        let superseded: BTreeSet<ReplId> = restorable
-            .iter()
-            .flat_map(|history| {
-                let doc = &history.doc;
-                let before = [
-                    doc.parent.map(|parent| parent.history),
-                    doc.previous.map(|previous| previous.history),
-                ];
-                before.into_iter().flatten().filter(|id| *id != doc.id)
-            })
-            .collect();
-        let tips: Vec<&HistoryDoc> = restorable
-            .iter()
-            .map(|history| &history.doc)
-            .filter(|doc| !superseded.contains(&doc.id))
-            .collect();
+        let tips = self.tips();
         if !self.unreadable.is_empty() {
             let known = tips.iter().map(|doc| doc.id);
             let all: BTreeSet<ReplId> = known.chain(self.unreadable.keys().copied()).collect();
@@ -131,11 +125,15 @@ impl Catalog {
         match (own.as_slice(), tips.as_slice()) {
             ([own], _) => Ok(Some(*own)),
             (_, [only]) => Ok(Some(only.id)),
-            (_, []) if restorable.is_empty() => Ok(None),
-            // No tips at all: they name each other.
-            (_, []) => Err(Ambiguous(
-                restorable.iter().map(|history| history.doc.id).collect(),
-            )),
+            (_, []) => {
+                // None, or they name each other.
+                let all = self.histories.keys().copied();
+                let restorable: Vec<ReplId> = all.filter(|id| self.is_restorable(*id)).collect();
+                match restorable.is_empty() {
+                    true => Ok(None),
+                    false => Err(Ambiguous(restorable)),
+                }
+            }
             _ => Err(Ambiguous(tips.iter().map(|doc| doc.id).collect())),
         }
     }

@@ -180,6 +180,26 @@ fn two_branches_of_one_service_are_ambiguous() {
 }
 
 #[test]
+fn a_history_comes_after_all_the_branches_that_it_names() {
+    let mut third = child(4, 1, 7);
+    for branch in [2, 3] {
+        third.comes_after(Position {
+            history: id(branch),
+            offset: Offset(9),
+        });
+    }
+    let catalog = catalog(&[
+        (history(1), &[1]),
+        (child(2, 1, 5), &[]),
+        (child(3, 1, 6), &[]),
+        (third, &[]),
+    ]);
+    assert_eq!(catalog.latest(None), Ok(Some(id(4))));
+    let tips: Vec<ReplId> = catalog.tips().iter().map(|doc| doc.id).collect();
+    assert_eq!(tips, [id(4)]);
+}
+
+#[test]
 fn histories_that_name_each_other_are_ambiguous_and_not_nothing() {
     let catalog = catalog(&[(after(history(1), 2), &[1]), (after(history(2), 1), &[1])]);
     assert_eq!(catalog.latest(None), Err(Ambiguous(vec![id(1), id(2)])));

@@ -45,15 +45,36 @@ pub struct HistoryDoc {
     /// Where it left the history that it goes on from. None: it begins with a base of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
-    /// What this service wrote before, when the data does not descend from it (a new, perhaps empty, server).
+    /// What this service wrote before, when the data does not descend from it: of a new, perhaps empty, server, or of a branch
+    /// that was left. It is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Position>,
+    /// Others of the same kind: branches that were left before what came last was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_previous: Vec<Position>,
     /// Who: the source's `host:port`, or `sidecar`.
     pub service: String,
     /// What the source is.
     pub server: ServerInfo,
     /// Unix milliseconds.
     pub created_unix_ms: i64,
+}
+
+impl HistoryDoc {
+    /// The histories that this one comes after.
+    pub fn before(&self) -> impl Iterator<Item = ReplId> + '_ {
+        let parent = self.parent.iter().map(|parent| parent.history);
+        let previous = self.previous.iter().chain(&self.also_previous);
+        parent.chain(previous.map(|previous| previous.history))
+    }
+
+    /// It comes after this one too.
+    pub fn comes_after(&mut self, previous: Position) {
+        match self.previous {
+            None => self.previous = Some(previous),
+            Some(_) => self.also_previous.push(previous),
+        }
+    }
 }
 
 /// Where a history left another one.

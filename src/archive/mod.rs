@@ -20,6 +20,7 @@ mod log;
 mod names;
 mod probe;
 mod read;
+mod tip;
 mod window;
 
 use bytes::Bytes;
@@ -35,6 +36,7 @@ pub use documents::{
 };
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
+pub use tip::Tip;
 
 use crate::buffers::Buffers;
 use crate::position::ReplId;

@@ -58,6 +58,7 @@ pub(super) fn history(n: u8) -> HistoryDoc {
         id: id(n),
         parent: None,
         previous: None,
+        also_previous: Vec::new(),
         service: "redis:6379".to_owned(),
         server: ServerInfo {
             flavour: "redis".to_owned(),

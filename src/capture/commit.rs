@@ -6,8 +6,9 @@ use tokio::task::JoinHandle;
 
 use super::full_sync::{FullSyncError, Received};
 use super::log_writer::{self, LogWriter};
+use super::previous::{self, Previous};
 use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, Gap, HistoryDoc};
-use crate::position::{Boundary, Offset, Position, ReplId};
+use crate::position::{Boundary, Offset, Position};
 
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
@@ -22,8 +23,8 @@ pub(super) struct Commit {
     pub(super) received: Received,
     /// The log of what was captured before.
     pub(super) old: Option<LogWriter>,
-    /// Where the log of `doc.previous` ended before the transfer.
-    pub(super) previous_end: Option<Offset>,
+    /// What `doc` comes after, as it was before the transfer.
+    pub(super) before: Vec<Previous>,
     pub(super) doc: HistoryDoc,
 }
 
@@ -38,35 +39,20 @@ impl Commit {
             writer,
             now_unix_ms,
             received,
-            previous_end,
+            before,
             mut doc,
             ..
         } = self;
         let manifest = received
             .finish(&archive, doc.server.clone(), now_unix_ms)
             .await?;
-        let to_seal = match (old_end, doc.previous) {
-            (Some((stored, boundary)), _) if stored.history != doc.id => {
-                doc.previous = Some(boundary);
-                Some(stored)
-            }
-            (None, Some(previous)) => {
-                let alive = is_written(&archive, previous.history, previous_end).await?;
-                if alive {
-                    warn_of_twin(previous.history, &doc);
-                    doc.previous = None;
-                }
-                previous_end
-                    .filter(|_| !alive)
-                    .map(|offset| Position { offset, ..previous })
-            }
-            _ => None,
-        };
-        if let Some(end) = to_seal {
+        if let Some((stored, boundary)) = old_end.filter(|(old, _)| old.history != doc.id) {
             let reason = format!("the server has another history now: {}", doc.id);
-            let (id, offset) = (end.history, end.offset);
+            let (id, offset) = (stored.history, stored.offset);
             log_writer::seal(&archive, id, offset, &reason, &writer, now_unix_ms).await?;
+            doc.comes_after(boundary);
         }
+        previous::replace(&archive, &before, &mut doc, &writer, now_unix_ms).await?;
         archive.create_history(&doc).await?;
         archive.commit_base(&manifest).await?;
         let goes_on = join_log(&archive, &manifest, &writer).await?;
@@ -86,28 +72,6 @@ impl Commit {
             (tail.stored(), boundary)
         }))
     }
-}
-
-/// Has its log grown since it was looked at? Then its writer, and so its server, is alive.
-async fn is_written(
-    archive: &Archive,
-    history: ReplId,
-    end_before: Option<Offset>,
-) -> Result<bool, ArchiveError> {
-    let catalog = archive.catalog().await?;
-    match archive.log_end(&catalog, history).await {
-        Ok(end) => Ok(end_before.is_some_and(|before| end.end > before)),
-        Err(error @ ArchiveError::Store(_)) => Err(error),
-        Err(_) => Ok(false),
-    }
-}
-
-fn warn_of_twin(history: ReplId, doc: &HistoryDoc) {
-    tracing::warn!(
-        %history, service = doc.service,
-        "the store holds a history of the same name that another backfeed writes just now: another server. They are kept \
-         apart. Give each server a store (or prefix) of its own, and `latest` needs no --history"
-    );
 }
 
 /// Other writers may have stored of this history before the snapshot. The log stays one chain: ours goes on where theirs

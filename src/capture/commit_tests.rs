@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
+use crate::position::ReplId;
 use crate::rdb::samples;
 use crate::restore::testing::{Sample, at, feed, id};
 use crate::segment::{Entry, SegmentMeta, encode};
@@ -84,11 +85,13 @@ async fn the_manifest_comes_after_all_that_it_stands_on() {
         now_unix_ms: 0,
         received: received.unwrap(),
         old: None,
-        previous_end: Some(end.offset),
-        doc: HistoryDoc {
-            previous: Some(position(old, end.offset.0)),
-            ..sample.doc(new, None)
-        },
+        before: vec![Previous {
+            at: position(old, end.offset.0),
+            end: end.offset,
+            own: true,
+            lineage: vec![old],
+        }],
+        doc: sample.doc(new, None),
     };
     let (_, goes_on) = commit.run().await.unwrap();
     assert_eq!(goes_on, Offset(7));

@@ -13,8 +13,10 @@ mod commit;
 mod follow;
 pub mod full_sync;
 mod full_sync_limit;
+mod guard;
 pub mod log_writer;
 mod master_watch;
+mod previous;
 pub mod refetch;
 mod resume;
 mod server;
@@ -36,6 +38,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::capture::full_sync::FullSyncError;
 use crate::capture::full_sync_limit::FullSyncLimit;
 use crate::capture::log_writer::LogWriter;
+use crate::capture::previous::Previous;
 use crate::capture::tail::Moment;
 use crate::config::CaptureConfig;
 use crate::link::LinkError;
@@ -49,6 +52,7 @@ use crate::world;
 pub use self::full_sync_limit::{
     FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
 };
+pub use self::guard::{Amount, TINY};
 pub use self::master_watch::MasterWatch;
 
 /// The wall clock: Unix milliseconds. Handed in, as it may jump.
@@ -126,6 +130,17 @@ pub enum SessionEnd {
         /// By whom and why.
         reason: String,
     },
+    /// A sidecar: the server has far less than the store, and comes from nothing that is stored.
+    #[error(
+        "the server came up with {} keys and {} bytes at {at}, of a history that the store does not know, and the store has \
+         far more: nothing of it is captured before that is looked at", .found.keys.unwrap_or(0), .found.bytes
+    )]
+    Tiny {
+        /// Where.
+        at: Position,
+        /// What it has.
+        found: Amount,
+    },
     /// The world changed under the session in a way that a new one will see.
     #[error("starting over: {0}")]
     StartOver(String),
@@ -154,6 +169,7 @@ impl SessionEnd {
             | Self::FullSyncLimit { .. }
             | Self::StoreStalled { .. }
             | Self::SpoolLost(_)
+            | Self::Tiny { .. }
             | Self::StartOver(_) => false,
             Self::Superseded { .. } | Self::Stopped | Self::Once(_) => true,
         }
@@ -172,8 +188,10 @@ pub struct Capture {
     status: Status,
     clock: Clock,
     log: Option<LogWriter>,
-    guards_emptiness: bool,
-    emptied: Option<ReplId>,
+    /// What a new history comes after, as the store was when it was last looked at.
+    before: Vec<Previous>,
+    guards: bool,
+    accepted: Option<ReplId>,
     full_syncs: FullSyncLimit,
 }
 
@@ -201,22 +219,11 @@ impl Capture {
             status,
             clock,
             log: None,
-            guards_emptiness: false,
-            emptied: None,
+            before: Vec::new(),
+            guards: false,
+            accepted: None,
             full_syncs: FullSyncLimit::default(),
         }
-    }
-
-    /// Never captures an empty server of an unknown history while the store has something to restore.
-    #[must_use]
-    pub fn guarding_emptiness(mut self) -> Self {
-        self.guards_emptiness = true;
-        self
-    }
-
-    /// Such a server, of this history, is captured all the same: it was seen to be empty, and rightly so.
-    pub fn believes_empty(&mut self, id: Option<ReplId>) {
-        self.emptied = id;
     }
 
     /// The archive.

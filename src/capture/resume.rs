@@ -1,8 +1,9 @@
 //! Where a capture goes on: what the store holds, held against what the server says it is.
 
-use crate::archive::{Archive, ArchiveError, Catalog, LogEnd};
+use super::previous::{self, Previous};
+use crate::archive::{Archive, ArchiveError, Catalog, LogEnd, Tip};
 use crate::link::facts::Facts;
-use crate::position::{Offset, Position, ReplId};
+use crate::position::{Position, ReplId};
 
 /// What the store knows of a server's history.
 #[derive(Debug)]
@@ -11,12 +12,22 @@ pub(super) struct Known {
     pub catalog: Catalog,
     /// The history to go on with, and its end.
     pub resume: Option<(ReplId, LogEnd)>,
-    /// What this service wrote before, if the server turns out to be of another history.
-    pub previous: Option<Position>,
-    /// Where its log ends.
-    pub previous_end: Option<Offset>,
+    /// The latest of this service.
+    pub latest: Option<Tip>,
+    /// So many bytes of it the server lacks: it has come up from an older snapshot, or was promoted while it was behind.
+    pub lacks: Option<u64>,
+    /// What a new history may come after, if the server turns out to be of another one.
+    pub before: Vec<Previous>,
     /// Histories of other services, which are none of our business, but worth a word.
     pub strangers: Vec<ReplId>,
+}
+
+impl Known {
+    /// What this service wrote last.
+    pub(super) fn last_written(&self) -> Option<Position> {
+        let own = self.before.iter().find(|previous| previous.own);
+        own.map(|previous| previous.at)
+    }
 }
 
 /// Finds the point to go on from. A server that says its ids is believed: the history of its own id first, then that of
@@ -55,15 +66,12 @@ pub(super) async fn find(
         }
         None => None,
     };
-    let previous = match latest.filter(own) {
-        Some(id) => end_of(archive, &catalog, id).await?.map(|end| (id, end)),
-        None => None,
-    };
-    let previous_end = previous.as_ref().map(|(_, end)| end.end);
-    let previous = previous.map(|(id, end)| Position {
-        history: id,
-        offset: end.boundary.offset,
-    });
+    let before = previous::find(archive, &catalog, service).await?;
+    let end = before.iter().find(|tip| Some(tip.at.history) == latest);
+    let latest = end.map(|tip| Tip::new(&catalog, tip.at));
+    let is_new = |facts: &&Facts| facts.replid.is_some_and(|id| !catalog.is_restorable(id));
+    let left = facts.filter(is_new).and_then(Facts::branched_off);
+    let lacks = latest.as_ref().and_then(|tip| tip.lacks(left));
     let strangers = catalog
         .histories
         .keys()
@@ -73,8 +81,9 @@ pub(super) async fn find(
     Ok(Known {
         catalog,
         resume,
-        previous,
-        previous_end,
+        latest,
+        lacks,
+        before,
         strangers,
     })
 }
@@ -115,7 +124,7 @@ async fn branch(
 }
 
 /// The end of a log. Damage there is no reason to leave a live server without a backup: a new snapshot is taken then.
-async fn end_of(
+pub(super) async fn end_of(
     archive: &Archive,
     catalog: &Catalog,
     id: ReplId,

@@ -7,6 +7,7 @@ use super::follow::Follow;
 use super::full_sync;
 use super::log_writer::{self, LogWriter};
 use super::master_watch::MasterWatch;
+use super::previous;
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
@@ -19,7 +20,6 @@ use crate::link::Link;
 use crate::link::facts::Facts;
 use crate::position::{Boundary, Offset, Position, ReplId};
 use crate::proto::replica::Event;
-use crate::rdb::Summary;
 use crate::segment::SealHeader;
 use crate::status::Phase;
 use crate::world;
@@ -105,6 +105,11 @@ impl Capture {
                 Some(unless_stopped(shutdown, find).await??)
             }
         };
+        if let Some(known) = &known {
+            self.before = known.before.clone();
+            let server = facts.as_ref().and_then(|facts| facts.replid);
+            self.check_left_behind(known, server)?;
+        }
         let from = if once {
             None
         } else {
@@ -128,7 +133,7 @@ impl Capture {
                 *syncing = true;
                 let wait = self.full_syncs.wait(Instant::now());
                 self.full_syncs.begun(Instant::now());
-                let had = known.as_ref().and_then(|known| known.previous);
+                let had = known.as_ref().and_then(Known::last_written);
                 let had = from.as_ref().map(Origin::position).or(had);
                 explain_full_sync(had, at, facts.as_ref(), once);
                 if let Some(wait) = wait {
@@ -285,9 +290,10 @@ impl Capture {
             offset: from.boundary.offset,
             db: from.boundary.db,
         };
-        self.archive
-            .create_history(&self.history_doc(id, Some(parent), None, server))
-            .await?;
+        let mut doc = self.history_doc(id, Some(parent), server);
+        let before = previous::of_branch(&self.before, parent.history, self.guards);
+        previous::replace(&self.archive, &before, &mut doc, &self.writer, now).await?;
+        self.archive.create_history(&doc).await?;
         // Another listener of the same feed may have been here before us, at another offset.
         let catalog = self.archive.catalog().await?;
         let end = self.archive.log_end(&catalog, id).await?;
@@ -313,23 +319,23 @@ impl Capture {
         self.check_unsealed(&known, at.history).await?;
         warn_of_strangers(&known, at.history);
         let received = full_sync::receive(link, &self.archive, at, &self.status).await?;
-        self.check_emptiness(&known, at, received.summary())?;
+        self.check_amount(&known, at, received.summary())?;
         let boundary = Boundary {
             offset: at.offset,
             db: received.selected_db(),
         };
         let old = self.log.take();
-        let previous = known
-            .previous
-            .filter(|previous| previous.history != at.history);
-        let doc = self.history_doc(at.history, None, previous, server);
+        let is_known = known.catalog.histories.contains_key(&at.history);
+        let own = known.before.into_iter().filter(|previous| previous.own);
+        let before = own.filter(|_| !is_known).collect();
+        let doc = self.history_doc(at.history, None, server);
         let commit = Commit {
             archive: self.archive.clone(),
             writer: self.writer.clone(),
             now_unix_ms: (self.clock)(),
             received,
             old,
-            previous_end: known.previous_end,
+            before,
             doc,
         };
         self.start_log(at.history, boundary, at.offset, 0);
@@ -354,30 +360,6 @@ impl Capture {
         }
     }
 
-    /// A sidecar looked at its Redis before it connected. One that has come up empty since is to be restored, and its
-    /// emptiness must not become the latest backup.
-    fn check_emptiness(
-        &self,
-        known: &Known,
-        at: Position,
-        found: &Summary,
-    ) -> Result<(), SessionEnd> {
-        let empty = found.keys() == 0 && found.functions == 0 && found.unwalked.is_none();
-        let unknown = !known.catalog.histories.contains_key(&at.history);
-        let mut others = known.catalog.histories.keys();
-        if self.guards_emptiness
-            && empty
-            && unknown
-            && self.emptied != Some(at.history)
-            && others.any(|id| known.catalog.is_restorable(*id))
-        {
-            return Err(SessionEnd::StartOver(
-                "Redis came up empty although the store has data: it is to be restored".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
     fn start_log(
         &mut self,
         history: ReplId,
@@ -397,19 +379,14 @@ impl Capture {
         ));
     }
 
-    fn history_doc(
-        &self,
-        id: ReplId,
-        parent: Option<Parent>,
-        previous: Option<Position>,
-        server: ServerInfo,
-    ) -> HistoryDoc {
+    fn history_doc(&self, id: ReplId, parent: Option<Parent>, server: ServerInfo) -> HistoryDoc {
         let created_unix_ms = (self.clock)();
         HistoryDoc {
             format: FORMAT,
             id,
             parent,
-            previous,
+            previous: None,
+            also_previous: Vec::new(),
             service: self.service.clone(),
             server,
             created_unix_ms,

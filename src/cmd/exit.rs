@@ -47,7 +47,9 @@ impl From<SessionEnd> for Failure {
             SessionEnd::FullSync(_) => Exit::Redis,
             SessionEnd::StoreStalled { .. } => Exit::Store,
             SessionEnd::Superseded { .. } => Exit::Superseded,
-            SessionEnd::SpoolLost(_) | SessionEnd::StartOver(_) => Exit::Error,
+            SessionEnd::SpoolLost(_) | SessionEnd::Tiny { .. } | SessionEnd::StartOver(_) => {
+                Exit::Error
+            }
             SessionEnd::Stopped | SessionEnd::Once(_) => Exit::Ok,
         };
         Self::new(exit, end)

@@ -46,6 +46,7 @@ struct HistoryListing {
     created_unix_ms: i64,
     parent: Option<Parent>,
     previous: Option<Position>,
+    also_previous: Vec<Position>,
     /// What can be restored of this history (its ancestors' part stands with them), oldest first.
     restorable: Vec<Stretch>,
     bases: Vec<BaseListing>,
@@ -143,6 +144,7 @@ impl HistoryListing {
             created_unix_ms: history.doc.created_unix_ms,
             parent: history.doc.parent,
             previous: history.doc.previous,
+            also_previous: history.doc.also_previous.clone(),
             restorable: Vec::new(),
             bases: history
                 .bases
@@ -395,7 +397,7 @@ impl HistoryListing {
                 parent.history, parent.offset
             )?;
         }
-        if let Some(previous) = &self.previous {
+        for previous in self.previous.iter().chain(&self.also_previous) {
             writeln!(
                 f,
                 "  previous  {}, until offset {}",

@@ -37,7 +37,7 @@ fn every_flag_has_its_environment_variable_and_hides_its_value() {
 fn the_contract_of_the_commands_is_kept() {
     for line in [
         "sidecar --redis redis://127.0.0.1:6379 --store file:///b --listen 127.0.0.1:6390",
-        "sidecar --redis redis://h --store file:///b --open-after 5m --ack received --grace 3s",
+        "sidecar --redis redis://h --store file:///b --open-after 5m --when-behind capture --ack received --grace 3s",
         "backup --redis redis://u:p@[::1]:1 --store memory: --once --flush-interval 200ms",
         "backup --redis redis://h --store file:///b --segment-size 1MiB --memory-limit 8MiB \
          --http 127.0.0.1:9390 --log-format json -vv",

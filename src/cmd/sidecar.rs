@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::supervise::supervise;
 use super::{Failure, flags};
 use crate::capture::Clock;
-use crate::config::{ConfigError, Listen, SidecarConfig, Upstream, parse_addr, parse_duration};
+use crate::config::{
+    ConfigError, Listen, SidecarConfig, Upstream, WhenBehind, parse_addr, parse_duration,
+};
 use crate::position::ReplId;
 use crate::sidecar;
 use crate::status::unix_ms_now;
@@ -46,6 +48,12 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_PROMOTE_INCOMPLETE",
           value_parser = clap::builder::BoolishValueParser::new())]
     promote_incomplete: bool,
+    /// What to do with a Redis that came up with less than the store has (from an older snapshot, or next to empty) and has
+    /// taken writes since. `wait`: leave it, capture nothing of it, be not ready, and say so; `restore`: replace what it has by
+    /// what is stored; `capture`: what it has becomes the latest state
+    #[arg(long, env = "BACKFEED_WHEN_BEHIND", value_name = "wait|restore|capture", default_value = "wait",
+          value_parser = str::parse::<WhenBehind>)]
+    when_behind: WhenBehind,
 
     /// The history to continue when the store holds several that could be the latest (see `backfeed list`)
     #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
@@ -67,6 +75,7 @@ impl Args {
             history: self.history,
             open_after: self.open_after,
             promote_incomplete: self.promote_incomplete,
+            when_behind: self.when_behind,
             capture: self.capture.lower()?,
             consolidate: self.capture.consolidate(),
             grace: self.capture.grace,

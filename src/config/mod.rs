@@ -76,6 +76,33 @@ impl FromStr for AckPolicy {
     }
 }
 
+/// What a sidecar does with a Redis that lacks something of the store, and has been written to since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenBehind {
+    /// Nothing: the stored state stays the latest, and somebody decides.
+    #[default]
+    Wait,
+    /// The stored state replaces what Redis has.
+    Restore,
+    /// What Redis has becomes the latest.
+    Capture,
+}
+
+impl FromStr for WhenBehind {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "wait" => Ok(Self::Wait),
+            "restore" => Ok(Self::Restore),
+            "capture" => Ok(Self::Capture),
+            _ => Err(ConfigError(format!(
+                "`{text}` is none of `wait`, `restore` and `capture`"
+            ))),
+        }
+    }
+}
+
 /// A spool below this holds next to nothing, and would be told to be full all the time.
 pub const SPOOL_LIMIT_MIN: u64 = 1 << 20;
 
@@ -178,6 +205,8 @@ pub struct SidecarConfig {
     pub open_after: Option<Duration>,
     /// Promote a Redis that does not hold what it was given.
     pub promote_incomplete: bool,
+    /// What becomes of a Redis that lacks something of the store, and has been written to since.
+    pub when_behind: WhenBehind,
     /// How to store what comes.
     pub capture: CaptureConfig,
     /// When to make new bases of it.

@@ -104,6 +104,7 @@ impl Sample {
             id,
             parent,
             previous: None,
+            also_previous: Vec::new(),
             service: "test".into(),
             server: self.server(),
             created_unix_ms: 0,

@@ -7,10 +7,13 @@
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
 //! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and capture it |
 //! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
+//! | a master | what an earlier point had, and nothing written since | a history | make it our replica, then serve |
+//! | a master | the same, and it was written to; or next to nothing, of no known history | a history | `--when-behind` decides |
 //! | a master | anything else | anything | capture it |
 //! | a replica of somebody else | – | – | leave it, and capture it as it is |
 
-use crate::position::{Offset, Position, ReplId};
+pub use crate::archive::Tip;
+use crate::position::{Offset, ReplId};
 
 /// What a Redis that booted as our replica says with `PSYNC`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,24 +24,8 @@ pub struct Claim {
     pub offset: Offset,
 }
 
-/// The latest that the store can give.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tip {
-    /// The last point that can be restored.
-    pub end: Position,
-    /// The histories before it, each with the offset where the next one left it.
-    pub ancestors: Vec<Position>,
-}
-
-impl Tip {
-    /// How far the line to the tip runs in `id`; `None` when it does not touch it.
-    fn reaches(&self, id: ReplId) -> Option<Offset> {
-        let line = std::iter::once(&self.end).chain(&self.ancestors);
-        line.filter(|position| position.history == id)
-            .map(|position| position.offset)
-            .next()
-    }
-}
+/// The history that a server left when it was promoted, or when it loaded an RDB as a master, and where.
+pub type Left = Option<(ReplId, Offset)>;
 
 /// What to do with a Redis that is our replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +36,15 @@ pub enum Replica {
     Promote(&'static str),
 }
 
-/// A Redis that is our replica, with `keys` keys.
+/// A Redis that is our replica, with `keys` keys. `given_up`: what it has is to be replaced, whatever it is.
 #[must_use]
-pub fn replica(keys: u64, claim: Option<Claim>, tip: Option<&Tip>) -> Replica {
+pub fn replica(
+    keys: u64,
+    claim: Option<Claim>,
+    left: Left,
+    given_up: bool,
+    tip: Option<&Tip>,
+) -> Replica {
     let Some(tip) = tip else {
         return Replica::Promote(if keys == 0 {
             "the store is empty: nothing to restore"
@@ -65,7 +58,10 @@ pub fn replica(keys: u64, claim: Option<Claim>, tip: Option<&Tip>) -> Replica {
         Some((_, Some(_))) => Replica::Promote(
             "Redis has data of its own that goes beyond what is stored: it is kept, and captured anew",
         ),
-        _ if keys == 0 => Replica::Serve,
+        _ if keys == 0 || given_up => Replica::Serve,
+        _ if tip.lacks(left).is_some() && is_unwritten(claim.map(|claim| claim.offset), left) => {
+            Replica::Serve
+        }
         _ => Replica::Promote(
             "Redis has data of its own, and nothing proves it to be older than the store: it is kept, and captured anew. \
              (The stored history stays: `backfeed list` shows it)",
@@ -78,8 +74,28 @@ pub fn replica(keys: u64, claim: Option<Claim>, tip: Option<&Tip>) -> Replica {
 pub enum Master {
     /// Follow it.
     Capture,
-    /// It came up empty and unguarded, although there is data to restore.
+    /// It came up empty and unguarded, or from an older snapshot, although there is data to restore.
     Restore,
+    /// It lacks so many bytes of the store, and has been written to: somebody has to decide.
+    Behind(u64),
+}
+
+/// What a Redis that is a master says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Keys in all databases.
+    pub keys: u64,
+    /// The store holds the history that it is in.
+    pub of_known_history: bool,
+    /// Where it came from.
+    pub left: Left,
+    /// How far its feed has come.
+    pub offset: Option<Offset>,
+}
+
+/// Has nothing been written since it left the history before? An offset that went on counts as written.
+fn is_unwritten(offset: Option<Offset>, left: Left) -> bool {
+    left.is_some_and(|(_, at)| offset == Some(at))
 }
 
 /// Did a master with these ids, which has no keys, have everything that is stored, so that its emptiness is the application's
@@ -88,25 +104,27 @@ pub enum Master {
 #[must_use]
 pub fn was_emptied(
     id: Option<ReplId>,
-    left: Option<(ReplId, Offset)>,
+    left: Left,
     tip: &Tip,
     is_stored: impl Fn(ReplId) -> bool,
 ) -> bool {
-    id.is_some_and(&is_stored)
-        || left.is_some_and(|(id, at)| match tip.reaches(id) {
-            Some(stored) => at >= stored,
-            None => is_stored(id),
-        })
+    let came_with_all = |(id, _)| tip.reaches(id).is_some() || is_stored(id);
+    id.is_some_and(&is_stored) || (tip.lacks(left).is_none() && left.is_some_and(came_with_all))
 }
 
-/// A Redis that is a master, with `keys` keys. `of_known_history`: the store holds the history that it is in, so that its
-/// emptiness is the application's doing ([`was_emptied`]).
+/// A Redis that is a master. `emptied`: what it lacks is the application's doing ([`was_emptied`]).
 #[must_use]
-pub fn master(keys: u64, of_known_history: bool, tip: Option<&Tip>) -> Master {
-    if keys == 0 && !of_known_history && tip.is_some() {
-        Master::Restore
-    } else {
-        Master::Capture
+pub fn master(held: Held, emptied: bool, tip: Option<&Tip>) -> Master {
+    let Some(tip) = tip.filter(|_| !held.of_known_history) else {
+        return Master::Capture;
+    };
+    if held.keys == 0 && !emptied {
+        return Master::Restore;
+    }
+    match tip.lacks(held.left) {
+        Some(_) if is_unwritten(held.offset, held.left) => Master::Restore,
+        Some(lacks) => Master::Behind(lacks),
+        None => Master::Capture,
     }
 }
 
@@ -114,6 +132,7 @@ pub fn master(keys: u64, of_known_history: bool, tip: Option<&Tip>) -> Master {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::position::Position;
 
     fn id(n: u8) -> ReplId {
         ReplId::from_random([n; 20])
@@ -140,8 +159,12 @@ mod tests {
     #[test]
     fn a_replica_with_data_is_never_overwritten_with_something_older() {
         let tip = tip();
-        let promoted =
-            |keys, claim| matches!(replica(keys, claim, Some(&tip)), Replica::Promote(_));
+        let promoted = |keys, claim| {
+            matches!(
+                replica(keys, claim, None, false, Some(&tip)),
+                Replica::Promote(_)
+            )
+        };
         for (keys, claim, promote) in [
             (0, None, false),
             (0, claim(9, 1), false),
@@ -157,9 +180,17 @@ mod tests {
         ] {
             assert_eq!(promoted(keys, claim), promote, "{keys} {claim:?}");
         }
+        // From an older snapshot, as a master, and told to become our replica.
+        for (left, at, serve) in [(299, 299, true), (299, 300, false), (300, 300, false)] {
+            let left = Some((id(3), Offset(left)));
+            let promoted = replica(5, claim(9, at), left, false, Some(&tip));
+            assert_eq!(promoted == Replica::Serve, serve, "{left:?} {at}");
+            let given_up = replica(5, claim(9, at), left, true, Some(&tip));
+            assert_eq!(given_up, Replica::Serve);
+        }
         for keys in [0, 5] {
             assert!(matches!(
-                replica(keys, claim(3, 1), None),
+                replica(keys, claim(3, 1), None, true, None),
                 Replica::Promote(_)
             ));
         }
@@ -168,10 +199,39 @@ mod tests {
     #[test]
     fn an_empty_master_is_restored_unless_its_emptiness_is_known_history() {
         let tip = tip();
-        assert_eq!(master(0, false, Some(&tip)), Master::Restore);
-        assert_eq!(master(0, true, Some(&tip)), Master::Capture);
-        assert_eq!(master(0, false, None), Master::Capture);
-        assert_eq!(master(7, false, Some(&tip)), Master::Capture);
+        let held = |keys, of_known_history| Held {
+            keys,
+            of_known_history,
+            left: None,
+            offset: Some(Offset(7)),
+        };
+        assert_eq!(master(held(0, false), false, Some(&tip)), Master::Restore);
+        assert_eq!(master(held(0, false), true, Some(&tip)), Master::Capture);
+        assert_eq!(master(held(0, true), true, Some(&tip)), Master::Capture);
+        assert_eq!(master(held(0, false), false, None), Master::Capture);
+        assert_eq!(master(held(7, false), false, Some(&tip)), Master::Capture);
+    }
+
+    #[test]
+    fn a_master_from_an_older_snapshot_is_restored_unless_it_was_written_to() {
+        let tip = tip();
+        for (left, offset, wanted) in [
+            ((3, 299), 299, Master::Restore),
+            ((3, 290), 299, Master::Behind(10)),
+            ((2, 200), 200, Master::Restore),
+            ((3, 300), 350, Master::Capture),
+            ((2, 201), 201, Master::Capture),
+            ((9, 10), 10, Master::Capture),
+        ] {
+            let held = |of_known_history| Held {
+                keys: 5,
+                of_known_history,
+                left: Some((id(left.0), Offset(left.1))),
+                offset: Some(Offset(offset)),
+            };
+            assert_eq!(master(held(false), false, Some(&tip)), wanted, "{left:?}");
+            assert_eq!(master(held(true), false, Some(&tip)), Master::Capture);
+        }
     }
 
     #[test]
@@ -186,6 +246,8 @@ mod tests {
             (9, Some((3, 300)), true),
             (9, Some((3, 301)), true),
             (9, Some((2, 199)), false),
+            (9, Some((2, 200)), false),
+            (9, Some((2, 201)), true),
             (9, Some((4, 1)), true),
         ] {
             let left = left.map(|(n, offset)| (id(n), Offset(offset)));

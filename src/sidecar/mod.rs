@@ -9,6 +9,7 @@
 //!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
 //! ```
 
+mod behind;
 pub mod decide;
 mod old_log;
 mod opening;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
-use crate::config::{SidecarConfig, Source, StoreConfig};
+use crate::config::{SidecarConfig, Source, StoreConfig, WhenBehind};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
@@ -34,6 +35,7 @@ use crate::service::{
 };
 use crate::status::{Phase, Status};
 
+use self::behind::Judged;
 use self::decide::{Claim, Tip};
 use self::old_log::without_log;
 use self::opening::{Opening, Unopened};
@@ -117,10 +119,11 @@ pub async fn run(
         status.clone(),
         clock.clone(),
     )
-    .guarding_emptiness();
+    .guarding_the_store();
     let mut sidecar = Sidecar {
         forked: None,
         unopened: None,
+        judged: Judged::default(),
         config,
         door,
         capture,
@@ -197,6 +200,7 @@ struct Sidecar {
     forked: Option<ReplId>,
     /// What became of the last Redis that was given everything, if it was not opened.
     unopened: Option<Unopened>,
+    judged: Judged,
     config: SidecarConfig,
     door: Door,
     capture: Capture,
@@ -251,24 +255,19 @@ impl Sidecar {
                 tracing::warn!(
                     "Redis is a replica of {host}:{port}, not of us: it is left alone, and captured as it is"
                 );
+                self.capture.accept(facts.replid);
             }
             Role::Master | Role::Unknown => {
-                // What is wrong with the store's latest is no reason to leave a Redis with data without a backup.
-                let tip = if facts.total_keys() == 0 {
-                    self.tip().await?
-                } else {
-                    None
-                };
-                let known = tip
-                    .as_ref()
-                    .is_some_and(|(catalog, tip)| was_emptied(&facts, catalog, tip))
-                    || facts.replid2.is_some_and(|(id, _)| Some(id) == self.forked);
-                self.capture.believes_empty(facts.replid.filter(|_| known));
-                let tip = tip.map(|(_, tip)| tip);
-                if decide::master(facts.total_keys(), known, tip.as_ref())
-                    == decide::Master::Restore
-                {
-                    return self.make_our_replica(&mut control).await;
+                match (self.judge(&facts, shutdown).await?, self.config.when_behind) {
+                    (decide::Master::Restore, _)
+                    | (decide::Master::Behind(_), WhenBehind::Restore) => {
+                        return self.make_our_replica(&mut control, &facts).await;
+                    }
+                    (decide::Master::Behind(_), WhenBehind::Wait) => {
+                        return self.wait_for_decision(&facts, shutdown).await;
+                    }
+                    (decide::Master::Capture, _)
+                    | (decide::Master::Behind(_), WhenBehind::Capture) => {}
                 }
                 self.status.promoted(true);
             }
@@ -284,6 +283,9 @@ impl Sidecar {
             self.superseded = false;
         }
         self.status.promoted(false);
+        if let SessionEnd::Tiny { at, found } = ended {
+            self.weigh(at, found).await?;
+        }
         Err(ended.into())
     }
 
@@ -356,7 +358,9 @@ impl Sidecar {
         let is_ours = claim.is_some_and(|claim| Some(claim.id) == self.forked);
         let keys = if is_ours { 0 } else { keys };
         let before = Before::of(&now);
-        match (decide::replica(keys, claim, tip.as_ref()), tip) {
+        let given_up = self.is_given_up(&now, claim, tip.as_ref());
+        let replica = decide::replica(keys, claim, now.replid2, given_up, tip.as_ref());
+        match (replica, tip) {
             (decide::Replica::Serve, Some(tip)) => {
                 self.restore(control, &before, guest, &tip).await
             }
@@ -409,11 +413,18 @@ impl Sidecar {
         self.open_restored(control, before, caught_up, count).await
     }
 
-    /// Redis came up as an empty master although there is data: nobody told it to wait for us.
-    async fn make_our_replica(&mut self, control: &mut Control) -> Result<(), SidecarError> {
+    /// Redis came up as a master with less than there is: nobody told it to wait for us.
+    async fn make_our_replica(
+        &mut self,
+        control: &mut Control,
+        facts: &Facts,
+    ) -> Result<(), SidecarError> {
+        let what = match facts.total_keys() {
+            0 => "an empty master although the store has data",
+            _ => "a master with less than the store has",
+        };
         tracing::warn!(
-            "Redis is an empty master although the store has data: restoring it. Start it with --replicaof {}, so that it \
-             takes no writes before",
+            "Redis is {what}: restoring it. Start it with --replicaof {}, so that it takes no writes before",
             self.door.addr()
         );
         let ip = match self.door.addr().ip() {
@@ -446,12 +457,12 @@ impl Sidecar {
             return Ok(None);
         };
         let end = archive.log_end(&catalog, history).await?;
-        let ancestors = catalog.lineage(history)?.into_iter().skip(1).collect();
         let end = Position {
             history,
             offset: end.boundary.offset,
         };
-        Ok(Some((catalog, Tip { end, ancestors })))
+        let tip = Tip::new(&catalog, end);
+        Ok(Some((catalog, tip)))
     }
 
     async fn is_us(&self, control: &Control, host: &str, port: u16) -> bool {
@@ -530,12 +541,6 @@ fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplI
         (Some(id), None) => Ok(id),
         _ => Err(several.into()),
     }
-}
-
-fn was_emptied(facts: &Facts, catalog: &Catalog, tip: &Tip) -> bool {
-    decide::was_emptied(facts.replid, facts.replid2, tip, |id| {
-        catalog.is_restorable(id)
-    })
 }
 
 async fn facts_of(redis: &Source) -> Result<(Control, Facts), ControlError> {

@@ -28,6 +28,7 @@ async fn sample(store: &MemoryStore, magic: &str) -> Archive {
         id: id(),
         parent: None,
         previous: None,
+        also_previous: Vec::new(),
         service: "test".into(),
         server: server.clone(),
         created_unix_ms: NOW,

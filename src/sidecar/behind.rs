@@ -1,0 +1,200 @@
+//! A Redis that came up with less than the store has: the poorer state must not become the latest by itself.
+
+use std::collections::BTreeSet;
+
+use super::decide::{self, Claim, Held, Master};
+use super::{Sidecar, SidecarError, Tip};
+use crate::archive::Catalog;
+use crate::capture::{Amount, SessionEnd, Shutdown, TINY};
+use crate::config::WhenBehind;
+use crate::consolidate::{self, Worth};
+use crate::link::facts::Facts;
+use crate::position::{Position, ReplId};
+use crate::restore::When;
+use crate::service::pause_or_stop;
+use crate::status::Phase;
+
+/// What was found out about the Redis beside us.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// Histories that lack what the store has; with those that go on from them.
+    poorer: BTreeSet<ReplId>,
+    /// One that has as much as it should.
+    sound: Option<ReplId>,
+    /// What is wrong, in words.
+    why: String,
+}
+
+impl Judged {
+    /// Is its history, or the one that it goes on from, one of those?
+    fn is_poorer(&mut self, facts: &Facts) -> bool {
+        let known = |id: Option<ReplId>| id.is_some_and(|id| self.poorer.contains(&id));
+        let poorer = known(facts.replid) || known(facts.replid2.map(|(id, _)| id));
+        if poorer {
+            self.poorer.extend(facts.replid);
+        }
+        poorer
+    }
+}
+
+impl Sidecar {
+    /// What is to be done with a Redis that is a master. Whether the capture may take it as it is, is told to that.
+    pub(super) async fn judge(
+        &mut self,
+        facts: &Facts,
+        shutdown: &mut Shutdown,
+    ) -> Result<Master, SidecarError> {
+        let keys = facts.total_keys();
+        let tip = if facts.replid.is_some() && self.capture.follows() == facts.replid && keys > 0 {
+            // A link was lost, no more.
+            None
+        } else {
+            self.tip_for_master(keys, shutdown).await?
+        };
+        let is_stored = |id: ReplId| match &tip {
+            Some((catalog, _)) => catalog.is_restorable(id),
+            None => false,
+        };
+        let emptied = tip.as_ref().is_some_and(|(_, tip)| {
+            decide::was_emptied(facts.replid, facts.replid2, tip, is_stored)
+        }) || facts.replid2.is_some_and(|(id, _)| Some(id) == self.forked);
+        let held = Held {
+            keys,
+            of_known_history: facts.replid.is_some_and(is_stored),
+            left: facts.replid2,
+            offset: facts.offset,
+        };
+        let tip = tip.as_ref().map(|(_, tip)| tip);
+        let mut master = decide::master(held, emptied, tip);
+        if let Some(lacks) = tip
+            .and_then(|tip| tip.lacks(held.left))
+            .filter(|_| keys > 0)
+        {
+            self.judged.why = format!(
+                "Redis came up from an older snapshot, without the last {lacks} bytes of what is stored (WAIT may have \
+                 confirmed them), and has taken writes since"
+            );
+        }
+        if master == Master::Restore && keys > 0 {
+            // It may be written to before it is our replica.
+            self.judged.poorer.extend(facts.replid);
+        } else if master == Master::Capture && keys > 0 && self.judged.is_poorer(facts) {
+            master = Master::Behind(0);
+        }
+        let takes_it = match master {
+            Master::Behind(_) => self.config.when_behind == WhenBehind::Capture,
+            Master::Capture => {
+                emptied || (self.judged.sound.is_some() && self.judged.sound == facts.replid)
+            }
+            Master::Restore => false,
+        };
+        self.capture.accept(facts.replid.filter(|_| takes_it));
+        Ok(master)
+    }
+
+    /// The store's latest, with what the Redis before had sent in it. What is wrong with it is no reason to leave a Redis with data
+    /// without a backup.
+    async fn tip_for_master(
+        &mut self,
+        keys: u64,
+        shutdown: &mut Shutdown,
+    ) -> Result<Option<(Catalog, Tip)>, SidecarError> {
+        if keys == 0 {
+            return self.tip().await;
+        }
+        tokio::select! {
+            drained = self.capture.drain() => drained?,
+            () = crate::capture::stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
+        }
+        match self.tip().await {
+            Ok(tip) => Ok(tip),
+            Err(SidecarError::Session(SessionEnd::Archive(error))) if error.is_transient() => {
+                Err(SessionEnd::Archive(error).into())
+            }
+            Err(error) => {
+                tracing::warn!("{error}; Redis has data, and is captured as it is");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Is what our replica has to be replaced, as `--when-behind restore` says?
+    pub(super) fn is_given_up(
+        &mut self,
+        facts: &Facts,
+        claim: Option<Claim>,
+        tip: Option<&Tip>,
+    ) -> bool {
+        let left = claim.is_some_and(|claim| Some(claim.id) == facts.replid)
+            && tip.is_some_and(|tip| tip.lacks(facts.replid2).is_some());
+        self.config.when_behind == WhenBehind::Restore && (left || self.judged.is_poorer(facts))
+    }
+
+    /// Nothing of this Redis is captured before somebody has decided. It is looked at again after a while.
+    pub(super) async fn wait_for_decision(
+        &mut self,
+        facts: &Facts,
+        shutdown: &mut Shutdown,
+    ) -> Result<(), SidecarError> {
+        self.judged.poorer.extend(facts.replid);
+        self.status.promoted(false);
+        let redis = &self.config.redis;
+        let text = format!(
+            "{}. It is not captured, WAIT does not count it, and the stored state stays the latest. To give Redis the stored \
+             state, without what it has taken since: `redis-cli -h {} -p {} FLUSHALL`. To keep what Redis has, as the latest \
+             state: start backfeed with `--when-behind capture`",
+            self.judged.why, redis.host, redis.port
+        );
+        if self.status.view().last_error.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+        }
+        self.status.error(text.clone(), (self.clock)());
+        self.status.phase(Phase::WaitingForRedis, text);
+        Ok(pause_or_stop(super::GUEST_PAUSE, shutdown).await?)
+    }
+
+    /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the log.
+    pub(super) async fn weigh(&mut self, at: Position, found: Amount) -> Result<(), SidecarError> {
+        let Some((_, tip)) = self.tip().await? else {
+            return Ok(());
+        };
+        let request = consolidate::Request {
+            history: Some(tip.end.history),
+            service: None,
+            when: When::Latest,
+            memory_limit: self.config.consolidate.memory_limit,
+            worth: Worth::AnyLog,
+            now_unix_ms: (self.clock)(),
+        };
+        let archive = self.capture.archive();
+        let stored = match consolidate::consolidate(archive, &request, &()).await {
+            Ok(report) if report.stopped.is_none() => Some(Amount {
+                keys: Some(report.keys),
+                bytes: report.raw_bytes,
+            }),
+            Ok(_) => None,
+            Err(error) if error.is_transient() => {
+                return Err(SessionEnd::StartOver(error.to_string()).into());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is stored cannot be counted: it is taken to be more than Redis has");
+                None
+            }
+        };
+        if stored.is_some_and(|stored| !found.is_tiny(&stored)) {
+            self.judged.sound = Some(at.history);
+            return Ok(());
+        }
+        let keys = match stored.and_then(|stored| stored.keys) {
+            Some(keys) => format!("{keys} keys"),
+            None => "far more".to_owned(),
+        };
+        self.judged.why = format!(
+            "Redis came up with {} keys, of a history that the store does not know, and the store has {keys} (less than one \
+             in {TINY} of the keys and bytes is taken for a loss)",
+            found.keys.unwrap_or(0)
+        );
+        self.judged.poorer.insert(at.history);
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! Which state is the latest, so what comes back by itself: servers that crash and come up from an older snapshot, or with next to
+//! nothing, and what was confirmed before.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::backfeed::PATIENCE;
+use crate::support::{Backfeed, Server, Version, free_port, list, on, restored, run, wait_until};
+
+/// With RDB files, which it writes when it is told to.
+fn with_files(version: Version) -> Server {
+    Server::builder(version).arg("save", "3600 1").start()
+}
+
+struct Setting {
+    home: TempDir,
+    listen: u16,
+    redis: Server,
+}
+
+impl Setting {
+    fn new(version: Version) -> Self {
+        Self {
+            home: TempDir::new().unwrap(),
+            listen: free_port(),
+            redis: with_files(version),
+        }
+    }
+
+    fn store(&self) -> String {
+        format!("file://{}/bucket", self.home.path().display())
+    }
+
+    fn backup(&self) -> Backfeed {
+        Backfeed::backup(&self.redis.url(), &self.store(), &[])
+    }
+
+    /// A sidecar beside a Redis that was started without `--replicaof`.
+    fn sidecar(&self, more: &[&str]) -> Backfeed {
+        Backfeed::sidecar(&self.redis.url(), &self.store(), self.listen, more)
+    }
+
+    /// Confirmed.
+    #[track_caller]
+    fn set(&self, key: &str) {
+        assert_eq!(self.redis.set_and_wait(0, key, 1, 20_000), 1, "{key}");
+    }
+
+    fn crash(&mut self) {
+        self.redis.kill9();
+        self.redis.restart();
+    }
+
+    /// It starts again with nothing.
+    fn crash_and_lose_all(&mut self) {
+        self.redis.kill9();
+        fs::remove_dir_all(self.redis.dir()).unwrap();
+        fs::create_dir(self.redis.dir()).unwrap();
+        self.redis.restart();
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.redis.text(&["EXISTS", key]) == "1"
+    }
+
+    /// What comes back by itself.
+    fn comes_back(&self) -> Server {
+        restored(self.redis.version(), &self.store())
+    }
+
+    /// One history is the latest, that of the server.
+    #[track_caller]
+    fn check_latest_is_the_server(&self) -> Value {
+        let listing = list(&self.store());
+        assert_eq!(listing["ambiguous"], json!([]), "{listing:#}");
+        assert_eq!(listing["latest"], *self.redis.position().0, "{listing:#}");
+        assert_eq!(self.comes_back().debug_digest(), self.redis.debug_digest());
+        listing
+    }
+}
+
+fn ids(listing: &Value) -> Vec<&str> {
+    let histories = listing["histories"].as_array().unwrap();
+    histories
+        .iter()
+        .map(|it| it["id"].as_str().unwrap())
+        .collect()
+}
+
+/// With no new RDB between the crashes, each branch grows out of one point.
+fn of_branches_from_one_point_the_last_one_is_the_latest(version: Version) {
+    let mut setting = Setting::new(version);
+    let backup = setting.backup();
+    backup.wait_following();
+    setting.set("in the rdb");
+    setting.redis.cmd(&["SAVE"]);
+    for life in ["first", "second", "third"] {
+        setting.set(life);
+        setting.crash();
+        backup.wait_captured(&setting.redis);
+        assert!(!setting.has(life), "{version}");
+    }
+    setting.set("fourth");
+    let listing = setting.check_latest_is_the_server();
+    assert_eq!(ids(&listing).len(), 4, "{listing:#}");
+    assert_eq!(
+        backup.metric("backfeed_full_syncs_total") as u64,
+        1,
+        "{version}"
+    );
+    // The others are there.
+    for (id, key) in ids(&listing)
+        .iter()
+        .zip(["first", "second", "third", "fourth"])
+    {
+        let copy = Server::start(version, &[]);
+        let url = copy.url();
+        let store = setting.store();
+        let output = run(&["restore", "--store", &store, "--history", id, "--to", &url]);
+        assert_eq!(output.code, 0, "{version}: {output:?}");
+        assert_eq!(
+            copy.text(&["EXISTS", "in the rdb", key]),
+            "2",
+            "{version}: {key}"
+        );
+    }
+    let output = run(&["consolidate", "--store", &setting.store()]);
+    assert_eq!(output.code, 0, "{version}: {output:?}");
+
+    // A sidecar takes the store over, and meets one more crash.
+    drop(backup);
+    setting.crash();
+    setting.redis.cmd(&["SET", "fifth", "1"]);
+    let sidecar = setting.sidecar(&["--when-behind", "capture"]);
+    sidecar.wait_captured(&setting.redis);
+    setting.set("sixth");
+    setting.check_latest_is_the_server();
+    setting.crash_and_lose_all();
+    wait_until("the latest is there again", PATIENCE, || {
+        setting.has("sixth")
+    });
+    assert!(setting.has("fifth") && !setting.has("fourth"), "{version}");
+    sidecar.wait_captured(&setting.redis);
+    setting.check_latest_is_the_server();
+}
+
+on!(of_branches_from_one_point_the_last_one_is_the_latest: redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
+
+/// A store whose latest is a state with `confirmed` in it, and an older RDB beside Redis.
+fn with_an_older_rdb(version: Version) -> (Setting, Backfeed) {
+    let setting = Setting::new(version);
+    let sidecar = setting.sidecar(&[]);
+    sidecar.wait_following();
+    setting.set("early");
+    setting.redis.cmd(&["SAVE"]);
+    setting.set("confirmed");
+    (setting, sidecar)
+}
+
+fn a_master_from_an_older_rdb_is_given_what_was_confirmed(version: Version) {
+    let (mut setting, mut sidecar) = with_an_older_rdb(version);
+    // While the sidecar lives, and while it does not.
+    for lives in [true, false] {
+        if lives {
+            setting.crash();
+        } else {
+            sidecar.kill9();
+            setting.crash();
+            sidecar.restart();
+        }
+        wait_until("what was confirmed is there again", PATIENCE, || {
+            setting.has("confirmed") && setting.redis.info("replication")["role"] == "master"
+        });
+        sidecar.wait_captured(&setting.redis);
+        let listing = setting.check_latest_is_the_server();
+        assert_eq!(
+            listing["histories"].as_array().unwrap().last().unwrap()["previous"],
+            Value::Null
+        );
+    }
+    setting.set("later");
+    setting.crash_and_lose_all();
+    wait_until("all is there again", PATIENCE, || setting.has("later"));
+    assert!(setting.has("confirmed"), "{version}");
+    assert_eq!(
+        sidecar.log().matches("full sync of this server").count(),
+        1,
+        "{version}"
+    );
+}
+
+on!(a_master_from_an_older_rdb_is_given_what_was_confirmed: redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
+
+/// The sidecar leaves Redis alone, and says why and what to do.
+#[track_caller]
+fn wait_undecided(setting: &Setting, sidecar: &Backfeed, why: &str) {
+    sidecar.wait("it waits for a decision", |view| {
+        let told = view["last_error"].as_str().unwrap_or_default();
+        let ways = [why, "--when-behind capture"];
+        let flush = format!(
+            "redis-cli -h 127.0.0.1 -p {} FLUSHALL",
+            setting.redis.port()
+        );
+        view["ready"] == false && ways.iter().all(|way| told.contains(way)) && told.contains(&flush)
+    });
+    assert_eq!(sidecar.get("/readyz").unwrap().0, 503);
+    assert_eq!(setting.redis.set_and_wait(0, "unconfirmed", 1, 1500), 0);
+}
+
+fn an_older_rdb_that_was_written_to_waits_for_a_decision(version: Version) {
+    for way in ["flush", "restore", "capture"] {
+        let (mut setting, mut sidecar) = with_an_older_rdb(version);
+        let before = list(&setting.store())["latest"].clone();
+        sidecar.kill9();
+        setting.crash();
+        setting.redis.cmd(&["SET", "meanwhile", "1"]);
+        sidecar.restart();
+        wait_undecided(
+            &setting,
+            &sidecar,
+            "Redis came up from an older snapshot, without the last",
+        );
+        assert_eq!(list(&setting.store())["latest"], before, "{version}");
+        assert_eq!(
+            setting.comes_back().text(&["EXISTS", "confirmed"]),
+            "1",
+            "{version}"
+        );
+        if way == "flush" {
+            setting.redis.cmd(&["FLUSHALL"]);
+        } else {
+            sidecar.kill9();
+            drop(sidecar);
+            sidecar = setting.sidecar(&["--when-behind", way]);
+        }
+        let kept = way == "capture";
+        if !kept {
+            wait_until("it is restored", PATIENCE, || setting.has("confirmed"));
+        }
+        sidecar.wait_captured(&setting.redis);
+        assert_eq!(
+            (setting.has("meanwhile"), setting.has("confirmed")),
+            (kept, !kept),
+            "{version}: {way}"
+        );
+        setting.set("after");
+        let listing = setting.check_latest_is_the_server();
+        assert!(
+            ids(&listing).contains(&before.as_str().unwrap()),
+            "{listing:#}"
+        );
+    }
+}
+
+on!(an_older_rdb_that_was_written_to_waits_for_a_decision: redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);
+
+/// 1,000 confirmed keys, and a Redis that starts again with nothing and is written to before the sidecar looks.
+fn a_redis_that_is_suddenly_tiny_waits_for_a_decision(version: Version) {
+    for way in ["flush", "restore", "capture"] {
+        let mut setting = Setting::new(version);
+        let mut sidecar = setting.sidecar(&[]);
+        sidecar.wait_following();
+        for n in 0..999 {
+            setting.redis.cmd(&["SET", &format!("key:{n}"), "value"]);
+        }
+        setting.set("last");
+        sidecar.kill9();
+        setting.crash_and_lose_all();
+        setting.redis.cmd(&["SET", "one", "1"]);
+        sidecar.restart();
+        wait_undecided(
+            &setting,
+            &sidecar,
+            "Redis came up with 1 keys, of a history that the store does not know, and the store has 1000 keys",
+        );
+        assert_eq!(setting.comes_back().text(&["DBSIZE"]), "1000", "{version}");
+        if way == "flush" {
+            setting.redis.cmd(&["FLUSHALL"]);
+        } else {
+            sidecar.kill9();
+            drop(sidecar);
+            sidecar = setting.sidecar(&["--when-behind", way]);
+        }
+        let keys = if way == "capture" { "2" } else { "1000" };
+        wait_until("it is as was decided", PATIENCE, || {
+            setting.redis.text(&["DBSIZE"]) == keys
+        });
+        sidecar.wait_captured(&setting.redis);
+        setting.set("after");
+        setting.check_latest_is_the_server();
+    }
+}
+
+on!(a_redis_that_is_suddenly_tiny_waits_for_a_decision: redis_60 = Redis60, redis_62 = Redis62, redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);
+
+#[test]
+fn a_redis_with_a_good_part_of_the_keys_is_captured() {
+    let mut setting = Setting::new(Version::Redis70);
+    let mut sidecar = setting.sidecar(&[]);
+    sidecar.wait_following();
+    // Much log, and few keys in the end.
+    for n in 0..1000 {
+        setting
+            .redis
+            .cmd(&["SET", &format!("key:{}", n % 10), "value"]);
+    }
+    setting.set("last");
+    sidecar.kill9();
+    setting.crash_and_lose_all();
+    for n in 0..4 {
+        setting.redis.cmd(&["SET", &format!("other:{n}"), "value"]);
+    }
+    sidecar.restart();
+    sidecar.wait_captured(&setting.redis);
+    setting.set("after");
+    setting.check_latest_is_the_server();
+}
