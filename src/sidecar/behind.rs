@@ -164,6 +164,7 @@ impl Sidecar {
             when: When::Latest,
             memory_limit: self.config.consolidate.memory_limit,
             worth: Worth::AnyLog,
+            time_limit: Some(super::old_log::BASE_LIMIT),
             now_unix_ms: (self.clock)(),
         };
         let archive = self.capture.archive();

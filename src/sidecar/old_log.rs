@@ -10,7 +10,7 @@ use crate::restore::{BadBases, Plan, When, plan, sound};
 use crate::status::{Phase, Status};
 
 /// How long a Redis waits for a base at the end of its log. After that it is served the log, as a fork.
-const BASE_LIMIT: Duration = Duration::from_secs(300);
+pub(super) const BASE_LIMIT: Duration = Duration::from_secs(300);
 
 /// The plan that needs no log. None: it cannot be had, and `status` knows why.
 pub(super) async fn without_log(
