@@ -38,6 +38,18 @@ impl Stored {
         stored
     }
 
+    /// All of it in the base.
+    fn as_base(version: Version) -> Self {
+        let home = TempDir::new().unwrap();
+        let stored = Self { home, version };
+        let server = Server::start(version, &[]);
+        fill(&server);
+        let (url, store) = (server.url(), stored.store());
+        let output = run(&["backup", "--redis", &url, "--store", &store, "--once"]);
+        assert_eq!(output.code, 0, "{output:?}");
+        stored
+    }
+
     fn store(&self) -> String {
         format!("file://{}/bucket", self.home.path().display())
     }
@@ -87,6 +99,8 @@ fn assert_fails(output: &Output, words: &[&str]) {
 }
 
 for_each_version!(
+    a_restored_server_that_is_killed_at_once_comes_back_with_everything,
+    chosen_keys_that_are_not_there_in_the_end_are_told,
     a_target_with_too_little_memory_is_never_called_restored,
     a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored,
 );
@@ -245,5 +259,197 @@ fn keys_that_have_expired_count_until_the_target_is_opened() {
         let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
         assert_eq!(report["keys"]["0"], VALUES + 3, "{version}: {report}");
         wait_until("they are gone", PATIENCE, || keys(&target) == VALUES + 1);
+    }
+}
+
+fn a_restored_server_that_is_killed_at_once_comes_back_with_everything(version: Version) {
+    // After its load the server writes all of it anew.
+    let stored = Stored::as_base(version);
+    let mut target = Server::builder(version)
+        .arg("appendonly", "yes")
+        // So that the rewrite goes on when everything has been acknowledged: 1 ms a key.
+        .arg("rdb-key-save-delay", 1000)
+        .start();
+    let output = stored.restore(&target, &[]);
+    target.kill9();
+    assert_eq!(output.code, 0, "{version}: {output:?}");
+    target.restart();
+    assert_eq!(keys(&target), VALUES, "{version}");
+}
+
+#[test]
+fn an_append_only_file_that_cannot_be_written_is_told() {
+    let version = Version::Redis62;
+    let stored = Stored::new(version);
+    let target = Server::builder(version).arg("appendonly", "yes").start();
+    // The rewrite's process is killed whenever it runs.
+    target.cmd(&["CONFIG", "SET", "rdb-key-save-delay", "1000000"]);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let killer = {
+        let (stop, pid) = (stop.clone(), target.pid());
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let kill = format!("pkill -9 -P {pid}");
+                let _ = std::process::Command::new("sh")
+                    .args(["-c", &kill])
+                    .status();
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        })
+    };
+    let output = stored.restore(&target, &[]);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    killer.join().unwrap();
+    assert_fails(
+        &output,
+        &["its append-only file could not be written", "BGREWRITEAOF"],
+    );
+}
+
+fn chosen_keys_that_are_not_there_in_the_end_are_told(version: Version) {
+    let stored = Stored::new(version);
+    let keys_of =
+        |target: &Server, more: &[&str]| stored.restore(target, &[&["--keys", "*"], more].concat());
+    let target = Server::builder(version)
+        .arg("maxmemory", "3mb")
+        .arg("maxmemory-policy", "allkeys-lru")
+        .start();
+    let output = keys_of(&target, &[]);
+    assert_fails(&output, &["cannot hold them", "Nothing was changed there"]);
+    assert_eq!(keys(&target), 0);
+
+    let target = Server::builder(version)
+        .arg("maxmemory", tight(version))
+        .arg("maxmemory-policy", "allkeys-lru")
+        .start();
+    let output = keys_of(&target, &[]);
+    assert_fails(
+        &output,
+        &[
+            "and are not there, such as ",
+            "has let",
+            "CONFIG SET maxmemory",
+        ],
+    );
+    target.cmd(&["CONFIG", "SET", "maxmemory", "0"]);
+    let output = keys_of(&target, &["--replace"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(keys(&target), VALUES + 1);
+}
+
+#[test]
+fn chosen_keys_that_have_expired_are_counted_apart() {
+    let version = Version::Redis80;
+    let expiring = |server: &Server| {
+        server.cmd(&["SET", "e:1", "1", "PX", "3000"]);
+        server.cmd(&["SET", "e:2", "1", "PX", "3600000"]);
+    };
+    let stored = Stored::with(version, expiring);
+    std::thread::sleep(Duration::from_millis(3500));
+    let target = Server::start(version, &[]);
+    let output = stored.restore(&target, &["--keys", "e:*", "--json"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["keys"]["0"], &report["expired"]),
+        (&1.into(), &1.into()),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_file_and_a_dry_run_tell_the_keys_at_that_point() {
+    for version in [Version::Redis62, Version::Redis86, Version::Valkey91] {
+        let more = |server: &Server| {
+            server.cmd(&["DEL", "a", "k0"]);
+            server.cmd(&["MOVE", "k1", "3"]);
+        };
+        let stored = Stored::with(version, more);
+        let (store, url) = (stored.store(), Server::start(version, &[]));
+        let path = |name: &str| stored.home.path().join(name).display().to_string();
+        let dry = [&["--dry-run"][..], &[]];
+        for (to, more) in [
+            (path("x.rdb"), dry[1]),
+            (path("y.rdb"), dry[0]),
+            (format!("aof:{}", path("aof")), dry[1]),
+            (url.url(), dry[0]),
+            (url.url(), dry[1]),
+        ] {
+            let args = ["restore", "--store", &store, "--to", &to, "--json"];
+            let output = run(&[&args[..], more].concat());
+            assert_eq!(output.code, 0, "{version} {to}: {output:?}");
+            let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+            let wanted = serde_json::json!({"0": VALUES - 2, "3": 1});
+            assert_eq!(report["keys"], wanted, "{version} {to} {more:?}");
+            assert_eq!(report["keys_before_log"], false);
+        }
+    }
+}
+
+#[test]
+fn functions_are_data_and_a_failed_save_is_no_place_for_them() {
+    let version = Version::Redis70;
+    let stored = Stored::new(version);
+    let library = "#!lua name=l\nredis.register_function('f', function() return 1 end)";
+    let target = Server::start(version, &[]);
+    target.cmd(&["FUNCTION", "LOAD", library]);
+    let output = stored.restore(&target, &[]);
+    let words = ["holds 1 function libraries", "Nothing was changed there"];
+    assert_fails(&output, &words);
+    assert_eq!(stored.restore(&target, &["--force"]).code, 0);
+    assert_eq!(target.info("memory")["number_of_libraries"], "0");
+
+    let target = Server::builder(version).arg("save", "3600 1").start();
+    target.cmd(&["CONFIG", "SET", "rdb-key-save-delay", "10000000"]);
+    target.cmd(&["SET", "x", "1"]);
+    target.cmd(&["BGSAVE"]);
+    let kill = format!("pkill -9 -P {}", target.pid());
+    wait_until("the save has failed", PATIENCE, || {
+        let _ = std::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status();
+        target.info("persistence")["rdb_last_bgsave_status"] == "err"
+    });
+    let output = stored.restore(&target, &["--force"]);
+    let words = ["its last BGSAVE failed", "Nothing was changed there"];
+    assert_fails(&output, &words);
+    target.cmd(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    assert_eq!(stored.restore(&target, &["--force"]).code, 0);
+    assert_eq!(keys(&target), VALUES + 1);
+}
+
+/// Somebody makes something else of the target before it has come.
+#[test]
+fn a_target_that_is_taken_away_is_told_at_once() {
+    let version = Version::Redis70;
+    let stored = Stored::new(version);
+    let other = Server::start(version, &[]);
+    for (act, words) in [
+        ("promote", "somebody has promoted it meanwhile"),
+        ("replicate", "somebody has made it a replica of 127.0.0.1:"),
+        ("restart", "it was restarted meanwhile"),
+    ] {
+        let mut target = Server::start(version, &[]);
+        let (store, url) = (stored.store(), target.url());
+        let restoring = std::thread::spawn(move || {
+            // Nobody listens at port 1, so that it cannot come.
+            let args = ["restore", "--store", &store, "--to", &url];
+            run(&[&args[..], &["--announce", "127.0.0.1:1"]].concat())
+        });
+        wait_until("it is our replica", PATIENCE, || role(&target) == "slave");
+        let begun = std::time::Instant::now();
+        match act {
+            "promote" => drop(target.cmd(&["REPLICAOF", "NO", "ONE"])),
+            "restart" => {
+                target.kill9();
+                target.restart();
+            }
+            _ => drop(target.cmd(&["REPLICAOF", "127.0.0.1", &other.port().to_string()])),
+        }
+        let output = restoring.join().unwrap();
+        assert_fails(&output, &[words, "was not restored"]);
+        assert!(!output.stderr.contains("REPLICAOF NO ONE"), "{output:?}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "{act}: {took:?}");
     }
 }

@@ -170,9 +170,16 @@ fn a_pattern_a_database_and_a_type_choose() {
     assert_eq!(keys(&live, "3"), ["user:set"]);
     let none = stored.restore(&live.url(), &["nothing*"]);
     assert!(
-        none.code == 0 && none.stdout.contains("no key matches"),
+        none.code == 6 && none.stderr.contains("no key matches `nothing*`"),
         "{none:?}"
     );
+    let file = stored.path("none.rdb");
+    for to in [file.clone(), format!("resp:{file}")] {
+        for more in [&["nothing*"][..], &["nothing*", "--dry-run"]] {
+            assert_eq!(stored.restore(&to, more).code, 6);
+            assert!(!std::path::Path::new(&file).exists());
+        }
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ impl Progress for Bars {
             Stage::Snapshot => "snapshot",
             Stage::Log => "log",
             Stage::Applying => "the target loads and applies it",
+            Stage::Rewriting => "the target writes its AOF",
         };
         let template = if bytes.is_some() {
             "{msg:32} {bar:30} {bytes:>11}/{total_bytes} {bytes_per_sec} {eta}"

@@ -65,6 +65,7 @@ impl From<RestoreError> for Failure {
             error if error.is_damage() => Exit::Damaged,
             RestoreError::Ambiguous(_)
             | RestoreError::NothingToRestore { .. }
+            | RestoreError::NoKeys { .. }
             | RestoreError::BeforeOldest { .. }
             | RestoreError::AfterLatest { .. }
             | RestoreError::SteppedOver { .. }
@@ -81,7 +82,9 @@ impl From<RestoreError> for Failure {
             | RestoreError::Feeding { .. }
             | RestoreError::LeftFollowing { .. }
             | RestoreError::KeysLeft { .. }
+            | RestoreError::KeysMissing { .. }
             | RestoreError::Unproved { .. }
+            | RestoreError::Changed { .. }
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };

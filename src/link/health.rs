@@ -40,7 +40,7 @@ pub enum Aof {
     Off,
     /// The data set is being written to it, or will be at once.
     Rewriting,
-    /// The data set could not be written to it; the server tries again.
+    /// The data set could not be written to it; the server may be trying again.
     Failed,
     /// It holds the data set.
     Whole,
@@ -80,12 +80,12 @@ fn aof(fields: &BTreeMap<&str, &str>) -> Aof {
     let is = |name: &str, text: &str| fields.get(name).copied() == Some(text);
     if !is("aof_enabled", "1") {
         Aof::Off
+    } else if !is("aof_last_bgrewrite_status", "ok") {
+        Aof::Failed
     } else if is("aof_rewrite_in_progress", "1") || is("aof_rewrite_scheduled", "1") {
         Aof::Rewriting
-    } else if is("aof_last_bgrewrite_status", "ok") {
-        Aof::Whole
     } else {
-        Aof::Failed
+        Aof::Whole
     }
 }
 
@@ -127,7 +127,10 @@ mod tests {
                 "aof_enabled:1\naof_rewrite_scheduled:1\naof_last_bgrewrite_status:ok",
                 Aof::Rewriting,
             ),
-            ("aof_enabled:1\naof_last_bgrewrite_status:err", Aof::Failed),
+            (
+                "aof_enabled:1\naof_rewrite_in_progress:1\naof_last_bgrewrite_status:err",
+                Aof::Failed,
+            ),
             ("aof_enabled:1\naof_last_bgrewrite_status:ok", Aof::Whole),
         ] {
             assert_eq!(Facts::parse(info).health.aof, wanted, "{info}");

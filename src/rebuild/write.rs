@@ -34,15 +34,18 @@ const MAGIC: u8 = 0;
 /// The type of `KeyDB`'s jobs.
 const CRON: u8 = 64;
 
-/// The RDB of the chosen keys at `survey.end`, without functions and what modules say beside their values. It ends as that of
-/// [`write()`] does.
+/// The RDB of the chosen keys at `survey.end`, without functions and what modules say beside their values, and what it holds. It ends as
+/// that of [`write()`] does.
 pub fn write_selected(
     source: Source,
     survey: Survey,
     selection: Selection,
     limits: Limits,
-) -> BoxStream<'static, Result<Bytes, RebuildError>> {
-    begin(source, survey, Stand::Nowhere, Some(selection), limits).0
+) -> (
+    BoxStream<'static, Result<Bytes, RebuildError>>,
+    oneshot::Receiver<Counts>,
+) {
+    begin(source, survey, Stand::Nowhere, Some(selection), limits)
 }
 
 /// The RDB of the data set at `survey.end`. Its last item is an error unless everything was right.

@@ -48,6 +48,15 @@ impl Count {
         }
     }
 
+    /// Nobody wants to know.
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        Self {
+            task: None,
+            expected: Expected::Unknown("it was not counted".to_owned()),
+        }
+    }
+
     /// The result, as soon as it is there.
     pub async fn wait(&mut self) -> &Expected {
         if let Some(task) = &mut self.task {
@@ -79,7 +88,8 @@ impl Drop for Count {
     }
 }
 
-fn of_base(base: &BaseManifest) -> Expected {
+/// What a snapshot holds.
+pub(super) fn of_base(base: &BaseManifest) -> Expected {
     if base.unwalked_from.is_some() {
         let reason = "the snapshot holds something that this version of backfeed does not know";
         return Expected::Unknown(reason.to_owned());

@@ -230,6 +230,29 @@ pub enum RestoreError {
         /// Why that failed.
         source: Box<ControlError>,
     },
+    /// Some of the chosen keys were written, and are not there.
+    #[error(
+        "{missing} of the chosen keys were written to {addr} and are not there, such as {such_as}: {why}. Then run the restore again with \
+         --replace"
+    )]
+    KeysMissing {
+        /// The target.
+        addr: String,
+        /// How many.
+        missing: u64,
+        /// Some of them.
+        such_as: String,
+        /// Why that may be, and what to do.
+        why: String,
+    },
+    /// There are no such keys.
+    #[error("no key matches `{pattern}` at {goal}: nothing was written")]
+    NoKeys {
+        /// What was asked for.
+        pattern: String,
+        /// As of when.
+        goal: String,
+    },
     /// The port for the target could not be opened.
     #[error("cannot listen on {addr}: {source}. Choose another address for --listen")]
     Listen {
@@ -247,6 +270,17 @@ pub enum RestoreError {
         /// The target.
         addr: String,
         /// How it differs.
+        differs: Differs,
+    },
+    /// The target is not what it was any more.
+    #[error(
+        "{addr} was not restored: {differs}. What it holds now was left as it is: look at `INFO replication` there, and run the restore \
+         again with --force if it may be written over"
+    )]
+    Changed {
+        /// The target.
+        addr: String,
+        /// What became of it.
         differs: Differs,
     },
     /// After the restore, the target does not hold what it should.

@@ -2,18 +2,26 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::door::Door;
 use super::plan::Plan;
 use super::progress::Progress;
+use super::proof::{Before, Differs};
 use super::serve::{CaughtUp, Identity, offer};
 use super::serve_error::ServeError;
 use crate::archive::Archive;
+use crate::config::Source;
 use crate::link::Stream;
+use crate::link::control::{Control, ControlError};
+use crate::link::facts::Facts;
 
 /// A target that was told to come tries each second; one that has not come by then cannot reach us.
 const COME: Duration = Duration::from_secs(60);
+/// Between two looks at a target that has not come yet.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks that may fail one after another: a server answers nothing while it drops or loads much data.
+const LOOKS_FAILED: usize = 20;
 /// Syncs that may break off before the restore is given up: a target whose disk is full breaks off every time.
 const ATTEMPTS: usize = 3;
 
@@ -28,13 +36,54 @@ pub(super) struct Feed<'a> {
     pub(super) progress: &'a dyn Progress,
 }
 
+/// Asks a target what it is while it stays away: somebody may have restarted or promoted it, or given it another master.
+pub(super) struct Watch<'a> {
+    pub(super) source: &'a Source,
+    pub(super) before: &'a Before,
+    /// By which it should know us as its master.
+    pub(super) port: u16,
+}
+
+impl Watch<'_> {
+    /// Ends when it will not come any more, with the reason.
+    async fn changed(&self) -> Differs {
+        let mut failed = 0usize;
+        loop {
+            match self.facts().await {
+                Ok(facts) => {
+                    failed = 0;
+                    if let Err(differs) = self.before.is_same(&facts, self.port) {
+                        return differs;
+                    }
+                }
+                Err(error) => {
+                    failed = failed.saturating_add(1);
+                    if failed >= LOOKS_FAILED {
+                        return Differs::gone(&error);
+                    }
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn facts(&self) -> Result<Facts, ControlError> {
+        Control::connect(self.source).await?.facts().await
+    }
+}
+
 impl Feed<'_> {
-    pub(super) async fn run(mut self) -> Result<CaughtUp<Stream>, ServeError> {
+    pub(super) async fn run(mut self, watch: &Watch<'_>) -> Result<CaughtUp<Stream>, ServeError> {
         let mut broken = 0usize;
         let mut last = None;
         let mut deadline = come_by();
         loop {
-            let Ok(guest) = timeout_at(deadline, self.door.guest()).await else {
+            let guest = tokio::select! {
+                biased;
+                guest = timeout_at(deadline, self.door.guest()) => guest,
+                changed = watch.changed() => return Err(ServeError::Changed(changed)),
+            };
+            let Ok(guest) = guest else {
                 return Err(last.unwrap_or_else(|| self.did_not_come()));
             };
             self.door

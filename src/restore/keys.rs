@@ -13,35 +13,29 @@ use std::fmt;
 use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt};
-use redis_protocol::resp2::types::OwnedFrame;
 use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::sync::oneshot;
 
-use super::compat::{Loads, Server};
 use super::error::RestoreError;
 use super::files::{self, file_error};
+use super::keys_server::Target;
 use super::progress::{Progress, Stage};
 use super::stream::{Content, source};
 use super::when::{When, show_time};
 use super::{BadBases, Plan, plan};
 use super::{choose, sound};
 use crate::archive::Archive;
-use crate::config::{KeysDest, Source};
+use crate::config::KeysDest;
 use crate::crc64::Crc64;
-use crate::link::control::{Control, ControlError};
-use crate::link::facts::Role;
 use crate::position::ReplId;
 use crate::rdb::magic;
 use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
-use crate::rebuild::{self, BaseStop, Limits, RebuildError, Selection};
+use crate::rebuild::{self, BaseStop, Counts, Limits, RebuildError, Selection};
 use crate::resp::encode_command;
 use crate::shown::Shown;
 
-/// Keys in the way that a refusal names.
-const NAMED: usize = 5;
-/// Bytes of a name in a message.
-const NAME_BYTES: usize = 60;
 /// Bytes gathered before a write to a file.
 const BUFFER: usize = 1 << 20;
 
@@ -85,8 +79,10 @@ pub struct KeysReport {
     pub end_time: Option<String>,
     /// Which keys.
     pub pattern: Shown,
-    /// How many, by database.
+    /// How many, by database; at a server: those that were there when they were read back.
     pub keys: BTreeMap<u32, u64>,
+    /// How many more had expired when they were read back.
+    pub expired: u64,
     /// What an operator should know.
     pub notes: Vec<String>,
 }
@@ -117,11 +113,10 @@ pub async fn restore_keys(
         request,
     };
     let mut keys = BTreeMap::new();
+    let mut expired = 0;
     if let Some(target) = &mut target {
         progress.stage(Stage::Preparing, None);
-        if !request.replace {
-            keys = target.check_free(&chosen).await?;
-        }
+        target.check_room(&chosen).await?;
     }
     let mut notes = plan.notes.clone();
     match (&request.target, &mut target) {
@@ -130,13 +125,18 @@ pub async fn restore_keys(
         }
         (KeysDest::Server(_), Some(target)) => {
             progress.stage(Stage::Snapshot, None);
-            keys = target.write(&chosen, progress).await?;
+            target.write(&chosen, progress).await?;
+            progress.stage(Stage::Applying, None);
+            let there = target.read_back(&chosen).await?;
+            keys = there.keys;
+            expired = there.expired;
+            notes.extend(there.notes);
         }
         (KeysDest::Server(_), None) => {}
         (KeysDest::RdbFile(path), _) => {
             progress.stage(Stage::Snapshot, None);
-            let bytes = chosen.to_rdb(path, progress).await?;
-            keys = chosen.count().await?;
+            let bytes;
+            (bytes, keys) = chosen.to_rdb(path, progress).await?;
             notes.push(format!("wrote {} ({bytes} bytes)", path.display()));
         }
         (KeysDest::Resp(path), _) => {
@@ -149,8 +149,8 @@ pub async fn restore_keys(
             ));
         }
     }
-    if keys.is_empty() {
-        notes.push("no key matches".to_owned());
+    if keys.is_empty() && expired == 0 {
+        return Err(chosen.none());
     }
     Ok(KeysReport {
         dry_run: request.dry_run,
@@ -162,20 +162,29 @@ pub async fn restore_keys(
         end_time: plan.end_unix_ms.map(show_time),
         pattern: Shown::new(&request.selection.pattern),
         keys,
+        expired,
         notes,
     })
 }
 
 /// The chosen keys of a plan.
-struct Chosen<'a> {
+pub(super) struct Chosen<'a> {
     archive: &'a Archive,
     plan: &'a Plan,
-    request: &'a KeysRequest,
+    pub(super) request: &'a KeysRequest,
 }
 
 impl Chosen<'_> {
-    /// As an RDB.
-    async fn rdb(&self) -> Result<Content, RestoreError> {
+    /// There are none.
+    fn none(&self) -> RestoreError {
+        RestoreError::NoKeys {
+            pattern: Shown::new(&self.request.selection.pattern).to_string(),
+            goal: self.plan.when.to_string(),
+        }
+    }
+
+    /// As an RDB, and what it holds: known when all of it has come.
+    async fn rdb(&self) -> Result<(Content, oneshot::Receiver<Counts>), RestoreError> {
         let limits = Limits {
             memory: self.request.memory_limit,
             log: u64::MAX,
@@ -191,14 +200,14 @@ impl Chosen<'_> {
             });
         }
         let selection = self.request.selection.clone();
-        let bytes = rebuild::write_selected(source, survey, selection, limits);
-        Ok(bytes.map_err(RestoreError::from).boxed())
+        let (bytes, counts) = rebuild::write_selected(source, survey, selection, limits);
+        Ok((bytes.map_err(RestoreError::from).boxed(), counts))
     }
 
     /// Key by key.
-    async fn each(&self) -> Result<Keys, RestoreError> {
+    pub(super) async fn each(&self) -> Result<Keys, RestoreError> {
         Ok(Keys {
-            rdb: self.rdb().await?,
+            rdb: self.rdb().await?.0,
             reader: Some(Reader::new(self.request.memory_limit)),
             batch: Batch::default(),
         })
@@ -215,13 +224,22 @@ impl Chosen<'_> {
         Ok(keys)
     }
 
-    async fn to_rdb(&self, path: &Path, progress: &dyn Progress) -> Result<u64, RestoreError> {
-        let content = self.rdb().await?;
+    async fn to_rdb(
+        &self,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(u64, BTreeMap<u32, u64>), RestoreError> {
+        let (content, counts) = self.rdb().await?;
         let unfinished = files::temporary(path);
         files::remove_leftover(&unfinished).await?;
         let bytes = files::write(&unfinished, [content], progress).await?;
+        let keys = counts.await.map(|counts| counts.keys).unwrap_or_default();
+        if keys.is_empty() {
+            files::remove_leftover(&unfinished).await?;
+            return Err(self.none());
+        }
         files::rename(&unfinished, path).await?;
-        Ok(bytes)
+        Ok((bytes, keys))
     }
 
     async fn to_resp(
@@ -259,29 +277,33 @@ impl Chosen<'_> {
         }
         file.flush().await.map_err(fail)?;
         file.into_inner().sync_all().await.map_err(fail)?;
+        if keys.is_empty() {
+            files::remove_leftover(&unfinished).await?;
+            return Err(self.none());
+        }
         files::rename(&unfinished, path).await?;
         Ok(keys)
     }
 }
 
-fn count(keys: &mut BTreeMap<u32, u64>, db: u32) {
+pub(super) fn count(keys: &mut BTreeMap<u32, u64>, db: u32) {
     let count = keys.entry(db).or_default();
     *count = count.saturating_add(1);
 }
 
 /// A key with its value.
 #[derive(Debug)]
-struct Key {
-    db: u32,
-    name: Vec<u8>,
-    expiry: Option<i64>,
+pub(super) struct Key {
+    pub(super) db: u32,
+    pub(super) name: Vec<u8>,
+    pub(super) expiry: Option<i64>,
     kind: u8,
     value: Vec<u8>,
 }
 
 impl Key {
     /// What `RESTORE` takes: type, value, RDB version, CRC-64 of all that (fact sheet D.8).
-    fn dump(&self, version: u16) -> Vec<u8> {
+    pub(super) fn dump(&self, version: u16) -> Vec<u8> {
         const FOOTER: usize = 10;
         let length = self.value.len().saturating_add(FOOTER).saturating_add(1);
         let mut out = Vec::with_capacity(length);
@@ -293,8 +315,13 @@ impl Key {
         out
     }
 
+    /// The least that it takes in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.name.len().saturating_add(self.value.len()) as u64
+    }
+
     /// Unix milliseconds, for `ABSTTL`; 0 is none.
-    fn ttl(&self) -> Vec<u8> {
+    pub(super) fn ttl(&self) -> Vec<u8> {
         let ttl = self.expiry.map_or(0, |at| at.max(1));
         ttl.to_string().into_bytes()
     }
@@ -302,14 +329,14 @@ impl Key {
 
 /// The keys that a piece of RDB completes.
 #[derive(Debug, Default)]
-struct Batch {
+pub(super) struct Batch {
     /// Of the RDB.
-    version: u16,
-    keys: Vec<Key>,
+    pub(super) version: u16,
+    pub(super) keys: Vec<Key>,
 }
 
 /// Reads keys from an RDB.
-struct Keys {
+pub(super) struct Keys {
     rdb: Content,
     /// None at the end.
     reader: Option<Reader>,
@@ -317,7 +344,7 @@ struct Keys {
 }
 
 impl Keys {
-    async fn next(&mut self) -> Result<Option<&Batch>, RestoreError> {
+    pub(super) async fn next(&mut self) -> Result<Option<&Batch>, RestoreError> {
         self.batch.keys.clear();
         while self.batch.keys.is_empty()
             && let Some(reader) = &mut self.reader
@@ -382,143 +409,6 @@ impl Sink for Batch {
     }
 }
 
-/// A server that takes keys.
-struct Target<'a> {
-    source: &'a Source,
-    control: Control,
-    selected: Option<u32>,
-}
-
-impl<'a> Target<'a> {
-    /// Connects, and refuses what would go wrong.
-    async fn connect(source: &'a Source, plan: &Plan) -> Result<Self, RestoreError> {
-        let mut control = Control::connect(source).await?;
-        let facts = control.facts().await?;
-        let target = Self {
-            source,
-            control,
-            selected: None,
-        };
-        if facts.cluster {
-            return Err(target.refused(
-                "is in cluster mode, where each key has its own node: restore to resp:FILE, and send that with a client that knows \
-                 the cluster",
-            ));
-        }
-        if facts.loading {
-            return Err(target.refused("is still loading its own data: wait until it is up"));
-        }
-        if let Role::Replica { host, port, .. } = &facts.role {
-            return Err(target.refused(format!(
-                "is a replica of {host}:{port}, and takes no writes: restore to its master"
-            )));
-        }
-        let base = &plan.base;
-        let writer = Server::named(&base.server.flavour, &base.server.version);
-        let server = Server::named(&facts.flavour, &facts.version);
-        let loads = server.map_or(Loads::Unknown, |server| {
-            server.loads(&base.rdb_magic, writer)
-        });
-        match (loads, server) {
-            (Loads::No, Some(server)) => Err(target.refused(format!(
-                "is {server}, whose RESTORE does not take values of the format {}{}: restore to a server of the version that was backed up, or newer",
-                base.rdb_magic,
-                writer.map(|writer| format!(" (written by {writer})")).unwrap_or_default()
-            ))),
-            // RESTORE itself looks at the version, and refuses the first key.
-            _ => Ok(target),
-        }
-    }
-
-    fn refused(&self, reason: impl Into<String>) -> RestoreError {
-        RestoreError::Refused {
-            addr: self.source.addr(),
-            reason: reason.into(),
-        }
-    }
-
-    async fn select(&mut self, db: u32) -> Result<(), ControlError> {
-        if self.selected != Some(db) {
-            self.control.call(&["SELECT", &db.to_string()]).await?;
-            self.selected = Some(db);
-        }
-        Ok(())
-    }
-
-    /// Refuses to write over keys that are there.
-    async fn check_free(
-        &mut self,
-        chosen: &Chosen<'_>,
-    ) -> Result<BTreeMap<u32, u64>, RestoreError> {
-        let mut keys = BTreeMap::new();
-        let (mut named, mut many) = (Vec::new(), 0u64);
-        let mut each = chosen.each().await?;
-        while let Some(batch) = each.next().await? {
-            for key in &batch.keys {
-                count(&mut keys, key.db);
-                if let Err(error) = self.select(key.db).await {
-                    let reason = format!("does not take database {}: {error}", key.db);
-                    return Err(self.refused(reason));
-                }
-                let reply = self.control.call_bytes(&[b"EXISTS", &key.name]).await?;
-                if matches!(reply, OwnedFrame::Integer(0)) {
-                    continue;
-                }
-                many = many.saturating_add(1);
-                if named.len() < NAMED {
-                    let name = Shown::cut(&key.name, NAME_BYTES);
-                    named.push(format!("{name} (database {})", key.db));
-                }
-            }
-        }
-        if many == 0 {
-            return Ok(keys);
-        }
-        Err(self.refused(format!(
-            "has {many} of the chosen keys already, such as {}: use --replace to write over them",
-            named.join(", ")
-        )))
-    }
-
-    async fn write(
-        &mut self,
-        chosen: &Chosen<'_>,
-        progress: &dyn Progress,
-    ) -> Result<BTreeMap<u32, u64>, RestoreError> {
-        let mut keys = BTreeMap::new();
-        let mut written = 0u64;
-        let mut each = chosen.each().await?;
-        while let Some(batch) = each.next().await? {
-            for key in &batch.keys {
-                let payload = key.dump(batch.version);
-                let ttl = key.ttl();
-                let mut command: Vec<&[u8]> =
-                    vec![b"RESTORE", &key.name, &ttl, &payload, b"ABSTTL"];
-                if chosen.request.replace {
-                    command.push(b"REPLACE");
-                }
-                let done = match self.select(key.db).await {
-                    Ok(()) => self.control.call_bytes(&command).await.map(drop),
-                    Err(error) => Err(error),
-                };
-                if let Err(source) = done {
-                    let name = Shown::cut(&key.name, NAME_BYTES);
-                    return Err(RestoreError::KeysLeft {
-                        addr: self.source.addr(),
-                        written,
-                        what: format!("{name} (database {})", key.db),
-                        source: Box::new(source),
-                    });
-                }
-                written = written.saturating_add(1);
-                progress.advance(payload.len() as u64);
-                count(&mut keys, key.db);
-            }
-        }
-        Ok(keys)
-    }
-}
-
 impl fmt::Display for KeysReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.dry_run {
@@ -545,6 +435,9 @@ impl fmt::Display for KeysReport {
             keys.join(", ")
         };
         writeln!(f, "  keys      {keys}")?;
+        if self.expired > 0 {
+            writeln!(f, "  expired   {} more", self.expired)?;
+        }
         for note in &self.notes {
             writeln!(f, "  note      {note}")?;
         }

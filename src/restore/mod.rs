@@ -9,6 +9,7 @@
 //! All but a sidecar's restore of its own Redis are **forks**: a fresh id, and no replication position in the snapshot.
 
 mod aof;
+mod aof_rewrite;
 mod check;
 pub mod compat;
 mod count;
@@ -19,6 +20,8 @@ mod feed;
 mod files;
 mod fit;
 mod keys;
+mod keys_server;
+mod opening;
 mod plan;
 mod progress;
 mod proof;
@@ -108,17 +111,18 @@ pub async fn restore(
     }
     if request.dry_run {
         let notes = server.as_ref().map(|server| server.notes().to_vec());
-        return Ok(Report::new(
-            archive,
-            request,
-            &plan,
-            None,
-            notes.unwrap_or_default(),
-        ));
+        let mut count = Count::start(archive, &plan, request.memory_limit);
+        let report = Report::new(archive, request, &plan, None, notes.unwrap_or_default());
+        return Ok(report.of(count.wait().await));
     }
     let base = plan.base.position();
     let (mut plan, mut checked) = sound(archive, plan, progress).await?;
-    let mut count = Count::start(archive, &plan, request.memory_limit);
+    let counting = |plan: &Plan| match &request.target {
+        // What is written is counted then.
+        Dest::RdbFile(_) => Count::of_nothing(),
+        Dest::Server(_) | Dest::Aof(_) => Count::start(archive, plan, request.memory_limit),
+    };
+    let mut count = counting(&plan);
     match &mut server {
         Some(server) => {
             check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
@@ -136,7 +140,7 @@ pub async fn restore(
         serve::may_continue(&sealed, history)?;
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
-            count = Count::start(archive, &plan, request.memory_limit);
+            count = counting(&plan);
         }
         if let Some(server) = &mut server {
             check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
@@ -327,7 +331,7 @@ async fn write(
     let Found {
         plan,
         checked,
-        count,
+        mut count,
     } = found;
     let identity = if request.continue_history {
         Identity::Continue { id: plan.history }
@@ -337,6 +341,7 @@ async fn write(
         }
     };
     let mut notes = Vec::new();
+    let held;
     match (&request.target, server) {
         (Dest::Server(_), Some(server)) => {
             let listener = &request.listener;
@@ -349,6 +354,7 @@ async fn write(
         }
         (Dest::Aof(directory), _) => {
             let made = aof::write(archive, plan, directory, request.aof_layout, progress).await?;
+            held = count.wait().await.clone();
             notes.push(format!(
                 "wrote {}; start the server with dir {} and appendonly yes",
                 made.display(),
@@ -356,13 +362,14 @@ async fn write(
             ));
         }
         (Dest::RdbFile(file), _) => {
-            let bytes =
+            let bytes;
+            (bytes, held) =
                 rdb_file::write(archive, plan, file, request.memory_limit, progress).await?;
             notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
         }
-        (Dest::Server(_), None) => {}
+        (Dest::Server(_), None) => held = count.wait().await.clone(),
     }
-    Ok(Report::new(archive, request, plan, Some(checked), notes))
+    Ok(Report::new(archive, request, plan, Some(checked), notes).of(&held))
 }
 
 /// How often another writer may be faster with a segment than we with the seal. Each time it has stored some more.

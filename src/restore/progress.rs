@@ -13,6 +13,8 @@ pub enum Stage {
     Log,
     /// Everything is sent; the target loads and applies it.
     Applying,
+    /// The target has been opened, and writes its append-only file.
+    Rewriting,
 }
 
 /// Is told how far a restore has come.

@@ -246,6 +246,16 @@ impl Proof {
 }
 
 impl Differs {
+    /// It does not answer any more.
+    #[must_use]
+    pub(super) fn gone(error: &ControlError) -> Self {
+        Self {
+            reasons: vec![format!("it does not answer any more ({error})")],
+            remedy: None,
+            is_another: true,
+        }
+    }
+
     /// Was it restarted, promoted or given to another master meanwhile?
     #[must_use]
     pub fn is_another(&self) -> bool {

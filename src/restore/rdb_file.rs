@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::oneshot;
 
+use super::count::{self, Expected};
 use super::error::RestoreError;
 use super::files;
 use super::plan::Plan;
 use super::progress::{Progress, Stage};
 use super::stream::{Content, snapshot, source};
 use crate::archive::Archive;
-use crate::rebuild::{self, Limits, RebuildError, Stand};
+use crate::rebuild::{self, Counts, Limits, RebuildError, Stand};
 
 /// Refuses what cannot be written, before anything is read.
 ///
@@ -32,7 +34,8 @@ pub(super) async fn preflight(path: &Path, force: bool) -> Result<(), RestoreErr
     Ok(())
 }
 
-/// Writes the data set at the plan's end to `path`, without a replication position: it is a fork. Gives its length.
+/// Writes the data set at the plan's end to `path`, without a replication position: it is a fork. Gives its length, and what it
+/// holds.
 ///
 /// # Errors
 /// [`RestoreError::NotASnapshot`] when a command of the log cannot be applied.
@@ -42,29 +45,36 @@ pub(super) async fn write(
     path: &Path,
     memory_limit: usize,
     progress: &dyn Progress,
-) -> Result<u64, RestoreError> {
-    let content = if plan.bytes_log() == 0 {
+) -> Result<(u64, Expected), RestoreError> {
+    let (content, counts) = if plan.bytes_log() == 0 {
         let (length, content) = snapshot(archive, &plan.base, true).await?;
         progress.stage(Stage::Snapshot, Some(length));
-        content
+        (content, None)
     } else {
         progress.stage(Stage::Log, Some(plan.bytes_log()));
-        let content = applied(archive, plan, memory_limit).await?;
+        let (content, counts) = applied(archive, plan, memory_limit).await?;
         progress.stage(Stage::Snapshot, Some(plan.bytes_base()));
-        content
+        (content, Some(counts))
     };
     let unfinished = files::temporary(path);
     files::remove_leftover(&unfinished).await?;
     let bytes = files::write(&unfinished, [content], progress).await?;
     files::rename(&unfinished, path).await?;
-    Ok(bytes)
+    let held = match counts {
+        None => count::of_base(&plan.base),
+        Some(counts) => counts.await.map_or_else(
+            |_| Expected::Unknown("they were not counted".to_owned()),
+            Expected::Known,
+        ),
+    };
+    Ok((bytes, held))
 }
 
 async fn applied(
     archive: &Archive,
     plan: &Plan,
     memory_limit: usize,
-) -> Result<Content, RestoreError> {
+) -> Result<(Content, oneshot::Receiver<Counts>), RestoreError> {
     let limits = Limits {
         memory: memory_limit,
         log: u64::MAX,
@@ -82,6 +92,6 @@ async fn applied(
     if survey.end.offset != plan.end.offset {
         return Err(RebuildError::Incomplete(survey.end.offset).into());
     }
-    let bytes = rebuild::write(source, survey, Stand::Nowhere, limits);
-    Ok(bytes.map_err(RestoreError::from).boxed())
+    let (bytes, counts) = rebuild::write_counted(source, survey, Stand::Nowhere, limits);
+    Ok((bytes.map_err(RestoreError::from).boxed(), counts))
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Request;
 use super::check::Checked;
+use super::count::Expected;
 use super::plan::Plan;
 use super::server::Restored;
 use super::when::show_time;
@@ -55,13 +56,12 @@ pub struct Report {
     pub log_bytes: u64,
     /// Commands in them, once they have been read.
     pub commands: Option<u64>,
-    /// Keys by database: in the target if it is a server, else in the snapshot.
+    /// Keys by database at that point; in the target, before it was opened, if it is a server.
     pub keys: BTreeMap<u32, u64>,
+    /// They are those of the snapshot, before the log, as those at the point are not known.
+    pub keys_before_log: bool,
     /// What an operator should know.
     pub notes: Vec<String>,
-    /// `keys` are those of the snapshot, before the log.
-    #[serde(skip)]
-    keys_before_log: bool,
 }
 
 impl Report {
@@ -105,9 +105,24 @@ impl Report {
                 .iter()
                 .map(|(db, counts)| (*db, counts.keys))
                 .collect(),
-            notes,
             keys_before_log: plan.bytes_log() > 0,
+            notes,
         }
+    }
+
+    /// With the keys at the point, if they are known.
+    pub(super) fn of(mut self, expected: &Expected) -> Self {
+        match expected {
+            Expected::Known(counts) => {
+                self.keys.clone_from(&counts.keys);
+                self.keys_before_log = false;
+            }
+            Expected::Unknown(why) => {
+                let note = format!("how many keys there are at that point is not known: {why}");
+                self.notes.push(note);
+            }
+        }
+        self
     }
 
     pub(super) fn restored(mut self, restored: Restored) -> Self {

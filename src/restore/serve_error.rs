@@ -1,6 +1,7 @@
 //! Why a target was not brought to the end, and how far it had come.
 
 use super::error::RestoreError;
+use super::proof::Differs;
 use crate::position::Offset;
 use crate::proto::master::RequestError;
 
@@ -83,6 +84,9 @@ pub enum ServeError {
         /// How long was waited.
         seconds: u64,
     },
+    /// Somebody has made something else of it.
+    #[error("{0}")]
+    Changed(Differs),
     /// The content could not be read.
     #[error("{0}")]
     Content(#[from] Box<RestoreError>),
@@ -112,6 +116,7 @@ impl ServeError {
             | Self::TurnedAway { .. } => true,
             Self::Content(error) => error.is_transient(),
             Self::Request(_)
+            | Self::Changed(_)
             | Self::SpeaksTls
             | Self::WrongPassword { .. }
             | Self::NoPassword { .. }

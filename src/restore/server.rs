@@ -15,12 +15,10 @@ use super::error::RestoreError;
 use super::feed::Feed;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::proof::{Before, Proof, Slack, Unproved, prove};
-use super::serve::{CaughtUp, Identity};
-use super::serve_error::ServeError;
+use super::proof::Proof;
+use super::serve::Identity;
 use crate::archive::{Archive, ServerInfo};
 use crate::config::{Admission, Source, is_loopback};
-use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 
@@ -51,8 +49,8 @@ pub struct Restored {
 
 /// A target that may be restored, and what is known of it.
 pub(super) struct Target<'a> {
-    source: &'a Source,
-    control: Control,
+    pub(super) source: &'a Source,
+    pub(super) control: Control,
     facts: Facts,
     notes: Vec<String>,
     /// Where it will come to.
@@ -327,6 +325,22 @@ impl<'a> Target<'a> {
         }
     }
 
+    pub(super) fn differs(&self, reason: String) -> RestoreError {
+        RestoreError::Differs {
+            addr: self.source.addr(),
+            reason,
+        }
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// What it says now.
+    pub(super) async fn ask(&mut self) -> Result<Facts, ControlError> {
+        self.control.facts().await
+    }
+
     pub(super) fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -408,68 +422,9 @@ impl<'a> Target<'a> {
             tracing::warn!("{note}");
             self.notes.push(note);
         }
-        Ok(self.restored(&fed?))
-    }
-
-    /// Makes it our replica, feeds it, and opens it if it holds what it was given.
-    async fn feed(
-        &mut self,
-        feed: Feed<'_>,
-        host: &str,
-        port: u16,
-        count: &mut Count,
-    ) -> Result<Proof, RestoreError> {
-        let before = Before::of(&self.control.facts().await?);
-        self.follow(host, port).await?;
-        let mut guest = feed.run().await.map_err(|error| self.feeding(error))?;
-        // The first connection may have been closed as idle in the meantime.
-        let failed = self.left_following("looking at what it holds, now that it has everything,");
-        self.control = Control::connect(self.source).await.map_err(&failed)?;
-        let proved = prove(
-            &mut self.control,
-            &before,
-            &mut guest,
-            count,
-            port,
-            Slack::None,
-        );
-        let proof = proved.await.map_err(|unproved| match unproved {
-            Unproved::Control(error) => failed(error),
-            Unproved::Serve(error) => self.feeding(error),
-            Unproved::Differs(differs) => RestoreError::Unproved {
-                addr: self.source.addr(),
-                differs,
-            },
-        })?;
-        self.promote(guest, &proof).await?;
-        Ok(proof)
-    }
-
-    fn feeding(&self, source: ServeError) -> RestoreError {
-        RestoreError::Feeding {
-            addr: self.source.addr(),
-            source: Box::new(source),
-        }
-    }
-
-    /// An error reply changes nothing; without any reply, it may follow us.
-    async fn follow(&mut self, host: &str, port: u16) -> Result<(), RestoreError> {
-        let told = replicaof(&mut self.control, host, &port.to_string()).await;
-        told.map_err(|error| match error {
-            ControlError::Reply { .. } => error.into(),
-            ControlError::Link(_) => {
-                self.left_following("telling it to follow this restore")(error)
-            }
-        })
-    }
-
-    fn left_following(&self, doing: &'static str) -> impl Fn(ControlError) -> RestoreError + use<> {
-        let addr = self.source.addr();
-        move |source| RestoreError::LeftFollowing {
-            addr: addr.clone(),
-            doing,
-            source,
-        }
+        let proof = fed?;
+        self.wait_for_file(progress).await?;
+        Ok(self.restored(&proof))
     }
 
     fn announced(&self, listener: &Listener, bound: SocketAddr) -> (String, u16) {
@@ -485,39 +440,6 @@ impl<'a> Target<'a> {
             bound.ip()
         };
         (ip.to_string(), bound.port())
-    }
-
-    /// Opens a target that holds what it was given.
-    async fn promote(
-        &mut self,
-        mut caught_up: CaughtUp<Stream>,
-        proof: &Proof,
-    ) -> Result<(), RestoreError> {
-        let failed = self.left_following("opening it, now that it has everything,");
-        {
-            let mut promoted = std::pin::pin!(replicaof(&mut self.control, "NO", "ONE"));
-            tokio::select! {
-                done = &mut promoted => done,
-                _closed = caught_up.hold() => promoted.await,
-            }
-        }
-        .map_err(&failed)?;
-        let facts = self.control.facts().await.map_err(&failed)?;
-        let differs = |reason| RestoreError::Differs {
-            addr: self.source.addr(),
-            reason,
-        };
-        if facts.role != Role::Master {
-            let reason = "it is a replica again: is it managed by Sentinel or an operator?";
-            return Err(differs(reason.to_owned()));
-        }
-        match proof.evicted_since(&facts) {
-            0 => Ok(()),
-            evicted => Err(differs(format!(
-                "it has let {evicted} keys go since, as its maxmemory is {} bytes: raise that, and run the restore again with --force",
-                facts.health.memory.limit
-            ))),
-        }
     }
 
     fn restored(self, proof: &Proof) -> Restored {
@@ -537,15 +459,6 @@ impl<'a> Target<'a> {
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
     }
-}
-
-/// `REPLICAOF`, or `SLAVEOF` where it was renamed away.
-async fn replicaof(control: &mut Control, host: &str, port: &str) -> Result<(), ControlError> {
-    match control.call(&["REPLICAOF", host, port]).await {
-        Err(error) if error.is_unknown_command() => control.call(&["SLAVEOF", host, port]).await?,
-        other => other?,
-    };
-    Ok(())
 }
 
 pub(super) fn frame_text(frame: &OwnedFrame) -> Option<String> {
