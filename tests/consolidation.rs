@@ -351,6 +351,22 @@ fn a_log_that_cannot_be_applied_has_a_base_fetched_beside_the_capture() {
     it.assert_restores();
 }
 
+/// Documented as a limit: the server tells no replica of it.
+#[test]
+fn a_new_vector_of_an_element_that_is_there_is_in_no_feed() {
+    for version in [Version::Redis80, Version::Redis86] {
+        let it = Captured::by_hand(version);
+        let add = |x: &str, element: &str| {
+            it.redis
+                .cmd(&["VADD", "vectors", "VALUES", "2", x, "2", element]);
+            it.redis.position().1
+        };
+        let first = add("1", "a");
+        assert_eq!(add("5", "a"), first, "{version}");
+        assert!(add("5", "b") > first, "{version}");
+    }
+}
+
 /// More keys than memory may hold: in stages, each a base.
 #[test]
 fn a_memory_limit_means_stages() {

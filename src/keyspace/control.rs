@@ -7,6 +7,9 @@ use super::keys::{Keys, Touch};
 use super::table::Spec;
 
 const SCRIPT: &str = "what a script does, only the server knows; with `lua-replicate-commands yes` it sends the effects";
+const KEYDB: &str = "it is one of KeyDB's own, whose rules are not modelled";
+/// The same in `PERSIST` with a member.
+const MEMBERS: &str = "members that expire are not known";
 const VECTORS: &str = "the graph of a vector set is built at random";
 
 pub(super) const COMMANDS: &[Spec] = &[
@@ -23,6 +26,14 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::refused("EVALSHA", SCRIPT),
     Spec::refused("FCALL", "what a function does, only the server knows"),
     Spec::refused("RREPLAY", "the feed of an active replica is not known"),
+    Spec::refused("EXPDEL", KEYDB),
+    Spec::refused("EXPIREMEMBER", MEMBERS),
+    Spec::refused("EXPIREMEMBERAT", MEMBERS),
+    Spec::refused("PEXPIREMEMBERAT", MEMBERS),
+    Spec::refused("KEYDB.CRON", KEYDB),
+    Spec::refused("KEYDB.HRENAME", KEYDB),
+    Spec::refused("KEYDB.MVCCRESTORE", KEYDB),
+    Spec::refused("KEYDB.NHSET", KEYDB),
     Spec::refused("VADD", VECTORS),
     Spec::refused("VREM", VECTORS),
     Spec::refused("VSETATTR", VECTORS),

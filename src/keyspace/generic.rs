@@ -249,8 +249,15 @@ fn restore(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     if !replace && space.entry(key)?.is_some() {
         return Err(args.diverged(IS_THERE));
     }
-    let bad = |_| args.unmodelled("its payload cannot be read");
-    let Payload { body, dialect } = Payload::open(args.get(3)?).map_err(bad)?;
+    let unreadable = |_| args.unmodelled("its payload cannot be read");
+    let Payload { body, dialect } = Payload::open(args.get(3)?).map_err(unreadable)?;
+    let bad = |why| {
+        if payload::ends_with_keydbs_field(body) {
+            args.unmodelled("its payload ends with a field of KeyDB alone (mvcc-tstamp)")
+        } else {
+            unreadable(why)
+        }
+    };
     let (kind, payload) = body
         .split_first()
         .ok_or_else(|| args.unmodelled("its payload is empty"))?;

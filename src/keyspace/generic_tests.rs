@@ -206,6 +206,12 @@ fn values_are_restored() {
     ] {
         assert!(is_unmodelled(restore(bad).map(drop)), "{bad:?}");
     }
+    // KeyDB's, which is neither damaged nor newer.
+    let of_keydb = dump(b"\0\x05hello\xFA\x0Bmvcc-tstamp\x131847190312345600000", 9);
+    let error = restore(&[b"0", &of_keydb, b"REPLACE"]).unwrap_err();
+    assert!(error.to_string().ends_with("(mvcc-tstamp)"), "{error}");
+    let string_with_it = dump(b"\0\x0F\xFA\x0Bmvcc-tstamp\x017", 9);
+    assert!(restore(&[b"0", &string_with_it, b"REPLACE"]).is_ok());
     let module = dump(b"\x07\x01\x02\x07\x00", 13);
     assert_eq!(
         restore(&[b"0", &module, b"REPLACE"]),

@@ -44,6 +44,18 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// Does it end with the field that KeyDB puts behind a value: when it was changed, for its own comparison of several masters?
+pub(super) fn ends_with_keydbs_field(body: &[u8]) -> bool {
+    // An AUX record (D.7) with this name.
+    const FIELD: &[u8] = b"\xFA\x0Bmvcc-tstamp";
+    let at = body.windows(FIELD.len()).rposition(|bytes| bytes == FIELD);
+    let time = at.and_then(|at| body.get(at.saturating_add(FIELD.len())..));
+    time.is_some_and(|time| {
+        let mut input = Cursor::new(time);
+        input.string().is_ok() && input.finish().is_ok()
+    })
+}
+
 /// How a value of one dialect is put into a snapshot of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {

@@ -234,6 +234,19 @@ pub fn module_of_type(type_name: &str) -> Option<&'static str> {
         .map(|(_, module)| *module)
 }
 
+/// What is wrong with a target that has no module for values of an RDB type name.
+pub(super) fn lacks_module_of(type_name: &str) -> String {
+    match module_of_type(type_name) {
+        Some(module) => format!(
+            "lacks the module {module} for values of type {type_name}, and would exit while loading"
+        ),
+        None => format!(
+            "has no module, and the backup holds values of the type {type_name} of a module: it would exit while loading. Load \
+             the module that the server had which was backed up (MODULE LIST shows it there)"
+        ),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -333,6 +346,13 @@ mod tests {
         assert!(server("redis", "7.0.0").has_aof_directory());
         assert_eq!(module_of_type("vectorset"), Some("vectorset"));
         assert_eq!(module_of_type("something"), None);
+        let known = lacks_module_of("ReJSON-RL");
+        assert!(known.contains("the module ReJSON for"), "{known}");
+        let unknown = lacks_module_of("mem-type1");
+        assert!(
+            unknown.contains("the type mem-type1") && unknown.contains("MODULE LIST"),
+            "{unknown}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 use tokio::net::TcpListener;
 
 use super::check::Checked;
-use super::compat::{Loads, Server, module_of_type};
+use super::compat::{Loads, Server, lacks_module_of, module_of_type};
 use super::count::Count;
 use super::diskless;
 use super::door::Door;
@@ -266,10 +266,7 @@ impl<'a> Target<'a> {
                 None => !loaded.is_empty(),
             };
             if !is_there {
-                return Err(self.refused(format!(
-                    "lacks the module {} for values of type {type_name}, and would exit while loading",
-                    module.unwrap_or("(unknown)")
-                )));
+                return Err(self.refused(lacks_module_of(type_name)));
             }
             if module.is_none() {
                 self.notes.push(format!(
