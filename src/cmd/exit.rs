@@ -120,9 +120,10 @@ impl From<SidecarError> for Failure {
         match error {
             SidecarError::Session(end) => end.into(),
             SidecarError::Restore(error) => error.into(),
-            SidecarError::Control(_) | SidecarError::Serve(_) | SidecarError::NotPromoted => {
-                Self::new(Exit::Redis, error)
-            }
+            SidecarError::Control(_)
+            | SidecarError::Serve(_)
+            | SidecarError::NotPromoted
+            | SidecarError::KeyDb => Self::new(Exit::Redis, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }
     }
