@@ -1,6 +1,7 @@
 //! What is in an RDB: keys by database, type and encoding, expiries, the biggest keys, bytes by prefix.
 //!
-//! It is read as it passes by. No value is held, and the tables are bounded, so memory does not depend on what is read.
+//! It is read as it passes by. No value is held, and the tables are bounded, so memory does not depend on what is read. Where values are
+//! to be checked, one is held at a time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -8,7 +9,9 @@ use std::convert::Infallible;
 
 use serde::Serialize;
 
-use crate::rdb::elements::names;
+use crate::keyspace::{Dialect, Raw};
+use crate::rdb::cursor::BadValue;
+use crate::rdb::elements::{names, parts};
 use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
 use crate::rdb::{DbCounts, Family, Summary};
 use crate::shown::Shown;
@@ -19,6 +22,8 @@ const PREFIXES: usize = 10_000;
 const PREFIX_BYTES: usize = 128;
 /// So much of a key's name is kept among the biggest.
 const NAME_BYTES: usize = 512;
+/// Names, and with values to be checked those, may take so much memory: twice what servers allow by default.
+const HELD_BYTES: usize = 1 << 30;
 /// Most of the biggest keys, and of the prefixes, that are told.
 pub const TOP_LIMIT: usize = 10_000;
 
@@ -51,10 +56,44 @@ pub struct Inspection {
     pub functions: u64,
     /// Modules that wrote something of it.
     pub modules: BTreeSet<String>,
-    /// From this byte on it could not be read, as it has something in it that is not known here; the counts end there.
+    /// Is its RDB version one that is known here? What a newer one has may be missing from the counts.
+    pub version_known: bool,
+    /// What became of the values, if they were looked into.
+    pub values: Option<Values>,
+    /// From this byte on it could not be read, as it has something in it that is not known here, or has bytes after its end; the
+    /// counts end there.
     pub unread_from: Option<u64>,
     /// Why not.
     pub unread_reason: Option<String>,
+}
+
+/// What became of values that were looked into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Values {
+    /// Keys whose value was read from its first to its last byte.
+    pub read: u64,
+    /// Keys whose value only a module can read.
+    pub unread: u64,
+    /// Keys whose value is not as its type says.
+    pub bad: u64,
+    /// The first of those.
+    pub problems: Vec<BadKey>,
+}
+
+/// A key whose value is not as its type says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BadKey {
+    /// Its database.
+    pub db: u32,
+    /// Its name.
+    pub key: Shown,
+    /// The name is longer than is shown.
+    pub key_cut: bool,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub type_name: &'static str,
+    /// What is wrong.
+    pub why: &'static str,
 }
 
 /// Keys, and the bytes that they take in the RDB, uncompressed by zstd.
@@ -113,6 +152,8 @@ pub struct Big {
     pub db: u32,
     /// Its name.
     pub key: Shown,
+    /// The name is longer than is shown.
+    pub key_cut: bool,
     /// Its type.
     #[serde(rename = "type")]
     pub type_name: &'static str,
@@ -146,13 +187,22 @@ impl Inspector {
     pub fn new(top: usize) -> Self {
         Self {
             // It takes no values.
-            reader: Reader::new(0),
+            reader: Reader::new(0).for_names(HELD_BYTES),
             tables: Tables {
                 top: top.min(TOP_LIMIT),
                 ..Tables::default()
             },
             unread: None,
         }
+    }
+
+    /// The same, and each value is looked into.
+    #[must_use]
+    pub fn of_values(top: usize) -> Self {
+        let mut inspector = Self::new(top);
+        inspector.reader = Reader::new(HELD_BYTES);
+        inspector.tables.values = Some(Values::default());
+        inspector
     }
 
     /// Takes in the next bytes.
@@ -180,10 +230,28 @@ impl Inspector {
         let summary = if self.unread.is_some() {
             self.reader.summary()
         } else {
-            self.reader.finish()?
+            let after = self.reader.trailing();
+            match self.reader.finish() {
+                Err(ReadError::Trailing { at }) => self.unread = Some((at, what_follows(after))),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+            self.reader.summary()
         };
         Ok(self.tables.told(summary, self.unread))
     }
+}
+
+/// What stands behind the end of an RDB, by its first byte.
+fn what_follows(first: Option<u8>) -> String {
+    let follows = match first {
+        // A command, or a time that servers note between commands.
+        Some(b'*' | b'#') => {
+            "what follows looks like commands, as in an append-only file that begins with an RDB: they are not counted"
+        }
+        _ => "what follows is no part of it",
+    };
+    format!("the RDB is over there; {follows}")
 }
 
 /// What is counted.
@@ -199,6 +267,8 @@ struct Tables {
     biggest: BinaryHeap<Reverse<Big>>,
     prefixes: HashMap<Option<Box<[u8]>>, Tally>,
     other: Tally,
+    version: u32,
+    values: Option<Values>,
 }
 
 impl Sink for Tables {
@@ -207,7 +277,7 @@ impl Sink for Tables {
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Infallible> {
         const MAGIC: u8 = 0;
         if opcode == MAGIC {
-            self.family = crate::rdb::magic(raw).unwrap_or_default().0;
+            (self.family, self.version) = crate::rdb::magic(raw).unwrap_or_default();
         }
         Ok(())
     }
@@ -222,14 +292,47 @@ impl Sink for Tables {
         let kept = key.get(..NAME_BYTES.saturating_add(1)).unwrap_or(key);
         name.extend_from_slice(kept);
         self.key = (db, kind, name, prefix);
-        Fate::Drop
+        if self.values.is_some() {
+            Fate::Take
+        } else {
+            Fate::Drop
+        }
     }
 
     fn pass(&mut self, _: &[u8]) -> Result<(), Infallible> {
         Ok(())
     }
 
-    fn item(&mut self, _: Item<'_>) -> Result<(), Infallible> {
+    fn item(&mut self, item: Item<'_>) -> Result<(), Infallible> {
+        let (family, version) = (self.family, self.version);
+        let Some(values) = &mut self.values else {
+            return Ok(());
+        };
+        let told = parts(family, item.kind, item.payload, &mut |_| true);
+        let told = match told {
+            Ok(true) => {
+                let (kind, payload) = (item.kind, item.payload.into());
+                let decoded = Raw { kind, payload }.decode(Dialect { family, version });
+                decoded.map(|_| true)
+            }
+            other => other,
+        };
+        match told {
+            Ok(true) => values.read = values.read.saturating_add(1),
+            Ok(false) => values.unread = values.unread.saturating_add(1),
+            Err(BadValue(why)) => {
+                values.bad = values.bad.saturating_add(1);
+                if values.problems.len() < self.top {
+                    values.problems.push(BadKey {
+                        db: item.db,
+                        key: Shown::cut(item.key, NAME_BYTES),
+                        key_cut: item.key.len() > NAME_BYTES,
+                        type_name: names(family, item.kind).0,
+                        why,
+                    });
+                }
+            }
+        }
         Ok(())
     }
 
@@ -258,6 +361,7 @@ impl Sink for Tables {
             bytes,
             db: *db,
             key: Shown::cut(name, NAME_BYTES),
+            key_cut: name.len() > NAME_BYTES,
             type_name,
             encoding,
             expiry_unix_ms: expiry,
@@ -313,6 +417,8 @@ impl Tables {
             other_prefixes,
             functions: summary.functions,
             modules: summary.modules.clone(),
+            version_known: summary.is_version_known(),
+            values: self.values,
             unread_from,
             unread_reason,
         }

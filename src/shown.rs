@@ -13,8 +13,8 @@ pub fn counted(many: u64, one: &str) -> String {
     format!("{many} {one}{plural}")
 }
 
-/// Bytes. For people: as they are when they are printable UTF-8, else escaped (`\x00`). As JSON: a string when they are UTF-8,
-/// else `{"base64": "…"}`.
+/// Bytes. For people: as they are where they are printable UTF-8, else escaped (`\x00`, and `\\` for a backslash), so that
+/// [`unescape`] gives them back. As JSON: a string when they are UTF-8, else `{"base64": "…"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shown(pub Vec<u8>);
 
@@ -45,10 +45,54 @@ impl Shown {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) if !text.chars().any(char::is_control) => f.write_str(text),
-            _ => write!(f, "{}", self.0.escape_ascii()),
+        for chunk in self.0.utf8_chunks() {
+            for shown in chunk.valid().chars() {
+                match shown {
+                    '\\' => f.write_str("\\\\")?,
+                    control if control.is_control() => {
+                        let mut utf8 = [0; 4];
+                        let bytes = control.encode_utf8(&mut utf8).as_bytes();
+                        write!(f, "{}", bytes.escape_ascii())?;
+                    }
+                    other => write!(f, "{other}")?,
+                }
+            }
+            write!(f, "{}", chunk.invalid().escape_ascii())?;
         }
+        Ok(())
+    }
+}
+
+/// The bytes of what [`Shown`] shows for people; none if that shows nothing so.
+#[must_use]
+pub fn unescape(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    loop {
+        rest = match rest {
+            [] => return Some(bytes),
+            [b'\\', b'x', high, low, after @ ..] => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                let byte = digit(*high)? << 4 | digit(*low)?;
+                bytes.push(u8::try_from(byte).ok()?);
+                after
+            }
+            [b'\\', escaped, after @ ..] => {
+                bytes.push(match escaped {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    b'\\' | b'\'' | b'"' => *escaped,
+                    _ => return None,
+                });
+                after
+            }
+            [b'\\'] => return None,
+            [byte, after @ ..] => {
+                bytes.push(*byte);
+                after
+            }
+        };
     }
 }
 
@@ -77,10 +121,21 @@ mod tests {
             ("Zoë".as_bytes(), "Zoë", "\"Zoë\""),
             (b"a\nb\x1b[", "a\\nb\\x1b[", "\"a\\nb\\u001b[\""),
             (b"\xff\x00", "\\xff\\x00", "{\"base64\":\"/wA=\"}"),
+            (b"a\\x00\"'", "a\\\\x00\"'", "\"a\\\\x00\\\"'\""),
+            (
+                b"a\xc3\xa9\xff",
+                "a\u{e9}\\xff",
+                "{\"base64\":\"YcOp/w==\"}",
+            ),
+            ("\u{85}".as_bytes(), "\\xc2\\x85", "\"\u{85}\""),
         ] {
             let shown = Shown::new(bytes);
             assert_eq!(shown.to_string(), text);
+            assert_eq!(unescape(text.as_bytes()).as_deref(), Some(bytes));
             assert_eq!(serde_json::to_string(&shown).unwrap(), json);
+        }
+        for bad in ["\\", "\\x4", "\\xzz", "\\q", "\\x+1"] {
+            assert_eq!(unescape(bad.as_bytes()), None, "{bad}");
         }
         assert_eq!(Shown::cut(b"abcdef", 3).to_string(), "abc…");
         assert_eq!(Shown::cut("aé".as_bytes(), 2).to_string(), "a…");

@@ -232,3 +232,77 @@ fn databases_and_binary_keys_are_told_apart() {
         "{shown}"
     );
 }
+
+/// What `diff` prints of a key, as text and as JSON, names it to `get`; and so does a file, for what no argument can hold.
+#[test]
+fn a_key_is_named_as_it_was_printed() {
+    let stored = Stored::new(Version::Redis80, &[]);
+    let keys: [&[u8]; 5] = [
+        b"plain",
+        b"nul\x00\xff",
+        "Zo\u{eb} 1".as_bytes(),
+        b"back\\x00slash",
+        b"line\nbreak",
+    ];
+    let from = format!("offset:{}", stored.server.position().1);
+    let mut connection = stored.server.connect();
+    let mut pipe = redis::pipe();
+    for (n, key) in keys.iter().enumerate() {
+        pipe.cmd("SET").arg(*key).arg(n).ignore();
+    }
+    pipe.query::<()>(&mut connection).unwrap();
+    stored.backfeed.wait_captured(&stored.server);
+    let args = [
+        "diff",
+        "--store",
+        &stored.store,
+        "--from",
+        &from,
+        "--to",
+        "latest",
+    ];
+    let text = run(&args).stdout;
+    let printed = text.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("  + db0 ")?.rsplit_once(" (")?;
+        Some(name.to_owned())
+    });
+    let printed: Vec<String> = printed.collect();
+    assert_eq!(printed.len(), keys.len(), "{text}");
+    let mut values: Vec<Value> = printed
+        .iter()
+        .map(|name| stored.value(name, &["--key-as", "escaped"]))
+        .collect();
+    values.sort_by_key(ToString::to_string);
+    assert_eq!(values, ["0", "1", "2", "3", "4"]);
+    let json: Value =
+        serde_json::from_str(&run(&[&args[..], &["--json"]].concat()).stdout).unwrap();
+    let binary = json["keys"].as_array().unwrap().iter();
+    let binary = binary.filter_map(|key| key["key"]["base64"].as_str());
+    let binary: Vec<&str> = binary.collect();
+    assert_eq!(binary.len(), 1, "{json}");
+    assert_eq!(stored.value(binary[0], &["--key-as", "base64"]), "1");
+
+    let file = stored._home.path().join("key");
+    std::fs::write(&file, keys[1]).unwrap();
+    let args = [
+        "get",
+        "--key-file",
+        file.to_str().unwrap(),
+        "--store",
+        &stored.store,
+    ];
+    let output = run(&args);
+    assert!(output.stdout.ends_with("\n1\n"), "{output:?}");
+    let args = ["get", "--key-file", "-", "--store", &stored.store];
+    let output = crate::support::backfeed::run_reading(&args, keys[3]);
+    assert!(output.stdout.ends_with("\n3\n"), "{output:?}");
+    let args = [
+        "get",
+        "a\\q",
+        "--key-as",
+        "escaped",
+        "--store",
+        &stored.store,
+    ];
+    assert_eq!(run(&args).code, 2);
+}

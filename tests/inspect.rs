@@ -5,6 +5,8 @@ use std::fs;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::loaded::{blob, rdb};
+use crate::support::backfeed::run_reading;
 use crate::support::data::{Expiries, Load, for_each_version};
 use crate::support::state::quiet;
 use crate::support::{Backfeed, Server, Version, run};
@@ -74,6 +76,31 @@ fn a_file_is_what_its_server_says(version: Version) {
     assert!(found["functions"].as_u64().unwrap() <= functions, "{found}");
     let text = run(&["inspect", file]);
     assert!(text.stdout.contains("biggest keys"), "{text:?}");
+    assert!(text.stdout.contains("not looked into"), "{text:?}");
+
+    // Each value is one that is read to its end.
+    let looked = json(&[file, "--values"]);
+    let values = |name: &str| looked["values"][name].as_u64().unwrap();
+    let modules = found["types"]["vectorset"].as_u64().unwrap_or(0);
+    assert_eq!(
+        (values("read"), values("unread"), values("bad")),
+        (keys - modules, modules, 0),
+        "{looked}"
+    );
+    // However it comes.
+    let bytes = fs::read(file).unwrap();
+    let compressed = zstd::encode_all(&bytes[..], 1).unwrap();
+    let zst = server.dir().join("dump.rdb.zst");
+    fs::write(&zst, &compressed).unwrap();
+    let mut of_zst = json(&[zst.to_str().unwrap(), "--top", "3"]);
+    let input = run_reading(&["inspect", "-", "--json", "--top", "3"], &bytes);
+    let mut of_stdin: Value = serde_json::from_str(&input.stdout).unwrap();
+    for told in [&mut of_zst, &mut of_stdin] {
+        told["source"] = found["source"].clone();
+        assert_eq!(*told, found);
+    }
+    let cut = run_reading(&["inspect", "-"], &compressed[..compressed.len() / 2]);
+    assert_eq!(cut.code, 7, "{cut:?}");
 }
 
 #[test]
@@ -97,6 +124,95 @@ fn a_base_of_a_store_says_which_point_it_is() {
     let offset = found["base"]["at"]["offset"].to_string();
     let exact = json(&["--store", &store, "--offset", &offset]);
     assert_eq!(exact["base"]["log_bytes_after"], 0);
+}
+
+/// A base is read as it lies in the store.
+#[test]
+fn an_object_of_a_store_is_read_as_a_file() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let server = Server::start(Version::Redis86, &[]);
+    server.cmd(&["MSET", "a", "x", "b", "y"]);
+    let args = [
+        "backup",
+        "--once",
+        "--redis",
+        &server.url(),
+        "--store",
+        &store,
+    ];
+    assert_eq!(run(&args).code, 0);
+    let found = json(&["--store", &store]);
+    let id = found["base"]["at"]["history"].as_str().unwrap();
+    let bases = home.path().join("bucket/histories").join(id).join("base");
+    let mut files = fs::read_dir(bases)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let base = files.find(|path| path.extension().is_some_and(|it| it == "zst"));
+    let of_file = json(&[base.unwrap().to_str().unwrap(), "--values"]);
+    assert_eq!(
+        (&of_file["keys"], &of_file["bytes"]),
+        (&2.into(), &found["bytes"])
+    );
+}
+
+#[test]
+fn what_is_odd_in_an_rdb_is_told_beside_what_was_read() {
+    let string = |value: &str| [&[value.len() as u8][..], value.as_bytes()].concat();
+    let long = "k".repeat(600);
+    let nan = blob(Version::Redis70, &["a", "nan"]);
+    let keys = [
+        ("z", 17, nan),
+        ("s", 0, string("1")),
+        (&long, 0, string("2")),
+    ];
+    let sound = rdb(10, &keys);
+    let inspect = |bytes: &[u8], more: &[&str]| {
+        let output = run_reading(&[&["inspect", "-", "--json"], more].concat(), bytes);
+        let found: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(found["keys"], 3, "{found}");
+        (output, found)
+    };
+    let (output, found) = inspect(&sound, &[]);
+    assert_eq!((output.code, &found["values"]), (0, &Value::Null));
+    let big = &found["biggest"][0];
+    assert_eq!(
+        (&big["key_cut"], &found["version_known"]),
+        (&true.into(), &true.into())
+    );
+    assert_eq!(found["biggest"][1]["key_cut"], false);
+
+    let (output, found) = inspect(&sound, &["--values"]);
+    assert_eq!(
+        (output.code, &found["values"]["bad"]),
+        (7, &1.into()),
+        "{found}"
+    );
+    let problem = &found["values"]["problems"][0];
+    assert_eq!(
+        (&problem["key"], &problem["why"]),
+        (&"z".into(), &"a score is not a number".into())
+    );
+
+    let (output, found) = inspect(&[&sound[..], b"*1\r\n$4\r\nPING\r\n"].concat(), &[]);
+    assert_eq!(
+        (output.code, &found["unread_from"]),
+        (7, &sound.len().into())
+    );
+    assert!(output.stderr.contains("append-only file"), "{output:?}");
+    let (output, _) = inspect(&[&sound[..], b"xyz"].concat(), &[]);
+    assert_eq!(output.code, 7);
+    assert!(output.stderr.contains("no part of it"), "{output:?}");
+
+    let newer = rdb(77, &keys);
+    let (output, found) = inspect(&newer, &[]);
+    assert_eq!((output.code, &found["version_known"]), (0, &false.into()));
+    let text = run_reading(&["inspect", "-"], &newer);
+    assert!(
+        text.stdout.contains("REDIS0077 is a newer RDB version"),
+        "{text:?}"
+    );
+    assert!(text.stdout.contains("… (cut)"), "{text:?}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod fuzzing;
 mod gcs;
 mod get;
 mod inspect;
+mod keydb;
 mod loaded;
 mod latest;
 mod matrix;

@@ -15,7 +15,16 @@ pub(super) async fn look(source: &Source) -> Result<Option<Facts>, SessionEnd> {
         Err(error) => Err(error),
     };
     match facts {
-        Ok(facts) => Ok(Some(facts)),
+        Ok(facts) => {
+            if facts.is_keydb() {
+                tracing::warn!(
+                    "the server is a KeyDB: what backfeed knows of it was read in its source code, not tried. Values that it \
+                     sends by RESTORE, and members that expire, are stored, but no new base can be made of them. Try a restore \
+                     before you rely on it"
+                );
+            }
+            Ok(Some(facts))
+        }
         Err(error) if error.is_permission() || error.is_unknown_command() => {
             tracing::warn!(
                 "INFO is not permitted (+info): resuming by the latest history in the store, and a SHUTDOWN of the server \

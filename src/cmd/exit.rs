@@ -59,9 +59,8 @@ impl From<SessionEnd> for Failure {
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         let exit = match &error {
-            RestoreError::Archive(error) | RestoreError::Rebuild(RebuildError::Archive(error)) => {
-                of_archive(error)
-            }
+            RestoreError::Archive(error) => of_archive(error),
+            RestoreError::Rebuild(error) => of_rebuild(error),
             error if error.is_damage() => Exit::Damaged,
             RestoreError::Ambiguous(_)
             | RestoreError::NothingToRestore { .. }
@@ -71,7 +70,6 @@ impl From<RestoreError> for Failure {
             | RestoreError::SteppedOver { .. }
             | RestoreError::CannotContinue { .. }
             | RestoreError::NotASnapshot { .. }
-            | RestoreError::Rebuild(_)
             | RestoreError::Rewrite(_)
             | RestoreError::Strip(_)
             | RestoreError::Unreplayable(_) => Exit::NothingToRestore,
@@ -97,10 +95,9 @@ impl From<ConsolidateError> for Failure {
         match error {
             ConsolidateError::Restore(error) => error.into(),
             ConsolidateError::Archive(error) => error.into(),
-            ConsolidateError::Rebuild(RebuildError::Archive(error)) => error.into(),
+            ConsolidateError::Rebuild(error) => Self::new(of_rebuild(&error), error),
             ConsolidateError::Blocked { .. } => Self::new(Exit::NothingToRestore, error),
-            ConsolidateError::Rebuild(_)
-            | ConsolidateError::TooLong { .. }
+            ConsolidateError::TooLong { .. }
             | ConsolidateError::TooManyStages { .. }
             | ConsolidateError::Stuck { .. }
             | ConsolidateError::Differs { .. } => Self::new(Exit::Error, error),
@@ -112,13 +109,12 @@ impl From<LookupError> for Failure {
     fn from(error: LookupError) -> Self {
         match error {
             LookupError::Restore(error) => error.into(),
-            LookupError::Rebuild(RebuildError::Archive(error)) => error.into(),
-            LookupError::Rebuild(ref base) if base.is_damage() => Self::new(Exit::Damaged, error),
+            LookupError::Rebuild(error) => Self::new(of_rebuild(&error), error),
             LookupError::Reversed { .. } => Self::new(Exit::Usage, error),
             LookupError::Stopped { .. } | LookupError::Apart { .. } => {
                 Self::new(Exit::NothingToRestore, error)
             }
-            LookupError::Rebuild(_) | LookupError::Memory { .. } => Self::new(Exit::Error, error),
+            LookupError::Memory { .. } => Self::new(Exit::Error, error),
         }
     }
 }
@@ -131,7 +127,8 @@ impl From<SidecarError> for Failure {
             SidecarError::Control(_)
             | SidecarError::Serve(_)
             | SidecarError::Unproved(_)
-            | SidecarError::NotPromoted => Self::new(Exit::Redis, error),
+            | SidecarError::NotPromoted
+            | SidecarError::KeyDb => Self::new(Exit::Redis, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }
     }
@@ -153,6 +150,20 @@ impl From<FixtureError> for Failure {
     }
 }
 
+/// The same cause is the same code, whoever wanted the state of a point: a file, a base, one key, a comparison.
+fn of_rebuild(error: &RebuildError) -> Exit {
+    match error {
+        RebuildError::Archive(error) => of_archive(error),
+        error if error.is_damage() => Exit::Damaged,
+        // It can be had with another setting.
+        error if error.needs_memory() => Exit::Error,
+        RebuildError::Base { .. } | RebuildError::Log { .. } | RebuildError::Command { .. } => {
+            Exit::NothingToRestore
+        }
+        RebuildError::Incomplete(_) | RebuildError::Memory { .. } => Exit::Error,
+    }
+}
+
 fn of_archive(error: &ArchiveError) -> Exit {
     match error {
         ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } | ArchiveError::Unfit { .. } => {
@@ -168,5 +179,60 @@ fn of_archive(error: &ArchiveError) -> Exit {
         | ArchiveError::Renamed { .. }
         | ArchiveError::Cycle { .. } => Exit::Damaged,
         ArchiveError::BaseExists { .. } => Exit::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyspace::Args;
+    use crate::position::Offset;
+    use crate::rdb::cursor::BadValue;
+    use crate::rdb::reader::ReadError;
+    use crate::rebuild::BaseStop;
+
+    type Cause = fn() -> ReadError<BaseStop>;
+
+    #[test]
+    fn one_cause_has_one_exit_code() {
+        let base = |source| RebuildError::Base {
+            base: Offset(1),
+            source: Box::new(source),
+        };
+        let causes: [(Cause, Exit); 5] = [
+            (
+                || ReadError::Key {
+                    at: 1,
+                    source: BadValue("it is bad"),
+                },
+                Exit::Damaged,
+            ),
+            (|| ReadError::Trailing { at: 1 }, Exit::Damaged),
+            (|| ReadError::TooLong { at: 1, limit: 2 }, Exit::Error),
+            (|| ReadError::LongName { at: 1, limit: 2 }, Exit::Error),
+            (
+                || ReadError::Sink(BaseStop::Unmodelled("something")),
+                Exit::NothingToRestore,
+            ),
+        ];
+        let agree = |error: &dyn Fn() -> RebuildError, exit: Exit| {
+            let of = [
+                Failure::from(RestoreError::Rebuild(error())),
+                Failure::from(ConsolidateError::Rebuild(error())),
+                Failure::from(LookupError::Rebuild(error())),
+            ];
+            assert!(of.iter().all(|failure| failure.exit == exit), "{of:?}");
+        };
+        for (cause, exit) in causes {
+            agree(&|| base(cause()), exit);
+        }
+        let why = Args::new(&[b"VADD"]).unmodelled("it is not known");
+        let after = Offset(1);
+        let command = || RebuildError::Command {
+            after,
+            why: why.clone(),
+        };
+        agree(&command, Exit::NothingToRestore);
+        agree(&|| RebuildError::Memory { limit: 1 }, Exit::Error);
     }
 }

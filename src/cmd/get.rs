@@ -2,8 +2,12 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -12,15 +16,33 @@ use super::{Exit, Failure, flags, print, print_json};
 use crate::lookup::{self, Change, Found, FoundValue};
 use crate::position::Position;
 use crate::rdb::elements::{Part, names, parts};
-use crate::shown::{Shown, counted};
+use crate::shown::{Shown, counted, unescape};
 use crate::status::unix_ms_now;
 
 /// Show the value of one key as it was at any stored point, or every command that touched it
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The key
-    #[arg(value_name = "KEY")]
-    key: OsString,
+    #[arg(
+        value_name = "KEY",
+        required_unless_present = "key_file",
+        conflicts_with = "key_file"
+    )]
+    key: Option<OsString>,
+
+    /// How KEY is written: as it is (`raw`), as `diff` and `inspect` print keys (`escaped`: `\n`, `\x00`, `\\` for a backslash), or
+    /// as the `base64` of their JSON
+    #[arg(
+        long,
+        env = "BACKFEED_KEY_AS",
+        value_name = "FORM",
+        default_value = "raw"
+    )]
+    key_as: KeyForm,
+
+    /// Take the key from a file, all bytes of it, `-` for standard input: for keys that no argument can hold
+    #[arg(long, env = "BACKFEED_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
 
     #[command(flatten)]
     store: flags::Store,
@@ -46,10 +68,58 @@ pub(super) struct Args {
     pub(super) log: flags::Log,
 }
 
+/// How a key is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum KeyForm {
+    Raw,
+    Escaped,
+    Base64,
+}
+
+impl Args {
+    /// The bytes of the key.
+    fn key(&self) -> Result<Vec<u8>, Failure> {
+        let written = match (&self.key, &self.key_file) {
+            (Some(key), _) => key.as_bytes().to_vec(),
+            (None, Some(path)) => read_key(path)?,
+            (None, None) => Vec::new(),
+        };
+        let read = match self.key_as {
+            KeyForm::Raw => Some(written),
+            KeyForm::Escaped => unescape(&written),
+            KeyForm::Base64 => STANDARD.decode(written.trim_ascii()).ok(),
+        };
+        read.ok_or_else(|| {
+            let form = match self.key_as {
+                KeyForm::Base64 => "base64",
+                KeyForm::Escaped | KeyForm::Raw => {
+                    "escaped text: a backslash stands before `n`, `t`, `r`, `xHH` or another one"
+                }
+            };
+            Failure::new(Exit::Usage, format_args!("the key is no {form} (--key-as)"))
+        })
+    }
+}
+
+/// Before anything else is begun.
+fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = if path.as_os_str() == "-" {
+        let mut key = Vec::new();
+        let read = io::stdin().read_to_end(&mut key);
+        read.map(|_| key)
+    } else {
+        std::fs::read(path)
+    };
+    read.map_err(|error| {
+        let message = format!("cannot read {}: {error} (--key-file)", path.display());
+        Failure::new(Exit::Error, message)
+    })
+}
+
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let key = &args.key()?;
     let when = args.point.when(unix_ms_now())?;
     let archive = args.store.open().await?;
-    let key = args.key.as_bytes();
     let history = args.point.history;
     if args.changes {
         let mut shown: Result<(), Failure> = Ok(());
@@ -80,19 +150,22 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let found = lookup::get(&archive, &plan, args.db, key, args.bounds.memory_limit).await?;
     let limit = args.bounds.limit();
     let Some(value) = &found.value else {
-        return Err(Failure::new(Exit::NothingToRestore, missing(&args, &found)));
+        return Err(Failure::new(
+            Exit::NothingToRestore,
+            missing(&args, key, &found),
+        ));
     };
     if args.output.json {
-        return print_json(&as_json(&args, &found, value, limit)?);
+        return print_json(&as_json(&args, key, &found, value, limit)?);
     }
-    print(&as_text(&args, &found, value, limit)?)
+    print(&as_text(&args, key, &found, value, limit)?)
 }
 
-fn missing(args: &Args, found: &Found) -> String {
+fn missing(args: &Args, key: &[u8], found: &Found) -> String {
     let time = found.unix_ms.map(|at| format!(" ({})", Time(at)));
     format!(
         "there is no key {} in database {} at offset {} of history {}{}: --changes shows what became of it",
-        Shown::new(args.key.as_bytes()),
+        Shown::new(key),
         args.db,
         found.at.offset,
         found.at.history,
@@ -233,6 +306,7 @@ impl Rendered {
 
 fn as_text(
     args: &Args,
+    key: &[u8],
     found: &Found,
     value: &FoundValue,
     limit: usize,
@@ -241,12 +315,7 @@ fn as_text(
     let rendered = render(value, limit)?;
     let mut text = String::new();
     let time = found.unix_ms.map(|at| format!(", {}", Time(at)));
-    let _ = writeln!(
-        text,
-        "key       {} (database {})",
-        Shown::new(args.key.as_bytes()),
-        args.db
-    );
+    let _ = writeln!(text, "key       {} (database {})", Shown::new(key), args.db);
     let _ = writeln!(
         text,
         "at        offset {} of history {}{}",
@@ -300,6 +369,7 @@ struct KeyJson {
 
 fn as_json(
     args: &Args,
+    key: &[u8],
     found: &Found,
     value: &FoundValue,
     limit: usize,
@@ -314,7 +384,7 @@ fn as_json(
         Value::Array(rendered.json)
     };
     Ok(KeyJson {
-        key: Shown::new(args.key.as_bytes()),
+        key: Shown::new(key),
         db: args.db,
         at: found.at,
         unix_ms: found.unix_ms,

@@ -1,31 +1,35 @@
 //! `backfeed inspect`: what is in an RDB file, or in a base of a store.
 
+use std::convert::Infallible;
 use std::fmt::{self, Write as _};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
 use serde::Serialize;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 
 use super::bars::Bars;
 use super::listing::{Size, Time};
-use super::{Exit, Failure, flags};
+use super::{Exit, Failure, cut, flags};
 use crate::inspect::{Inspection, Inspector, Tally};
 use crate::lookup::plan_of;
 use crate::position::{Offset, Position};
+use crate::rdb::reader::ReadError;
 use crate::restore::{Progress, RestoreError, Stage};
+use crate::shown::counted;
 use crate::status::unix_ms_now;
 
+/// The largest window that a compressed file may ask for: 128 MiB, as of the zstd command.
+const WINDOW_LOG_MAX: u32 = 27;
 /// Bytes that are read of a file at once.
 const CHUNK: usize = 1 << 20;
 
 /// Show what is in an RDB file, or in the base of a store at or before a point: keys by database, type and encoding, expiries,
-/// the biggest keys, bytes by prefix
+/// the biggest keys, bytes by prefix. No value is looked into without --values
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// An RDB file (uncompressed)
+    /// An RDB file, compressed by zstd or not; `-`: standard input
     #[arg(value_name = "FILE.rdb")]
     file: Option<PathBuf>,
 
@@ -39,6 +43,10 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_TOP", value_name = "N", default_value = "10",
           value_parser = clap::value_parser!(u64).range(..=crate::inspect::TOP_LIMIT as u64))]
     top: u64,
+
+    /// Look into each value, and tell the keys whose value is not as its type says
+    #[arg(long, env = "BACKFEED_VALUES", value_parser = clap::builder::BoolishValueParser::new())]
+    values: bool,
 
     #[command(flatten)]
     output: flags::Output,
@@ -70,6 +78,11 @@ struct Base {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let top = usize::try_from(args.top).unwrap_or(usize::MAX);
+    let inspector = if args.values {
+        Inspector::of_values(top)
+    } else {
+        Inspector::new(top)
+    };
     let report = match (&args.file, &args.store) {
         (Some(_), _) if args.point.is_named() => {
             return Err(Failure::new(
@@ -77,8 +90,8 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                 "--at, --offset and --history name a point of a store: leave out the file, and name the store with --store",
             ));
         }
-        (Some(file), _) => of_file(file, top).await?,
-        (None, Some(store)) => of_store(store, &args.point, top).await?,
+        (Some(file), _) => of_file(file.clone(), inspector).await?,
+        (None, Some(store)) => of_store(store, &args.point, inspector).await?,
         (None, None) => {
             return Err(Failure::new(
                 Exit::Usage,
@@ -95,45 +108,106 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                 report.source
             ),
         )),
-        _ => Ok(()),
+        _ => match &report.found.values {
+            Some(values) if values.bad > 0 => Err(Failure::new(
+                Exit::Damaged,
+                format_args!(
+                    "{}: the value of {} cannot be read",
+                    report.source,
+                    counted(values.bad, "key")
+                ),
+            )),
+            _ => Ok(()),
+        },
     }
 }
 
-async fn of_file(path: &Path, top: usize) -> Result<Report, Failure> {
-    let failed = |error: io::Error| {
-        let message = format!("cannot read {}: {error}", path.display());
-        Failure::new(Exit::Error, message)
+async fn of_file(path: PathBuf, inspector: Inspector) -> Result<Report, Failure> {
+    let read = tokio::task::spawn_blocking(move || read_file(&path, inspector));
+    read.await
+        .unwrap_or_else(|error| Err(Failure::new(Exit::Error, error)))
+}
+
+fn read_file(path: &Path, mut inspector: Inspector) -> Result<Report, Failure> {
+    let source = if is_stdin(path) {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
     };
-    let mut file = File::open(path).await.map_err(failed)?;
-    let length = file.metadata().await.map_err(failed)?.len();
+    let failed =
+        |error: io::Error| Failure::new(Exit::Error, format!("cannot read {source}: {error}"));
+    let (mut input, is_compressed) = open(path).map_err(failed)?;
+    let length = (!is_compressed)
+        .then(|| std::fs::metadata(path).ok())
+        .flatten();
     let bars = Bars::new();
-    bars.stage(Stage::Snapshot, Some(length));
-    let damaged = |error: &dyn fmt::Display| {
-        Failure::new(Exit::Damaged, format!("{}: {error}", path.display()))
-    };
-    let mut inspector = Inspector::new(top);
+    bars.stage(Stage::Snapshot, length.map(|file| file.len()));
+    let wrong = |error| refused(&source, error);
     let mut chunk = Vec::with_capacity(CHUNK);
     loop {
         chunk.clear();
-        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk).await;
-        if read.map_err(failed)? == 0 {
-            break;
+        match (&mut input).take(CHUNK as u64).read_to_end(&mut chunk) {
+            Ok(0) => break,
+            Ok(_) => {}
+            // What is not decompressed is damaged, or cut off.
+            Err(error) if is_compressed => {
+                return Err(Failure::new(Exit::Damaged, format!("{source}: {error}")));
+            }
+            Err(error) => return Err(failed(error)),
         }
-        inspector.push(&chunk).map_err(|error| damaged(&error))?;
+        inspector.push(&chunk).map_err(wrong)?;
         bars.advance(chunk.len() as u64);
     }
     bars.finish();
+    let found = inspector.finish().map_err(wrong)?;
     Ok(Report {
-        source: path.display().to_string(),
+        source,
         base: None,
-        found: inspector.finish().map_err(|error| damaged(&error))?,
+        found,
     })
+}
+
+/// A file that is named so is `./-`.
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The bytes of the RDB, and whether they are compressed where they come from.
+fn open(path: &Path) -> io::Result<(Box<dyn Read>, bool)> {
+    let mut file: Box<dyn Read> = if is_stdin(path) {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path)?)
+    };
+    let mut first = Vec::new();
+    file.as_mut().take(4).read_to_end(&mut first)?;
+    // A frame, or one that is skipped (RFC 8878).
+    let is_compressed = matches!(
+        *first,
+        [0x28, 0xB5, 0x2F, 0xFD] | [0x50..=0x5F, 0x2A, 0x4D, 0x18]
+    );
+    let whole = io::Cursor::new(first).chain(file);
+    if !is_compressed {
+        return Ok((Box::new(whole), false));
+    }
+    let mut decoder = zstd::stream::read::Decoder::new(whole)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok((Box::new(decoder), true))
+}
+
+/// What was not read to its end. That it takes too much memory is no damage.
+fn refused(source: &str, error: ReadError<Infallible>) -> Failure {
+    let exit = match error {
+        ReadError::TooLong { .. } | ReadError::LongName { .. } => Exit::Error,
+        _ => Exit::Damaged,
+    };
+    Failure::new(exit, format_args!("{source}: {error}"))
 }
 
 async fn of_store(
     store: &flags::Store,
     point: &flags::Point,
-    top: usize,
+    mut inspector: Inspector,
 ) -> Result<Report, Failure> {
     let when = point.when(unix_ms_now())?;
     let archive = store.open().await?;
@@ -141,15 +215,11 @@ async fn of_store(
     let base = &plan.base;
     let bars = Bars::new();
     bars.stage(Stage::Snapshot, Some(base.raw_bytes));
-    let damaged = |error: &dyn fmt::Display| {
-        let message = format!("the base at {}: {error}", base.position());
-        Failure::new(Exit::Damaged, message)
-    };
-    let mut inspector = Inspector::new(top);
+    let wrong = |error| refused(&format!("the base at {}", base.position()), error);
     let mut bytes = archive.read_base(base).await?;
     while let Some(chunk) = bytes.next().await {
         let chunk = chunk.map_err(RestoreError::from)?;
-        inspector.push(&chunk).map_err(|error| damaged(&error))?;
+        inspector.push(&chunk).map_err(wrong)?;
         bars.advance(chunk.len() as u64);
     }
     bars.finish();
@@ -161,7 +231,7 @@ async fn of_store(
             wanted: plan.end_position,
             log_bytes_after: plan.bytes_log(),
         }),
-        found: inspector.finish().map_err(|error| damaged(&error))?,
+        found: inspector.finish().map_err(wrong)?,
     })
 }
 
@@ -203,6 +273,38 @@ impl fmt::Display for Report {
         )?;
         if let (Some(from), Some(reason)) = (found.unread_from, &found.unread_reason) {
             writeln!(f, "  PROBLEM   read up to byte {from} only: {reason}")?;
+        }
+        if !found.version_known {
+            writeln!(
+                f,
+                "  note      {} is a newer RDB version than this program knows: what is new in it may be missing below",
+                found.rdb_magic
+            )?;
+        }
+        match &found.values {
+            None => writeln!(f, "  values    not looked into (--values does that)")?,
+            Some(values) => {
+                write!(f, "  values    {} read to their end", values.read)?;
+                if values.unread > 0 {
+                    write!(f, ", {} that only a module can read", values.unread)?;
+                }
+                writeln!(f)?;
+                for bad in &values.problems {
+                    writeln!(
+                        f,
+                        "  PROBLEM   the value of db{} {}{} ({}): {}",
+                        bad.db,
+                        bad.key,
+                        cut(bad.key_cut),
+                        bad.type_name,
+                        bad.why
+                    )?;
+                }
+                let more = values.bad.saturating_sub(values.problems.len() as u64);
+                if more > 0 {
+                    writeln!(f, "  PROBLEM   and {more} more values (--top)")?;
+                }
+            }
         }
         write!(f, "  keys      {}", found.keys)?;
         for (db, counts) in &found.databases {
@@ -267,9 +369,10 @@ impl Report {
                 .map(|at| format!(", expires {}", Time(at)));
             let _ = writeln!(
                 text,
-                "  {size:>14}  db{} {}  ({}: {}{})",
+                "  {size:>14}  db{} {}{}  ({}: {}{})",
                 big.db,
                 big.key,
+                cut(big.key_cut),
                 big.type_name,
                 big.encoding,
                 expiry.unwrap_or_default()

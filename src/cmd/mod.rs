@@ -119,6 +119,11 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Behind a key that is not shown to its end.
+fn cut(is_cut: bool) -> &'static str {
+    if is_cut { " (cut)" } else { "" }
+}
+
 /// Why a command failed, in one line for the operator, and the exit code for scripts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

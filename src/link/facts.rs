@@ -113,6 +113,12 @@ impl Facts {
                 .is_some_and(|first| first <= from.offset.next_byte())
     }
 
+    /// Is it a KeyDB? It follows a master in a way of its own, and is not tested.
+    #[must_use]
+    pub fn is_keydb(&self) -> bool {
+        self.flavour == "keydb"
+    }
+
     /// Keys in all databases.
     #[must_use]
     pub fn total_keys(&self) -> u64 {
@@ -142,7 +148,7 @@ fn flavour(fields: &BTreeMap<&str, &str>) -> (String, String) {
     let executable = fields.get("executable").copied().unwrap_or_default();
     let flavour = match named {
         Some("valkey") => "valkey",
-        _ if executable.contains("keydb") => "keydb",
+        _ if executable.contains("keydb") || fields.contains_key("keydb_version") => "keydb",
         _ if version.is_empty() => "unknown",
         _ => "redis",
     };

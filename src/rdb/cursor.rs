@@ -12,6 +12,9 @@ const LZF_RATIO: usize = 100;
 #[error("{0}")]
 pub struct BadValue(pub &'static str);
 
+/// It is sound, but longer than is allowed here.
+pub(super) const TOO_LONG: BadValue = BadValue("a compressed string is too long");
+
 /// What is left to be read of a value.
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
@@ -174,7 +177,7 @@ impl<'a> Cursor<'a> {
         let original = usize::try_from(self.number()?).map_err(|_| BAD)?;
         let stored = self.take(stored)?;
         if original > self.longest {
-            return Err(BadValue("a compressed string is too long"));
+            return Err(TOO_LONG);
         }
         if original == 0 || original / LZF_RATIO > stored.len() {
             return Err(BAD);

@@ -1,5 +1,7 @@
 //! Why an RDB is refused, or not walked.
 
+use super::cursor::BadValue;
+
 /// Why an RDB was refused. Byte positions count from 0.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WalkError {
@@ -59,6 +61,59 @@ pub enum WalkError {
         /// Where in the RDB that is.
         within: String,
     },
+}
+
+/// Why reading stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError<E> {
+    /// It is not a sound RDB.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// It has something in it that this version does not know.
+    #[error("the RDB cannot be read from byte {from} on: {reason}")]
+    Unknown {
+        /// The first byte of the record.
+        from: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A wanted value takes more memory than it may.
+    #[error(
+        "the value of the key at byte {at} of the RDB takes more than {limit} bytes of memory (--memory-limit)"
+    )]
+    TooLong {
+        /// Where the key begins.
+        at: u64,
+        /// The limit.
+        limit: usize,
+    },
+    /// A key's name, or a record that is no key, takes more memory than it may: that is not less for less of the keys.
+    #[error(
+        "the name of the key, or the record, at byte {at} of the RDB takes more than {limit} bytes of memory: raise --memory-limit"
+    )]
+    LongName {
+        /// Where it begins.
+        at: u64,
+        /// The limit.
+        limit: usize,
+    },
+    /// A key's name, or what stands before it, is not as it should be.
+    #[error("the key at byte {at} of the RDB is damaged: {source}")]
+    Key {
+        /// Where it begins.
+        at: u64,
+        /// What is wrong.
+        source: BadValue,
+    },
+    /// It is not over where it should be.
+    #[error("there are bytes after the end of the RDB, which is at byte {at}")]
+    Trailing {
+        /// Its length.
+        at: u64,
+    },
+    /// The sink does not want to go on.
+    #[error(transparent)]
+    Sink(E),
 }
 
 /// Why walking cannot go on.

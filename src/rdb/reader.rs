@@ -1,14 +1,15 @@
 //! Reads an RDB entry by entry, push style: what is wanted is handed out whole, all else passes by as raw bytes.
 
-use super::cursor::{BadValue, Cursor};
+use super::cursor::{BadValue, Cursor, TOO_LONG};
+pub use super::error::ReadError;
 use super::walker::Event;
-use super::{Summary, WalkError, Walker};
+use super::{Summary, Walker};
 
 /// Chunks are read in pieces of this size.
 const PIECE: usize = 64 << 10;
 /// A key's name and what stands before it, and records that are no keys (scripts, module data, functions), are held
-/// whole. Servers allow names of 512 MB; nobody has such.
-pub const RECORD_LIMIT: usize = 64 << 20;
+/// whole: so much of them always, and as much as a value may take where that is more. Servers allow names of 512 MB.
+pub const RECORD_MIN: usize = 64 << 20;
 
 /// Opcodes of records that belong to the key after them.
 mod prefix {
@@ -75,49 +76,6 @@ pub trait Sink {
     fn over(&mut self, _expiry: Option<i64>, _bytes: u64) {}
 }
 
-/// Why reading stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError<E> {
-    /// It is not a sound RDB.
-    #[error(transparent)]
-    Walk(#[from] WalkError),
-    /// It has something in it that this version does not know.
-    #[error("the RDB cannot be read from byte {from} on: {reason}")]
-    Unknown {
-        /// The first byte of the record.
-        from: u64,
-        /// Why.
-        reason: String,
-    },
-    /// A wanted value, or a record, takes more memory than it may.
-    #[error(
-        "the record at byte {at} of the RDB takes more than {limit} bytes of memory (--memory-limit)"
-    )]
-    TooLong {
-        /// Where it begins.
-        at: u64,
-        /// The limit.
-        limit: usize,
-    },
-    /// A key's name, or what stands before it, is not as it should be.
-    #[error("the key at byte {at} of the RDB is damaged: {source}")]
-    Key {
-        /// Where it begins.
-        at: u64,
-        /// What is wrong.
-        source: BadValue,
-    },
-    /// It is not over where it should be.
-    #[error("there are bytes after the end of the RDB, which is at byte {at}")]
-    Trailing {
-        /// Its length.
-        at: u64,
-    },
-    /// The sink does not want to go on.
-    #[error(transparent)]
-    Sink(E),
-}
-
 /// The reader.
 ///
 /// ```text
@@ -143,8 +101,9 @@ pub struct Reader {
     /// Of a key whose value is being read: when it expires.
     expiry: Option<Option<i64>>,
     limit: usize,
-    /// Bytes came after the end.
-    trailing: bool,
+    record_limit: usize,
+    /// The first byte that came after the end.
+    trailing: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +145,7 @@ impl<'a, S: Sink> Piece<'a, S> {
 }
 
 impl Reader {
-    /// At the first byte. A value that is wanted may take `limit` bytes.
+    /// At the first byte. A value that is wanted may take `limit` bytes; a name, too, or [`RECORD_MIN`].
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -200,8 +159,16 @@ impl Reader {
             value: Vec::new(),
             expiry: None,
             limit,
-            trailing: false,
+            record_limit: limit.max(RECORD_MIN),
+            trailing: None,
         }
+    }
+
+    /// The same, with names and other records of up to `limit` bytes.
+    #[must_use]
+    pub fn for_names(mut self, limit: usize) -> Self {
+        self.record_limit = limit;
+        self
     }
 
     /// Takes in the next bytes. Bytes behind the end of the RDB are an error of [`Self::finish`], and not looked at.
@@ -212,7 +179,7 @@ impl Reader {
         for bytes in chunk.chunks(PIECE) {
             let start = self.walker.summary().bytes;
             let taken = self.walker.push(bytes)?;
-            self.trailing |= taken < bytes.len();
+            self.trailing = self.trailing.or(bytes.get(taken).copied());
             if let Some(unwalked) = &self.walker.summary().unwalked {
                 return Err(ReadError::Unknown {
                     from: unwalked.from,
@@ -252,6 +219,12 @@ impl Reader {
         self.walker.summary()
     }
 
+    /// The first byte that came after the end of the RDB.
+    #[must_use]
+    pub fn trailing(&self) -> Option<u8> {
+        self.trailing
+    }
+
     /// Says that this was all.
     ///
     /// # Errors
@@ -259,7 +232,7 @@ impl Reader {
     pub fn finish<E>(&mut self) -> Result<&Summary, ReadError<E>> {
         self.walker.finish_opaque()?;
         let summary = self.walker.summary();
-        if self.trailing {
+        if self.trailing.is_some() {
             return Err(ReadError::Trailing { at: summary.bytes });
         }
         Ok(summary)
@@ -342,7 +315,7 @@ impl Reader {
                 Event::Value { at } => fates.push(last.take().and_then(|(kind, name_at)| {
                     let name = piece.index(name_at)..piece.index(*at);
                     let name = piece.bytes.get(name).unwrap_or_default();
-                    let key = Cursor::limited(name, RECORD_LIMIT).string().ok()?;
+                    let key = Cursor::limited(name, self.record_limit).string().ok()?;
                     Some(piece.sink.fate(self.db, &key, kind, has_meta))
                 })),
             }
@@ -430,9 +403,13 @@ impl Reader {
             self.held.extend_from_slice(rest.unwrap_or_default());
             &self.held
         };
-        let bad = |source| ReadError::Key {
-            at: self.head_at,
-            source,
+        let (at_head, limit) = (self.head_at, self.record_limit);
+        let bad = |source| match source {
+            TOO_LONG => ReadError::LongName { at: at_head, limit },
+            source => ReadError::Key {
+                at: at_head,
+                source,
+            },
         };
         let mut expiry = None;
         let ends = self.marks.iter().skip(1).map(|(_, end)| *end);
@@ -445,7 +422,7 @@ impl Reader {
             Some(fate) => fate,
             None => {
                 let name = head.get(name_at..).unwrap_or_default();
-                let key = Cursor::limited(name, RECORD_LIMIT).string().map_err(bad)?;
+                let key = Cursor::limited(name, limit).string().map_err(bad)?;
                 piece.sink.fate(self.db, &key, kind, self.has_meta())
             }
         };
@@ -494,22 +471,20 @@ impl Reader {
 
     fn hold<E>(&mut self, bytes: &[u8]) -> Result<(), ReadError<E>> {
         self.held.extend_from_slice(bytes);
-        self.check(self.held.len(), RECORD_LIMIT)
+        let (at, limit) = (self.head_at, self.record_limit);
+        if self.held.len() <= limit {
+            return Ok(());
+        }
+        Err(ReadError::LongName { at, limit })
     }
 
     fn take<E>(&mut self, bytes: &[u8]) -> Result<(), ReadError<E>> {
         self.value.extend_from_slice(bytes);
-        self.check(self.value.len(), self.limit)
-    }
-
-    fn check<E>(&self, length: usize, limit: usize) -> Result<(), ReadError<E>> {
-        if length <= limit {
+        let (at, limit) = (self.head_at, self.limit);
+        if self.value.len() <= limit {
             return Ok(());
         }
-        Err(ReadError::TooLong {
-            at: self.head_at,
-            limit,
-        })
+        Err(ReadError::TooLong { at, limit })
     }
 
     /// A wanted key is complete.

@@ -6,6 +6,7 @@
 
 use super::super::samples::{aux as aux_field, outcome, rdb, rich, string};
 use super::*;
+use crate::rdb::WalkError;
 
 type Taken = (u32, Vec<u8>, Option<i64>, Vec<u8>, bool, u8, Vec<u8>);
 
@@ -294,10 +295,10 @@ fn a_name_that_is_too_long_is_an_error_before_it_is_held() {
         let chunk = vec![b'k'; 1 << 20];
         let pushed = (1..=70).find_map(|_| reader.push(&chunk, &mut kept).err());
         assert!(
-            matches!(pushed, Some(ReadError::TooLong { at: 9, limit }) if limit == RECORD_LIMIT),
+            matches!(pushed, Some(ReadError::LongName { at: 9, limit }) if limit == RECORD_MIN),
             "{pushed:?}"
         );
-        assert!(reader.held.len() <= RECORD_LIMIT + PIECE);
+        assert!(reader.held.len() <= RECORD_MIN + PIECE);
     }
     // A short one that says to be long once it is decompressed.
     let mut bytes = b"REDIS0011\x00\xC3".to_vec();
@@ -309,9 +310,29 @@ fn a_name_that_is_too_long_is_an_error_before_it_is_held() {
     let mut reader = Reader::new(1 << 20);
     let pushed = reader.push(&bytes, &mut Kept::new(|_| Fate::Take));
     assert!(
-        matches!(pushed, Err(ReadError::Key { at: 9, .. })),
+        matches!(pushed, Err(ReadError::LongName { at: 9, .. })),
         "{pushed:?}"
     );
+}
+
+/// It is a sound one: who may hold more gets it.
+#[test]
+fn a_name_may_take_what_a_value_may() {
+    let mut bytes = b"REDIS0004\x00".to_vec();
+    let name = vec![b'k'; RECORD_MIN + 2 * PIECE];
+    super::super::cursor::put_number(&mut bytes, name.len() as u64);
+    bytes.extend_from_slice(&name);
+    bytes.extend([1, b'v', 0xFF]);
+    for fate in [(|_| Fate::Pass) as fn(&[u8]) -> Fate, |_| Fate::Take] {
+        let mut kept = Kept::new(fate);
+        let mut reader = Reader::new(RECORD_MIN * 2);
+        reader.push(&bytes, &mut kept).unwrap();
+        reader.finish::<BadValue>().unwrap();
+        assert_eq!(reader.summary().keys(), 1);
+        let mut reader = Reader::new(10).for_names(RECORD_MIN);
+        let pushed = reader.push(&bytes, &mut Kept::new(fate));
+        assert!(matches!(pushed, Err(ReadError::LongName { .. })));
+    }
 }
 
 /// Longer than what servers allow by default; and no byte of it is held unless it is wanted.

@@ -74,6 +74,12 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Is its version one that this program knows? A newer one may hold what nobody here has heard of.
+    #[must_use]
+    pub fn is_version_known(&self) -> bool {
+        !super::layout::is_newer_than_tested(self.family, self.version)
+    }
+
     /// Keys in all databases.
     #[must_use]
     pub fn keys(&self) -> u64 {

@@ -25,7 +25,7 @@ use crate::archive::{Archive, ArchiveError, BaseManifest};
 use crate::keyspace::ApplyError;
 use crate::position::{Boundary, Offset, ReplId, TimeMark};
 use crate::rdb::cursor::BadValue;
-use crate::rdb::reader::{RECORD_LIMIT, ReadError};
+use crate::rdb::reader::ReadError;
 use crate::resp::commands::CommandsError;
 
 pub use commands::{Argv, At, Taker, each_command};
@@ -171,6 +171,13 @@ impl RebuildError {
         }
     }
 
+    /// Would more memory help?
+    #[must_use]
+    pub fn needs_memory(&self) -> bool {
+        let is_name = |source: &ReadError<BaseStop>| matches!(source, ReadError::LongName { .. });
+        self.is_memory() || matches!(self, Self::Base { source, .. } if is_name(source))
+    }
+
     /// Would less of the log help?
     #[must_use]
     pub fn is_memory(&self) -> bool {
@@ -178,7 +185,7 @@ impl RebuildError {
             Self::Memory { .. } => true,
             Self::Base { source, .. } => {
                 matches!(**source, ReadError::Sink(BaseStop::Memory { .. }))
-                    || matches!(**source, ReadError::TooLong { limit, .. } if limit != RECORD_LIMIT)
+                    || matches!(**source, ReadError::TooLong { .. })
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::TooLong { .. }),
             Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } => false,

@@ -10,7 +10,6 @@ use crate::expiry::feed::FeedRewriteError;
 use crate::link::control::ControlError;
 use crate::position::{Offset, Position, ReplId};
 use crate::rdb::WalkError;
-use crate::rdb::reader::ReadError;
 use crate::rdb::strip::StripError;
 use crate::rebuild::{RebuildError, Stop};
 use crate::resp::FeedError;
@@ -318,9 +317,7 @@ impl RestoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Archive(error) | Self::Rebuild(RebuildError::Archive(error)) => is_damage(error),
-            Self::Rebuild(RebuildError::Base { source, .. }) => {
-                matches!(**source, ReadError::Walk(_))
-            }
+            Self::Rebuild(error) => error.is_damage(),
             Self::UnreadableHistory { .. }
             | Self::Gap { .. }
             | Self::NoSoundBase { .. }

@@ -367,6 +367,7 @@ fn unread(error: ReadError<Infallible>) -> RestoreError {
         ReadError::Walk(error) => ReadError::Walk(error),
         ReadError::Unknown { from, reason } => ReadError::Unknown { from, reason },
         ReadError::TooLong { at, limit } => ReadError::TooLong { at, limit },
+        ReadError::LongName { at, limit } => ReadError::LongName { at, limit },
         ReadError::Key { at, source } => ReadError::Key { at, source },
         ReadError::Trailing { at } => ReadError::Trailing { at },
         ReadError::Sink(never) => match never {},

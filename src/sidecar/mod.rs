@@ -79,6 +79,11 @@ pub enum SidecarError {
     /// Redis should have become a master and did not.
     #[error("Redis was told REPLICAOF NO ONE and says it is no master")]
     NotPromoted,
+    /// It follows a master in a way of its own: it would never be restored.
+    #[error(
+        "the server is a KeyDB, which asks its master for more than backfeed can serve: a sidecar cannot restore it. `backfeed backup` captures it"
+    )]
+    KeyDb,
 }
 
 impl From<crate::archive::ArchiveError> for SidecarError {
@@ -229,6 +234,7 @@ impl Sidecar {
                     }
                     doubt(&self.status, &self.clock, &end);
                 }
+                Err(error @ SidecarError::KeyDb) => return Err(error),
                 Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
                 Err(error) => self.told(&error).await,
             }
@@ -297,6 +303,7 @@ impl Sidecar {
                 () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
             };
             match seen {
+                Ok((_, facts)) if facts.is_keydb() => return Err(SidecarError::KeyDb),
                 Ok((control, facts)) if !facts.loading => return Ok((control, facts)),
                 Ok(_) => self
                     .status
