@@ -7,6 +7,7 @@
 //! unknown length), `resume` (reads that break off), `retry`, `names`. `gcs` and `cloud` make the single requests.
 
 mod cloud;
+mod counted;
 mod file;
 mod file_walk;
 mod gcs;
@@ -29,6 +30,7 @@ use futures::stream::BoxStream;
 use crate::config::StoreConfig;
 
 pub use cloud::CloudStore;
+pub use counted::counted;
 pub use file::FileStore;
 pub use gcs::GcsStore;
 pub use memory::MemoryStore;
