@@ -26,6 +26,7 @@ mod fixtures;
 mod fuzzing;
 mod gcs;
 mod get;
+mod guestbook;
 mod inspect;
 mod matrix;
 mod metrics;
