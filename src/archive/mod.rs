@@ -19,6 +19,7 @@ mod listing;
 mod log;
 mod names;
 mod probe;
+mod problem;
 mod read;
 mod window;
 
@@ -35,6 +36,7 @@ pub use documents::{
 };
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
+pub use problem::Problem;
 
 use crate::buffers::Buffers;
 use crate::position::ReplId;
