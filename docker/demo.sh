@@ -275,7 +275,7 @@ except urllib.error.HTTPError as error:
 print(page.readline().decode().strip())' "$1"
 }
 
-# Signs the guestbook as a browser does, and insists on the "stored".
+# Signs the guestbook as a browser does, and insists that the page says "stored".
 post() {
     python3 -c '
 import sys, urllib.parse, urllib.request
@@ -285,8 +285,8 @@ try:
     page = urllib.request.urlopen(url + "/", form, timeout=20)
 except OSError as error:
     sys.exit(f"{name} could not sign: {error}")
-if not page.url.endswith("?stored"):
-    sys.exit(f"{name} signed, but the entry was not stored in time")' "$page_url" "$1" "$2" ||
+if "Your entry is safely stored." not in page.read().decode():
+    sys.exit(f"{name} signed, but the page does not say that the entry is stored")' "$page_url" "$1" "$2" ||
         die "the guestbook did not take an entry" "$work"/*.log
 }
 

@@ -116,13 +116,7 @@ pub(crate) async fn plan_from(
     when: When,
     from: Offset,
 ) -> Result<Plan, RestoreError> {
-    let mut later = BadBases::new();
-    for (id, offset) in bases(catalog, history)? {
-        if offset > from {
-            later.insert((id, offset), "it stands too late".to_owned());
-        }
-    }
-    let mut plan = restore::plan(archive, catalog, history, when, &later).await?;
+    let mut plan = restore::plan_from(archive, catalog, history, when, from).await?;
     plan.set_relative_ttls(true);
     Ok(plan)
 }

@@ -11,15 +11,19 @@ use crate::status::{Phase, StatusView};
 
 /// All metrics, each with the prefix `backfeed_` (and the counters with the suffix `_total`).
 pub struct Metrics {
-    /// RDB transfers begun by the master for us.
+    /// Full syncs that the master has begun for us ([`crate::status::FullSyncTally`]).
+    pub full_syncs_begun: Counter,
+    /// Those whose snapshot is stored and counts.
     pub full_syncs: Counter,
+    /// Those that came to nothing.
+    pub full_syncs_failed: Counter,
     /// Feeds resumed by `+CONTINUE`.
     pub partial_syncs: Counter,
     /// Segments created by us.
     pub segments_stored: Counter,
     /// Bytes of RDB and feed received.
     pub bytes_received: Counter,
-    /// Bytes of objects created (compressed).
+    /// Bytes of objects created (compressed), of every kind ([`crate::store::counted`]).
     pub bytes_stored: Counter,
     /// Calls of the store that failed.
     pub store_errors: Counter,
@@ -40,6 +44,9 @@ pub struct Metrics {
 struct Gauges {
     received_offset: Gauge,
     stored_offset: Gauge,
+    master_offset: Gauge,
+    base_offset: Gauge,
+    stored_timestamp: Gauge<f64, AtomicU64>,
     lag_bytes: Gauge<f64, AtomicU64>,
     lag_seconds: Gauge<f64, AtomicU64>,
     store_failing: Gauge,
@@ -63,7 +70,12 @@ impl Metrics {
             registry.register(name, help, counter.clone());
             counter
         };
-        let full_syncs = counter("full_syncs", "RDB transfers begun by the master for us");
+        let full_syncs_begun = counter(
+            "full_syncs_begun",
+            "Full syncs that the master has begun for us, those beside the feed included",
+        );
+        let full_syncs = counter("full_syncs", "Full syncs whose snapshot is stored");
+        let full_syncs_failed = counter("full_syncs_failed", "Full syncs that came to nothing");
         let partial_syncs = counter("partial_syncs", "Feeds resumed by +CONTINUE");
         let segments_stored = counter("segments_stored", "Log segments created");
         let bytes_received = counter("received_bytes", "Bytes of RDB and feed received");
@@ -78,7 +90,9 @@ impl Metrics {
         );
         let gauges = Gauges::registered(&mut registry);
         Self {
+            full_syncs_begun,
             full_syncs,
+            full_syncs_failed,
             partial_syncs,
             segments_stored,
             bytes_received,
@@ -116,9 +130,19 @@ impl Gauges {
         registry.register("received_offset", received, gauges.received_offset.clone());
         let stored = "The last byte of the feed stored";
         registry.register("stored_offset", stored, gauges.stored_offset.clone());
+        let master = "The last byte of the master's stream, as far as it was asked or heard";
+        registry.register("master_offset", master, gauges.master_offset.clone());
+        let base = "Where the newest snapshot stands";
+        registry.register("base_offset", base, gauges.base_offset.clone());
+        registry.register_with_unit(
+            "stored_timestamp",
+            "When something of the feed was last stored, Unix time, NaN before that",
+            Unit::Seconds,
+            gauges.stored_timestamp.clone(),
+        );
         let lag = "Received but not yet stored, NaN before anything is stored";
         registry.register_with_unit("lag", lag, Unit::Bytes, gauges.lag_bytes.clone());
-        let age = "Age of the oldest byte received but not yet stored";
+        let age = "Age of the oldest byte not yet stored, or the time since the server was last heard while it is not followed";
         registry.register_with_unit("lag", age, Unit::Seconds, gauges.lag_seconds.clone());
         let failing = "1 while the store takes nothing, or cannot be opened";
         registry.register("store_failing", failing, gauges.store_failing.clone());
@@ -137,6 +161,13 @@ impl Gauges {
         let gauge = |offset: Option<u64>| i64::try_from(offset.unwrap_or(0)).unwrap_or(i64::MAX);
         self.received_offset.set(gauge(view.received_offset));
         self.stored_offset.set(gauge(view.stored_offset));
+        self.master_offset.set(gauge(view.master_offset));
+        self.base_offset.set(gauge(view.base_offset));
+        let stored = view
+            .stored_unix_ms
+            .map(|unix_ms| u64::try_from(unix_ms).unwrap_or(0));
+        self.stored_timestamp
+            .set(stored.map_or(f64::NAN, |unix_ms| approximate(unix_ms) / 1000.0));
         self.lag_bytes
             .set(view.lag_bytes.map_or(f64::NAN, approximate));
         self.lag_seconds.set(view.lag_seconds);
@@ -156,6 +187,6 @@ impl Gauges {
 
 /// Prometheus knows only floats.
 #[allow(clippy::cast_precision_loss)]
-fn approximate(bytes: u64) -> f64 {
-    bytes as f64
+fn approximate(number: u64) -> f64 {
+    number as f64
 }

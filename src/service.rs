@@ -6,7 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::log_writer::jittered;
-use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
+use crate::capture::{
+    Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
+};
 use crate::config::{BackupConfig, Source, StoreConfig, Upstream};
 use crate::link::sentinel::{Finder, SentinelError};
 use crate::status::{Phase, Status};
@@ -85,7 +87,7 @@ pub async fn open_archive(
 ) -> Result<Archive, SessionEnd> {
     let mut backoff = Backoff::up_to(STORE_PAUSE_MAX);
     loop {
-        let error = match open_once(store, clock).await {
+        let error = match open_once(store, status, clock).await {
             Ok(archive) => {
                 status.store_works();
                 return Ok(archive);
@@ -105,9 +107,13 @@ pub async fn open_archive(
     }
 }
 
-async fn open_once(store: &StoreConfig, clock: &Clock) -> Result<Archive, ArchiveError> {
+async fn open_once(
+    store: &StoreConfig,
+    status: &Status,
+    clock: &Clock,
+) -> Result<Archive, ArchiveError> {
     let store = store::open_with(store).await?;
-    Archive::open_to_write(store, clock()).await
+    Archive::open_to_write(store::counted(store, status), clock()).await
 }
 
 /// Says in every place that the store cannot be reached.
@@ -166,16 +172,19 @@ pub async fn run_backup(
     let mut superseded = false;
     loop {
         let begun = Instant::now();
-        let before = syncs(&status);
-        let end = match upstream.locate(&status, &mut shutdown).await {
+        let session = match upstream.locate(&status, &mut shutdown).await {
             Ok((source, watch)) => {
                 capture
                     .session(&source, watch, config.once, &mut shutdown)
                     .await
             }
-            Err(end) => end,
+            Err(end) => Session {
+                end,
+                achieved: Achieved::default(),
+            },
         };
-        let achieved = syncs(&status) > before;
+        let Session { end, achieved } = session;
+        let achieved = achieved.anything();
         connected |= achieved;
         let search = match &end {
             SessionEnd::Sentinel(error) => Some(upstream.pause(error)),
@@ -215,15 +224,6 @@ pub async fn run_backup(
             return capture.drain().await;
         }
     }
-}
-
-/// How many links were of use.
-pub fn syncs(status: &Status) -> u64 {
-    let metrics = status.metrics();
-    metrics
-        .partial_syncs
-        .get()
-        .saturating_add(metrics.full_syncs.get())
 }
 
 /// Where the server is, each time anew.

@@ -113,9 +113,12 @@ pub struct StatusView {
     pub stored_offset: Option<u64>,
     /// When something was last stored, Unix milliseconds.
     pub stored_unix_ms: Option<i64>,
+    /// The last byte of the master's stream, as it last said, or as we have heard of it since.
+    pub master_offset: Option<u64>,
     /// Bytes received, not stored, and to be stored soon (`PING`s of an idle server may wait). None: nothing stored yet.
     pub lag_bytes: Option<u64>,
-    /// Age of the oldest of them, in seconds.
+    /// Age of the oldest of them, in seconds. While the server is not followed, the time since it was last heard (or since the
+    /// start), if that is longer: nobody knows what it has written since.
     pub lag_seconds: f64,
     /// Why the store takes nothing at the moment, and what to do.
     pub store_error: Option<String>,
@@ -123,7 +126,7 @@ pub struct StatusView {
     pub spool_bytes: u64,
     /// Why the spool does not work at the moment.
     pub spool_error: Option<String>,
-    /// Where the newest base stands that was made here.
+    /// Where the newest base stands.
     pub base_offset: Option<u64>,
     /// Why no base could be made of the log at the last try.
     pub consolidate_error: Option<String>,
@@ -159,6 +162,9 @@ struct State {
     received: Option<Position>,
     stored: Option<Position>,
     stored_unix_ms: Option<i64>,
+    master: Option<Position>,
+    /// When the server was last heard; before that, when we started.
+    heard_unix_ms: i64,
     /// Up to here nothing is worth storing now.
     idle: Offset,
     /// When bytes beyond what is stored were received, oldest first.
@@ -183,6 +189,8 @@ impl Status {
             received: None,
             stored: None,
             stored_unix_ms: None,
+            master: None,
+            heard_unix_ms: unix_ms_now(),
             idle: Offset(0),
             pending: VecDeque::new(),
             store_error: None,
@@ -242,6 +250,7 @@ impl Status {
             state.idle = Offset(0);
         }
         state.received = Some(position);
+        state.heard_unix_ms = unix_ms;
         match state.pending.back_mut() {
             Some(last) if unix_ms.saturating_sub(last.unix_ms) < MARK_MS => {
                 last.offset = last.offset.max(position.offset);
@@ -272,6 +281,26 @@ impl Status {
     #[must_use]
     pub fn stored_position(&self) -> Option<Position> {
         self.state().stored
+    }
+
+    /// The server says that its stream has come to here.
+    pub fn master(&self, position: Position) {
+        self.state().master = Some(position);
+    }
+
+    /// The server has begun a full sync for us.
+    #[must_use]
+    pub fn full_sync_begun(&self) -> FullSyncTally {
+        self.metrics().full_syncs_begun.inc();
+        FullSyncTally {
+            status: self.clone(),
+            is_settled: false,
+        }
+    }
+
+    /// The newest base in the store stands here.
+    pub fn base_is(&self, base: Position) {
+        self.state().base = Some(base);
     }
 
     /// The newest base stands here; nothing is wrong with consolidation.
@@ -394,6 +423,7 @@ impl Status {
             received_offset: state.received.map(|position| position.offset.0),
             stored_offset: state.stored.map(|position| position.offset.0),
             stored_unix_ms: state.stored_unix_ms,
+            master_offset: state.master_offset(),
             lag_bytes: state.lag_bytes(),
             lag_seconds: state.lag_seconds(now_unix_ms),
             store_error: state
@@ -418,6 +448,31 @@ impl Status {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A full sync that the server has begun for us. It counts as failed when it is dropped before it was [`Self::stored`]: no way
+/// out can forget to count it.
+#[derive(Debug)]
+pub struct FullSyncTally {
+    status: Status,
+    is_settled: bool,
+}
+
+impl FullSyncTally {
+    /// Its snapshot counts, and stands at `base`.
+    pub fn stored(mut self, base: Position) {
+        self.is_settled = true;
+        self.status.metrics().full_syncs.inc();
+        self.status.based(base);
+    }
+}
+
+impl Drop for FullSyncTally {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.status.metrics().full_syncs_failed.inc();
+        }
     }
 }
 
@@ -452,12 +507,24 @@ impl State {
             .then(|| received.offset.since(stored.offset.max(self.idle)))
     }
 
+    /// What was heard last belongs to the history that the server was in when it was asked, or it is another server's.
+    fn master_offset(&self) -> Option<u64> {
+        let heard = self.received;
+        match (self.master, heard) {
+            (Some(master), Some(heard)) if heard.history == master.history => {
+                Some(master.offset.max(heard.offset).0)
+            }
+            (master, heard) => master.or(heard).map(|position| position.offset.0),
+        }
+    }
+
     fn lag_seconds(&self, now_unix_ms: i64) -> f64 {
+        let unheard = (self.phase != Phase::Following)
+            .then(|| now_unix_ms.saturating_sub(self.heard_unix_ms));
+        let oldest = self.pending.front();
+        let oldest = oldest.map(|mark| now_unix_ms.saturating_sub(mark.unix_ms));
         // Clocks jump; an age is never negative.
-        let age_ms = self
-            .pending
-            .front()
-            .map_or(0, |mark| now_unix_ms.saturating_sub(mark.unix_ms));
+        let age_ms = unheard.max(oldest).unwrap_or(0);
         u32::try_from(age_ms.max(0)).map_or(f64::from(u32::MAX), f64::from) / 1000.0
     }
 }

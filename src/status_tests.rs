@@ -12,6 +12,7 @@ fn at(history: u8, offset: u64) -> Position {
 #[test]
 fn lag_is_what_was_received_and_not_stored_and_how_old_that_is() {
     let status = Status::new();
+    status.phase(Phase::Following, "");
     assert_eq!(status.view_at(0).lag_bytes, None);
     status.stored(at(1, 100), 1_000);
     status.received(at(1, 100), 1_000);
@@ -48,6 +49,7 @@ fn lag_is_what_was_received_and_not_stored_and_how_old_that_is() {
 #[test]
 fn pings_of_an_idle_server_are_no_lag() {
     let status = Status::new();
+    status.phase(Phase::Following, "");
     status.stored(at(1, 100), 0);
     status.received(at(1, 114), 10_000);
     status.idle(Offset(114));
@@ -65,6 +67,7 @@ fn pings_of_an_idle_server_are_no_lag() {
 #[test]
 fn the_age_of_the_oldest_byte_is_kept_however_long_the_store_is_away() {
     let status = Status::new();
+    status.phase(Phase::Following, "");
     status.stored(at(1, 0), 0);
     for second in 1..=5_000 {
         status.received(at(1, second), i64::try_from(second).unwrap() * 1_000);
@@ -80,6 +83,7 @@ fn the_age_of_the_oldest_byte_is_kept_however_long_the_store_is_away() {
 #[test]
 fn bytes_that_will_be_sent_again_are_not_pending() {
     let status = Status::new();
+    status.phase(Phase::Following, "");
     status.stored(at(1, 100), 0);
     status.received(at(1, 500), 1_000);
     status.received(at(1, 100), 60_000);
@@ -87,6 +91,59 @@ fn bytes_that_will_be_sent_again_are_not_pending() {
     // Another history: nothing of it is stored, so there is no distance to tell.
     status.received(at(2, 100), 61_000);
     assert_eq!(status.view_at(61_000).lag_bytes, None);
+}
+
+#[test]
+fn lag_grows_while_nobody_knows_what_the_server_writes() {
+    let status = Status::new();
+    status.phase(Phase::Following, "");
+    status.received(at(1, 100), 10_000);
+    status.stored(at(1, 100), 10_000);
+    assert_eq!(status.view_at(70_000).lag_seconds, 0.0);
+    status.phase(Phase::WaitingForRedis, "it is gone");
+    assert_eq!(status.view_at(70_000).lag_seconds, 60.0);
+    assert_eq!(status.view_at(370_000).lag_seconds, 360.0);
+    status.phase(Phase::Following, "it is back");
+    assert_eq!(status.view_at(370_000).lag_seconds, 0.0);
+    // A server that was never there: from the start on.
+    let status = Status::new();
+    let later = unix_ms_now().saturating_add(100_000);
+    assert!(status.view_at(later).lag_seconds > 90.0);
+}
+
+#[test]
+fn a_full_sync_is_counted_as_begun_and_as_what_becomes_of_it() {
+    let status = Status::new();
+    let counts = |status: &Status| {
+        let metrics = status.metrics();
+        [
+            metrics.full_syncs_begun.get(),
+            metrics.full_syncs.get(),
+            metrics.full_syncs_failed.get(),
+        ]
+    };
+    let first = status.full_sync_begun();
+    assert_eq!(counts(&status), [1, 0, 0]);
+    drop(first);
+    assert_eq!(counts(&status), [1, 0, 1]);
+    assert_eq!(status.view_at(0).base_offset, None);
+    status.full_sync_begun().stored(at(1, 70));
+    assert_eq!(counts(&status), [2, 1, 1]);
+    assert_eq!(status.view_at(0).base_offset, Some(70));
+}
+
+#[test]
+fn the_masters_offset_is_what_it_said_or_what_was_heard_since() {
+    let status = Status::new();
+    assert_eq!(status.view_at(0).master_offset, None);
+    status.master(at(1, 500));
+    assert_eq!(status.view_at(0).master_offset, Some(500));
+    status.received(at(1, 100), 0);
+    assert_eq!(status.view_at(0).master_offset, Some(500));
+    status.received(at(1, 600), 0);
+    assert_eq!(status.view_at(0).master_offset, Some(600));
+    status.master(at(2, 50));
+    assert_eq!(status.view_at(0).master_offset, Some(50));
 }
 
 #[test]
@@ -131,6 +188,10 @@ fn every_phase_has_one_name_in_json_and_in_metrics() {
         "backfeed_received_offset 150",
         "backfeed_stored_offset 100",
         "backfeed_lag_bytes 50.0",
+        "backfeed_master_offset 150",
+        "backfeed_stored_timestamp_seconds 0.0",
+        "backfeed_full_syncs_begun_total 0",
+        "backfeed_full_syncs_failed_total 0",
         "backfeed_phase{phase=\"full_sync\"} 1",
         "backfeed_phase{phase=\"following\"} 0",
         "backfeed_ready 0",

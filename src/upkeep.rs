@@ -173,7 +173,7 @@ impl Upkeep {
 
     async fn archive(&self) -> Result<Archive, ArchiveError> {
         let store = store::open_with(&self.store).await?;
-        Archive::open(store).await
+        Archive::open(store::counted(store, &self.status)).await
     }
 
     fn request(&self, stored: Position, worth: Worth) -> Request {

@@ -506,7 +506,16 @@ fn a_store_with_nothing_in_it() {
     let restore = ["restore", "--store", &store, "--to", "x.rdb"];
     let nothing = "is empty: is it the right place? Nothing has been backed up there";
     fails(&restore, 6, &["error: file:///", nothing]);
-    assert!(run(&["list", "--store", &store]).code == 0);
+    fails(
+        &["list", "--store", &store],
+        6,
+        &["error: file:///", nothing],
+    );
+    // A script gets its document all the same.
+    let listed = run(&["list", "--store", &store, "--json"]);
+    assert_eq!(listed.code, 6, "{listed:?}");
+    let document: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(document["histories"], serde_json::json!([]));
     assert!(
         !home.path().join("bucket").exists(),
         "looking makes nothing"

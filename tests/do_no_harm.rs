@@ -20,30 +20,38 @@ use crate::support::{Backfeed, Server, Version};
 const HAMMERING: Duration = Duration::from_secs(5);
 
 /// Session after session, without any pause between them. How each ended.
-fn hammer(store: &MemoryStore, master: &Master) -> Vec<SessionEnd> {
+fn hammer(store: &MemoryStore, master: &Master) -> (Vec<SessionEnd>, Status) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let archive = Archive::open_or_create(store.shared(), 1).await.unwrap();
         let clock: Clock = Arc::new(|| 1_700_000_000_000);
         let source: Source = master.url().parse().unwrap();
+        let status = Status::new();
         let mut capture = Capture::new(
             archive,
             CaptureConfig::default(),
             source.addr(),
-            Status::new(),
+            status.clone(),
             clock,
         );
         let (_stop, mut shutdown) = watch::channel(false);
         let (begun, mut ends) = (Instant::now(), Vec::new());
         while begun.elapsed() < HAMMERING {
             let session = capture.session(&source, MasterWatch::none(), false, &mut shutdown);
-            ends.push(session.await);
+            ends.push(session.await.end);
         }
-        ends
+        (ends, status)
     })
 }
 
-fn assert_two_full_syncs(master: &Master, ends: &[SessionEnd], what: &str) {
+fn assert_two_full_syncs(master: &Master, (ends, status): &(Vec<SessionEnd>, Status), what: &str) {
+    let metrics = status.metrics();
+    let counted = [
+        metrics.full_syncs_begun.get(),
+        metrics.full_syncs.get(),
+        metrics.full_syncs_failed.get(),
+    ];
+    assert_eq!(counted, [2, 0, 2], "{what}");
     let limited = ends
         .iter()
         .filter(|end| matches!(end, SessionEnd::FullSyncLimit { .. }));

@@ -64,7 +64,7 @@ impl Life {
             .capture
             .session(&self.source, MasterWatch::none(), false, &mut shutdown);
         match tokio::time::timeout(PATIENCE, session).await {
-            Ok(end) => end,
+            Ok(session) => session.end,
             Err(_) => panic!("no end of the session at {:?}", self.status.view()),
         }
     }
@@ -591,10 +591,10 @@ fn silence(recording: &Recording, manner: Manner) -> (String, f64) {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
-        tokio::select! { end = &mut session => panic!("{end}"), () = said => {} }
+        tokio::select! { over = &mut session => panic!("{}", over.end), () = said => {} }
         tokio::time::pause();
         let begun = tokio::time::Instant::now();
-        let end = session.await;
+        let end = session.await.end;
         (end.to_string(), begun.elapsed().as_secs_f64())
     })
 }

@@ -113,7 +113,7 @@ class Guestbook(BaseHTTPRequestHandler):
             return self.closed(error)
         if path == "/entries.json":
             return self.answer(200, "application/json", json.dumps(entries) + "\n")
-        signed = "stored" in parse_qs(query)
+        signed = "stored" in parse_qs(query, keep_blank_values=True)
         note = "Thank you. Your entry is safely stored." if signed else f"{len(entries)} entries"
         return self.answer(200, "text/html", PAGE.format(note=note, entries=self.articles(entries)))
 

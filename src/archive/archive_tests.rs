@@ -316,7 +316,7 @@ async fn the_catalog_tolerates_what_is_not_ours(store: SharedStore) {
     assert_eq!(found.doc, history(1));
     assert_eq!(found.bases, [good, lost]);
     assert_eq!(found.log, [11, 21]);
-    let problems = found.problems.join("\n");
+    let problems = told(&found.problems);
     assert_eq!(found.problems.len(), 3, "{problems}");
     for part in [
         "0005.json: not the document",
@@ -327,11 +327,16 @@ async fn the_catalog_tolerates_what_is_not_ours(store: SharedStore) {
     }
     let unreadable: Vec<ReplId> = catalog.unreadable.keys().copied().collect();
     assert_eq!(unreadable, [id(2), id(3), id(4)]);
-    let problems = catalog.problems.join("\n");
+    let problems = told(&catalog.problems);
     assert_eq!(catalog.problems.len(), 12, "{problems}");
     assert!(problems.contains("histories/notes0.txt"));
     assert!(problems.contains("2 more objects"));
     assert!(problems.contains(&format!("history {} is ignored", id(5))));
+}
+
+fn told(problems: &[Problem]) -> String {
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    told.join("\n")
 }
 
 #[tokio::test]

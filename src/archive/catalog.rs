@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ArchiveError, BaseManifest, HistoryDoc};
+use super::{ArchiveError, BaseManifest, HistoryDoc, Problem};
 use crate::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
@@ -13,8 +13,8 @@ pub struct Catalog {
     /// Histories of which too little could be read to tell what they are, and why: `history.json`, or the manifest of the only
     /// base. While there are any, [`Catalog::latest`] does not choose: the right one may be among them.
     pub unreadable: BTreeMap<ReplId, String>,
-    /// What else was found and cannot be used, for operators: foreign objects, histories without `history.json`.
-    pub problems: Vec<String>,
+    /// What else was found and cannot be used: foreign objects, histories without `history.json`.
+    pub problems: Vec<Problem>,
 }
 
 /// A history.
@@ -26,12 +26,10 @@ pub struct History {
     pub bases: Vec<BaseManifest>,
     /// Offsets of bases that were read from end to end and found sound since ([`super::VerdictDoc`]).
     pub verified: BTreeSet<Offset>,
-    /// Offsets of base data without a manifest, which does not count.
-    pub strays: BTreeSet<Offset>,
     /// The first bytes of its segments, ascending (a seal counts as one). Not all of them need be part of the log.
     pub log: Vec<u64>,
-    /// Objects of it that cannot be used, for operators.
-    pub problems: Vec<String>,
+    /// Objects of it that cannot be used.
+    pub problems: Vec<Problem>,
 }
 
 /// Several histories could be meant.

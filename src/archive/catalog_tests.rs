@@ -25,7 +25,6 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
             doc: doc.clone(),
             bases: bases.iter().map(base).collect(),
             verified: BTreeSet::new(),
-            strays: BTreeSet::new(),
             log: Vec::new(),
             problems: Vec::new(),
         };

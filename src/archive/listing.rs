@@ -6,7 +6,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
 
 use super::names::{self, Name};
-use super::{Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, documents};
+use super::{
+    Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, Problem, documents,
+};
 use crate::position::{Offset, Position, ReplId};
 
 /// Documents that are read at the same time.
@@ -80,10 +82,8 @@ impl Archive {
                     );
                     catalog.unreadable.insert(id, reason);
                 }
-                Err(ArchiveError::Missing { object }) => {
-                    catalog.problems.push(format!(
-                        "history {id} is ignored: {object} is not there, as its first full sync is under way or was cut off"
-                    ));
+                Err(ArchiveError::Missing { .. }) => {
+                    catalog.problems.push(Problem::Unborn { history: id });
                 }
                 Err(error) => {
                     catalog.unreadable.insert(id, error.to_string());
@@ -96,7 +96,7 @@ impl Archive {
     async fn list_names(
         &self,
         prefix: &str,
-        problems: &mut Vec<String>,
+        problems: &mut Vec<Problem>,
     ) -> Result<BTreeMap<ReplId, Listed>, ArchiveError> {
         let mut histories: BTreeMap<ReplId, Listed> = BTreeMap::new();
         let mut foreign = 0_usize;
@@ -126,14 +126,14 @@ impl Archive {
                 None => {
                     foreign = foreign.saturating_add(1);
                     if foreign <= FOREIGN_NAMED {
-                        problems.push(format!("{}: not an object of an archive", object.name));
+                        problems.push(Problem::Foreign { name: object.name });
                     }
                 }
             }
         }
         if foreign > FOREIGN_NAMED {
-            let more = foreign.saturating_sub(FOREIGN_NAMED);
-            problems.push(format!("{more} more objects are not of an archive"));
+            let count = foreign.saturating_sub(FOREIGN_NAMED);
+            problems.push(Problem::MoreForeign { count });
         }
         Ok(histories)
     }
@@ -153,17 +153,18 @@ impl Archive {
             doc,
             bases: Vec::new(),
             verified: listed.verdicts.iter().copied().map(Offset).collect(),
-            strays: BTreeSet::new(),
             log: listed.log,
             problems: Vec::new(),
         };
         let mut unread = None;
         let manifests: Vec<_> = stream::iter(listed.manifests.clone())
-            .map(|offset| self.manifest(at(offset)))
+            .map(|offset| async move {
+                Ok::<_, ArchiveError>((offset, self.manifest(at(offset)).await?))
+            })
             .buffered(PARALLEL_READS)
             .try_collect()
             .await?;
-        for manifest in manifests {
+        for (offset, manifest) in manifests {
             match manifest {
                 Ok(manifest) => {
                     let stored = listed.data.get(&manifest.offset.0).copied();
@@ -173,18 +174,16 @@ impl Archive {
                     history.bases.push(manifest);
                 }
                 Err(error) => {
-                    history.problems.push(error.to_string());
                     unread = Some(error.to_string());
+                    let base = at(offset);
+                    history.problems.push(Problem::Manifest { base, error });
                 }
             }
         }
         for offset in listed.data.keys() {
             if !listed.manifests.contains(offset) {
-                history.strays.insert(Offset(*offset));
-                let object = Name::BaseData(at(*offset));
-                history.problems.push(format!(
-                    "{object}: no manifest, so it does not count: it is being written, or its writer died"
-                ));
+                let base = at(*offset);
+                history.problems.push(Problem::Stray { base });
             }
         }
         if history.bases.is_empty()
@@ -278,14 +277,11 @@ fn check_name(object: &str, says: &Name) -> Result<(), ArchiveError> {
 }
 
 /// What the listing tells against a base; it stays in the catalog, so that reading it says what is wrong.
-fn data_problem(manifest: &BaseManifest, stored: Option<u64>) -> Option<String> {
-    let object = Name::BaseData(manifest.position());
+fn data_problem(manifest: &BaseManifest, stored: Option<u64>) -> Option<Problem> {
+    let (base, says) = (manifest.position(), manifest.stored_bytes);
     match stored {
-        None => Some(format!("{object} is missing, though its manifest is there")),
-        Some(stored) if stored != manifest.stored_bytes => Some(format!(
-            "{object}: it has {stored} bytes, and its manifest says {}",
-            manifest.stored_bytes
-        )),
+        None => Some(Problem::NoData { base }),
+        Some(found) if found != says => Some(Problem::Size { base, found, says }),
         Some(_) => None,
     }
 }

@@ -19,6 +19,7 @@ mod listing;
 mod log;
 mod names;
 mod probe;
+mod problem;
 mod read;
 mod tip;
 mod window;
@@ -36,6 +37,7 @@ pub use documents::{
 };
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
+pub use problem::Problem;
 pub use tip::Tip;
 
 use crate::buffers::Buffers;

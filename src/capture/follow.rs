@@ -17,7 +17,7 @@ use crate::config::{AckPolicy, Source};
 use crate::link::Link;
 use crate::position::Offset;
 use crate::proto::replica::Event;
-use crate::status::Phase;
+use crate::status::{FullSyncTally, Phase};
 
 /// Replicas acknowledge once a second.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ pub(super) struct Follow<'a> {
     /// Is there a restore point that the feed belongs to? Nothing is acknowledged before.
     committed: bool,
     committing: Option<Committing>,
+    /// Of that snapshot.
+    tally: Option<FullSyncTally>,
     probe: ShutdownProbe,
     source: &'a Source,
     watch: &'a mut MasterWatch,
@@ -50,17 +52,19 @@ impl<'a> Follow<'a> {
         capture: &'a Capture,
         link: &'a mut Link,
         log: &'a LogWriter,
-        committing: Option<Committing>,
+        committing: Option<(Committing, FullSyncTally)>,
         source: &'a Source,
         watch: &'a mut MasterWatch,
         once: bool,
     ) -> Self {
+        let (committing, tally) = committing.unzip();
         Self {
             capture,
             link,
             log,
             committed: committing.is_none(),
             committing,
+            tally,
             probe: ShutdownProbe::new(source.clone()),
             source,
             watch,
@@ -173,8 +177,7 @@ impl<'a> Follow<'a> {
             FullSyncError::Sealed(seal) => superseded(seal.history, &seal),
             error => error.into(),
         })?;
-        self.goes_on(goes_on);
-        self.capture.status.metrics().full_syncs.inc();
+        self.goes_on(&manifest, goes_on);
         let keys: u64 = manifest
             .databases
             .values()
@@ -186,8 +189,11 @@ impl<'a> Follow<'a> {
     }
 
     /// The snapshot counts, and the log after it begins at `offset`.
-    fn goes_on(&mut self, offset: Offset) {
+    fn goes_on(&mut self, base: &BaseManifest, offset: Offset) {
         self.committed = true;
+        if let Some(tally) = self.tally.take() {
+            tally.stored(base.position());
+        }
         self.log.tail(|tail| tail.mark_stored(offset, None));
         self.log.release();
     }
@@ -269,10 +275,7 @@ impl<'a> Follow<'a> {
             && !self.stopping
         {
             match committing.await {
-                Ok(Ok((_, goes_on))) => {
-                    self.goes_on(goes_on);
-                    self.capture.status.metrics().full_syncs.inc();
-                }
+                Ok(Ok((manifest, goes_on))) => self.goes_on(&manifest, goes_on),
                 Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),
                 Err(error) => tracing::warn!(%error, "the snapshot was not stored"),
             }

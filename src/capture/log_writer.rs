@@ -339,7 +339,6 @@ impl Worker {
             match appended {
                 Ok(()) => {
                     self.status.metrics().segments_stored.inc();
-                    self.status.metrics().bytes_stored.inc_by(body.len() as u64);
                     return Stored::UpTo(end, boundary);
                 }
                 Err(AppendError::Taken(entry)) => match *entry {

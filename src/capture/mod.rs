@@ -176,6 +176,34 @@ impl SessionEnd {
     }
 }
 
+/// What a session achieved, however it ended. It steers what comes next; the metrics only report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Achieved {
+    /// The server has continued the feed.
+    pub continued: bool,
+    /// The server has begun a full sync.
+    pub full_sync_begun: bool,
+    /// The snapshot of that is stored, and counts.
+    pub full_sync_stored: bool,
+}
+
+impl Achieved {
+    /// Was the link of any use?
+    #[must_use]
+    pub fn anything(self) -> bool {
+        self.continued || self.full_sync_stored
+    }
+}
+
+/// A session that is over.
+#[derive(Debug)]
+pub struct Session {
+    /// How it ended.
+    pub end: SessionEnd,
+    /// What it achieved before.
+    pub achieved: Achieved,
+}
+
 /// The capture of one server.
 pub struct Capture {
     archive: Archive,

@@ -35,6 +35,7 @@ pub async fn new_base(
         Event::FullResync(at) => at,
         event => return Err(out_of_place(&event)),
     };
+    let tally = status.full_sync_begun();
     let received = full_sync::receive_payload(&mut link, archive, at, status).await?;
     drop(link);
     let server = server_info(facts.as_ref());
@@ -54,5 +55,6 @@ pub async fn new_base(
         }
     }
     archive.commit_base(&manifest).await?;
+    tally.stored(manifest.position());
     Ok(manifest)
 }

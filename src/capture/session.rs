@@ -11,9 +11,9 @@ use super::previous;
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
-use super::{Capture, SessionEnd, Shutdown, unless_stopped};
+use super::{Achieved, Capture, Session, SessionEnd, Shutdown, unless_stopped};
 use crate::archive::{
-    AppendError, ArchiveError, FORMAT, Gap, HistoryDoc, LogEnd, Parent, ServerInfo,
+    AppendError, ArchiveError, Catalog, FORMAT, Gap, HistoryDoc, LogEnd, Parent, ServerInfo,
 };
 use crate::config::Source;
 use crate::link::Link;
@@ -67,18 +67,18 @@ impl Capture {
         watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
-    ) -> SessionEnd {
-        let stored = self.status.metrics().full_syncs.get();
-        let mut syncing = false;
-        let end = match self.run(source, watch, once, shutdown, &mut syncing).await {
+    ) -> Session {
+        let mut achieved = Achieved::default();
+        let run = self.run(source, watch, once, shutdown, &mut achieved);
+        let end = match run.await {
             Ok(end) | Err(end) => end,
         };
-        if self.status.metrics().full_syncs.get() > stored {
+        if achieved.full_sync_stored {
             self.full_syncs.stored();
-        } else if syncing {
+        } else if achieved.full_sync_begun {
             self.full_syncs.in_vain(Instant::now());
         }
-        end
+        Session { end, achieved }
     }
 
     async fn run(
@@ -87,9 +87,12 @@ impl Capture {
         mut watch: MasterWatch,
         once: bool,
         shutdown: &mut Shutdown,
-        syncing: &mut bool,
+        achieved: &mut Achieved,
     ) -> Result<SessionEnd, SessionEnd> {
         let facts = unless_stopped(shutdown, look(source)).await??;
+        if let Some(at) = facts.as_ref().and_then(Facts::position) {
+            self.status.master(at);
+        }
         if let Some(log) = &self.log {
             log.new_link();
         }
@@ -117,6 +120,10 @@ impl Capture {
         };
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
+            let catalog = known.as_ref().map(|known| &known.catalog);
+            if let Some(base) = catalog.and_then(|catalog| newest_base(catalog, from.position())) {
+                self.status.base_is(base);
+            }
         }
         self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
         let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
@@ -127,10 +134,12 @@ impl Capture {
         let mut committing = None;
         match (unless_stopped(shutdown, link.next()).await??, from) {
             (Event::Continue(id), Some(from)) => {
+                achieved.continued = true;
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
             }
             (Event::FullResync(at), from) => {
-                *syncing = true;
+                achieved.full_sync_begun = true;
+                let tally = self.status.full_sync_begun();
                 let wait = self.full_syncs.wait(Instant::now());
                 self.full_syncs.begun(Instant::now());
                 let had = known.as_ref().and_then(Known::last_written);
@@ -147,17 +156,19 @@ impl Capture {
                     }
                 };
                 let sync = self.full_sync(&mut link, at, known, server);
-                committing = Some(unless_stopped(shutdown, sync).await??);
+                committing = Some((unless_stopped(shutdown, sync).await??, tally));
             }
             (event, _) => return Err(out_of_place(&event)),
         }
         let Some(log) = self.log.take() else {
             return Err(SessionEnd::StartOver("no log".to_owned()));
         };
+        let synced = committing.is_some();
         let mut follow = Follow::new(self, &mut link, &log, committing, source, &mut watch, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle().await;
+        achieved.full_sync_stored = synced && keep;
         if keep && once {
             // What was asked for is stored, however the link ended.
             return Ok(SessionEnd::Once(log.tail(|tail| tail.stored())));
@@ -392,6 +403,19 @@ impl Capture {
             created_unix_ms,
         }
     }
+}
+
+/// The newest base that leads to `at`.
+fn newest_base(catalog: &Catalog, at: Position) -> Option<Position> {
+    let lineage = catalog.lineage(at.history).ok()?;
+    let newest = |span: &Position| {
+        let history = catalog.histories.get(&span.history)?;
+        let upto = span.offset.min(at.offset);
+        let bases = history.bases.iter().rev();
+        let mut bases = bases.filter(|base| base.offset <= upto);
+        bases.next().map(|base| base.position())
+    };
+    lineage.iter().find_map(newest)
 }
 
 /// A sealed history is gone on with under a new id only.

@@ -23,8 +23,14 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let url = store.url();
     let listing = match Archive::open(store).await {
         Ok(archive) => Listing::gather(&archive, url).await?,
-        // Nothing has gone wrong yet where nothing has been backed up.
-        Err(ArchiveError::EmptyStore { .. }) => Listing::empty(url),
+        Err(error @ ArchiveError::EmptyStore { .. }) => {
+            // A script gets its document all the same; the exit code says that there is no archive, which may be a wrong URL.
+            if args.output.json {
+                args.output
+                    .print(&Listing::empty(url), ToString::to_string)?;
+            }
+            return Err(error.into());
+        }
         Err(error) => return Err(error.into()),
     };
     args.output.print(&listing, ToString::to_string)

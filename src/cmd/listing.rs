@@ -128,7 +128,7 @@ impl Listing {
             ambiguous,
             histories,
             unreadable: catalog.unreadable,
-            problems: catalog.problems,
+            problems: catalog.problems.iter().map(ToString::to_string).collect(),
             ..Self::empty(store)
         })
     }
@@ -154,7 +154,7 @@ impl HistoryListing {
             segments: history.log.len(),
             stored_offset: None,
             sealed: None,
-            problems: history.problems.clone(),
+            problems: history.problems.iter().map(ToString::to_string).collect(),
         }
     }
 

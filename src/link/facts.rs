@@ -90,6 +90,13 @@ impl Facts {
         }
     }
 
+    /// How far its stream has come, with the history that it is in.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        let (history, offset) = self.replid.zip(self.offset)?;
+        Some(Position { history, offset })
+    }
+
     /// The history that it left when it was promoted, and the last byte that it has of it. What others have received of that
     /// history beyond it belongs to a branch that this server does not continue.
     #[must_use]

@@ -41,6 +41,7 @@ pub use check::{Checked, check};
 pub use count::{Count, Expected};
 pub use error::RestoreError;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
+use plan::Usable;
 pub use plan::{BadBases, Piece, Plan};
 pub use progress::{Progress, Stage};
 pub use proof::{Before, Differs, Proof, Slack, Unproved, prove};
@@ -187,7 +188,36 @@ pub async fn plan(
     when: When,
     bad: &BadBases,
 ) -> Result<Plan, RestoreError> {
-    let planned = plan::of_listed(archive, catalog, history, when, bad).await;
+    let usable = Usable { bad, upto: None };
+    plan_with(archive, catalog, history, when, usable).await
+}
+
+/// The same, beginning with a base at or before `from`.
+///
+/// # Errors
+/// As [`plan()`].
+pub async fn plan_from(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    from: Offset,
+) -> Result<Plan, RestoreError> {
+    let usable = Usable {
+        bad: &BadBases::new(),
+        upto: Some(from),
+    };
+    plan_with(archive, catalog, history, when, usable).await
+}
+
+async fn plan_with(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    usable: Usable<'_>,
+) -> Result<Plan, RestoreError> {
+    let planned = plan::of_listed(archive, catalog, history, when, usable).await;
     let Err(RestoreError::Gap {
         history: of,
         next: Some(next),
@@ -196,7 +226,7 @@ pub async fn plan(
     else {
         return planned;
     };
-    if !bad.is_empty() {
+    if !usable.bad.is_empty() {
         return planned;
     }
     // It may be bridged up to a base that came while the names were listed.
@@ -205,7 +235,7 @@ pub async fn plan(
         offset: Offset::before_byte(*next),
     };
     match archive.with_base(catalog, at).await? {
-        Some(catalog) => plan::of_listed(archive, &catalog, history, when, bad).await,
+        Some(catalog) => plan::of_listed(archive, &catalog, history, when, usable).await,
         None => planned,
     }
 }

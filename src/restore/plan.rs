@@ -100,13 +100,32 @@ impl Plan {
 /// Bases that must not be used, with what is wrong with each.
 pub type BadBases = BTreeMap<(ReplId, Offset), String>;
 
+/// Which bases a plan may begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usable<'a> {
+    /// Not with these.
+    pub(super) bad: &'a BadBases,
+    /// With none behind this offset: what comes after it is to be seen command by command.
+    pub(super) upto: Option<Offset>,
+}
+
+impl Usable<'_> {
+    fn is_bad(&self, base: &BaseManifest) -> bool {
+        self.bad.contains_key(&(base.history, base.offset))
+    }
+
+    fn allows(&self, base: &BaseManifest) -> bool {
+        !self.is_bad(base) && self.upto.is_none_or(|upto| base.offset <= upto)
+    }
+}
+
 /// The plan as far as `catalog` tells ([`super::plan()`]).
 pub(super) async fn of_listed(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
     when: When,
-    bad: &BadBases,
+    usable: Usable<'_>,
 ) -> Result<Plan, RestoreError> {
     let planner = Planner {
         archive,
@@ -115,7 +134,7 @@ pub(super) async fn of_listed(
         sealed: archive.sealed_at(catalog, history).await?,
         history,
         when,
-        bad,
+        usable,
     };
     let goal = planner.goal().await?;
     let (span, base) = planner.base(goal)?;
@@ -153,7 +172,7 @@ struct Planner<'a> {
     sealed: Option<Offset>,
     history: ReplId,
     when: When,
-    bad: &'a BadBases,
+    usable: Usable<'a>,
 }
 
 /// How far a walk along the chain of segments came.
@@ -198,15 +217,11 @@ impl Planner<'_> {
         })
     }
 
-    fn is_bad(&self, base: &BaseManifest) -> bool {
-        self.bad.contains_key(&(base.history, base.offset))
-    }
-
-    /// The newest sound base at or below the goal.
+    /// The newest usable base at or below the goal.
     fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RestoreError> {
-        let usable = self.bases().filter(|(_, base)| base.offset <= goal);
-        let newest = usable
-            .filter(|(_, base)| !self.is_bad(base))
+        let before = self.bases().filter(|(_, base)| base.offset <= goal);
+        let newest = before
+            .filter(|(_, base)| self.usable.allows(base))
             .max_by_key(|(_, base)| base.offset);
         newest.ok_or_else(|| self.no_base(goal))
     }
@@ -214,12 +229,12 @@ impl Planner<'_> {
     /// Why there is none: those that could have served are damaged, or there never was one.
     fn no_base(&self, goal: Offset) -> RestoreError {
         let mut before = self.bases().filter(|(_, base)| base.offset <= goal);
-        if !before.any(|(_, base)| self.is_bad(base)) {
+        if !before.any(|(_, base)| self.usable.is_bad(base)) {
             return self.before_oldest();
         }
         RestoreError::NoSoundBase {
             goal: self.when.to_string(),
-            damaged: self.bad.values().cloned().collect(),
+            damaged: self.usable.bad.values().cloned().collect(),
         }
     }
 
@@ -234,10 +249,15 @@ impl Planner<'_> {
     }
 
     fn before_oldest(&self) -> RestoreError {
-        let sound = self.bases().filter(|(_, base)| !self.is_bad(base));
+        let sound = self.bases().filter(|(_, base)| !self.usable.is_bad(base));
+        let goal = self
+            .usable
+            .upto
+            .map_or(self.when, |upto| When::Offset(upto.0));
+        let bad = self.usable.bad;
         match sound.min_by_key(|(_, base)| base.offset) {
             Some((_, oldest)) => RestoreError::BeforeOldest {
-                goal: self.when.to_string(),
+                goal: goal.to_string(),
                 oldest: format!(
                     "the snapshot at offset {} (made {}){}",
                     oldest.offset,
@@ -247,12 +267,12 @@ impl Planner<'_> {
                         .unwrap_or_default()
                 ),
             },
-            None if self.bad.is_empty() => RestoreError::NothingToRestore {
+            None if bad.is_empty() => RestoreError::NothingToRestore {
                 url: self.archive.store().url(),
             },
             None => RestoreError::NoSoundBase {
-                goal: self.when.to_string(),
-                damaged: self.bad.values().cloned().collect(),
+                goal: goal.to_string(),
+                damaged: bad.values().cloned().collect(),
             },
         }
     }
@@ -387,10 +407,10 @@ impl Planner<'_> {
         end: Boundary,
         tip: Option<Tip>,
     ) -> Result<(), RestoreError> {
-        // No end may lie before a snapshot that was passed over as damaged: the data went on.
+        // No end may lie before a snapshot that was passed over: the data went on.
         let passed_over = self
             .bases()
-            .filter(|(_, base)| self.is_bad(base) && base.offset <= goal);
+            .filter(|(_, base)| !self.usable.allows(base) && base.offset <= goal);
         let needed = passed_over
             .map(|(_, base)| base.offset)
             .max()
@@ -463,7 +483,7 @@ impl Planner<'_> {
             .spans
             .get(walk.span)
             .map_or(self.history, |span| span.history);
-        for ((id, offset), why) in self.bad {
+        for ((id, offset), why) in self.usable.bad {
             notes.push(format!(
                 "the snapshot at {id}:{offset} was passed over: {why}"
             ));

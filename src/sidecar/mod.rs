@@ -20,7 +20,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::archive::{Ambiguous, Archive, Catalog};
-use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
+use crate::capture::{
+    Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
+};
 use crate::config::{SidecarConfig, Source, StoreConfig, WhenBehind};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
@@ -31,7 +33,7 @@ use crate::restore::{
     Before, Count, Differs, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
 };
 use crate::service::{
-    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away, syncs,
+    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
 use crate::status::{Phase, Status};
 
@@ -135,6 +137,7 @@ pub async fn run(
         status,
         clock,
         superseded: false,
+        achieved: Achieved::default(),
     };
     match sidecar.run(&mut shutdown).await {
         Err(SidecarError::Session(SessionEnd::Stopped)) => Ok(sidecar.capture.drain().await?),
@@ -213,13 +216,16 @@ struct Sidecar {
     clock: Clock,
     /// A seal was found by the session before: its history must have moved on, or we are superseded.
     superseded: bool,
+    /// By the session of this round.
+    achieved: Achieved,
 }
 
 impl Sidecar {
     async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
         let mut backoff = Backoff::default();
         loop {
-            let (begun, before) = (Instant::now(), syncs(&self.status));
+            let begun = Instant::now();
+            self.achieved = Achieved::default();
             match self.round(shutdown).await {
                 Ok(()) => {
                     backoff.reset();
@@ -239,8 +245,7 @@ impl Sidecar {
                 Err(error) => self.told(&error).await,
             }
             self.door.close("backfeed tries again soon");
-            let achieved = syncs(&self.status) > before;
-            let pause = backoff.pause(begun.elapsed(), achieved);
+            let pause = backoff.pause(begun.elapsed(), self.achieved.anything());
             pause_or_stop(pause, shutdown).await?;
         }
     }
@@ -280,10 +285,15 @@ impl Sidecar {
         }
         drop(control);
         self.door.close("Redis is captured, not restored");
-        let ended = self
+        let session = self
             .capture
             .session(&self.config.redis, MasterWatch::none(), false, shutdown)
             .await;
+        let Session {
+            end: ended,
+            achieved,
+        } = session;
+        self.achieved = achieved;
         // Only a second seal in a row says that the server itself still is in the sealed history.
         if !matches!(ended, SessionEnd::Superseded { .. }) {
             self.superseded = false;

@@ -1,9 +1,10 @@
-//! A store in memory, for tests: shared within the process by name, with faults that can be asked for.
+//! A store in memory, for tests, with faults that can be asked for. No URL opens it: what is backed up to it is gone with the
+//! process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,15 +20,11 @@ use super::{
 /// Bytes of one piece of a read, as small as a network's, so that readers are tested on pieces.
 const READ_PIECE: usize = 256 << 10;
 
-/// Stores by name; they live as long as the process, as a bucket would.
-static NAMED: LazyLock<Mutex<HashMap<String, MemoryStore>>> = LazyLock::new(Mutex::default);
-
 /// A store in memory. Clones are the same store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Shared>);
 
 struct Shared {
-    name: String,
     state: Mutex<State>,
     /// False while creates are held back.
     running: watch::Sender<bool>,
@@ -87,22 +84,7 @@ impl MemoryStore {
     /// A store of its own.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_name(String::new())
-    }
-
-    /// The store of that name, the same one for everybody in this process.
-    #[must_use]
-    pub fn named(name: &str) -> Self {
-        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
-        named
-            .entry(name.to_owned())
-            .or_insert_with(|| Self::with_name(name.to_owned()))
-            .clone()
-    }
-
-    fn with_name(name: String) -> Self {
         Self(Arc::new(Shared {
-            name,
             state: Mutex::default(),
             running: watch::Sender::new(true),
         }))
@@ -282,14 +264,14 @@ impl Default for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MemoryStore({:?})", self.0.name)
+        f.write_str("MemoryStore")
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
     fn url(&self) -> String {
-        format!("memory:{}", self.0.name)
+        "memory:".to_owned()
     }
 
     async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
@@ -389,18 +371,6 @@ mod tests {
     #[tokio::test]
     async fn it_keeps_the_contract() {
         contract::run(|| MemoryStore::new().shared()).await;
-    }
-
-    #[tokio::test]
-    async fn stores_of_one_name_are_one_store() {
-        let one = super::super::open("memory:shared-by-name").await.unwrap();
-        one.create("x", Bytes::from_static(b"1")).await.unwrap();
-        assert_eq!(
-            MemoryStore::named("shared-by-name").object("x").unwrap(),
-            "1"
-        );
-        let other = super::super::open("memory:").await.unwrap();
-        assert!(other.read("x", None).await.is_err());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! unknown length), `resume` (reads that break off), `retry`, `names`. `gcs` and `cloud` make the single requests.
 
 mod cloud;
+mod counted;
 mod file;
 mod file_walk;
 mod gcs;
@@ -29,6 +30,7 @@ use futures::stream::BoxStream;
 use crate::config::StoreConfig;
 
 pub use cloud::CloudStore;
+pub use counted::counted;
 pub use file::FileStore;
 pub use gcs::GcsStore;
 pub use memory::MemoryStore;
@@ -88,8 +90,8 @@ pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
     open_with(&StoreConfig::at(url)).await
 }
 
-/// Opens a store: `gs://bucket/prefix`, `s3://bucket/prefix`, `az://container/prefix`, `file:///directory`, or `memory:name`
-/// (within this process, for tests). Nothing is made by that.
+/// Opens a store: `gs://bucket/prefix`, `s3://bucket/prefix`, `az://container/prefix`, or `file:///directory`.
+/// Nothing is made by that.
 pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> {
     let url = config.url.as_str();
     let refuse = |cause: String| {
@@ -98,7 +100,7 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
             cause,
         })
     };
-    let Some((scheme, rest)) = url.split_once(':') else {
+    let Some((scheme, _)) = url.split_once(':') else {
         let path = if url.starts_with('/') {
             url
         } else {
@@ -113,8 +115,6 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
             Ok(path) => Ok(Arc::new(FileStore::open(path)?)),
             Err(cause) => refuse(cause),
         },
-        "memory" if rest.is_empty() => Ok(Arc::new(MemoryStore::new())),
-        "memory" => Ok(Arc::new(MemoryStore::named(rest))),
         "gs" => Ok(Arc::new(GcsStore::open(url, &config.gcs).await?)),
         "s3" | "az" => Ok(Arc::new(CloudStore::open(url)?)),
         _ => refuse(format!(
@@ -224,8 +224,6 @@ mod tests {
         for (url, name) in [
             ("file:///some/where", "file:///some/where"),
             ("file:///some/wh%20ere%3F/", "file:///some/wh ere?/"),
-            ("memory:", "memory:"),
-            ("memory:x", "memory:x"),
         ] {
             assert_eq!(open(url).await.unwrap().url(), name);
         }
@@ -249,6 +247,8 @@ mod tests {
             ("s3://b/x", "write s3://BUCKET"),
             ("az://", "write az://CONTAINER"),
             ("ftp://x", "called `ftp`; use gs://"),
+            // It would keep nothing.
+            ("memory:", "called `memory`; use gs://"),
         ] {
             let error = open(url).await.unwrap_err();
             assert!(!error.is_transient());

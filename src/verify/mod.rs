@@ -17,7 +17,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, Catalog, History, Name};
-use crate::position::{Offset, Position, ReplId};
+use crate::position::{Offset, ReplId};
 use crate::restore::Progress;
 use crate::shown::counted;
 
@@ -124,7 +124,7 @@ pub async fn verify(
         problems: 0,
         histories: Vec::new(),
         unreadable: unreadable(&catalog, request.history),
-        notes: catalog.problems.clone(),
+        notes: catalog.problems.iter().map(ToString::to_string).collect(),
     };
     for history in wanted.iter().filter_map(|id| catalog.histories.get(id)) {
         let mut found = HistoryReport::new(history);
@@ -257,23 +257,14 @@ impl HistoryReport {
 
     /// What the listing and the documents tell.
     fn documents(&mut self, catalog: &Catalog, history: &History) {
-        let id = history.doc.id;
         for problem in &history.problems {
-            let object = history.strays.iter().find(|offset| {
-                let at = Position {
-                    history: id,
-                    offset: **offset,
-                };
-                problem.starts_with(&Name::BaseData(at).to_string())
-            });
-            if object.is_some() {
-                self.notes.push(problem.clone());
-            } else {
-                let object = object_in(problem);
-                let advice = "bring it back from a copy of the store; a restore takes an older base and more of the log, if there is \
-                              one";
-                self.problem(object, problem.clone(), advice);
+            if !problem.is_damage() {
+                self.notes.push(problem.to_string());
+                continue;
             }
+            let object = problem.object().map(|object| object.to_string());
+            let advice = "bring it back from a copy of the store; a restore takes an older base and more of the log, if there is one";
+            self.problem(object, problem.to_string(), advice);
         }
         if let Some(parent) = history.doc.parent
             && !catalog.histories.contains_key(&parent.history)
@@ -292,12 +283,6 @@ impl HistoryReport {
             }
         }
     }
-}
-
-/// The object that a message of the archive begins with.
-fn object_in(message: &str) -> Option<String> {
-    let first = message.split([' ', ':']).next()?;
-    Name::parse(first).map(|_| first.to_owned())
 }
 
 /// Where a history may be begun with: its bases, and the point where it left a parent that is there.

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::archive::{BaseKind, FORMAT, HistoryDoc, ServerInfo};
+use crate::position::Position;
 use crate::rdb::samples;
 use crate::restore::testing::{Sample, at, feed};
 use crate::store::MemoryStore;

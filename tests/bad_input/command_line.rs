@@ -10,15 +10,30 @@ use crate::support::{Backfeed, Server, Version, free_port};
 
 #[test]
 fn command_lines_that_are_wrong() {
-    let backup = ["backup", "--store", "memory:", "--redis", "redis://h"];
-    let sidecar = ["sidecar", "--store", "memory:", "--redis", "redis://h"];
-    let restore = ["restore", "--store", "memory:", "--to", "redis://h"];
+    let backup = [
+        "backup",
+        "--store",
+        "file:///nowhere",
+        "--redis",
+        "redis://h",
+    ];
+    let sidecar = [
+        "sidecar",
+        "--store",
+        "file:///nowhere",
+        "--redis",
+        "redis://h",
+    ];
+    let restore = ["restore", "--store", "file:///nowhere", "--to", "redis://h"];
     let with = |verb: &[&'static str], more: &[&'static str]| [verb, more].concat();
     for (args, words) in [
         (vec!["bakcup"], "unrecognized subcommand"),
         (with(&backup, &["--frobnicate"]), "unexpected argument"),
         (vec!["backup", "--redis", "redis://h"], "--store <URL>"),
-        (vec!["backup", "--store", "memory:"], "--redis <URL>"),
+        (
+            vec!["backup", "--store", "file:///nowhere"],
+            "--redis <URL>",
+        ),
         (
             with(&backup, &["--flush-interval", "soon"]),
             "is not a length of time",
@@ -59,11 +74,11 @@ fn command_lines_that_are_wrong() {
             "leave out --at and",
         ),
         (
-            vec!["restore", "--store", "memory:", "--to", "elsewhere"],
+            vec!["restore", "--store", "file:///nowhere", "--to", "elsewhere"],
             "not a place to restore to",
         ),
         (
-            vec!["restore", "--store", "memory:", "--to", "aof:"],
+            vec!["restore", "--store", "file:///nowhere", "--to", "aof:"],
             "the directory is missing",
         ),
     ] {
@@ -79,11 +94,22 @@ fn command_lines_that_are_wrong() {
         ("redis://h:0", "port 0"),
     ] {
         fails(
-            &["backup", "--store", "memory:", "--redis", url],
+            &["backup", "--store", "file:///nowhere", "--redis", url],
             2,
             &[words],
         );
     }
+}
+
+/// What keeps nothing is no store: `WAIT` would say that all is stored.
+#[test]
+fn a_store_in_memory_is_refused() {
+    let server = Server::start(Version::Redis70, &[]);
+    for url in ["memory:", "memory:x"] {
+        let backup = ["backup", "--once", "--store", url, "--redis", &server.url()];
+        fails(&backup, 3, &["there is no kind of store called `memory`"]);
+    }
+    assert_eq!(server.info("stats")["sync_full"], "0");
 }
 
 /// Runs it as noisily as it can be, the Redis URL once as a flag and once from the environment.

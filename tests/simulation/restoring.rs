@@ -75,8 +75,10 @@ fn check_catalog(catalog: &Catalog) -> Result<(), String> {
         return Err(format!("history {id} cannot be read: {why}"));
     }
     let of_histories = catalog.histories.values().flat_map(|at| &at.problems);
-    let mut odd = of_histories.filter(|problem| !problem.contains("no manifest"));
-    odd.next().map_or(Ok(()), |problem| Err(problem.clone()))
+    let mut damage = of_histories.filter(|problem| problem.is_damage());
+    damage
+        .next()
+        .map_or(Ok(()), |problem| Err(problem.to_string()))
 }
 
 async fn restore_at(

@@ -72,6 +72,7 @@ pub fn run_within(limit: Duration, args: &[&str]) -> Output {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
 
 /// A verb that reads `input` from its standard input.
 pub fn run_reading(args: &[&str], input: &[u8]) -> Output {
