@@ -40,4 +40,5 @@ mod stock_tools;
 mod tidy;
 mod tls;
 mod verify;
+mod wait;
 mod writers;

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::commit::Committing;
+use super::commit::{Committed, Committing};
+use super::feed_link::FeedLink;
 use super::full_sync::FullSyncError;
 use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
@@ -12,9 +14,7 @@ use super::session::{out_of_place, superseded};
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown, stopped};
-use crate::archive::BaseManifest;
 use crate::config::{AckPolicy, Source};
-use crate::link::Link;
 use crate::position::Offset;
 use crate::proto::replica::Event;
 use crate::status::Phase;
@@ -28,7 +28,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// The feed of one link.
 pub(super) struct Follow<'a> {
     capture: &'a Capture,
-    link: &'a mut Link,
+    feed: FeedLink,
     log: &'a LogWriter,
     /// Is there a restore point that the feed belongs to? Nothing is acknowledged before.
     committed: bool,
@@ -45,10 +45,10 @@ pub(super) struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    /// Follows `link` into `log`; `committing` is the snapshot that it begins with, if it began with one.
+    /// Follows `feed` into `log`; `committing` is the snapshot that it begins with, if it began with one.
     pub(super) fn new(
         capture: &'a Capture,
-        link: &'a mut Link,
+        feed: FeedLink,
         log: &'a LogWriter,
         committing: Option<Committing>,
         source: &'a Source,
@@ -57,7 +57,7 @@ impl<'a> Follow<'a> {
     ) -> Self {
         Self {
             capture,
-            link,
+            feed,
             log,
             committed: committing.is_none(),
             committing,
@@ -99,7 +99,10 @@ impl<'a> Follow<'a> {
                     return Err(SessionEnd::Moved { from, to });
                 }
                 _ = stopped(shutdown), if !self.stopping => self.stop(),
-                event = self.link.next(), if reading => self.event(event?).await?,
+                event = self.feed.next(), if reading => match event? {
+                    Some(event) => self.event(event).await?,
+                    None => self.announce(),
+                },
             }
             if self.once && self.committed {
                 let at = self.log.tail(|tail| tail.stored());
@@ -159,14 +162,11 @@ impl<'a> Follow<'a> {
         } else {
             Offset(0)
         };
-        self.link.ack(offset).await?;
+        self.feed.ack(offset).await?;
         Ok(())
     }
 
-    fn commit(
-        &mut self,
-        done: Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError>,
-    ) -> Result<(), SessionEnd> {
+    fn commit(&mut self, done: Result<Committed, JoinError>) -> Result<(), SessionEnd> {
         self.committing = None;
         let done = done.map_err(|error| SessionEnd::StartOver(error.to_string()))?;
         let (manifest, goes_on) = done.map_err(|error| match error {
@@ -190,10 +190,11 @@ impl<'a> Follow<'a> {
         self.committed = true;
         self.log.tail(|tail| tail.mark_stored(offset, None));
         self.log.release();
+        self.feed.want();
     }
 
     fn announce(&self) {
-        if self.committed {
+        if self.committed && self.feed.is_here() {
             let history = self.log.tail(|tail| tail.history());
             self.capture
                 .status
@@ -282,9 +283,7 @@ impl<'a> Follow<'a> {
 }
 
 /// Waits for the commit; for ever when there is none.
-async fn join(
-    committing: &mut Option<Committing>,
-) -> Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError> {
+async fn join(committing: &mut Option<Committing>) -> Result<Committed, JoinError> {
     match committing {
         Some(task) => task.await,
         None => std::future::pending().await,

@@ -109,6 +109,16 @@ impl Facts {
                 .is_some_and(|first| first <= from.offset.next_byte())
     }
 
+    /// May it continue the feed after `from`, if it has gone on since it was asked? (Another writer may have stored more meanwhile.)
+    #[must_use]
+    pub fn may_continue(&self, from: Position) -> bool {
+        let mut later = self.clone();
+        if self.replid == Some(from.history) {
+            later.offset = self.offset.max(Some(from.offset));
+        }
+        later.would_continue(from)
+    }
+
     /// Keys in all databases.
     #[must_use]
     pub fn total_keys(&self) -> u64 {
@@ -207,6 +217,8 @@ mod tests {
                     continued.contains(&offset),
                     "{from}"
                 );
+                let may = continued.contains(&offset) || (history == new && offset == 201);
+                assert_eq!(facts.may_continue(from), may, "{from}");
             }
         }
         assert_eq!((facts.total_keys(), facts.shutting_down), (4, true));

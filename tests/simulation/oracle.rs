@@ -53,6 +53,8 @@ struct Asked {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) acknowledgements: u64,
+    /// Snapshots that a server counted a replica for before they were stored.
+    pub(crate) counted_early: u64,
     pub(crate) segments: u64,
     pub(crate) bases: u64,
     pub(crate) consolidated: u64,
@@ -72,6 +74,7 @@ impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         let pairs = [
             (&mut self.acknowledgements, other.acknowledgements),
+            (&mut self.counted_early, other.counted_early),
             (&mut self.segments, other.segments),
             (&mut self.bases, other.bases),
             (&mut self.consolidated, other.consolidated),
@@ -388,6 +391,12 @@ impl Sim {
         }
         let furthest = self.oracle.acknowledged.entry(id).or_default();
         *furthest = offset.max(*furthest);
+    }
+
+    /// A server has sent all of a snapshot by a link that goes on: it counts the replica from now on.
+    pub(crate) fn snapshot_counts(&mut self, id: ReplId, at: Option<u64>) {
+        let stored = at.is_some_and(|at| self.oracle.holds(id, at));
+        self.oracle.counts.counted_early += u64::from(!stored);
     }
 
     /// A process asks its server for its facts, before it looks into the store.
