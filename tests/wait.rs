@@ -8,7 +8,9 @@ use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
 use crate::support::data::for_each_version;
-use crate::support::{Backfeed, Env, Fault, Gcs, Server, Version, list_with, run_with, wait_until};
+use crate::support::{
+    Backfeed, Env, Fault, Gcs, Server, Version, free_port, list_with, run_with, wait_until,
+};
 
 const CLOUD: &str = "gs://bucket/some/prefix";
 const FRAMINGS: [&str; 2] = ["no", "yes"];
@@ -17,7 +19,8 @@ const ROUNDS: usize = 5;
 
 for_each_version!(
     what_wait_counts_before_the_first_snapshot_is_restorable,
-    a_snapshot_that_is_not_stored_counts_for_no_wait
+    a_snapshot_that_is_not_stored_counts_for_no_wait,
+    the_first_write_to_a_fresh_redis_is_restorable_once_it_is_counted
 );
 
 /// Does a `WAIT` that waits in the moment in which the snapshot has been sent get its answer there, whatever we do?
@@ -121,6 +124,40 @@ fn a_snapshot_that_is_not_stored_counts_for_no_wait(version: Version) {
         redis.kill9();
         backfeed.kill9();
         assert_eq!(get(&env, CLOUD, "mark"), "1", "{version}, {diskless}");
+    }
+}
+
+/// It comes up as a sidecar's replica, and the store is empty.
+fn the_first_write_to_a_fresh_redis_is_restorable_once_it_is_counted(version: Version) {
+    for _ in 0..ROUNDS {
+        let home = TempDir::new().unwrap();
+        let listen = free_port();
+        let waits = || {
+            Server::builder(version)
+                .replicaof("127.0.0.1", listen)
+                .start()
+        };
+        let mut redis = waits();
+        let mut sidecar = Backfeed::sidecar(&redis.url(), &file(&home), listen, &[]);
+        let mut connection = redis.connect();
+        wait_until("it takes writes", PATIENCE, || {
+            let set = redis::cmd("SET").arg("mark").arg(1).to_owned();
+            set.exec(&mut connection).is_ok()
+        });
+        assert_eq!(waiting(connection).join().unwrap(), 1, "{version}");
+        redis.kill9();
+        sidecar.kill9();
+        drop(redis);
+
+        let redis = waits();
+        let sidecar = Backfeed::sidecar(&redis.url(), &file(&home), listen, &[]);
+        wait_until("the next one has it", PATIENCE, || {
+            redis.info("replication")["role"] == "master"
+        });
+        assert_eq!(redis.text(&["GET", "mark"]), "1", "{version}");
+        assert!(!sidecar.log().contains("the store is empty"));
+        sidecar.wait_captured(&redis);
+        assert_eq!(sidecar.metric("backfeed_full_syncs_total"), 0.0);
     }
 }
 

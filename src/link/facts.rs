@@ -45,6 +45,8 @@ pub struct Facts {
     pub cluster: bool,
     /// In a graceful shutdown that waits for its replicas (7.0 and later).
     pub shutting_down: bool,
+    /// Libraries of functions (7.0 and later).
+    pub libraries: u64,
     /// Size of the replication backlog in bytes.
     pub backlog_size: Option<u64>,
     /// The number of the first byte in the backlog; none when it has no backlog.
@@ -80,6 +82,7 @@ impl Facts {
             loading: field("loading").is_some_and(|text| text != "0"),
             cluster: field("cluster_enabled") == Some("1"),
             shutting_down: field("shutdown_in_milliseconds").is_some(),
+            libraries: number("number_of_libraries").unwrap_or(0),
             backlog_size: number("repl_backlog_size"),
             backlog_first: number("repl_backlog_first_byte_offset")
                 .filter(|_| field("repl_backlog_active") == Some("1")),

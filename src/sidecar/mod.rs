@@ -9,6 +9,7 @@
 //!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
 //! ```
 
+mod begin;
 pub mod decide;
 
 use std::net::IpAddr;
@@ -232,7 +233,7 @@ impl Sidecar {
         match &facts.role {
             Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
                 tokio::select! {
-                    done = self.our_replica(&mut control, &facts) => done?,
+                    done = self.our_replica(&mut control) => done?,
                     () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
                 }
                 return Ok(());
@@ -298,11 +299,7 @@ impl Sidecar {
     }
 
     /// Redis booted as our replica, or was made it: decide, serve, promote.
-    async fn our_replica(
-        &mut self,
-        control: &mut Control,
-        facts: &Facts,
-    ) -> Result<(), SidecarError> {
+    async fn our_replica(&mut self, control: &mut Control) -> Result<(), SidecarError> {
         self.status.promoted(false);
         // What the last Redis had told us goes into the store before it is given to the next one.
         if !self.capture.is_flushed() {
@@ -334,15 +331,22 @@ impl Sidecar {
         };
         let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
         // It was asked before it knocked; between the two it may have been given data.
-        let keys = control.facts().await?.total_keys();
+        let asked = control.facts().await?;
+        let keys = asked.total_keys();
         tracing::debug!(
             keys,
             ?claim,
-            version = facts.version,
+            version = asked.version,
             "Redis asks for its data"
         );
         match (decide::replica(keys, claim, tip.as_ref()), tip) {
             (decide::Replica::Serve, Some(tip)) => self.restore(control, guest, &tip).await,
+            (decide::Replica::Promote(_), None) if begin::is_blank(&asked) => {
+                let (archive, service) = (self.capture.archive(), self.capture.service());
+                let begun = begin::begin(archive, service, &asked, (self.clock)()).await;
+                let tip = begun.map_err(SessionEnd::from)?;
+                self.restore(control, guest, &tip).await
+            }
             (decide::Replica::Promote(reason), _) => {
                 tracing::info!("{reason}");
                 self.promote(control).await
