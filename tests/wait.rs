@@ -1,5 +1,7 @@
-//! What `WAIT` counts before anything was ever stored of a server.
+//! What `WAIT` counts before anything was ever stored of a server, and long after everything was.
 
+use std::fs;
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,8 @@ const ROUNDS: usize = 5;
 for_each_version!(
     what_wait_counts_before_the_first_snapshot_is_restorable,
     a_snapshot_that_is_not_stored_counts_for_no_wait,
-    the_first_write_to_a_fresh_redis_is_restorable_once_it_is_counted
+    the_first_write_to_a_fresh_redis_is_restorable_once_it_is_counted,
+    what_is_stored_is_counted_however_long_the_server_was_idle
 );
 
 /// Does a `WAIT` that waits in the moment in which the snapshot has been sent get its answer there, whatever we do?
@@ -158,6 +161,62 @@ fn the_first_write_to_a_fresh_redis_is_restorable_once_it_is_counted(version: Ve
         assert!(!sidecar.log().contains("the store is empty"));
         sidecar.wait_captured(&redis);
         assert_eq!(sidecar.metric("backfeed_full_syncs_total"), 0.0);
+    }
+}
+
+/// Servers up to 7.0 want everything up to a client's last command acknowledged, `PING`s included.
+fn what_is_stored_is_counted_however_long_the_server_was_idle(version: Version) {
+    let home = TempDir::new().unwrap();
+    let redis = Server::builder(version)
+        .arg("repl-ping-replica-period", 1)
+        .start();
+    let backfeed = Backfeed::backup(&redis.url(), &file(&home), &[]);
+    backfeed.wait_following();
+    let three_pings = || {
+        const PING: u64 = 14;
+        let received = || backfeed.readyz().unwrap()["received_offset"].as_u64();
+        let begun = received().unwrap();
+        wait_until("three PINGs come", PATIENCE, || {
+            received().unwrap() >= begun + 3 * PING
+        });
+    };
+    let read = |connection: &mut redis::Connection| {
+        let _: Option<String> = redis::cmd("GET").arg("a").query(connection).unwrap();
+    };
+    let (mut one, mut two) = (redis.connect(), redis.connect());
+    set(&mut one, "a", "2");
+    assert_eq!(wait(&mut one, 20_000), 1, "{version}");
+    for _ in 0..2 {
+        three_pings();
+        for connection in [&mut one, &mut two] {
+            read(connection);
+            assert_eq!(wait(connection, 3_000), 1, "{version}: idle");
+        }
+    }
+
+    // The store is away. What is stored is counted all the same, and what is not is not.
+    let histories = fs::read_dir(home.path().join("bucket/histories")).unwrap();
+    let log: PathBuf = histories
+        .map(|history| history.unwrap().path().join("log"))
+        .find(|log| log.exists())
+        .unwrap();
+    let aside = log.with_extension("aside");
+    three_pings();
+    read(&mut two);
+    fs::rename(&log, &aside).unwrap();
+    fs::write(&log, "in the way").unwrap();
+    let mut three = redis.connect();
+    set(&mut three, "b", "3");
+    assert_eq!(wait(&mut three, 1_000), 0, "{version}: it is not stored");
+    assert_eq!(wait(&mut two, 3_000), 1, "{version}: all of it is stored");
+    three_pings();
+    fs::remove_file(&log).unwrap();
+    fs::rename(&aside, &log).unwrap();
+    assert_eq!(wait(&mut three, 25_000), 1, "{version}: after the outage");
+    for connection in [&mut one, &mut two, &mut three] {
+        three_pings();
+        read(connection);
+        assert_eq!(wait(connection, 3_000), 1, "{version}: after the outage");
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Follow<'a> {
     /// The master is shutting down and waits for its very last byte.
     exact: bool,
     stopping: bool,
+    /// The furthest that this link was told.
+    acknowledged: Offset,
     /// Since when memory has been full with no more stored than this.
     full_since: Option<(Instant, Offset)>,
     once: bool,
@@ -66,6 +68,7 @@ impl<'a> Follow<'a> {
             watch,
             exact: false,
             stopping: false,
+            acknowledged: Offset(0),
             full_since: None,
             once,
         }
@@ -138,9 +141,13 @@ impl<'a> Follow<'a> {
         }
         if arrival.getack {
             self.probe.getack();
-            let answerable = self.capture.config.ack == AckPolicy::Received
-                || !self.log.tail(|tail| tail.has_data());
-            if answerable {
+            // What is stored, and the idle traffic after it. The rest is being stored, and acknowledged when it is.
+            let received = self.capture.config.ack == AckPolicy::Received;
+            let (more, data) = self.log.tail(|tail| {
+                let offset = tail.acknowledge(received, self.exact);
+                (offset > self.acknowledged, tail.has_data())
+            });
+            if received || more || !data {
                 self.ack().await?;
             }
         }
@@ -163,6 +170,7 @@ impl<'a> Follow<'a> {
             Offset(0)
         };
         self.feed.ack(offset).await?;
+        self.acknowledged = self.acknowledged.max(offset);
         Ok(())
     }
 
