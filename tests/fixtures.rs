@@ -107,6 +107,7 @@ fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
                 auth: None,
                 version,
                 resume,
+                rdb_only: false,
             },
             &mut Vec::new(),
         );

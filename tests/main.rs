@@ -47,4 +47,5 @@ mod stock_tools;
 mod tidy;
 mod tls;
 mod verify;
+mod wait;
 mod writers;

@@ -1,8 +1,9 @@
 //! What makes a received snapshot a restore point.
 
+use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinError;
 
 use super::full_sync::{FullSyncError, Received};
 use super::log_writer::{self, LogWriter};
@@ -13,7 +14,9 @@ use crate::position::{Boundary, Offset, Position};
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) type Committing = JoinHandle<Result<(BaseManifest, Offset), FullSyncError>>;
+/// The snapshot, and the offset from which on the log goes on.
+pub(super) type Committed = Result<(BaseManifest, Offset), FullSyncError>;
+pub(super) type Committing = Pin<Box<dyn Future<Output = Result<Committed, JoinError>> + Send>>;
 
 /// What makes a received snapshot count.
 pub(super) struct Commit {
@@ -31,7 +34,7 @@ pub(super) struct Commit {
 impl Commit {
     /// History, seal of the one before, and the manifest last. Gives it with the offset from which on the log goes on: that
     /// of the snapshot, or the end of what another writer of this history has stored.
-    pub(super) async fn run(mut self) -> Result<(BaseManifest, Offset), FullSyncError> {
+    pub(super) async fn run(mut self) -> Committed {
         // What the server before had sent comes first: whatever becomes of the snapshot, it was received.
         let old_end = self.drain_old().await;
         let Self {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::commit::Committing;
+use super::commit::{Committed, Committing};
+use super::feed_link::FeedLink;
 use super::full_sync::FullSyncError;
 use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
@@ -12,9 +14,7 @@ use super::session::{out_of_place, superseded};
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown, stopped};
-use crate::archive::BaseManifest;
 use crate::config::{AckPolicy, Source};
-use crate::link::Link;
 use crate::position::Offset;
 use crate::proto::replica::Event;
 use crate::status::{FullSyncTally, Phase};
@@ -28,7 +28,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// The feed of one link.
 pub(super) struct Follow<'a> {
     capture: &'a Capture,
-    link: &'a mut Link,
+    feed: FeedLink,
     log: &'a LogWriter,
     /// Is there a restore point that the feed belongs to? Nothing is acknowledged before.
     committed: bool,
@@ -41,16 +41,18 @@ pub(super) struct Follow<'a> {
     /// The master is shutting down and waits for its very last byte.
     exact: bool,
     stopping: bool,
+    /// The furthest that this link was told.
+    acknowledged: Offset,
     /// Since when memory has been full with no more stored than this.
     full_since: Option<(Instant, Offset)>,
     once: bool,
 }
 
 impl<'a> Follow<'a> {
-    /// Follows `link` into `log`; `committing` is the snapshot that it begins with, if it began with one.
+    /// Follows `feed` into `log`; `committing` is the snapshot that it begins with, if it began with one.
     pub(super) fn new(
         capture: &'a Capture,
-        link: &'a mut Link,
+        feed: FeedLink,
         log: &'a LogWriter,
         committing: Option<(Committing, FullSyncTally)>,
         source: &'a Source,
@@ -60,7 +62,7 @@ impl<'a> Follow<'a> {
         let (committing, tally) = committing.unzip();
         Self {
             capture,
-            link,
+            feed,
             log,
             committed: committing.is_none(),
             committing,
@@ -70,6 +72,7 @@ impl<'a> Follow<'a> {
             watch,
             exact: false,
             stopping: false,
+            acknowledged: Offset(0),
             full_since: None,
             once,
         }
@@ -103,7 +106,10 @@ impl<'a> Follow<'a> {
                     return Err(SessionEnd::Moved { from, to });
                 }
                 _ = stopped(shutdown), if !self.stopping => self.stop(),
-                event = self.link.next(), if reading => self.event(event?).await?,
+                event = self.feed.next(), if reading => match event? {
+                    Some(event) => self.event(event).await?,
+                    None => self.announce(),
+                },
             }
             if self.once && self.committed {
                 let at = self.log.tail(|tail| tail.stored());
@@ -139,9 +145,13 @@ impl<'a> Follow<'a> {
         }
         if arrival.getack {
             self.probe.getack();
-            let answerable = self.capture.config.ack == AckPolicy::Received
-                || !self.log.tail(|tail| tail.has_data());
-            if answerable {
+            // What is stored, and the idle traffic after it. The rest is being stored, and acknowledged when it is.
+            let received = self.capture.config.ack == AckPolicy::Received;
+            let (more, data) = self.log.tail(|tail| {
+                let offset = tail.acknowledge(received, self.exact);
+                (offset > self.acknowledged, tail.has_data())
+            });
+            if received || more || !data {
                 self.ack().await?;
             }
         }
@@ -163,14 +173,12 @@ impl<'a> Follow<'a> {
         } else {
             Offset(0)
         };
-        self.link.ack(offset).await?;
+        self.feed.ack(offset).await?;
+        self.acknowledged = self.acknowledged.max(offset);
         Ok(())
     }
 
-    fn commit(
-        &mut self,
-        done: Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError>,
-    ) -> Result<(), SessionEnd> {
+    fn commit(&mut self, done: Result<Committed, JoinError>) -> Result<(), SessionEnd> {
         self.committing = None;
         let done = done.map_err(|error| SessionEnd::StartOver(error.to_string()))?;
         let (manifest, goes_on) = done.map_err(|error| match error {
@@ -196,10 +204,11 @@ impl<'a> Follow<'a> {
         }
         self.log.tail(|tail| tail.mark_stored(offset, None));
         self.log.release();
+        self.feed.want();
     }
 
     fn announce(&self) {
-        if self.committed {
+        if self.committed && self.feed.is_here() {
             let history = self.log.tail(|tail| tail.history());
             self.capture
                 .status
@@ -285,9 +294,7 @@ impl<'a> Follow<'a> {
 }
 
 /// Waits for the commit; for ever when there is none.
-async fn join(
-    committing: &mut Option<Committing>,
-) -> Result<Result<(BaseManifest, Offset), FullSyncError>, tokio::task::JoinError> {
+async fn join(committing: &mut Option<Committing>) -> Result<Committed, JoinError> {
     match committing {
         Some(task) => task.await,
         None => std::future::pending().await,

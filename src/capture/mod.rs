@@ -10,6 +10,7 @@
 //! ```
 
 mod commit;
+mod feed_link;
 mod follow;
 pub mod full_sync;
 mod full_sync_limit;
@@ -91,6 +92,14 @@ pub enum SessionEnd {
         /// For so long.
         wait: Duration,
     },
+    /// More was written during a full sync than the server's backlog holds.
+    #[error(
+        "more was written than the server's backlog holds before the snapshot at {at} was stored, so the feed after it is gone. The          next full sync takes snapshot and feed by one link, which costs the server's output buffer (a larger repl-backlog-size          avoids it)"
+    )]
+    BacklogOverrun {
+        /// Where the snapshot stands.
+        at: Position,
+    },
     /// The full sync did not come to its end.
     #[error(transparent)]
     FullSync(#[from] FullSyncError),
@@ -168,6 +177,7 @@ impl SessionEnd {
             | Self::Moved { .. }
             | Self::FullSyncLimit { .. }
             | Self::StoreStalled { .. }
+            | Self::BacklogOverrun { .. }
             | Self::SpoolLost(_)
             | Self::Tiny { .. }
             | Self::StartOver(_) => false,
@@ -221,6 +231,8 @@ pub struct Capture {
     guards: bool,
     accepted: Option<ReplId>,
     full_syncs: FullSyncLimit,
+    /// The backlog did not last for two links: the next full sync takes one.
+    one_link: bool,
 }
 
 impl Capture {
@@ -251,6 +263,7 @@ impl Capture {
             guards: false,
             accepted: None,
             full_syncs: FullSyncLimit::default(),
+            one_link: false,
         }
     }
 

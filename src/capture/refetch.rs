@@ -30,7 +30,7 @@ pub async fn new_base(
 ) -> Result<BaseManifest, SessionEnd> {
     let facts = look(source).await?;
     let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
-    let mut link = Link::connect(source, version, None).await?;
+    let mut link = Link::connect_for_snapshot(source, version).await?;
     let at = match link.next().await? {
         Event::FullResync(at) => at,
         event => return Err(out_of_place(&event)),

@@ -1,8 +1,11 @@
 //! One link to a server, from the handshake to its end.
 
+use std::mem::take;
+
 use tokio::time::Instant;
 
 use super::commit::{Commit, Committing};
+use super::feed_link::{self, FeedLink};
 use super::follow::Follow;
 use super::full_sync;
 use super::log_writer::{self, LogWriter};
@@ -73,6 +76,7 @@ impl Capture {
         let end = match run.await {
             Ok(end) | Err(end) => end,
         };
+        self.one_link |= matches!(end, SessionEnd::BacklogOverrun { .. });
         if achieved.full_sync_stored {
             self.full_syncs.stored();
         } else if achieved.full_sync_begun {
@@ -128,14 +132,24 @@ impl Capture {
         self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
         let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
-        let link = Link::connect(source, version, from.as_ref().map(Origin::position));
-        let mut link = unless_stopped(shutdown, link).await??;
+        let continues = from
+            .as_ref()
+            .zip(facts.as_ref())
+            .is_some_and(|(from, facts)| facts.may_continue(from.position()));
+        let two = !continues && feed_link::takes_two(facts.as_ref()) && !take(&mut self.one_link);
+        let mut link = if two {
+            let link = Link::connect_for_snapshot(source, version);
+            unless_stopped(shutdown, link).await??
+        } else {
+            let link = Link::connect(source, version, from.as_ref().map(Origin::position));
+            unless_stopped(shutdown, link).await??
+        };
         let server = server_info(facts.as_ref());
-        let mut committing = None;
-        match (unless_stopped(shutdown, link.next()).await??, from) {
+        let (committing, feed) = match (unless_stopped(shutdown, link.next()).await??, from) {
             (Event::Continue(id), Some(from)) => {
                 achieved.continued = true;
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
+                (None, FeedLink::here(link))
             }
             (Event::FullResync(at), from) => {
                 achieved.full_sync_begun = true;
@@ -155,16 +169,21 @@ impl Capture {
                         unless_stopped(shutdown, find).await??
                     }
                 };
-                let sync = self.full_sync(&mut link, at, known, server);
-                committing = Some((unless_stopped(shutdown, sync).await??, tally));
+                let feed = two.then(|| match once {
+                    true => FeedLink::never(),
+                    false => FeedLink::coming(source.clone(), version, at),
+                });
+                let sync = self.full_sync(link, feed, at, known, server);
+                let (committing, feed) = unless_stopped(shutdown, sync).await??;
+                (Some((committing, tally)), feed)
             }
             (event, _) => return Err(out_of_place(&event)),
-        }
+        };
         let Some(log) = self.log.take() else {
             return Err(SessionEnd::StartOver("no log".to_owned()));
         };
         let synced = committing.is_some();
-        let mut follow = Follow::new(self, &mut link, &log, committing, source, &mut watch, once);
+        let mut follow = Follow::new(self, feed, &log, committing, source, &mut watch, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle().await;
@@ -319,17 +338,31 @@ impl Capture {
         Ok(())
     }
 
-    /// `+FULLRESYNC`: receives the RDB; committing it goes on beside the feed.
+    /// `+FULLRESYNC`: receives the RDB; committing it goes on beside the feed, which comes by `feed` or, without, by the same link.
     async fn full_sync(
         &mut self,
-        link: &mut Link,
+        mut link: Link,
+        feed: Option<FeedLink>,
         at: Position,
         known: Known,
         server: ServerInfo,
-    ) -> Result<Committing, SessionEnd> {
+    ) -> Result<(Committing, FeedLink), SessionEnd> {
         self.check_unsealed(&known, at.history).await?;
         warn_of_strangers(&known, at.history);
-        let received = full_sync::receive(link, &self.archive, at, &self.status).await?;
+        let receive = full_sync::receive(&mut link, &self.archive, at, &self.status);
+        let (received, feed) = match feed {
+            Some(mut feed) => {
+                let received = tokio::select! {
+                    biased;
+                    received = receive => received?,
+                    end = feed.wait_unread() => return Err(end),
+                };
+                // At once: a server that does not know `rdb-only` would count it as soon as its child has ended.
+                drop(link);
+                (received, feed)
+            }
+            None => (receive.await?, FeedLink::here(link)),
+        };
         self.check_amount(&known, at, received.summary())?;
         let boundary = Boundary {
             offset: at.offset,
@@ -353,7 +386,7 @@ impl Capture {
         if let Some(log) = &self.log {
             log.hold();
         }
-        Ok(world::spawn(commit.run()))
+        Ok((Box::pin(world::spawn(commit.run())), feed))
     }
 
     /// There is no use in receiving a snapshot of a history that was sealed.

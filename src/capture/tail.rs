@@ -39,8 +39,10 @@ struct Chunk {
     /// The last boundary in (start, end].
     boundary: Option<Boundary>,
     received: Moment,
-    /// Does a command other than `PING` and `GETACK` end in it?
-    data: bool,
+    /// The end of its last command other than `PING` and `GETACK`.
+    data_to: Option<Offset>,
+    /// The last boundary in it before the first such command.
+    idle_to: Option<Offset>,
 }
 
 impl Chunk {
@@ -58,6 +60,11 @@ impl Chunk {
         self.boundary = self
             .boundary
             .filter(|boundary| boundary.offset > self.start);
+        self.idle_to = self.idle_to.filter(|end| *end > self.start);
+        if self.data_to.is_some_and(|end| end <= self.start) {
+            self.data_to = None;
+            self.idle_to = self.boundary.map(|boundary| boundary.offset);
+        }
     }
 }
 
@@ -193,7 +200,7 @@ impl Tail {
     pub fn oldest_data(&self) -> Option<Instant> {
         self.chunks
             .iter()
-            .find(|chunk| chunk.data)
+            .find(|chunk| chunk.data_to.is_some())
             .map(|chunk| chunk.received.instant)
     }
 
@@ -259,9 +266,13 @@ impl Tail {
         };
         let start = self.scanner.offset();
         let mut arrival = Arrival::default();
-        let mut data = false;
+        let (mut data_to, mut idle_to) = (None, None);
         let scanned = self.scanner.scan(&bytes, |command| {
-            data |= !command.is_idle();
+            if !command.is_idle() {
+                data_to = Some(command.end);
+            } else if data_to.is_none() && command.at_boundary {
+                idle_to = Some(command.end);
+            }
             let getack = command.is_getack();
             arrival.getack |= getack;
             arrival.other |= !getack;
@@ -278,7 +289,8 @@ impl Tail {
             held: Held::Memory(bytes),
             boundary,
             received,
-            data,
+            data_to,
+            idle_to,
         };
         if chunk.start < self.stored {
             chunk.advance_to(self.stored);
@@ -312,6 +324,8 @@ impl Tail {
             }
             let keep = usize::try_from(boundary.offset.since(chunk.start)).unwrap_or(usize::MAX);
             chunk.held.truncate(keep);
+            chunk.idle_to = chunk.idle_to.map(|end| end.min(boundary.offset));
+            chunk.data_to = chunk.data_to.map(|end| end.min(boundary.offset));
             self.put_back(chunk);
             break;
         }
@@ -418,7 +432,9 @@ impl Tail {
             if front.end() > end {
                 front.advance_to(end);
                 self.memory = self.memory.saturating_add(cost(&front));
-                self.data_chunks = self.data_chunks.saturating_add(usize::from(front.data));
+                self.data_chunks = self
+                    .data_chunks
+                    .saturating_add(usize::from(front.data_to.is_some()));
                 self.chunks.push_front(front);
                 break;
             }
@@ -483,7 +499,10 @@ impl Tail {
                 *len = len.saturating_add(more);
                 last.boundary = chunk.boundary.or(last.boundary);
                 last.received = chunk.received;
-                last.data |= chunk.data;
+                if last.data_to.is_none() {
+                    last.idle_to = chunk.idle_to.or(last.idle_to);
+                }
+                last.data_to = chunk.data_to.or(last.data_to);
                 continue;
             }
             chunk.held = Held::Spooled {
@@ -503,13 +522,17 @@ impl Tail {
 
     fn put_back(&mut self, chunk: Chunk) {
         self.memory = self.memory.saturating_add(cost(&chunk));
-        self.data_chunks = self.data_chunks.saturating_add(usize::from(chunk.data));
+        self.data_chunks = self
+            .data_chunks
+            .saturating_add(usize::from(chunk.data_to.is_some()));
         self.chunks.push_back(chunk);
     }
 
     fn forget(&mut self, chunk: &Chunk) {
         self.memory = self.memory.saturating_sub(cost(chunk));
-        self.data_chunks = self.data_chunks.saturating_sub(usize::from(chunk.data));
+        self.data_chunks = self
+            .data_chunks
+            .saturating_sub(usize::from(chunk.data_to.is_some()));
     }
 
     /// What was received now may have been stored before, by a faster writer.
@@ -520,22 +543,43 @@ impl Tail {
         }
     }
 
-    /// What may be acknowledged of what is stored (or of what was received, when `received` says so): at a boundary,
-    /// and one byte short of the end of the stream, as `FAILOVER` takes any replica that has all of it. With `exact`
-    /// (the master is shutting down) the very end too.
+    /// The last boundary up to which the store lacks nothing but idle traffic: with that no data is lost.
+    fn lacks_no_data_to(&self) -> Offset {
+        let mut end = self.stored_boundary.offset;
+        for chunk in &self.chunks {
+            end = end.max(chunk.idle_to.unwrap_or(end));
+            if chunk.data_to.is_some() {
+                break;
+            }
+        }
+        end
+    }
+
+    /// What may be acknowledged: what is stored (or received, when `received` says so), and the idle traffic right after it, which
+    /// servers up to 7.0 want from `WAIT`. At a boundary, and one byte short of the end of the stream, as `FAILOVER` takes any
+    /// replica that has all of it. With `exact` (the master is shutting down) the very end too, but only what is stored: it comes
+    /// back from there, and has nothing before it in its backlog.
     #[must_use]
     pub fn acknowledge(&self, received: bool, exact: bool) -> Offset {
         let mine = self.scanner.boundary().offset;
-        let safe = if received {
-            mine
-        } else {
-            mine.min(self.stored_boundary.offset)
+        let short = self.scanner.offset().minus(1);
+        let safe = match (received, exact) {
+            (true, true) => return mine,
+            (true, false) => return mine.min(short),
+            (false, true) => mine.min(self.stored_boundary.offset),
+            (false, false) => mine.min(self.lacks_no_data_to()).min(short),
         };
-        if exact {
-            safe
-        } else {
-            safe.min(self.scanner.offset().minus(1))
-        }
+        debug_assert!(
+            self.holds_no_data_before(safe),
+            "acknowledged: what is stored, or idle"
+        );
+        safe
+    }
+
+    /// Is nothing but idle traffic among what waits and begins before `end`? (Of a chunk with data that is known up to its first.)
+    fn holds_no_data_before(&self, end: Offset) -> bool {
+        let mut before = self.chunks.iter().take_while(|chunk| chunk.start < end);
+        before.all(|chunk| chunk.data_to.is_none() || chunk.idle_to.is_some_and(|idle| end <= idle))
     }
 }
 

@@ -180,8 +180,9 @@ fn what_is_acknowledged_is_stored_and_one_byte_short_of_the_end() {
         }),
     );
     assert_eq!(tail.acknowledge(false, false), written.minus(1));
-    // WAIT: the GETACK that follows the write lets all of the write be acknowledged.
-    let arrival = push(&mut tail, &command(&["REPLCONF", "GETACK", "*"]), 2);
+    // WAIT: the GETACK that follows the write lets all of the write be acknowledged, and itself.
+    let getack = command(&["REPLCONF", "GETACK", "*"]);
+    let arrival = push(&mut tail, &getack, 2);
     assert_eq!(
         arrival,
         Arrival {
@@ -189,7 +190,12 @@ fn what_is_acknowledged_is_stored_and_one_byte_short_of_the_end() {
             other: false
         }
     );
-    assert_eq!(tail.acknowledge(false, false), written);
+    assert_eq!(
+        tail.acknowledge(false, false),
+        written.plus(getack.len() as u64 - 1)
+    );
+    // Who shuts down comes back with what it had, and is asked for what follows on what is stored.
+    assert_eq!(tail.acknowledge(false, true), written);
     assert!(
         !tail.has_data(),
         "a GETACK alone is no reason for an object"
@@ -433,5 +439,66 @@ proptest! {
         prop_assert!(!tail.has_data() && tail.memory() == 0);
         drop(tail);
         prop_assert!(spool.used() < 2 << 24, "what was stored is off the disk");
+    }
+}
+
+/// A unit of the feed, and whether it is idle traffic.
+fn unit(which: u8) -> (Vec<u8>, bool) {
+    match which {
+        0 => (command(&["PING"]), true),
+        1 => (command(&["REPLCONF", "GETACK", "*"]), true),
+        2 => (command(&["SET", "a", "1"]), false),
+        3 => (command(&["SET", "large", &"v".repeat(40_000)]), false),
+        _ => {
+            let unit = [&["MULTI"][..], &["SET", "b", "2"], &["EXEC"]].map(command);
+            (unit.concat(), false)
+        }
+    }
+}
+
+proptest! {
+    /// Whatever comes in whichever pieces and is stored up to wherever: of what is not stored, the idle traffic before the next
+    /// data is acknowledged, and nothing else.
+    #[test]
+    fn what_is_not_stored_is_acknowledged_only_if_it_is_idle(
+        units in prop::collection::vec(0_u8..5, 1..12),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        stores in prop::collection::vec(any::<bool>(), 7),
+        spools in any::<bool>(),
+    ) {
+        let units: Vec<(Vec<u8>, bool)> = units.into_iter().map(unit).collect();
+        let feed: Vec<u8> = units.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+        let mut ends = vec![100];
+        for (bytes, _) in &units {
+            ends.push(ends[ends.len() - 1] + bytes.len() as u64);
+        }
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(feed.len() + 1)).collect();
+        cuts.sort_unstable();
+        let mut stores = stores.into_iter();
+        let dir = tempfile::TempDir::new().unwrap();
+        let config = crate::config::SpoolConfig { dir: dir.path().to_owned(), limit: 1 << 30 };
+        let spool = crate::spool::Spool::new(&config, &crate::status::Status::new());
+        let (mut tail, mut from, mut stored) = (tail(), 0, 100);
+        for cut in cuts.into_iter().chain([feed.len()]) {
+            push(&mut tail, &feed[from..cut], 1);
+            from = cut;
+            let received = 100 + cut as u64;
+            if stores.next().unwrap() && let Some(pending) = tail.next_segment(1 << 20) {
+                stored = pending.meta.end.0;
+                tail.mark_stored(pending.meta.end, pending.meta.boundary);
+            }
+            if spools && let Some(batch) = tail.spoolable(Offset(0), 1, 1 << 20) {
+                let record = spool.put(&batch.parts).unwrap();
+                tail.spooled(&batch, &record, 1 << 20);
+            }
+            let mut safe = stored;
+            for ((_, idle), end) in units.iter().zip(&ends[1..]).filter(|(_, end)| **end > stored) {
+                if !idle || *end > received {
+                    break;
+                }
+                safe = *end;
+            }
+            prop_assert_eq!(tail.acknowledge(false, false), Offset(safe.min(received - 1)));
+        }
     }
 }

@@ -183,6 +183,14 @@ impl Control {
         Ok(Facts::parse(&self.text(&["INFO"]).await?))
     }
 
+    /// What `INFO replication` tells: ids, offset and backlog; the rest is as if it were unknown.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn replication_facts(&mut self) -> Result<Facts, ControlError> {
+        Ok(Facts::parse(&self.text(&["INFO", "replication"]).await?))
+    }
+
     async fn exchange(&mut self, bytes: &[u8]) -> Result<Reply, ControlError> {
         if let Err(error) = self.stream.send(bytes).await {
             return Err(LinkError::of_io(&self.addr, DURING, &error).into());

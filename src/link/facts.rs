@@ -46,6 +46,8 @@ pub struct Facts {
     pub cluster: bool,
     /// In a graceful shutdown that waits for its replicas (7.0 and later).
     pub shutting_down: bool,
+    /// Libraries of functions (7.0 and later).
+    pub libraries: u64,
     /// Size of the replication backlog in bytes.
     pub backlog_size: Option<u64>,
     /// The number of the first byte in the backlog; none when it has no backlog.
@@ -83,6 +85,7 @@ impl Facts {
             loading: field("loading").is_some_and(|text| text != "0"),
             cluster: field("cluster_enabled") == Some("1"),
             shutting_down: field("shutdown_in_milliseconds").is_some(),
+            libraries: number("number_of_libraries").unwrap_or(0),
             backlog_size: number("repl_backlog_size"),
             backlog_first: number("repl_backlog_first_byte_offset")
                 .filter(|_| field("repl_backlog_active") == Some("1")),
@@ -124,6 +127,16 @@ impl Facts {
     #[must_use]
     pub fn is_keydb(&self) -> bool {
         self.flavour == "keydb"
+    }
+
+    /// May it continue the feed after `from`, if it has gone on since it was asked? (Another writer may have stored more meanwhile.)
+    #[must_use]
+    pub fn may_continue(&self, from: Position) -> bool {
+        let mut later = self.clone();
+        if self.replid == Some(from.history) {
+            later.offset = self.offset.max(Some(from.offset));
+        }
+        later.would_continue(from)
     }
 
     /// Keys in all databases.
@@ -224,6 +237,8 @@ mod tests {
                     continued.contains(&offset),
                     "{from}"
                 );
+                let may = continued.contains(&offset) || (history == new && offset == 201);
+                assert_eq!(facts.may_continue(from), may, "{from}");
             }
         }
         assert_eq!((facts.total_keys(), facts.shutting_down), (4, true));

@@ -143,7 +143,29 @@ impl Link {
             auth: auth(source)?,
             version,
             resume,
+            rdb_only: false,
         };
+        Self::open(source, greeting).await
+    }
+
+    /// The same, for a full sync that ends with its snapshot: no feed follows on this link.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_for_snapshot(
+        source: &Source,
+        version: Option<&'static str>,
+    ) -> Result<Self, LinkError> {
+        let greeting = Greeting {
+            auth: auth(source)?,
+            version,
+            resume: None,
+            rdb_only: true,
+        };
+        Self::open(source, greeting).await
+    }
+
+    async fn open(source: &Source, greeting: Greeting) -> Result<Self, LinkError> {
         let stream = Stream::connect(source).await?;
         let mut outbox = Vec::new();
         let machine = Replica::new(greeting, &mut outbox);

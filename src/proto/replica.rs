@@ -16,6 +16,9 @@ pub struct Greeting {
     pub version: Option<&'static str>,
     /// Go on after this point, instead of asking for everything.
     pub resume: Option<Position>,
+    /// `REPLCONF rdb-only`: the snapshot alone, and no feed after it. Such a replica is never one to count on (A.4); servers
+    /// before 6.2 do not know the option.
+    pub rdb_only: bool,
 }
 
 /// User and password.
@@ -86,14 +89,15 @@ impl Refusal {
 }
 
 /// ```text
-///  Auth ──▶ Capa ──▶ Version ──▶ Psync ──+CONTINUE──▶ Feed
-///                                  └──+FULLRESYNC──▶ Header ──$──▶ Payload ──▶ Feed
+///  Auth ──▶ Capa ──▶ Version ──▶ RdbOnly ──▶ Psync ──+CONTINUE──▶ Feed
+///                                              └──+FULLRESYNC──▶ Header ──$──▶ Payload ──▶ Feed
 /// ```
 #[derive(Debug)]
 enum State {
     Auth,
     Capa,
     Version,
+    RdbOnly,
     Psync,
     Header,
     Payload(Splitter),
@@ -212,8 +216,9 @@ impl Replica {
                 tolerate_unknown_option(&text)?;
                 self.send_version_or_psync(out);
             }
-            // An old server does not know the option: that is fine.
-            State::Version => self.send_psync(out),
+            // An old server does not know these options: that is fine.
+            State::Version => self.send_rdb_only_or_psync(out),
+            State::RdbOnly => self.send_psync(out),
             State::Psync => self.psync_reply(&text, events)?,
             State::Header => self.payload_header(&text, events)?,
             State::Payload(_) | State::Feed => {}
@@ -230,6 +235,15 @@ impl Replica {
         if let Some(version) = self.greeting.version {
             encode_command(&[b"REPLCONF", b"version", version.as_bytes()], out);
             self.state = State::Version;
+        } else {
+            self.send_rdb_only_or_psync(out);
+        }
+    }
+
+    fn send_rdb_only_or_psync(&mut self, out: &mut Vec<u8>) {
+        if self.greeting.rdb_only {
+            encode_command(&[b"REPLCONF", b"rdb-only", b"1"], out);
+            self.state = State::RdbOnly;
         } else {
             self.send_psync(out);
         }

@@ -20,6 +20,7 @@ fn greeting() -> Greeting {
             history: ID.parse().unwrap(),
             offset: Offset(41),
         }),
+        rdb_only: false,
     }
 }
 

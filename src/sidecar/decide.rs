@@ -2,7 +2,8 @@
 //!
 //! | Redis is | it holds | the store holds | then |
 //! |---|---|---|---|
-//! | our replica | no keys | nothing | promote it |
+//! | our replica | no keys, no functions | nothing | store an empty base, serve that, then promote |
+//! | our replica | functions alone | nothing | promote it |
 //! | our replica | no keys | a history | serve that, then promote |
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
 //! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and capture it |

@@ -9,6 +9,7 @@
 //!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
 //! ```
 
+mod begin;
 mod behind;
 pub mod decide;
 mod old_log;
@@ -256,7 +257,7 @@ impl Sidecar {
         match &facts.role {
             Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
                 tokio::select! {
-                    done = self.our_replica(&mut control, &facts) => done?,
+                    done = self.our_replica(&mut control) => done?,
                     () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
                 }
                 return Ok(());
@@ -326,11 +327,7 @@ impl Sidecar {
     }
 
     /// Redis booted as our replica, or was made it: decide, serve, promote.
-    async fn our_replica(
-        &mut self,
-        control: &mut Control,
-        facts: &Facts,
-    ) -> Result<(), SidecarError> {
+    async fn our_replica(&mut self, control: &mut Control) -> Result<(), SidecarError> {
         self.status.promoted(false);
         self.may_be_served(facts)?;
         // What the last Redis had told us goes into the store before it is given to the next one.
@@ -368,7 +365,7 @@ impl Sidecar {
         tracing::debug!(
             keys,
             ?claim,
-            version = facts.version,
+            version = asked.version,
             "Redis asks for its data"
         );
         // Under that id it was never opened, so that it has nothing of its own.
@@ -379,6 +376,12 @@ impl Sidecar {
         let replica = decide::replica(keys, claim, now.replid2, given_up, tip.as_ref());
         match (replica, tip) {
             (decide::Replica::Serve, Some(tip)) => {
+                self.restore(control, &before, guest, &tip).await
+            }
+            (decide::Replica::Promote(_), None) if begin::is_blank(&now) => {
+                let (archive, service) = (self.capture.archive(), self.capture.service());
+                let begun = begin::begin(archive, service, &now, (self.clock)()).await;
+                let tip = begun.map_err(SessionEnd::from)?;
                 self.restore(control, &before, guest, &tip).await
             }
             (decide::Replica::Promote(reason), _) => {

@@ -260,6 +260,9 @@ fn seeds_of_the_simulation_hold() {
     if let Some((_, first)) = failures.first() {
         panic!("{first}");
     }
+    if seeds == SEEDS {
+        assert!(total.idle_acknowledgements > 0, "{total:?}");
+    }
 }
 
 #[test]

@@ -53,6 +53,10 @@ struct Asked {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) acknowledgements: u64,
+    /// Of what is not stored, as it is idle traffic alone.
+    pub(crate) idle_acknowledgements: u64,
+    /// Snapshots that a server counted a replica for before they were stored.
+    pub(crate) counted_early: u64,
     pub(crate) segments: u64,
     pub(crate) bases: u64,
     pub(crate) consolidated: u64,
@@ -72,6 +76,8 @@ impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         let pairs = [
             (&mut self.acknowledgements, other.acknowledgements),
+            (&mut self.idle_acknowledgements, other.idle_acknowledgements),
+            (&mut self.counted_early, other.counted_early),
             (&mut self.segments, other.segments),
             (&mut self.bases, other.bases),
             (&mut self.consolidated, other.consolidated),
@@ -381,13 +387,23 @@ impl Sim {
                 "{process} acknowledged the very end of {id}, {offset}"
             ));
         }
-        if self.oracle.end(id).is_none_or(|end| end < offset) {
+        // What is not stored may be acknowledged if no data is in it. Then it need not be restored either.
+        let end = self.oracle.end(id);
+        let stored = end.is_some_and(|end| offset <= end);
+        if !stored && !end.is_some_and(|end| self.truth.is_idle(id, end, offset)) {
             fail(format!(
-                "{process} acknowledged {offset} of {id}, which is not stored"
+                "{process} acknowledged {offset} of {id}, and {end:?} is stored"
             ));
         }
+        self.oracle.counts.idle_acknowledgements += u64::from(!stored);
         let furthest = self.oracle.acknowledged.entry(id).or_default();
-        *furthest = offset.max(*furthest);
+        *furthest = offset.min(end.unwrap_or(0)).max(*furthest);
+    }
+
+    /// A server has sent all of a snapshot by a link that goes on: it counts the replica from now on.
+    pub(crate) fn snapshot_counts(&mut self, id: ReplId, at: Option<u64>) {
+        let stored = at.is_some_and(|at| self.oracle.holds(id, at));
+        self.oracle.counts.counted_early += u64::from(!stored);
     }
 
     /// A process asks its server for its facts, before it looks into the store.

@@ -190,6 +190,7 @@ pub(crate) async fn serve(node: usize, process: String, wire: Wire) {
     let more = Arc::new(Notify::new());
     let acknowledged = Arc::new(Notify::new());
     let mut link = None;
+    let mut rdb_only = false;
     while let Ok(Some(command)) = read_command(&mut reader, &mut inbox).await {
         let word = |at: usize| {
             let word: &[u8] = command.get(at).map_or(b"", |word| &word[..]);
@@ -203,12 +204,22 @@ pub(crate) async fn serve(node: usize, process: String, wire: Wire) {
                 }
                 acknowledged.notify_one();
             }
+            ("REPLCONF", "RDB-ONLY") => {
+                rdb_only = true;
+                let Some(writer) = &mut writer else {
+                    return;
+                };
+                if writer.write_all(b"+OK\r\n").await.is_err() {
+                    return;
+                }
+            }
             ("PSYNC", _) => {
                 let Some(writer) = writer.take() else {
                     return;
                 };
                 let resume = word(1).parse().ok().zip(word(2).parse::<u64>().ok());
-                let answer = with(|sim| sim.psync(node, &process, resume, &more));
+                let mut answer = with(|sim| sim.psync(node, &process, resume, &more));
+                answer.rdb_only = rdb_only;
                 link = Some(answer.id);
                 let acknowledged = acknowledged.clone();
                 tokio::spawn(send(node, writer, answer, more.clone(), acknowledged));
@@ -240,6 +251,8 @@ struct Answer {
     /// Of a full sync.
     payload: Option<Vec<u8>>,
     diskless: bool,
+    /// No feed follows the snapshot, and the server counts nobody for it.
+    rdb_only: bool,
     /// The feed goes on after this byte. None: it does not.
     after: Option<u64>,
 }
@@ -259,6 +272,7 @@ impl Sim {
                 line: "-NOMASTERLINK Can't SYNC while not connected with my master\r\n".to_owned(),
                 payload: None,
                 diskless: false,
+                rdb_only: false,
                 after: None,
             };
         }
@@ -274,6 +288,7 @@ impl Sim {
                 line: format!("+CONTINUE {id}\r\n"),
                 payload: None,
                 diskless: false,
+                rdb_only: false,
                 after: Some(offset),
             };
         }
@@ -288,6 +303,7 @@ impl Sim {
             line: format!("+FULLRESYNC {id} {offset}\r\n"),
             payload: Some(node.snapshot()),
             diskless: node.diskless,
+            rdb_only: false,
             after: Some(offset),
         }
     }
@@ -335,6 +351,10 @@ async fn send(
             }
             rest = more;
         }
+        if answer.rdb_only {
+            return;
+        }
+        with(|sim| sim.snapshot_counts(answer.id, answer.after));
         if answer.diskless {
             acknowledged.notified().await;
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::Model;
-use crate::position::ReplId;
+use crate::position::{Boundary, Offset, ReplId};
+use crate::resp::FeedScanner;
 
 /// A history as its servers know it.
 struct History {
@@ -61,6 +62,26 @@ impl Truth {
             bytes.extend_from_slice(own);
         }
         Some(bytes)
+    }
+
+    /// Is all of the feed after the boundary `from`, up to the command that holds byte `to`, traffic of an idle server?
+    pub(crate) fn is_idle(&self, id: ReplId, from: u64, to: u64) -> bool {
+        let Some(history) = self.histories.get(&id) else {
+            return false;
+        };
+        let end = history.start + history.bytes.len() as u64;
+        let Some(bytes) = self.bytes(id, from, end).filter(|_| to <= end) else {
+            return false;
+        };
+        let boundary = Boundary {
+            offset: Offset(from),
+            db: 0,
+        };
+        let mut idle = true;
+        let scanned = FeedScanner::new(boundary).scan(&bytes, |command| {
+            idle &= command.start.0 >= to || (command.is_idle() && command.at_boundary);
+        });
+        idle && scanned.is_ok()
     }
 
     /// The data set at a boundary; none: it is none.

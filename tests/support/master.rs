@@ -402,8 +402,9 @@ impl Conversation {
 
     fn info(&mut self) -> Result<(), Over> {
         let recording = &self.shared.recording;
+        // A replica: its full sync comes by one link, feed and all.
         let info = format!(
-            "# Server\r\nredis_version:7.0.15\r\nrole:master\r\nmaster_replid:{}\r\nmaster_repl_offset:{}\r\n\
+            "# Server\r\nredis_version:7.0.15\r\nrole:slave\r\nmaster_replid:{}\r\nmaster_repl_offset:{}\r\n\
              repl_backlog_size:1048576\r\n",
             recording.id,
             recording.end()

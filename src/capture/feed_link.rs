@@ -1,0 +1,231 @@
+//! The link that the feed of a full sync comes by.
+//!
+//! A server counts a replica for `WAIT` as soon as it has sent it the whole snapshot, whatever the replica acknowledges: all that
+//! was written before is in the snapshot, and a replica of Redis has that in memory. Ours is not stored yet. So the snapshot comes by a
+//! link of its own, which the server never counts (`REPLCONF rdb-only`), and which ends with the snapshot. The feed comes by a
+//! second link, made once the snapshot is stored. Until then the server's backlog holds the feed.
+//!
+//! ```text
+//!  first:  PSYNC ? -1 ──▶ +FULLRESYNC id N ──▶ RDB ──▶ closed     stored
+//!  second:                                                    ───▶ PSYNC id N+1 ──▶ +CONTINUE ──▶ feed
+//! ```
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::SessionEnd;
+use super::session::out_of_place;
+use crate::config::Source;
+use crate::link::control::Control;
+use crate::link::facts::{Facts, Role};
+use crate::link::{Link, LinkError};
+use crate::position::{Offset, Position};
+use crate::proto::replica::Event;
+
+/// One half of the backlog may fill before the feed is taken all the same. The other half is for what is written while we look
+/// and connect: beyond it, all would have to be sent anew.
+const BACKLOG_SHARE: u64 = 2;
+/// Between two looks at the backlog.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// A link that is not read yet says once a second that it is alive, as replicas do.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// How often the second link is tried, and how long between two tries: a server may have no connection free.
+const TRIES: u32 = 5;
+const TRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Is a full sync of this server taken by two links? A replica counts for no `WAIT`, a server that does not say what it is cannot be
+/// asked for its backlog, and KeyDB's way to replicate is another.
+pub(super) fn takes_two(facts: Option<&Facts>) -> bool {
+    facts.is_some_and(|facts| {
+        facts.role == Role::Master && matches!(facts.flavour.as_str(), "redis" | "valkey")
+    })
+}
+
+/// The link of the feed: there, or to be made.
+pub(super) struct FeedLink {
+    state: State,
+    wanted: Arc<Notify>,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Link, SessionEnd>> + Send>>;
+
+enum State {
+    Here(Link),
+    Coming(Connecting),
+}
+
+impl FeedLink {
+    /// One that is there.
+    pub(super) fn here(link: Link) -> Self {
+        Self {
+            state: State::Here(link),
+            wanted: Arc::default(),
+        }
+    }
+
+    /// One that goes on after the snapshot at `at`, once it is wanted, or the backlog fills.
+    pub(super) fn coming(source: Source, version: Option<&'static str>, at: Position) -> Self {
+        let wanted = Arc::<Notify>::default();
+        let connecting = connect(source, version, at, wanted.clone());
+        Self {
+            state: State::Coming(Box::pin(connecting)),
+            wanted,
+        }
+    }
+
+    /// None: the snapshot is all that is asked for.
+    pub(super) fn never() -> Self {
+        Self {
+            state: State::Coming(Box::pin(std::future::pending())),
+            wanted: Arc::default(),
+        }
+    }
+
+    /// The snapshot is stored: nothing speaks against the feed any more.
+    pub(super) fn want(&self) {
+        self.wanted.notify_one();
+    }
+
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.state, State::Here(_))
+    }
+
+    /// The next event; none: the link has just been made. May be dropped while waiting without losing anything.
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, SessionEnd> {
+        match &mut self.state {
+            State::Here(link) => Ok(Some(link.next().await?)),
+            State::Coming(connecting) => {
+                let link = connecting.await;
+                // It is over, and must not be asked again.
+                self.state = State::Coming(Box::pin(std::future::pending()));
+                self.state = State::Here(link?);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says how far the store has come, if there is a link.
+    pub(super) async fn ack(&mut self, offset: Offset) -> Result<(), LinkError> {
+        match &mut self.state {
+            State::Here(link) => link.ack(offset).await,
+            State::Coming(_) => Ok(()),
+        }
+    }
+
+    /// Makes the link when the backlog fills, and keeps it alive unread: the snapshot is still being received. Ends only with an
+    /// error.
+    pub(super) async fn wait_unread(&mut self) -> SessionEnd {
+        loop {
+            let done = match &mut self.state {
+                State::Here(link) => {
+                    sleep(KEEPALIVE).await;
+                    link.keepalive().await.map_err(SessionEnd::from)
+                }
+                State::Coming(_) => self.next().await.map(|_| ()),
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+}
+
+async fn connect(
+    source: Source,
+    version: Option<&'static str>,
+    at: Position,
+    wanted: Arc<Notify>,
+) -> Result<Link, SessionEnd> {
+    tokio::select! {
+        biased;
+        () = wanted.notified() => {}
+        fills = backlog_fills(&source, at) => {
+            fills?;
+            tracing::warn!(
+                snapshot = %at,
+                "half of the server's backlog was written before the snapshot was stored: taking the feed now. Until the snapshot is \
+                 stored, the server counts backfeed for a WAIT of clients that have not written since the full sync began. A \
+                 larger repl-backlog-size avoids it"
+            );
+        }
+    }
+    check_backlog(&source, at).await?;
+    let mut tries = TRIES;
+    loop {
+        tries = tries.saturating_sub(1);
+        match begin(&source, version, at).await {
+            Err(SessionEnd::Link(error)) if !error.is_permanent() && tries > 0 => {
+                tracing::debug!(%error, "the link for the feed is tried again");
+                sleep(TRY_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn begin(
+    source: &Source,
+    version: Option<&'static str>,
+    at: Position,
+) -> Result<Link, SessionEnd> {
+    let mut link = Link::connect(source, version, Some(at)).await?;
+    match link.next().await? {
+        Event::Continue(id) if id.is_none_or(|id| id == at.history) => Ok(link),
+        Event::Continue(Some(id)) => Err(SessionEnd::StartOver(format!(
+            "during the full sync of history {} the server went on under the id {id}",
+            at.history
+        ))),
+        Event::FullResync(_) => Err(SessionEnd::BacklogOverrun { at }),
+        event => Err(out_of_place(&event)),
+    }
+}
+
+/// How the backlog stands that holds the feed meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+enum Backlog {
+    Lasts,
+    /// Half full, or nobody can tell.
+    Fills,
+}
+
+/// Returns when the backlog has filled so far that the feed has to be taken.
+async fn backlog_fills(source: &Source, at: Position) -> Result<(), SessionEnd> {
+    let Ok(mut control) = Control::connect(source).await else {
+        return Ok(());
+    };
+    while look(&mut control, at).await? == Backlog::Lasts {
+        sleep(LOOK_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Asked before the server is asked to continue: what it cannot continue it would begin anew, with a fork.
+async fn check_backlog(source: &Source, at: Position) -> Result<(), SessionEnd> {
+    if let Ok(mut control) = Control::connect(source).await {
+        look(&mut control, at).await?;
+    }
+    Ok(())
+}
+
+async fn look(control: &mut Control, at: Position) -> Result<Backlog, SessionEnd> {
+    let Ok(facts) = control.replication_facts().await else {
+        return Ok(Backlog::Fills);
+    };
+    let (Some(end), Some(size)) = (facts.offset, facts.backlog_size) else {
+        return Ok(Backlog::Fills);
+    };
+    if facts.replid != Some(at.history) || end < at.offset {
+        return Ok(Backlog::Fills);
+    }
+    if !facts.would_continue(at) {
+        return Err(SessionEnd::BacklogOverrun { at });
+    }
+    if end.since(at.offset) >= size / BACKLOG_SHARE {
+        return Ok(Backlog::Fills);
+    }
+    Ok(Backlog::Lasts)
+}
