@@ -264,11 +264,17 @@ impl<'a> Follow<'a> {
     }
 
     /// The link is over. Does what was received belong to a restore point?
-    pub(super) async fn settle(&mut self) -> bool {
+    /// A store that is away does not hold up the end of the process: what is not stored by then does not count.
+    pub(super) async fn settle(&mut self, shutdown: &mut Shutdown) -> bool {
         if let Some(committing) = self.committing.take()
             && !self.stopping
         {
-            match committing.await {
+            let committed = tokio::select! {
+                biased;
+                committed = committing => committed,
+                () = stopped(shutdown) => return self.committed,
+            };
+            match committed {
                 Ok(Ok((_, goes_on))) => {
                     self.goes_on(goes_on);
                     self.capture.status.metrics().full_syncs.inc();

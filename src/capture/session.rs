@@ -152,7 +152,7 @@ impl Capture {
         let mut follow = Follow::new(self, &mut link, &log, committing, source, &mut watch, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
-        let keep = follow.settle().await;
+        let keep = follow.settle(shutdown).await;
         if keep && once {
             // What was asked for is stored, however the link ended.
             return Ok(SessionEnd::Once(log.tail(|tail| tail.stored())));

@@ -246,7 +246,10 @@ impl Sidecar {
             Role::Master | Role::Unknown => {
                 // What is wrong with the store's latest is no reason to leave a Redis with data without a backup.
                 let tip = if facts.total_keys() == 0 {
-                    self.tip().await?
+                    tokio::select! {
+                        tip = self.tip() => tip?,
+                        () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
+                    }
                 } else {
                     None
                 };
