@@ -7,6 +7,11 @@ use anyhow::Context;
 use backfeed::cmd::{self, Cli, Exit, Failure};
 use backfeed::telemetry::LogFormat;
 
+/// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives longer, and each
+/// thread has an arena of its own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// One thread for the feed and one for all else, such as `/healthz` while a chunk is compressed.
 const WORKERS: usize = 2;
 /// File and name look-ups. Each costs a stack, so not tokio's 512.

@@ -28,6 +28,7 @@ mod gcs;
 mod get;
 mod inspect;
 mod matrix;
+mod memory;
 mod restore_keys;
 mod round_trip;
 mod scripted;
