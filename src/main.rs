@@ -18,6 +18,7 @@ const WORKERS: usize = 2;
 const BLOCKING_THREADS: usize = 8;
 
 fn main() -> ExitCode {
+    cmd::prepare();
     let cli = match cmd::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(refused) => return refuse(&refused),

@@ -29,6 +29,7 @@ mod get;
 mod inspect;
 mod matrix;
 mod memory;
+mod outsiders;
 mod restore_keys;
 mod round_trip;
 mod scripted;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, process};
 use crate::http;
 use crate::status::{Phase, Status};
 
@@ -33,6 +33,9 @@ where
 {
     let mut signals = Signals::new()?;
     let status = Status::new();
+    if let Some(warning) = process::warning() {
+        tracing::warn!("{warning}");
+    }
     if let Some(addr) = http_addr {
         let listener = http::bind(addr)
             .await

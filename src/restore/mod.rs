@@ -16,6 +16,7 @@ pub mod door;
 mod error;
 mod feed;
 mod files;
+mod guesses;
 mod keys;
 mod plan;
 mod progress;
@@ -32,6 +33,7 @@ mod when;
 
 pub use aof::AofLayout;
 pub use check::{Checked, check};
+pub use door::{GREETED, GUESTS};
 pub use error::RestoreError;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use plan::{BadBases, Piece, Plan};
