@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use backfeed::cmd::{self, Cli, Exit, Failure};
+use backfeed::restore::BLOCKING_READERS;
+use backfeed::store::LISTINGS;
 use backfeed::telemetry::LogFormat;
 
 /// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives longer, and each
@@ -16,6 +18,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const WORKERS: usize = 2;
 /// File and name look-ups. Each costs a stack, so not tokio's 512.
 const BLOCKING_THREADS: usize = 8;
+// Those that a restore holds to its end, and one to read what they wait for.
+const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS);
 
 fn main() -> ExitCode {
     cmd::prepare();

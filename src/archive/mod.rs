@@ -26,7 +26,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
-pub use base::{BASE_FRAME_RAW, BaseWriter, StoredBase};
+pub use base::{BASE_FRAME_RAW, BaseWriter, FRAMES_AT_ONCE, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
 pub use documents::{

@@ -43,7 +43,7 @@ pub use serve::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
 pub use serve_error::{Phase, ServeError};
 pub use server::{Listener, Restored};
 use std::collections::BTreeSet;
-pub use stream::{Content, LogForm, log, snapshot, source};
+pub use stream::{BLOCKING_READERS, Content, LogForm, log, snapshot, source};
 pub use when::{BadWhen, When};
 
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
