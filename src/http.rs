@@ -3,15 +3,30 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
+use crate::link::crowd::{self, Crowd};
 use crate::status::{Phase, Status};
+
+/// Probes and scrapes take milliseconds, and there are few at once. When there are more, the one that has been there for the
+/// longest goes.
+pub const CONNECTIONS: usize = 32;
+/// Whoever asks says what within this time: probes give up after fewer seconds.
+const HEADER: Duration = Duration::from_secs(5);
+/// And has taken the answer by then.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// The content type of Prometheus' (OpenMetrics) text format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,14 +47,32 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 }
 
 /// Serves until `end`, then lets open requests finish.
-pub async fn serve(
-    listener: TcpListener,
-    status: Status,
-    end: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, routes(status))
-        .with_graceful_shutdown(end)
-        .await
+pub async fn serve(listener: TcpListener, status: Status, end: impl Future<Output = ()>) {
+    let routes = routes(status);
+    let mut connections = Crowd::new(CONNECTIONS);
+    let mut end = pin!(end);
+    loop {
+        let (stream, _) = tokio::select! {
+            connection = crowd::next(&listener) => connection,
+            () = &mut end => break,
+        };
+        connections.admit(answer(stream, routes.clone()));
+    }
+    drop(listener);
+    connections.ended().await;
+}
+
+/// One request, one answer: a connection that is kept open for the next request is a file descriptor that nobody uses.
+async fn answer(stream: TcpStream, routes: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .keep_alive(false);
+    let service = TowerToHyperService::new(routes);
+    let answered = http.serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = timeout(ANSWER, answered).await {
+        tracing::debug!(%error, "a connection to --http came to nothing");
+    }
 }
 
 fn routes(status: Status) -> Router {
@@ -76,12 +109,8 @@ async fn metrics(State(status): State<Status>) -> Response {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
     use tokio::sync::oneshot;
-    use tokio::time::timeout;
 
     use super::*;
     use crate::position::{Offset, Position, ReplId};
@@ -177,6 +206,54 @@ mod tests {
         assert_eq!(ask(addr, "/healthz").await.0, 503);
     }
 
+    /// Reads until it is closed.
+    async fn closed(mut socket: TcpStream) -> Vec<u8> {
+        let mut answer = Vec::new();
+        // One that was in nobody's hands yet is reset.
+        let _ = timeout(Duration::from_secs(60), socket.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_nothing_keep_nobody_out_and_go() {
+        let status = Status::new();
+        let (addr, _stop) = start(&status).await;
+        let mut idle = Vec::new();
+        for _ in 0..3 * CONNECTIONS {
+            idle.push(TcpStream::connect(addr).await.unwrap());
+        }
+        assert_eq!(ask(addr, "/healthz").await, (200, "ok\n".to_owned()));
+        // More than there may be: the first went for the last, long before its time was over.
+        let first = idle.remove(0);
+        let soon = timeout(HEADER / 2, closed(first));
+        assert_eq!(soon.await.unwrap(), b"");
+        // And one that says a byte now and then has no more time than the others.
+        let mut slow = TcpStream::connect(addr).await.unwrap();
+        let begun = std::time::Instant::now();
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: slow".iter().cycle() {
+            if slow.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(begun.elapsed() < ANSWER, "it is still open");
+        }
+        assert!(begun.elapsed() >= HEADER / 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_after_its_answer() {
+        let status = Status::new();
+        let (addr, _stop) = start(&status).await;
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
+        socket.write_all(request).await.unwrap();
+        let answer = String::from_utf8(closed(socket).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+
     #[tokio::test]
     async fn a_port_that_is_taken_is_named() {
         let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -191,7 +268,6 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         timeout(Duration::from_secs(10), serve(listener, status, async {}))
             .await
-            .unwrap()
             .unwrap();
     }
 }

@@ -5,14 +5,24 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use backfeed::cmd::{self, Cli, Exit, Failure};
+use backfeed::restore::BLOCKING_READERS;
+use backfeed::store::LISTINGS;
 use backfeed::telemetry::LogFormat;
+
+/// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives longer, and each
+/// thread has an arena of its own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// One thread for the feed and one for all else, such as `/healthz` while a chunk is compressed.
 const WORKERS: usize = 2;
 /// File and name look-ups. Each costs a stack, so not tokio's 512.
 const BLOCKING_THREADS: usize = 8;
+// Those that a restore holds to its end, and one to read what they wait for.
+const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS);
 
 fn main() -> ExitCode {
+    cmd::prepare();
     let cli = match cmd::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(refused) => return refuse(&refused),

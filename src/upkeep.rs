@@ -8,16 +8,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::archive::{Archive, ArchiveError, BaseManifest};
+use crate::archive::{Archive, ArchiveError, BaseManifest, FRAMES_AT_ONCE};
 use crate::capture::refetch;
 use crate::capture::{Clock, SessionEnd};
 use crate::config::{ConsolidateConfig, StoreConfig, Upstream};
 use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
 use crate::link::sentinel::Finder;
 use crate::position::Position;
-use crate::restore::When;
+use crate::restore::{BLOCKING_READERS, When};
 use crate::status::{Phase, Status};
-use crate::store;
+use crate::store::{self, LISTINGS};
 
 /// Between two looks at how much log there is, which costs nothing.
 const LOOK: Duration = Duration::from_secs(5);
@@ -38,9 +38,9 @@ pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
 const REFETCH_AGAIN: Duration = Duration::from_secs(600);
 /// How long a base may be in the making, or a full sync under way. After so long, a full sync may come instead.
 const TIME_LIMIT: Duration = REFETCH_EVERY;
-/// Each segment that is read ahead and each base holds a thread while it is decompressed, and files are read by further ones: too
-/// few of them would wait for each other for ever.
+/// A stream that is decompressed and a listing hold a thread each, and the frames of the new base are compressed beside them.
 const BLOCKING_THREADS: usize = 16;
+const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS + FRAMES_AT_ONCE);
 /// How much the thread yields to others: the most there is.
 const NICENESS: i32 = 19;
 

@@ -34,6 +34,8 @@ mod latest;
 mod matrix;
 mod metrics;
 mod proof;
+mod memory;
+mod outsiders;
 mod restore_keys;
 mod round_trip;
 mod scripted;

@@ -27,6 +27,11 @@ use crate::world::{self, spawn_blocking};
 /// are compressed or waiting while one is uploaded and one filled, each with its result: at most 6 MiB in all.
 pub const BASE_FRAME_RAW: usize = 1 << 20;
 
+/// Frames of one base that are compressed or wait for it: one that the uploader waits for, one in its queue, one that waits for room
+/// there. Each holds a thread of the blocking pool for a moment.
+pub const FRAMES_AT_ONCE: usize = FRAMES_QUEUED + 2;
+const FRAMES_QUEUED: usize = 1;
+
 /// The largest frame that is read: what earlier versions wrote.
 const FRAME_LIMIT: usize = 4 << 20;
 
@@ -103,7 +108,7 @@ struct Uploaded {
 impl BaseWriter {
     fn new(at: Position, upload: Box<dyn Upload>) -> Self {
         let object = Name::BaseData(at).to_string();
-        let (frames, incoming) = mpsc::channel(1);
+        let (frames, incoming) = mpsc::channel(FRAMES_QUEUED);
         Self {
             at,
             filling: BytesMut::new(),

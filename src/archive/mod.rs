@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
-pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, StoredBase};
+pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, FRAMES_AT_ONCE, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
 pub use documents::{

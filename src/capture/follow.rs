@@ -279,11 +279,17 @@ impl<'a> Follow<'a> {
     }
 
     /// The link is over. Does what was received belong to a restore point?
-    pub(super) async fn settle(&mut self) -> bool {
+    /// A store that is away does not hold up the end of the process: what is not stored by then does not count.
+    pub(super) async fn settle(&mut self, shutdown: &mut Shutdown) -> bool {
         if let Some(committing) = self.committing.take()
             && !self.stopping
         {
-            match committing.await {
+            let committed = tokio::select! {
+                biased;
+                committed = committing => committed,
+                () = stopped(shutdown) => return self.committed,
+            };
+            match committed {
                 Ok(Ok((manifest, goes_on))) => self.goes_on(&manifest, goes_on),
                 Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),
                 Err(error) => tracing::warn!(%error, "the snapshot was not stored"),

@@ -186,7 +186,7 @@ impl Capture {
         let mut follow = Follow::new(self, feed, &log, committing, source, &mut watch, once);
         let end = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
-        let keep = follow.settle().await;
+        let keep = follow.settle(shutdown).await;
         achieved.full_sync_stored = synced && keep;
         if keep && once {
             // What was asked for is stored, however the link ended.

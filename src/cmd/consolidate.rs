@@ -35,9 +35,9 @@ pub(super) struct Args {
     to_offset: Option<u64>,
 
     /// Hold at most this much of the keys that the log touches in memory; more of them are done in stages, a base each
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "256MiB",
-          value_parser = parse_size)]
-    memory_limit: usize,
+    /// [default: 256MiB, or what the limit of the cgroup leaves]
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<usize>,
 
     #[command(flatten)]
     output: flags::Output,
@@ -45,6 +45,9 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) log: flags::Log,
 }
+
+/// More of them are done in stages.
+const KEYS_MEMORY: usize = 256 << 20;
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
@@ -58,7 +61,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         history: args.history,
         service: None,
         when,
-        memory_limit: args.memory_limit,
+        memory_limit: flags::keys_memory(args.memory_limit, KEYS_MEMORY),
         worth: Worth::AnyLog,
         time_limit: None,
         now_unix_ms,

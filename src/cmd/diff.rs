@@ -45,7 +45,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         from: when(&args.from)?,
         to: when(&args.to)?,
         limit: args.bounds.limit(),
-        memory: args.bounds.memory_limit,
+        memory: args.bounds.memory_limit(),
     };
     let archive = args.store.open().await?;
     let found = diff(&archive, request).await?;

@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::{Failure, print, print_json};
 use crate::archive::Archive;
 use crate::config::{
-    AckPolicy, Admission, CaptureConfig, ConfigError, ConsolidateConfig, Encryption, EncryptionKey,
-    GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels, Source, SpoolConfig,
-    StorageClass, StoreConfig, Tls, Upstream, parse_addr, parse_duration, parse_project,
-    parse_size,
+    AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
+    EncryptionKey, GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels, Shares,
+    Source, SpoolConfig, StorageClass, StoreConfig, Tls, Upstream, Wanted, cgroup_memory_limit,
+    parse_addr, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::position::ReplId;
@@ -112,6 +112,9 @@ impl Output {
     }
 }
 
+/// Of a command that looks at keys and does not work in stages: more has to be asked for.
+pub(super) const KEYS_MEMORY: usize = 1 << 30;
+
 /// What a look into a store may show, and take.
 #[derive(Debug, Args)]
 pub(super) struct Bounds {
@@ -119,13 +122,22 @@ pub(super) struct Bounds {
     #[arg(long, env = "BACKFEED_LIMIT", value_name = "N", default_value = "1000")]
     limit: usize,
 
-    /// Hold at most this much of the keys that the log touches in memory
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
-          value_parser = parse_size)]
-    pub(super) memory_limit: usize,
+    /// Hold at most this much of the keys that the log touches in memory [default: 1GiB, or what the limit of the cgroup leaves]
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<usize>,
+}
+
+/// Bytes of memory for the keys that the log touches, of a command that ends: what was asked for, or `most`, or what the limit of
+/// the cgroup leaves of that.
+pub(super) fn keys_memory(asked: Option<usize>, most: usize) -> usize {
+    asked.unwrap_or_else(|| Budget::new(None, cgroup_memory_limit()).keys(most))
 }
 
 impl Bounds {
+    pub(super) fn memory_limit(&self) -> usize {
+        keys_memory(self.memory_limit, KEYS_MEMORY)
+    }
+
     pub(super) fn limit(&self) -> usize {
         if self.limit == 0 {
             return usize::MAX;
@@ -328,10 +340,13 @@ pub(super) struct Capture {
           value_parser = parse_size)]
     segment_size: usize,
 
-    /// Hold at most this much of the feed in memory, received but not yet stored
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "64MiB",
-          value_parser = parse_size)]
-    memory_limit: usize,
+    /// Memory for the whole process [default: the limit of its cgroup, of a high one 1GiB; without a limit 256MiB]
+    #[arg(long, env = "BACKFEED_MEMORY_BUDGET", value_name = "SIZE", value_parser = parse_size)]
+    memory_budget: Option<usize>,
+
+    /// Of that, hold at most this much of the feed, received but not yet stored [default: 64MiB of 256MiB]
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<usize>,
 
     /// Directory for feed that finds no room in memory while the store is slow or away [default: none]
     #[arg(long, env = "BACKFEED_SPOOL_DIR", value_name = "DIR")]
@@ -366,10 +381,10 @@ pub(super) struct Capture {
     )]
     consolidate_share: u32,
 
-    /// Hold at most this much of the keys that the log touches in memory meanwhile; more of them are done in stages
-    #[arg(long, env = "BACKFEED_CONSOLIDATE_MEMORY", value_name = "SIZE", default_value = "256MiB",
-          value_parser = parse_size)]
-    consolidate_memory: usize,
+    /// Of --memory-budget, hold at most this much of the keys that the log touches meanwhile; more of them are done in stages
+    /// [default: 96MiB of 256MiB]
+    #[arg(long, env = "BACKFEED_CONSOLIDATE_MEMORY", value_name = "SIZE", value_parser = parse_size)]
+    consolidate_memory: Option<usize>,
 
     /// After SIGTERM, take at most this long to store and acknowledge the rest
     #[arg(long, env = "BACKFEED_GRACE", value_name = "TIME", default_value = "10s",
@@ -389,11 +404,36 @@ fn parse_every(text: &str) -> Result<Every, ConfigError> {
 }
 
 impl Capture {
+    fn budget(&self) -> Budget {
+        Budget::new(self.memory_budget, cgroup_memory_limit())
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            segment_size: self.segment_size,
+            feed: self.memory_limit,
+            consolidation: self.consolidate_memory,
+        }
+    }
+
+    fn shares(&self) -> Shares {
+        self.budget().shares(self.wanted())
+    }
+
+    /// Says how the memory is shared out, and what is wrong with it.
+    pub(super) fn tell_memory(&self) {
+        let budget = self.budget();
+        match budget.warning(self.wanted()) {
+            Some(warning) => tracing::warn!("{warning}"),
+            None => tracing::info!("of {budget}: {}", self.shares()),
+        }
+    }
+
     pub(super) fn consolidate(&self) -> ConsolidateConfig {
         ConsolidateConfig {
             every: self.consolidate_every.0,
             share: self.consolidate_share,
-            memory_limit: self.consolidate_memory,
+            memory_limit: self.shares().consolidation,
         }
     }
 
@@ -422,7 +462,7 @@ impl Capture {
             flush_interval: self.flush_interval,
             idle_interval: IDLE_INTERVAL,
             segment_size: self.segment_size,
-            memory_limit: self.memory_limit,
+            memory_limit: self.shares().feed,
             spool: self.spool_dir.clone().map(|dir| SpoolConfig {
                 dir,
                 limit: self.spool_limit as u64,

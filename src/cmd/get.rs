@@ -130,7 +130,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                 shown = print_change(&change, args.output.json);
             }
         };
-        let memory = args.bounds.memory_limit;
+        let memory = args.bounds.memory_limit();
         let looked =
             lookup::changes(&archive, history, when, args.db, key, memory, &mut give).await?;
         shown?;
@@ -147,7 +147,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         ));
     }
     let plan = lookup::plan_of(&archive, history, when).await?;
-    let found = lookup::get(&archive, &plan, args.db, key, args.bounds.memory_limit).await?;
+    let found = lookup::get(&archive, &plan, args.db, key, args.bounds.memory_limit()).await?;
     let limit = args.bounds.limit();
     let Some(value) = &found.value else {
         return Err(Failure::new(

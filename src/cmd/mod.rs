@@ -13,6 +13,7 @@ mod get;
 mod inspect;
 mod list;
 mod listing;
+mod process;
 mod record;
 mod replay;
 mod restore;
@@ -25,6 +26,8 @@ use std::fmt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use process::prepare;
 
 use crate::config;
 use crate::telemetry::{self, Level, LogFormat};

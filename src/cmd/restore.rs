@@ -72,10 +72,9 @@ pub(super) struct Args {
     output: flags::Output,
 
     /// Hold at most this much of the keys that the log touches in memory: for FILE.rdb and --keys, and to know how many keys a server
-    /// must have in the end
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB",
-          value_parser = parse_size)]
-    memory_limit: usize,
+    /// must have in the end [default: 1GiB, or what the limit of the cgroup leaves]
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<usize>,
 
     #[command(flatten)]
     login: flags::Login,
@@ -96,6 +95,10 @@ pub(super) struct Args {
 }
 
 impl Args {
+    fn memory_limit(&self) -> usize {
+        flags::keys_memory(self.memory_limit, flags::KEYS_MEMORY)
+    }
+
     fn lower(&self) -> Result<RestoreConfig, ConfigError> {
         let to = match self
             .to
@@ -113,7 +116,7 @@ impl Args {
             continue_history: self.continue_history,
             dry_run: self.dry_run,
             force: self.force,
-            memory_limit: self.memory_limit,
+            memory_limit: self.memory_limit(),
             listen: self.listen,
             announce: self.announce.clone(),
             admission: self.serving.lower()?,
@@ -160,7 +163,7 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
         replace: args.replace,
         force: args.force,
         dry_run: args.dry_run,
-        memory_limit: args.memory_limit,
+        memory_limit: args.memory_limit(),
     };
     let archive = args.store.open().await?;
     let bars = Bars::new();

@@ -85,6 +85,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
+    args.capture.tell_memory();
     let store = args.store.lower()?;
     let clock: Clock = Arc::new(unix_ms_now);
     supervise(

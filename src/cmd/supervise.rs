@@ -8,16 +8,20 @@ use tokio::pin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, process};
 use crate::http;
 use crate::status::{Phase, Status};
 
 /// Becomes true on SIGTERM or SIGINT: store the rest, acknowledge it, and end.
 pub(super) type Shutdown = watch::Receiver<bool>;
 
-/// Runs `service` to its end, or to SIGTERM and then for `grace` at most. A second signal ends it at once.
+/// Who ends a process may signal it twice, as a service manager and an init of a container do: within this time that is one wish.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// Runs `service` to its end, or to SIGTERM and then for `grace` at most. A second signal, a second later or more, ends it
+/// at once.
 pub(super) async fn supervise<S, F>(
     http_addr: Option<SocketAddr>,
     grace: Duration,
@@ -29,6 +33,9 @@ where
 {
     let mut signals = Signals::new()?;
     let status = Status::new();
+    if let Some(warning) = process::warning() {
+        tracing::warn!("{warning}");
+    }
     if let Some(addr) = http_addr {
         let listener = http::bind(addr)
             .await
@@ -78,10 +85,17 @@ async fn until_done(
     };
     tracing::info!("{name}: storing the rest, for {grace:?} at most");
     stop.send_replace(true);
+    let told = Instant::now();
+    let mut again = async || loop {
+        let name = signal().await;
+        if told.elapsed() >= SAME_SIGNAL {
+            return name;
+        }
+    };
     let cut_short = tokio::select! {
         outcome = &mut service => return outcome,
         () = sleep(grace) => format!("the grace time of {grace:?} (--grace) is over"),
-        name = signal() => format!("a second signal ({name}) ends it at once"),
+        name = again() => format!("a second signal ({name}) ends it at once"),
     };
     let unstored = match status.view().lag_bytes {
         Some(bytes) => format!("{bytes} bytes received were not stored"),
@@ -162,7 +176,7 @@ mod tests {
             .unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn after_the_grace_time_or_a_second_signal_it_ends_and_says_what_is_not_stored() {
         let status = Status::new();
         let history = ReplId::from_random([1; 20]);
@@ -198,10 +212,16 @@ mod tests {
             "{late}"
         );
 
-        let again = async || "SIGINT";
+        let begun = Instant::now();
+        let again = async || {
+            sleep(Duration::from_millis(300)).await;
+            "SIGINT"
+        };
         let twice = until_done(hangs(), &Status::new(), LONG, again, &stop)
             .await
             .unwrap_err();
+        // The first, some within a second of it, and the one after that.
+        assert_eq!(begun.elapsed(), Duration::from_millis(1500));
         assert!(
             twice.to_string().contains("second signal (SIGINT)"),
             "{twice}"

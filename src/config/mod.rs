@@ -3,6 +3,8 @@
 //! Everything here is checked when it is made, so that the layers above need not ask again. Secrets are held in
 //! [`Secret`], which no formatting shows.
 
+mod budget;
+mod cgroup;
 mod listen;
 mod sentinels;
 mod source;
@@ -16,6 +18,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use budget::{Budget, DEFAULT_BUDGET, Shares, Wanted, least_feed};
+pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use source::{DEFAULT_PORT, Secret, Source};
@@ -132,13 +136,25 @@ pub struct CaptureConfig {
     pub ack: AckPolicy,
 }
 
+/// `--segment-size`.
+const SEGMENT_SIZE: usize = 8 * 1024 * 1024;
+
+/// What the flags say nothing about, with the default segments.
+fn default_shares() -> Shares {
+    Budget::new(None, None).shares(Wanted {
+        segment_size: SEGMENT_SIZE,
+        feed: None,
+        consolidation: None,
+    })
+}
+
 impl Default for CaptureConfig {
     fn default() -> Self {
         Self {
             flush_interval: Duration::from_secs(1),
             idle_interval: IDLE_INTERVAL,
-            segment_size: 8 * 1024 * 1024,
-            memory_limit: 64 * 1024 * 1024,
+            segment_size: SEGMENT_SIZE,
+            memory_limit: default_shares().feed,
             spool: None,
             ack: AckPolicy::Stored,
         }
@@ -154,8 +170,7 @@ impl CaptureConfig {
         if self.segment_size < SEGMENT_SIZE_MIN {
             return Err(ConfigError::new("--segment-size: must be 64KiB or more"));
         }
-        // One segment is on its way to the store while the next one fills.
-        if self.memory_limit / 2 < self.segment_size {
+        if self.memory_limit < least_feed(self.segment_size) {
             return Err(ConfigError::new(
                 "--memory-limit: must be twice --segment-size or more (one segment is stored while the next one fills)",
             ));
@@ -187,7 +202,7 @@ impl Default for ConsolidateConfig {
         Self {
             every: Some(Duration::from_secs(3600)),
             share: 50,
-            memory_limit: 256 << 20,
+            memory_limit: default_shares().consolidation,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod control;
+pub mod crowd;
 pub mod facts;
 pub mod health;
 pub mod sentinel;

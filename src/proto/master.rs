@@ -101,6 +101,9 @@ pub struct Master {
     failed: Option<RequestError>,
 }
 
+/// As servers say it.
+const WRONG_PASSWORD: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
+
 /// Most `capa` names that are remembered; further ones are answered `+OK` and forgotten. Real servers send two to five.
 const MAX_CAPABILITIES: usize = 32;
 
@@ -295,6 +298,10 @@ impl Master {
             [user, password] => (Some(user), password),
             _ => return self.reply("-ERR wrong number of arguments for 'auth' command"),
         };
+        // One try a connection: with more, it could guess as fast as it sends.
+        if self.denial == Some(Denial::WrongPassword) {
+            return self.reply(WRONG_PASSWORD);
+        }
         if let Some(wanted) = &self.credentials {
             let user_fits = match (&wanted.username, user) {
                 (Some(wanted), Some(user)) => same(wanted.as_bytes(), user),
@@ -308,7 +315,7 @@ impl Master {
             self.reply("+OK");
         } else {
             self.denial = Some(Denial::WrongPassword);
-            self.reply("-WRONGPASS invalid username-password pair or user is disabled.");
+            self.reply(WRONG_PASSWORD);
         }
     }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::wire::{Decoded, Length, decode_length};
 
 /// An LZF string may become this many times longer at most: three bytes stand for 264 at best.
-const LZF_RATIO: usize = 100;
+pub(super) const LZF_RATIO: u64 = 100;
 
 /// A value that is not as its type says. Servers write none such.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -179,7 +179,7 @@ impl<'a> Cursor<'a> {
         if original > self.longest {
             return Err(TOO_LONG);
         }
-        if original == 0 || original / LZF_RATIO > stored.len() {
+        if original == 0 || original as u64 / LZF_RATIO > stored.len() as u64 {
             return Err(BAD);
         }
         match lzf::decompress(stored, original) {

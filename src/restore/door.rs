@@ -3,26 +3,27 @@
 //!
 //! Every connection has a task of its own, so that one that hangs is in nobody's way.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
+use super::guesses::Guesses;
 use super::serve::{Guest, greet, refuse_replica};
 use super::serve_error::ServeError;
 use crate::config::{Admission, Listen};
 use crate::link::Stream;
 use crate::link::accept::{AcceptError, accept};
+use crate::link::crowd::{self, Crowd};
 
 /// Guests that wait to be served: one is the target, the others are mistakes.
-const GUESTS: usize = 4;
+pub const GUESTS: usize = 4;
 /// Connections that have not asked for a sync yet. When there are more, the one that has been at it for the longest goes: the
 /// target needs less than a second.
-const GREETED: usize = 64;
+pub const GREETED: usize = 64;
 /// Reasons to turn a connection away that are remembered to have been told.
 const REASONS: usize = 32;
 
@@ -63,6 +64,7 @@ impl Door {
             state,
             guests: sender,
             problems: problems.clone(),
+            guesses: Guesses::default(),
         };
         let task = tokio::spawn(reception.run(listener));
         Ok(Self {
@@ -149,43 +151,47 @@ struct Reception {
     state: watch::Receiver<Option<String>>,
     guests: mpsc::Sender<Guest<Stream>>,
     problems: Problems,
+    guesses: Guesses,
 }
 
 impl Reception {
     /// Dropping it ends all greetings.
     async fn run(self, listener: TcpListener) {
-        let mut greetings = JoinSet::new();
-        let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
+        let mut greetings = Crowd::new(GREETED);
         loop {
-            let Ok((stream, peer)) = listener.accept().await else {
-                // Out of file descriptors, most likely: accepting at once again would spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            while greetings.try_join_next().is_some() {}
-            oldest.retain(|greeting| !greeting.is_finished());
-            if oldest.len() >= GREETED
-                && let Some(greeting) = oldest.pop_front()
-            {
-                greeting.abort();
-            }
+            let (stream, peer) = crowd::next(&listener).await;
             let reception = self.clone();
-            oldest.push_back(greetings.spawn(async move {
-                if let Err(ended) = reception.receive(stream).await {
+            greetings.admit(async move {
+                if let Err(ended) = reception.receive(stream, peer).await {
                     reception.problems.note(peer, &ended);
                 }
-            }));
+            });
         }
     }
 
-    async fn receive(&self, stream: TcpStream) -> Result<(), Ended> {
+    async fn receive(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Ended> {
+        if !self.guesses.turn(peer.ip()).await {
+            return Ok(());
+        }
         let accepted = accept(&self.admission, stream).await?;
         let (stream, credentials) = (accepted.stream, accepted.credentials);
         let closed = self.state.borrow().clone();
-        if let Some(reason) = closed {
-            return Ok(refuse_replica(stream, credentials, &reason).await?);
+        let its_try = credentials.as_ref().map(|_| self.guesses.begin(peer.ip()));
+        let greeted = match closed {
+            Some(reason) => refuse_replica(stream, credentials, &reason)
+                .await
+                .map(|()| None),
+            None => greet(stream, credentials).await.map(Some),
+        };
+        match (&greeted, its_try) {
+            (Ok(Some(_)), Some(its_try)) => its_try.right(),
+            (Err(ServeError::WrongPassword { .. }), its_try) => drop(its_try),
+            (_, Some(its_try)) => its_try.harmless(),
+            (_, None) => {}
         }
-        let guest = greet(stream, credentials).await?;
+        let Some(guest) = greeted? else {
+            return Ok(());
+        };
         self.problems.solved();
         // Nobody waits for it any more: it comes again.
         let _ = self.guests.try_send(guest);

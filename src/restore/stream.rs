@@ -23,6 +23,10 @@ pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
 
 /// Segments read at once: each costs a round trip to the store, and many are small.
 const SEGMENTS_AHEAD: usize = 4;
+/// Threads of the blocking pool that a restore holds: each stream that is decompressed holds one until it is over, those that are read
+/// ahead, the one that is given out, and the snapshot. The files that they come from are read by further ones: with none left, all
+/// would wait for each other for ever.
+pub const BLOCKING_READERS: usize = SEGMENTS_AHEAD + 2;
 /// Larger segments are not read ahead whole, but as far as a reader of an object goes: two zstd frames of 1 MiB each, and as much
 /// compressed. With the number above: at most 16 MiB.
 const WHOLE_SEGMENT: u64 = 1 << 20;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -390,13 +393,21 @@ impl Reader {
         range: Option<Range<u64>>,
         buffers: Buffers,
     ) -> Result<Self, StoreError> {
-        let opened = File::open(path).and_then(|file| {
+        // A pipe without a writer would hold whoever opens it for ever.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path);
+        let opened = opened.and_then(|file| {
             let found = file.metadata()?;
             Ok((file, found))
         });
         let (mut file, found) = match opened {
             Ok((_, found)) if found.is_dir() => return Err(StoreError::NotFound { name }),
+            Ok((_, found)) if !found.is_file() => return Err(not_a_file(&name)),
             Err(error) if is_absence(&error) => return Err(StoreError::NotFound { name }),
+            // A socket, or a device without a driver.
+            Err(error) if is_no_file(path, &error) => return Err(not_a_file(&name)),
             other => other.map_err(|error| cannot("read", &name, &error))?,
         };
         let (start, end) = byte_range(range, found.len());
@@ -431,6 +442,19 @@ impl Reader {
         }
         self.left = self.left.saturating_sub(wanted);
         Ok(self.buffers.lend(piece))
+    }
+}
+
+fn is_no_file(path: &Path, error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NXIO.raw_os_error())
+        && fs::metadata(path).is_ok_and(|found| !found.is_file())
+}
+
+fn not_a_file(name: &str) -> StoreError {
+    StoreError::Permanent {
+        what: format!("cannot read {name}"),
+        cause: "it is not a regular file, but a pipe, a socket or a device: move it away; backfeed makes no such thing"
+            .to_owned(),
     }
 }
 

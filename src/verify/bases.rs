@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
+use super::duplicates::{self, Found};
 use super::second::{self, Counts, Opinion};
 use super::{HistoryReport, Request};
 use crate::archive::{
@@ -48,6 +49,24 @@ pub(super) async fn read(
             let object = Name::BaseManifest(base.position()).to_string();
             found.problem(Some(object), why, advice);
             continue;
+        }
+        let twice = if summary.unwalked.is_some() {
+            Found::Unknown("our own reader does not know all of it".to_owned())
+        } else {
+            duplicates::find(archive, base).await?
+        };
+        match twice {
+            Found::None => {}
+            Found::Twice(db, key) => {
+                let what =
+                    format!("the key {key} stands twice in database {db}: no server loads that");
+                found.problem(Some(object), what, advice);
+                continue;
+            }
+            Found::Unknown(why) => found.notes.push(format!(
+                "the base at offset {}: whether a key stands twice cannot be said: {why}",
+                base.offset
+            )),
         }
         let opinion = if summary.unwalked.is_some() {
             // What our own walker has not seen to its end is not given to another program.

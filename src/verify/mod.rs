@@ -9,6 +9,7 @@
 //! Headers are read as a stream and bases and segments pass by, so memory does not depend on what is stored.
 
 mod bases;
+mod duplicates;
 mod log;
 mod second;
 

@@ -22,6 +22,14 @@ fn id() -> ReplId {
 
 /// A base with every type of Redis in it.
 async fn sample(store: &MemoryStore, magic: &str) -> Archive {
+    let mut body = vec![0xFE, 0];
+    for (index, (_, dump)) in samples::REDIS_DUMPS.iter().enumerate() {
+        body.extend(samples::dumped(&format!("k{index}"), dump));
+    }
+    with_base(store, samples::rdb(magic, &body)).await
+}
+
+async fn with_base(store: &MemoryStore, rdb: Vec<u8>) -> Archive {
     let archive = Archive::open_or_create(store.shared(), NOW).await.unwrap();
     let server = ServerInfo::default();
     let doc = HistoryDoc {
@@ -35,19 +43,12 @@ async fn sample(store: &MemoryStore, magic: &str) -> Archive {
         created_unix_ms: NOW,
     };
     archive.create_history(&doc).await.unwrap();
-    let mut body = vec![0xFE, 0];
-    for (index, (_, dump)) in samples::REDIS_DUMPS.iter().enumerate() {
-        body.extend(samples::dumped(&format!("k{index}"), dump));
-    }
     let at = Position {
         history: id(),
         offset: Offset(10),
     };
     let mut writer = archive.begin_base(at).await.unwrap();
-    writer
-        .write(samples::rdb(magic, &body).into())
-        .await
-        .unwrap();
+    writer.write(rdb.into()).await.unwrap();
     writer.finish().await.unwrap();
     let (stored, summary) = archive.walk_stray_base(at).await.unwrap();
     let manifest =
@@ -61,6 +62,55 @@ fn deep() -> Request {
         history: None,
         deep: true,
         now_unix_ms: NOW,
+    }
+}
+
+/// Strings with empty values, in database 0 and in database 1.
+async fn with_keys(in_0: &[&str], in_1: &[&str]) -> Report {
+    let mut body = Vec::new();
+    for (db, keys) in [(0, in_0), (1, in_1)] {
+        body.extend([0xFE, db]);
+        for key in keys {
+            body.push(0);
+            body.extend(samples::string(key.as_bytes()));
+            body.extend(samples::string(b""));
+        }
+    }
+    let archive = with_base(&MemoryStore::new(), samples::rdb("REDIS0011", &body)).await;
+    verify(&archive, deep(), &()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_key_that_stands_twice_is_no_sound_snapshot() {
+    // More than are compared at once.
+    let names: Vec<String> = (0..50).map(|n| format!("key:{n}")).collect();
+    let mut keys: Vec<&str> = names.iter().map(String::as_str).collect();
+    let report = with_keys(&keys, &keys).await;
+    assert!(report.sound, "{report}");
+    for twice in ["key:0", "key:17", "key:49"] {
+        keys.push(twice);
+        let report = with_keys(&["other"], &keys).await;
+        assert!(!report.sound, "{report}");
+        let told = format!("the key {twice} stands twice in database 1");
+        assert!(report.to_string().contains(&told), "{report}");
+        keys.pop();
+    }
+}
+
+#[tokio::test]
+async fn an_lzf_string_that_cannot_have_been_so_long_is_no_sound_snapshot() {
+    // A string: LZF, its bytes, those that it was, the bytes.
+    let lzf = |original: &[u8]| [&[0xC3, 4][..], original, &[0x01, b'a', b'a', 0x00]].concat();
+    for (original, sound) in [
+        (&[10][..], true),
+        (&[0][..], false),
+        (&[0x80, 0, 1, 0, 0][..], false),
+        (&[0x80, 0x7F, 0xFF, 0xFF, 0xFF][..], false),
+    ] {
+        let body = [&[0xFE, 0, 0][..], &samples::string(b"key"), &lzf(original)].concat();
+        let mut walker = crate::rdb::Walker::new();
+        let walked = walker.push(&samples::rdb("REDIS0011", &body));
+        assert_eq!(walked.is_ok(), sound, "{original:?}: {walked:?}");
     }
 }
 

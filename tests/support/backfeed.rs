@@ -118,6 +118,8 @@ pub fn restored(version: Version, store: &str) -> Server {
 /// A running `backfeed sidecar` or `backfeed backup`.
 pub struct Backfeed {
     env: Env,
+    /// What a shell does in its process before it starts: limits.
+    preamble: Option<String>,
     args: Vec<String>,
     http_port: u16,
     home: TempDir,
@@ -151,8 +153,14 @@ impl Backfeed {
 
     /// The same, with variables.
     pub fn start_with(env: Env, args: &[&str]) -> Self {
+        Self::start_after(None, env, args)
+    }
+
+    /// The same, after a shell has set limits of its process: `ulimit -n 256`.
+    pub fn start_after(preamble: Option<&str>, env: Env, args: &[&str]) -> Self {
         let mut backfeed = Self {
             env,
+            preamble: preamble.map(str::to_owned),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             http_port: free_port(),
             home: TempDir::new().expect("a temporary directory"),
@@ -168,7 +176,15 @@ impl Backfeed {
             .append(true)
             .open(self.log_path())
             .expect("the log file");
-        let child = Command::new(PROGRAM)
+        let mut command = match &self.preamble {
+            None => Command::new(PROGRAM),
+            Some(preamble) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{preamble} && exec \"$@\""), "sh", PROGRAM]);
+                shell
+            }
+        };
+        let child = command
             .envs(self.env.iter().cloned())
             .args(&self.args)
             .args(["--http", &format!("127.0.0.1:{}", self.http_port), "-v"])
@@ -193,6 +209,11 @@ impl Backfeed {
 
     fn log_path(&self) -> PathBuf {
         self.home.path().join("log")
+    }
+
+    /// Of `--http`.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
     }
 
     pub fn pid(&self) -> u32 {

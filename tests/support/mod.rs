@@ -2,6 +2,7 @@
 
 pub mod backfeed;
 pub mod certs;
+pub mod cgroup;
 pub mod data;
 pub mod emulator;
 pub mod ledger;

@@ -1,6 +1,7 @@
 //! The walker's steps: one atom of a layout each, over what is left of a chunk.
 
 use super::{Event, Frame, Walker};
+use crate::rdb::cursor::LZF_RATIO;
 use crate::rdb::error::Stop;
 use crate::rdb::layout::{self, Atom, Effect, Kind};
 use crate::rdb::wire::{Decoded, Length, VECTOR_SET_NAME, decode_length, module_name};
@@ -162,7 +163,16 @@ impl Walker {
             }
             Atom::ManyFixed(size) => self.skip = check_count(at, number)?.saturating_mul(size),
             Atom::LzfStored if number <= LENGTH_LIMIT => self.lzf_stored = number,
-            Atom::LzfOriginal if number <= LENGTH_LIMIT => self.skip = self.lzf_stored,
+            Atom::LzfOriginal if number <= LENGTH_LIMIT => {
+                self.skip = self.lzf_stored;
+                if number == 0 || number / LZF_RATIO > self.lzf_stored {
+                    return Err(Stop::Malformed {
+                        offset: at,
+                        expected: "the length of a string that LZF has compressed",
+                        found: format!("{number} bytes, of {} that are stored", self.lzf_stored),
+                    });
+                }
+            }
             Atom::LzfStored | Atom::LzfOriginal => return Err(too_long(at, number)),
             Atom::ModuleId => self.module_id(number, at)?,
             Atom::ModuleData => return self.module_data(number),
