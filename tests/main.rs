@@ -37,6 +37,7 @@ mod sidecar;
 mod sizes;
 mod spool;
 mod stock_tools;
+mod takeover;
 mod tidy;
 mod tls;
 mod verify;

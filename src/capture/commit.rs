@@ -67,7 +67,9 @@ impl Commit {
             let (id, offset) = (end.history, end.offset);
             log_writer::seal(&archive, id, offset, &reason, &writer, now_unix_ms).await?;
         }
-        archive.create_history(&doc).await?;
+        archive
+            .begin_history(&doc, Some(&manifest), &writer)
+            .await?;
         archive.commit_base(&manifest).await?;
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))

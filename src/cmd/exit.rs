@@ -67,11 +67,13 @@ impl From<RestoreError> for Failure {
             | RestoreError::AfterLatest { .. }
             | RestoreError::SteppedOver { .. }
             | RestoreError::CannotContinue { .. }
+            | RestoreError::GoesOn { .. }
             | RestoreError::NotASnapshot { .. }
             | RestoreError::Rebuild(_)
             | RestoreError::Rewrite(_)
             | RestoreError::Strip(_)
             | RestoreError::Unreplayable(_) => Exit::NothingToRestore,
+            RestoreError::LeaseLost { .. } => Exit::Superseded,
             RestoreError::When(_) => Exit::Usage,
             RestoreError::Control(_)
             | RestoreError::Refused { .. }
@@ -123,6 +125,7 @@ impl From<SidecarError> for Failure {
             SidecarError::Control(_) | SidecarError::Serve(_) | SidecarError::NotPromoted => {
                 Self::new(Exit::Redis, error)
             }
+            SidecarError::TakenOver { .. } => Self::new(Exit::Superseded, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }
     }

@@ -17,6 +17,7 @@ mod error;
 mod feed;
 mod files;
 mod keys;
+mod lease;
 mod plan;
 mod progress;
 mod rdb_file;
@@ -34,6 +35,7 @@ pub use aof::AofLayout;
 pub use check::{Checked, check};
 pub use error::RestoreError;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
+pub use lease::Lease;
 pub use plan::{BadBases, Piece, Plan};
 pub use progress::{Progress, Stage};
 pub use report::Report;
@@ -44,6 +46,7 @@ use std::collections::BTreeSet;
 pub use stream::{Content, LogForm, log, snapshot, source};
 pub use when::{BadWhen, When};
 
+use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
 use crate::config::Dest;
 use crate::position::{Offset, Position, ReplId};
@@ -123,8 +126,10 @@ pub async fn restore(
         }
         None => {}
     }
+    let mut lease = None;
     if request.continue_history {
         // Last of all, as it ends the work of a writer that is still alive.
+        lease = Some(take_lease(archive, history, request, server.as_ref()).await?);
         let why = format!("continued on {}", request.target);
         let sealed = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
         serve::may_continue(&sealed, history)?;
@@ -135,7 +140,33 @@ pub async fn restore(
             check_again(server, &catalog, &plan, &checked, request).await?;
         }
     }
+    if let Some(server) = &mut server
+        && let Some(lease) = lease.take()
+    {
+        let doc = catalog.histories.get(&history).map(|it| it.doc.clone());
+        server.hold(lease, doc);
+    }
     write(archive, request, &plan, &checked, server, progress).await
+}
+
+async fn take_lease(
+    archive: &Archive,
+    history: ReplId,
+    request: &Request,
+    server: Option<&server::Target<'_>>,
+) -> Result<Lease, RestoreError> {
+    let claimant = Claimant {
+        writer: request.writer.clone(),
+        redis: server.and_then(server::Target::run_id),
+        now_unix_ms: request.now_unix_ms,
+    };
+    let wait = |claim: &ClaimDoc| {
+        tracing::warn!(
+            "waiting: {} restores another Redis from history {history} just now. Its place is taken if it does not go on",
+            claim.writer
+        );
+    };
+    Lease::take(archive, history, claimant, wait).await
 }
 
 async fn check_again(

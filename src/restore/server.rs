@@ -12,10 +12,11 @@ use super::diskless;
 use super::door::Door;
 use super::error::RestoreError;
 use super::feed::Feed;
+use super::lease::Lease;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::serve::{CaughtUp, Identity};
-use crate::archive::{Archive, ServerInfo};
+use crate::archive::{Archive, HistoryDoc, ServerInfo};
 use crate::config::{Admission, Source, is_loopback};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
@@ -54,6 +55,8 @@ pub(super) struct Target<'a> {
     notes: Vec<String>,
     /// Where it will come to.
     socket: Option<(TcpListener, SocketAddr)>,
+    /// For one that goes on under the id that it is given: the right to, and the history.
+    lease: Option<(Lease, Option<HistoryDoc>)>,
 }
 
 impl<'a> Target<'a> {
@@ -73,6 +76,7 @@ impl<'a> Target<'a> {
             facts,
             notes: Vec::new(),
             socket: None,
+            lease: None,
         };
         target.check_mode()?;
         target.check_rdb(plan, force)?;
@@ -328,8 +332,19 @@ impl<'a> Target<'a> {
         let mut anew = Self::check(self.source, plan, writers, listener, force).await?;
         anew.check_content(checked).await?;
         anew.socket = self.socket.take();
+        anew.lease = self.lease.take();
         *self = anew;
         Ok(())
+    }
+
+    /// Which run of it this is.
+    pub(super) fn run_id(&self) -> Option<String> {
+        self.facts.run_id.clone()
+    }
+
+    /// It is promoted only if the history is still ours to continue, and is recorded as the one that does.
+    pub(super) fn hold(&mut self, lease: Lease, doc: Option<HistoryDoc>) {
+        self.lease = Some((lease, doc));
     }
 
     /// Opens the port that the target will come to.
@@ -385,7 +400,7 @@ impl<'a> Target<'a> {
         };
         let server = self.server();
         let is_changed = diskless::set(&mut self.control, server, self.source).await?;
-        let fed = self.feed(feed, &host, port).await;
+        let fed = self.feed(feed, plan, &host, port).await;
         if is_changed && let Some(note) = diskless::put_back(self.source).await {
             tracing::warn!("{note}");
             self.notes.push(note);
@@ -393,13 +408,27 @@ impl<'a> Target<'a> {
         self.verify(plan, checked, fed?)
     }
 
-    async fn feed(&mut self, feed: Feed<'_>, host: &str, port: u16) -> Result<Facts, RestoreError> {
+    async fn feed(
+        &mut self,
+        feed: Feed<'_>,
+        plan: &Plan,
+        host: &str,
+        port: u16,
+    ) -> Result<Facts, RestoreError> {
         self.follow(host, port).await?;
         let caught_up = feed.run().await.map_err(|source| RestoreError::Feeding {
             addr: self.source.addr(),
             source: Box::new(source),
         })?;
-        self.promote(caught_up).await
+        let lease = self.lease.take();
+        if let Some((lease, _)) = &lease {
+            lease.confirm().await?;
+        }
+        let facts = self.promote(caught_up).await?;
+        if let Some((lease, Some(doc))) = lease {
+            lease.record(&facts, plan, doc).await?;
+        }
+        Ok(facts)
     }
 
     /// An error reply changes nothing; without any reply, it may follow us.

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod decide;
+pub(crate) mod takeover;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,16 +20,11 @@ use tokio::time::{Instant, timeout};
 use crate::archive::{Ambiguous, Archive, Catalog};
 use crate::capture::{Capture, Clock, MasterWatch, SessionEnd, Shutdown, stopped};
 use crate::config::{SidecarConfig, Source, StoreConfig};
-use crate::consolidate::{self, Worth};
-use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::door::Door;
-use crate::restore::{
-    BadBases, CaughtUp, Guest, Identity, Plan, RestoreError, ServeError, When, offer, plan, seal,
-    sound,
-};
+use crate::restore::{Lease, RestoreError, ServeError};
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away, syncs,
 };
@@ -40,8 +36,6 @@ use self::decide::{Claim, Tip};
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Redis tries its master every second. One that has not come for so long is looked at again.
 const GUEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a Redis of an old version waits for a base at the end of its log. After that it is served the log, as a fork.
-const BASE_LIMIT: Duration = Duration::from_secs(300);
 /// How long a promoted Redis may take to say that it is a master.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -67,6 +61,18 @@ pub enum SidecarError {
         addr: String,
         /// What the system said.
         cause: std::io::Error,
+    },
+    /// Another sidecar has restored its Redis from the store, and this one waited for it.
+    #[error(
+        "superseded: another backfeed has restored its Redis from history {history}{child}, and ours was not. (If that is \
+         another server, give each a --store, or a prefix, of its own.) To restore this one from what the other has \
+         stored, and shut that out, start this backfeed again"
+    )]
+    TakenOver {
+        /// The history that both wanted.
+        history: ReplId,
+        /// What goes on from it.
+        child: String,
     },
     /// Redis should have become a master and did not.
     #[error("Redis was told REPLICAOF NO ONE and says it is no master")]
@@ -119,12 +125,18 @@ pub async fn run(
         capture,
         status,
         clock,
+        yielded: None,
+        lease: None,
         superseded: false,
     };
     match sidecar.run(&mut shutdown).await {
         Err(SidecarError::Session(SessionEnd::Stopped)) => Ok(sidecar.capture.drain().await?),
         Err(SidecarError::Session(end @ SessionEnd::Superseded { .. })) => {
             Err(give_up(&sidecar.status, end).into())
+        }
+        Err(error @ SidecarError::TakenOver { .. }) => {
+            sidecar.status.superseded(error.to_string());
+            Err(error)
         }
         Err(error) => Err(error),
         Ok(()) => Ok(()),
@@ -193,6 +205,10 @@ struct Sidecar {
     capture: Capture,
     status: Status,
     clock: Clock,
+    /// The history that another sidecar restores its Redis from while ours waits.
+    yielded: Option<ReplId>,
+    /// Held from before a Redis is served under an id of its own until what it is then is stored.
+    lease: Option<Lease>,
     /// A seal was found by the session before: its history must have moved on, or we are superseded.
     superseded: bool,
 }
@@ -216,6 +232,7 @@ impl Sidecar {
                     }
                     doubt(&self.status, &self.clock, &end);
                 }
+                Err(error @ SidecarError::TakenOver { .. }) => return Err(error),
                 Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
                 Err(error) => self.told(&error).await,
             }
@@ -270,6 +287,7 @@ impl Sidecar {
             .capture
             .session(&self.config.redis, MasterWatch::none(), false, shutdown)
             .await;
+        self.lease = None;
         // Only a second seal in a row says that the server itself still is in the sealed history.
         if !matches!(ended, SessionEnd::Superseded { .. }) {
             self.superseded = false;
@@ -342,59 +360,15 @@ impl Sidecar {
             "Redis asks for its data"
         );
         match (decide::replica(keys, claim, tip.as_ref()), tip) {
-            (decide::Replica::Serve, Some(tip)) => self.restore(control, guest, &tip).await,
+            (decide::Replica::Serve, Some(tip)) => {
+                self.restore(control, guest, &tip, facts.run_id.clone())
+                    .await
+            }
             (decide::Replica::Promote(reason), _) => {
                 tracing::info!("{reason}");
                 self.promote(control).await
             }
             (decide::Replica::Serve, None) => self.promote(control).await,
-        }
-    }
-
-    /// Serves the latest state, and promotes.
-    async fn restore(
-        &mut self,
-        control: &mut Control,
-        guest: Guest<Stream>,
-        tip: &Tip,
-    ) -> Result<(), SidecarError> {
-        let archive = self.capture.archive().clone();
-        let (writer, now) = (self.capture.writer().to_owned(), (self.clock)());
-        let memory = self.config.consolidate.memory_limit;
-        let status = self.status.clone();
-        let history = tip.end.history;
-        status.phase(Phase::Serving, format!("restoring history {history}"));
-        let mut forked = None;
-        let prepare = async {
-            let (plan, identity) = prepare(&archive, history, &writer, now, memory).await?;
-            status.store_works();
-            if let Identity::Fork { id } = identity {
-                forked = Some(id);
-            }
-            let what = format!(
-                "restoring {} ({} keys)",
-                plan.end_position,
-                total_keys(&plan)
-            );
-            status.phase(Phase::Serving, what);
-            offer(&archive, &plan, identity).await
-        };
-        let served = guest.serve(prepare, &()).await;
-        self.forked = forked;
-        let caught_up = served?;
-        tracing::info!(at = %caught_up.end(), "Redis has everything that is stored");
-        self.promote_caught_up(control, caught_up).await
-    }
-
-    async fn promote_caught_up(
-        &mut self,
-        control: &mut Control,
-        mut guest: CaughtUp<Stream>,
-    ) -> Result<(), SidecarError> {
-        tokio::select! {
-            promoted = self.promote(control) => promoted,
-            // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
-            Err(error) = guest.hold() => Err(error.into()),
         }
     }
 
@@ -490,71 +464,6 @@ impl Sidecar {
     }
 }
 
-/// Seals the history, so that no other writer can add to it, and plans its restore to the very end. A log that cannot be
-/// replayed byte for byte (relative expiries of an old server) is served as a fork.
-pub(crate) async fn prepare(
-    archive: &Archive,
-    history: ReplId,
-    writer: &str,
-    now_unix_ms: i64,
-    memory_limit: usize,
-) -> Result<(Plan, Identity), RestoreError> {
-    let reason = "it is served to a fresh Redis, and goes on under the id of that";
-    let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
-    let (mut plan, _) = sound(archive, plan, &()).await?;
-    if plan.relative_ttls
-        && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit).await
-    {
-        plan = based;
-    }
-    let identity = if plan.relative_ttls {
-        tracing::info!(
-            "the log of this old server holds relative expiries, which are made absolute, and cannot be consolidated: the \
-             restored Redis gets an id of its own, and one new full sync"
-        );
-        Identity::Fork {
-            id: ReplId::from_random(rand::random()),
-        }
-    } else {
-        Identity::Continue { id: history }
-    };
-    Ok((plan, identity))
-}
-
-/// The log of an old server cannot be replayed under its own offsets, as its relative expiries would count from now. A base
-/// at its end can.
-async fn without_log(
-    archive: &Archive,
-    history: ReplId,
-    now_unix_ms: i64,
-    memory_limit: usize,
-) -> Option<Plan> {
-    let request = consolidate::Request {
-        history: Some(history),
-        service: None,
-        when: When::Latest,
-        memory_limit,
-        worth: Worth::AnyLog,
-        now_unix_ms,
-    };
-    match timeout(BASE_LIMIT, consolidate::consolidate(archive, &request, &())).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            tracing::warn!("the log cannot be consolidated: {error}");
-            return None;
-        }
-        Err(_) => {
-            tracing::warn!("consolidating the log takes too long for a Redis that waits");
-            return None;
-        }
-    }
-    let catalog = archive.catalog().await.ok()?;
-    let none_bad = BadBases::new();
-    let based = plan(archive, &catalog, history, When::Latest, &none_bad).await;
-    let (plan, _) = sound(archive, based.ok()?, &()).await.ok()?;
-    (!plan.relative_ttls).then_some(plan)
-}
-
 /// `--history` settles which of several branches goes on: the one that comes from it. Later, when that one has children of its
 /// own, the flag may stand there still, and must not lead back.
 fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplId, RestoreError> {
@@ -579,11 +488,4 @@ async fn facts_of(redis: &Source) -> Result<(Control, Facts), ControlError> {
     let mut control = Control::connect(redis).await?;
     let facts = control.facts().await?;
     Ok((control, facts))
-}
-
-fn total_keys(plan: &Plan) -> u64 {
-    plan.base
-        .databases
-        .values()
-        .fold(0, |sum, db| sum.saturating_add(db.keys))
 }
