@@ -46,6 +46,7 @@ mod sizes;
 mod spool;
 mod stages;
 mod stock_tools;
+mod takeover;
 mod tidy;
 mod tls;
 mod verify;

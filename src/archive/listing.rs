@@ -103,7 +103,8 @@ impl Archive {
         let mut objects = self.store.list(prefix, None).await;
         while let Some(object) = objects.try_next().await? {
             match Name::parse(&object.name) {
-                Some(Name::Archive) => {}
+                // Who goes on from a history is asked when it matters.
+                Some(Name::Archive | Name::Claim { .. } | Name::Successor(_)) => {}
                 Some(Name::History(id)) => {
                     histories.entry(id).or_default();
                 }

@@ -60,7 +60,8 @@ impl Archive {
         Err(AppendError::Taken(Box::new(entry)))
     }
 
-    /// Seals a log after its last byte. A seal that is there already is success; a segment is [`AppendError::Taken`].
+    /// Seals a log after its last byte. A seal that is there already is success, as it says nothing of who goes on from there
+    /// ([`super::takeover`]); a segment is [`AppendError::Taken`].
     pub async fn seal(
         &self,
         history: ReplId,

@@ -7,6 +7,8 @@
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
 //! histories/<id>/base/<offset:020>.verified.json who has read it from end to end since, and found it sound
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
+//! histories/<id>/takeover/<number:020>.json      who restores a Redis from it just now
+//! histories/<id>/successor.json                  which history goes on from it ([`takeover`])
 //! ```
 
 mod base;
@@ -21,6 +23,7 @@ mod names;
 mod probe;
 mod problem;
 mod read;
+pub mod takeover;
 mod tip;
 mod window;
 
@@ -229,8 +232,9 @@ impl Archive {
         &self.store
     }
 
-    /// Writes `history.json`. One that exists already stays, and is no error.
-    pub async fn create_history(&self, doc: &HistoryDoc) -> Result<(), ArchiveError> {
+    /// Writes `history.json`. One that exists already stays, and is no error. Whoever writes a log begins with
+    /// [`Self::begin_history`].
+    pub(crate) async fn create_history(&self, doc: &HistoryDoc) -> Result<(), ArchiveError> {
         let object = Name::History(doc.id).to_string();
         let body = documents::to_bytes(&object, doc)?;
         self.create_unless_there(&object, body).await

@@ -20,6 +20,15 @@ pub enum Name {
     BaseManifest(Position),
     /// `histories/<id>/base/<offset:020>.verified.json`
     BaseVerdict(Position),
+    /// `histories/<id>/takeover/<number:020>.json`
+    Claim {
+        /// The history.
+        history: ReplId,
+        /// 1 for the first.
+        number: u64,
+    },
+    /// `histories/<id>/successor.json`
+    Successor(ReplId),
     /// `histories/<id>/log/<from:020>.resp.zst`
     Log {
         /// The history.
@@ -40,6 +49,13 @@ impl Name {
         let history: ReplId = id.parse().ok().filter(|it: &ReplId| it.as_str() == id)?;
         if rest == "history.json" {
             return Some(Self::History(history));
+        }
+        if rest == "successor.json" {
+            return Some(Self::Successor(history));
+        }
+        if let Some(claim) = rest.strip_prefix("takeover/") {
+            let number = number(claim.strip_suffix(".json")?)?;
+            return Some(Self::Claim { history, number });
         }
         if let Some(log) = rest.strip_prefix("log/") {
             let first_byte = number(log.strip_suffix(".resp.zst")?)?;
@@ -63,6 +79,11 @@ impl Name {
             None => at(base.strip_suffix(".json")?).map(Self::BaseManifest),
         }
     }
+}
+
+/// What the names of all claims on a history begin with.
+pub(super) fn claims(history: ReplId) -> String {
+    format!("{HISTORIES}{history}/takeover/")
 }
 
 /// What the names of all objects of a history begin with.
@@ -97,6 +118,10 @@ impl fmt::Display for Name {
                 "{HISTORIES}{}/base/{:020}.verified.json",
                 at.history, at.offset.0
             ),
+            Self::Successor(id) => write!(f, "{HISTORIES}{id}/successor.json"),
+            Self::Claim { history, number } => {
+                write!(f, "{HISTORIES}{history}/takeover/{number:020}.json")
+            }
             Self::Log {
                 history,
                 first_byte,
@@ -117,7 +142,7 @@ mod tests {
             any::<[u8; 20]>(),
             prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
         );
-        (0..6, parts).prop_map(|(which, (id, number))| {
+        (0..8, parts).prop_map(|(which, (id, number))| {
             let history = ReplId::from_random(id);
             let at = Position {
                 history,
@@ -129,6 +154,8 @@ mod tests {
                 2 => Name::BaseData(at),
                 3 => Name::BaseManifest(at),
                 4 => Name::BaseVerdict(at),
+                5 => Name::Claim { history, number },
+                6 => Name::Successor(history),
                 _ => Name::Log {
                     history,
                     first_byte: number,
@@ -145,7 +172,7 @@ mod tests {
 
         #[test]
         fn what_parses_has_exactly_that_name(
-            text in "(histories/[0-9a-fA-F]{40}/(log|base)/[0-9+]{19,21}\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
+            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover)/[0-9+]{19,21}\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
         ) {
             if let Some(name) = Name::parse(&text) {
                 prop_assert_eq!(name.to_string(), text);
@@ -183,6 +210,14 @@ mod tests {
         assert_eq!(
             Name::BaseVerdict(at).to_string(),
             format!("{prefix}/base/00000000000000000042.verified.json")
+        );
+        assert_eq!(
+            Name::Claim { history, number: 7 }.to_string(),
+            format!("{prefix}/takeover/00000000000000000007.json")
+        );
+        assert_eq!(
+            Name::Successor(history).to_string(),
+            format!("{prefix}/successor.json")
         );
         let log = Name::Log {
             history,

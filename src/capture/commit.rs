@@ -56,7 +56,9 @@ impl Commit {
             doc.comes_after(boundary);
         }
         previous::replace(&archive, &before, &mut doc, &writer, now_unix_ms).await?;
-        archive.create_history(&doc).await?;
+        archive
+            .begin_history(&doc, Some(&manifest), &writer)
+            .await?;
         archive.commit_base(&manifest).await?;
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))

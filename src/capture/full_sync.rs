@@ -1,5 +1,6 @@
 //! A full sync: the RDB is walked, compressed and stored as it comes, and counts once its manifest is written.
 
+use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, ServerInfo};
 use crate::link::{Link, LinkError};
 use crate::position::Position;
@@ -23,9 +24,23 @@ pub enum FullSyncError {
     /// The history was sealed meanwhile: another backfeed has taken over.
     #[error("the history was sealed at offset {} by {}: {}", .0.start, .0.writer, .0.reason)]
     Sealed(Box<SealHeader>),
+    /// Another history has taken the place of what was there before.
+    #[error(
+        "history {} goes on as {} meanwhile, which {} has recorded", .0.history, .0.child.id, .0.writer
+    )]
+    GoesOn(Box<SuccessorDoc>),
     /// The archive does not take it.
     #[error("cannot store the snapshot: {0}")]
     Archive(#[from] ArchiveError),
+}
+
+impl From<SuccessionError> for FullSyncError {
+    fn from(error: SuccessionError) -> Self {
+        match error {
+            SuccessionError::GoesOn(other) => Self::GoesOn(other),
+            SuccessionError::Archive(error) => error.into(),
+        }
+    }
 }
 
 /// A payload that has been received and handed to the store, but is not committed.

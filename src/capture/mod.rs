@@ -26,8 +26,8 @@ mod shutdown_probe;
 mod spooler;
 pub mod tail;
 
-pub(crate) use self::server::wants_version;
-pub(crate) use self::session::REPLICA_VERSION;
+pub(crate) use self::server::{server_info, wants_version};
+pub(crate) use self::session::{REPLICA_VERSION, succeeded};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -36,7 +36,7 @@ pub(super) async fn look(source: &Source) -> Result<Option<Facts>, SessionEnd> {
     }
 }
 
-pub(super) fn server_info(facts: Option<&Facts>) -> ServerInfo {
+pub(crate) fn server_info(facts: Option<&Facts>) -> ServerInfo {
     match facts {
         Some(facts) => ServerInfo {
             flavour: facts.flavour.clone(),

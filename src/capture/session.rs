@@ -15,6 +15,7 @@ use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
 use super::tail::Tail;
 use super::{Achieved, Capture, Session, SessionEnd, Shutdown, unless_stopped};
+use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{
     AppendError, ArchiveError, Catalog, FORMAT, Gap, HistoryDoc, LogEnd, Parent, ServerInfo,
 };
@@ -116,6 +117,8 @@ impl Capture {
             self.before = known.before.clone();
             let server = facts.as_ref().and_then(|facts| facts.replid);
             self.check_left_behind(known, server)?;
+            let check = self.check_twin(facts.as_ref());
+            unless_stopped(shutdown, check).await??;
         }
         let from = if once {
             None
@@ -197,6 +200,22 @@ impl Capture {
             self.log = Some(log);
         }
         end
+    }
+
+    /// A server that was restored from a history that goes on in another one belongs to no backup of it, full sync or not.
+    async fn check_twin(&self, facts: Option<&Facts>) -> Result<(), SessionEnd> {
+        let Some(facts) = facts else {
+            return Ok(());
+        };
+        let (Some(id), Some((old, shared))) = (facts.replid, facts.branched_off()) else {
+            return Ok(());
+        };
+        let other = self.archive.served_to_another(old, shared, id).await?;
+        let at = Position {
+            history: old,
+            offset: shared,
+        };
+        other.map_or(Ok(()), |other| Err(succeeded(at, &other)))
     }
 
     /// When there were full syncs enough, the server is asked for nothing but what it can continue.
@@ -314,16 +333,19 @@ impl Capture {
         }
         let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
         let (id_before, now) = (from.history, (self.clock)());
-        log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now).await?;
+        let sealed =
+            log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now).await?;
         let parent = Parent {
             history: from.history,
             offset: from.boundary.offset,
             db: from.boundary.db,
         };
-        let mut doc = self.history_doc(id, Some(parent), server);
-        let before = previous::of_branch(&self.before, parent.history, self.guards);
-        previous::replace(&self.archive, &before, &mut doc, &self.writer, now).await?;
-        self.archive.create_history(&doc).await?;
+        self.begin_child(id, parent, server)
+            .await
+            .map_err(|error| match error {
+                SuccessionError::GoesOn(other) => succeeded(sealed, &other),
+                SuccessionError::Archive(error) => error.into(),
+            })?;
         // Another listener of the same feed may have been here before us, at another offset.
         let catalog = self.archive.catalog().await?;
         let end = self.archive.log_end(&catalog, id).await?;
@@ -336,6 +358,33 @@ impl Capture {
         tracing::info!(from = %from.position(), to = %id, "the server continues the feed under a new id");
         self.start_log(id, from.boundary, end.end, from.last_mark_ms);
         Ok(())
+    }
+
+    /// Looks what a history that begins now comes after.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn look_before(&mut self) -> Result<(), ArchiveError> {
+        let catalog = self.archive.catalog().await?;
+        self.before = previous::find(&self.archive, &catalog, &self.service).await?;
+        Ok(())
+    }
+
+    /// Records that a history goes on as `id`, which its server says it is now. The history must be sealed.
+    ///
+    /// # Errors
+    /// [`SuccessionError::GoesOn`]: it goes on in another server.
+    pub async fn begin_child(
+        &self,
+        id: ReplId,
+        parent: Parent,
+        server: ServerInfo,
+    ) -> Result<(), SuccessionError> {
+        let mut doc = self.history_doc(id, Some(parent), server);
+        let before = previous::of_branch(&self.before, parent.history, self.guards);
+        let now = (self.clock)();
+        previous::replace(&self.archive, &before, &mut doc, &self.writer, now).await?;
+        self.archive.begin_history(&doc, None, &self.writer).await
     }
 
     /// `+FULLRESYNC`: receives the RDB; committing it goes on beside the feed, which comes by `feed` or, without, by the same link.
@@ -466,6 +515,17 @@ pub(super) fn superseded(history: ReplId, seal: &SealHeader) -> SessionEnd {
             offset: seal.start,
         },
         reason: format!("by {}: {}", seal.writer, seal.reason),
+    }
+}
+
+/// Another server goes on from where this one does: a sidecar has restored it from the same history.
+pub(crate) fn succeeded(sealed: Position, other: &SuccessorDoc) -> SessionEnd {
+    SessionEnd::Superseded {
+        at: sealed,
+        reason: format!(
+            "by {}: it goes on as {} there",
+            other.writer, other.child.id
+        ),
     }
 }
 

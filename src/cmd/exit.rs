@@ -70,10 +70,12 @@ impl From<RestoreError> for Failure {
             | RestoreError::AfterLatest { .. }
             | RestoreError::SteppedOver { .. }
             | RestoreError::CannotContinue { .. }
+            | RestoreError::GoesOn { .. }
             | RestoreError::NotASnapshot { .. }
             | RestoreError::Rewrite(_)
             | RestoreError::Strip(_)
             | RestoreError::Unreplayable(_) => Exit::NothingToRestore,
+            RestoreError::LeaseLost { .. } => Exit::Superseded,
             RestoreError::When(_) => Exit::Usage,
             RestoreError::Control(_)
             | RestoreError::Refused { .. }
@@ -130,6 +132,7 @@ impl From<SidecarError> for Failure {
             | SidecarError::Unproved(_)
             | SidecarError::NotPromoted
             | SidecarError::KeyDb => Self::new(Exit::Redis, error),
+            SidecarError::TakenOver { .. } => Self::new(Exit::Superseded, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }
     }

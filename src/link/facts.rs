@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_promoted_valkey_is_read_from_its_info() {
-        let info = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n\
+        let info = "# Server\r\nredis_version:7.2.4\r\nrun_id:0f0f\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n\
                     executable:/usr/bin/valkey-server\r\nshutdown_in_milliseconds:900\r\n# Replication\r\nrole:master\r\n\
                     master_replid:0123456789abcdef0123456789abcdef01234567\r\n\
                     master_replid2:fedcba9876543210fedcba9876543210fedcba98\r\nmaster_repl_offset:200\r\n\
@@ -223,6 +223,7 @@ mod tests {
             ("valkey", "9.1.2")
         );
         assert_eq!(facts.role, Role::Master);
+        assert_eq!(facts.health.run_id.as_deref(), Some("0f0f"));
         assert_eq!(facts.replid2.unwrap().1, Offset(100));
         assert_eq!(facts.keys, BTreeMap::from([(0, 3), (15, 1)]));
         let (new, old) = (facts.replid.unwrap(), facts.replid2.unwrap().0);

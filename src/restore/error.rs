@@ -142,6 +142,28 @@ pub enum RestoreError {
         /// Why.
         reason: String,
     },
+    /// Another history goes on from the one that was to be continued.
+    #[error(
+        "history {history} goes on as {child}, so it cannot be continued once more. Restore {child}, or leave \
+         --continue-history out"
+    )]
+    GoesOn {
+        /// The history.
+        history: ReplId,
+        /// The one that goes on from it.
+        child: ReplId,
+    },
+    /// Another process restores a server from the history, and took us for gone.
+    #[error(
+        "{writer} restores another Redis from history {history} now, as nothing was heard from here for too long: this one is \
+         not promoted"
+    )]
+    LeaseLost {
+        /// The history.
+        history: ReplId,
+        /// Who.
+        writer: String,
+    },
     /// A file or directory is in the way.
     #[error(
         "{path} {reason}. Nothing was written; choose another place, or use --force to replace it"
@@ -339,6 +361,7 @@ impl RestoreError {
                 | Self::InTheWay { .. }
                 | Self::NotASnapshot { .. }
                 | Self::CannotContinue { .. }
+                | Self::GoesOn { .. }
                 | Self::BeforeOldest { .. }
                 | Self::AfterLatest { .. }
                 | Self::SteppedOver { .. }

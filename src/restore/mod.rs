@@ -22,6 +22,7 @@ mod fit;
 mod guesses;
 mod keys;
 mod keys_server;
+mod lease;
 mod opening;
 mod plan;
 mod progress;
@@ -43,6 +44,7 @@ pub use count::{Count, Expected};
 pub use door::{GREETED, GUESTS};
 pub use error::RestoreError;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
+pub use lease::Lease;
 use plan::Usable;
 pub use plan::{BadBases, Piece, Plan};
 pub use progress::{Progress, Stage};
@@ -55,6 +57,7 @@ use std::collections::BTreeSet;
 pub use stream::{BLOCKING_READERS, Content, LogForm, log, snapshot, source};
 pub use when::{BadWhen, When};
 
+use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
 use crate::config::Dest;
 use crate::position::{Offset, Position, ReplId};
@@ -136,8 +139,10 @@ pub async fn restore(
         }
         None => {}
     }
+    let mut lease = None;
     if request.continue_history {
         // Last of all, as it ends the work of a writer that is still alive.
+        lease = Some(take_lease(archive, history, request, server.as_ref()).await?);
         let why = format!("continued on {}", request.target);
         let sealed = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
         serve::may_continue(&sealed, history)?;
@@ -148,6 +153,12 @@ pub async fn restore(
         if let Some(server) = &mut server {
             check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
         }
+    }
+    if let Some(server) = &mut server
+        && let Some(lease) = lease.take()
+    {
+        let doc = catalog.histories.get(&history).map(|it| it.doc.clone());
+        server.hold(lease, doc);
     }
     let found = Found {
         plan: &plan,
@@ -162,6 +173,26 @@ struct Found<'a> {
     plan: &'a Plan,
     checked: &'a Checked,
     count: Count,
+}
+
+async fn take_lease(
+    archive: &Archive,
+    history: ReplId,
+    request: &Request,
+    server: Option<&server::Target<'_>>,
+) -> Result<Lease, RestoreError> {
+    let claimant = Claimant {
+        writer: request.writer.clone(),
+        redis: server.and_then(server::Target::run_id),
+        now_unix_ms: request.now_unix_ms,
+    };
+    let wait = |claim: &ClaimDoc| {
+        tracing::warn!(
+            "waiting: {} restores another Redis from history {history} just now. Its place is taken if it does not go on",
+            claim.writer
+        );
+    };
+    Lease::take(archive, history, claimant, wait).await
 }
 
 async fn check_again(

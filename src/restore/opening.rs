@@ -3,19 +3,21 @@
 use super::count::Count;
 use super::error::RestoreError;
 use super::feed::{Feed, Watch};
+use super::plan::Plan;
 use super::proof::{Before, Differs, Proof, Slack, Unproved, prove};
 use super::serve::CaughtUp;
 use super::serve_error::ServeError;
 use super::server::Target;
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
-use crate::link::facts::Role;
+use crate::link::facts::{Facts, Role};
 
 impl Target<'_> {
     /// Makes it our replica, feeds it, and opens it if it holds what it was given.
     pub(super) async fn feed(
         &mut self,
         feed: Feed<'_>,
+        plan: &Plan,
         host: &str,
         port: u16,
         count: &mut Count,
@@ -49,7 +51,14 @@ impl Target<'_> {
                 differs,
             },
         })?;
-        self.promote(guest, &proof).await?;
+        let lease = self.lease.take();
+        if let Some((lease, _)) = &lease {
+            lease.confirm().await?;
+        }
+        let facts = self.promote(guest, &proof).await?;
+        if let Some((lease, Some(doc))) = lease {
+            lease.record(&facts, plan, doc).await?;
+        }
         Ok(proof)
     }
 
@@ -95,7 +104,7 @@ impl Target<'_> {
         &mut self,
         mut caught_up: CaughtUp<Stream>,
         proof: &Proof,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Facts, RestoreError> {
         let failed = self.left_following("opening it, now that it has everything,");
         {
             let mut promoted = std::pin::pin!(replicaof(&mut self.control, "NO", "ONE"));
@@ -111,7 +120,7 @@ impl Target<'_> {
             return Err(self.differs(reason.to_owned()));
         }
         match proof.evicted_since(&facts) {
-            0 => Ok(()),
+            0 => Ok(facts),
             evicted => Err(self.differs(format!(
                 "it has let {evicted} keys go since, as its maxmemory is {} bytes: raise that, and run the restore again with --force",
                 facts.health.memory.limit

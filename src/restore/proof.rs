@@ -130,6 +130,12 @@ impl Before {
         }
     }
 
+    /// Which run of it that was.
+    #[must_use]
+    pub fn run_id(&self) -> Option<String> {
+        self.run_id.clone()
+    }
+
     /// Is it the same server still, and our replica?
     ///
     /// # Errors

@@ -13,11 +13,12 @@ use super::diskless;
 use super::door::Door;
 use super::error::RestoreError;
 use super::feed::Feed;
+use super::lease::Lease;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::proof::Proof;
 use super::serve::Identity;
-use crate::archive::{Archive, ServerInfo};
+use crate::archive::{Archive, HistoryDoc, ServerInfo};
 use crate::config::{Admission, Source, is_loopback};
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
@@ -55,6 +56,8 @@ pub(super) struct Target<'a> {
     notes: Vec<String>,
     /// Where it will come to.
     socket: Option<(TcpListener, SocketAddr)>,
+    /// For one that goes on under the id that it is given: the right to, and the history.
+    pub(super) lease: Option<(Lease, Option<HistoryDoc>)>,
 }
 
 impl<'a> Target<'a> {
@@ -74,6 +77,7 @@ impl<'a> Target<'a> {
             facts,
             notes: Vec::new(),
             socket: None,
+            lease: None,
         };
         target.check_mode()?;
         target.check_disk().await?;
@@ -357,8 +361,19 @@ impl<'a> Target<'a> {
     ) -> Result<(), RestoreError> {
         let mut anew = Self::check(self.source, plan, writers, listener, force).await?;
         anew.socket = self.socket.take();
+        anew.lease = self.lease.take();
         *self = anew;
         Ok(())
+    }
+
+    /// Which run of it this is.
+    pub(super) fn run_id(&self) -> Option<String> {
+        self.facts.health.run_id.clone()
+    }
+
+    /// It is promoted only if the history is still ours to continue, and is recorded as the one that does.
+    pub(super) fn hold(&mut self, lease: Lease, doc: Option<HistoryDoc>) {
+        self.lease = Some((lease, doc));
     }
 
     /// Opens the port that the target will come to.
@@ -414,7 +429,7 @@ impl<'a> Target<'a> {
         };
         let server = self.server();
         let is_changed = diskless::set(&mut self.control, server, self.source).await?;
-        let fed = self.feed(feed, &host, port, &mut count).await;
+        let fed = self.feed(feed, plan, &host, port, &mut count).await;
         if is_changed && let Some(note) = diskless::put_back(self.source).await {
             tracing::warn!("{note}");
             self.notes.push(note);

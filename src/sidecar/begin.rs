@@ -54,6 +54,7 @@ pub(super) async fn begin(
         id: at.history,
         parent: None,
         previous: None,
+        also_previous: Vec::new(),
         service: service.to_owned(),
         server: server.clone(),
         created_unix_ms: now_unix_ms,

@@ -4,13 +4,16 @@
 //! |---|---|---|---|
 //! | our replica | no keys, no functions | nothing | store an empty base, serve that, then promote |
 //! | our replica | functions alone | nothing | promote it |
-//! | our replica | no keys | a history | serve that, then promote |
+//! | our replica | no keys | a history | take the lease on it, serve it, look again, promote |
+//! | our replica | no keys | a history that another sidecar holds the lease on | wait; go on when that is not renewed |
+//! | our replica | no keys | a history that went on in the Redis of the one that was waited for | end: superseded |
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
 //! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and capture it |
 //! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
 //! | a master | what an earlier point had, and nothing written since | a history | make it our replica, then serve |
 //! | a master | the same, and it was written to; or next to nothing, of no known history | a history | `--when-behind` decides |
 //! | a master | anything else | anything | capture it |
+//! | a master, restored from a history that goes on in another one ([`crate::archive::takeover`]) | anything | anything | store and acknowledge nothing: superseded |
 //! | a replica of somebody else | – | – | leave it, and capture it as it is |
 
 pub use crate::archive::Tip;

@@ -14,6 +14,7 @@ mod behind;
 pub mod decide;
 mod old_log;
 mod opening;
+pub(crate) mod takeover;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,14 +26,11 @@ use crate::capture::{
     Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
 };
 use crate::config::{SidecarConfig, Source, StoreConfig, WhenBehind};
-use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::door::Door;
-use crate::restore::{
-    Before, Count, Differs, Guest, Identity, Plan, RestoreError, ServeError, offer, seal, sound,
-};
+use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
@@ -79,6 +77,18 @@ pub enum SidecarError {
          is changed or it restarts, and every 5 minutes; --promote-incomplete opens it as it is"
     )]
     Unproved(Differs),
+    /// Another sidecar has restored its Redis from the store, and this one waited for it.
+    #[error(
+        "superseded: another backfeed has restored its Redis from history {history}{child}, and ours was not. (If that is \
+         another server, give each a --store, or a prefix, of its own.) To restore this one from what the other has \
+         stored, and shut that out, start this backfeed again"
+    )]
+    TakenOver {
+        /// The history that both wanted.
+        history: ReplId,
+        /// What goes on from it.
+        child: String,
+    },
     /// Redis should have become a master and did not.
     #[error("Redis was told REPLICAOF NO ONE and says it is no master")]
     NotPromoted,
@@ -137,6 +147,8 @@ pub async fn run(
         capture,
         status,
         clock,
+        yielded: None,
+        lease: None,
         superseded: false,
         achieved: Achieved::default(),
     };
@@ -144,6 +156,10 @@ pub async fn run(
         Err(SidecarError::Session(SessionEnd::Stopped)) => Ok(sidecar.capture.drain().await?),
         Err(SidecarError::Session(end @ SessionEnd::Superseded { .. })) => {
             Err(give_up(&sidecar.status, end).into())
+        }
+        Err(error @ SidecarError::TakenOver { .. }) => {
+            sidecar.status.superseded(error.to_string());
+            Err(error)
         }
         Err(error) => Err(error),
         Ok(()) => Ok(()),
@@ -215,6 +231,10 @@ struct Sidecar {
     capture: Capture,
     status: Status,
     clock: Clock,
+    /// The history that another sidecar restores its Redis from while ours waits.
+    yielded: Option<ReplId>,
+    /// Held from before a Redis is served under an id of its own until what it is then is stored.
+    lease: Option<Lease>,
     /// A seal was found by the session before: its history must have moved on, or we are superseded.
     superseded: bool,
     /// By the session of this round.
@@ -241,7 +261,9 @@ impl Sidecar {
                     }
                     doubt(&self.status, &self.clock, &end);
                 }
-                Err(error @ SidecarError::KeyDb) => return Err(error),
+                Err(error @ (SidecarError::KeyDb | SidecarError::TakenOver { .. })) => {
+                    return Err(error);
+                }
                 Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
                 Err(error) => self.told(&error).await,
             }
@@ -290,6 +312,7 @@ impl Sidecar {
             .capture
             .session(&self.config.redis, MasterWatch::none(), false, shutdown)
             .await;
+        self.lease = None;
         let Session {
             end: ended,
             achieved,
@@ -394,45 +417,6 @@ impl Sidecar {
         }
     }
 
-    /// Serves the latest state, and promotes.
-    async fn restore(
-        &mut self,
-        control: &mut Control,
-        before: &Before,
-        guest: Guest<Stream>,
-        tip: &Tip,
-    ) -> Result<(), SidecarError> {
-        let archive = self.capture.archive().clone();
-        let (writer, now) = (self.capture.writer().to_owned(), (self.clock)());
-        let memory = self.config.consolidate.memory_limit;
-        let status = self.status.clone();
-        let history = tip.end.history;
-        status.phase(Phase::Serving, format!("restoring history {history}"));
-        let (mut forked, mut count) = (None, None);
-        let prepare = async {
-            let (plan, identity) =
-                prepare(&archive, history, &writer, now, memory, &status).await?;
-            status.store_works();
-            if let Identity::Fork { id } = identity {
-                forked = Some(id);
-            }
-            let what = format!(
-                "restoring {} ({} keys)",
-                plan.end_position,
-                total_keys(&plan)
-            );
-            status.phase(Phase::Serving, what);
-            count = Some(Count::start(&archive, &plan, memory));
-            offer(&archive, &plan, identity).await
-        };
-        let served = guest.serve(prepare, &()).await;
-        self.forked = forked;
-        let caught_up = served?;
-        tracing::info!(at = %caught_up.end(), "Redis has everything that is stored");
-        let count = count.ok_or(SidecarError::NotPromoted)?;
-        self.open_restored(control, before, caught_up, count).await
-    }
-
     /// Redis came up as a master with less than there is: nobody told it to wait for us.
     async fn make_our_replica(
         &mut self,
@@ -517,38 +501,6 @@ impl Sidecar {
     }
 }
 
-/// Seals the history, so that no other writer can add to it, and plans its restore to the very end. A log that cannot be
-/// replayed byte for byte (relative expiries of an old server) is served as a fork.
-pub(crate) async fn prepare(
-    archive: &Archive,
-    history: ReplId,
-    writer: &str,
-    now_unix_ms: i64,
-    memory_limit: usize,
-    status: &Status,
-) -> Result<(Plan, Identity), RestoreError> {
-    let reason = "it is served to a fresh Redis, and goes on under the id of that";
-    let plan = seal(archive, history, reason, writer, now_unix_ms).await?;
-    let (mut plan, _) = sound(archive, plan, &()).await?;
-    if plan.relative_ttls
-        && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit, status).await
-    {
-        plan = based;
-    }
-    let identity = if plan.relative_ttls {
-        tracing::info!(
-            "the log of this old server holds relative expiries, which are made absolute, and cannot be consolidated: the \
-             restored Redis gets an id of its own, and one new full sync"
-        );
-        Identity::Fork {
-            id: ReplId::from_random(rand::random()),
-        }
-    } else {
-        Identity::Continue { id: history }
-    };
-    Ok((plan, identity))
-}
-
 /// `--history` settles which of several branches goes on: the one that comes from it. Later, when that one has children of its
 /// own, the flag may stand there still, and must not lead back.
 fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplId, RestoreError> {
@@ -567,11 +519,4 @@ async fn facts_of(redis: &Source) -> Result<(Control, Facts), ControlError> {
     let mut control = Control::connect(redis).await?;
     let facts = control.facts().await?;
     Ok((control, facts))
-}
-
-fn total_keys(plan: &Plan) -> u64 {
-    plan.base
-        .databases
-        .values()
-        .fold(0, |sum, db| sum.saturating_add(db.keys))
 }

@@ -56,18 +56,18 @@ impl Sidecar {
         }
     }
 
-    /// Opens a Redis that was given everything, if it holds it.
-    pub(super) async fn open_restored(
+    /// May a Redis be opened that was given everything? It must hold it.
+    pub(super) async fn prove_restored(
         &mut self,
         control: &mut Control,
         before: &Before,
-        mut guest: CaughtUp<Stream>,
+        guest: &mut CaughtUp<Stream>,
         mut count: Count,
-    ) -> Result<(), SidecarError> {
+    ) -> Result<Opening, SidecarError> {
         self.status
             .phase(status::Phase::Promoting, "comparing what Redis holds");
         let port = self.door.addr().port();
-        let proved = prove(control, before, &mut guest, &mut count, port, Slack::Cache);
+        let proved = prove(control, before, guest, &mut count, port, Slack::Cache);
         let opening = match proved.await {
             Ok(proof) => Opening::Proved(proof),
             Err(Unproved::Control(error)) => return Err(error.into()),
@@ -91,8 +91,18 @@ impl Sidecar {
             }
         };
         self.unopened = None;
+        Ok(opening)
+    }
+
+    /// Opens it, while the link to it is held.
+    pub(super) async fn open_restored(
+        &self,
+        control: &mut Control,
+        mut guest: CaughtUp<Stream>,
+        opening: &Opening,
+    ) -> Result<(), SidecarError> {
         tokio::select! {
-            promoted = self.promote(control, &opening) => promoted,
+            promoted = self.promote(control, opening) => promoted,
             // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
             Err(error) = guest.hold() => Err(error.into()),
         }

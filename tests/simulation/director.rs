@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::redis::Node;
-use super::takeover::{Takeover, promote};
+use super::takeover::Takeover;
 use super::{failure, failures, net, note, restoring, store, with};
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::{Clock, SessionEnd};
@@ -109,9 +109,14 @@ struct Director {
     wanted: Vec<&'static str>,
     consolidation: Option<Consolidation>,
     started: u64,
-    takeover: Option<Takeover>,
+    /// At the same time, of the same history.
+    takeovers: Vec<Takeover>,
+    /// So many at most.
+    rivals: usize,
     /// It was begun, and must come to its end.
     taking_over: bool,
+    /// Servers that were restored and promoted; at most one of them goes on.
+    candidates: Vec<(&'static str, usize)>,
     /// For the groups of those who take over.
     groups: Vec<&'static str>,
     /// The server that counts.
@@ -180,9 +185,11 @@ impl Director {
             writers: Vec::new(),
             wanted: vec!["a"],
             consolidation: None,
-            takeover: None,
+            takeovers: Vec::new(),
+            rivals: 1,
             taking_over: false,
-            groups: vec!["e", "d", "c"],
+            candidates: Vec::new(),
+            groups: vec!["l", "k", "j", "i", "h", "g", "f", "e", "d", "c"],
             started: 0,
             master: 0,
             _spool: spool,
@@ -235,9 +242,12 @@ impl Director {
                 };
             }
             // A server whose history nobody has stored yet would be another one of the same name to those who take over.
-            24 if self.troubles.takeovers && !self.groups.is_empty() => {
+            24 if self.troubles.takeovers && self.groups.len() > 3 => {
                 let known = with(|sim| sim.oracle.end(sim.nodes[master].replid).is_some());
-                self.taking_over |= known;
+                if known && !self.taking_over {
+                    self.taking_over = true;
+                    self.rivals = pick(&[1, 2, 2, 3]);
+                }
             }
             25 => {
                 // Who was superseded may still be written to.
@@ -283,10 +293,9 @@ impl Director {
                 writer.stopping = true;
                 writer.shutdown.send_replace(true);
             }
-            1 if self.takeover.is_some() => {
-                if let Some(takeover) = &self.takeover {
-                    takeover.die_in(below(300));
-                }
+            1 if !self.takeovers.is_empty() => {
+                let which = below(self.takeovers.len() as u64) as usize;
+                self.takeovers[which].die_in(below(300));
             }
             2 if self.consolidation.is_some() => {
                 if let Some((process, _)) = &self.consolidation {
@@ -352,7 +361,7 @@ impl Director {
                 self.consolidation = Some((process, task));
             }
         }
-        self.look_after_takeover().await?;
+        self.look_after_takeovers().await?;
         for group in self.wanted.clone() {
             if self.taking_over {
                 break;
@@ -365,30 +374,83 @@ impl Director {
         Ok(())
     }
 
-    async fn look_after_takeover(&mut self) -> Result<(), String> {
-        let Some(takeover) = self.takeover.take() else {
-            if self.taking_over {
-                self.started += 1;
-                self.takeover = Some(Takeover::begin(self.started, clock()));
+    async fn look_after_takeovers(&mut self) -> Result<(), String> {
+        let mut left = Vec::new();
+        let tried = !self.takeovers.is_empty();
+        for takeover in std::mem::take(&mut self.takeovers) {
+            if !takeover.is_over() {
+                left.push(takeover);
+            } else if let Some(node) = takeover.end().await? {
+                let group = self.groups.pop().ok_or("no group is left")?;
+                with(|sim| sim.routes.insert(group.to_owned(), node));
+                let from = with(|sim| sim.nodes[node].replid2.map(|(id, _)| id));
+                let wanted = with(|sim| sim.nodes[self.master].replid);
+                if self.taking_over && from == Some(wanted) {
+                    self.candidates.push((group, node));
+                } else {
+                    // Too late, and it does not know.
+                    with(|sim| sim.oracle.counts.in_vain += 1);
+                    self.start(group);
+                }
             }
-            return Ok(());
-        };
-        if !takeover.is_over() {
-            self.takeover = Some(takeover);
+        }
+        self.takeovers = left;
+        if self.taking_over {
+            self.settle_takeover();
+        }
+        if !self.taking_over {
             return Ok(());
         }
-        match takeover.end().await? {
-            Some(at) => {
-                self.master = promote(self.master, at)?;
-                let group = self.groups.pop().ok_or("no group is left")?;
-                with(|sim| sim.routes.insert(group.to_owned(), self.master));
-                self.wanted = vec![group];
-                self.taking_over = false;
+        for (group, node) in self.candidates.clone() {
+            let runs = self.writers.iter().any(|writer| writer.group == group);
+            if !runs && once_in(3) {
+                self.start(group);
             }
-            // It tries again, as a sidecar does; unless nothing has happened yet.
-            None => self.taking_over = with(|sim| sim.oracle.seals_of_takeovers > 0),
+            with(|sim| sim.clients(node, 1));
+        }
+        // It tries again, as a sidecar does.
+        let sealed = with(|sim| sim.oracle.sealed(sim.nodes[self.master].replid).is_some());
+        if tried && self.takeovers.is_empty() && self.candidates.is_empty() && !sealed {
+            // Nothing has happened yet.
+            self.taking_over = false;
+        } else if self.takeovers.len() < self.rivals && self.candidates.is_empty() {
+            self.started += 1;
+            let takeover = Takeover::begin(self.started, self.master, clock());
+            self.takeovers.push(takeover);
         }
         Ok(())
+    }
+
+    /// Is it recorded who goes on?
+    fn settle_takeover(&mut self) {
+        let old = self.master;
+        let goes_on = with(|sim| {
+            let child = sim.oracle.successors.get(&sim.nodes[old].replid)?;
+            let is_it = |node: &Node| node.replid == *child;
+            sim.nodes.iter().position(is_it)
+        });
+        let Some(goes_on) = goes_on else {
+            return;
+        };
+        let Some((group, _)) = self.candidates.iter().find(|(_, node)| *node == goes_on) else {
+            // Its process has not ended yet.
+            return;
+        };
+        note(|| format!("{group} goes on"));
+        self.wanted = vec![*group];
+        self.master = goes_on;
+        self.taking_over = false;
+        let in_vain = self.candidates.len() as u64 - 1;
+        with(|sim| {
+            sim.oracle.counts.takeovers += 1;
+            sim.oracle.counts.in_vain += in_vain;
+            // The old one may live on, or be gone.
+            if once_in(2) {
+                sim.stop_node(old);
+                sim.nodes[old].up = once_in(2);
+            }
+        });
+        self.candidates.clear();
     }
 
     async fn ended(&mut self, writer: Writer) -> Result<(), String> {
@@ -431,7 +493,7 @@ impl Director {
         for writer in &self.writers {
             writer.process.spare();
         }
-        if let Some(takeover) = &self.takeover {
+        for takeover in &self.takeovers {
             takeover.spare();
         }
         let began = Instant::now();

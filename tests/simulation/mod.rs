@@ -70,8 +70,6 @@ pub(crate) struct Sim {
     /// Each object, as the how many-th it was created.
     pub(crate) births: BTreeMap<String, u64>,
     pub(crate) oracle: Oracle,
-    /// What a fresh server has received of a takeover.
-    pub(crate) received: Option<takeover::Received>,
     /// Some values are longer than a segment.
     pub(crate) huge: bool,
 }
@@ -93,7 +91,6 @@ impl Sim {
             created: 0,
             births: BTreeMap::new(),
             oracle: Oracle::default(),
-            received: None,
             huge: false,
         }
     }
@@ -261,7 +258,16 @@ fn seeds_of_the_simulation_hold() {
         panic!("{first}");
     }
     if seeds == SEEDS {
-        assert!(total.idle_acknowledgements > 0, "{total:?}");
+        let seen = [
+            ("idle acknowledgements", total.idle_acknowledgements),
+            ("takeovers", total.takeovers),
+            ("waits for another's claim", total.waits),
+            ("overridden claims", total.overridden),
+            ("servers that were promoted in vain", total.in_vain),
+        ];
+        for (what, count) in seen {
+            assert!(count > 0, "no {what}: {total:?}");
+        }
     }
 }
 

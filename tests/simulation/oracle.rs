@@ -6,8 +6,10 @@ use std::io::Read;
 use bytes::Bytes;
 
 use super::model::Model;
+use super::redis::Node;
 use super::{Sim, fail, note};
-use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name};
+use crate::archive::takeover::{ClaimDoc, SuccessorDoc};
+use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name, ServerInfo};
 use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX};
 use crate::position::ReplId;
 use crate::segment::{self, Entry};
@@ -37,7 +39,10 @@ pub(crate) struct Oracle {
     asked: BTreeMap<String, Asked>,
     full_syncs: BTreeMap<String, Vec<i64>>,
     pub(crate) counts: Counts,
-    pub(crate) seals_of_takeovers: u64,
+    /// Which history goes on from which.
+    pub(crate) successors: BTreeMap<ReplId, ReplId>,
+    /// Who has claimed a history last.
+    claims: BTreeMap<ReplId, (u64, String)>,
 }
 
 /// A server, when it was asked for its facts, and what could have been gone on from then.
@@ -68,6 +73,11 @@ pub(crate) struct Counts {
     pub(crate) restores: u64,
     pub(crate) kills: u64,
     pub(crate) takeovers: u64,
+    /// Of those who take over, for another one.
+    pub(crate) waits: u64,
+    pub(crate) overridden: u64,
+    /// Servers that were restored and promoted, and another one goes on.
+    pub(crate) in_vain: u64,
     pub(crate) shutdowns: u64,
     pub(crate) spooled: u64,
 }
@@ -89,6 +99,9 @@ impl Counts {
             (&mut self.restores, other.restores),
             (&mut self.kills, other.kills),
             (&mut self.takeovers, other.takeovers),
+            (&mut self.waits, other.waits),
+            (&mut self.overridden, other.overridden),
+            (&mut self.in_vain, other.in_vain),
             (&mut self.shutdowns, other.shutdowns),
             (&mut self.spooled, other.spooled),
         ];
@@ -109,6 +122,12 @@ impl Asked {
 impl Oracle {
     pub(crate) fn sealed(&self, id: ReplId) -> Option<u64> {
         self.histories.get(&id)?.sealed
+    }
+
+    /// What wrote a history.
+    pub(crate) fn server(&self, id: ReplId) -> Option<ServerInfo> {
+        let doc = self.histories.get(&id)?.doc.as_ref();
+        doc.map(|doc| doc.server.clone())
     }
 
     /// Is the data set after this byte in the store?
@@ -216,13 +235,13 @@ impl Sim {
         self.objects.insert(name.to_owned(), body.clone());
         self.created += 1;
         self.births.insert(name.to_owned(), self.created);
-        if let Err(wrong) = self.check(name, &body, writer) {
+        if let Err(wrong) = self.check(name, &body) {
             fail(format!("{writer} created {name}: {wrong}"));
         }
         Ok(())
     }
 
-    fn check(&mut self, name: &str, body: &Bytes, writer: &str) -> Result<(), String> {
+    fn check(&mut self, name: &str, body: &Bytes) -> Result<(), String> {
         let parsed = Name::parse(name).ok_or("no name of an archive")?;
         match parsed {
             Name::Archive => Ok(()),
@@ -234,17 +253,47 @@ impl Sim {
             }
             Name::BaseManifest(at) => self.check_base(at.history, at.offset.0, body),
             Name::BaseVerdict(_) => Ok(()),
+            Name::Claim { history, number } => self.check_claim(history, number, body),
+            Name::Successor(history) => self.check_successor(history, body),
             Name::Log {
                 history,
                 first_byte,
-            } => {
-                let seals = self.oracle.counts.seals;
-                let checked = self.check_log(history, first_byte - 1, body);
-                let sealed = self.oracle.counts.seals > seals;
-                self.oracle.seals_of_takeovers += u64::from(sealed && writer.starts_with("s."));
-                checked
+            } => self.check_log(history, first_byte - 1, body),
+        }
+    }
+
+    /// One after another.
+    fn check_claim(&mut self, history: ReplId, number: u64, body: &Bytes) -> Result<(), String> {
+        let doc: ClaimDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let before = self.oracle.claims.get(&history);
+        if (doc.history, doc.number) != (history, number)
+            || number != before.map_or(0, |(last, _)| *last) + 1
+        {
+            return Err(format!("the last claim was {before:?}"));
+        }
+        let overridden = before.is_some_and(|(_, writer)| *writer != doc.writer);
+        self.oracle.counts.overridden += u64::from(overridden);
+        self.oracle.claims.insert(history, (number, doc.writer));
+        Ok(())
+    }
+
+    /// What goes on has a sealed history before it, and is whole.
+    fn check_successor(&mut self, history: ReplId, body: &Bytes) -> Result<(), String> {
+        let doc: SuccessorDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if doc.history != history {
+            return Err("it is of another history".to_owned());
+        }
+        if self.oracle.sealed(history).is_none() {
+            return Err("what it goes on from is not sealed".to_owned());
+        }
+        if let Some(base) = &doc.base {
+            let stored = self.oracle.histories.get(&base.history);
+            if stored.is_none_or(|stored| !stored.data.contains_key(&base.offset.0)) {
+                return Err("its snapshot is not stored".to_owned());
             }
         }
+        self.oracle.successors.insert(history, doc.child.id);
+        Ok(())
     }
 
     fn check_history(&mut self, id: ReplId, body: &Bytes) -> Result<(), String> {
@@ -386,6 +435,22 @@ impl Sim {
             fail(format!(
                 "{process} acknowledged the very end of {id}, {offset}"
             ));
+        }
+        // Of two servers that were restored from one point, one at most is told anything of what comes after it.
+        if let Some((from, shared)) = node.replid2
+            && offset > shared
+        {
+            let is_told = |other: &&Node| {
+                other.replid != id
+                    && other.replid2 == Some((from, shared))
+                    && self.oracle.acknowledged.get(&other.replid) > Some(&shared)
+            };
+            if let Some(twin) = self.nodes.iter().find(is_told) {
+                fail(format!(
+                    "{process} acknowledged {offset} of {id}, and {} goes on from {shared} of {from} too",
+                    twin.replid
+                ));
+            }
         }
         // What is not stored may be acknowledged if no data is in it. Then it need not be restored either.
         let end = self.oracle.end(id);

@@ -1,24 +1,25 @@
 //! A sidecar's restore: the history is sealed, a fresh server is its replica until it has everything, and is promoted then.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::model::Model;
 use super::net::{Wire, pair};
 use super::redis::{Node, parse};
 use super::store::store;
-use super::{note, with};
-use crate::archive::Archive;
+use super::{fail, note, with};
+use crate::archive::takeover::{ClaimDoc, Claimant};
+use crate::archive::{Archive, FORMAT, HistoryDoc, Parent};
 use crate::capture::Clock;
 use crate::position::ReplId;
 use crate::resp::encode_command;
 use crate::restore::{Identity, greet, offer};
-use crate::sidecar;
+use crate::sidecar::takeover::prepare;
 use crate::status::Status;
 use crate::world;
 use crate::world::simulated::{Process, between, once_in, within};
@@ -31,30 +32,51 @@ pub(crate) struct Received {
     model: Model,
 }
 
+/// What has come of a takeover so far.
+#[derive(Default)]
+struct Reached {
+    /// What the fresh server has received.
+    received: Option<Received>,
+    /// The server that was promoted.
+    promoted: Option<usize>,
+}
+
+type Shared = Arc<Mutex<Reached>>;
+
 /// A takeover under way.
 pub(crate) struct Takeover {
     process: Arc<Process>,
     task: JoinHandle<Result<(), String>>,
+    reached: Shared,
 }
 
 impl Takeover {
-    pub(crate) fn begin(number: u64, clock: Clock) -> Self {
+    /// Of the history that server `old` is in.
+    pub(crate) fn begin(number: u64, old: usize, clock: Clock) -> Self {
         let process = Process::new(&format!("s.{number}"));
         note(|| format!("{} takes over", process.name));
-        let weather = with(|sim| {
-            sim.received = None;
-            sim.weather
-        });
+        let weather = with(|sim| sim.weather);
         let (ours, theirs, connection) = pair(usize::MAX, weather);
         with(|sim| sim.connections.push(connection));
+        let reached = Shared::default();
+        let of_server = Arc::clone(&reached);
         tokio::spawn(async move {
-            if let Err(error) = replicate(theirs).await {
+            if let Err(error) = replicate(theirs, of_server).await {
                 note(|| format!("the fresh server: {error}"));
             }
         });
-        let writer = process.name.clone();
-        let task = within(&process, || world::spawn(serve(ours, writer, clock)));
-        Self { process, task }
+        let claimant = Claimant {
+            writer: process.name.clone(),
+            redis: Some(format!("run {number}")),
+            now_unix_ms: clock(),
+        };
+        let serving = serve(ours, claimant, old, Arc::clone(&reached));
+        let task = within(&process, || world::spawn(serving));
+        Self {
+            process,
+            task,
+            reached,
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -69,78 +91,109 @@ impl Takeover {
         self.process.spare();
     }
 
-    /// What the fresh server has, if it has everything.
-    pub(crate) async fn end(self) -> Result<Option<Received>, String> {
-        if self.process.is_dead() {
-            return Ok(None);
+    /// The server that was promoted, if one was.
+    pub(crate) async fn end(self) -> Result<Option<usize>, String> {
+        if !self.process.is_dead() {
+            let done = self.task.await.map_err(|error| error.to_string())?;
+            if let Err(error) = done {
+                note(|| format!("{}: no takeover: {error}", self.process.name));
+            }
         }
-        let done = self.task.await.map_err(|error| error.to_string())?;
-        if let Err(error) = done {
-            note(|| format!("no takeover: {error}"));
-            return Ok(None);
-        }
-        Ok(with(|sim| sim.received.take()))
+        Ok(self.reached.lock().unwrap().promoted)
     }
 }
 
-async fn serve(wire: Wire, writer: String, clock: Clock) -> Result<(), String> {
-    let archive = Archive::open(store())
-        .await
-        .map_err(|error| error.to_string())?;
-    let catalog = archive.catalog().await.map_err(|error| error.to_string())?;
+/// What a round of a sidecar does with a fresh Redis, to its promotion.
+async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let archive = Archive::open(store()).await.map_err(|error| text(&error))?;
+    let catalog = archive.catalog().await.map_err(|error| text(&error))?;
     let latest = catalog.latest(Some("redis:6379"));
     let history = latest
-        .map_err(|error| error.to_string())?
+        .map_err(|error| text(&error))?
         .ok_or("nothing is stored")?;
+    if history != with(|sim| sim.nodes[old].replid) {
+        return Err("another one goes on already".to_owned());
+    }
     let memory = 1 << 28;
-    let guest = greet(wire, None).await.map_err(|error| error.to_string())?;
+    let writer = claimant.writer.clone();
+    let guest = greet(wire, None).await.map_err(|error| text(&error))?;
+    let wait = |claim: &ClaimDoc| {
+        with(|sim| sim.oracle.counts.waits += 1);
+        note(|| format!("{writer} waits for {}", claim.writer));
+    };
     let status = Status::new();
-    let prepared = sidecar::prepare(&archive, history, &writer, clock(), memory, &status).await;
-    let (plan, identity) = prepared.map_err(|error| error.to_string())?;
-    if matches!(identity, Identity::Fork { .. }) {
+    let prepared = prepare(&archive, history, claimant.clone(), memory, &status, wait).await;
+    let ready = prepared.map_err(|error| text(&error))?;
+    if matches!(ready.identity, Identity::Fork { .. }) {
         return Err("a fork".to_owned());
     }
-    let served = guest.serve(offer(&archive, &plan, identity), &()).await;
-    let caught_up = served.map_err(|error| error.to_string())?;
+    let offered = offer(&archive, &ready.plan, ready.identity);
+    let served = guest.serve(offered, &()).await;
+    let caught_up = served.map_err(|error| text(&error))?;
     note(|| format!("everything is served, up to {}", caught_up.end()));
+    let confirmed = ready.lease.confirm().await;
+    confirmed.map_err(|error| text(&error))?;
+    if once_in(3) {
+        // It falls asleep where it hurts most, and its claims stand still.
+        ready.lease.stop_renewing();
+        sleep(Duration::from_millis(between(1, 90_000))).await;
+    }
+    let node = promote(old, &reached)?;
+    if once_in(2) {
+        let (id, server) = with(|sim| (sim.nodes[node].replid, sim.oracle.server(history)));
+        let doc = HistoryDoc {
+            format: FORMAT,
+            id,
+            parent: Some(Parent {
+                history,
+                offset: ready.plan.end.offset,
+                db: ready.plan.end.db,
+            }),
+            previous: None,
+            also_previous: Vec::new(),
+            service: "redis:6379".to_owned(),
+            server: server.ok_or("no document")?,
+            created_unix_ms: claimant.now_unix_ms,
+        };
+        let begun = archive.begin_history(&doc, None, &writer).await;
+        begun.map_err(|error| text(&error))?;
+    }
     Ok(())
 }
 
 /// The fresh server becomes a master.
-pub(crate) fn promote(old: usize, received: Received) -> Result<usize, String> {
-    let Received { id, offset, model } = received;
+fn promote(old: usize, reached: &Shared) -> Result<usize, String> {
+    let mut reached = reached.lock().unwrap();
+    let Received { id, offset, model } =
+        reached.received.take().ok_or("it has received nothing")?;
     with(|sim| {
         let wanted = sim
             .truth
             .state(id, offset)
             .ok_or("it was given no boundary")?;
         if let Some(wrong) = wanted.difference(&model, sim.late_ms()) {
-            return Err(format!("the restored server: {wrong}"));
+            fail(format!("the restored server: {wrong}"));
         }
         let acknowledged = sim.oracle.acknowledged.get(&id).copied();
         if acknowledged > Some(offset) || sim.oracle.sealed(id).is_none() {
-            return Err(format!(
+            fail(format!(
                 "{acknowledged:?} of {id} was acknowledged, and {offset} restored"
             ));
         }
         let mut node = Node::promoted(&sim.nodes[old], offset, model.clone(), false);
         node.replid2 = Some((id, offset));
-        note(|| format!("{id} goes on as {} from {offset}", node.replid));
+        note(|| format!("{id} is restored as {} from {offset}", node.replid));
         sim.truth.begin(node.replid, Some(id), offset, model);
         sim.nodes.push(node);
-        sim.oracle.counts.takeovers += 1;
-        sim.oracle.seals_of_takeovers = 0;
-        // The old one may live on, or be gone.
-        if once_in(2) {
-            sim.stop_node(old);
-            sim.nodes[old].up = once_in(2);
-        }
-        Ok(sim.nodes.len() - 1)
+        let at = sim.nodes.len() - 1;
+        reached.promoted = Some(at);
+        Ok(at)
     })
 }
 
 /// What a server does whose master is the program.
-async fn replicate(wire: Wire) -> Result<(), String> {
+async fn replicate(wire: Wire, reached: Shared) -> Result<(), String> {
     let (mut reader, mut writer) = split(wire);
     let mut inbox = BytesMut::new();
     for command in [
@@ -181,10 +234,12 @@ async fn replicate(wire: Wire) -> Result<(), String> {
             let _ = inbox.split_to(length);
             offset += length as u64;
         }
-        with(|sim| {
-            let model = model.clone();
-            sim.received = Some(Received { id, offset, model });
-        });
+        let received = Received {
+            id,
+            offset,
+            model: model.clone(),
+        };
+        reached.lock().unwrap().received = Some(received);
         if Instant::now() >= next {
             let mut ack = Vec::new();
             let at = offset.to_string();

@@ -1,0 +1,318 @@
+//! Who goes on from a history, when several would: two sidecars may restore their Redis from one history at the same time, as
+//! when a node comes back while the new pod boots.
+//!
+//! ```text
+//! histories/<id>/takeover/<number:020>.json      a claim: who restores a Redis from this history just now; the highest counts
+//! histories/<id>/successor.json                  which history goes on from this one, created once
+//! ```
+//!
+//! # The protocol
+//! 1. **Claim**, before anything is sealed or served: create `takeover/<last + 1>`. Whoever finds the claim of another one there
+//!    waits. The holder creates further claims while it serves. A claim that is not followed by another one for the time that it
+//!    names is *overridden*: whoever waits creates the next number. How long that was is measured by the one who waits, with a
+//!    monotonic clock; no two clocks are ever compared. A claim for the same run of the same Redis, or of the same process, is
+//!    one's own: nobody else can serve that Redis.
+//! 2. **Seal** the log, and serve everything up to the seal.
+//! 3. **Look again**, right before `REPLICAOF NO ONE`: create the next claim, and then read `successor.json`. Somebody else's
+//!    claim, or a successor: it was lost, and Redis is not promoted.
+//! 4. **Succeed**: the promoted Redis has an id of its own, a child of the history. Create `successor.json` with the child's
+//!    `history.json` in it (after a full sync, its first manifest too). If another child is there, this one is *superseded*.
+//! 5. Only then `history.json` of the child, its log, and the first acknowledgement ([`Archive::begin_history`]).
+//!
+//! # Why at most one side's `WAIT` can say 1
+//! A process acknowledges bytes after the seal only as those of a child, and only after step 5. Step 5 needs that
+//! `successor.json` names the child. That object has one name and is created once, so it names one child, for ever. Two Redis
+//! servers that were restored from one history have two ids, so they are two children, and one of them at most is named. Nothing
+//! of that depends on the claims, on their order, on time, or on who is alive: a holder that was overridden while it slept finds
+//! the other child's name when it wakes. Claims only keep two Redis servers from being promoted, and clients from writing to the one
+//! that loses.
+//!
+//! The seal keeps whoever wrote the history before from acknowledging more of it. It does not say who may go on: a seal that is
+//! there already is as good as one's own.
+//!
+//! # When the winner dies
+//! | it dies after | what the next one finds | and does |
+//! |---|---|---|
+//! | 1, 2, 3 | its claim, and no successor | waits until the claim has stood still for its time, and overrides it |
+//! | `REPLICAOF NO ONE` | the same; the promoted Redis has taken no write that was confirmed | the same; if that Redis' own sidecar comes back before, that one succeeds |
+//! | 4 | a successor without `history.json` | creates what `successor.json` holds ([`Archive::complete`]), and goes on from the child |
+//! | 5 | the child, as the latest | takes the child over, as any history |
+//!
+//! Archives of older builds have neither object: no claim is no holder, and a history that has gone on already is not the latest.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::names::{self, Name};
+use super::{Archive, ArchiveError, BaseManifest, FORMAT, HistoryDoc, documents};
+use crate::position::{Offset, ReplId};
+use crate::store::StoreError;
+
+/// Who restores a Redis from a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// Which process.
+    pub writer: String,
+    /// The `run_id` of the Redis that it restores, if that says it.
+    pub redis: Option<String>,
+    /// Unix milliseconds, for those who read it.
+    pub now_unix_ms: i64,
+}
+
+/// `takeover/<number>.json`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimDoc {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The history that is taken over.
+    pub history: ReplId,
+    /// Which claim on it.
+    pub number: u64,
+    /// Which process restores its Redis.
+    pub writer: String,
+    /// The `run_id` of that Redis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<String>,
+    /// If no claim follows for so long, its holder is taken to be gone.
+    pub stands_ms: u64,
+    /// Unix milliseconds.
+    pub created_unix_ms: i64,
+}
+
+impl ClaimDoc {
+    /// Is it a claim of this one?
+    #[must_use]
+    pub fn is_of(&self, claimant: &Claimant) -> bool {
+        self.writer == claimant.writer || (self.redis.is_some() && self.redis == claimant.redis)
+    }
+
+    /// How long it must stand still to be overridden.
+    #[must_use]
+    pub fn stands(&self) -> Duration {
+        Duration::from_millis(self.stands_ms)
+    }
+}
+
+/// `successor.json`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessorDoc {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The history that was taken over.
+    pub history: ReplId,
+    /// The `history.json` of the one that goes on.
+    pub child: HistoryDoc,
+    /// Its first snapshot, when it does not go on from the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseManifest>,
+    /// Which process has recorded it.
+    pub writer: String,
+}
+
+/// Why a history does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SuccessionError {
+    /// Another one goes on from its parent.
+    #[error("history {} goes on as {} (recorded by {})", .0.history, .0.child.id, .0.writer)]
+    GoesOn(Box<SuccessorDoc>),
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+impl Archive {
+    /// The last claim on a history. What is claimed meanwhile may be missed: whoever creates the next number finds out.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn last_claim(&self, history: ReplId) -> Result<Option<ClaimDoc>, ArchiveError> {
+        let mut last = 1;
+        let mut objects = self.store.list(&names::claims(history), None).await;
+        while let Some(object) = objects.try_next().await? {
+            if let Some(Name::Claim { number, .. }) = Name::parse(&object.name) {
+                last = last.max(number);
+            }
+        }
+        let mut found = None;
+        while let Some(claim) = self.claim_at(history, last).await? {
+            found = Some(claim);
+            last = last.saturating_add(1);
+        }
+        Ok(found)
+    }
+
+    async fn claim_at(
+        &self,
+        history: ReplId,
+        number: u64,
+    ) -> Result<Option<ClaimDoc>, ArchiveError> {
+        let object = Name::Claim { history, number }.to_string();
+        let Some(bytes) = self.read_document(&object).await? else {
+            return Ok(None);
+        };
+        let doc: ClaimDoc = documents::from_bytes(&object, &bytes)?;
+        if (doc.history, doc.number) != (history, number) {
+            let says = Name::Claim {
+                history: doc.history,
+                number: doc.number,
+            };
+            return Err(ArchiveError::Renamed {
+                object,
+                says: says.to_string(),
+            });
+        }
+        Ok(Some(doc))
+    }
+
+    /// Creates claim `number`. The one that is there in its place: somebody else's, or that of an earlier try.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn claim(
+        &self,
+        history: ReplId,
+        number: u64,
+        claimant: &Claimant,
+        stands: Duration,
+    ) -> Result<ClaimDoc, ArchiveError> {
+        let doc = ClaimDoc {
+            format: FORMAT,
+            history,
+            number,
+            writer: claimant.writer.clone(),
+            redis: claimant.redis.clone(),
+            stands_ms: u64::try_from(stands.as_millis()).unwrap_or(u64::MAX),
+            created_unix_ms: claimant.now_unix_ms,
+        };
+        let object = Name::Claim { history, number }.to_string();
+        let body = documents::to_bytes(&object, &doc)?;
+        match self.store.create(&object, body).await {
+            Ok(()) => Ok(doc),
+            Err(StoreError::AlreadyExists { .. }) => {
+                let there = self.claim_at(history, number).await?;
+                there.ok_or(ArchiveError::Missing { object })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Which history goes on from this one.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn successor(&self, history: ReplId) -> Result<Option<SuccessorDoc>, ArchiveError> {
+        let object = Name::Successor(history).to_string();
+        let Some(bytes) = self.read_document(&object).await? else {
+            return Ok(None);
+        };
+        let doc: SuccessorDoc = documents::from_bytes(&object, &bytes)?;
+        if doc.history != history {
+            let says = Name::Successor(doc.history).to_string();
+            return Err(ArchiveError::Renamed { object, says });
+        }
+        Ok(Some(doc))
+    }
+
+    /// Does for whoever recorded a successor what is left to do: it may have died.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn complete(&self, successor: &SuccessorDoc) -> Result<(), ArchiveError> {
+        self.create_history(&successor.child).await?;
+        match &successor.base {
+            Some(base) => self.commit_base(base).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes `history.json`, as the one that goes on from what it names as `previous` or `parent`; that must be sealed. One that
+    /// exists already stays, and is no error. `base`: its first snapshot, of which all but the manifest is stored.
+    ///
+    /// This is the only way into a history's first acknowledgement.
+    ///
+    /// # Errors
+    /// [`SuccessionError::GoesOn`] when another one was recorded first, and this one may not be a second branch.
+    pub async fn begin_history(
+        &self,
+        doc: &HistoryDoc,
+        base: Option<&BaseManifest>,
+        writer: &str,
+    ) -> Result<(), SuccessionError> {
+        let previous = doc.previous.iter().chain(&doc.also_previous);
+        for previous in previous {
+            // What takes the place of another is no branch.
+            let recorded = self.succeed(previous.history, doc, base, writer).await?;
+            if recorded.child.id != doc.id {
+                self.complete(&recorded).await?;
+                return Err(SuccessionError::GoesOn(Box::new(recorded)));
+            }
+        }
+        if let Some(from) = doc.parent {
+            let recorded = self.succeed(from.history, doc, base, writer).await?;
+            if recorded.child.id != doc.id {
+                // The other one must not wait for its writer, who may be dead.
+                self.complete(&recorded).await?;
+                let served = self.served_to_another(from.history, from.offset, doc.id);
+                if let Some(other) = served.await? {
+                    return Err(SuccessionError::GoesOn(Box::new(other)));
+                }
+            }
+        }
+        Ok(self.create_history(doc).await?)
+    }
+
+    /// Who goes on from the very point of a history where server `id` does, when a sidecar has restored both from it. Else the
+    /// server is a branch, which has gone on by itself: after a failover, or from an older RDB.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn served_to_another(
+        &self,
+        history: ReplId,
+        offset: Offset,
+        id: ReplId,
+    ) -> Result<Option<SuccessorDoc>, ArchiveError> {
+        let Some(recorded) = self.successor(history).await? else {
+            return Ok(None);
+        };
+        let from = recorded.child.parent;
+        let same = from.is_some_and(|from| (from.history, from.offset) == (history, offset));
+        if recorded.child.id == id || !same || self.last_claim(history).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(recorded))
+    }
+
+    /// Records `child`, unless one is recorded: gives what is.
+    async fn succeed(
+        &self,
+        history: ReplId,
+        child: &HistoryDoc,
+        base: Option<&BaseManifest>,
+        writer: &str,
+    ) -> Result<SuccessorDoc, ArchiveError> {
+        let doc = SuccessorDoc {
+            format: FORMAT,
+            history,
+            child: child.clone(),
+            base: base.cloned(),
+            writer: writer.to_owned(),
+        };
+        let object = Name::Successor(history).to_string();
+        let body = documents::to_bytes(&object, &doc)?;
+        match self.store.create(&object, body).await {
+            Ok(()) => Ok(doc),
+            Err(StoreError::AlreadyExists { .. }) => {
+                let there = self.successor(history).await?;
+                there.ok_or(ArchiveError::Missing { object })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "takeover_tests.rs"]
+mod tests;

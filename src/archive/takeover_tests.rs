@@ -1,0 +1,150 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use super::super::testing::{at, base_of, child, history, id, on_both_stores};
+use super::*;
+use crate::store::SharedStore;
+
+on_both_stores!(
+    of_two_children_of_one_history_one_goes_on,
+    a_branch_that_was_not_served_from_here_is_a_second_child,
+    what_a_dead_writer_recorded_is_completed_by_the_next,
+    claims_are_counted_and_nobody_overwrites_one,
+);
+
+async fn archive(store: SharedStore) -> Archive {
+    Archive::open_or_create(store, 0).await.unwrap()
+}
+
+fn claimant(n: u8) -> Claimant {
+    Claimant {
+        writer: format!("w{n}"),
+        redis: Some(format!("run{n}")),
+        now_unix_ms: 5,
+    }
+}
+
+const STANDS: Duration = Duration::from_millis(6_000);
+
+async fn of_two_children_of_one_history_one_goes_on(store: SharedStore) {
+    let archive = archive(store).await;
+    archive.create_history(&history(1)).await.unwrap();
+    archive.claim(id(1), 1, &claimant(1), STANDS).await.unwrap();
+    let begin = |n: u8| {
+        let archive = archive.clone();
+        tokio::spawn(async move {
+            let doc = child(n, 1, 100);
+            archive.begin_history(&doc, None, &format!("w{n}")).await
+        })
+    };
+    let (two, three) = (begin(2), begin(3));
+    let (two, three) = (two.await.unwrap(), three.await.unwrap());
+    let (winner, loser) = match (two, three) {
+        (Ok(()), Err(SuccessionError::GoesOn(_))) => (2, 3),
+        (Err(SuccessionError::GoesOn(_)), Ok(())) => (3, 2),
+        other => panic!("{other:?}"),
+    };
+    let successor = archive.successor(id(1)).await.unwrap().unwrap();
+    assert_eq!(successor.child, child(winner, 1, 100));
+    let catalog = archive.catalog().await.unwrap();
+    assert!(catalog.histories.contains_key(&id(winner)));
+    assert!(!catalog.histories.contains_key(&id(loser)));
+    assert_eq!(catalog.problems, Vec::<String>::new());
+    // Again, whoever is asked: the answer stays.
+    for _ in 0..2 {
+        let doc = child(winner, 1, 100);
+        archive.begin_history(&doc, None, "again").await.unwrap();
+        let doc = child(loser, 1, 100);
+        let lost = archive.begin_history(&doc, None, "again").await;
+        let Err(SuccessionError::GoesOn(other)) = lost else {
+            panic!("{lost:?}");
+        };
+        assert_eq!((other.child.id, other.history), (id(winner), id(1)));
+    }
+}
+
+async fn a_branch_that_was_not_served_from_here_is_a_second_child(store: SharedStore) {
+    let archive = archive(store).await;
+    archive.create_history(&history(1)).await.unwrap();
+    archive
+        .begin_history(&child(2, 1, 100), None, "w")
+        .await
+        .unwrap();
+    // From the same point, as after two failovers: nobody served it.
+    archive
+        .begin_history(&child(3, 1, 100), None, "w")
+        .await
+        .unwrap();
+    archive.claim(id(1), 1, &claimant(1), STANDS).await.unwrap();
+    // From an earlier point, as from an older RDB.
+    archive
+        .begin_history(&child(4, 1, 50), None, "w")
+        .await
+        .unwrap();
+    let begun = archive.begin_history(&child(5, 1, 100), None, "w").await;
+    assert!(
+        matches!(begun, Err(SuccessionError::GoesOn(_))),
+        "{begun:?}"
+    );
+    // What takes the place of another is no branch, served or not.
+    archive.create_history(&history(6)).await.unwrap();
+    for (n, goes_on) in [(7, true), (8, false), (7, true)] {
+        let mut doc = history(n);
+        doc.previous = Some(at(6, 10));
+        let begun = archive.begin_history(&doc, None, "w").await;
+        assert_eq!(begun.is_ok(), goes_on, "{n}: {begun:?}");
+    }
+}
+
+async fn what_a_dead_writer_recorded_is_completed_by_the_next(store: SharedStore) {
+    let archive = archive(store.clone()).await;
+    archive.create_history(&history(1)).await.unwrap();
+    let mut doc = history(2);
+    doc.previous = Some(at(1, 10));
+    let raw = bytes::Bytes::from_static(b"REDIS0010 and so on");
+    archive.create_history(&doc).await.unwrap();
+    let base = base_of(&archive, 2, 70, &raw).await;
+    archive
+        .begin_history(&doc, Some(&base), "w2")
+        .await
+        .unwrap();
+    // It dies before the two documents.
+    for object in [
+        Name::History(id(2)).to_string(),
+        Name::BaseManifest(base.position()).to_string(),
+    ] {
+        store.delete(&object).await.unwrap();
+    }
+    let mut other = history(3);
+    other.previous = Some(at(1, 10));
+    let begun = archive.begin_history(&other, None, "w3").await;
+    assert!(
+        matches!(begun, Err(SuccessionError::GoesOn(_))),
+        "{begun:?}"
+    );
+    let catalog = archive.catalog().await.unwrap();
+    assert_eq!(catalog.histories[&id(2)].doc, doc);
+    assert_eq!(catalog.histories[&id(2)].bases, [base]);
+}
+
+async fn claims_are_counted_and_nobody_overwrites_one(store: SharedStore) {
+    let archive = archive(store).await;
+    assert_eq!(archive.last_claim(id(1)).await.unwrap(), None);
+    for n in 1..=12 {
+        let claim = archive.claim(id(1), n, &claimant(1), STANDS).await.unwrap();
+        assert!(claim.is_of(&claimant(1)) && !claim.is_of(&claimant(2)));
+        assert_eq!(archive.last_claim(id(1)).await.unwrap(), Some(claim));
+    }
+    let theirs = archive.claim(id(1), 12, &claimant(2), STANDS).await;
+    assert_eq!(theirs.unwrap().writer, "w1");
+    // A process that is started again beside the same Redis.
+    let again = Claimant {
+        writer: "other".to_owned(),
+        ..claimant(1)
+    };
+    let last = archive.last_claim(id(1)).await.unwrap().unwrap();
+    assert!(last.is_of(&again));
+    assert_eq!((last.number, last.stands()), (12, STANDS));
+    assert_eq!(archive.last_claim(id(2)).await.unwrap(), None);
+}

@@ -1,0 +1,240 @@
+//! The lease on a history for as long as a Redis is restored from it under its own id. What it is good for, and why it cannot
+//! do harm, stands in [`crate::archive::takeover`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::error::RestoreError;
+use super::plan::Plan;
+use crate::archive::takeover::{ClaimDoc, Claimant, SuccessionError, SuccessorDoc};
+use crate::archive::{Archive, ArchiveError, HistoryDoc, Parent, ServerInfo};
+use crate::link::facts::Facts;
+use crate::position::ReplId;
+use crate::world;
+
+/// The first claim is renewed after this time, each further one after twice the time, up to the longest: a short restore whose
+/// process died is taken over soon, and one of an hour leaves few objects.
+const RENEW_FIRST: Duration = Duration::from_secs(2);
+const RENEW_MAX: Duration = Duration::from_secs(16);
+/// A claim stands for so many times its renewal: the store may be slow, or fail once.
+const STANDS: u32 = 3;
+/// Between two looks at somebody else's claim.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The right to restore a Redis from a history.
+#[derive(Debug)]
+pub struct Lease {
+    shared: Arc<Shared>,
+    keeper: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    archive: Archive,
+    history: ReplId,
+    claimant: Claimant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Our last claim.
+    number: u64,
+    renew_after: Duration,
+    /// Who has it in our place.
+    lost: Option<ClaimDoc>,
+}
+
+impl Lease {
+    /// Takes it, however long another one holds it and shows that it is alive. `tell` is told whose it is.
+    ///
+    /// # Errors
+    /// [`RestoreError::GoesOn`] when another history goes on from this one.
+    pub async fn take(
+        archive: &Archive,
+        history: ReplId,
+        claimant: Claimant,
+        mut tell: impl FnMut(&ClaimDoc),
+    ) -> Result<Self, RestoreError> {
+        // The claim of another one, and since when it has been the last.
+        let mut others: Option<(ClaimDoc, Instant)> = None;
+        loop {
+            if let Some(successor) = archive.successor(history).await? {
+                return Err(goes_on(archive, successor).await);
+            }
+            let last = archive.last_claim(history).await?;
+            let number = last
+                .as_ref()
+                .map_or(1, |last| last.number.saturating_add(1));
+            if let Some(last) = last.filter(|last| !last.is_of(&claimant)) {
+                let since = match &others {
+                    Some((seen, since)) if seen.number == last.number => *since,
+                    _ => Instant::now(),
+                };
+                let still = since.elapsed() < last.stands();
+                if others.is_none() {
+                    tell(&last);
+                }
+                others = Some((last, since));
+                if still {
+                    sleep(LOOK).await;
+                    continue;
+                }
+                tracing::warn!(%history, "whoever restored a Redis from it has not gone on: taking its place");
+            }
+            let stands = RENEW_FIRST.saturating_mul(STANDS);
+            let claim = archive.claim(history, number, &claimant, stands).await?;
+            if claim.writer == claimant.writer {
+                return Ok(Self::keep(archive, history, claimant, number));
+            }
+        }
+    }
+
+    fn keep(archive: &Archive, history: ReplId, claimant: Claimant, number: u64) -> Self {
+        let shared = Arc::new(Shared {
+            archive: archive.clone(),
+            history,
+            claimant,
+            state: Mutex::new(State {
+                number,
+                renew_after: RENEW_FIRST,
+                lost: None,
+            }),
+        });
+        let keeper = world::spawn(keep(Arc::clone(&shared)));
+        Self { shared, keeper }
+    }
+
+    /// The look right before a Redis is promoted: is it still ours, and for long enough?
+    ///
+    /// # Errors
+    /// [`RestoreError::LeaseLost`], [`RestoreError::GoesOn`]: it must not be promoted.
+    pub async fn confirm(&self) -> Result<(), RestoreError> {
+        self.shared.renew().await?;
+        match self.shared.archive.successor(self.shared.history).await? {
+            Some(successor) => Err(goes_on(&self.shared.archive, successor).await),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Lease {
+    /// Records that the history goes on in a server that was restored from it to the end, and promoted. One that has an id of
+    /// which it was not restored is recorded by its own first snapshot.
+    ///
+    /// # Errors
+    /// [`RestoreError::GoesOn`]: it goes on in another server.
+    pub(super) async fn record(
+        &self,
+        facts: &Facts,
+        plan: &Plan,
+        of: HistoryDoc,
+    ) -> Result<(), RestoreError> {
+        let came_from = facts.replid2.map(|(id, _)| id) == Some(plan.history);
+        let Some(id) = facts.replid.filter(|_| came_from) else {
+            return Ok(());
+        };
+        let doc = HistoryDoc {
+            id,
+            parent: Some(Parent {
+                history: plan.history,
+                offset: plan.end.offset,
+                db: plan.end.db,
+            }),
+            previous: None,
+            also_previous: Vec::new(),
+            server: ServerInfo {
+                flavour: facts.flavour.clone(),
+                version: facts.version.clone(),
+            },
+            created_unix_ms: self.shared.claimant.now_unix_ms,
+            ..of
+        };
+        let Shared {
+            archive, claimant, ..
+        } = &*self.shared;
+        let begun = archive.begin_history(&doc, None, &claimant.writer).await;
+        begun.map_err(|error| match error {
+            SuccessionError::GoesOn(other) => RestoreError::GoesOn {
+                history: other.history,
+                child: other.child.id,
+            },
+            SuccessionError::Archive(error) => error.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+impl Lease {
+    /// Its process sleeps, or hangs.
+    pub(crate) fn stop_renewing(&self) {
+        self.keeper.abort();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Shared {
+    async fn renew(&self) -> Result<(), RestoreError> {
+        let mut state = self.state.lock().await;
+        while state.lost.is_none() {
+            let number = state.number.saturating_add(1);
+            let renew_after = state.renew_after.saturating_mul(2).min(RENEW_MAX);
+            let stands = renew_after.saturating_mul(STANDS);
+            let claim = self
+                .archive
+                .claim(self.history, number, &self.claimant, stands)
+                .await?;
+            if claim.writer == self.claimant.writer {
+                // An earlier try may have come to this number too: it counts, if it was not the last.
+                state.number = number;
+                state.renew_after = renew_after;
+                return Ok(());
+            }
+            state.lost = Some(claim);
+        }
+        let by = state.lost.as_ref().map(|claim| claim.writer.clone());
+        Err(RestoreError::LeaseLost {
+            history: self.history,
+            writer: by.unwrap_or_default(),
+        })
+    }
+}
+
+/// Renews it until it is lost.
+async fn keep(shared: Arc<Shared>) {
+    loop {
+        let pause = shared.state.lock().await.renew_after;
+        sleep(pause).await;
+        match shared.renew().await {
+            Err(RestoreError::LeaseLost { .. }) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a lease could not be renewed; it is tried again")
+            }
+            Ok(()) => {}
+        }
+    }
+}
+
+async fn goes_on(archive: &Archive, successor: SuccessorDoc) -> RestoreError {
+    let completed: Result<(), ArchiveError> = archive.complete(&successor).await;
+    match completed {
+        Ok(()) => RestoreError::GoesOn {
+            history: successor.history,
+            child: successor.child.id,
+        },
+        Err(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;
