@@ -318,12 +318,9 @@ impl Status {
         !before.is_some_and(|before| before.starts_with(&text))
     }
 
-    /// The same failure, with what comes of it: that is told behind it.
-    pub fn consolidate_failed_and(&self, what: &str) {
-        if let Some(error) = &mut self.state().consolidate_error {
-            error.push_str(". ");
-            error.push_str(what);
-        }
+    /// What comes of that failure: it is told behind it.
+    pub fn consolidate_failed_and(&self, error: &str, what: &str) {
+        self.state().consolidate_error = Some(format!("{error}. {what}"));
     }
 
     /// What was received up to `offset` and is not stored is `PING`s alone: that is no lag.

@@ -113,19 +113,30 @@ impl Upkeep {
         let mut refetches = Refetches::default();
         // What failed costs a listing and a read of the log each time: it is tried ever more seldom.
         let mut pause = LOOK;
+        let mut not_before = Instant::now();
         loop {
-            sleep(pause).await;
+            sleep(LOOK).await;
             let Some(stored) = self.status.stored_position() else {
                 continue;
             };
+            let is_of = |base: &Known| base.at.history == stored.history;
+            if !base.as_ref().is_some_and(is_of) {
+                // It was for another one.
+                refetches.owed = None;
+            }
+            let now = Instant::now();
+            if refetches.is_due(now) && self.status.view().phase == Phase::Following {
+                base = self.refetch(&mut refetches).await.or(base);
+                continue;
+            }
+            if now < not_before {
+                continue;
+            }
             let slower = pause.saturating_mul(2).min(every.max(LOOK));
-            if base
-                .as_ref()
-                .is_none_or(|base| base.at.history != stored.history)
-            {
+            if !base.as_ref().is_some_and(is_of) {
                 base = self.newest_base(stored).await;
                 if base.is_none() {
-                    pause = slower;
+                    (pause, not_before) = (slower, later(slower));
                     continue;
                 }
             }
@@ -141,6 +152,7 @@ impl Upkeep {
             match made {
                 Ok(report) => {
                     pause = LOOK;
+                    refetches.owed.clone_from(&report.stopped);
                     base = Some(Known {
                         at: report.to,
                         raw_bytes: report.raw_bytes,
@@ -148,14 +160,15 @@ impl Upkeep {
                     self.made(&report);
                     if let Some(stopped) = &report.stopped {
                         self.failed(stopped);
-                        base = self.refetch(&mut refetches, stopped).await.or(base);
+                        base = self.refetch(&mut refetches).await.or(base);
                     }
                 }
                 Err(error) => {
-                    pause = slower;
+                    (pause, not_before) = (slower, later(slower));
                     self.failed(&error);
                     if error.asks_for_a_full_sync() {
-                        base = self.refetch(&mut refetches, &error).await.or(base);
+                        refetches.owed = Some(error.to_string());
+                        base = self.refetch(&mut refetches).await.or(base);
                     }
                 }
             }
@@ -218,22 +231,22 @@ impl Upkeep {
     }
 
     /// A full sync beside the capture, seldom.
-    async fn refetch(&self, refetches: &mut Refetches, why: &dyn Display) -> Option<Known> {
+    async fn refetch(&self, refetches: &mut Refetches) -> Option<Known> {
+        let why = refetches.owed.clone()?;
         let now = Instant::now();
         if let Some(left) = refetches.left(now) {
             let minutes = left.as_secs().div_ceil(60);
-            self.status.consolidate_failed_and(&format!(
-                "The next full sync for a new base is {minutes} min away"
-            ));
+            let what = format!("The next full sync for a new base is {minutes} min away");
+            self.status.consolidate_failed_and(&why, &what);
             return None;
         }
         if self.status.view().phase != Phase::Following {
-            self.status
-                .consolidate_failed_and("A full sync for a new base waits until Redis is followed");
+            let what = "A full sync for a new base waits until Redis is followed";
+            self.status.consolidate_failed_and(&why, what);
             return None;
         }
-        self.status
-            .consolidate_failed_and("A full sync for a new base is under way");
+        let what = "A full sync for a new base is under way";
+        self.status.consolidate_failed_and(&why, what);
         tracing::info!("taking a full sync for a new base, as the log cannot be consolidated");
         let made = timeout(TIME_LIMIT, self.new_base()).await;
         let made = match made {
@@ -250,10 +263,9 @@ impl Upkeep {
             }
             Err(error) => {
                 tracing::warn!("no new base could be received: {error}");
-                self.failed(why);
-                self.status.consolidate_failed_and(&format!(
-                    "The full sync for a new base failed: {error}"
-                ));
+                self.failed(&why);
+                let what = format!("The full sync for a new base failed: {error}");
+                self.status.consolidate_failed_and(&why, &what);
                 None
             }
         }
@@ -269,9 +281,17 @@ impl Upkeep {
     }
 }
 
+/// When something is tried again.
+fn later(pause: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(pause).unwrap_or(now)
+}
+
 /// How often full syncs are taken for a new base.
 #[derive(Default)]
 struct Refetches {
+    /// Why one is to be taken.
+    owed: Option<String>,
     /// Not before.
     next: Option<Instant>,
     failures: u32,
@@ -284,8 +304,14 @@ impl Refetches {
         (!left.is_zero()).then_some(left)
     }
 
+    /// Is one to be taken that could not be before?
+    fn is_due(&self, now: Instant) -> bool {
+        self.owed.is_some() && self.left(now).is_none()
+    }
+
     fn ended(&mut self, begun: Instant, received: bool) {
         self.failures = if received {
+            self.owed = None;
             0
         } else {
             self.failures.saturating_add(1)
@@ -390,10 +416,18 @@ mod tests {
             now += minutes * 60 * SECOND;
             assert_eq!(refetches.left(now), None);
         }
+        assert!(!refetches.is_due(now), "none is owed");
+        refetches.owed = Some("VADD".to_owned());
+        assert!(refetches.is_due(now));
         refetches.ended(now, true);
         assert_eq!(refetches.left(now), Some(REFETCH_EVERY));
+        assert!(!refetches.is_due(now + REFETCH_EVERY), "it was taken");
+        refetches.owed = Some("VADD".to_owned());
+        assert!(!refetches.is_due(now + REFETCH_EVERY - SECOND));
+        assert!(refetches.is_due(now + REFETCH_EVERY), "it is not forgotten");
         refetches.ended(now, false);
         assert_eq!(refetches.left(now), Some(REFETCH_AGAIN));
+        assert!(refetches.is_due(now + REFETCH_AGAIN));
     }
 
     #[test]

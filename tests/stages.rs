@@ -103,51 +103,85 @@ const FORMS: [&str; 13] = [
 /// What servers take, and what is refused only when it is applied.
 const REFUSED: &str = "SORT l BY w_* ALPHA STORE d";
 
+/// Where the refused command stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Behind the command with the expiry.
+    Behind,
+    /// Behind the transaction that has that.
+    BehindTransaction,
+    /// Behind it within that.
+    Within,
+}
+const PLACES: [Place; 3] = [Place::Behind, Place::BehindTransaction, Place::Within];
+
+/// Sends a command of [`FORMS`] and what is refused. The offset up to which a base can be made; none: the server does not know the
+/// form.
+fn refuse(connection: &mut Connection, redis: &Server, form: &str, place: Place) -> Option<u64> {
+    for line in ["SET x before", "DEL l d", "RPUSH l b a c"] {
+        send(connection, line).unwrap();
+    }
+    let dump: Vec<u8> = redis::cmd("DUMP").arg("x").query(connection).unwrap();
+    let mut words = form.split(' ');
+    let mut command = redis::cmd(words.next().unwrap());
+    for word in words {
+        match word {
+            "PAYLOAD" => command.arg(&dump),
+            word => command.arg(word),
+        };
+    }
+    command.query::<redis::Value>(connection).ok()?;
+    let mut end = redis.position().1;
+    if place != Place::Behind {
+        let pipe = &mut redis::pipe();
+        pipe.atomic().add_command(command);
+        pipe.cmd("SET").arg("y").arg("1");
+        if place == Place::Within {
+            let mut words = REFUSED.split(' ');
+            pipe.cmd(words.next().unwrap());
+            words.for_each(|word| {
+                pipe.arg(word);
+            });
+        }
+        pipe.exec(connection).unwrap();
+    }
+    if place != Place::Within {
+        end = redis.position().1;
+        send(connection, REFUSED).unwrap();
+    }
+    Some(end)
+}
+
+/// A base was made up to what is refused; there may be a `PING` between.
+#[track_caller]
+fn assert_stopped(report: &Value, end: u64, context: &str) {
+    let stopped = report["stopped"].as_str().unwrap_or_default();
+    assert!(
+        stopped.contains("elements have the same weight"),
+        "{context}: {report}"
+    );
+    let to = report["to"]["offset"].as_u64().unwrap();
+    assert!((end..end + 100).contains(&to), "{context}, {end}: {report}");
+}
+
 fn a_refused_command_right_after_one_with_an_expiry_ends_a_stage(version: Version) {
     let it = Captured::new(version);
     let mut connection = it.redis.connect();
     let mut known = 0;
-    for (form, within) in FORMS.iter().flat_map(|form| [(form, false), (form, true)]) {
-        let context = format!("{version}: {form} (in a transaction: {within})");
-        for line in ["SET x before", "DEL l d", "RPUSH l b a c"] {
-            send(&mut connection, line).unwrap();
-        }
-        let dump: Vec<u8> = redis::cmd("DUMP").arg("x").query(&mut connection).unwrap();
-        let command = || {
-            let mut words = form.split(' ');
-            let mut command = redis::cmd(words.next().unwrap());
-            for word in words {
-                match word {
-                    "PAYLOAD" => command.arg(&dump),
-                    word => command.arg(word),
-                };
-            }
-            command
-        };
-        let taken: redis::RedisResult<redis::Value> = if within {
-            let pipe = &mut redis::pipe();
-            pipe.atomic().add_command(command()).cmd("SET");
-            pipe.arg("y").arg("1").query(&mut connection)
-        } else {
-            command().query(&mut connection)
-        };
-        if taken.is_err() {
+    let in_transactions = [Place::BehindTransaction, Place::Within];
+    let of = |(number, form)| [Place::Behind, in_transactions[number % 2]].map(|at| (form, at));
+    for (form, place) in FORMS.iter().enumerate().flat_map(of) {
+        let context = format!("{version}: {form} ({place:?})");
+        let Some(end) = refuse(&mut connection, &it.redis, form, place) else {
             continue;
-        }
+        };
         known += 1;
-        let end = it.redis.position().1;
-        send(&mut connection, REFUSED).unwrap();
         send(&mut connection, "SET a 1").unwrap();
         it.backfeed.wait_captured(&it.redis);
         let output = it.consolidate(&[]);
         assert_eq!(output.code, 0, "{context}: {output:?}");
         let report: Value = serde_json::from_str(&output.stdout).unwrap();
-        let stopped = report["stopped"].as_str().unwrap_or_default();
-        assert!(
-            stopped.contains("elements have the same weight"),
-            "{context}: {report}"
-        );
-        assert_eq!(report["to"]["offset"], end, "{context}: {report}");
+        assert_stopped(&report, end, &context);
         assert_eq!(report["bases"], 1, "{context}: {report}");
         let output = it.consolidate(&[]);
         assert_eq!(output.code, 6, "{context}: {output:?}");
@@ -297,11 +331,16 @@ fn stages_that_are_cut_anywhere_hold_what_a_server_has(version: Version) {
     let mut random = Random::new(seed);
     let mut runner =
         Runner::new(&it.redis, seed, Expiries::Late).skipping(|command| is_refused(command));
+    let mut connection = it.redis.connect();
     let mut stages = 0;
     for round in 0..rounds {
         runner.run(UNITS);
-        let refused = !random.one_in(4);
-        let before = refused.then(|| refuse(&it.redis, &mut random));
+        let mut end = None;
+        // Not every server knows every form.
+        while end.is_none() && !random.one_in(6) {
+            let (form, place) = (random.pick(&FORMS), random.pick(&PLACES));
+            end = refuse(&mut connection, &it.redis, form, place);
+        }
         runner.run(UNITS / 5);
         it.backfeed.wait_captured(&it.redis);
         copy_new(&it.home.path().join("bucket"), &reference);
@@ -310,14 +349,9 @@ fn stages_that_are_cut_anywhere_hold_what_a_server_has(version: Version) {
         let report = consolidated_in(&it, 1 << (12 + random.below(6)), &context);
         let stopped = report["stopped"].as_str();
         let by_data = stopped.is_some_and(|why| BY_DATA.iter().any(|known| why.ends_with(known)));
-        if let (Some(before), false) = (before, by_data) {
-            let same_weight = stopped.is_some_and(|why| why.contains("the same weight"));
-            assert!(same_weight, "{context}: {report}");
-            // There may be a PING between them.
-            let to = report["to"]["offset"].as_u64().unwrap();
-            assert!((before..before + 100).contains(&to), "{context}: {report}");
-        } else {
-            assert!(stopped.is_none() || by_data, "{context}: {report}");
+        match end {
+            Some(end) if !by_data => assert_stopped(&report, end, &context),
+            _ => assert!(stopped.is_none() || by_data, "{context}: {report}"),
         }
         let mut made = it.bases();
         made.retain(|offset| !known.contains(offset));
@@ -336,31 +370,6 @@ fn stages_that_are_cut_anywhere_hold_what_a_server_has(version: Version) {
     }
     eprintln!("{version}: {stages} stages in {rounds} rounds");
     assert!(stages as u64 > rounds, "{version}: {stages} stages");
-}
-
-/// Sends what is refused when it is applied, right after a command that is rewritten. The offset between the two.
-fn refuse(redis: &Server, random: &mut Random) -> u64 {
-    let mut connection = redis.connect();
-    for line in ["SET x before", "DEL l d", "RPUSH l b a c"] {
-        send(&mut connection, line).unwrap();
-    }
-    // Those with options came later, or need a payload.
-    let forms = ["SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "SET"];
-    let wanted = random.pick(&forms);
-    let form = FORMS
-        .iter()
-        .find(|form| form.split(' ').next() == Some(wanted));
-    let form = form.unwrap();
-    if random.one_in(3) {
-        for line in ["MULTI", form, "SET y 1", "EXEC"] {
-            send(&mut connection, line).unwrap();
-        }
-    } else {
-        send(&mut connection, form).unwrap();
-    }
-    let before = redis.position().1;
-    send(&mut connection, REFUSED).unwrap();
-    before
 }
 
 /// Consolidates in as little memory as there can be, from `limit` on.

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
 use crate::position::Boundary;
@@ -146,27 +146,28 @@ async fn a_time_limit_ends_what_never_waits() {
     let members: Vec<String> = (0..3000).map(|n| n.to_string()).collect();
     let add = format!("SADD s {}", members.join(" "));
     let mut lines = vec![add.as_str()];
-    lines.extend(["SUNIONSTORE d s"; 250]);
-    let sample = sample(&lines).await;
-    let begun = std::time::Instant::now();
+    lines.extend(["SUNIONSTORE d s"; 200]);
+    let mut whole = Duration::MAX;
+    // Others are busy on the machine as well.
+    for _ in 0..3 {
+        let begun = std::time::Instant::now();
+        let report = consolidated(&lines).await.unwrap();
+        assert_eq!(report.keys, 4);
+        whole = whole.min(begun.elapsed());
+    }
     let limited = Request {
-        time_limit: Some(Duration::from_millis(20)),
+        time_limit: Some(whole / 8),
         ..request()
     };
+    let sample = sample(&lines).await;
+    let begun = std::time::Instant::now();
     let error = consolidate(&sample.archive, &limited, &()).await;
     let took = begun.elapsed();
     assert!(
         matches!(&error, Err(error @ ConsolidateError::TooLong { .. }) if error.asks_for_a_full_sync()),
-        "{error:?}"
+        "{error:?} after {took:?}, {whole:?} without a limit"
     );
-    let begun = std::time::Instant::now();
-    let report = consolidate(&sample.archive, &request(), &()).await.unwrap();
-    assert_eq!(report.keys, 4);
-    assert!(
-        took < begun.elapsed() / 3,
-        "{took:?}, {:?}",
-        begun.elapsed()
-    );
+    assert!(took < whole / 2, "{took:?} of {whole:?}");
 }
 
 #[tokio::test]
