@@ -399,7 +399,8 @@ impl Sidecar {
                 total_keys(&plan)
             );
             status.phase(Phase::Serving, what);
-            count = Some(Count::start(&archive, &plan, memory));
+            // Half, as a base may be in the making still.
+            count = Some(Count::start(&archive, &plan, memory / 2));
             offer(&archive, &plan, identity).await
         };
         let served = guest.serve(prepare, &()).await;
