@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::plan::Plan;
 use super::stream::source;
 use crate::archive::{Archive, BaseManifest};
-use crate::rebuild::{self, Counts, Limits};
+use crate::rebuild::{self, Counts, Limits, Stop};
 use crate::world;
 
 /// What is known of the data at the end of a plan.
@@ -111,7 +111,10 @@ async fn of_log(archive: &Archive, plan: &Plan, memory: usize) -> Result<Expecte
     let survey = rebuild::survey(&source, limits).await;
     let survey = survey.map_err(|error| error.to_string())?;
     if let Some(why) = &survey.stop {
-        return Err(why.to_string());
+        return Err(match why {
+            Stop::Memory => format!("{why} ({memory} bytes)"),
+            why => why.to_string(),
+        });
     }
     if survey.end.offset != plan.end.offset {
         return Err("the log ends within a transaction".to_owned());

@@ -66,7 +66,8 @@ impl Sidecar {
                 total_keys(&ready.plan)
             );
             status.phase(Phase::Serving, what);
-            count = Some(Count::start(&archive, &ready.plan, memory));
+            // Half, as a base may be in the making still.
+            count = Some(Count::start(&archive, &ready.plan, memory / 2));
             let offered = offer(&archive, &ready.plan, ready.identity).await;
             takeover = Some(ready);
             offered
