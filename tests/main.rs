@@ -41,5 +41,6 @@ mod spool;
 mod stock_tools;
 mod tidy;
 mod tls;
+mod unknown;
 mod verify;
 mod writers;

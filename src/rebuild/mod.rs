@@ -31,7 +31,7 @@ use crate::resp::commands::CommandsError;
 pub use commands::{At, Taker, each_command};
 pub use select::{Selection, TYPES};
 pub use state::{State, load, state};
-pub use survey::{Survey, survey};
+pub use survey::{Given, Survey, survey, survey_all};
 pub use write::{write, write_selected};
 
 /// A piece of a log.

@@ -57,14 +57,15 @@ pub fn write(
 
 fn begin(
     source: Source,
-    survey: Survey,
+    mut survey: Survey,
     stand: Stand,
     selection: Option<Selection>,
     limits: Limits,
 ) -> BoxStream<'static, Result<Bytes, RebuildError>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     world::spawn(async move {
-        let out = Out::new(sender.clone(), selection);
+        let mut out = Out::new(sender.clone(), selection);
+        out.given = mem::take(&mut survey.given);
         let last = match run(&source, survey, stand, limits, out).await {
             Ok(()) => Ok(Bytes::new()),
             Err(error) => Err(error),
@@ -136,6 +137,7 @@ async fn run(
     };
     let space = apply(source, space, end.offset, limits, Some(&mut out)).await?;
     out.entries(&space).await?;
+    out.given(&space).await?;
     out.bytes.extend_from_slice(&after);
     out.bytes.push(END);
     out.finish().await
