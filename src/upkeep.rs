@@ -1,6 +1,8 @@
 //! Upkeep of an archive while a capture goes on: new bases in the background, on a thread of its own that yields to
 //! everything else, with a store connection of its own.
 
+mod ask;
+
 use std::thread;
 use std::time::Duration;
 
@@ -10,8 +12,11 @@ use tokio::time::{Instant, sleep};
 use crate::archive::{Archive, ArchiveError, BaseManifest};
 use crate::capture::refetch;
 use crate::capture::{Clock, SessionEnd};
-use crate::config::{ConsolidateConfig, StoreConfig, Upstream};
-use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
+use crate::config::{ConsolidateConfig, Source, StoreConfig, Upstream};
+use crate::consolidate::{
+    ConsolidateError, Report, Request, Worth, consolidate, consolidate_given, lost_keys,
+    newest_base,
+};
 use crate::link::sentinel::Finder;
 use crate::position::Position;
 use crate::restore::When;
@@ -33,6 +38,10 @@ const GROWN_PAUSE: Duration = Duration::from_secs(60);
 const GROWN_PAUSE_FACTOR: u32 = 9;
 /// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
 pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// What the server was asked about is waited for so long: it is stored within a flush interval, unless the store is away.
+const ASK_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks meanwhile.
+const ASK_LOOK: Duration = Duration::from_millis(200);
 /// Each segment that is read ahead and each base holds a thread while it is decompressed, and files are read by further ones: too
 /// few of them would wait for each other for ever.
 const BLOCKING_THREADS: usize = 16;
@@ -143,14 +152,14 @@ impl Upkeep {
                     self.made(&report);
                     if let Some(stopped) = &report.stopped {
                         self.failed(stopped);
-                        base = self.refetch(&mut refetched).await.or(base);
+                        base = self.ask_server(stored, &mut refetched).await.or(base);
                     }
                 }
                 Err(error) => {
                     pause = slower;
                     self.failed(&error);
                     if error.asks_for_a_full_sync() {
-                        base = self.refetch(&mut refetched).await.or(base);
+                        base = self.ask_server(stored, &mut refetched).await.or(base);
                     }
                 }
             }
@@ -211,6 +220,68 @@ impl Upkeep {
         }
     }
 
+    /// A base with what the log does not tell: the values of those keys are asked for, or there is a full sync.
+    async fn ask_server(&self, stored: Position, refetched: &mut Option<Instant>) -> Option<Known> {
+        match self.asked(stored).await {
+            Ok(Some(base)) => return Some(base),
+            Ok(None) => {}
+            Err(why) => {
+                tracing::debug!("the server was asked for values, and no base came of it: {why}")
+            }
+        }
+        self.refetch(refetched).await
+    }
+
+    /// A base at an offset at which the server told the values that the log does not tell.
+    async fn asked(&self, stored: Position) -> Result<Option<Known>, String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let archive = self.archive().await.map_err(|error| told(&error))?;
+        let mut request = self.request(stored, Worth::AnyLog);
+        let keys = lost_keys(&archive, &request, ask::MOST_KEYS).await;
+        let keys = keys.map_err(|error| told(&error))?;
+        if keys.is_empty() || keys.len() > ask::MOST_KEYS {
+            return Ok(None);
+        }
+        let source = self.source().await.map_err(|error| told(&error))?;
+        let values = ask::values(&source, &keys).await;
+        let Some((at, given)) = values.map_err(|error| told(&error))? else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        loop {
+            let Some(stored) = self.status.stored_position() else {
+                return Ok(None);
+            };
+            if stored.history != at.history || asked.elapsed() > ASK_PATIENCE {
+                return Ok(None);
+            }
+            if stored.offset >= at.offset {
+                break;
+            }
+            sleep(ASK_LOOK).await;
+        }
+        request.when = When::Offset(at.offset.0);
+        let made = consolidate_given(&archive, &request, given).await;
+        let report = made.map_err(|error| told(&error))?;
+        tracing::info!(
+            keys = keys.len(),
+            "the values of keys that the log does not tell were asked of the server"
+        );
+        self.made(&report);
+        Ok(Some(Known {
+            at: report.to,
+            raw_bytes: report.raw_bytes,
+        }))
+    }
+
+    /// The server that is captured.
+    async fn source(&self) -> Result<Source, SessionEnd> {
+        Ok(match &self.redis {
+            Upstream::Server(source) => source.clone(),
+            Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
+        })
+    }
+
     /// A full sync beside the capture, seldom.
     async fn refetch(&self, last: &mut Option<Instant>) -> Option<Known> {
         if last.is_some_and(|last| last.elapsed() < REFETCH_EVERY)
@@ -235,10 +306,7 @@ impl Upkeep {
 
     async fn new_base(&self) -> Result<BaseManifest, SessionEnd> {
         let archive = self.archive().await?;
-        let source = match &self.redis {
-            Upstream::Server(source) => source.clone(),
-            Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
-        };
+        let source = self.source().await?;
         refetch::new_base(&source, &archive, &self.status, &self.clock).await
     }
 }

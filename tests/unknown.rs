@@ -1,11 +1,14 @@
 //! A value that cannot be followed concerns its own key: all others can be looked at and compared, and bases go on as soon as it is
 //! gone.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::loaded::{LENIENT, Loaded, blob, packed, rdb};
 use crate::support::backfeed::Output;
-use crate::support::{Server, Version, run};
+use crate::support::{Backfeed, Server, Version, list, restored, run, wait_until};
 
 fn get(it: &Loaded, key: &str, more: &[&str]) -> Output {
     let store = it.store();
@@ -152,5 +155,57 @@ fn a_wrong_count_takes_no_other_key_with_it() {
         it.run(&["HSET h f x", "SET other later"]);
         assert_that_others_go_on(&it, "h", known, "another number of elements");
         assert_that_it_heals(&it, &["DEL h"]);
+    }
+}
+
+/// The log does not tell the value, but the server does: a base in the background needs no full sync for it.
+#[test]
+fn a_vector_set_is_asked_of_the_server() {
+    for version in [Version::Redis80, Version::Redis86] {
+        let home = TempDir::new().unwrap();
+        let store = format!("file://{}/bucket", home.path().display());
+        let server = Server::start(version, &[]);
+        let backfeed = Backfeed::backup(&server.url(), &store, &["--consolidate-every", "1s"]);
+        backfeed.wait_following();
+        let newest = || {
+            let listing = list(&store);
+            let bases = listing["histories"][0]["bases"].as_array().unwrap().clone();
+            bases
+                .iter()
+                .map(|base| base["offset"].as_u64().unwrap())
+                .max()
+        };
+        for round in 0..2 {
+            for n in 0..1000 {
+                server.cmd(&["SET", &format!("key:{n}"), &format!("{round}")]);
+            }
+            let element = format!("e{round}");
+            server.cmd(&["VADD", "v", "VALUES", "2", "1", "2", &element]);
+            server.cmd(&["PEXPIREAT", "v", "4000000000000"]);
+            let mut connection = server.connect();
+            let mut pipe = redis::pipe();
+            pipe.cmd("SELECT").arg(3).ignore();
+            pipe.cmd("VADD")
+                .arg(&["w", "VALUES", "2", "3", "4", &element])
+                .ignore();
+            pipe.query::<()>(&mut connection).unwrap();
+            let end = server.position().1;
+            wait_until("a base is made of it", Duration::from_secs(60), || {
+                newest() >= Some(end)
+            });
+        }
+        backfeed.wait_captured(&server);
+        assert_eq!(server.info("stats")["sync_full"], "1", "{version}");
+        assert!(backfeed.log().contains("were asked of the server"));
+        let copy = restored(version, &store);
+        assert_eq!(copy.debug_digest(), server.debug_digest(), "{version}");
+        for ask in [
+            &["VCARD", "v"][..],
+            &["VEMB", "v", "e1"],
+            &["PEXPIRETIME", "v"],
+            &["DBSIZE"],
+        ] {
+            assert_eq!(copy.cmd(ask), server.cmd(ask), "{version}: {ask:?}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! their end. Whatever fails before leaves everything as it was. Two at once make the same base, and one of them stores
 //! it.
 
+mod given;
+
 use futures::StreamExt;
 use serde::Serialize;
 
@@ -12,6 +14,8 @@ use crate::position::{Offset, Position, ReplId};
 use crate::rdb::reader::ReadError;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
 use crate::restore::{self, BadBases, Plan, Progress, RestoreError, Stage, When};
+
+pub use given::{consolidate_given, lost_keys};
 
 /// A log that does not fit into memory is cut in half, so often at most.
 const HALVINGS: u32 = 40;
