@@ -3,20 +3,23 @@
 //! Only keys that the log between the two touches can differ, so only those are compared. What a flush takes away is counted from
 //! the base.
 
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::archive::Archive;
-use crate::keyspace::{ApplyError, Args, Entry, Keyspace, Layout, Touch, find};
+use crate::keyspace::{ApplyError, Args, Entry, Keyspace, Layout, Touch, Unknown, find};
 use crate::lookup::{LookupError, memory_of, plan_from, plan_of, reached};
-use crate::position::{Offset, Position, ReplId};
+use crate::position::{Offset, ReplId};
 use crate::rdb::Family;
 use crate::rdb::elements::{Part, names, parts};
 use crate::rebuild::{self, Argv, At, Limits, Taker};
 use crate::restore::{self, Plan, RestoreError, When};
 use crate::shown::Shown;
+
+pub use told::{Count, Diff, KeyChange, Moved, OfPrefix, UnknownKey, What};
 
 /// Prefixes that are told apart; changes of further ones are summed up.
 const PREFIXES: usize = 1000;
@@ -38,107 +41,6 @@ pub struct Request {
     pub limit: usize,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory: usize,
-}
-
-/// What was found. The names of its fields are part of the interface (`--json`).
-#[derive(Debug, Clone, Serialize)]
-pub struct Diff {
-    /// The earlier point.
-    pub from: Position,
-    /// When its last byte had been received, Unix milliseconds.
-    pub from_unix_ms: Option<i64>,
-    /// The later point.
-    pub to: Position,
-    /// The same of that.
-    pub to_unix_ms: Option<i64>,
-    /// Databases that `SWAPDB` gave other numbers: their keys are compared all the same, under the later number.
-    pub swapped: Vec<Moved>,
-    /// Keys that are new.
-    pub added: Count,
-    /// Keys whose value, type or expiry is another.
-    pub changed: Count,
-    /// Keys that are gone.
-    pub removed: Count,
-    /// Of those that are gone: how many a flush took that the log had not touched before. They are not listed.
-    pub removed_unlisted: u64,
-    /// By prefix (up to the first `:`).
-    pub prefixes: Vec<OfPrefix>,
-    /// Each, by database and name, as many as were asked for.
-    pub keys: Vec<KeyChange>,
-    /// How many more there are.
-    pub more: u64,
-}
-
-/// A database that has another number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Moved {
-    /// At the earlier point.
-    pub before: u32,
-    /// At the later point.
-    pub after: u32,
-}
-
-/// How many, by type (of the later point, or of the earlier one for keys that are gone).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Count {
-    /// Of all types.
-    pub keys: u64,
-    /// By type.
-    pub types: BTreeMap<&'static str, u64>,
-}
-
-impl Count {
-    fn add(&mut self, type_name: &'static str, keys: u64) {
-        self.keys = self.keys.saturating_add(keys);
-        let count = self.types.entry(type_name).or_default();
-        *count = count.saturating_add(keys);
-    }
-}
-
-/// Changes of the keys of a prefix.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct OfPrefix {
-    /// With its `:`. None: keys without one, and those of prefixes that were too many.
-    pub prefix: Option<Shown>,
-    /// Keys that are new.
-    pub added: u64,
-    /// Keys that are others.
-    pub changed: u64,
-    /// Keys that are gone.
-    pub removed: u64,
-}
-
-/// What became of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum What {
-    /// It is new.
-    Added,
-    /// Its value, type or expiry is another.
-    Changed,
-    /// It is gone.
-    Removed,
-}
-
-/// A key that differs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct KeyChange {
-    /// Its database, by its number at the later point.
-    pub db: u32,
-    /// Its name.
-    pub key: Shown,
-    /// What became of it.
-    pub what: What,
-    /// Its type before.
-    pub type_before: Option<&'static str>,
-    /// Its type now.
-    pub type_after: Option<&'static str>,
-    /// When it was to expire, Unix milliseconds.
-    pub expiry_before_unix_ms: Option<i64>,
-    /// When it expires now.
-    pub expiry_after_unix_ms: Option<i64>,
-    /// Its value is another.
-    pub value_changed: bool,
 }
 
 /// Why the log does not lead from the earlier point to the later one. That may be there all the same, from a snapshot behind what
@@ -192,7 +94,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     };
     let failed = |error| memory_of(error, &plan, request.memory);
     let source = restore::source(archive, &plan);
-    let mut survey = rebuild::survey(&source, limits).await?;
+    let mut survey = rebuild::survey_all(&source, limits).await?;
     reached(&plan, &survey, request.memory)?;
     let mut between = Between::new(split, source.base.db);
     rebuild::each_command(&source, plan.end.offset, request.memory, &mut between)
@@ -239,6 +141,8 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
         changed: Count::default(),
         removed: Count::default(),
         removed_unlisted: 0,
+        unknown: Vec::new(),
+        unknown_more: 0,
         prefixes: Vec::new(),
         keys: Vec::new(),
         more: 0,
@@ -397,6 +301,33 @@ struct Looks {
     value: [u8; 32],
 }
 
+/// What a key is at a point.
+#[derive(Debug, Clone)]
+enum Was {
+    /// Not there.
+    Gone,
+    There(Looks),
+    /// Its value cannot be told.
+    Unknown(Unknown),
+}
+
+impl Was {
+    fn of(space: &Keyspace, db: u32, key: &[u8]) -> Self {
+        if let Some(unknown) = space.unknown(db, key) {
+            return Self::Unknown(unknown.clone());
+        }
+        let entry = space.get(db, key);
+        entry.map_or(Self::Gone, |entry| Self::There(Looks::of(entry, space)))
+    }
+
+    fn looks(&self) -> Option<&Looks> {
+        match self {
+            Self::There(looks) => Some(looks),
+            Self::Gone | Self::Unknown(_) => None,
+        }
+    }
+}
+
 impl Looks {
     fn of(entry: &Entry, space: &Keyspace) -> Self {
         let mut payload = Vec::new();
@@ -449,7 +380,7 @@ struct Step<'a> {
     space: Keyspace,
     split: Offset,
     between: &'a Between,
-    before: Option<Keys<Option<Looks>>>,
+    before: Option<Keys<Was>>,
     limit: usize,
 }
 
@@ -461,9 +392,7 @@ impl Step<'_> {
         }
         let mut before = Keys::new();
         for (db, key) in &self.between.touched {
-            let entry = self.space.get(*db, key);
-            let looks = entry.map(|entry| Looks::of(entry, &self.space));
-            before.insert((*db, key.clone()), looks);
+            before.insert((*db, key.clone()), Was::of(&self.space, *db, key));
         }
         for (db, entries) in self.space.entries() {
             if !self.between.flushed.contains(&db) {
@@ -471,7 +400,12 @@ impl Step<'_> {
             }
             for (key, entry) in entries {
                 let looks = Looks::of(entry, &self.space);
-                before.insert((db, key.into()), Some(looks));
+                before.insert((db, key.into()), Was::There(looks));
+            }
+        }
+        for (db, key, unknown) in self.space.unknowns() {
+            if self.between.flushed.contains(&db) {
+                before.insert((db, key.into()), Was::Unknown(unknown.clone()));
             }
         }
         self.before = Some(before);
@@ -484,6 +418,7 @@ impl Taker for Step<'_> {
             self.look();
         }
         self.space.received_at(at.received_unix_ms);
+        self.space.stands_at(at.start);
         commands.iter().try_for_each(|argv| self.space.apply(argv))
     }
 
@@ -492,18 +427,17 @@ impl Taker for Step<'_> {
     }
 }
 
-fn compare(
-    diff: &mut Diff,
-    before: Keys<Option<Looks>>,
-    swapped: &Swapped,
-    space: &Keyspace,
-    limit: usize,
-) {
+fn compare(diff: &mut Diff, before: Keys<Was>, swapped: &Swapped, space: &Keyspace, limit: usize) {
     let mut prefixes: HashMap<Option<Box<[u8]>>, OfPrefix> = HashMap::new();
     for ((db, key), before) in before {
         let db = swapped.now(db);
-        let after = space.get(db, &key).map(|entry| Looks::of(entry, space));
-        let (what, type_name) = match (&before, &after) {
+        let after = Was::of(space, db, &key);
+        if let (Was::Unknown(of), _) | (_, Was::Unknown(of)) = (&before, &after) {
+            diff.add_unknown(db, &key, of, limit);
+            continue;
+        }
+        let (before, after) = (before.looks(), after.looks());
+        let (what, type_name) = match (before, after) {
             (None, Some(after)) => (What::Added, after.type_name),
             (Some(before), None) => (What::Removed, before.type_name),
             (Some(before), Some(after)) if before != after => (What::Changed, after.type_name),
@@ -526,19 +460,21 @@ fn compare(
             diff.more = diff.more.saturating_add(1);
             continue;
         }
-        let value =
-            |looks: &Option<Looks>| looks.as_ref().map(|looks| (looks.type_name, looks.value));
+        let value = |looks: Option<&Looks>| looks.map(|looks| (looks.type_name, looks.value));
         diff.keys.push(KeyChange {
             db,
             key: Shown::cut(&key, NAME_BYTES),
+            key_cut: key.len() > NAME_BYTES,
             what,
-            type_before: before.as_ref().map(|looks| looks.type_name),
-            type_after: after.as_ref().map(|looks| looks.type_name),
-            expiry_before_unix_ms: before.as_ref().and_then(|looks| looks.expiry),
-            expiry_after_unix_ms: after.as_ref().and_then(|looks| looks.expiry),
-            value_changed: value(&before) != value(&after),
+            type_before: before.map(|looks| looks.type_name),
+            type_after: after.map(|looks| looks.type_name),
+            expiry_before_unix_ms: before.and_then(|looks| looks.expiry),
+            expiry_after_unix_ms: after.and_then(|looks| looks.expiry),
+            value_changed: value(before) != value(after),
         });
     }
+    diff.unknown
+        .sort_by(|a, b| (a.db, &a.key).cmp(&(b.db, &b.key)));
     // Of swapped databases, they came in another order; those that were not listed are as many.
     diff.keys
         .sort_by(|a, b| (a.db, &a.key).cmp(&(b.db, &b.key)));

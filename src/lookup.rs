@@ -1,7 +1,7 @@
 //! One key as it was at a point, and what became of it.
 
 use crate::archive::{Archive, ArchiveError, Catalog};
-use crate::keyspace::{ApplyError, Args, Dialect, Touch, find, slot_of};
+use crate::keyspace::{ApplyError, Args, Dialect, Touch, Unknown, find, slot_of};
 use crate::position::{Offset, Position, ReplId};
 use crate::rebuild::{self, Argv, At, Limits, RebuildError, Stop, Taker};
 use crate::restore::{self, BadBases, Plan, RestoreError, When};
@@ -33,6 +33,24 @@ pub enum LookupError {
         reachable: Offset,
         /// Why not further.
         why: Box<Stop>,
+    },
+    /// A command could not be applied, and this is a key that it changes.
+    #[error(
+        "the value of the key {key} in database {db} at {goal} cannot be told, as a command after offset {since} cannot be applied: \
+         {why}. Ask for an offset up to {since}, or restore to a server of your own, which replays the log, and ask that. Other keys \
+         can be asked for"
+    )]
+    Unknown {
+        /// Its name.
+        key: Shown,
+        /// Its database.
+        db: u32,
+        /// What was asked for.
+        goal: String,
+        /// The offset before the command.
+        since: Offset,
+        /// Why not.
+        why: Box<ApplyError>,
     },
     /// The keys of the log take more memory than is allowed.
     #[error(
@@ -174,11 +192,20 @@ pub async fn get(
         log: u64::MAX,
     };
     let source = restore::source(archive, plan);
-    let mut survey = rebuild::survey(&source, limits).await?;
+    let mut survey = rebuild::survey_all(&source, limits).await?;
     reached(plan, &survey, memory)?;
     survey.want(db, key);
     let state = rebuild::state(&source, &mut survey, limits).await;
     let space = state.map_err(|error| memory_of(error, plan, memory))?.space;
+    if let Some(Unknown { since, why }) = space.unknown(db, key) {
+        return Err(LookupError::Unknown {
+            key: Shown::new(key),
+            db,
+            goal: plan.when.to_string(),
+            since: *since,
+            why: Box::new(why.clone()),
+        });
+    }
     let value = space.get(db, key).map(|entry| {
         let mut payload = Vec::new();
         let kind = entry.value.encode(space.dialect(), &mut payload);

@@ -1,6 +1,8 @@
 //! Upkeep of an archive while a capture goes on: new bases in the background, on a thread of its own that yields to
 //! everything else, with a store connection of its own.
 
+mod ask;
+
 use std::fmt::Display;
 use std::thread;
 use std::time::Duration;
@@ -11,8 +13,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::archive::{Archive, ArchiveError, BaseManifest, FRAMES_AT_ONCE};
 use crate::capture::refetch;
 use crate::capture::{Clock, SessionEnd};
-use crate::config::{ConsolidateConfig, StoreConfig, Upstream};
-use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
+use crate::config::{ConsolidateConfig, Source, StoreConfig, Upstream};
+use crate::consolidate::{
+    ConsolidateError, Report, Request, Worth, consolidate, consolidate_given, lost_keys,
+    newest_base,
+};
 use crate::link::sentinel::Finder;
 use crate::position::Position;
 use crate::restore::{BLOCKING_READERS, When};
@@ -38,6 +43,10 @@ pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
 const REFETCH_AGAIN: Duration = Duration::from_secs(600);
 /// How long a base may be in the making, or a full sync under way. After so long, a full sync may come instead.
 const TIME_LIMIT: Duration = REFETCH_EVERY;
+/// What the server was asked about is waited for so long: it is stored within a flush interval, unless the store is away.
+const ASK_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks meanwhile.
+const ASK_LOOK: Duration = Duration::from_millis(200);
 /// A stream that is decompressed and a listing hold a thread each, and the frames of the new base are compressed beside them.
 const BLOCKING_THREADS: usize = 16;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS + FRAMES_AT_ONCE);
@@ -160,7 +169,7 @@ impl Upkeep {
                     self.made(&report);
                     if let Some(stopped) = &report.stopped {
                         self.failed(stopped);
-                        base = self.refetch(&mut refetches).await.or(base);
+                        base = self.ask_server(stored, &mut refetches).await.or(base);
                     }
                 }
                 Err(error) => {
@@ -168,7 +177,7 @@ impl Upkeep {
                     self.failed(&error);
                     if error.asks_for_a_full_sync() {
                         refetches.owed = Some(error.to_string());
-                        base = self.refetch(&mut refetches).await.or(base);
+                        base = self.ask_server(stored, &mut refetches).await.or(base);
                     }
                 }
             }
@@ -230,6 +239,72 @@ impl Upkeep {
         }
     }
 
+    /// A base with what the log does not tell: the values of those keys are asked for, or there is a full sync.
+    async fn ask_server(&self, stored: Position, refetches: &mut Refetches) -> Option<Known> {
+        match timeout(TIME_LIMIT, self.asked(stored)).await {
+            Ok(Ok(Some(base))) => {
+                refetches.owed = None;
+                return Some(base);
+            }
+            Ok(Ok(None)) => {}
+            Err(_) => tracing::debug!("the server was asked for values, and a base takes too long"),
+            Ok(Err(why)) => {
+                tracing::debug!("the server was asked for values, and no base came of it: {why}")
+            }
+        }
+        self.refetch(refetches).await
+    }
+
+    /// A base at an offset at which the server told the values that the log does not tell.
+    async fn asked(&self, stored: Position) -> Result<Option<Known>, String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let archive = self.archive().await.map_err(|error| told(&error))?;
+        let mut request = self.request(stored, Worth::AnyLog);
+        let keys = lost_keys(&archive, &request, ask::MOST_KEYS).await;
+        let keys = keys.map_err(|error| told(&error))?;
+        if keys.is_empty() || keys.len() > ask::MOST_KEYS {
+            return Ok(None);
+        }
+        let source = self.source().await.map_err(|error| told(&error))?;
+        let values = ask::values(&source, &keys).await;
+        let Some((at, given)) = values.map_err(|error| told(&error))? else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        loop {
+            let Some(stored) = self.status.stored_position() else {
+                return Ok(None);
+            };
+            if stored.history != at.history || asked.elapsed() > ASK_PATIENCE {
+                return Ok(None);
+            }
+            if stored.offset >= at.offset {
+                break;
+            }
+            sleep(ASK_LOOK).await;
+        }
+        request.when = When::Offset(at.offset.0);
+        let made = consolidate_given(&archive, &request, given).await;
+        let report = made.map_err(|error| told(&error))?;
+        tracing::info!(
+            keys = keys.len(),
+            "the values of keys that the log does not tell were asked of the server"
+        );
+        self.made(&report);
+        Ok(Some(Known {
+            at: report.to,
+            raw_bytes: report.raw_bytes,
+        }))
+    }
+
+    /// The server that is captured.
+    async fn source(&self) -> Result<Source, SessionEnd> {
+        Ok(match &self.redis {
+            Upstream::Server(source) => source.clone(),
+            Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
+        })
+    }
+
     /// A full sync beside the capture, seldom.
     async fn refetch(&self, refetches: &mut Refetches) -> Option<Known> {
         let why = refetches.owed.clone()?;
@@ -273,10 +348,7 @@ impl Upkeep {
 
     async fn new_base(&self) -> Result<BaseManifest, SessionEnd> {
         let archive = self.archive().await?;
-        let source = match &self.redis {
-            Upstream::Server(source) => source.clone(),
-            Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
-        };
+        let source = self.source().await?;
         refetch::new_base(&source, &archive, &self.status, &self.clock).await
     }
 }

@@ -328,8 +328,9 @@ fn what_cannot_be_applied_is_never_guessed() {
 #[test]
 fn a_log_that_cannot_be_applied_has_a_base_fetched_beside_the_capture() {
     let it = Captured::new(Version::Redis86, &["--consolidate-every", "1s"]);
-    it.redis
-        .cmd(&["VADD", "vectors", "VALUES", "2", "1", "2", "element"]);
+    it.redis.cmd(&["GEOADD", "places", "1", "1", "here"]);
+    let search = "GEOSEARCHSTORE near places FROMLONLAT 1 1 BYRADIUS 9 km STOREDIST";
+    it.redis.cmd(&search.split(' ').collect::<Vec<_>>());
     for n in 0..1000 {
         it.redis.cmd(&["SET", &format!("key:{n}"), "value"]);
     }

@@ -49,6 +49,7 @@ mod stock_tools;
 mod takeover;
 mod tidy;
 mod tls;
+mod unknown;
 mod verify;
 mod wait;
 mod writers;

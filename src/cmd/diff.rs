@@ -3,10 +3,11 @@
 use std::fmt::{self, Write as _};
 
 use super::listing::Time;
-use super::{Failure, flags};
+use super::{Exit, Failure, cut, flags};
 use crate::diff::{Count, Diff, KeyChange, Request, What, diff};
 use crate::position::ReplId;
 use crate::restore::{RestoreError, When};
+use crate::shown::counted;
 use crate::status::unix_ms_now;
 
 /// Show which keys were added, changed and removed between two points
@@ -49,7 +50,19 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     };
     let archive = args.store.open().await?;
     let found = diff(&archive, request).await?;
-    args.output.print(&found, text)
+    args.output.print(&found, text)?;
+    let unknown = (found.unknown.len() as u64).saturating_add(found.unknown_more);
+    if unknown == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::NothingToRestore,
+        format_args!(
+            "{} cannot be compared, as a command of the log cannot be applied to them; all others are told. To compare them, \
+             restore both points to servers of your own, which replay the log",
+            counted(unknown, "key")
+        ),
+    ))
 }
 
 fn text(found: &Diff) -> String {
@@ -88,6 +101,20 @@ fn text(found: &Diff) -> String {
             found.removed_unlisted
         );
     }
+    for of in &found.unknown {
+        let _ = writeln!(
+            text,
+            "unknown   db{} {}{} since offset {}: {}",
+            of.db,
+            of.key,
+            cut(of.key_cut),
+            of.since,
+            of.why
+        );
+    }
+    if found.unknown_more > 0 {
+        let _ = writeln!(text, "unknown   … and {} more", found.unknown_more);
+    }
     if !found.prefixes.is_empty() {
         text.push_str("\nprefixes (added, changed, removed)\n");
     }
@@ -115,7 +142,7 @@ fn text(found: &Diff) -> String {
 }
 
 fn line(key: &KeyChange) -> String {
-    let name = format!("db{} {}", key.db, key.key);
+    let name = format!("db{} {}{}", key.db, key.key, cut(key.key_cut));
     let type_name = |of: Option<&'static str>| of.unwrap_or_default();
     match key.what {
         What::Added => format!("+ {name} ({})", type_name(key.type_after)),

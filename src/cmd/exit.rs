@@ -114,9 +114,9 @@ impl From<LookupError> for Failure {
             LookupError::Restore(error) => error.into(),
             LookupError::Rebuild(error) => Self::new(of_rebuild(&error), error),
             LookupError::Reversed { .. } => Self::new(Exit::Usage, error),
-            LookupError::Stopped { .. } | LookupError::Apart { .. } => {
-                Self::new(Exit::NothingToRestore, error)
-            }
+            LookupError::Stopped { .. }
+            | LookupError::Unknown { .. }
+            | LookupError::Apart { .. } => Self::new(Exit::NothingToRestore, error),
             LookupError::Memory { .. } => Self::new(Exit::Error, error),
         }
     }

@@ -4,6 +4,8 @@
 //! their end. Whatever fails before leaves everything as it was. Two at once make the same base, and one of them stores
 //! it.
 
+mod given;
+
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -16,6 +18,8 @@ use crate::rdb::reader::ReadError;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
 use crate::restore::{self, BadBases, Plan, Progress, RestoreError, Stage, When};
 use crate::store::StoreError;
+
+pub use given::{consolidate_given, lost_keys};
 
 /// Tries of a stage, each with less of the log: as often can a log be cut in half, and a few more for commands that are refused.
 const TRIES: u32 = 50;

@@ -34,9 +34,9 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::refused("KEYDB.HRENAME", KEYDB),
     Spec::refused("KEYDB.MVCCRESTORE", KEYDB),
     Spec::refused("KEYDB.NHSET", KEYDB),
-    Spec::refused("VADD", VECTORS),
-    Spec::refused("VREM", VECTORS),
-    Spec::refused("VSETATTR", VECTORS),
+    Spec::losing("VADD", Keys::At(&[1]), VECTORS),
+    Spec::losing("VREM", Keys::At(&[1]), VECTORS),
+    Spec::losing("VSETATTR", Keys::At(&[1]), VECTORS),
     Spec::new("FLUSHDB", Keys::None, flushdb),
     Spec::new("FLUSHALL", Keys::None, flushall),
     Spec::new("SWAPDB", Keys::None, swapdb),
@@ -163,6 +163,12 @@ fn drop_slots(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
             let of = slot.as_ref().map(|_| slot_of(key));
             if of.is_some_and(|of| slots.iter().any(|(a, b)| (*a..=*b).contains(&of))) {
                 *slot = None;
+            }
+        }
+        let unknown = &mut db.unknown;
+        for (number, key) in (0..).zip(db.names.iter()) {
+            if !unknown.is_empty() && slots.iter().any(|(a, b)| (*a..=*b).contains(&slot_of(key))) {
+                unknown.remove(&number);
             }
         }
     }

@@ -44,9 +44,6 @@ fn what_is_not_modelled_is_refused_before_it_is_applied() {
         "evalsha x 0",
         "FCALL f 0",
         "RREPLAY x",
-        "VADD k",
-        "VREM k x",
-        "VSETATTR k x y",
         "CLUSTER MEET x",
         "CLUSTER",
         "TRIMSLOTS x",
@@ -57,6 +54,15 @@ fn what_is_not_modelled_is_refused_before_it_is_applied() {
         let argv: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         let noted = Footprint::new(0).note(&argv);
         assert!(noted.unwrap_err().is_unmodelled(), "{command}");
+    }
+    // Their keys are known, and no other ones are lost.
+    for command in ["VADD k", "VREM k x", "VSETATTR k x y", "SPOP k 2"] {
+        let argv: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        let mut footprint = Footprint::new(0);
+        footprint.note(&argv).unwrap();
+        assert!(footprint.lost().eq([(0, &b"k"[..])]), "{command}");
+        let error = empty(REDIS_13).run(command).unwrap_err();
+        assert!(error.is_unmodelled(), "{command}");
     }
 }
 

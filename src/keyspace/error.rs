@@ -1,6 +1,7 @@
 //! Why a command cannot be applied.
 
 use super::Blob;
+use crate::position::Offset;
 use crate::rdb::cursor::BadValue;
 
 /// Why a command was not applied as the server applied it. Nothing is ever guessed.
@@ -31,6 +32,16 @@ pub enum ApplyError {
         key: Blob,
         /// What is wrong with it.
         source: BadValue,
+    },
+    /// The value of a key has not been known since an earlier command.
+    #[error("the value of the key {} has not been known since offset {since}: {why}", show(.key))]
+    Unknown {
+        /// The key.
+        key: Blob,
+        /// The offset before the command that could not be applied.
+        since: Offset,
+        /// Why not.
+        why: Box<ApplyError>,
     },
     /// There are more keys than can be counted.
     #[error("there are more keys than can be numbered in memory")]

@@ -1,6 +1,6 @@
 //! The first pass over the log: what it touches, how far it can be applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::args::Args;
 use super::error::ApplyError;
@@ -27,6 +27,9 @@ pub struct Footprint {
     functions: Vec<Vec<Blob>>,
     weight: usize,
     kept: Kept,
+    /// Keys that a command changes which cannot be applied, by database at this point of the log: as far as the commands tell. What
+    /// the values tell is seen when they are applied.
+    lost: BTreeSet<(u32, Blob)>,
 }
 
 /// The keys of a database of the snapshot that are touched.
@@ -103,8 +106,9 @@ impl Footprint {
     pub fn note(&mut self, argv: &[&[u8]]) -> Result<&'static Spec, ApplyError> {
         let args = Args::new(argv);
         let spec = find(args.name()).ok_or_else(|| args.unmodelled("it is not known"))?;
-        if let Support::Refused(why) = spec.support {
-            return Err(args.unmodelled(why));
+        match spec.support {
+            Support::Refused(why) if !spec.loses_keys() => return Err(args.unmodelled(why)),
+            _ => {}
         }
         let selected = self.selected;
         spec.keys.of(&args, &mut |touch| match touch {
@@ -121,8 +125,48 @@ impl Footprint {
             }
             Touch::Slots(from, to) => self.slots.push((from, to)),
         })?;
+        if spec.loses_keys() || !self.lost.is_empty() {
+            self.follow_lost(spec, &args)?;
+        }
         self.control(&args)?;
         Ok(spec)
+    }
+
+    /// Would there be keys whose value is not known, if the log ended here?
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Those keys, by their database then.
+    pub fn lost(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.lost.iter().map(|(db, key)| (*db, &**key))
+    }
+
+    fn follow_lost(&mut self, spec: &Spec, args: &Args) -> Result<(), ApplyError> {
+        let (selected, lost) = (self.selected, &mut self.lost);
+        let mut loses = spec.loses_keys();
+        spec.keys.of(args, &mut |touch| match touch {
+            Touch::Key(key) => loses |= lost.contains(&(selected, key.into())),
+            Touch::In(db, key) => loses |= lost.contains(&(db, key.into())),
+            Touch::Overwritten(key) => {
+                lost.remove(&(selected, key.into()));
+            }
+            Touch::Like { .. } | Touch::Slots(..) => {}
+        })?;
+        if !loses {
+            return Ok(());
+        }
+        if let Some(from) = spec.moves_away(args) {
+            lost.remove(&(selected, from.into()));
+        }
+        let mut brought = 0;
+        spec.writes(args, &mut |db, key| {
+            brought = key.len().saturating_add(OVERHEAD);
+            lost.insert((db.unwrap_or(selected), key.into()));
+        })?;
+        self.weigh(brought);
+        Ok(())
     }
 
     fn touch(&mut self, db: u32, key: &[u8], overwrites: bool) {
@@ -176,11 +220,26 @@ impl Footprint {
         if is("SELECT") {
             self.selected = args.db(1)?;
         } else if is("SWAPDB") {
-            self.layout.swap(args.db(1)?, args.db(2)?);
+            let (a, b) = (args.db(1)?, args.db(2)?);
+            self.layout.swap(a, b);
+            let lost = std::mem::take(&mut self.lost).into_iter();
+            let swapped = |db: u32| if db == a { b } else { a };
+            self.lost = lost
+                .map(|(db, key)| {
+                    if db == a || db == b {
+                        (swapped(db), key)
+                    } else {
+                        (db, key)
+                    }
+                })
+                .collect();
         } else if is("FLUSHDB") {
             self.layout.flush(self.selected);
+            let selected = self.selected;
+            self.lost.retain(|(db, _)| *db != selected);
         } else if is("FLUSHALL") {
             self.layout.flush_all();
+            self.lost.clear();
         } else if is("FUNCTION") {
             let command: Vec<Blob> = args.from(0).iter().map(|arg| Blob::from(*arg)).collect();
             let bytes = command.iter().map(|arg| arg.len().saturating_add(OVERHEAD));

@@ -172,7 +172,7 @@ fn values_are_restored() {
     let mut restore = |args: &[&[u8]]| {
         let argv = [&[&b"RESTORE"[..], b"k"], args].concat();
         Footprint::new(0).note(&argv)?;
-        space.apply(&argv)?;
+        space.try_apply(&argv)?;
         let expiry = space.entry(b"k").unwrap().unwrap().expiry;
         Ok((expiry, space.dump("k").unwrap()))
     };

@@ -12,7 +12,8 @@
 //!
 //! Commands are applied as a replica applies them (fact sheet C): conditions are evaluated against what is there, a key
 //! whose time has passed is there until the feed deletes it, and a command that cannot have succeeded on the master stops
-//! everything ([`ApplyError::Diverged`]): it is never guessed.
+//! everything ([`ApplyError::Diverged`]): it is never guessed. One that cannot be applied to the value that it finds, or at all, costs
+//! the keys that it writes and no other ones: their value is [`Unknown`] until it is overwritten.
 //!
 #![doc = include_str!("commands.md")]
 
@@ -39,10 +40,11 @@ mod sort;
 mod streams;
 mod strings;
 mod table;
+mod unknown;
 mod value;
 mod zsets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub use control::slot_of;
 use footprint::{Lasts, Touches};
@@ -62,9 +64,11 @@ pub use sets::Set;
 pub use streams::Stream;
 pub use strings::Text;
 pub use table::{Spec, Support, commands, find};
+pub use unknown::Unknown;
 pub use value::{DataType, Dialect, Raw, Value};
 pub use zsets::Zset;
 
+use crate::position::Offset;
 use crate::rdb::Family;
 
 /// Bytes of a key, a member, a field.
@@ -154,6 +158,8 @@ struct Db {
     unread: Flags,
     /// Keys that have left: no later command touches them.
     left: Flags,
+    /// Those whose value is not known. They have no slot that is filled.
+    unknown: HashMap<u32, Unknown>,
 }
 
 impl Db {
@@ -203,10 +209,15 @@ pub struct Keyspace {
     leaving: Vec<(u32, u32, Place)>,
     /// Keys that the command at hand is the only one to touch.
     alone: Vec<Alone>,
+    /// The offset before the command at hand.
+    at: Offset,
+    /// A command that cannot have succeeded on the master costs its keys alone, too.
+    is_lenient: bool,
 }
 
 impl Keyspace {
-    /// Knows nothing yet. What `footprint` has collected can be loaded, and stays to the end.
+    /// Knows nothing yet. What `footprint` has collected can be loaded, and stays to the end: for who looks at keys. What
+    /// cannot be applied, for whatever reason, costs the keys that it writes.
     #[must_use]
     pub fn new(footprint: &mut Footprint, dialect: Dialect, selected: u32) -> Self {
         let mut space = Self::passing(footprint, dialect, selected);
@@ -214,6 +225,7 @@ impl Keyspace {
         for db in space.dbs.values_mut() {
             db.unread = Flags::default();
         }
+        space.is_lenient = true;
         space
     }
 
@@ -246,6 +258,8 @@ impl Keyspace {
             layout: footprint.layout().clone(),
             leaving: Vec::new(),
             alone: Vec::new(),
+            at: Offset(0),
+            is_lenient: false,
         }
     }
 
@@ -328,10 +342,11 @@ impl Keyspace {
         self.received = Some(unix_ms);
     }
 
-    /// Applies a command. After an error the key space is of no more use.
+    /// Applies a command. If that cannot be done as the server did it, the keys that it writes are not known any more
+    /// ([`Self::unknown`]). After an error the key space is of no more use.
     ///
     /// # Errors
-    /// [`ApplyError`], always: the command cannot be applied as the server did it.
+    /// [`ApplyError`]: which keys the command has changed cannot be told.
     pub fn apply(&mut self, argv: &[&[u8]]) -> Result<(), ApplyError> {
         let args = Args::new(argv);
         self.apply_spec(Self::spec(&args)?, &args)
@@ -342,6 +357,12 @@ impl Keyspace {
     }
 
     fn apply_spec(&mut self, spec: &Spec, args: &Args) -> Result<(), ApplyError> {
+        let applied = self.try_spec(spec, args);
+        applied.or_else(|why| self.lose(spec, args, why))
+    }
+
+    /// After an error, what the command writes is not known.
+    fn try_spec(&mut self, spec: &Spec, args: &Args) -> Result<(), ApplyError> {
         match spec.support {
             Support::Applied(apply) => {
                 // What a command brings is the most that most commands add.
@@ -433,6 +454,13 @@ impl Keyspace {
         }
         if overwritten {
             db.unread.clear(index);
+            db.unknown.remove(&index);
+        } else if let Some(unknown) = db.unknown.get(&index) {
+            return Err(ApplyError::Unknown {
+                key: key.into(),
+                since: unknown.since,
+                why: Box::new(unknown.why.clone()),
+            });
         }
         db.slot(index).ok_or_else(not_collected)
     }

@@ -29,8 +29,9 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("SADD", Keys::At(&[1]), sadd),
     Spec::new("SREM", Keys::At(&[1]), srem),
     Spec::new("SMOVE", Keys::At(&[1, 2]), smove),
-    Spec::refused(
+    Spec::losing(
         "SPOP",
+        Keys::At(&[1]),
         "it takes members at random, which the feed does not tell",
     ),
     Spec::new("SINTERSTORE", Keys::From { first: 1, step: 1 }, sinterstore),

@@ -27,7 +27,7 @@ fn on_snapshot(strings: &[(&str, &str)], commands: &[&str]) -> Result<Keyspace, 
         }
     }
     for argv in &argvs {
-        space.apply(argv)?;
+        space.try_apply(argv)?;
     }
     Ok(space)
 }

@@ -23,8 +23,8 @@ pub(super) const RELATIVE: &str = "its expiry is relative to a time that is not 
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("SET", Keys::By(set_keys), set),
     Spec::new("SETNX", Keys::At(&[1]), setnx),
-    Spec::refused("SETEX", RELATIVE),
-    Spec::refused("PSETEX", RELATIVE),
+    Spec::losing("SETEX", Keys::At(&[1]), RELATIVE),
+    Spec::losing("PSETEX", Keys::At(&[1]), RELATIVE),
     Spec::new("GETSET", Keys::At(&[1]), getset),
     Spec::new("GETEX", Keys::By(getex_keys), getex),
     Spec::new("GETDEL", Keys::At(&[1]), getdel),
@@ -40,7 +40,11 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("INCRBY", Keys::At(&[1]), incrby),
     Spec::new("DECRBY", Keys::At(&[1]), decrby),
     // The sum is one of 80-bit floats.
-    Spec::refused("INCRBYFLOAT", "servers send its result as SET"),
+    Spec::losing(
+        "INCRBYFLOAT",
+        Keys::At(&[1]),
+        "servers send its result as SET",
+    ),
 ];
 
 /// A string.

@@ -73,7 +73,6 @@ fn relative_expiries_are_found_before_anything_is_applied() {
         "SET k v EX 10",
         "GETEX k PX 10",
         "MSETEX 1 k v EX 10",
-        "EXPIRE k 1",
         "RESTORE k 5 x",
     ] {
         let argv: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();

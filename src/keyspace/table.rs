@@ -60,7 +60,16 @@ impl Spec {
         }
     }
 
-    /// One that cannot be applied.
+    /// One that cannot be applied, which changes these keys and no other ones.
+    pub(super) const fn losing(name: &'static str, keys: Keys, why: &'static str) -> Self {
+        Self {
+            name,
+            keys,
+            support: Support::Refused(why),
+        }
+    }
+
+    /// One that cannot be applied, and whose keys are not known.
     pub(super) const fn refused(name: &'static str, why: &'static str) -> Self {
         Self {
             name,

@@ -33,11 +33,17 @@ pub(crate) fn empty(dialect: Dialect) -> Keyspace {
 }
 
 impl Keyspace {
-    /// Applies a command given as text, split at spaces; and notes it, as the first pass would.
+    /// Applies a command given as text, split at spaces; and notes it, as the first pass would. What cannot be applied is an error.
     pub(crate) fn run(&mut self, command: &str) -> Result<(), ApplyError> {
         let argv: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         Footprint::new(0).note(&argv)?;
-        self.apply(&argv)
+        self.try_apply(&argv)
+    }
+
+    /// Applies a command. What cannot be applied is an error, and not keys that are lost.
+    pub(crate) fn try_apply(&mut self, argv: &[&[u8]]) -> Result<(), ApplyError> {
+        let args = Args::new(argv);
+        self.try_spec(Self::spec(&args)?, &args)
     }
 
     /// The RDB type and payload of a key of the selected database, as they would be written.

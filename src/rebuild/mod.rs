@@ -32,7 +32,7 @@ pub use commands::{Argv, At, Taker, each_command};
 pub use out::Counts;
 pub use select::{Selection, TYPES};
 pub use state::{State, load, state};
-pub use survey::{Survey, survey};
+pub use survey::{Given, Survey, survey, survey_all};
 pub use write::{count, write, write_counted, write_selected};
 
 /// A piece of a log.

@@ -6,11 +6,11 @@ use std::mem;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{RebuildError, Selection};
+use super::{Given, RebuildError, Selection};
 use crate::archive::{ArchiveError, BASE_FRAME_RAW};
 use crate::buffers::Buffers;
 use crate::crc64::Crc64;
-use crate::keyspace::{Dialect, Entry, Keyspace};
+use crate::keyspace::{Dialect, Entry, Keyspace, Value};
 use crate::rdb::cursor::{put_number, put_string};
 use crate::store::StoreError;
 
@@ -54,6 +54,8 @@ pub(super) struct Out {
     /// Of these keys alone.
     pub(super) selection: Option<Selection>,
     pub(super) counts: Counts,
+    /// Values of keys that the log does not tell.
+    pub(super) given: Vec<Given>,
     /// The database that is selected in what was written.
     selected: Option<u32>,
     crc: Crc64,
@@ -69,6 +71,7 @@ impl Out {
             bytes: Vec::new(),
             selection,
             counts: Counts::default(),
+            given: Vec::new(),
             selected: None,
             crc: Crc64::new(),
             buffers: Buffers::default(),
@@ -108,6 +111,31 @@ impl Out {
             return;
         }
         self.counts.key(db);
+    }
+
+    /// Need the value of this key not be known from the log?
+    pub(super) fn can_miss(&self, db: u32, key: &[u8]) -> bool {
+        let selection = self.selection.as_ref();
+        selection.is_some_and(|selection| !selection.may_want(db, key))
+            || self
+                .given
+                .iter()
+                .any(|given| given.db == db && given.key == key)
+    }
+
+    /// The values that were given of keys that the log does not tell.
+    pub(super) async fn given(&mut self, space: &Keyspace) -> Result<(), RebuildError> {
+        for given in std::mem::take(&mut self.given) {
+            if space.unknown(given.db, &given.key).is_some() {
+                let entry = Entry {
+                    expiry: given.expiry,
+                    ..Entry::new(Value::Raw(given.raw))
+                };
+                self.entry(space.dialect(), given.db, &given.key, &entry);
+                self.flush_full().await?;
+            }
+        }
+        Ok(())
     }
 
     /// All keys that are there.

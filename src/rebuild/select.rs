@@ -21,12 +21,16 @@ impl Selection {
     /// Is this key one of them?
     #[must_use]
     pub fn wants(&self, db: u32, key: &[u8], family: Family, kind: u8) -> bool {
-        self.db.is_none_or(|wanted| wanted == db)
+        self.may_want(db, key)
             && self
                 .type_name
                 .as_deref()
                 .is_none_or(|wanted| wanted == names(family, kind).0)
-            && matches(&self.pattern, key)
+    }
+
+    /// The same of a key whose type is not known.
+    pub(super) fn may_want(&self, db: u32, key: &[u8]) -> bool {
+        self.db.is_none_or(|wanted| wanted == db) && matches(&self.pattern, key)
     }
 }
 

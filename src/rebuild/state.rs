@@ -79,7 +79,8 @@ pub async fn state(
     Ok(State { space })
 }
 
-/// Applies the log up to `end` to the keys that were loaded. Keys that no later command touches go out, if there is an out.
+/// Applies the log up to `end` to the keys that were loaded. Keys that no later command touches go out, if there is an out: then all
+/// that are wanted there must be known in the end. Else the key space tells which are not.
 ///
 /// # Errors
 /// [`RebuildError::Command`] when one cannot be applied to what it finds, [`RebuildError::Memory`], and what is wrong with
@@ -96,6 +97,8 @@ pub(super) async fn apply(
         space,
         limit,
         boundary: source.base.offset,
+        known: source.base.offset,
+        lost: None,
         full: false,
         out,
     };
@@ -107,7 +110,7 @@ pub(super) async fn apply(
         }
         match stepped {
             Ok(true) => {}
-            Ok(false) => return Ok(applier.space),
+            Ok(false) => return applier.finish(),
             Err(error) => {
                 return Err(match taker_error(&error) {
                     Some(why) => RebuildError::Command {
@@ -197,10 +200,37 @@ struct Applier<'a> {
     limit: usize,
     /// The last boundary up to which all was applied.
     boundary: Offset,
+    /// The last one at which the values of all keys were known,
+    known: Offset,
+    /// and why not behind it.
+    lost: Option<ApplyError>,
     /// They have become too much.
     full: bool,
     /// Where keys go that no later command touches.
     out: Option<&'a mut Out>,
+}
+
+impl Applier<'_> {
+    fn note_known(&mut self, at: At) {
+        if !self.space.is_known() {
+            let first = || self.space.unknowns().min_by_key(|(.., of)| of.since);
+            let why = || first().map(|(.., of)| of.why.clone());
+            self.lost = self.lost.take().or_else(why);
+        } else if at.outside {
+            (self.known, self.lost) = (at.end, None);
+        }
+    }
+
+    fn finish(self) -> Result<Keyspace, RebuildError> {
+        let (Some(out), Some(why)) = (self.out, self.lost) else {
+            return Ok(self.space);
+        };
+        if (self.space.unknowns()).any(|(db, key, _)| !out.can_miss(db, key)) {
+            let after = self.known;
+            return Err(RebuildError::Command { after, why });
+        }
+        Ok(self.space)
+    }
 }
 
 impl Taker for Applier<'_> {
@@ -209,6 +239,7 @@ impl Taker for Applier<'_> {
             return Ok(());
         }
         self.space.received_at(at.received_unix_ms);
+        self.space.stands_at(at.start);
         for argv in commands {
             match &mut self.out {
                 None => self.space.apply(argv)?,
@@ -220,6 +251,7 @@ impl Taker for Applier<'_> {
                 }
             }
         }
+        self.note_known(at);
         self.full = self.space.outgrows(self.limit);
         if at.outside {
             self.boundary = at.end;

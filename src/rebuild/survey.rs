@@ -2,7 +2,7 @@
 
 use super::commands::{Argv, At, Taker, each_command, taker_error};
 use super::{Limits, RebuildError, Source, Stop};
-use crate::keyspace::{ApplyError, Footprint, Spec, Support};
+use crate::keyspace::{ApplyError, Args, Footprint, Raw, Spec, Support};
 use crate::position::{Boundary, Offset};
 
 /// What was found.
@@ -21,14 +21,53 @@ pub struct Survey {
     pub commands: u64,
     /// Those among them that change data.
     pub writes: u64,
+    /// Values at the end that are known otherwise, of keys that the log does not tell.
+    pub given: Vec<Given>,
 }
 
-/// Goes over the log of `source`.
+/// A value of a key that the log does not tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Its database.
+    pub db: u32,
+    /// Its name.
+    pub key: Vec<u8>,
+    /// When it expires, Unix milliseconds.
+    pub expiry: Option<i64>,
+    /// The value.
+    pub raw: Raw,
+}
+
+impl Survey {
+    /// The keys whose value at the end the commands do not tell: their database and name.
+    pub fn lost(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.footprint.lost()
+    }
+}
+
+/// Goes over the log of `source`, for all keys: it ends where the value of each is known, as far as the commands tell.
 ///
 /// # Errors
 /// [`RebuildError::Archive`] and [`RebuildError::Log`]. A command that cannot be applied is none: the survey ends before
-/// it, and before the transaction that it is in.
+/// it, and before the transaction that it is in, unless what it changes is overwritten before the end.
 pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildError> {
+    go_over(source, limits, true).await
+}
+
+/// The same for some of the keys: a command that cannot be applied, and whose keys are known, ends nothing. Which keys it has made
+/// unknown, the state at the end tells.
+///
+/// # Errors
+/// As of [`survey()`].
+pub async fn survey_all(source: &Source, limits: Limits) -> Result<Survey, RebuildError> {
+    go_over(source, limits, false).await
+}
+
+async fn go_over(
+    source: &Source,
+    limits: Limits,
+    for_all_keys: bool,
+) -> Result<Survey, RebuildError> {
     let start = source.start();
     let mut surveyor = Surveyor {
         footprint: Footprint::new(start.db),
@@ -43,6 +82,8 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
         limits,
         enough_at: start.offset.plus(limits.log),
         begins: start.offset,
+        for_all_keys,
+        lost: None,
     };
     let walked = each_command(source, Offset(u64::MAX), limits.memory, &mut surveyor).await;
     match walked {
@@ -61,6 +102,7 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
             None => return Err(error),
         },
     }
+    surveyor.stop = surveyor.stop.take().or_else(|| surveyor.stop_at_lost());
     surveyor.footprint.go_back();
     Ok(Survey {
         footprint: surveyor.footprint,
@@ -70,6 +112,7 @@ pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildEr
         received_unix_ms: surveyor.received_unix_ms,
         commands: surveyor.commands,
         writes: surveyor.writes,
+        given: Vec::new(),
     })
 }
 
@@ -88,12 +131,29 @@ struct Surveyor {
     enough_at: Offset,
     /// Offset before the command at hand.
     begins: Offset,
+    for_all_keys: bool,
+    /// Why the values of keys are not known: since the last boundary at which all were.
+    lost: Option<ApplyError>,
+}
+
+impl Surveyor {
+    /// The last boundary at which all values are known is the end, if it is for all keys and there was a later one.
+    fn stop_at_lost(&self) -> Option<Stop> {
+        let why = self.lost.clone()?;
+        let after = self.end.offset;
+        (self.for_all_keys && self.footprint.has_lost()).then_some(Stop::Command { after, why })
+    }
 }
 
 impl Surveyor {
     /// Does it change data?
     fn note(&mut self, argv: Argv<'_>) -> Result<bool, ApplyError> {
         let spec = self.footprint.note(argv)?;
+        if let Support::Refused(why) = spec.support
+            && self.lost.is_none()
+        {
+            self.lost = Some(Args::new(argv).unmodelled(why));
+        }
         if self.functions_after.len() < self.footprint.functions().len() {
             self.functions_after.push(self.end.offset);
         }
@@ -125,6 +185,14 @@ impl Taker for Surveyor {
             }
             return Ok(());
         }
+        if self.for_all_keys && self.footprint.has_lost() {
+            let too_far = at.end >= self.enough_at;
+            if too_far || self.footprint.weight() > self.limits.memory {
+                self.stop = self.stop_at_lost();
+            }
+            return Ok(());
+        }
+        self.lost = None;
         // Half for what is known of keys, half for their values.
         let too_heavy = self.footprint.weight() > self.limits.memory / 2;
         if too_heavy && self.commands > 0 {
@@ -152,6 +220,8 @@ impl Taker for Surveyor {
 fn changes_data(spec: &Spec) -> bool {
     match spec.support {
         Support::Applied(_) => spec.name != "SELECT",
-        Support::Ignored | Support::Refused(_) => spec.name == "FUNCTION",
+        Support::Ignored => spec.name == "FUNCTION",
+        // What cannot be applied at all was an error before.
+        Support::Refused(_) => true,
     }
 }

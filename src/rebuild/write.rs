@@ -86,7 +86,7 @@ pub async fn count(
 
 fn begin(
     source: Source,
-    survey: Survey,
+    mut survey: Survey,
     stand: Stand,
     selection: Option<Selection>,
     limits: Limits,
@@ -97,7 +97,8 @@ fn begin(
     let (sender, receiver) = mpsc::channel(AHEAD);
     let (counted, counts) = oneshot::channel();
     world::spawn(async move {
-        let out = Out::new(Some(sender.clone()), selection);
+        let mut out = Out::new(Some(sender.clone()), selection);
+        out.given = mem::take(&mut survey.given);
         let last = match run(&source, survey, stand, limits, out).await {
             Ok(counts) => {
                 let _ = counted.send(counts);
@@ -173,6 +174,7 @@ async fn run(
     };
     let space = apply(source, space, end.offset, limits, Some(&mut out)).await?;
     out.entries(&space).await?;
+    out.given(&space).await?;
     out.bytes.extend_from_slice(&after);
     out.bytes.push(END);
     out.finish().await

@@ -190,7 +190,7 @@ impl Chosen<'_> {
             log: u64::MAX,
         };
         let source = source(self.archive, self.plan);
-        let survey = rebuild::survey(&source, limits).await?;
+        let survey = rebuild::survey_all(&source, limits).await?;
         if let Some(why) = survey.stop {
             return Err(RestoreError::NotASnapshot {
                 goal: self.plan.when.to_string(),

@@ -44,9 +44,14 @@ pub(super) const COMMANDS: &[Spec] = &[
         "XREADGROUP",
         "a master sends XCLAIM and XGROUP SETID in its place",
     ),
-    Spec::refused("XAUTOCLAIM", "a master sends XCLAIM in its place"),
-    Spec::refused(
+    Spec::losing(
+        "XAUTOCLAIM",
+        Keys::At(&[1]),
+        "a master sends XCLAIM in its place",
+    ),
+    Spec::losing(
         "XNACK",
+        Keys::At(&[1]),
         "entries that no consumer owns (Redis 8.8) are not modelled",
     ),
 ];
