@@ -66,6 +66,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::BeforeOldest { .. }
             | RestoreError::AfterLatest { .. }
             | RestoreError::SteppedOver { .. }
+            | RestoreError::ClockWentBack(_)
             | RestoreError::CannotContinue { .. }
             | RestoreError::NotASnapshot { .. }
             | RestoreError::Rebuild(_)

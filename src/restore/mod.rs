@@ -32,7 +32,7 @@ mod when;
 
 pub use aof::AofLayout;
 pub use check::{Checked, check};
-pub use error::RestoreError;
+pub use error::{ClockWentBack, RestoreError};
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 use plan::Usable;
 pub use plan::{BadBases, Piece, Plan};
