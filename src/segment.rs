@@ -11,15 +11,18 @@
 //! the first byte and `to` that of the last (the first byte of a feed is number 1); in memory `start` is exclusive and
 //! `end` inclusive, as offsets are.
 
+mod document;
+
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
 
 use crate::buffers::Buffers;
 use crate::crc64::Crc64;
 use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::position::{Boundary, Offset, ReplId, TimeMark};
+
+use self::document::Document;
 
 /// The newest format version that this build reads, and the one it writes.
 pub const FORMAT_VERSION: u16 = 1;
@@ -57,8 +60,19 @@ pub struct SegmentMeta {
     pub boundary: Option<Boundary>,
     /// When its bytes were received, ascending, with offsets in `[start, end]`.
     pub marks: Vec<TimeMark>,
+    /// The clock had gone back before it was cut, and had not come to the last mark again. None: it goes on as it should.
+    pub clock_back: Option<ClockBack>,
     /// Who wrote it, for operators.
     pub writer: String,
+}
+
+/// A clock that went back. Until it comes to the last mark again, marks are held, and tell no times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockBack {
+    /// What it went back to, Unix milliseconds.
+    pub to_unix_ms: i64,
+    /// What it said last.
+    pub now_unix_ms: i64,
 }
 
 /// A segment's header.
@@ -352,137 +366,6 @@ fn check_crc(of: &str, found: u64, expected: u64) -> Result<(), SegmentError> {
     Err(SegmentError::PayloadMismatch(format!(
         "CRC-64 {found:016x} instead of {expected:016x} of its {of} bytes"
     )))
-}
-
-/// The JSON header.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-enum Document {
-    Segment {
-        history: ReplId,
-        from: u64,
-        to: u64,
-        db: u32,
-        starts_at_boundary: bool,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        boundary: Option<Boundary>,
-        /// `[unix ms, offset]`, short because there are many.
-        #[serde(default)]
-        marks: Vec<(i64, u64)>,
-        #[serde(default)]
-        writer: String,
-        /// Hexadecimal, as the other one.
-        crc64: String,
-        stored: u64,
-        stored_crc64: String,
-    },
-    Seal {
-        history: ReplId,
-        from: u64,
-        #[serde(default)]
-        reason: String,
-        #[serde(default)]
-        writer: String,
-        sealed_unix_ms: i64,
-    },
-}
-
-impl Document {
-    fn of_segment(header: &SegmentHeader) -> Self {
-        let meta = &header.meta;
-        Self::Segment {
-            history: meta.history,
-            from: meta.start.next_byte(),
-            to: meta.end.0,
-            db: meta.db_at_start,
-            starts_at_boundary: meta.starts_at_boundary,
-            boundary: meta.boundary,
-            marks: meta
-                .marks
-                .iter()
-                .map(|mark| (mark.unix_ms, mark.offset.0))
-                .collect(),
-            writer: meta.writer.clone(),
-            crc64: format!("{:016x}", header.payload_crc64),
-            stored: header.payload_stored,
-            stored_crc64: format!("{:016x}", header.stored_crc64),
-        }
-    }
-
-    fn of_seal(seal: &SealHeader) -> Self {
-        Self::Seal {
-            history: seal.history,
-            from: seal.start.next_byte(),
-            reason: seal.reason.clone(),
-            writer: seal.writer.clone(),
-            sealed_unix_ms: seal.sealed_unix_ms,
-        }
-    }
-
-    fn into_entry(self) -> Result<Entry, SegmentError> {
-        match self {
-            Self::Segment {
-                history,
-                from,
-                to,
-                db,
-                starts_at_boundary,
-                boundary,
-                marks,
-                writer,
-                crc64,
-                stored,
-                stored_crc64,
-            } => {
-                let meta = SegmentMeta {
-                    history,
-                    start: offset_before(from)?,
-                    end: Offset(to),
-                    db_at_start: db,
-                    starts_at_boundary,
-                    boundary,
-                    marks: marks.into_iter().map(time_mark).collect(),
-                    writer,
-                };
-                check(&meta)?;
-                Ok(Entry::Segment(SegmentHeader {
-                    meta,
-                    payload_crc64: u64::from_str_radix(&crc64, 16)
-                        .map_err(|_| SegmentError::Inconsistent("its checksum is no number"))?,
-                    payload_stored: stored,
-                    stored_crc64: u64::from_str_radix(&stored_crc64, 16)
-                        .map_err(|_| SegmentError::Inconsistent("its checksum is no number"))?,
-                }))
-            }
-            Self::Seal {
-                history,
-                from,
-                reason,
-                writer,
-                sealed_unix_ms,
-            } => Ok(Entry::Seal(SealHeader {
-                history,
-                start: offset_before(from)?,
-                reason,
-                writer,
-                sealed_unix_ms,
-            })),
-        }
-    }
-}
-
-fn offset_before(first_byte: u64) -> Result<Offset, SegmentError> {
-    if first_byte == 0 {
-        return Err(SegmentError::Inconsistent("bytes count from 1"));
-    }
-    Ok(Offset::before_byte(first_byte))
-}
-
-fn time_mark((unix_ms, offset): (i64, u64)) -> TimeMark {
-    TimeMark {
-        unix_ms,
-        offset: Offset(offset),
-    }
 }
 
 /// The inequalities of [`SegmentMeta`].

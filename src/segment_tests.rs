@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
+use super::document::time_mark;
 use super::*;
 
 fn id(n: u8) -> ReplId {
@@ -19,6 +20,7 @@ fn id(n: u8) -> ReplId {
 
 fn meta(start: u64, end: u64) -> SegmentMeta {
     SegmentMeta {
+        clock_back: None,
         history: id(7),
         start: Offset(start),
         end: Offset(end),
@@ -338,6 +340,10 @@ fn any_meta(length: u64) -> impl Strategy<Value = SegmentMeta> {
         move |(start, mut marks, boundary, (history, db, starts_at_boundary), writer)| {
             marks.sort_by_key(|(_, at)| *at);
             SegmentMeta {
+                clock_back: (start % 2 == 0).then_some(ClockBack {
+                    to_unix_ms: -5,
+                    now_unix_ms: 1_700_000_000_000,
+                }),
                 history: ReplId::from_random(history),
                 start: Offset(start),
                 end: Offset(start + length),

@@ -13,6 +13,13 @@ pub fn counted(many: u64, one: &str) -> String {
     format!("{many} {one}{plural}")
 }
 
+/// RFC 3339 in UTC with milliseconds, or the bare number when it is out of range.
+#[must_use]
+pub fn time(unix_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(unix_ms)
+        .map_or_else(|_| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
+}
+
 /// Bytes. For people: as they are where they are printable UTF-8, else escaped (`\x00`, and `\\` for a backslash), so that
 /// [`unescape`] gives them back. As JSON: a string when they are UTF-8, else `{"base64": "…"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

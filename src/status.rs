@@ -251,6 +251,11 @@ impl Status {
         }
         state.received = Some(position);
         state.heard_unix_ms = unix_ms;
+        // It may have taken another id since it was asked, as a fresh server does for its first replica.
+        state.master = state
+            .master
+            .filter(|said| said.history == position.history && said.offset > position.offset)
+            .or(Some(position));
         match state.pending.back_mut() {
             Some(last) if unix_ms.saturating_sub(last.unix_ms) < MARK_MS => {
                 last.offset = last.offset.max(position.offset);
@@ -420,7 +425,7 @@ impl Status {
             received_offset: state.received.map(|position| position.offset.0),
             stored_offset: state.stored.map(|position| position.offset.0),
             stored_unix_ms: state.stored_unix_ms,
-            master_offset: state.master_offset(),
+            master_offset: state.master.map(|position| position.offset.0),
             lag_bytes: state.lag_bytes(),
             lag_seconds: state.lag_seconds(now_unix_ms),
             store_error: state
@@ -502,17 +507,6 @@ impl State {
         let received = self.received.unwrap_or(stored);
         (received.history == stored.history)
             .then(|| received.offset.since(stored.offset.max(self.idle)))
-    }
-
-    /// What was heard last belongs to the history that the server was in when it was asked, or it is another server's.
-    fn master_offset(&self) -> Option<u64> {
-        let heard = self.received;
-        match (self.master, heard) {
-            (Some(master), Some(heard)) if heard.history == master.history => {
-                Some(master.offset.max(heard.offset).0)
-            }
-            (master, heard) => master.or(heard).map(|position| position.offset.0),
-        }
     }
 
     fn lag_seconds(&self, now_unix_ms: i64) -> f64 {

@@ -144,6 +144,9 @@ fn the_masters_offset_is_what_it_said_or_what_was_heard_since() {
     assert_eq!(status.view_at(0).master_offset, Some(600));
     status.master(at(2, 50));
     assert_eq!(status.view_at(0).master_offset, Some(50));
+    // Another id since it was asked.
+    status.received(at(3, 20), 0);
+    assert_eq!(status.view_at(0).master_offset, Some(20));
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod support;
 
 mod acks;
 mod bad_input;
+mod clocks;
 mod clouds;
 mod commands;
 mod consolidation;

@@ -7,6 +7,7 @@ use backfeed::status::unix_ms_now;
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
+use crate::support::captured::Captured;
 use crate::support::data::for_each_version;
 use crate::support::{Backfeed, Server, Version, list, wait_until};
 
@@ -94,4 +95,25 @@ fn a_capture_that_is_continued_knows_its_base() {
     assert_eq!(backfeed.metric("backfeed_base_offset"), base);
     let view = backfeed.readyz().unwrap();
     assert_eq!(view["base_offset"].as_f64(), Some(base), "{view}");
+}
+
+/// One that is taken beside the feed, for a log that cannot be consolidated, costs the server as much as any other.
+#[test]
+fn a_full_sync_beside_the_feed_is_counted() {
+    let mut captured = Captured::start(Version::Redis86, 0);
+    let metrics = |captured: &Captured| {
+        let metrics = captured.status.metrics();
+        [
+            metrics.full_syncs_begun.get(),
+            metrics.full_syncs.get(),
+            metrics.full_syncs_failed.get(),
+        ]
+    };
+    assert_eq!(metrics(&captured), [1, 1, 0]);
+    let base = captured.new_base();
+    assert_eq!(metrics(&captured), [2, 2, 0]);
+    let view = captured.status.view();
+    assert_eq!(view.base_offset, Some(base.offset.0));
+    assert_eq!(captured.server.info("stats")["sync_full"], "2");
+    captured.stop();
 }

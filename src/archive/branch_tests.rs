@@ -44,6 +44,7 @@ async fn cut(archive: &Archive, raw: &Bytes, boundaries: &[(u64, u32)], size: us
         let last = |limit: u64| boundaries.iter().rev().find(|(at, _)| *at <= limit);
         let boundary = last(end).filter(|(at, _)| *at > start);
         let meta = SegmentMeta {
+            clock_back: None,
             history: id(1),
             start: Offset(start),
             end: Offset(end),

@@ -32,6 +32,7 @@ impl Archive {
         writer: &str,
     ) -> Result<(), AppendError> {
         let meta = SegmentMeta {
+            clock_back: None,
             history,
             start: gap.from,
             end: gap.to.offset,

@@ -130,6 +130,7 @@ pub(super) async fn base(archive: &Archive, n: u8, offset: u64) -> BaseManifest 
 
 pub(super) fn meta(n: u8, start: u64, end: u64) -> SegmentMeta {
     SegmentMeta {
+        clock_back: None,
         history: id(n),
         start: Offset(start),
         end: Offset(end),

@@ -26,6 +26,7 @@ async fn append(
 ) -> Result<(), AppendError> {
     let end = from.offset.plus(bytes.len() as u64);
     let meta = SegmentMeta {
+        clock_back: None,
         history,
         start: from.offset,
         end,

@@ -127,6 +127,9 @@ impl<'a> Follow<'a> {
             return Err(out_of_place(&event));
         };
         let now = self.capture.now();
+        if self.log.tail(|tail| tail.clock_says(now.unix_ms)) {
+            self.capture.clock_went_back(self.log, now.unix_ms);
+        }
         self.capture
             .status
             .metrics()
@@ -137,7 +140,8 @@ impl<'a> Follow<'a> {
             .push(bytes, now)
             .map_err(|error| SessionEnd::Feed(error.to_string()))?;
         let (received, idle) = self.log.tail(|tail| (tail.received(), tail.idle_up_to()));
-        self.capture.status.received(received, now.unix_ms);
+        let own_clock = now.unix_ms.saturating_sub(self.capture.ahead_ms);
+        self.capture.status.received(received, own_clock);
         self.capture.status.idle(idle);
         if arrival.other {
             self.probe.other();

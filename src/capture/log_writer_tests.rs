@@ -98,6 +98,7 @@ async fn by_another(store: &MemoryStore, sets: usize) -> u64 {
     let body = set().repeat(sets);
     let end = Offset(100 + body.len() as u64);
     let meta = SegmentMeta {
+        clock_back: None,
         history: ReplId::from_random([7; 20]),
         start: Offset(100),
         end,

@@ -46,6 +46,7 @@ use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::link::sentinel::SentinelError;
 use crate::position::{Position, ReplId};
+use crate::shown;
 use crate::spool::Spool;
 use crate::status::Status;
 use crate::world;
@@ -233,6 +234,8 @@ pub struct Capture {
     full_syncs: FullSyncLimit,
     /// The backlog did not last for two links: the next full sync takes one.
     one_link: bool,
+    /// How far the clock of the server is ahead of ours, where that matters.
+    ahead_ms: i64,
 }
 
 impl Capture {
@@ -264,6 +267,7 @@ impl Capture {
             accepted: None,
             full_syncs: FullSyncLimit::default(),
             one_link: false,
+            ahead_ms: 0,
         }
     }
 
@@ -321,9 +325,22 @@ impl Capture {
 
     fn now(&self) -> Moment {
         Moment {
-            unix_ms: (self.clock)(),
+            unix_ms: (self.clock)().saturating_add(self.ahead_ms),
             instant: Instant::now(),
         }
+    }
+
+    /// The last bytes of a log were received later than it is now. Said once for each time that this happens.
+    fn clock_went_back(&self, log: &LogWriter, now_unix_ms: i64) {
+        let last = shown::time(log.tail(|tail| tail.last_mark_ms()));
+        let now = shown::time(now_unix_ms);
+        let text = format!(
+            "the clock went back, or was ahead before: the last bytes stored were received at {last}, and it is {now} now. Nothing is \
+             lost, but until it is {last} again, the log's times stand still: a restore of a time between is refused (`--at \
+             latest` and `--at offset:N` are not). Have the clock of this machine set by NTP"
+        );
+        tracing::warn!("{text}");
+        self.status.error(text, (self.clock)());
     }
 }
 

@@ -12,7 +12,9 @@ use super::log_writer::{self, LogWriter};
 use super::master_watch::MasterWatch;
 use super::previous;
 use super::resume::{self, Known};
-use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
+use super::server::{
+    ahead_ms, explain_full_sync, look, server_info, wants_version, warn_of_clock, warn_of_strangers,
+};
 use super::tail::Tail;
 use super::{Achieved, Capture, Session, SessionEnd, Shutdown, unless_stopped};
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
@@ -94,7 +96,9 @@ impl Capture {
         shutdown: &mut Shutdown,
         achieved: &mut Achieved,
     ) -> Result<SessionEnd, SessionEnd> {
+        let asked = (self.clock)();
         let facts = unless_stopped(shutdown, look(source)).await??;
+        self.compare_clocks(facts.as_ref(), asked);
         if let Some(at) = facts.as_ref().and_then(Facts::position) {
             self.status.master(at);
         }
@@ -216,6 +220,15 @@ impl Capture {
             offset: shared,
         };
         other.map_or(Ok(()), |other| Err(succeeded(at, &other)))
+    }
+
+    /// Old servers' expiries count from when the server sent them, by its own clock.
+    fn compare_clocks(&mut self, facts: Option<&Facts>, asked_unix_ms: i64) {
+        let server = facts.and_then(|facts| facts.time_unix_ms);
+        let ahead = server.map_or(0, |server| ahead_ms(server, asked_unix_ms, (self.clock)()));
+        let relative_ttls = server_info(facts).relative_ttls();
+        warn_of_clock(ahead, relative_ttls);
+        self.ahead_ms = if relative_ttls { ahead } else { 0 };
     }
 
     /// When there were full syncs enough, the server is asked for nothing but what it can continue.
@@ -425,7 +438,7 @@ impl Capture {
         let commit = Commit {
             archive: self.archive.clone(),
             writer: self.writer.clone(),
-            now_unix_ms: (self.clock)(),
+            now_unix_ms: self.now().unix_ms,
             received,
             old,
             before,
@@ -460,7 +473,9 @@ impl Capture {
         stored: Offset,
         last_mark_ms: i64,
     ) {
-        let tail = Tail::new(history, boundary, stored, last_mark_ms, self.writer.clone());
+        let mut tail = Tail::new(history, boundary, stored, last_mark_ms, self.writer.clone());
+        let now_unix_ms = self.now().unix_ms;
+        let is_news = tail.clock_says(now_unix_ms);
         let (archive, config) = (self.archive.clone(), self.config.clone());
         self.log = Some(LogWriter::start(
             tail,
@@ -470,10 +485,13 @@ impl Capture {
             self.status.clone(),
             self.clock.clone(),
         ));
+        if let Some(log) = self.log.as_ref().filter(|_| is_news) {
+            self.clock_went_back(log, now_unix_ms);
+        }
     }
 
     fn history_doc(&self, id: ReplId, parent: Option<Parent>, server: ServerInfo) -> HistoryDoc {
-        let created_unix_ms = (self.clock)();
+        let created_unix_ms = self.now().unix_ms;
         HistoryDoc {
             format: FORMAT,
             id,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::{FeedError, FeedScanner};
-use crate::segment::SegmentMeta;
+use crate::segment::{ClockBack, SegmentMeta};
 use crate::spool::{Held, Record};
 
 /// A stretch of so much time has one time mark, at its end.
@@ -29,6 +29,9 @@ const SPOOLED_COST: usize = 256;
 /// What is received at once is kept in pieces of this size: boundaries are known to this grain, and a segment is some
 /// pieces long at least ([`crate::config::SEGMENT_SIZE_MIN`]).
 const PIECE: usize = 16 * 1024;
+
+/// A clock that is behind the last mark by less is being set right; marks need not be more exact.
+const CLOCK_TOLERANCE_MS: i64 = 1000;
 
 /// Bytes as they were received at once; of what went to the spool, within 100 ms.
 #[derive(Debug, Clone)]
@@ -116,6 +119,7 @@ pub struct Tail {
     stored: Offset,
     stored_boundary: Boundary,
     last_mark_ms: i64,
+    clock_back: Option<ClockBack>,
     getack: bool,
     data_chunks: usize,
     /// Counts how often bytes were forgotten that may come again.
@@ -141,6 +145,7 @@ impl Tail {
             stored: stored.max(boundary.offset),
             stored_boundary: boundary,
             last_mark_ms,
+            clock_back: None,
             getack: false,
             data_chunks: 0,
             epoch: 0,
@@ -187,6 +192,26 @@ impl Tail {
     #[must_use]
     pub fn last_mark_ms(&self) -> i64 {
         self.last_mark_ms
+    }
+
+    /// The clock says this. True when that is news: it has gone back behind the last mark, which has not been said before.
+    pub fn clock_says(&mut self, now_unix_ms: i64) -> bool {
+        let behind = self.last_mark_ms.saturating_sub(now_unix_ms);
+        if behind <= 0 {
+            self.clock_back = None;
+        }
+        if behind < CLOCK_TOLERANCE_MS && self.clock_back.is_none() {
+            return false;
+        }
+        let to_unix_ms = match self.clock_back {
+            Some(before) => before.to_unix_ms.min(now_unix_ms),
+            None => now_unix_ms,
+        };
+        let before = self.clock_back.replace(ClockBack {
+            to_unix_ms,
+            now_unix_ms,
+        });
+        before.is_none()
     }
 
     /// Bytes of memory in use.
@@ -377,6 +402,7 @@ impl Tail {
             starts_at_boundary: self.stored_boundary.offset == self.stored,
             boundary,
             marks,
+            clock_back: self.clock_back,
             writer: self.writer.clone(),
         };
         Some(Pending { meta, chunks })

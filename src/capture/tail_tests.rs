@@ -57,6 +57,33 @@ fn push(tail: &mut Tail, bytes: &[u8], ms: i64) -> Arrival {
 }
 
 #[test]
+fn a_clock_that_went_back_is_news_once_and_stands_in_what_is_cut_meanwhile() {
+    let mut tail = tail();
+    let set = command(&["SET", "k", "v"]);
+    let mut receive = |ms: i64| {
+        let is_news = tail.clock_says(ms);
+        push(&mut tail, &set, ms);
+        let meta = tail.next_segment(SIZE).unwrap().meta;
+        tail.mark_stored(meta.end, meta.boundary);
+        let last = meta.marks.last().unwrap().unix_ms;
+        let back = meta.clock_back;
+        (
+            is_news,
+            last,
+            back.map(|back| (back.to_unix_ms, back.now_unix_ms)),
+        )
+    };
+    assert_eq!(receive(50_000), (false, 50_000, None));
+    // A little is no news.
+    assert_eq!(receive(49_001), (false, 50_000, None));
+    assert_eq!(receive(49_000), (true, 50_000, Some((49_000, 49_000))));
+    assert_eq!(receive(30_000), (false, 50_000, Some((30_000, 30_000))));
+    assert_eq!(receive(49_500), (false, 50_000, Some((30_000, 49_500))));
+    assert_eq!(receive(50_000), (false, 50_000, None));
+    assert_eq!(receive(10_000), (true, 50_000, Some((10_000, 10_000))));
+}
+
+#[test]
 fn a_segment_ends_at_the_last_boundary_and_knows_its_databases() {
     let mut tail = tail();
     let whole = [command(&["SELECT", "2"]), command(&["SET", "a", "1"])].concat();

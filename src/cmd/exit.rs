@@ -69,6 +69,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::BeforeOldest { .. }
             | RestoreError::AfterLatest { .. }
             | RestoreError::SteppedOver { .. }
+            | RestoreError::ClockWentBack(_)
             | RestoreError::CannotContinue { .. }
             | RestoreError::GoesOn { .. }
             | RestoreError::NotASnapshot { .. }

@@ -3,6 +3,7 @@
 use super::listing::Listing;
 use super::{Failure, flags};
 use crate::archive::{Archive, ArchiveError};
+use crate::status::unix_ms_now;
 use crate::store;
 
 /// Show the histories in a store, their bases, and the stretch of time and offsets that each can restore
@@ -22,7 +23,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let store = store::open_with(&args.store.lower()?).await?;
     let url = store.url();
     let listing = match Archive::open(store).await {
-        Ok(archive) => Listing::gather(&archive, url).await?,
+        Ok(archive) => {
+            let mut listing = Listing::gather(&archive, url).await?;
+            listing.compare_clock(unix_ms_now());
+            listing
+        }
         Err(error @ ArchiveError::EmptyStore { .. }) => {
             // A script gets its document all the same; the exit code says that there is no archive, which may be a wrong URL.
             if args.output.json {

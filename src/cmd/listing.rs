@@ -14,9 +14,13 @@ use crate::archive::{
     LogEnd, Parent, ServerInfo,
 };
 use crate::position::{Offset, Position, ReplId};
+use crate::shown;
 
 /// The version of the JSON.
 const FORMAT: u32 = 1;
+
+/// Clocks of two machines that differ by less are right.
+const CLOCK_TOLERANCE_MS: i64 = 10_000;
 
 /// Everything in a store.
 #[derive(Debug, Serialize)]
@@ -56,6 +60,8 @@ struct HistoryListing {
     stored_offset: Option<Offset>,
     sealed: Option<Sealed>,
     problems: Vec<String>,
+    /// What an operator should know, and is no damage.
+    notes: Vec<String>,
 }
 
 /// An unbroken stretch: every point between commands in it can be restored.
@@ -134,7 +140,31 @@ impl Listing {
     }
 }
 
+impl Listing {
+    /// Says which logs end at a time that has not come yet, as of `now_unix_ms`.
+    pub(super) fn compare_clock(&mut self, now_unix_ms: i64) {
+        for history in &mut self.histories {
+            history.compare_clock(now_unix_ms);
+        }
+    }
+}
+
 impl HistoryListing {
+    fn compare_clock(&mut self, now_unix_ms: i64) {
+        let end = self
+            .restorable
+            .iter()
+            .map(|stretch| stretch.to_unix_ms)
+            .max();
+        if let Some(end) = end.filter(|end| end.saturating_sub(now_unix_ms) > CLOCK_TOLERANCE_MS) {
+            self.notes.push(format!(
+                "its last time, {}, has not come yet: the clock of the machine that stored it was ahead, or that of this one is \
+                 behind. Until then, name points of it by their offset",
+                shown::time(end)
+            ));
+        }
+    }
+
     fn of_document(history: &History) -> Self {
         Self {
             id: history.doc.id,
@@ -155,6 +185,7 @@ impl HistoryListing {
             stored_offset: None,
             sealed: None,
             problems: history.problems.iter().map(ToString::to_string).collect(),
+            notes: Vec::new(),
         }
     }
 
@@ -437,6 +468,9 @@ impl HistoryListing {
         }
         for problem in &self.problems {
             writeln!(f, "  PROBLEM   {problem}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note      {note}")?;
         }
         Ok(())
     }

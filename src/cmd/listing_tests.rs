@@ -35,6 +35,7 @@ fn history(byte: u8) -> HistoryListing {
         stored_offset: None,
         sealed: None,
         problems: Vec::new(),
+        notes: Vec::new(),
     }
 }
 
@@ -118,6 +119,17 @@ history bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  (latest)
   PROBLEM   histories/x: is damaged
 ";
     assert_eq!(two_histories().to_string(), expected);
+}
+
+#[test]
+fn a_log_that_ends_at_a_time_to_come_is_told() {
+    let mut listing = two_histories();
+    listing.compare_clock(NOON + 90_000);
+    assert!(!listing.to_string().contains("note"), "{listing}");
+    listing.compare_clock(NOON - 86_400_000);
+    let text = listing.to_string();
+    let note = "\n  note      its last time, 2026-01-01T12:01:30.500Z, has not come yet";
+    assert_eq!(text.matches(note).count(), 2, "{text}");
 }
 
 #[test]
@@ -258,6 +270,7 @@ mod gathered {
 
     async fn segment(archive: &Archive, history: ReplId, start: u64, end: u64, unix_ms: i64) {
         let meta = SegmentMeta {
+            clock_back: None,
             history,
             start: Offset(start),
             end: Offset(end),

@@ -191,6 +191,25 @@ impl Control {
         Ok(Facts::parse(&self.text(&["INFO", "replication"]).await?))
     }
 
+    /// The server's clock, Unix milliseconds. None: it does not tell.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn time_unix_ms(&mut self) -> Result<Option<i64>, ControlError> {
+        let OwnedFrame::Array(parts) = self.call(&["TIME"]).await? else {
+            return Ok(None);
+        };
+        let number = |index: usize| match parts.get(index) {
+            Some(OwnedFrame::BulkString(bytes)) => {
+                std::str::from_utf8(bytes).ok()?.parse::<i64>().ok()
+            }
+            _ => None,
+        };
+        let seconds = number(0).and_then(|seconds| seconds.checked_mul(1000));
+        let both = seconds.zip(number(1));
+        Ok(both.and_then(|(seconds, micros)| seconds.checked_add(micros / 1000)))
+    }
+
     async fn exchange(&mut self, bytes: &[u8]) -> Result<Reply, ControlError> {
         if let Err(error) = self.stream.send(bytes).await {
             return Err(LinkError::of_io(&self.addr, DURING, &error).into());

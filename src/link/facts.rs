@@ -38,6 +38,8 @@ pub struct Facts {
     pub replid2: Option<(ReplId, Offset)>,
     /// How far its stream has come.
     pub offset: Option<Offset>,
+    /// Its clock, Unix milliseconds; 6.0 does not say it here.
+    pub time_unix_ms: Option<i64>,
     /// Keys per database.
     pub keys: BTreeMap<u32, u64>,
     /// Loading a data set.
@@ -78,6 +80,8 @@ impl Facts {
             replid: field("master_replid").and_then(|id| id.parse().ok()),
             replid2,
             offset: number("master_repl_offset").map(Offset),
+            time_unix_ms: number("server_time_usec")
+                .and_then(|micros| i64::try_from(micros / 1000).ok()),
             keys: fields
                 .iter()
                 .filter_map(|(name, text)| database(name, text))

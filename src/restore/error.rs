@@ -62,6 +62,9 @@ pub enum RestoreError {
         /// The last boundary.
         last: Position,
     },
+    /// The clock that times were taken from went back, so that this one names no point.
+    #[error(transparent)]
+    ClockWentBack(Box<ClockWentBack>),
     /// The log has a hole before the goal.
     #[error(
         "the log of history {history} has a gap: byte {missing} is missing{}, so {goal} cannot be reached from the \
@@ -365,10 +368,35 @@ impl RestoreError {
                 | Self::BeforeOldest { .. }
                 | Self::AfterLatest { .. }
                 | Self::SteppedOver { .. }
+                | Self::ClockWentBack(_)
                 | Self::Ambiguous(_)
                 | Self::When(_)
         )
     }
+}
+
+/// The clock that times were taken from went back.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{goal} names no point of history {history}: the clock of backfeed's machine went back then, from {held} to {back}, and times \
+     from {from_time} to {held} do not tell what had been received. What was received with a wrong or a repeated time lies between \
+     offsets {from} and {upto}: ask for one of those (`offset:{upto}`), for `latest`, or for a time outside"
+)]
+pub struct ClockWentBack {
+    /// What was asked for.
+    pub goal: String,
+    /// Whose log.
+    pub history: ReplId,
+    /// The last time before it went back.
+    pub held: String,
+    /// What it went back to.
+    pub back: String,
+    /// From this time on.
+    pub from_time: String,
+    /// The last byte with a time that is right.
+    pub from: Offset,
+    /// The last byte with one that is not.
+    pub upto: Offset,
 }
 
 /// Objects that are not what they should be, as opposed to a store that does not answer.

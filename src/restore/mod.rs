@@ -42,7 +42,7 @@ pub use aof::AofLayout;
 pub use check::{Checked, check};
 pub use count::{Count, Expected};
 pub use door::{GREETED, GUESTS};
-pub use error::RestoreError;
+pub use error::{ClockWentBack, RestoreError};
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use lease::Lease;
 use plan::Usable;

@@ -182,6 +182,7 @@ impl Sample {
                 offset: Offset(n),
             });
             let meta = SegmentMeta {
+                clock_back: None,
                 history,
                 start,
                 end: cut,

@@ -92,11 +92,7 @@ fn parse_age(text: &str) -> Option<i64> {
     (!text.is_empty()).then_some(total)
 }
 
-/// RFC 3339 in UTC with milliseconds, or the bare number when it is out of range.
-pub(crate) fn show_time(unix_ms: i64) -> String {
-    Timestamp::from_millisecond(unix_ms)
-        .map_or_else(|_| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
-}
+pub(crate) use crate::shown::time as show_time;
 
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,7 @@ use crate::position::{Boundary, Offset, Position};
 use crate::resp::FeedScanner;
 use crate::restore::Progress;
 use crate::segment::SegmentHeader;
+use crate::shown;
 
 /// Follows the log from each base that no stretch before it has reached.
 ///
@@ -68,11 +69,13 @@ struct Walk<'a> {
 impl Walk<'_> {
     async fn run(&mut self, catalog: &Catalog) -> Result<(), ArchiveError> {
         let id = self.history.doc.id;
+        let mut held = None;
         let mut chain = self.archive.chain(catalog, id, self.reached);
         while let Some(item) = chain.next().await {
             match item {
                 Ok(ChainItem::Segment(header)) => {
                     self.found.segments = self.found.segments.saturating_add(1);
+                    self.note_clock(&header, &mut held);
                     if self.deep {
                         self.read(&header).await?;
                     }
@@ -98,6 +101,24 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Says where times tell nothing, once for each time that the clock went back. `told`: the mark that was held last.
+    fn note_clock(&mut self, header: &SegmentHeader, told: &mut Option<i64>) {
+        let meta = &header.meta;
+        let (Some(back), Some(last)) = (meta.clock_back, meta.marks.last()) else {
+            return;
+        };
+        if told.replace(last.unix_ms) == Some(last.unix_ms) {
+            return;
+        }
+        self.found.notes.push(format!(
+            "the clock of the machine that stored it went back, before offset {}, from {} to {}: times between those tell no points, and \
+             are refused; offsets are not",
+            meta.end,
+            shown::time(last.unix_ms),
+            shown::time(back.to_unix_ms)
+        ));
     }
 
     /// The object that should hold the next byte.

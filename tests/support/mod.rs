@@ -1,6 +1,7 @@
 //! What the tests share: real servers, the real program, clients that write, a master by script.
 
 pub mod backfeed;
+pub mod captured;
 pub mod certs;
 pub mod cgroup;
 pub mod data;

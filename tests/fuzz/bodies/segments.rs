@@ -124,6 +124,7 @@ fn feed(bytes: &[u8], size: usize) {
 
 fn meta(length: u64) -> SegmentMeta {
     SegmentMeta {
+        clock_back: None,
         history: ReplId::from_random([7; 20]),
         start: Offset(100),
         end: Offset(100 + length),
