@@ -25,6 +25,10 @@ pub(super) struct Commit {
     /// Where the log of `doc.previous` ended before the transfer.
     pub(super) previous_end: Option<Offset>,
     pub(super) doc: HistoryDoc,
+    /// We are the sidecar of one Redis, whose history the latest one is.
+    pub(super) is_sole: bool,
+    /// Nothing is stored that this one could go on from.
+    pub(super) is_first: bool,
 }
 
 impl Commit {
@@ -40,6 +44,8 @@ impl Commit {
             received,
             previous_end,
             mut doc,
+            is_sole,
+            is_first,
             ..
         } = self;
         let manifest = received
@@ -52,6 +58,9 @@ impl Commit {
             }
             (None, Some(previous)) => {
                 let alive = is_written(&archive, previous.history, previous_end).await?;
+                if alive && is_sole {
+                    return Err(FullSyncError::Twin(previous.history));
+                }
                 if alive {
                     warn_of_twin(previous.history, &doc);
                     doc.previous = None;
@@ -67,9 +76,12 @@ impl Commit {
             let (id, offset) = (end.history, end.offset);
             log_writer::seal(&archive, id, offset, &reason, &writer, now_unix_ms).await?;
         }
-        archive
-            .begin_history(&doc, Some(&manifest), &writer)
-            .await?;
+        if is_sole && is_first && doc.previous.is_none() {
+            archive.begin_first(&doc, &manifest, &writer).await?;
+        } else {
+            let begun = archive.begin_history(&doc, Some(&manifest), &writer);
+            begun.await?;
+        }
         archive.commit_base(&manifest).await?;
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))

@@ -89,6 +89,8 @@ async fn the_manifest_comes_after_all_that_it_stands_on() {
             previous: Some(position(old, end.offset.0)),
             ..sample.doc(new, None)
         },
+        is_sole: false,
+        is_first: false,
     };
     let (_, goes_on) = commit.run().await.unwrap();
     assert_eq!(goes_on, Offset(7));

@@ -19,6 +19,14 @@ pub(super) struct Known {
     pub strangers: Vec<ReplId>,
 }
 
+impl Known {
+    /// Is there nothing to restore, of nobody?
+    pub(super) fn is_empty(&self) -> bool {
+        let mut ids = self.catalog.histories.keys();
+        self.catalog.unreadable.is_empty() && !ids.any(|id| self.catalog.is_restorable(*id))
+    }
+}
+
 /// Finds the point to go on from. A server that says its ids is believed: the history of its own id first, then that of
 /// the id before its promotion. One that does not (`INFO` not permitted) is asked for the latest of this service.
 ///

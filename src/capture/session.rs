@@ -370,6 +370,8 @@ impl Capture {
             old,
             previous_end: known.previous_end,
             doc,
+            is_sole: self.guards_emptiness,
+            is_first: known.is_empty(),
         };
         self.start_log(at.history, boundary, at.offset, 0);
         if let Some(log) = &self.log {
