@@ -125,6 +125,7 @@ impl From<SidecarError> for Failure {
             SidecarError::Control(_) | SidecarError::Serve(_) | SidecarError::NotPromoted => {
                 Self::new(Exit::Redis, error)
             }
+            SidecarError::Name { .. } => Self::new(Exit::Usage, error),
             SidecarError::TakenOver { .. } => Self::new(Exit::Superseded, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }

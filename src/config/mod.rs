@@ -4,6 +4,7 @@
 //! [`Secret`], which no formatting shows.
 
 mod listen;
+mod name;
 mod sentinels;
 mod source;
 mod store;
@@ -17,6 +18,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
+pub use name::{DEFAULT_NAME, name_of_pod, parse_name};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
@@ -168,6 +170,8 @@ impl Default for ConsolidateConfig {
 /// `backfeed sidecar`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarConfig {
+    /// Which server it is: an archive belongs to one.
+    pub name: String,
     /// Our Redis.
     pub redis: Source,
     /// Where our Redis finds its first master.
