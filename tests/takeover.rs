@@ -1,13 +1,19 @@
 //! Two sidecars with one store, as when a node comes back while the new pod boots: one of them goes on, and the `WAIT` of one side
 //! alone is confirmed.
+//!
+//! `BACKFEED_TWIN_ROUNDS` (default 12) is the number of rounds of each version in which anything of two pods is killed;
+//! `BACKFEED_CRASH_SEED` repeats the choices of a run. Of many rounds:
+//! `BACKFEED_TWIN_ROUNDS=1000 cargo test --test all takeover::two_pods -- --nocapture`.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Backfeed, Server, Version, free_port, list, on, run, wait_until};
+use crate::support::{Backfeed, Rng, Server, Version, free_port, list, on, run, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const QUICK: &[&str] = &["--flush-interval", "50ms"];
@@ -55,6 +61,13 @@ impl Pod {
     fn kill(&mut self) {
         self.sidecar.kill9();
         self.redis.kill9();
+    }
+
+    fn start_fresh_redis(&mut self) {
+        self.redis.kill9();
+        fs::remove_dir_all(self.redis.dir()).unwrap();
+        fs::create_dir_all(self.redis.dir()).unwrap();
+        self.redis.restart();
     }
 }
 
@@ -281,3 +294,140 @@ fn a_restore_that_continues_the_history_takes_it_as_a_sidecar_does() {
     let confirmed = ["first", "second"].map(str::to_owned);
     check_third(version, &store, &confirmed.into());
 }
+
+#[test]
+fn a_store_belongs_to_the_sidecar_of_one_name() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let listen = free_port();
+    let first = redis(Version::Redis70, listen, &[]);
+    let mut sidecar = Backfeed::sidecar(&first.url(), &store, listen, &["--name", "redis-0"]);
+    sidecar.wait_captured(&first);
+    assert_eq!(first.set_and_wait(0, "first", 1, 10_000), 1);
+
+    // A StatefulSet of three, with one store for all.
+    let pod = |name: &str| {
+        vec![
+            ("KUBERNETES_SERVICE_HOST", "10.0.0.1".to_owned()),
+            ("HOSTNAME", name.to_owned()),
+        ]
+    };
+    let other_listen = free_port();
+    let second = redis(Version::Redis70, other_listen, &[]);
+    let mut other =
+        Backfeed::sidecar_with(pod("redis-1"), &second.url(), &store, other_listen, &[]);
+    assert_eq!(other.wait_exit(), 2, "{}", other.log());
+    for says in ["`redis-0`", "`redis-1`", "/redis-1", "--name redis-0"] {
+        assert!(other.log().contains(says), "{says}: {}", other.log());
+    }
+    assert!(
+        second.info("replication")["role"] == "slave",
+        "it was opened"
+    );
+    assert_eq!(first.set_and_wait(0, "second", 1, 10_000), 1);
+
+    // Its own pod, and whoever says that it is the same server.
+    sidecar.kill9();
+    for more in [&[][..], &["--name", "redis-0"]] {
+        let mut again = Backfeed::sidecar_with(pod("redis-0"), &first.url(), &store, listen, more);
+        again.wait_captured(&first);
+        again.kill9();
+    }
+    // An archive of an older build has no name.
+    fs::remove_file(home.path().join("bucket/sidecar.json")).unwrap();
+    let renamed = Backfeed::sidecar_with(pod("db-7c8d9-x2x9k"), &first.url(), &store, listen, &[]);
+    renamed.wait_captured(&first);
+    let recorded = fs::read_to_string(home.path().join("bucket/sidecar.json")).unwrap();
+    assert!(recorded.contains("\"db\""), "{recorded}");
+}
+
+fn rounds() -> u64 {
+    match std::env::var("BACKFEED_TWIN_ROUNDS") {
+        Ok(text) => text.parse().expect("BACKFEED_TWIN_ROUNDS is a number"),
+        Err(_) => 12,
+    }
+}
+
+fn seed() -> u64 {
+    match std::env::var("BACKFEED_CRASH_SEED") {
+        Ok(text) => text.parse().expect("BACKFEED_CRASH_SEED is a number"),
+        Err(_) => {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            u64::from(since.subsec_nanos()) ^ since.as_secs()
+        }
+    }
+}
+
+/// Anything of both may die, and starts again.
+fn two_pods_with_one_store_restart_at_random(version: Version) {
+    let (seed, rounds) = (seed(), rounds());
+    eprintln!("{version}: {rounds} rounds; BACKFEED_CRASH_SEED={seed} repeats its choices");
+    let begun = Instant::now();
+    let mut rng = Rng::new(seed);
+    let (_home, store) = a_store(version);
+    let mut pods = [0, 1].map(|_| Pod::start(version, &store, &[]));
+    let mut confirmed = BTreeSet::from(["first".to_owned()]);
+    let (mut both, mut ends) = (0, 0);
+    for round in 0..rounds {
+        let deadline = Instant::now() + PATIENCE;
+        let mut fresh = Instant::now();
+        // Until something is confirmed: nobody blocks the others for ever.
+        for turn in 0.. {
+            let mut told = 0;
+            for (at, pod) in pods.iter_mut().enumerate() {
+                let key = format!("{round} {turn} {at}");
+                if pod.write(&key) {
+                    confirmed.insert(key);
+                    told += 1;
+                }
+                if !pod.sidecar.is_running() {
+                    ends += u64::from(pod.sidecar.wait_exit() == 5);
+                    pod.sidecar.restart();
+                }
+            }
+            both += u64::from(told == 2);
+            if told > 0 && rng.one_in(2) {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "nothing is confirmed in round {round}"
+            );
+            // A superseded sidecar beside a Redis with data stays so, until that Redis starts afresh.
+            if fresh.elapsed() > Duration::from_secs(20) {
+                fresh = Instant::now();
+                pods[rng.below(2) as usize].start_fresh_redis();
+            }
+            thread::sleep(rng.millis(100));
+        }
+        for pod in &mut pods {
+            if rng.one_in(2) {
+                pod.sidecar.kill9();
+            }
+            if rng.one_in(2) {
+                thread::sleep(rng.millis(30));
+                pod.start_fresh_redis();
+            }
+            thread::sleep(rng.millis(200));
+            if !pod.sidecar.is_running() {
+                pod.sidecar.restart();
+            }
+        }
+        if rng.one_in(4) {
+            assert_one_line(&store);
+        }
+    }
+    pods.iter_mut().for_each(Pod::kill);
+    eprintln!(
+        "{version}: {} confirmed, {ends} ends with code 5, {both} times both sides, in {:.0?}",
+        confirmed.len(),
+        begun.elapsed()
+    );
+    check_third(version, &store, &confirmed);
+    let listing: Value = list(&store);
+    assert!(
+        listing["histories"].as_array().unwrap().len() > 2,
+        "{listing:#}"
+    );
+}
+on!(two_pods_with_one_store_restart_at_random: redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);

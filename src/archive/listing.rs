@@ -103,8 +103,14 @@ impl Archive {
         let mut objects = self.store.list(prefix, None).await;
         while let Some(object) = objects.try_next().await? {
             match Name::parse(&object.name) {
-                // Who goes on from a history is asked when it matters.
-                Some(Name::Archive | Name::Claim { .. } | Name::Successor(_)) => {}
+                // Whose it is, and who goes on from a history, is asked when it matters.
+                Some(
+                    Name::Archive
+                    | Name::Sidecar
+                    | Name::First
+                    | Name::Claim { .. }
+                    | Name::Successor(_),
+                ) => {}
                 Some(Name::History(id)) => {
                     histories.entry(id).or_default();
                 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! archive.json                                   format version, created once
+//! sidecar.json                                   which server's sidecar it belongs to
+//! first.json                                     which history a sidecar began with, in an empty store
 //! histories/<id>/history.json                    parent, source server, created
 //! histories/<id>/base/<offset:020>.rdb.zst       snapshot
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
@@ -20,6 +22,7 @@ mod documents;
 mod listing;
 mod log;
 mod names;
+mod owner;
 mod probe;
 mod problem;
 mod read;
@@ -40,6 +43,7 @@ pub use documents::{
 };
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
+pub use owner::SidecarDoc;
 pub use problem::Problem;
 pub use tip::Tip;
 

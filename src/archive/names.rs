@@ -12,6 +12,10 @@ pub(super) const HISTORIES: &str = "histories/";
 pub enum Name {
     /// `archive.json`
     Archive,
+    /// `sidecar.json`
+    Sidecar,
+    /// `first.json`
+    First,
     /// `histories/<id>/history.json`
     History(ReplId),
     /// `histories/<id>/base/<offset:020>.rdb.zst`
@@ -42,8 +46,11 @@ impl Name {
     /// The object that has this name; None when it is none of ours.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text == "archive.json" {
-            return Some(Self::Archive);
+        match text {
+            "archive.json" => return Some(Self::Archive),
+            "sidecar.json" => return Some(Self::Sidecar),
+            "first.json" => return Some(Self::First),
+            _ => {}
         }
         let (id, rest) = text.strip_prefix(HISTORIES)?.split_once('/')?;
         let history: ReplId = id.parse().ok().filter(|it: &ReplId| it.as_str() == id)?;
@@ -104,6 +111,8 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Archive => f.write_str("archive.json"),
+            Self::Sidecar => f.write_str("sidecar.json"),
+            Self::First => f.write_str("first.json"),
             Self::History(id) => write!(f, "{HISTORIES}{id}/history.json"),
             Self::BaseData(at) => write!(
                 f,
@@ -142,7 +151,7 @@ mod tests {
             any::<[u8; 20]>(),
             prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
         );
-        (0..8, parts).prop_map(|(which, (id, number))| {
+        (0..10, parts).prop_map(|(which, (id, number))| {
             let history = ReplId::from_random(id);
             let at = Position {
                 history,
@@ -156,6 +165,8 @@ mod tests {
                 4 => Name::BaseVerdict(at),
                 5 => Name::Claim { history, number },
                 6 => Name::Successor(history),
+                7 => Name::First,
+                8 => Name::Sidecar,
                 _ => Name::Log {
                     history,
                     first_byte: number,
@@ -195,6 +206,8 @@ mod tests {
         };
         let prefix = format!("histories/{}", "ab".repeat(20));
         assert_eq!(Name::Archive.to_string(), "archive.json");
+        assert_eq!(Name::First.to_string(), "first.json");
+        assert_eq!(Name::Sidecar.to_string(), "sidecar.json");
         assert_eq!(
             Name::History(history).to_string(),
             format!("{prefix}/history.json")

@@ -4,6 +4,7 @@
 //! ```text
 //! histories/<id>/takeover/<number:020>.json      a claim: who restores a Redis from this history just now; the highest counts
 //! histories/<id>/successor.json                  which history goes on from this one, created once
+//! first.json                                     the same for a store without any history
 //! ```
 //!
 //! # The protocol
@@ -37,6 +38,9 @@
 //! | `REPLICAOF NO ONE` | the same; the promoted Redis has taken no write that was confirmed | the same; if that Redis' own sidecar comes back before, that one succeeds |
 //! | 4 | a successor without `history.json` | creates what `successor.json` holds ([`Archive::complete`]), and goes on from the child |
 //! | 5 | the child, as the latest | takes the child over, as any history |
+//!
+//! A store without any history is taken over in the same way, in one step: of two sidecars that find it empty and open their Redis,
+//! one is named in `first.json`, with its first snapshot, before anything of it is acknowledged.
 //!
 //! Archives of older builds have neither object: no claim is no holder, and a history that has gone on already is not the latest.
 
@@ -95,13 +99,14 @@ impl ClaimDoc {
     }
 }
 
-/// `successor.json`
+/// `successor.json`, and `first.json`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuccessorDoc {
     /// [`FORMAT`].
     pub format: u32,
-    /// The history that was taken over.
-    pub history: ReplId,
+    /// The history that was taken over. None: the store was empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<ReplId>,
     /// The `history.json` of the one that goes on.
     pub child: HistoryDoc,
     /// Its first snapshot, when it does not go on from the log.
@@ -111,11 +116,27 @@ pub struct SuccessorDoc {
     pub writer: String,
 }
 
+impl SuccessorDoc {
+    /// For messages.
+    #[must_use]
+    pub fn says(&self) -> String {
+        let (child, writer) = (self.child.id, &self.writer);
+        match self.history {
+            Some(history) => {
+                format!("history {history} goes on as {child}, which {writer} has recorded")
+            }
+            None => {
+                format!("{writer} has begun with history {child} in the store, which was empty")
+            }
+        }
+    }
+}
+
 /// Why a history does not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
     /// Another one goes on from its parent.
-    #[error("history {} goes on as {} (recorded by {})", .0.history, .0.child.id, .0.writer)]
+    #[error("{}", .0.says())]
     GoesOn(Box<SuccessorDoc>),
     /// The archive failed.
     #[error(transparent)]
@@ -203,13 +224,20 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`].
     pub async fn successor(&self, history: ReplId) -> Result<Option<SuccessorDoc>, ArchiveError> {
-        let object = Name::Successor(history).to_string();
+        self.recorded(Some(history)).await
+    }
+
+    async fn recorded(
+        &self,
+        history: Option<ReplId>,
+    ) -> Result<Option<SuccessorDoc>, ArchiveError> {
+        let object = name(history).to_string();
         let Some(bytes) = self.read_document(&object).await? else {
             return Ok(None);
         };
         let doc: SuccessorDoc = documents::from_bytes(&object, &bytes)?;
         if doc.history != history {
-            let says = Name::Successor(doc.history).to_string();
+            let says = name(doc.history).to_string();
             return Err(ArchiveError::Renamed { object, says });
         }
         Ok(Some(doc))
@@ -243,14 +271,16 @@ impl Archive {
         let previous = doc.previous.iter().chain(&doc.also_previous);
         for previous in previous {
             // What takes the place of another is no branch.
-            let recorded = self.succeed(previous.history, doc, base, writer).await?;
+            let history = Some(previous.history);
+            let recorded = self.succeed(history, doc, base, writer).await?;
             if recorded.child.id != doc.id {
                 self.complete(&recorded).await?;
                 return Err(SuccessionError::GoesOn(Box::new(recorded)));
             }
         }
         if let Some(from) = doc.parent {
-            let recorded = self.succeed(from.history, doc, base, writer).await?;
+            let history = Some(from.history);
+            let recorded = self.succeed(history, doc, base, writer).await?;
             if recorded.child.id != doc.id {
                 // The other one must not wait for its writer, who may be dead.
                 self.complete(&recorded).await?;
@@ -261,6 +291,24 @@ impl Archive {
             }
         }
         Ok(self.create_history(doc).await?)
+    }
+
+    /// The same for a sidecar that has found no history at all: of two that open an empty Redis, one is the first.
+    ///
+    /// # Errors
+    /// [`SuccessionError::GoesOn`] when another one was first.
+    pub async fn begin_first(
+        &self,
+        doc: &HistoryDoc,
+        base: &BaseManifest,
+        writer: &str,
+    ) -> Result<(), SuccessionError> {
+        let recorded = self.succeed(None, doc, Some(base), writer).await?;
+        self.complete(&recorded).await?;
+        if recorded.child.id == doc.id {
+            return Ok(());
+        }
+        Err(SuccessionError::GoesOn(Box::new(recorded)))
     }
 
     /// Who goes on from the very point of a history where server `id` does, when a sidecar has restored both from it. Else the
@@ -288,7 +336,7 @@ impl Archive {
     /// Records `child`, unless one is recorded: gives what is.
     async fn succeed(
         &self,
-        history: ReplId,
+        history: Option<ReplId>,
         child: &HistoryDoc,
         base: Option<&BaseManifest>,
         writer: &str,
@@ -300,17 +348,21 @@ impl Archive {
             base: base.cloned(),
             writer: writer.to_owned(),
         };
-        let object = Name::Successor(history).to_string();
+        let object = name(history).to_string();
         let body = documents::to_bytes(&object, &doc)?;
         match self.store.create(&object, body).await {
             Ok(()) => Ok(doc),
             Err(StoreError::AlreadyExists { .. }) => {
-                let there = self.successor(history).await?;
+                let there = self.recorded(history).await?;
                 there.ok_or(ArchiveError::Missing { object })
             }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn name(history: Option<ReplId>) -> Name {
+    history.map_or(Name::First, Name::Successor)
 }
 
 #[cfg(test)]

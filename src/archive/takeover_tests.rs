@@ -11,6 +11,7 @@ on_both_stores!(
     a_branch_that_was_not_served_from_here_is_a_second_child,
     what_a_dead_writer_recorded_is_completed_by_the_next,
     claims_are_counted_and_nobody_overwrites_one,
+    of_two_that_find_an_empty_store_one_is_first,
 );
 
 async fn archive(store: SharedStore) -> Archive {
@@ -60,7 +61,7 @@ async fn of_two_children_of_one_history_one_goes_on(store: SharedStore) {
         let Err(SuccessionError::GoesOn(other)) = lost else {
             panic!("{lost:?}");
         };
-        assert_eq!((other.child.id, other.history), (id(winner), id(1)));
+        assert_eq!((other.child.id, other.history), (id(winner), Some(id(1))));
     }
 }
 
@@ -147,4 +148,29 @@ async fn claims_are_counted_and_nobody_overwrites_one(store: SharedStore) {
     assert!(last.is_of(&again));
     assert_eq!((last.number, last.stands()), (12, STANDS));
     assert_eq!(archive.last_claim(id(2)).await.unwrap(), None);
+}
+
+async fn of_two_that_find_an_empty_store_one_is_first(store: SharedStore) {
+    let archive = archive(store.clone()).await;
+    let raw = bytes::Bytes::from_static(b"REDIS0010 and so on");
+    let mut bases = Vec::new();
+    for n in [1, 2] {
+        let base = base_of(&archive, n, 0, &raw).await;
+        let manifest = Name::BaseManifest(base.position()).to_string();
+        store.delete(&manifest).await.unwrap();
+        bases.push(base);
+    }
+    for _ in 0..2 {
+        let begun = archive.begin_first(&history(1), &bases[0], "w1").await;
+        begun.unwrap();
+        let begun = archive.begin_first(&history(2), &bases[1], "w2").await;
+        let Err(SuccessionError::GoesOn(other)) = begun else {
+            panic!("{begun:?}");
+        };
+        assert_eq!((other.child.id, other.history), (id(1), None));
+        assert!(other.says().contains("which was empty"), "{}", other.says());
+    }
+    let catalog = archive.catalog().await.unwrap();
+    assert_eq!(catalog.latest(None), Ok(Some(id(1))));
+    assert!(!catalog.histories.contains_key(&id(2)));
 }

@@ -29,6 +29,10 @@ pub(super) struct Commit {
     /// What `doc` comes after, as it was before the transfer.
     pub(super) before: Vec<Previous>,
     pub(super) doc: HistoryDoc,
+    /// We are the sidecar of one Redis, whose history the latest one is.
+    pub(super) is_sole: bool,
+    /// Nothing is stored that this one could go on from.
+    pub(super) is_first: bool,
 }
 
 impl Commit {
@@ -44,11 +48,18 @@ impl Commit {
             received,
             before,
             mut doc,
+            is_sole,
+            is_first,
             ..
         } = self;
         let manifest = received
             .finish(&archive, doc.server.clone(), now_unix_ms)
             .await?;
+        for previous in before.iter().filter(|previous| is_sole && previous.own) {
+            if previous::is_written(&archive, previous).await? {
+                return Err(FullSyncError::Twin(previous.at.history));
+            }
+        }
         if let Some((stored, boundary)) = old_end.filter(|(old, _)| old.history != doc.id) {
             let reason = format!("the server has another history now: {}", doc.id);
             let (id, offset) = (stored.history, stored.offset);
@@ -56,9 +67,12 @@ impl Commit {
             doc.comes_after(boundary);
         }
         previous::replace(&archive, &before, &mut doc, &writer, now_unix_ms).await?;
-        archive
-            .begin_history(&doc, Some(&manifest), &writer)
-            .await?;
+        if is_sole && is_first && doc.previous.is_none() {
+            archive.begin_first(&doc, &manifest, &writer).await?;
+        } else {
+            let begun = archive.begin_history(&doc, Some(&manifest), &writer);
+            begun.await?;
+        }
         archive.commit_base(&manifest).await?;
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))

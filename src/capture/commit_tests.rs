@@ -93,6 +93,8 @@ async fn the_manifest_comes_after_all_that_it_stands_on() {
             lineage: vec![old],
         }],
         doc: sample.doc(new, None),
+        is_sole: false,
+        is_first: false,
     };
     let (_, goes_on) = commit.run().await.unwrap();
     assert_eq!(goes_on, Offset(7));

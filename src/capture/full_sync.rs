@@ -3,7 +3,7 @@
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, ServerInfo};
 use crate::link::{Link, LinkError};
-use crate::position::Position;
+use crate::position::{Position, ReplId};
 use crate::proto::replica::Event;
 use crate::rdb::{Summary, WalkError, Walker};
 use crate::segment::SealHeader;
@@ -25,10 +25,15 @@ pub enum FullSyncError {
     #[error("the history was sealed at offset {} by {}: {}", .0.start, .0.writer, .0.reason)]
     Sealed(Box<SealHeader>),
     /// Another history has taken the place of what was there before.
-    #[error(
-        "history {} goes on as {} meanwhile, which {} has recorded", .0.history, .0.child.id, .0.writer
-    )]
+    #[error("the snapshot does not count: {}", .0.says())]
     GoesOn(Box<SuccessorDoc>),
+    /// A sidecar is one of one: there is another one whose Redis is alive.
+    #[error(
+        "history {0} of a sidecar is written by another backfeed just now, whose Redis is not this one. If this is another \
+         server, give it a --store, or a prefix, of its own. If it is to take that one's place, start it empty, as a replica \
+         of its sidecar"
+    )]
+    Twin(ReplId),
     /// The archive does not take it.
     #[error("cannot store the snapshot: {0}")]
     Archive(#[from] ArchiveError),

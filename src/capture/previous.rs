@@ -79,7 +79,7 @@ pub(super) async fn replace(
 }
 
 /// Has its log grown since it was looked at? Then its writer, and so its server, is alive.
-async fn is_written(archive: &Archive, before: &Previous) -> Result<bool, ArchiveError> {
+pub(super) async fn is_written(archive: &Archive, before: &Previous) -> Result<bool, ArchiveError> {
     let catalog = archive.catalog().await?;
     match archive.log_end(&catalog, before.at.history).await {
         Ok(end) => Ok(end.end > before.end),

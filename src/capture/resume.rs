@@ -28,6 +28,12 @@ impl Known {
         let own = self.before.iter().find(|previous| previous.own);
         own.map(|previous| previous.at)
     }
+
+    /// Is there nothing to restore, of nobody?
+    pub(super) fn is_empty(&self) -> bool {
+        let mut ids = self.catalog.histories.keys();
+        self.catalog.unreadable.is_empty() && !ids.any(|id| self.catalog.is_restorable(*id))
+    }
 }
 
 /// Finds the point to go on from. A server that says its ids is believed: the history of its own id first, then that of

@@ -432,6 +432,7 @@ impl Capture {
         };
         let old = self.log.take();
         let is_known = known.catalog.histories.contains_key(&at.history);
+        let is_first = known.is_empty();
         let own = known.before.into_iter().filter(|previous| previous.own);
         let before = own.filter(|_| !is_known).collect();
         let doc = self.history_doc(at.history, None, server);
@@ -443,6 +444,8 @@ impl Capture {
             old,
             before,
             doc,
+            is_sole: self.guards,
+            is_first,
         };
         self.start_log(at.history, boundary, at.offset, 0);
         if let Some(log) = &self.log {

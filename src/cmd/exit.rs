@@ -133,6 +133,7 @@ impl From<SidecarError> for Failure {
             | SidecarError::Unproved(_)
             | SidecarError::NotPromoted
             | SidecarError::KeyDb => Self::new(Exit::Redis, error),
+            SidecarError::Name { .. } => Self::new(Exit::Usage, error),
             SidecarError::TakenOver { .. } => Self::new(Exit::Superseded, error),
             SidecarError::Listen { .. } => Self::new(Exit::Error, error),
         }

@@ -8,7 +8,8 @@ use super::supervise::supervise;
 use super::{Failure, flags};
 use crate::capture::Clock;
 use crate::config::{
-    ConfigError, Listen, SidecarConfig, Upstream, WhenBehind, parse_addr, parse_duration,
+    ConfigError, Listen, SidecarConfig, Upstream, WhenBehind, name_of_pod, parse_addr,
+    parse_duration, parse_name,
 };
 use crate::position::ReplId;
 use crate::sidecar;
@@ -23,6 +24,11 @@ use crate::upkeep::Upkeep;
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
+
+    /// Which server this is. It is recorded in the store, and a sidecar of another name is refused there [default: in
+    /// Kubernetes the pod's in a StatefulSet, or the Deployment's; else `sidecar`]
+    #[arg(long, env = "BACKFEED_NAME", value_name = "NAME", value_parser = parse_name)]
+    name: Option<String>,
 
     /// Where Redis finds backfeed as its first master; beyond loopback it needs --listen-password-file or
     /// --listen-tls-client-ca
@@ -69,6 +75,7 @@ pub(super) struct Args {
 impl Args {
     fn lower(&self) -> Result<SidecarConfig, ConfigError> {
         Ok(SidecarConfig {
+            name: self.name.clone().unwrap_or_else(derived_name),
             redis: self.capture.source()?,
             listen: Listen::new(self.listen, self.serving.lower()?)
                 .map_err(|error| error.of_flag("--listen"))?,
@@ -81,6 +88,13 @@ impl Args {
             grace: self.capture.grace,
         })
     }
+}
+
+/// Kubernetes sets both in every pod; elsewhere a host's name may be that of a container, which changes with each start.
+fn derived_name() -> String {
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let pod = std::env::var("HOSTNAME").ok().filter(|_| in_pod);
+    name_of_pod(&pod.unwrap_or_default())
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {

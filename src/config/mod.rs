@@ -6,6 +6,7 @@
 mod budget;
 mod cgroup;
 mod listen;
+mod name;
 mod sentinels;
 mod source;
 mod store;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use budget::{Budget, DEFAULT_BUDGET, Shares, Wanted, least_feed};
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
+pub use name::{DEFAULT_NAME, name_of_pod, parse_name};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
@@ -210,6 +212,8 @@ impl Default for ConsolidateConfig {
 /// `backfeed sidecar`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarConfig {
+    /// Which server it is: an archive belongs to one.
+    pub name: String,
     /// Our Redis.
     pub redis: Source,
     /// Where our Redis finds its first master.

@@ -64,7 +64,7 @@ impl Lease {
         let mut others: Option<(ClaimDoc, Instant)> = None;
         loop {
             if let Some(successor) = archive.successor(history).await? {
-                return Err(goes_on(archive, successor).await);
+                return Err(goes_on(archive, history, successor).await);
             }
             let last = archive.last_claim(history).await?;
             let number = last
@@ -116,7 +116,12 @@ impl Lease {
     pub async fn confirm(&self) -> Result<(), RestoreError> {
         self.shared.renew().await?;
         match self.shared.archive.successor(self.shared.history).await? {
-            Some(successor) => Err(goes_on(&self.shared.archive, successor).await),
+            Some(successor) => {
+                let Shared {
+                    archive, history, ..
+                } = &*self.shared;
+                Err(goes_on(archive, *history, successor).await)
+            }
             None => Ok(()),
         }
     }
@@ -160,7 +165,7 @@ impl Lease {
         let begun = archive.begin_history(&doc, None, &claimant.writer).await;
         begun.map_err(|error| match error {
             SuccessionError::GoesOn(other) => RestoreError::GoesOn {
-                history: other.history,
+                history: plan.history,
                 child: other.child.id,
             },
             SuccessionError::Archive(error) => error.into(),
@@ -224,11 +229,11 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-async fn goes_on(archive: &Archive, successor: SuccessorDoc) -> RestoreError {
+async fn goes_on(archive: &Archive, history: ReplId, successor: SuccessorDoc) -> RestoreError {
     let completed: Result<(), ArchiveError> = archive.complete(&successor).await;
     match completed {
         Ok(()) => RestoreError::GoesOn {
-            history: successor.history,
+            history,
             child: successor.child.id,
         },
         Err(error) => error.into(),

@@ -6,9 +6,8 @@
 use bytes::Bytes;
 
 use super::decide::Tip;
-use crate::archive::{
-    Archive, ArchiveError, BaseKind, BaseManifest, FORMAT, HistoryDoc, ServerInfo,
-};
+use crate::archive::takeover::SuccessionError;
+use crate::archive::{Archive, BaseKind, BaseManifest, FORMAT, HistoryDoc, ServerInfo};
 use crate::capture::full_sync::FullSyncError;
 use crate::crc64::Crc64;
 use crate::link::facts::Facts;
@@ -25,16 +24,17 @@ pub(super) fn is_blank(facts: &Facts) -> bool {
     facts.total_keys() == 0 && facts.libraries == 0
 }
 
-/// Stores the empty base of a new history.
+/// Stores the empty base of a new history, the first of the store. None: another sidecar was first.
 ///
 /// # Errors
 /// [`FullSyncError::Archive`]: the store.
 pub(super) async fn begin(
     archive: &Archive,
     service: &str,
+    writer: &str,
     facts: &Facts,
     now_unix_ms: i64,
-) -> Result<Tip, FullSyncError> {
+) -> Result<Option<Tip>, FullSyncError> {
     let at = Position {
         history: ReplId::from_random(rand::random()),
         offset: BEGINS_AT,
@@ -61,21 +61,19 @@ pub(super) async fn begin(
     };
     let summary = walker.summary();
     let manifest = BaseManifest::new(&stored, summary, BaseKind::Sync, server, now_unix_ms);
-    commit(archive, &doc, &manifest).await?;
+    match archive.begin_first(&doc, &manifest, writer).await {
+        Ok(()) => {}
+        Err(SuccessionError::GoesOn(other)) => {
+            tracing::info!("{}", other.says());
+            return Ok(None);
+        }
+        Err(SuccessionError::Archive(error)) => return Err(error.into()),
+    }
     tracing::info!(%at, "the store is empty, and so is Redis: its history begins with an empty base, which is stored");
-    Ok(Tip {
+    Ok(Some(Tip {
         end: at,
         ancestors: Vec::new(),
-    })
-}
-
-async fn commit(
-    archive: &Archive,
-    doc: &HistoryDoc,
-    manifest: &BaseManifest,
-) -> Result<(), ArchiveError> {
-    archive.create_history(doc).await?;
-    archive.commit_base(manifest).await
+    }))
 }
 
 fn empty_rdb() -> Bytes {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::archive::{Ambiguous, Archive, Catalog};
+use crate::archive::{Ambiguous, Archive, ArchiveError, Catalog};
 use crate::capture::{
     Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
 };
@@ -43,6 +43,8 @@ use self::opening::{Opening, Unopened};
 
 /// Between two looks at a Redis that is not up yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Between two tries to read whose the store is.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 /// Redis tries its master every second. One that has not come for so long is looked at again.
 const GUEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a promoted Redis may take to say that it is a master.
@@ -77,6 +79,20 @@ pub enum SidecarError {
          is changed or it restarts, and every 5 minutes; --promote-incomplete opens it as it is"
     )]
     Unproved(Differs),
+    /// The archive belongs to another server's sidecar.
+    #[error(
+        "{url} belongs to the sidecar `{recorded}` (sidecar.json says so), and this is `{name}`: two servers must not share \
+         one, as each would be given the other's data. For another server, use a path of its own, such as --store \
+         {url}/{name}. If it is the same server under another name, start it with --name {recorded} (BACKFEED_NAME)"
+    )]
+    Name {
+        /// The store.
+        url: String,
+        /// Whose it is.
+        recorded: String,
+        /// Who we are.
+        name: String,
+    },
     /// Another sidecar has restored its Redis from the store, and this one waited for it.
     #[error(
         "superseded: another backfeed has restored its Redis from history {history}{child}, and ours was not. (If that is \
@@ -99,8 +115,8 @@ pub enum SidecarError {
     KeyDb,
 }
 
-impl From<crate::archive::ArchiveError> for SidecarError {
-    fn from(error: crate::archive::ArchiveError) -> Self {
+impl From<ArchiveError> for SidecarError {
+    fn from(error: ArchiveError) -> Self {
         Self::Session(error.into())
     }
 }
@@ -174,7 +190,7 @@ async fn open(
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SidecarError> {
-    let opening = open_archive(store, Patience::Whatever, status, clock, shutdown);
+    let opening = open_own(config, store, status, clock, shutdown);
     let mut opening = std::pin::pin!(opening);
     let Some(open_after) = config.open_after else {
         return Ok(opening.await?);
@@ -188,6 +204,32 @@ async fn open(
     tokio::select! {
         opened = &mut opening => Ok(opened?),
         () = keep_open(config, status) => Err(SidecarError::NotPromoted),
+    }
+}
+
+/// Opens it if it is ours.
+async fn open_own(
+    config: &SidecarConfig,
+    store: &StoreConfig,
+    status: &Status,
+    clock: &Clock,
+    shutdown: &mut Shutdown,
+) -> Result<Archive, SidecarError> {
+    loop {
+        let archive = open_archive(store, Patience::Whatever, status, clock, shutdown).await?;
+        match archive.belongs_to(&config.name, clock()).await {
+            Ok(recorded) if recorded == config.name => return Ok(archive),
+            Ok(recorded) => {
+                return Err(SidecarError::Name {
+                    url: archive.store().url(),
+                    recorded,
+                    name: config.name.clone(),
+                });
+            }
+            Err(error @ ArchiveError::Store(_)) => store_is_away(status, clock, &error),
+            Err(error) => return Err(error.into()),
+        }
+        pause_or_stop(STORE_PAUSE, shutdown).await?;
     }
 }
 
@@ -402,10 +444,19 @@ impl Sidecar {
                 self.restore(control, &before, guest, &tip).await
             }
             (decide::Replica::Promote(_), None) if begin::is_blank(&now) => {
-                let (archive, service) = (self.capture.archive(), self.capture.service());
-                let begun = begin::begin(archive, service, &now, (self.clock)()).await;
-                let tip = begun.map_err(SessionEnd::from)?;
-                self.restore(control, &before, guest, &tip).await
+                let capture = &self.capture;
+                let begun = begin::begin(
+                    capture.archive(),
+                    capture.service(),
+                    capture.writer(),
+                    &now,
+                    (self.clock)(),
+                );
+                match begun.await.map_err(SessionEnd::from)? {
+                    Some(tip) => self.restore(control, &before, guest, &tip).await,
+                    // Redis comes again, and is given what that one has stored.
+                    None => Ok(()),
+                }
             }
             (decide::Replica::Promote(reason), _) => {
                 self.promote(control, &Opening::AsItIs(reason)).await

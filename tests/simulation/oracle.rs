@@ -255,6 +255,9 @@ impl Sim {
             Name::BaseVerdict(_) => Ok(()),
             Name::Claim { history, number } => self.check_claim(history, number, body),
             Name::Successor(history) => self.check_successor(history, body),
+            Name::First | Name::Sidecar => {
+                Err("nobody here is a sidecar in an empty store".to_owned())
+            }
             Name::Log {
                 history,
                 first_byte,
@@ -280,7 +283,7 @@ impl Sim {
     /// What goes on has a sealed history before it, and is whole.
     fn check_successor(&mut self, history: ReplId, body: &Bytes) -> Result<(), String> {
         let doc: SuccessorDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        if doc.history != history {
+        if doc.history != Some(history) {
             return Err("it is of another history".to_owned());
         }
         if self.oracle.sealed(history).is_none() {
