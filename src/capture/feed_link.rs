@@ -41,7 +41,9 @@ const TRY_PAUSE: Duration = Duration::from_millis(200);
 /// asked for its backlog, and KeyDB's way to replicate is another.
 pub(super) fn takes_two(facts: Option<&Facts>) -> bool {
     facts.is_some_and(|facts| {
-        facts.role == Role::Master && matches!(facts.flavour.as_str(), "redis" | "valkey")
+        facts.role == Role::Master
+            && facts.backlog_size.is_some()
+            && matches!(facts.flavour.as_str(), "redis" | "valkey")
     })
 }
 

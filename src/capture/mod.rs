@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  resume ──PSYNC──▶ +CONTINUE ───────────────────────────────▶ follow: feed ──▶ tail ──▶ log_writer ──▶ archive
-//!                └─▶ +FULLRESYNC ─▶ full_sync: RDB ─▶ archive ─▶ follow
+//!                └─▶ +FULLRESYNC ─▶ full_sync: RDB ─▶ archive ─▶ feed_link: +CONTINUE ─▶ follow
 //! ```
 
 mod commit;
