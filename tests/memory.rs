@@ -17,7 +17,7 @@ const VALUE: usize = 1000;
 
 /// `BACKFEED_MEMORY_ROUNDS=N` runs longer.
 fn rounds() -> usize {
-    std::env::var("BACKFEED_MEMORY_ROUNDS").map_or(4, |text| text.parse().expect("a number"))
+    std::env::var("BACKFEED_MEMORY_ROUNDS").map_or(3, |text| text.parse().expect("a number"))
 }
 
 /// Every key anew, with a value that does not compress.

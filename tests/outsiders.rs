@@ -90,7 +90,6 @@ fn guess(listen: u16, time: Duration) -> usize {
     answered
 }
 
-/// The answer that ends a try is that of the one password that was looked at: of a connection, the first.
 #[test]
 fn passwords_are_guessed_once_a_second_and_the_right_one_still_opens() {
     let home = TempDir::new().unwrap();
@@ -128,9 +127,13 @@ fn passwords_are_guessed_once_a_second_and_the_right_one_still_opens() {
     stream
         .write_all(b"AUTH nothing\r\nAUTH the-right-one\r\nQUIT\r\n")
         .unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    while answer.matches("\r\n").count() < 3 {
+        let mut some = [0; 512];
+        let length = stream.read(&mut some).unwrap();
+        assert!(length > 0, "{answer}");
+        answer.push_str(&String::from_utf8_lossy(&some[..length]));
+    }
     assert_eq!(answer.matches("-WRONGPASS").count(), 2, "{answer}");
     assert!(!answer.contains("+OK"), "{answer}");
     redis.cmd(&["CONFIG", "SET", "masterauth", "the-right-one"]);

@@ -118,12 +118,13 @@ impl Budget {
         }
     }
 
-    /// Of a command that ends: bytes for the keys that the log touches, at most `most`. It holds no feed.
+    /// Of a command that ends: bytes for the keys that the log touches, at most `most`, and no more than the cgroup's limit leaves. It
+    /// holds no feed.
     #[must_use]
     pub fn keys(&self, most: usize) -> usize {
-        let limit = match self.origin {
-            Origin::Default => return most,
-            Origin::Cgroup | Origin::WithinCgroup | Origin::Asked => self.limit(),
+        let limit = self.cgroup.map(|limit| usize::try_from(limit.bytes));
+        let Some(Ok(limit)) = limit else {
+            return most;
         };
         let rest = fixed(0).saturating_add(limit / MARGIN_DIVISOR);
         limit.saturating_sub(rest).max(CONSOLIDATION_MIN).min(most)
