@@ -201,8 +201,16 @@ fn hsetex(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
 }
 
 /// Unix milliseconds of an expiry, which the snapshot must be able to hold.
-fn absolute(space: &Keyspace, args: &Args, time: &[u8], unit_ms: i64) -> Result<i64, ApplyError> {
+fn absolute(
+    space: &mut Keyspace,
+    args: &Args,
+    time: &[u8],
+    unit_ms: i64,
+) -> Result<i64, ApplyError> {
     let dialect = space.dialect();
+    if (space.value::<Hash>(args, args.get(1)?)?).is_some_and(|hash| hash.has_hidden()) {
+        return Err(args.unmodelled("a field is there twice, and one is to expire"));
+    }
     if !Hash::may_expire(dialect) {
         return Err(args.unmodelled(
             "the snapshot is of an RDB version that has no expiries of fields; a new full sync would bring a newer one",

@@ -2,6 +2,8 @@ use super::super::testing::{REDIS_13, empty};
 use super::super::value::{DataType, Raw, Value};
 use super::super::{ApplyError, Entry, Keyspace};
 use super::*;
+use crate::rdb::cursor::put_string;
+use crate::rdb::packed::ListpackWriter;
 use crate::rdb::samples::hex;
 
 const REDIS_9: Dialect = dialect(Family::Redis, 9);
@@ -407,4 +409,31 @@ fn weight_follows_what_is_there() {
     }
     assert_eq!((hash.weight(), hash.len()), (0, 0));
     assert!(Value::Hash(Box::new(hash)).is_empty());
+}
+
+/// Servers look at the first one. In the form of hashes whose fields expire, none loads such a hash.
+#[test]
+fn a_field_that_is_there_twice_cannot_be_one_that_expires() {
+    let mut blob = ListpackWriter::new();
+    for element in ["f", "1", "g", "2", "f", "3"] {
+        blob.push(element.as_bytes());
+    }
+    let mut payload = Vec::new();
+    put_string(&mut payload, &blob.finish());
+    let mut space = after(REDIS_13, &["HSET h x y"]);
+    let (kind, payload) = (16, payload.into());
+    space.entry(b"h").unwrap().unwrap().value = Value::Raw(Raw { kind, payload });
+    for command in [
+        "HPEXPIREAT h 4000000000000 FIELDS 1 f",
+        "HSETEX h PXAT 4000000000000 FIELDS 1 n 1",
+    ] {
+        let error = space.run(command).unwrap_err();
+        assert!(error.is_unmodelled(), "{error}");
+    }
+    assert_eq!(told(&mut space, "h").as_deref(), Some("f=1 g=2 f=3"));
+    space.run("HSET h f 9").unwrap();
+    assert_eq!(told(&mut space, "h").as_deref(), Some("f=9 g=2 f=3"));
+    space.run("HDEL h f").unwrap();
+    assert_eq!(told(&mut space, "h").as_deref(), Some("g=2 f=3"));
+    space.run("HPEXPIREAT h 4000000000000 FIELDS 1 f").unwrap();
 }

@@ -97,6 +97,11 @@ impl Hash {
         self.weight = self.weight.saturating_add(value.len());
     }
 
+    /// Is a field there twice?
+    fn has_hidden(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+
     fn new_field(&mut self, value: &[u8], expiry: Option<i64>) -> Field {
         let place = self.added;
         self.added = place.saturating_add(1);

@@ -84,7 +84,12 @@ fn stage(
     let mut footprint = Footprint::new(selected);
     for (at, command) in commands.iter().enumerate() {
         let argv: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
-        footprint.note(&argv).map_err(|error| (at, error))?;
+        let spec = footprint.note(&argv).map_err(|error| (at, error))?;
+        if footprint.has_lost() {
+            let why = "it cannot be applied";
+            let command = spec.name.to_owned();
+            return Err((at, ApplyError::Unmodelled { command, why }));
+        }
     }
     let mut space = if passing {
         Keyspace::passing(&mut footprint, dialect, selected)
@@ -124,6 +129,11 @@ fn stage(
             space.apply(&argv)
         };
         applied.map_err(|error| (at, error))?;
+        // What is lost is told no less than an error.
+        if let Some((.., lost)) = space.unknowns().next() {
+            return Err((at, lost.why.clone()));
+        }
+        assert!(space.is_known());
     }
     space.weigh();
     for (db, entries) in space.entries() {
