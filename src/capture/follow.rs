@@ -14,6 +14,7 @@ use super::session::{out_of_place, superseded};
 use super::shutdown_probe::ShutdownProbe;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown, stopped};
+use crate::archive::BaseManifest;
 use crate::config::{AckPolicy, Source};
 use crate::position::Offset;
 use crate::proto::replica::Event;

@@ -85,7 +85,7 @@ pub(super) fn warn_of_clock(ahead_ms: i64, relative_ttls: bool) {
     );
 }
 
-pub(super) fn server_info(facts: Option<&Facts>) -> ServerInfo {
+pub(crate) fn server_info(facts: Option<&Facts>) -> ServerInfo {
     match facts {
         Some(facts) => ServerInfo {
             flavour: facts.flavour.clone(),

@@ -46,9 +46,9 @@ pub(super) async fn begin(
     let rdb = empty_rdb();
     let mut walker = Walker::new();
     walker.push(&rdb)?;
-    let mut writer = archive.begin_base(at).await?;
-    writer.write(rdb).await?;
-    let stored = writer.finish().await?;
+    let mut base = archive.begin_base(at).await?;
+    base.write(rdb).await?;
+    let stored = base.finish().await?;
     let doc = HistoryDoc {
         format: FORMAT,
         id: at.history,

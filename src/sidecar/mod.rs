@@ -38,7 +38,6 @@ use crate::status::{Phase, Status};
 
 use self::behind::Judged;
 use self::decide::{Claim, Tip};
-use self::old_log::without_log;
 use self::opening::{Opening, Unopened};
 
 /// Between two looks at a Redis that is not up yet.
@@ -321,7 +320,7 @@ impl Sidecar {
         match &facts.role {
             Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
                 tokio::select! {
-                    done = self.our_replica(&mut control) => done?,
+                    done = self.our_replica(&mut control, &facts) => done?,
                     () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
                 }
                 return Ok(());
@@ -392,7 +391,11 @@ impl Sidecar {
     }
 
     /// Redis booted as our replica, or was made it: decide, serve, promote.
-    async fn our_replica(&mut self, control: &mut Control) -> Result<(), SidecarError> {
+    async fn our_replica(
+        &mut self,
+        control: &mut Control,
+        facts: &Facts,
+    ) -> Result<(), SidecarError> {
         self.status.promoted(false);
         self.may_be_served(facts)?;
         // What the last Redis had told us goes into the store before it is given to the next one.
@@ -430,7 +433,7 @@ impl Sidecar {
         tracing::debug!(
             keys,
             ?claim,
-            version = asked.version,
+            version = now.version,
             "Redis asks for its data"
         );
         // Under that id it was never opened, so that it has nothing of its own.
