@@ -35,6 +35,7 @@ fn peak_memory(pid: u32) -> Option<u64> {
 fn restore_measured(store: &str, to: &Server) -> u64 {
     let mut restore = Command::new(env!("CARGO_BIN_EXE_backfeed"))
         .args(["restore", "--store", store, "--to", &to.url()])
+        .args(["--memory-limit", "64MiB"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())

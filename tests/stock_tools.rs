@@ -58,7 +58,7 @@ impl Stored {
             backfeed
         };
         let mut master = Server::builder(version)
-            .arg("repl-backlog-size", "16kb")
+            .arg("repl-backlog-size", "64kb")
             .start();
         let mut first = backup(&master);
         let load = Load::start(&master, 20, expiries);
@@ -66,7 +66,7 @@ impl Stored {
             first.metric("backfeed_segments_stored_total") >= 1.0
         });
         first.kill9();
-        load.wait(1500); // more than the backlog holds
+        load.wait(4000); // more than the backlog holds
         let mut second = backup(&master);
         assert_eq!(
             second.metric("backfeed_full_syncs_total") as u64,

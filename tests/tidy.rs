@@ -8,7 +8,8 @@ use std::process::Command;
 use crate::support::run;
 
 /// Every entry that the repository's top level may have.
-const TOP_LEVEL: [&str; 19] = [
+const TOP_LEVEL: [&str; 20] = [
+    ".cargo",
     ".ci",
     ".github",
     ".gitignore",
@@ -29,9 +30,10 @@ const TOP_LEVEL: [&str; 19] = [
     "src",
     "tests",
 ];
-const SOURCE_LINES: usize = 600;
+/// A file ends where its subject ends: this is for one that has grown past that.
+const SOURCE_LINES: usize = 900;
 /// A test tells a whole story, with its data.
-const TEST_LINES: usize = 700;
+const TEST_LINES: usize = 900;
 /// Two halves of one thing: what the process is doing, and the numbers of it.
 const KNOWN_CYCLE: [&str; 2] = ["metrics", "status"];
 /// What a pure module must not mention: it is handed bytes, times and settings.
