@@ -1,6 +1,6 @@
 //! Relative expiries of old servers made absolute.
 //!
-//! Redis up to 6.2 and KeyDB send relative TTLs as the client gave them (fact sheet C.4): replaying such a log later
+//! Redis up to 6.2 and KeyDB send relative TTLs as the client gave them (PROTOCOL.md C.4): replaying such a log later
 //! would lengthen lives. Wherever one is served or exported, these commands are replaced by forms with the absolute
 //! time, receive time + TTL. Only commands that Redis 6.0 knows are given out (`SET k v` then `PEXPIREAT`, no `PXAT`).
 //! An expiry in the past is kept as it is: the target decides, as with any other key.
@@ -25,7 +25,7 @@ pub fn may_need_rewrite(name: &[u8], argument_count: usize) -> bool {
 }
 
 /// Does this command, of which the head alone is known, give an expiry as a time from now? Servers from 7.0 on send
-/// none such (fact sheet C.4).
+/// none such (PROTOCOL.md C.4).
 #[must_use]
 pub fn is_relative(head: &Head) -> bool {
     let option = |from: usize, words: [&str; 2]| {
@@ -102,7 +102,7 @@ fn kind_of(name: &[u8]) -> Option<Kind> {
         (b"getex", Kind::Getex),
         (b"restore", Kind::Restore),
         (b"restore-asking", Kind::Restore),
-        (b"expiremember", Kind::ExpireMember), // KeyDB (fact sheet C.9.3)
+        (b"expiremember", Kind::ExpireMember), // KeyDB (PROTOCOL.md C.9.3)
     ];
     KINDS
         .iter()
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn relative_forms_of_the_table_become_absolute() {
-        // fact sheet C.9, column "older versions", received at 1000 s
+        // PROTOCOL.md C.9, column "older versions", received at 1000 s
         for (line, wanted) in [
             ("SET k v EX 100", &["SET k v", "PEXPIREAT k 1100000"][..]),
             ("set k v px 100", &["SET k v", "PEXPIREAT k 1000100"]),

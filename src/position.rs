@@ -1,7 +1,7 @@
 //! Positions in a replication stream, as Redis means them.
 //!
 //! A **history** is what one replication id stands for; an **offset** counts every byte of its feed, `PING` and
-//! `REPLCONF GETACK` included (fact sheet A.5). Offsets go on counting when a history is continued under a new id.
+//! `REPLCONF GETACK` included (PROTOCOL.md A.5). Offsets go on counting when a history is continued under a new id.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The command feed: RESP2 arrays of bulk strings (fact sheet C.1), scanned without holding any command.
+//! The command feed: RESP2 arrays of bulk strings (PROTOCOL.md C.1), scanned without holding any command.
 //!
 //! [`FeedScanner`] is fed the raw bytes in any chunks and tells where commands end, which database is selected and
 //! whether a transaction is open. It keeps only the head of a command (its first few arguments, each cut at a small
@@ -269,7 +269,7 @@ impl FeedScanner {
                     digits: 0,
                 }
             }
-            // A keepalive of an old master. It counts in the offset (fact sheet C.1).
+            // A keepalive of an old master. It counts in the offset (PROTOCOL.md C.1).
             (State::Between, b'\n') => {
                 self.reach_boundary(self.offset.plus(1));
                 State::Between

@@ -1,4 +1,4 @@
-//! What is stored can be restored without backfeed: by the very commands of the README, with `zstd`, `redis-server` and
+//! What is stored can be restored without backfeed: by the very commands of the documents, with `zstd`, `redis-server` and
 //! `redis-cli` alone.
 
 use std::fs;
@@ -14,15 +14,12 @@ use crate::support::data::{Expiries, Load, for_each_version};
 use crate::support::state::{Moment, State, quiet, replica_of, unix_ms};
 use crate::support::{Backfeed, Server, Version, free_port, list, wait_until};
 
-const README: &str = include_str!("../README.md");
-const SECTION: &str = "### Restore without backfeed\n";
+const RECIPES: &str = include_str!("../docs/restore-without-backfeed.md");
 
-/// The commands of that section: where things are, the ways by an append-only directory and by an append-only file, the
+/// The commands of that page: where things are, the ways by an append-only directory and by an append-only file, the
 /// way by `redis-cli --pipe`.
-fn readme() -> [String; 4] {
-    let (_, section) = README.split_once(SECTION).expect("the section");
-    let section = section.split("\n## ").next().unwrap();
-    let blocks: Vec<&str> = section
+fn recipes() -> [String; 4] {
+    let blocks: Vec<&str> = RECIPES
         .split("```sh\n")
         .skip(1)
         .map(|block| block.split("```").next().unwrap())
@@ -121,7 +118,7 @@ impl Stored {
             .unwrap_or_else(|names| panic!("two bases: {names:?}"))
     }
 
-    /// Runs commands of the README, with these files instead of those of its example: from the newest base on.
+    /// Runs commands of the documents, with these files instead of those of its example: from the newest base on.
     fn run(&self, commands: &str) -> Restored {
         let [_, newest] = self.bases();
         self.run_from(&newest, commands)
@@ -185,7 +182,7 @@ impl Stored {
     }
 }
 
-/// The server that the commands of the README started.
+/// The server that the commands of the documents started.
 struct Restored {
     child: Child,
     port: u16,
@@ -214,7 +211,7 @@ impl Restored {
 impl Drop for Restored {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the commands of the README said:\n{}", self.log());
+            eprintln!("--- the commands of the documents said:\n{}", self.log());
         }
         // Its own process may be a child of the shell.
         if let Some(mut connection) = self.connect() {
@@ -232,7 +229,7 @@ for_each_version!(
     stops_at_a_gap
 );
 
-/// Up to 6.2, "in N seconds" is counted from the replay, as the README says.
+/// Up to 6.2, "in N seconds" is counted from the replay, as the documents say.
 fn tolerance_ms(stored: &Stored) -> i64 {
     const LOAD: i64 = 15_000;
     match stored.version.relative_ttls() {
@@ -243,7 +240,7 @@ fn tolerance_ms(stored: &Stored) -> i64 {
 
 fn as_append_only_files(version: Version) {
     let stored = Stored::new(version, Expiries::Mixed);
-    let [places, by_directory, by_file, _] = readme();
+    let [places, by_directory, by_file, _] = recipes();
     let commands = match version.at_least_7() {
         true => by_directory,
         false => by_file,
@@ -256,9 +253,9 @@ fn as_append_only_files(version: Version) {
 }
 
 fn as_rdb_and_then_commands(version: Version) {
-    // Nothing that has expired by now: the README tells what becomes of that.
+    // Nothing that has expired by now: the documents tell what becomes of that.
     let stored = Stored::new(version, Expiries::Late);
-    let [places, _, _, by_pipe] = readme();
+    let [places, _, _, by_pipe] = recipes();
     let mut restored = stored.run(&format!("{places}\n{by_pipe}"));
     let mut status = None;
     wait_until("the commands have ended", Duration::from_secs(60), || {
@@ -279,7 +276,7 @@ fn as_rdb_and_then_commands(version: Version) {
 /// From the base before the gap no way goes past it: a part of the keys, without a word, is worse than nothing.
 fn stops_at_a_gap(version: Version) {
     let stored = Stored::new(version, Expiries::Late);
-    let [places, by_directory, by_file, by_pipe] = readme();
+    let [places, by_directory, by_file, by_pipe] = recipes();
     let way = match version.at_least_7() {
         true => by_directory,
         false => by_file,

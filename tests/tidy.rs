@@ -412,8 +412,8 @@ fn flags(verb: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn every_flag_has_its_environment_variable_and_stands_in_the_readme() {
-    let readme = text("README.md");
+fn every_flag_has_its_environment_variable_and_is_documented() {
+    let readme = text("docs/command-line.md");
     let table: Vec<&str> = readme
         .lines()
         .filter(|line| line.starts_with("| `-"))
@@ -439,11 +439,11 @@ fn every_flag_has_its_environment_variable_and_stands_in_the_readme() {
                         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['`', ' ']))
                 })
             });
-            let row = row.unwrap_or_else(|| panic!("the README's table lacks --{flag}"));
+            let row = row.unwrap_or_else(|| panic!("docs/command-line.md lacks --{flag}"));
             let verbs = row.split(" | ").nth(1).expect("a cell");
             assert!(
                 verbs == "all" || verbs.contains(verb),
-                "the README does not say that `{verb}` has --{flag}: {row}"
+                "docs/command-line.md does not say that `{verb}` has --{flag}: {row}"
             );
             all.insert(flag);
         }
@@ -455,7 +455,7 @@ fn every_flag_has_its_environment_variable_and_stands_in_the_readme() {
                 let variable = flag.starts_with("some-name");
                 assert!(
                     all.contains(flag) || variable,
-                    "the README names --{flag}, which no verb has"
+                    "docs/command-line.md names --{flag}, which no verb has"
                 );
             }
         }
@@ -497,8 +497,8 @@ fn the_manifests_name_verbs_and_flags_that_exist() {
 }
 
 #[test]
-fn the_readme_and_every_help_tell_all_exit_codes_alike() {
-    let readme = text("README.md");
+fn documents_and_help_tell_all_exit_codes_alike() {
+    let readme = text("docs/command-line.md");
     let rows: BTreeMap<u8, &str> = readme
         .lines()
         .filter_map(|line| {
@@ -524,8 +524,88 @@ fn the_readme_and_every_help_tell_all_exit_codes_alike() {
         for (code, about) in &rows {
             assert!(
                 codes.contains(&format!("{code} {about}")),
-                "{verb:?} --help differs from the README in exit code {code}: {about}\n{codes}"
+                "{verb:?} --help differs from docs/command-line.md in exit code {code}: {about}\n{codes}"
             );
         }
     }
+}
+
+/// The headings of a page, as the anchors that links name.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut fenced = false;
+    let mut anchors = BTreeSet::new();
+    for line in text(page).lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#');
+        if fenced || title.len() == line.len() || !title.starts_with(' ') {
+            continue;
+        }
+        let known = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+        let anchor: String = title.trim().to_lowercase().chars().filter(known).collect();
+        anchors.insert(anchor.replace(' ', "-"));
+    }
+    anchors
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let mut seen = 0;
+    for page in files().iter().filter(|file| file.ends_with(".md")) {
+        for (number, line) in text(page).lines().enumerate() {
+            for (_, rest) in line
+                .match_indices("](")
+                .map(|(at, _)| line.split_at(at + 2))
+            {
+                let target = rest.split(')').next().expect("a part");
+                if target.contains("://") || target.contains(' ') || target.is_empty() {
+                    continue;
+                }
+                let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let beside = Path::new(page).parent().expect("a folder");
+                let file = match path {
+                    "" => PathBuf::from(page),
+                    path => beside.join(path),
+                };
+                let at = format!("{page}:{}: {target}", number + 1);
+                assert!(root().join(&file).exists(), "{at}: there is no such file");
+                if !anchor.is_empty() {
+                    let there = anchors(&file.to_string_lossy());
+                    assert!(there.contains(anchor), "{at}: no such heading: {there:?}");
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 40, "only {seen} links: are they still found?");
+}
+
+/// A comment that cites a section of the protocol means one that is there.
+#[test]
+fn comments_cite_sections_of_the_protocol_that_exist() {
+    let page = text("docs/dev/PROTOCOL.md");
+    let sections: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter_map(|line| line.trim_start_matches('#').split_whitespace().next())
+        .map(|word| word.trim_end_matches('.'))
+        .collect();
+    let mut seen = 0;
+    for file in files().iter().filter(|file| file.ends_with(".rs")) {
+        for (number, line) in text(file).lines().enumerate() {
+            for (at, name) in line.match_indices(concat!("PROTOCOL", ".md ")) {
+                let cited = line[at + name.len()..]
+                    .split([' ', ')', ';', ':', ','])
+                    .next();
+                let cited = cited.expect("a section").trim_end_matches('.');
+                let of_page = cited.starts_with(|c: char| c.is_ascii_uppercase() || c == '0');
+                assert!(
+                    !of_page || sections.contains(cited),
+                    "{file}:{}: docs/dev/PROTOCOL.md has no section {cited}",
+                    number + 1
+                );
+                seen += u32::from(of_page);
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} citations: are they still found?");
 }

@@ -1,4 +1,4 @@
-//! The figures of the README, side by side in one run: `cargo bench --bench figures [-- PART…] [KEYS]`.
+//! The figures of docs/figures.md, side by side in one run: `cargo bench --bench figures [-- PART…] [KEYS]`.
 //!
 //! Needs the test servers (`tests/servers.sh`). Prints ratios, as machines differ. The parts, all if none is named:
 //!

@@ -99,7 +99,7 @@ pub struct ServerInfo {
 
 impl ServerInfo {
     /// Does it put relative TTLs into the feed, so that replaying them later would lengthen lives? Redis and `KeyDB` before
-    /// 7 do (fact sheet, "Expiry in the feed"). An unknown version does not count as old.
+    /// 7 do (PROTOCOL.md, "Expiry in the feed"). An unknown version does not count as old.
     #[must_use]
     pub fn relative_ttls(&self) -> bool {
         let old = self
@@ -211,7 +211,7 @@ impl BaseManifest {
     }
 
     /// The database selected in the feed where a snapshot stands: a master says 0, as it selects one before its next
-    /// write; a replica as the source says what its master had selected (fact sheet C.2).
+    /// write; a replica as the source says what its master had selected (PROTOCOL.md C.2).
     #[must_use]
     pub fn selected_db(summary: &Summary) -> u32 {
         let says = summary.aux.get("repl-stream-db");

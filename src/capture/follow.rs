@@ -164,7 +164,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Says how far the store has come. Before the snapshot counts that is nowhere, though the first `ACK` makes a
-    /// diskless master start its feed, so it must be sent, and repeated (fact sheet A.6).
+    /// diskless master start its feed, so it must be sent, and repeated (PROTOCOL.md A.6).
     async fn ack(&mut self) -> Result<(), SessionEnd> {
         let received = self.capture.config.ack == AckPolicy::Received;
         let offset = if self.committed {

@@ -30,7 +30,7 @@ use crate::segment::SealHeader;
 use crate::status::Phase;
 use crate::world;
 
-/// What Valkey 9 and later must be told, to send field TTLs (fact sheet A.4).
+/// What Valkey 9 and later must be told, to send field TTLs (PROTOCOL.md A.4).
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
 
 /// Where a session goes on.

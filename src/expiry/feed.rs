@@ -38,7 +38,7 @@ pub enum FeedRewriteError {
     },
 }
 
-/// Copies a feed: newlines between commands are left out (an AOF loader takes them for corruption, fact sheet E.6), and
+/// Copies a feed: newlines between commands are left out (an AOF loader takes them for corruption, PROTOCOL.md E.6), and
 /// relative expiries become absolute if that is asked for. Memory: one command that may hold an expiry, and the marks.
 #[derive(Debug)]
 pub struct FeedRewriter {

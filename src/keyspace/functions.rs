@@ -14,7 +14,7 @@ use crate::rdb::cursor::{BadValue, Cursor};
 
 pub(super) const COMMANDS: &[Spec] = &[Spec::ignored("FUNCTION")];
 
-/// The opcode of a library in an RDB (`FUNCTION2`, fact sheet D.4).
+/// The opcode of a library in an RDB (`FUNCTION2`, PROTOCOL.md D.4).
 const FUNCTION: u8 = 0xF5;
 
 /// The libraries of a server, by name.

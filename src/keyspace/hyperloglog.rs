@@ -1,4 +1,4 @@
-//! HyperLogLogs: strings of a layout of their own (fact sheet C.11), changed byte for byte as servers change them.
+//! HyperLogLogs: strings of a layout of their own (PROTOCOL.md C.11), changed byte for byte as servers change them.
 //!
 //! ```text
 //! HYLL  encoding  3 unused  cached count  registers

@@ -157,7 +157,7 @@ fn hex(text: &str) -> Vec<u8> {
 #[test]
 fn every_encoding_is_read() {
     let elements: Vec<Blob> = [&b"a"[..], b"7", b"300"].map(Blob::from).into();
-    // Redis 8.6 and 6.2, fact sheet D.8.
+    // Redis 8.6 and 6.2, PROTOCOL.md D.8.
     let packed = hex("01020f0f00000003008161020701c12c02ff");
     assert_eq!(decode(18, &packed).unwrap(), elements);
     let ziplists = hex("0114140000000f000000030000016103f802c02c01ff");

@@ -10,7 +10,7 @@
 //! snapshot ──▶ Keyspace::load (touched keys alone) ──▶ log ──▶ Keyspace::apply ──▶ Keyspace::write
 //! ```
 //!
-//! Commands are applied as a replica applies them (fact sheet C): conditions are evaluated against what is there, a key
+//! Commands are applied as a replica applies them (PROTOCOL.md C): conditions are evaluated against what is there, a key
 //! whose time has passed is there until the feed deletes it, and a command that cannot have succeeded on the master stops
 //! everything ([`ApplyError::Diverged`]): it is never guessed. One that cannot be applied to the value that it finds, or at all, costs
 //! the keys that it writes and no other ones: their value is [`Unknown`] until it is overwritten.

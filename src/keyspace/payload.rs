@@ -1,4 +1,4 @@
-//! What `DUMP` gives and `RESTORE` takes: a value by itself (fact sheet D.8), or function libraries (D.9).
+//! What `DUMP` gives and `RESTORE` takes: a value by itself (PROTOCOL.md D.8), or function libraries (D.9).
 
 use super::value::Dialect;
 use crate::crc64::Crc64;
@@ -91,7 +91,7 @@ pub(super) fn fit(kind: u8, from: Dialect, to: Dialect) -> Fit {
     }
 }
 
-/// Says that this is a module's value from its first to its last byte (fact sheet D.5).
+/// Says that this is a module's value from its first to its last byte (PROTOCOL.md D.5).
 pub(super) fn check_module(value: &[u8]) -> Result<(), BadValue> {
     let mut input = Cursor::new(value);
     input.number()?;

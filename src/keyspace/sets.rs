@@ -135,7 +135,7 @@ impl Set {
     }
 }
 
-/// Appends an intset (fact sheet D.6) of ascending numbers.
+/// Appends an intset (PROTOCOL.md D.6) of ascending numbers.
 fn put_intset(out: &mut Vec<u8>, numbers: &[i64]) {
     let all = |fits: fn(i64) -> bool| numbers.iter().all(|number| fits(*number));
     let width: u32 = if all(|number| i16::try_from(number).is_ok()) {

@@ -136,7 +136,7 @@ fn decode(kind: u8, payload: &[u8]) -> Result<Vec<Blob>, BadValue> {
     Ok(members)
 }
 
-/// What servers write, fact sheet D.8.
+/// What servers write, PROTOCOL.md D.8.
 #[test]
 fn small_sets_are_written_as_servers_write_them() {
     let intset = b"\x0e\x02\x00\x00\x00\x03\x00\x00\x00\x01\x00\x02\x00\x03\x00";

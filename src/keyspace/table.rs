@@ -1,4 +1,4 @@
-//! The commands that can stand in a feed (fact sheet C.9): which keys each touches, and what it does.
+//! The commands that can stand in a feed (PROTOCOL.md C.9): which keys each touches, and what it does.
 //!
 //! Each data type's file has the commands of that type in its `COMMANDS`.
 

@@ -204,7 +204,7 @@ impl Link {
         self.flush().await
     }
 
-    /// Says a bare newline: alive, nothing new (fact sheet A.7).
+    /// Says a bare newline: alive, nothing new (PROTOCOL.md A.7).
     ///
     /// # Errors
     /// [`LinkError::Lost`] when the master does not take it.

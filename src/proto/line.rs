@@ -1,4 +1,4 @@
-//! Lines of a handshake: CRLF or a bare LF; empty ones are keepalives and are dropped (fact sheet A.1).
+//! Lines of a handshake: CRLF or a bare LF; empty ones are keepalives and are dropped (PROTOCOL.md A.1).
 
 /// Longest line of a handshake that is taken: real ones are below 200 bytes, error texts below 1,000.
 pub const MAX_LINE: usize = 4096;

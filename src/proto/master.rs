@@ -1,4 +1,4 @@
-//! The master's side of replication (fact sheet E.1): what a fresh server, made our replica, is answered.
+//! The master's side of replication (PROTOCOL.md E.1): what a fresh server, made our replica, is answered.
 //!
 //! ```text
 //! target: PING                              us: +PONG   (not ready: -LOADING; the target tries again each second)
@@ -319,7 +319,7 @@ impl Master {
         }
     }
 
-    /// Option and value pairs from left to right; what stands before an unknown one has taken effect (fact sheet A.4).
+    /// Option and value pairs from left to right; what stands before an unknown one has taken effect (PROTOCOL.md A.4).
     fn replconf(&mut self, args: &[Bytes]) {
         let (pairs, rest) = args.as_chunks::<2>();
         if !rest.is_empty() || pairs.is_empty() {

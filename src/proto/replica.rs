@@ -332,7 +332,7 @@ fn tolerate_unknown_option(text: &str) -> Result<(), Refusal> {
     }
 }
 
-/// What an error reply means (fact sheet A.3).
+/// What an error reply means (PROTOCOL.md A.3).
 fn refusal(text: &str) -> Refusal {
     let message = shorten(text.trim_start_matches('-'));
     let lower = text.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! The payload of a full sync: `$<length>` from a disk-based master, `$EOF:<mark>` from a diskless one (fact sheet A.6).
+//! The payload of a full sync: `$<length>` from a disk-based master, `$EOF:<mark>` from a diskless one (PROTOCOL.md A.6).
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;

@@ -1,4 +1,4 @@
-//! The value of a key, as it stands in an RDB: read from a slice, written to a vector (fact sheet D.2, D.3).
+//! The value of a key, as it stands in an RDB: read from a slice, written to a vector (PROTOCOL.md D.2, D.3).
 
 use std::borrow::Cow;
 

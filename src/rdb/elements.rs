@@ -1,4 +1,4 @@
-//! What is in a value, element by element, in any encoding that a server writes (fact sheet D.5 to D.7): for who shows it.
+//! What is in a value, element by element, in any encoding that a server writes (PROTOCOL.md D.5 to D.7): for who shows it.
 
 use std::borrow::Cow;
 

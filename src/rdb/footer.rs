@@ -1,4 +1,4 @@
-//! The checksum at the end of every RDB (fact sheet D.6), while the end is not known.
+//! The checksum at the end of every RDB (PROTOCOL.md D.6), while the end is not known.
 
 use super::wire::FOOTER_LEN;
 use crate::crc64::Crc64;

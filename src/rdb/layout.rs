@@ -1,6 +1,6 @@
-//! What each opcode and value type is made of, as data (fact sheet D.4, D.5, D.7). The walker interprets it.
+//! What each opcode and value type is made of, as data (PROTOCOL.md D.4, D.5, D.7). The walker interprets it.
 //!
-//! Types are not tied to RDB versions, as servers load a type that they know under any header (fact sheet E.2); they are
+//! Types are not tied to RDB versions, as servers load a type that they know under any header (PROTOCOL.md E.2); they are
 //! tied to the family, as Redis and Valkey gave the same numbers to different things.
 
 use super::summary::Family;

@@ -2,7 +2,7 @@
 //!
 //! [`Walker`] finds the end of an RDB, verifies its checksum and counts what is in it; [`strip::Stripper`] takes the
 //! replication position out of one that is served as a fork. Both are push style: chunks of any size in, with memory
-//! that does not depend on the size of a value. The format's facts are in section D of the fact sheet.
+//! that does not depend on the size of a value. The format's facts are in section D of PROTOCOL.md.
 
 pub mod cursor;
 pub mod elements;

@@ -1,4 +1,4 @@
-//! Collections that servers keep as one blob: listpack, ziplist, intset, zipmap (fact sheet D.6).
+//! Collections that servers keep as one blob: listpack, ziplist, intset, zipmap (PROTOCOL.md D.6).
 
 use std::fmt::Write as _;
 

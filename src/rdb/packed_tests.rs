@@ -15,7 +15,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The blobs of fact sheet D.8, from real servers.
+/// The blobs of PROTOCOL.md D.8, from real servers.
 #[test]
 fn blobs_of_real_servers() {
     use Element::{Int, Str};

@@ -52,7 +52,7 @@ pub(crate) fn module_id(name: &[u8; 9], version: u64) -> Vec<u8> {
     [&[0x81], &id.to_be_bytes()[..]].concat()
 }
 
-// DUMP replies of real servers (fact sheet D.8), with the type they hold.
+// DUMP replies of real servers (PROTOCOL.md D.8), with the type they hold.
 pub(crate) const REDIS_DUMPS: [(&str, &str); 19] = [
     ("string", "000568656c6c6f0d00c1db56c5628157ca"),
     ("string", "00c12efb0d003f02ac43f0e69e76"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// Whose RDB it is. The magic says it, and some opcodes and types mean different things (fact sheet D.4, D.5).
+/// Whose RDB it is. The magic says it, and some opcodes and types mean different things (PROTOCOL.md D.4, D.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
     /// `REDIS` magic: Redis, KeyDB, and Valkey up to RDB 11.

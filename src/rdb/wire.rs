@@ -1,4 +1,4 @@
-//! The smallest parts of the format: lengths, the magic, module ids (fact sheet D.1, D.2, D.5).
+//! The smallest parts of the format: lengths, the magic, module ids (PROTOCOL.md D.1, D.2, D.5).
 
 use super::summary::Family;
 

@@ -1,5 +1,5 @@
 //! A snapshot and the log after it as an append-only file: a server loads it at its start, with no replication link
-//! (fact sheet E.6).
+//! (PROTOCOL.md E.6).
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
 //! Which server loads which snapshot: a target is asked before it is touched, as most servers drop their data before
-//! they notice that they cannot read the new (fact sheet E.2, E.3).
+//! they notice that they cannot read the new (PROTOCOL.md E.2, E.3).
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ pub enum Loads {
     Unknown,
 }
 
-/// From this version on, the newest `REDISnnnn` that is read (fact sheet 0.1, E.2). Newest last.
+/// From this version on, the newest `REDISnnnn` that is read (PROTOCOL.md 0.1, E.2). Newest last.
 const REDIS: [((u32, u32), u32); 13] = [
     ((2, 2), 1),
     ((2, 4), 2),
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_fact_sheet_holds() {
-        // fact sheet E.2: target, newest REDIS accepted, VALKEY080 accepted
+        // PROTOCOL.md E.2: target, newest REDIS accepted, VALKEY080 accepted
         for (flavour, version, newest, valkey80) in [
             ("redis", "5.0.14", 9, false),
             ("redis", "6.0.20", 9, false),

@@ -302,7 +302,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// What `RESTORE` takes: type, value, RDB version, CRC-64 of all that (fact sheet D.8).
+    /// What `RESTORE` takes: type, value, RDB version, CRC-64 of all that (PROTOCOL.md D.8).
     pub(super) fn dump(&self, version: u16) -> Vec<u8> {
         const FOOTER: usize = 10;
         let length = self.value.len().saturating_add(FOOTER).saturating_add(1);

@@ -1,4 +1,4 @@
-//! Hashes in an RDB (fact sheet D.5).
+//! Hashes in an RDB (PROTOCOL.md D.5).
 
 use std::borrow::Cow;
 

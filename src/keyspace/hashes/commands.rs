@@ -1,4 +1,4 @@
-//! The commands of hashes (fact sheet C.5, C.9).
+//! The commands of hashes (PROTOCOL.md C.5, C.9).
 
 use super::super::Keyspace;
 use super::super::args::Args;

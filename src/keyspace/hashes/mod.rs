@@ -1,6 +1,6 @@
 //! Hashes: fields, their values, and when fields expire.
 //!
-//! As with keys, a field whose time has passed is there until the feed deletes it (fact sheet C.5).
+//! As with keys, a field whose time has passed is there until the feed deletes it (PROTOCOL.md C.5).
 
 mod codec;
 mod commands;

@@ -1,4 +1,4 @@
-//! A stream as it stands in a snapshot (fact sheet D.7).
+//! A stream as it stands in a snapshot (PROTOCOL.md D.7).
 
 use super::Stream;
 use super::groups::{Group, Groups, UNKNOWN};

@@ -1,4 +1,4 @@
-//! Entries of a stream, in nodes as servers keep them: packed, and written to a snapshot as they are (fact sheet D.7).
+//! Entries of a stream, in nodes as servers keep them: packed, and written to a snapshot as they are (PROTOCOL.md D.7).
 //!
 //! ```text
 //! node     live · deleted · count of fields · field … · 0 · entry …      (one listpack; all up to `0` is its master entry)

@@ -342,7 +342,7 @@ fn score_text(score: f64) -> String {
     }
 }
 
-/// Appends a double as text (fact sheet D.3).
+/// Appends a double as text (PROTOCOL.md D.3).
 fn put_double_text(out: &mut Vec<u8>, score: f64) {
     if score.is_infinite() {
         return out.push(if score > 0.0 { 254 } else { 255 });
