@@ -416,6 +416,8 @@ fn a_master_that_repeats_full_syncs_for_ever_makes_neither_copies_nor_gaps() {
         let manner = Manner {
             cut_link: Some(cut),
             full_syncs: usize::MAX,
+            // A master that is before what is stored was set back.
+            replica: true,
             ..Manner::default()
         };
         let master = Master::start(&recording, manner);
@@ -437,6 +439,7 @@ fn a_master_that_repeats_full_syncs_for_ever_makes_neither_copies_nor_gaps() {
         &recording,
         Manner {
             full_syncs: usize::MAX,
+            replica: true,
             ..Manner::default()
         },
     );

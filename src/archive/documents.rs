@@ -41,6 +41,9 @@ pub struct HistoryDoc {
     pub format: u32,
     /// The history.
     pub id: ReplId,
+    /// What the server calls it, if that is not `id`: the store holds another history of that id, which is not what the server has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replid: Option<ReplId>,
     /// Where it left the history that it goes on from. None: it begins with a base of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,

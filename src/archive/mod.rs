@@ -9,6 +9,7 @@
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
 //! ```
 
+mod aliases;
 mod base;
 mod branch;
 mod bridge;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
+pub use aliases::Aliases;
 pub use base::{BASE_FRAME_RAW, BaseWriter, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::full_sync::{FullSyncError, Received};
-use super::log_writer::{self, LogWriter};
+use super::log_writer::LogWriter;
 use super::previous::{self, Previous};
 use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, Gap, HistoryDoc};
 use crate::position::{Boundary, Offset, Position};
@@ -46,15 +46,22 @@ impl Commit {
         let manifest = received
             .finish(&archive, doc.server.clone(), now_unix_ms)
             .await?;
+        let mut ends = Vec::new();
         if let Some((stored, boundary)) = old_end.filter(|(old, _)| old.history != doc.id) {
-            let reason = format!("the server has another history now: {}", doc.id);
-            let (id, offset) = (stored.history, stored.offset);
-            log_writer::seal(&archive, id, offset, &reason, &writer, now_unix_ms).await?;
+            ends.push(stored);
             doc.comes_after(boundary);
         }
-        previous::replace(&archive, &before, &mut doc, &writer, now_unix_ms).await?;
+        ends.extend(previous::name(&archive, &before, &mut doc).await?);
+        // Another listener that finds the seal asks its server which history it has now. Of a key of our own the store alone knows.
+        let is_own_key = doc.replid.is_some();
+        if !is_own_key {
+            previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
+        }
         archive.create_history(&doc).await?;
         archive.commit_base(&manifest).await?;
+        if is_own_key {
+            previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
+        }
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))
     }

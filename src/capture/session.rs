@@ -7,9 +7,11 @@ use super::follow::Follow;
 use super::full_sync;
 use super::log_writer::{self, LogWriter};
 use super::master_watch::MasterWatch;
+use super::overlap::Sample;
 use super::previous;
 use super::resume::{self, Known};
 use super::server::{explain_full_sync, look, server_info, wants_version, warn_of_strangers};
+use super::strange::Had;
 use super::tail::Tail;
 use super::{Capture, SessionEnd, Shutdown, unless_stopped};
 use crate::archive::{
@@ -36,6 +38,8 @@ struct Origin {
     sealed: Option<SealHeader>,
     /// Before it, in the store.
     unbridged: Option<Gap>,
+    /// The last of it that is stored, to be sent once more, and compared.
+    sample: Option<Sample>,
 }
 
 impl Origin {
@@ -46,7 +50,16 @@ impl Origin {
         }
     }
 
-    fn of_store((history, end): (ReplId, LogEnd)) -> Self {
+    /// What the server is asked to go on after.
+    fn asked(&self) -> Position {
+        let sample = self.sample.as_ref();
+        Position {
+            offset: sample.map_or(self.boundary.offset, |sample| sample.boundary.offset),
+            ..self.position()
+        }
+    }
+
+    fn of_store((history, end): (ReplId, LogEnd), sample: Option<Sample>) -> Self {
         Self {
             history,
             boundary: end.boundary,
@@ -54,6 +67,7 @@ impl Origin {
             last_mark_ms: end.last_mark.map_or(0, |mark| mark.unix_ms),
             sealed: end.sealed,
             unbridged: end.unbridged,
+            sample,
         }
     }
 }
@@ -73,8 +87,10 @@ impl Capture {
         let end = match self.run(source, watch, once, shutdown, &mut syncing).await {
             Ok(end) | Err(end) => end,
         };
+        self.note_strange(&end);
         if self.status.metrics().full_syncs.get() > stored {
             self.full_syncs.stored();
+            self.is_no_stranger();
         } else if syncing {
             self.full_syncs.in_vain(Instant::now());
         }
@@ -89,64 +105,75 @@ impl Capture {
         shutdown: &mut Shutdown,
         syncing: &mut bool,
     ) -> Result<SessionEnd, SessionEnd> {
-        let facts = unless_stopped(shutdown, look(source)).await??;
+        let said = unless_stopped(shutdown, look(source)).await??;
+        let mut facts = said.as_ref().map(|facts| self.named(facts));
         if let Some(log) = &self.log {
             log.new_link();
         }
-        if self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
+        let strange = self
+            .follows()
+            .is_some_and(|id| self.strange.is_other_than(id));
+        if strange || self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
         let known = match &self.log {
-            Some(log) if log.superseded().is_none() && !once => None,
+            Some(log) if log.is_of_use() && !once => None,
             _ => {
                 self.log = None;
-                let find = resume::find(&self.archive, &self.service, facts.as_ref());
+                let find = resume::find(&self.archive, &self.service, said.as_ref());
                 Some(unless_stopped(shutdown, find).await??)
             }
         };
         if let Some(known) = &known {
             self.before = known.before.clone();
+            self.aliases = known.aliases.clone();
+            facts = said.as_ref().map(|facts| self.named(facts));
             let server = facts.as_ref().and_then(|facts| facts.replid);
             self.check_left_behind(known, server)?;
         }
-        let from = if once {
-            None
-        } else {
-            self.from(known.as_ref())
-        };
+        let from = self.from(known.as_ref(), facts.as_ref());
+        let had = from
+            .as_ref()
+            .map(|from| (from.history, from.stored.max(from.boundary.offset)));
+        let from = from.filter(|from| !once && !self.strange.is_other_than(from.history));
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
         }
         self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
         let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
-        let link = Link::connect(source, version, from.as_ref().map(Origin::position));
+        let asked = from.as_ref().map(|from| Position {
+            history: self.said(from.history, said.as_ref()),
+            ..from.asked()
+        });
+        let link = Link::connect(source, version, asked);
         let mut link = unless_stopped(shutdown, link).await??;
         let server = server_info(facts.as_ref());
         let mut committing = None;
         match (unless_stopped(shutdown, link.next()).await??, from) {
             (Event::Continue(id), Some(from)) => {
+                let id = id.map(|id| self.aliases.key(id));
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
             }
             (Event::FullResync(at), from) => {
                 *syncing = true;
                 let wait = self.full_syncs.wait(Instant::now());
                 self.full_syncs.begun(Instant::now());
-                let had = known.as_ref().and_then(Known::last_written);
-                let had = from.as_ref().map(Origin::position).or(had);
-                explain_full_sync(had, at, facts.as_ref(), once);
+                let last = known.as_ref().and_then(Known::last_written);
+                let last = from.as_ref().map(Origin::position).or(last);
+                explain_full_sync(last, at, said.as_ref(), once);
                 if let Some(wait) = wait {
                     return Err(SessionEnd::FullSyncLimit { wait });
                 }
                 let known = match known {
                     Some(known) => known,
                     None => {
-                        let find = resume::find(&self.archive, &self.service, facts.as_ref());
+                        let find = resume::find(&self.archive, &self.service, said.as_ref());
                         unless_stopped(shutdown, find).await??
                     }
                 };
-                let sync = self.full_sync(&mut link, at, known, server);
+                let sync = self.full_sync(&mut link, at, had, known, facts.as_ref());
                 committing = Some(unless_stopped(shutdown, sync).await??);
             }
             (event, _) => return Err(out_of_place(&event)),
@@ -180,7 +207,7 @@ impl Capture {
         };
         let would_continue = from
             .zip(facts)
-            .is_some_and(|(from, facts)| facts.would_continue(from.position()));
+            .is_some_and(|(from, facts)| facts.would_continue(from.asked()));
         if would_continue && self.full_syncs.believes() {
             return Ok(());
         }
@@ -210,9 +237,18 @@ impl Capture {
     }
 
     /// The point to go on from: of the log in memory, or of the store.
-    fn from(&self, known: Option<&Known>) -> Option<Origin> {
+    fn from(&self, known: Option<&Known>, facts: Option<&Facts>) -> Option<Origin> {
         if let Some(log) = &self.log {
+            let again = |tail: &Tail| {
+                let can = |sample: &Sample| {
+                    facts.is_some_and(|facts| {
+                        sample.can_be_asked_for(tail.history(), tail.boundary(), facts)
+                    })
+                };
+                tail.again().filter(can)
+            };
             return Some(log.tail(|tail| Origin {
+                sample: again(tail),
                 history: tail.history(),
                 boundary: tail.boundary(),
                 stored: tail.stored().offset,
@@ -221,7 +257,9 @@ impl Capture {
                 unbridged: None,
             }));
         }
-        known?.resume.clone().map(Origin::of_store)
+        let known = known?;
+        let resume = known.resume.clone();
+        resume.map(|end| Origin::of_store(end, known.sample.clone()))
     }
 
     /// `+CONTINUE`: the same feed goes on, maybe under a new id.
@@ -243,6 +281,7 @@ impl Capture {
                 self.bridge(&from).await?;
                 self.start_log(id, from.boundary, from.stored, from.last_mark_ms);
             }
+            self.compare_again(from.sample, from.boundary);
             return Ok(());
         }
         self.move_to(from, id, server).await
@@ -292,7 +331,8 @@ impl Capture {
         };
         let mut doc = self.history_doc(id, Some(parent), server);
         let before = previous::of_branch(&self.before, parent.history, self.guards);
-        previous::replace(&self.archive, &before, &mut doc, &self.writer, now).await?;
+        let ends = previous::name(&self.archive, &before, &mut doc).await?;
+        previous::seal(&self.archive, &ends, &doc, &self.writer, now).await?;
         self.archive.create_history(&doc).await?;
         // Another listener of the same feed may have been here before us, at another offset.
         let catalog = self.archive.catalog().await?;
@@ -305,7 +345,15 @@ impl Capture {
         }
         tracing::info!(from = %from.position(), to = %id, "the server continues the feed under a new id");
         self.start_log(id, from.boundary, end.end, from.last_mark_ms);
+        self.compare_again(from.sample, from.boundary);
         Ok(())
+    }
+
+    /// The server sends this once more.
+    fn compare_again(&self, sample: Option<Sample>, upto: Boundary) {
+        if let Some((log, sample)) = self.log.as_ref().zip(sample) {
+            log.tail(|tail| tail.begin_again(sample, upto));
+        }
     }
 
     /// `+FULLRESYNC`: receives the RDB; committing it goes on beside the feed.
@@ -313,9 +361,14 @@ impl Capture {
         &mut self,
         link: &mut Link,
         at: Position,
+        had: Had,
         known: Known,
-        server: ServerInfo,
+        facts: Option<&Facts>,
     ) -> Result<Committing, SessionEnd> {
+        let said = at.history;
+        let instead_of = self.aliases.key(said);
+        let history = self.key_of_full_sync(at, had, facts);
+        let at = Position { history, ..at };
         self.check_unsealed(&known, at.history).await?;
         warn_of_strangers(&known, at.history);
         let received = full_sync::receive(link, &self.archive, at, &self.status).await?;
@@ -326,9 +379,13 @@ impl Capture {
         };
         let old = self.log.take();
         let is_known = known.catalog.histories.contains_key(&at.history);
-        let own = known.before.into_iter().filter(|previous| previous.own);
-        let before = own.filter(|_| !is_known).collect();
-        let doc = self.history_doc(at.history, None, server);
+        let before = known.before.into_iter().filter(|previous| {
+            let id = previous.at.history;
+            !is_known && !self.strange.is_twin_of(id) && (previous.own || id == instead_of)
+        });
+        let before = before.collect();
+        let mut doc = self.history_doc(at.history, None, server_info(facts));
+        doc.replid = Some(said).filter(|said| *said != at.history);
         let commit = Commit {
             archive: self.archive.clone(),
             writer: self.writer.clone(),
@@ -384,6 +441,7 @@ impl Capture {
         HistoryDoc {
             format: FORMAT,
             id,
+            replid: None,
             parent,
             previous: None,
             also_previous: Vec::new(),

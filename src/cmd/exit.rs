@@ -40,6 +40,7 @@ impl From<SessionEnd> for Failure {
             | SessionEnd::Sentinel(_)
             | SessionEnd::Moved { .. }
             | SessionEnd::FullSyncLimit { .. }
+            | SessionEnd::Strange { .. }
             | SessionEnd::Feed(_) => Exit::Redis,
             SessionEnd::FullSync(FullSyncError::Archive(error)) | SessionEnd::Archive(error) => {
                 of_archive(error)

@@ -29,6 +29,7 @@ async fn sample(store: &MemoryStore, magic: &str) -> Archive {
         parent: None,
         previous: None,
         also_previous: Vec::new(),
+        replid: None,
         service: "test".into(),
         server: server.clone(),
         created_unix_ms: NOW,

@@ -37,9 +37,18 @@ struct Troubles {
     consolidates: bool,
     spool: bool,
     takeovers: bool,
+    /// Restarts from one RDB file, again and again.
+    crashes: bool,
+    /// The machine is set back to a snapshot of its memory.
+    snapshots: bool,
 }
 
 impl Troubles {
+    /// Does one writer follow one line of servers? (Two may take what the other stores of the last one for a server that lives.)
+    fn is_one_server_after_the_other(&self) -> bool {
+        !self.second
+    }
+
     fn draw() -> Self {
         let none = once_in(10);
         let one = |times| !none && once_in(times);
@@ -53,6 +62,8 @@ impl Troubles {
             consolidates: one(2),
             spool: one(3),
             takeovers: one(3),
+            crashes: one(4),
+            snapshots: one(4),
         }
     }
 }
@@ -116,6 +127,10 @@ struct Director {
     groups: Vec<&'static str>,
     /// The server that counts.
     master: usize,
+    /// As it was when it saved.
+    saved: Option<Node>,
+    /// As it was when its machine was.
+    snapshot: Option<Node>,
     _spool: Option<tempfile::TempDir>,
 }
 
@@ -138,6 +153,10 @@ pub(crate) async fn direct() -> Result<(), String> {
     director.stop().await?;
     failure()?;
     let objects = with(|sim| sim.objects.clone());
+    if director.troubles.is_one_server_after_the_other() {
+        let key = with(|sim| sim.key_of(&sim.nodes[director.master]));
+        restoring::check_latest(objects.clone(), key).await?;
+    }
     restoring::check(objects, true).await
 }
 
@@ -185,6 +204,8 @@ impl Director {
             groups: vec!["e", "d", "c"],
             started: 0,
             master: 0,
+            saved: None,
+            snapshot: None,
             _spool: spool,
         }
     }
@@ -198,7 +219,7 @@ impl Director {
     /// Something happens.
     async fn step(&mut self) {
         let master = self.master;
-        match below(26) {
+        match below(29) {
             0..8 => {
                 let count = if once_in(8) { 40 } else { between(1, 6) };
                 with(|sim| sim.clients(master, count));
@@ -228,7 +249,7 @@ impl Director {
             18..20 if self.troubles.kills => self.trouble_processes(),
             20..22 if self.troubles.store => failures::store(),
             // Of a server that is being replaced nothing more comes: else there would be two of one name, and the last one wins.
-            22 if self.troubles.failovers && !self.taking_over => {
+            22 if self.troubles.failovers && !self.taking_over && self.is_known() => {
                 self.master = match below(4) {
                     0 => failures::shut_down(master).await,
                     _ => failures::fail_over(master, pick(&[0, 0, below(200), below(3000)])),
@@ -236,8 +257,26 @@ impl Director {
             }
             // A server whose history nobody has stored yet would be another one of the same name to those who take over.
             24 if self.troubles.takeovers && !self.groups.is_empty() => {
-                let known = with(|sim| sim.oracle.end(sim.nodes[master].replid).is_some());
+                let known = self.as_it_is().is_some();
                 self.taking_over |= known;
+            }
+            26 if self.troubles.crashes && !self.taking_over => match &self.saved {
+                Some(saved) => self.master = failures::crash(master, saved),
+                None => self.saved = self.as_it_is(),
+            },
+            27 if self.troubles.snapshots && !self.taking_over && self.capture.spool.is_none() => {
+                let line = with(|sim| sim.nodes[master].line);
+                match self
+                    .snapshot
+                    .take()
+                    .filter(|snapshot| snapshot.line == line)
+                {
+                    Some(snapshot) => {
+                        self.master = failures::set_back(master, &snapshot);
+                        self.saved = None;
+                    }
+                    None => self.snapshot = self.as_it_is(),
+                }
             }
             25 => {
                 // Who was superseded may still be written to.
@@ -269,6 +308,20 @@ impl Director {
             _ => below(200),
         };
         sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// The master, if the store knows what it does.
+    fn as_it_is(&self) -> Option<Node> {
+        with(|sim| {
+            let node = &sim.nodes[self.master];
+            let known = sim.key_of(node).and_then(|key| sim.oracle.end(key));
+            (node.up && known.is_some()).then(|| node.clone())
+        })
+    }
+
+    /// What was set back and is not known yet is no point to begin from.
+    fn is_known(&self) -> bool {
+        with(|sim| sim.key_of(&sim.nodes[self.master]).is_some())
     }
 
     fn trouble_processes(&mut self) {
@@ -472,7 +525,8 @@ impl Director {
                 failure()?;
                 let stored = with(|sim| {
                     let node = &sim.nodes[master];
-                    sim.oracle.holds(node.replid, wanted)
+                    sim.key_of(node)
+                        .is_some_and(|key| sim.oracle.holds(key, wanted))
                 });
                 // Whoever was superseded has noticed.
                 let superseded = self.writers.iter().any(|writer| {
@@ -519,10 +573,10 @@ impl Director {
         }
         with(|sim| {
             let node = &sim.nodes[self.master];
-            if sim.oracle.end(node.replid) >= Some(wanted) {
+            let end = sim.key_of(node).and_then(|key| sim.oracle.end(key));
+            if end >= Some(wanted) {
                 Ok(())
             } else {
-                let end = sim.oracle.end(node.replid);
                 let (id, at) = (node.replid, wanted);
                 Err(format!(
                     "{id} is at {at}, and stored up to {end:?} after the end"

@@ -6,6 +6,7 @@ use std::io::Read;
 use bytes::Bytes;
 
 use super::model::Model;
+use super::redis::Node;
 use super::{Sim, fail, note};
 use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name};
 use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX};
@@ -38,6 +39,10 @@ pub(crate) struct Oracle {
     full_syncs: BTreeMap<String, Vec<i64>>,
     pub(crate) counts: Counts,
     pub(crate) seals_of_takeovers: u64,
+    /// What stands under a key of the program's own: what happened to a server that was set back.
+    lines: BTreeMap<ReplId, ReplId>,
+    /// The line that a process was given its last full sync of.
+    pub(crate) synced: BTreeMap<String, ReplId>,
 }
 
 /// A server, when it was asked for its facts, and what could have been gone on from then.
@@ -66,6 +71,14 @@ pub(crate) struct Counts {
     pub(crate) takeovers: u64,
     pub(crate) shutdowns: u64,
     pub(crate) spooled: u64,
+    /// Restarts from an RDB file that others may have begun with too.
+    pub(crate) crashes: u64,
+    /// Snapshots of a machine's memory that were gone back to.
+    pub(crate) set_back: u64,
+    /// Histories under a key of the program's own.
+    pub(crate) own_keys: u64,
+    /// The latest was there to be told, and right.
+    pub(crate) latest: u64,
 }
 
 impl Counts {
@@ -85,6 +98,10 @@ impl Counts {
             (&mut self.takeovers, other.takeovers),
             (&mut self.shutdowns, other.shutdowns),
             (&mut self.spooled, other.spooled),
+            (&mut self.crashes, other.crashes),
+            (&mut self.set_back, other.set_back),
+            (&mut self.own_keys, other.own_keys),
+            (&mut self.latest, other.latest),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -101,6 +118,11 @@ impl Asked {
 }
 
 impl Oracle {
+    /// What happened in this history of the store.
+    pub(crate) fn line(&self, key: ReplId) -> ReplId {
+        self.lines.get(&key).copied().unwrap_or(key)
+    }
+
     pub(crate) fn sealed(&self, id: ReplId) -> Option<u64> {
         self.histories.get(&id)?.sealed
     }
@@ -183,6 +205,47 @@ impl Oracle {
 }
 
 impl Sim {
+    /// Under which key the store has what this server does; none: not at all.
+    pub(crate) fn key_of(&self, node: &Node) -> Option<ReplId> {
+        self.key_of_line(node.line)
+    }
+
+    fn key_of_line(&self, line: ReplId) -> Option<ReplId> {
+        let own = self.oracle.lines.iter().find(|(_, of)| **of == line);
+        let named = self.oracle.histories.contains_key(&line);
+        let named = named && !self.oracle.lines.contains_key(&line);
+        own.map(|(key, _)| *key).or_else(|| named.then_some(line))
+    }
+
+    /// The same for what it had done up to an offset, before it was set back.
+    fn key_up_to(&self, mut line: ReplId, offset: u64) -> Option<ReplId> {
+        loop {
+            if let Some(key) = self.key_of_line(line) {
+                return Some(key);
+            }
+            match self.truth.origin(line)? {
+                (_, Some(parent)) if self.truth.is_same(parent, line, offset) => line = parent,
+                _ => return None,
+            }
+        }
+    }
+
+    /// A server was set back to a point where nothing beyond was stored yet: its history goes on with what it does then.
+    fn goes_on_elsewhere(&mut self, id: ReplId, start: u64, end: u64, raw: &Vec<u8>) {
+        let line = self.oracle.line(id);
+        if self.truth.bytes(line, start, end).as_ref() == Some(raw) {
+            return;
+        }
+        let of_the_name = self.nodes.iter().filter(|node| node.was_set_back);
+        let other = of_the_name.map(|node| node.line).find(|other| {
+            let is_right = self.truth.bytes(*other, start, end).as_ref() == Some(raw);
+            is_right && self.truth.is_same(line, *other, start)
+        });
+        if let Some(other) = other {
+            self.oracle.lines.insert(id, other);
+        }
+    }
+
     /// How much later a key may expire in a restore.
     pub(crate) fn late_ms(&self) -> i64 {
         if self.nodes[0].version == 6 {
@@ -220,7 +283,7 @@ impl Sim {
         let parsed = Name::parse(name).ok_or("no name of an archive")?;
         match parsed {
             Name::Archive => Ok(()),
-            Name::History(id) => self.check_history(id, body),
+            Name::History(id) => self.check_history(id, body, writer),
             Name::BaseData(at) => {
                 let stored = self.oracle.histories.entry(at.history).or_default();
                 stored.data.insert(at.offset.0, body.clone());
@@ -241,15 +304,20 @@ impl Sim {
         }
     }
 
-    fn check_history(&mut self, id: ReplId, body: &Bytes) -> Result<(), String> {
+    fn check_history(&mut self, id: ReplId, body: &Bytes, writer: &str) -> Result<(), String> {
         let doc: HistoryDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         if doc.id != id {
             return Err("it is of another history".to_owned());
         }
+        if doc.replid.is_some() {
+            let line = self.oracle.synced.get(writer).ok_or("no full sync of it")?;
+            self.oracle.lines.insert(id, *line);
+            self.oracle.counts.own_keys += 1;
+        }
         if let Some(parent) = doc.parent {
             let at = parent.offset.0;
             let (before, after) = (
-                self.truth.state(parent.history, at),
+                self.truth.state(self.oracle.line(parent.history), at),
                 self.truth.state(id, at),
             );
             let late = self.late_ms();
@@ -291,7 +359,11 @@ impl Sim {
             .and_then(|mut decoder| decoder.read_to_end(&mut raw))
             .map_err(|error| error.to_string())?;
         let found = Model::read(&raw)?;
-        let wanted = self.truth.state(id, at).ok_or("it stands at no boundary")?;
+        let line = self.oracle.line(id);
+        let wanted = self
+            .truth
+            .state(line, at)
+            .ok_or("it stands at no boundary")?;
         let consolidated = manifest.kind != BaseKind::Sync;
         let late = if consolidated { self.late_ms() } else { 0 };
         if let Some(wrong) = wanted.difference(&found, late) {
@@ -351,11 +423,13 @@ impl Sim {
             zstd::stream::read::Decoder::new(&body[header_bytes..])
                 .and_then(|mut decoder| decoder.read_to_end(&mut raw))
                 .map_err(|error| error.to_string())?;
-            if self.truth.bytes(id, start, end).as_ref() != Some(&raw) {
+            self.goes_on_elsewhere(id, start, end, &raw);
+            let line = self.oracle.line(id);
+            if self.truth.bytes(line, start, end).as_ref() != Some(&raw) {
                 return Err(format!("its bytes up to {end} are not those of the feed"));
             }
-            let last = self.truth.boundary(id, end).filter(|at| *at > start);
-            if boundary > last || boundary.is_some_and(|at| self.truth.state(id, at).is_none()) {
+            let last = self.truth.boundary(line, end).filter(|at| *at > start);
+            if boundary > last || boundary.is_some_and(|at| self.truth.state(line, at).is_none()) {
                 return Err(format!(
                     "its boundary is {boundary:?}, and should be {last:?}"
                 ));
@@ -376,17 +450,22 @@ impl Sim {
             return;
         }
         let node = &self.nodes[node];
+        let key = match node.replid == id {
+            true => self.key_up_to(node.line, offset),
+            false => Some(id),
+        };
         if node.replid == id && offset >= node.offset && !node.shutting_down {
             fail(format!(
                 "{process} acknowledged the very end of {id}, {offset}"
             ));
         }
-        if self.oracle.end(id).is_none_or(|end| end < offset) {
+        let Some(key) = key.filter(|key| self.oracle.end(*key) >= Some(offset)) else {
             fail(format!(
-                "{process} acknowledged {offset} of {id}, which is not stored"
+                "{process} acknowledged {offset} of {id} ({key:?}), which is not stored"
             ));
-        }
-        let furthest = self.oracle.acknowledged.entry(id).or_default();
+            return;
+        };
+        let furthest = self.oracle.acknowledged.entry(key).or_default();
         *furthest = offset.max(*furthest);
     }
 
@@ -409,15 +488,16 @@ impl Sim {
             replid2: node.replid2,
             offset: node.offset,
             backlog_first: node.backlog_first,
-            stored: known.filter(|(id, end)| node.continues(*id, *end)),
+            stored: known.filter(|(id, end)| !node.was_set_back && node.continues(*id, *end)),
         };
         self.oracle.asked.insert(process.to_owned(), asked);
     }
 
     pub(crate) fn continued(&mut self, node: usize, process: &str, from: ReplId, offset: u64) {
         self.oracle.counts.partial_syncs += 1;
-        let _ = node;
-        if self.truth.state(from, offset).is_none() {
+        let server = &self.nodes[node];
+        // One that was set back may be anywhere at a point that was a boundary before.
+        if !server.was_set_back && self.truth.state(server.line, offset).is_none() {
             fail(format!(
                 "{process} goes on from {offset} of {from}, which is no boundary"
             ));

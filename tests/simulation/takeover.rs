@@ -108,9 +108,10 @@ async fn serve(wire: Wire, writer: String, clock: Clock) -> Result<(), String> {
 pub(crate) fn promote(old: usize, received: Received) -> Result<usize, String> {
     let Received { id, offset, model } = received;
     with(|sim| {
+        let line = sim.oracle.line(id);
         let wanted = sim
             .truth
-            .state(id, offset)
+            .state(line, offset)
             .ok_or("it was given no boundary")?;
         if let Some(wrong) = wanted.difference(&model, sim.late_ms()) {
             return Err(format!("the restored server: {wrong}"));
@@ -124,7 +125,7 @@ pub(crate) fn promote(old: usize, received: Received) -> Result<usize, String> {
         let mut node = Node::promoted(&sim.nodes[old], offset, model.clone(), false);
         node.replid2 = Some((id, offset));
         note(|| format!("{id} goes on as {} from {offset}", node.replid));
-        sim.truth.begin(node.replid, Some(id), offset, model);
+        sim.truth.begin(node.replid, Some(line), offset, model);
         sim.nodes.push(node);
         sim.oracle.counts.takeovers += 1;
         sim.oracle.seals_of_takeovers = 0;
