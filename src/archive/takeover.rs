@@ -42,6 +42,10 @@
 //! A store without any history is taken over in the same way, in one step: of two sidecars that find it empty and open their Redis,
 //! one is named in `first.json`, with its first snapshot, before anything of it is acknowledged.
 //!
+//! A history under a key of our own ([`super::aliases`]) takes the place of the one that the store has under its server's id. It is recorded
+//! and begun *before* that is sealed: who finds the seal must find it too, as no server says its key. Nothing of it is acknowledged
+//! before the seal.
+//!
 //! Archives of older builds have neither object: no claim is no holder, and a history that has gone on already is not the latest.
 
 use std::time::Duration;
@@ -255,8 +259,8 @@ impl Archive {
         }
     }
 
-    /// Writes `history.json`, as the one that goes on from what it names as `previous` or `parent`; that must be sealed. One that
-    /// exists already stays, and is no error. `base`: its first snapshot, of which all but the manifest is stored.
+    /// Writes `history.json`, as the one that goes on from what it names as `previous` or `parent`; that must be sealed (or be, before
+    /// anything is acknowledged, if it has a key of our own). One that exists already stays, and is no error. `base`: its first snapshot, of which all but the manifest is stored.
     ///
     /// This is the only way into a history's first acknowledgement.
     ///

@@ -8,10 +8,13 @@
 //!   received boundary ≤ received  (stored may be ahead of received, when another writer was faster)
 //! ```
 
+mod again;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
+use super::overlap::Sample;
 use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::{FeedError, FeedScanner};
 use crate::segment::{ClockBack, SegmentMeta};
@@ -96,6 +99,8 @@ pub struct Pending {
     pub meta: SegmentMeta,
     /// Its raw bytes.
     pub chunks: Vec<Held>,
+    /// A point before its end, from which on it makes a [`Sample`].
+    pub sample: Option<Boundary>,
 }
 
 /// Bytes in memory that may go to the spool.
@@ -124,6 +129,23 @@ pub struct Tail {
     data_chunks: usize,
     /// Counts how often bytes were forgotten that may come again.
     epoch: u64,
+    /// Stored, or held, and to be received still: it is compared with what comes.
+    overlaps: Vec<Sample>,
+    /// What came before this boundary is sent once more, to prove that the server has it; nothing is acknowledged before.
+    proving: Option<Boundary>,
+    /// What was stored last.
+    recent: Option<Sample>,
+}
+
+/// What cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// It is no command feed.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// After this offset, something else is stored.
+    #[error("what is received after offset {0} is not what is stored there")]
+    Differs(Offset),
 }
 
 impl Tail {
@@ -149,6 +171,9 @@ impl Tail {
             getack: false,
             data_chunks: 0,
             epoch: 0,
+            overlaps: Vec::new(),
+            proving: None,
+            recent: None,
         }
     }
 
@@ -271,8 +296,8 @@ impl Tail {
     /// Takes bytes that were received `now` (a wall clock that went back is held).
     ///
     /// # Errors
-    /// [`FeedError`]: the bytes are no command feed; nothing of them after the last boundary counts.
-    pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+    /// [`PushError`]: the bytes are no command feed, or not what is stored; nothing of them after the last boundary counts.
+    pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
         let mut arrival = Arrival::default();
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
@@ -283,7 +308,11 @@ impl Tail {
         Ok(arrival)
     }
 
-    fn push_piece(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+    fn push_piece(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
+        let at = self.scanner.offset();
+        if self.overlaps.iter().any(|known| known.differs(at, &bytes)) {
+            return Err(PushError::Differs(at));
+        }
         self.last_mark_ms = self.last_mark_ms.max(now.unix_ms);
         let received = Moment {
             unix_ms: self.last_mark_ms,
@@ -317,18 +346,29 @@ impl Tail {
             data_to,
             idle_to,
         };
-        if chunk.start < self.stored {
-            chunk.advance_to(self.stored);
+        let held = self.chunks.back().map_or(self.stored, Chunk::end);
+        if chunk.start < held {
+            chunk.advance_to(held);
         }
         if !chunk.held.is_empty() {
             self.put_back(chunk);
         }
         self.note_stored_boundary();
-        scanned.map(|()| arrival)
+        let done = self.scanner.boundary().offset;
+        self.overlaps.retain(|known| known.end() > done);
+        self.proving.take_if(|upto| upto.offset <= done);
+        Ok(scanned.map(|()| arrival)?)
     }
 
     /// The link is gone: forgets what was received after the last boundary. A new link starts there.
     pub fn truncate_to_boundary(&mut self) {
+        if let Some(upto) = self.proving.take() {
+            // What was sent once more is still here.
+            self.overlaps.clear();
+            self.scanner = FeedScanner::new(upto);
+            self.getack = false;
+            return;
+        }
         self.go_back(self.scanner.boundary());
     }
 
@@ -355,6 +395,7 @@ impl Tail {
             break;
         }
         self.scanner = FeedScanner::new(boundary);
+        self.proving = None;
         self.getack = false;
     }
 
@@ -405,7 +446,12 @@ impl Tail {
             clock_back: self.clock_back,
             writer: self.writer.clone(),
         };
-        Some(Pending { meta, chunks })
+        let sample = self.sample_from(cut);
+        Some(Pending {
+            meta,
+            chunks,
+            sample,
+        })
     }
 
     /// Marks stand closer than this in no segment: what was received up to `cut` over hours (the store was away) must still
@@ -587,6 +633,9 @@ impl Tail {
     /// back from there, and has nothing before it in its backlog.
     #[must_use]
     pub fn acknowledge(&self, received: bool, exact: bool) -> Offset {
+        if self.proving.is_some() {
+            return Offset(0);
+        }
         let mine = self.scanner.boundary().offset;
         let short = self.scanner.offset().minus(1);
         let safe = match (received, exact) {

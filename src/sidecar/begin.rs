@@ -52,6 +52,7 @@ pub(super) async fn begin(
     let doc = HistoryDoc {
         format: FORMAT,
         id: at.history,
+        replid: None,
         parent: None,
         previous: None,
         also_previous: Vec::new(),
