@@ -129,4 +129,4 @@ fn a_pod_lives_within_its_limit(version: Version) {
     drop(cgroup);
 }
 
-on!(a_pod_lives_within_its_limit: redis_62 = Redis62, redis_86 = Redis86, valkey_91 = Valkey91);
+on!(a_pod_lives_within_its_limit: redis_86 = Redis86, valkey_91 = Valkey91);

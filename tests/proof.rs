@@ -16,7 +16,6 @@ const LENGTH: usize = 1000;
 /// A store: one key in its base, and many in its log.
 struct Stored {
     home: TempDir,
-    version: Version,
 }
 
 impl Stored {
@@ -27,7 +26,7 @@ impl Stored {
     /// The same, with what `more` writes.
     fn with(version: Version, more: impl FnOnce(&Server)) -> Self {
         let home = TempDir::new().unwrap();
-        let stored = Self { home, version };
+        let stored = Self { home };
         let server = Server::start(version, &[]);
         server.cmd(&["SET", "a", "1"]);
         let backfeed = Backfeed::backup(&server.url(), &stored.store(), &[]);
@@ -41,7 +40,7 @@ impl Stored {
     /// All of it in the base.
     fn as_base(version: Version) -> Self {
         let home = TempDir::new().unwrap();
-        let stored = Self { home, version };
+        let stored = Self { home };
         let server = Server::start(version, &[]);
         fill(&server);
         let (url, store) = (server.url(), stored.store());
@@ -293,7 +292,7 @@ fn write_expiring(server: &Server, prefix: &str) {
 /// A master expires keys, and a replica does not.
 fn what_has_expired_counts_until_the_target_is_opened(version: Version) {
     let home = TempDir::new().unwrap();
-    let stored = Stored { home, version };
+    let stored = Stored { home };
     let server = Server::start(version, &[]);
     // So that it expires nothing itself before all is stored.
     server.cmd(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);

@@ -56,7 +56,7 @@ pub(super) struct FeedLink {
 type Connecting = Pin<Box<dyn Future<Output = Result<Link, SessionEnd>> + Send>>;
 
 enum State {
-    Here(Link),
+    Here(Box<Link>),
     Coming(Connecting),
 }
 
@@ -64,7 +64,7 @@ impl FeedLink {
     /// One that is there.
     pub(super) fn here(link: Link) -> Self {
         Self {
-            state: State::Here(link),
+            state: State::Here(Box::new(link)),
             wanted: Arc::default(),
         }
     }
@@ -104,7 +104,7 @@ impl FeedLink {
                 let link = connecting.await;
                 // It is over, and must not be asked again.
                 self.state = State::Coming(Box::pin(std::future::pending()));
-                self.state = State::Here(link?);
+                self.state = State::Here(Box::new(link?));
                 Ok(None)
             }
         }

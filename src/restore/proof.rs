@@ -273,7 +273,7 @@ impl fmt::Display for Differs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reasons.join("; "))?;
         match &self.remedy {
-            Some(remedy) => write!(f, ". {remedy}"),
+            Some(remedy) => write!(f, "; {remedy}"),
             None => Ok(()),
         }
     }

@@ -192,16 +192,16 @@ async fn open(
     let opening = open_own(config, store, status, clock, shutdown);
     let mut opening = std::pin::pin!(opening);
     let Some(open_after) = config.open_after else {
-        return Ok(opening.await?);
+        return opening.await;
     };
     if let Ok(opened) = timeout(open_after, &mut opening).await {
-        return Ok(opened?);
+        return opened;
     }
     tracing::warn!(
         "the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored"
     );
     tokio::select! {
-        opened = &mut opening => Ok(opened?),
+        opened = &mut opening => opened,
         () = keep_open(config, status) => Err(SidecarError::NotPromoted),
     }
 }
