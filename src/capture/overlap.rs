@@ -53,7 +53,8 @@ impl Sample {
         pairs.any(|(stored, received)| stored != received)
     }
 
-    /// Would the server send it again, before it goes on at `boundary`? What a promoted one did not have is not asked for.
+    /// Would the server send it again, before it goes on at `boundary`? What a promoted one did not have is not asked for. One that was
+    /// set back may have come as far again since it was asked.
     #[must_use]
     pub fn can_be_asked_for(&self, history: ReplId, boundary: Boundary, facts: &Facts) -> bool {
         let from = Position {
@@ -64,7 +65,11 @@ impl Sample {
             && facts
                 .branched_off()
                 .is_none_or(|(old, shared)| old != history || shared >= self.end());
-        whole && facts.would_continue_for_long(from)
+        let end = Position {
+            history,
+            offset: boundary.offset,
+        };
+        whole && facts.later(end).would_continue_for_long(from)
     }
 
     /// What was stored last: this, then `chunks`, which begin after `at` (a boundary, if that is known).

@@ -146,11 +146,17 @@ impl Facts {
     /// May it continue the feed after `from`, if it has gone on since it was asked? (Another writer may have stored more meanwhile.)
     #[must_use]
     pub fn may_continue(&self, from: Position) -> bool {
+        self.later(from).would_continue(from)
+    }
+
+    /// As it is when it has come so far.
+    #[must_use]
+    pub fn later(&self, end: Position) -> Self {
         let mut later = self.clone();
-        if self.replid == Some(from.history) {
-            later.offset = self.offset.max(Some(from.offset));
+        if self.replid == Some(end.history) {
+            later.offset = self.offset.max(Some(end.offset));
         }
-        later.would_continue(from)
+        later
     }
 
     /// The same, and not only just: its backlog has room for more before it loses what follows `from`.
