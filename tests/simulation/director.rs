@@ -497,6 +497,13 @@ impl Director {
         self.wanted = vec![*group];
         self.master = goes_on;
         self.taking_over = false;
+        // Who loads an RDB of the very point that was served cannot be told from another server that was restored to it.
+        self.saved.take_if(|saved| {
+            with(|sim| {
+                let key = sim.key_of(saved);
+                sim.nodes[goes_on].replid2 == key.map(|key| (key, saved.offset))
+            })
+        });
         let in_vain = self.candidates.len() as u64 - 1;
         with(|sim| {
             sim.oracle.counts.takeovers += 1;
