@@ -332,8 +332,7 @@ impl Archive {
         // Its server goes on by the log (a parent), or had to send a snapshot (previous).
         let child = &recorded.child;
         let parent = child.parent.iter().map(|it| (it.history, it.offset));
-        let previous = child.previous.iter().chain(&child.also_previous);
-        let previous = previous.map(|it| (it.history, it.offset));
+        let previous = child.replaced().map(|it| (it.history, it.offset));
         let same = parent.chain(previous).any(|it| it == (history, offset));
         if recorded.child.id == id || !same || self.last_claim(history).await?.is_none() {
             return Ok(None);
