@@ -71,7 +71,7 @@ fn compare_bases(version: Version, loaded_from: Option<Version>) {
     if let Some(old) = loaded_from {
         let old = Server::start(old, &[]);
         Runner::new(&old, seed, Expiries::Mixed).run(UNITS);
-        old.cmd(&["SAVE"]);
+        old.save();
         master.kill9();
         fs::copy(old.dir().join("dump.rdb"), master.dir().join("dump.rdb")).unwrap();
         master.restart();

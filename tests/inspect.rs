@@ -26,7 +26,7 @@ fn a_file_is_what_its_server_says(version: Version) {
     load.stop();
     server.cmd(&["SET", "big:one", &"x y".repeat(100_000)]);
     server.cmd(&["CONFIG", "SET", "rdbcompression", "no"]);
-    server.cmd(&["SAVE"]);
+    server.save();
     let file = server.dir().join("dump.rdb");
     let file = file.to_str().unwrap();
     let found = json(&[file, "--top", "3"]);

@@ -95,7 +95,7 @@ fn of_branches_from_one_point_the_last_one_is_the_latest(version: Version) {
     let backup = setting.backup();
     backup.wait_following();
     setting.set("in the rdb");
-    setting.redis.cmd(&["SAVE"]);
+    setting.redis.save();
     for life in ["first", "second", "third"] {
         setting.set(life);
         setting.crash();
@@ -154,7 +154,7 @@ fn with_an_older_rdb(version: Version) -> (Setting, Backfeed) {
     let sidecar = setting.sidecar(&[]);
     sidecar.wait_following();
     setting.set("early");
-    setting.redis.cmd(&["SAVE"]);
+    setting.redis.save();
     setting.set("confirmed");
     (setting, sidecar)
 }

@@ -114,7 +114,7 @@ fn saved(version: Version, lines: &[&str]) -> Vec<u8> {
     for line in lines {
         server.cmd(&line.split(' ').collect::<Vec<_>>());
     }
-    server.cmd(&["SAVE"]);
+    server.save();
     fs::read(server.dir().join("dump.rdb")).unwrap()
 }
 

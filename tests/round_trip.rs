@@ -196,7 +196,7 @@ fn bases(bucket: &Path) -> [Vec<u8>; 2] {
 
 fn what_is_decoded_and_written_again_is_the_same(version: Version) {
     let master = full(version);
-    master.cmd(&["SAVE"]);
+    master.save();
     let rdb = fs::read(master.dir().join("dump.rdb")).unwrap();
     let contents = contents(&rdb, true);
     let (family, number) = magic(&rdb[..9]).unwrap();

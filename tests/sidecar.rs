@@ -261,7 +261,7 @@ fn a_redis_killed_under_load_comes_back_with_all_that_the_sidecar_had_received()
 fn an_rdb_of_a_point_that_the_store_has_is_brought_up_to_date(version: Version) {
     let mut pod = Pod::with(version, &[("save", "3600 1")], &[]);
     pod.set("early", "1");
-    pod.redis.cmd(&["SAVE"]);
+    pod.redis.save();
     pod.set("late", "2");
     pod.redis.kill9();
     pod.redis.restart();

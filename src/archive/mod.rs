@@ -20,6 +20,7 @@ mod bridge;
 mod catalog;
 mod chain;
 mod documents;
+mod first;
 mod listing;
 mod log;
 mod names;
@@ -43,6 +44,7 @@ pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT,
     HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
+pub use first::begins_at;
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
 pub use owner::SidecarDoc;

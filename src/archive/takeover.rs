@@ -113,7 +113,7 @@ pub struct SuccessorDoc {
     pub history: Option<ReplId>,
     /// The `history.json` of the one that goes on.
     pub child: HistoryDoc,
-    /// Its first snapshot, when it does not go on from the log.
+    /// Its first snapshot, when it does not go on from the log. None in an empty store: an empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseManifest>,
     /// Which process has recorded it.
@@ -255,6 +255,7 @@ impl Archive {
         self.create_history(&successor.child).await?;
         match &successor.base {
             Some(base) => self.commit_base(base).await,
+            None if successor.history.is_none() => self.store_empty_base(&successor.child).await,
             None => Ok(()),
         }
     }
@@ -297,17 +298,18 @@ impl Archive {
         Ok(self.create_history(doc).await?)
     }
 
-    /// The same for a sidecar that has found no history at all: of two that open an empty Redis, one is the first.
+    /// The same for a sidecar that has found no history at all: of two that open an empty Redis, one is the first. Without a `base`
+    /// it begins with an empty one, which is stored then.
     ///
     /// # Errors
     /// [`SuccessionError::GoesOn`] when another one was first.
     pub async fn begin_first(
         &self,
         doc: &HistoryDoc,
-        base: &BaseManifest,
+        base: Option<&BaseManifest>,
         writer: &str,
     ) -> Result<(), SuccessionError> {
-        let recorded = self.succeed(None, doc, Some(base), writer).await?;
+        let recorded = self.succeed(None, doc, base, writer).await?;
         self.complete(&recorded).await?;
         if recorded.child.id == doc.id {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::begins_at;
 use super::super::testing::{at, base_of, child, history, id, on_both_stores};
 use super::*;
 use crate::store::SharedStore;
@@ -12,6 +13,7 @@ on_both_stores!(
     what_a_dead_writer_recorded_is_completed_by_the_next,
     claims_are_counted_and_nobody_overwrites_one,
     of_two_that_find_an_empty_store_one_is_first,
+    the_one_that_was_not_first_leaves_nothing_in_the_store,
 );
 
 async fn archive(store: SharedStore) -> Archive {
@@ -168,9 +170,13 @@ async fn of_two_that_find_an_empty_store_one_is_first(store: SharedStore) {
         bases.push(base);
     }
     for _ in 0..2 {
-        let begun = archive.begin_first(&history(1), &bases[0], "w1").await;
+        let begun = archive
+            .begin_first(&history(1), Some(&bases[0]), "w1")
+            .await;
         begun.unwrap();
-        let begun = archive.begin_first(&history(2), &bases[1], "w2").await;
+        let begun = archive
+            .begin_first(&history(2), Some(&bases[1]), "w2")
+            .await;
         let Err(SuccessionError::GoesOn(other)) = begun else {
             panic!("{begun:?}");
         };
@@ -180,4 +186,32 @@ async fn of_two_that_find_an_empty_store_one_is_first(store: SharedStore) {
     let catalog = archive.catalog().await.unwrap();
     assert_eq!(catalog.latest(None), Ok(Some(id(1))));
     assert!(!catalog.histories.contains_key(&id(2)));
+}
+
+async fn the_one_that_was_not_first_leaves_nothing_in_the_store(store: SharedStore) {
+    let archive = archive(store.clone()).await;
+    let (one, two) = (history(1), history(2));
+    let (one, two) = tokio::join!(
+        archive.begin_first(&one, None, "w1"),
+        archive.begin_first(&two, None, "w2")
+    );
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+    let first = if one.is_ok() { 1 } else { 2 };
+    let catalog = archive.catalog().await.unwrap();
+    assert_eq!(catalog.latest(None), Ok(Some(id(first))));
+    assert!(catalog.problems.is_empty(), "{:?}", catalog.problems);
+    let ids: Vec<_> = catalog.histories.keys().copied().collect();
+    assert_eq!(ids, [id(first)]);
+    // The first one dies before its base: whoever comes next stores that.
+    let at = begins_at(&history(first));
+    for object in [Name::BaseManifest(at), Name::BaseData(at)] {
+        store.delete(&object.to_string()).await.unwrap();
+        let begun = archive.begin_first(&history(3), None, "w3").await;
+        assert!(
+            matches!(begun, Err(SuccessionError::GoesOn(_))),
+            "{begun:?}"
+        );
+        let catalog = archive.catalog().await.unwrap();
+        assert_eq!(catalog.latest(None), Ok(Some(id(first))));
+    }
 }

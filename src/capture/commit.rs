@@ -79,7 +79,7 @@ impl Commit {
             previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
         }
         if is_sole && is_first && doc.previous.is_none() {
-            archive.begin_first(&doc, &manifest, &writer).await?;
+            archive.begin_first(&doc, Some(&manifest), &writer).await?;
         } else {
             let begun = archive.begin_history(&doc, Some(&manifest), &writer);
             begun.await?;

@@ -454,15 +454,7 @@ impl Sidecar {
                 self.restore(control, &before, guest, &tip).await
             }
             (decide::Replica::Promote(_), None) if begin::is_blank(&now) => {
-                let capture = &self.capture;
-                let begun = begin::begin(
-                    capture.archive(),
-                    capture.service(),
-                    capture.writer(),
-                    &now,
-                    (self.clock)(),
-                );
-                match begun.await.map_err(SessionEnd::from)? {
+                match self.begin(&now).await? {
                     Some(tip) => self.restore(control, &before, guest, &tip).await,
                     // Redis comes again, and is given what that one has stored.
                     None => Ok(()),

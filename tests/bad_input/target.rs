@@ -195,7 +195,7 @@ fn a_server_with_fewer_databases() {
 #[test]
 fn a_server_without_a_module() {
     const CHARSET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    for (type_name, module) in [("ReJSON-RL", "ReJSON"), ("mystery-1", "(unknown)")] {
+    for (type_name, module) in [("ReJSON-RL", Some("ReJSON")), ("mystery-1", None)] {
         let id = type_name.bytes().fold(0u64, |id, letter| {
             let code = CHARSET.iter().position(|&c| c == letter).unwrap();
             (id << 6) | code as u64
@@ -210,12 +210,17 @@ fn a_server_without_a_module() {
         let output = run(&["backup", "--redis", &url, "--store", &store, "--once"]);
         assert_eq!(output.code, 0, "{output:?}");
         let target = Server::start(Version::Redis70, &[]);
+        let lacks = match module {
+            Some(module) => format!("lacks the module {module} for values of type {type_name}"),
+            None => format!("has no module, and the backup holds values of the type {type_name}"),
+        };
         fails(
             &["restore", "--store", &store, "--to", &target.url()],
             4,
             &[
-                &format!("lacks the module {module} for values of type {type_name}"),
-                "would exit while loading. Nothing was changed there",
+                &lacks,
+                "would exit while loading",
+                "Nothing was changed there",
             ],
         );
         assert_eq!(target.info("replication")["role"], "master");

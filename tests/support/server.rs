@@ -248,6 +248,17 @@ impl Server {
             .unwrap_or_else(|error| panic!("{self}: {command:?}: {error}"))
     }
 
+    /// `SAVE`, once the child of a full sync is gone: a server may not have noticed yet that it is.
+    pub fn save(&self) {
+        wait_until("SAVE is possible", Duration::from_secs(60), || {
+            match self.try_cmd(&["SAVE"]) {
+                Ok(_) => true,
+                Err(error) if error.to_string().contains("in progress") => false,
+                Err(error) => panic!("{self}: SAVE: {error}"),
+            }
+        });
+    }
+
     /// [`Server::cmd`] for a reply that is a string or a number.
     pub fn text(&self, command: &[&str]) -> String {
         let value = self.cmd(command);
