@@ -42,6 +42,7 @@ mod round_trip;
 mod scripted;
 mod sentinel;
 mod serving_tls;
+mod set_back;
 mod sidecar;
 mod sizes;
 mod spool;

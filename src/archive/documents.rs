@@ -42,6 +42,9 @@ pub struct HistoryDoc {
     pub format: u32,
     /// The history.
     pub id: ReplId,
+    /// What the server calls it, if that is not `id`: the store holds another history of that id, which is not what the server has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replid: Option<ReplId>,
     /// Where it left the history that it goes on from. None: it begins with a base of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
@@ -64,8 +67,12 @@ impl HistoryDoc {
     /// The histories that this one comes after.
     pub fn before(&self) -> impl Iterator<Item = ReplId> + '_ {
         let parent = self.parent.iter().map(|parent| parent.history);
-        let previous = self.previous.iter().chain(&self.also_previous);
-        parent.chain(previous.map(|previous| previous.history))
+        parent.chain(self.replaced().map(|previous| previous.history))
+    }
+
+    /// Those whose place it has taken, and where they ended when it began.
+    pub fn replaced(&self) -> impl Iterator<Item = Position> + '_ {
+        self.previous.iter().chain(&self.also_previous).copied()
     }
 
     /// It comes after this one too.

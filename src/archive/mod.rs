@@ -13,6 +13,7 @@
 //! histories/<id>/successor.json                  which history goes on from it ([`takeover`])
 //! ```
 
+mod aliases;
 mod base;
 mod branch;
 mod bridge;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
+pub use aliases::Aliases;
 pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, FRAMES_AT_ONCE, StoredBase};
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};

@@ -42,6 +42,10 @@
 //! A store without any history is taken over in the same way, in one step: of two sidecars that find it empty and open their Redis,
 //! one is named in `first.json`, with its first snapshot, before anything of it is acknowledged.
 //!
+//! A history under a key of our own ([`super::aliases`]) takes the place of the one that the store has under its server's id. It is recorded
+//! and begun *before* that is sealed: who finds the seal must find it too, as no server says its key. Nothing of it is acknowledged
+//! before the seal.
+//!
 //! Archives of older builds have neither object: no claim is no holder, and a history that has gone on already is not the latest.
 
 use std::time::Duration;
@@ -256,8 +260,8 @@ impl Archive {
         }
     }
 
-    /// Writes `history.json`, as the one that goes on from what it names as `previous` or `parent`; that must be sealed. One that
-    /// exists already stays, and is no error. `base`: its first snapshot, of which all but the manifest is stored.
+    /// Writes `history.json`, as the one that goes on from what it names as `previous` or `parent`; that must be sealed (or be, before
+    /// anything is acknowledged, if it has a key of our own). One that exists already stays, and is no error. `base`: its first snapshot, of which all but the manifest is stored.
     ///
     /// This is the only way into a history's first acknowledgement.
     ///
@@ -330,8 +334,7 @@ impl Archive {
         // Its server goes on by the log (a parent), or had to send a snapshot (previous).
         let child = &recorded.child;
         let parent = child.parent.iter().map(|it| (it.history, it.offset));
-        let previous = child.previous.iter().chain(&child.also_previous);
-        let previous = previous.map(|it| (it.history, it.offset));
+        let previous = child.replaced().map(|it| (it.history, it.offset));
         let same = parent.chain(previous).any(|it| it == (history, offset));
         if recorded.child.id == id || !same || self.last_claim(history).await?.is_none() {
             return Ok(None);

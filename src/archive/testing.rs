@@ -59,6 +59,7 @@ pub(super) fn history(n: u8) -> HistoryDoc {
         parent: None,
         previous: None,
         also_previous: Vec::new(),
+        replid: None,
         service: "redis:6379".to_owned(),
         server: ServerInfo {
             flavour: "redis".to_owned(),

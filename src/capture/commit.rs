@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 use super::full_sync::{FullSyncError, Received};
-use super::log_writer::{self, LogWriter};
+use super::log_writer::LogWriter;
 use super::previous::{self, Previous};
 use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, Gap, HistoryDoc};
 use crate::position::{Boundary, Offset, Position};
@@ -46,7 +46,7 @@ impl Commit {
             writer,
             now_unix_ms,
             received,
-            before,
+            mut before,
             mut doc,
             is_sole,
             is_first,
@@ -55,18 +55,29 @@ impl Commit {
         let manifest = received
             .finish(&archive, doc.server.clone(), now_unix_ms)
             .await?;
-        for previous in before.iter().filter(|previous| is_sole && previous.own) {
-            if previous::is_written(&archive, previous).await? {
+        // What we have stored of it ourselves shows no other writer.
+        for previous in &mut before {
+            let ours = old_end.map(|(stored, _)| stored);
+            if let Some(ours) = ours.filter(|ours| ours.history == previous.at.history) {
+                previous.end = previous.end.max(ours.offset);
+            }
+        }
+        for previous in before.iter_mut().filter(|previous| is_sole && previous.own) {
+            if previous::has_grown(&archive, previous).await? {
                 return Err(FullSyncError::Twin(previous.at.history));
             }
         }
+        let mut ends = Vec::new();
         if let Some((stored, boundary)) = old_end.filter(|(old, _)| old.history != doc.id) {
-            let reason = format!("the server has another history now: {}", doc.id);
-            let (id, offset) = (stored.history, stored.offset);
-            log_writer::seal(&archive, id, offset, &reason, &writer, now_unix_ms).await?;
+            ends.push(stored);
             doc.comes_after(boundary);
         }
-        previous::replace(&archive, &before, &mut doc, &writer, now_unix_ms).await?;
+        ends.extend(previous::name(&archive, &before, &mut doc).await?);
+        // Another listener that finds the seal asks its server which history it has now. Of a key of our own the store alone knows.
+        let is_own_key = doc.replid.is_some();
+        if !is_own_key {
+            previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
+        }
         if is_sole && is_first && doc.previous.is_none() {
             archive.begin_first(&doc, Some(&manifest), &writer).await?;
         } else {
@@ -74,6 +85,13 @@ impl Commit {
             begun.await?;
         }
         archive.commit_base(&manifest).await?;
+        if is_own_key {
+            // Of two that begin it, the first says what it comes after.
+            let catalog = archive.catalog().await?;
+            let stored = catalog.histories.get(&doc.id);
+            ends.extend(stored.iter().flat_map(|stored| stored.doc.replaced()));
+            previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
+        }
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))
     }

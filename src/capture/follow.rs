@@ -12,11 +12,11 @@ use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
 use super::session::{out_of_place, superseded};
 use super::shutdown_probe::ShutdownProbe;
-use super::tail::Tail;
+use super::tail::{PushError, Tail};
 use super::{Capture, SessionEnd, Shutdown, stopped};
 use crate::archive::BaseManifest;
 use crate::config::{AckPolicy, Source};
-use crate::position::Offset;
+use crate::position::{Offset, Position};
 use crate::proto::replica::Event;
 use crate::status::{FullSyncTally, Phase};
 
@@ -93,6 +93,7 @@ impl<'a> Follow<'a> {
                 () = self.log.progress() => {
                     self.full_since = None;
                     self.check_superseded()?;
+                    self.check_strange()?;
                     self.check_lost()?;
                     self.ack().await?;
                 }
@@ -136,10 +137,10 @@ impl<'a> Follow<'a> {
             .metrics()
             .bytes_received
             .inc_by(bytes.len() as u64);
-        let arrival = self
-            .log
-            .push(bytes, now)
-            .map_err(|error| SessionEnd::Feed(error.to_string()))?;
+        let arrival = self.log.push(bytes, now).map_err(|error| match error {
+            PushError::Feed(error) => SessionEnd::Feed(error.to_string()),
+            PushError::Differs(offset) => self.strange(offset),
+        })?;
         let (received, idle) = self.log.tail(|tail| (tail.received(), tail.idle_up_to()));
         let own_clock = now.unix_ms.saturating_sub(self.capture.ahead_ms);
         self.capture.status.received(received, own_clock);
@@ -244,6 +245,19 @@ impl<'a> Follow<'a> {
             Some(seal) => Err(superseded(self.log.tail(|tail| tail.history()), &seal)),
             None => Ok(()),
         }
+    }
+
+    fn strange(&self, offset: Offset) -> SessionEnd {
+        let history = self.log.tail(|tail| tail.history());
+        SessionEnd::Strange {
+            at: Position { history, offset },
+        }
+    }
+
+    fn check_strange(&self) -> Result<(), SessionEnd> {
+        self.log
+            .strange()
+            .map_or(Ok(()), |at| Err(self.strange(at)))
     }
 
     fn check_lost(&self) -> Result<(), SessionEnd> {

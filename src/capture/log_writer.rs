@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::Clock;
+use super::overlap;
 use super::spooler::Spooler;
-use super::tail::{Arrival, Moment, Pending, Tail};
+use super::tail::{Arrival, Moment, Pending, PushError, Tail};
 use crate::archive::{AppendError, Archive, ArchiveError};
 use crate::config::CaptureConfig;
 use crate::position::{Boundary, Offset, Position, ReplId};
-use crate::resp::FeedError;
-use crate::segment::{self, Entry, SealHeader, SegmentError, SegmentMeta};
+use crate::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
 use crate::spool::{self, Held, Spool, SpoolError};
 use crate::status::Status;
 use crate::world;
@@ -61,6 +61,8 @@ pub(super) struct State {
     /// The snapshot that the log belongs to does not count yet.
     held: bool,
     superseded: Option<SealHeader>,
+    /// After this offset another writer has stored something else than what was received.
+    strange: Option<Offset>,
     failing: Option<String>,
 }
 
@@ -85,6 +87,7 @@ impl LogWriter {
             flush: false,
             held: false,
             superseded: None,
+            strange: None,
             failing: None,
         };
         let shared = Arc::new(Shared {
@@ -119,8 +122,8 @@ impl LogWriter {
     /// Takes bytes of the feed; none after a loss ([`Self::lost`]), as they follow on what has gone.
     ///
     /// # Errors
-    /// [`FeedError`]: they are no command feed.
-    pub fn push(&self, bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+    /// [`PushError`]: they are no command feed, or something else is stored in their place.
+    pub fn push(&self, bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
         let mut state = self.shared.state();
         if state.lost.is_some() {
             return Ok(Arrival::default());
@@ -191,7 +194,7 @@ impl LogWriter {
             // The wish is renewed, as it ends with every flush.
             self.flush();
             let progress = self.shared.progress.notified();
-            if self.superseded().is_some() {
+            if !self.is_of_use() {
                 return false;
             }
             if self.is_flushed() {
@@ -205,6 +208,18 @@ impl LogWriter {
     #[must_use]
     pub fn superseded(&self) -> Option<SealHeader> {
         self.shared.state().superseded.clone()
+    }
+
+    /// Does it go on storing?
+    #[must_use]
+    pub fn is_of_use(&self) -> bool {
+        self.superseded().is_none() && self.strange().is_none()
+    }
+
+    /// After this offset the store has something else than was received: the feed is not that of the history.
+    #[must_use]
+    pub fn strange(&self) -> Option<Offset> {
+        self.shared.state().strange
     }
 
     /// Why the store does not take segments at the moment.
@@ -238,6 +253,8 @@ enum Stored {
     /// Up to here; by us, or by another writer of the same feed.
     UpTo(Offset, Option<Boundary>),
     Sealed(SealHeader),
+    /// It has something else after this offset.
+    Strange(Offset),
 }
 
 struct Worker {
@@ -258,6 +275,11 @@ impl Worker {
                     Stored::UpTo(end, boundary) => self.stored(end, boundary),
                     Stored::Sealed(seal) => {
                         self.shared.state().superseded = Some(seal);
+                        self.shared.progress.notify_one();
+                        return;
+                    }
+                    Stored::Strange(at) => {
+                        self.shared.state().strange = Some(at);
                         self.shared.progress.notify_one();
                         return;
                     }
@@ -321,11 +343,12 @@ impl Worker {
 
     /// Creates one segment, however long the store is away: there is no other way to keep what was received.
     async fn store(&self, pending: Pending) -> Stored {
-        let (end, boundary) = (pending.meta.end, pending.meta.boundary);
+        let (end, boundary, sample) = (pending.meta.end, pending.meta.boundary, pending.sample);
         let (meta, chunks) = match load(pending).await {
             Ok(loaded) => loaded,
             Err((from, error)) => return self.lost(from, &error),
         };
+        let recent = (meta.clone(), chunks.clone());
         let (header, body) = match encode(meta, chunks).await {
             Ok(encoded) => encoded,
             Err(error) => return self.refuse_to_lose(&error).await,
@@ -339,14 +362,15 @@ impl Worker {
             match appended {
                 Ok(()) => {
                     self.status.metrics().segments_stored.inc();
+                    let (meta, chunks) = recent;
+                    self.shared.state().tail.note_recent(&meta, &chunks, sample);
                     return Stored::UpTo(end, boundary);
                 }
                 Err(AppendError::Taken(entry)) => match *entry {
-                    Entry::Segment(theirs) => {
-                        tracing::debug!(from = %theirs.meta.start, to = %theirs.meta.end, by = theirs.meta.writer,
-                            "another writer of the same feed was first");
-                        return Stored::UpTo(theirs.meta.end, theirs.meta.boundary);
-                    }
+                    Entry::Segment(theirs) => match self.take_over(&theirs).await {
+                        Ok(stored) => return stored,
+                        Err(error) => self.failed(&error),
+                    },
                     Entry::Seal(seal) => return Stored::Sealed(seal),
                 },
                 Err(AppendError::Archive(error)) => self.failed(&error),
@@ -354,6 +378,23 @@ impl Worker {
             sleep(jittered(pause)).await;
             pause = pause.saturating_mul(2).min(RETRY_MAX);
         }
+    }
+
+    /// What another writer of the same feed has stored need not be stored again, if it is the same.
+    async fn take_over(&self, theirs: &SegmentHeader) -> Result<Stored, ArchiveError> {
+        let (start, end) = (theirs.meta.start, theirs.meta.end);
+        tracing::debug!(from = %start, to = %end, by = theirs.meta.writer, "another writer of the same feed was first");
+        // A bridge has nothing to compare.
+        let is_same = theirs.is_gap()
+            || overlap::compare(&self.archive, &self.shared, theirs, |tail, rest| {
+                tail.mark_stored(end, theirs.meta.boundary);
+                tail.expect(rest);
+            })
+            .await?;
+        Ok(match is_same {
+            true => Stored::UpTo(end, theirs.meta.boundary),
+            false => Stored::Strange(start),
+        })
     }
 
     /// What the spool has lost was not stored, and so not acknowledged as stored: the master is asked for it again.
@@ -397,7 +438,7 @@ impl Worker {
 
 /// Brings together what is in memory and in the spool; where the loss begins, if some of it is gone.
 async fn load(pending: Pending) -> Result<(SegmentMeta, Vec<Bytes>), (Offset, SpoolError)> {
-    let Pending { meta, chunks } = pending;
+    let Pending { meta, chunks, .. } = pending;
     let in_memory = |held: &Held| matches!(held, Held::Memory(_));
     let pieces = chunks.clone();
     let loaded = if chunks.iter().all(in_memory) {
@@ -418,7 +459,7 @@ async fn load(pending: Pending) -> Result<(SegmentMeta, Vec<Bytes>), (Offset, Sp
 async fn encode(
     meta: SegmentMeta,
     chunks: Vec<Bytes>,
-) -> Result<(segment::SegmentHeader, Bytes), SegmentError> {
+) -> Result<(SegmentHeader, Bytes), SegmentError> {
     if meta.end.since(meta.start) < INLINE_BYTES {
         return segment::encode(meta, &chunks, LEVEL);
     }

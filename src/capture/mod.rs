@@ -17,6 +17,7 @@ mod full_sync_limit;
 mod guard;
 pub mod log_writer;
 mod master_watch;
+mod overlap;
 mod previous;
 pub mod refetch;
 mod resume;
@@ -24,10 +25,12 @@ mod server;
 mod session;
 mod shutdown_probe;
 mod spooler;
+mod strange;
+mod succession;
 pub mod tail;
 
 pub(crate) use self::server::{server_info, wants_version};
-pub(crate) use self::session::{REPLICA_VERSION, succeeded};
+pub(crate) use self::session::REPLICA_VERSION;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +38,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Aliases, Archive, ArchiveError};
 use crate::capture::full_sync::FullSyncError;
 use crate::capture::full_sync_limit::FullSyncLimit;
 use crate::capture::log_writer::LogWriter;
 use crate::capture::previous::Previous;
+use crate::capture::strange::Strange;
 use crate::capture::tail::Moment;
 use crate::config::CaptureConfig;
 use crate::link::LinkError;
@@ -56,6 +60,7 @@ pub use self::full_sync_limit::{
 };
 pub use self::guard::{Amount, TINY};
 pub use self::master_watch::MasterWatch;
+pub(crate) use self::succession::succeeded;
 
 /// The wall clock: Unix milliseconds. Handed in, as it may jump.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -110,6 +115,16 @@ pub enum SessionEnd {
     /// The server sent something that is no feed.
     #[error("{0}; taking the link for broken")]
     Feed(String),
+    /// What the server sends is not what is stored of its history.
+    #[error(
+        "after {at} the server sends something else than what is stored there, under the same replication id: it was set back \
+         to an earlier state (a snapshot of its machine), or is a copy of another server. Nothing of it is acknowledged; a \
+         full sync begins a history of its own"
+    )]
+    Strange {
+        /// Where the two were compared.
+        at: Position,
+    },
     /// The store is too slow, or away, and the memory for the feed is full.
     #[error(
         "{pending} bytes of feed wait for the store, which is {limit}: hanging up, so that the master's memory \
@@ -181,6 +196,7 @@ impl SessionEnd {
             | Self::BacklogOverrun { .. }
             | Self::SpoolLost(_)
             | Self::Tiny { .. }
+            | Self::Strange { .. }
             | Self::StartOver(_) => false,
             Self::Superseded { .. } | Self::Stopped | Self::Once(_) => true,
         }
@@ -229,6 +245,10 @@ pub struct Capture {
     log: Option<LogWriter>,
     /// What a new history comes after, as the store was when it was last looked at.
     before: Vec<Previous>,
+    /// Histories that have another key in the store than the id that the server has.
+    aliases: Aliases,
+    /// What showed that the server's feed is not that of the history of its id.
+    strange: Strange,
     guards: bool,
     accepted: Option<ReplId>,
     full_syncs: FullSyncLimit,
@@ -263,6 +283,8 @@ impl Capture {
             clock,
             log: None,
             before: Vec::new(),
+            aliases: Aliases::default(),
+            strange: Strange::default(),
             guards: false,
             accepted: None,
             full_syncs: FullSyncLimit::default(),
@@ -292,7 +314,9 @@ impl Capture {
     /// Is everything received stored, or in vain?
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        let settled = |log: &LogWriter| log.is_flushed() || log.superseded().is_some();
+        let settled = |log: &LogWriter| {
+            log.is_flushed() || log.superseded().is_some() || log.strange().is_some()
+        };
         self.log.as_ref().is_none_or(settled)
     }
 

@@ -1,10 +1,18 @@
 //! What this service wrote before, when what it captures now does not descend from it. It is sealed, and the new history says
 //! that it comes after it: what the service wrote last is the latest, without a clock.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use super::log_writer;
 use super::resume::end_of;
 use crate::archive::{Archive, ArchiveError, Catalog, HistoryDoc};
 use crate::position::{Offset, Position, ReplId};
+
+/// A log that has grown with each of so many looks, with such a pause before each, is written by another server.
+const LOOKS: u32 = 3;
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// A history that nothing comes after, and its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,38 +62,77 @@ pub(super) fn of_branch(before: &[Previous], parent: ReplId, store_is_ours: bool
     before.cloned().collect()
 }
 
-/// Seals each, unless it is written just now, and notes in `doc` that it comes after it.
-pub(super) async fn replace(
+/// Notes in `doc` that it comes after each, unless that is written just now. Gives where those end, to be [sealed](seal).
+pub(super) async fn name(
     archive: &Archive,
     before: &[Previous],
     doc: &mut HistoryDoc,
-    writer: &str,
-    now_unix_ms: i64,
-) -> Result<(), ArchiveError> {
-    for previous in before {
+) -> Result<Vec<Position>, ArchiveError> {
+    let mut ends = Vec::new();
+    for mut previous in before.iter().cloned() {
         let id = previous.at.history;
         if id == doc.id || doc.before().any(|known| known == id) {
             continue;
         }
-        if is_written(archive, previous).await? {
+        if is_written(archive, &mut previous).await? {
             warn_of_twin(id, doc);
             continue;
         }
-        let reason = format!("the server has another history now: {}", doc.id);
-        log_writer::seal(archive, id, previous.end, &reason, writer, now_unix_ms).await?;
         doc.comes_after(previous.at);
+        ends.push(Position {
+            offset: previous.end,
+            ..previous.at
+        });
+    }
+    Ok(ends)
+}
+
+/// Seals what `doc` comes after.
+pub(super) async fn seal(
+    archive: &Archive,
+    ends: &[Position],
+    doc: &HistoryDoc,
+    writer: &str,
+    now_unix_ms: i64,
+) -> Result<(), ArchiveError> {
+    let reason = format!("the server has another history now: {}", doc.id);
+    for end in ends {
+        let (id, offset) = (end.history, end.offset);
+        log_writer::seal(archive, id, offset, &reason, writer, now_unix_ms).await?;
     }
     Ok(())
 }
 
-/// Has its log grown since it was looked at? Then its writer, and so its server, is alive.
-pub(super) async fn is_written(archive: &Archive, before: &Previous) -> Result<bool, ArchiveError> {
+/// Has its log grown since it was looked at?
+pub(super) async fn has_grown(
+    archive: &Archive,
+    before: &mut Previous,
+) -> Result<bool, ArchiveError> {
     let catalog = archive.catalog().await?;
     match archive.log_end(&catalog, before.at.history).await {
-        Ok(end) => Ok(end.end > before.end),
+        Ok(end) if end.end > before.end => {
+            before.end = end.end;
+            before.at.offset = end.boundary.offset;
+            Ok(true)
+        }
+        Ok(_) => Ok(false),
         Err(error @ ArchiveError::Store(_)) => Err(error),
         Err(_) => Ok(false),
     }
+}
+
+/// Does its log grow, time after time? Then its writer, and so its server, is alive. (Another listener of our server may be storing
+/// the rest of what that had sent.)
+async fn is_written(archive: &Archive, before: &mut Previous) -> Result<bool, ArchiveError> {
+    for look in 0..LOOKS {
+        if look > 0 {
+            sleep(LOOK_PAUSE).await;
+        }
+        if !has_grown(archive, before).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn warn_of_twin(history: ReplId, doc: &HistoryDoc) {

@@ -10,6 +10,7 @@ use super::{Clock, SessionEnd, full_sync};
 use crate::archive::{Archive, BaseManifest};
 use crate::config::Source;
 use crate::link::Link;
+use crate::position::Position;
 use crate::proto::replica::Event;
 use crate::status::Status;
 
@@ -32,7 +33,10 @@ pub async fn new_base(
     let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
     let mut link = Link::connect_for_snapshot(source, version).await?;
     let at = match link.next().await? {
-        Event::FullResync(at) => at,
+        Event::FullResync(at) => Position {
+            history: archive.catalog().await?.aliases().key(at.history),
+            ..at
+        },
         event => return Err(out_of_place(&event)),
     };
     let tally = status.full_sync_begun();

@@ -1,7 +1,8 @@
 //! Where a capture goes on: what the store holds, held against what the server says it is.
 
+use super::overlap::Sample;
 use super::previous::{self, Previous};
-use crate::archive::{Archive, ArchiveError, Catalog, LogEnd, Tip};
+use crate::archive::{Aliases, Archive, ArchiveError, Catalog, LogEnd, Tip};
 use crate::link::facts::Facts;
 use crate::position::{Position, ReplId};
 
@@ -10,8 +11,12 @@ use crate::position::{Position, ReplId};
 pub(super) struct Known {
     /// Everything in the store.
     pub catalog: Catalog,
+    /// What servers call the histories that have a key of their own.
+    pub aliases: Aliases,
     /// The history to go on with, and its end.
     pub resume: Option<(ReplId, LogEnd)>,
+    /// The last of it, to be compared with what the server sends again, if that can.
+    pub sample: Option<Sample>,
     /// The latest of this service.
     pub latest: Option<Tip>,
     /// So many bytes of it the server lacks: it has come up from an older snapshot, or was promoted while it was behind.
@@ -44,9 +49,12 @@ impl Known {
 pub(super) async fn find(
     archive: &Archive,
     service: &str,
-    facts: Option<&Facts>,
+    said: Option<&Facts>,
 ) -> Result<Known, ArchiveError> {
     let catalog = archive.catalog().await?;
+    let aliases = catalog.aliases();
+    let facts = said.map(|facts| facts.named(|id| aliases.key(id)));
+    let facts = facts.as_ref();
     let latest = catalog.latest(Some(service)).unwrap_or_default();
     let own = |id: &ReplId| {
         catalog
@@ -72,6 +80,13 @@ pub(super) async fn find(
         }
         None => None,
     };
+    let sample = match (&resume, facts) {
+        (Some((id, end)), Some(facts)) if end.unbridged.is_none() => {
+            let sample = Sample::of_store(archive, &catalog, *id, end).await?;
+            sample.filter(|sample| sample.can_be_asked_for(*id, end.boundary, facts))
+        }
+        _ => None,
+    };
     let before = previous::find(archive, &catalog, service).await?;
     let end = before.iter().find(|tip| Some(tip.at.history) == latest);
     let latest = end.map(|tip| Tip::new(&catalog, tip.at));
@@ -86,7 +101,9 @@ pub(super) async fn find(
         .collect();
     Ok(Known {
         catalog,
+        aliases,
         resume,
+        sample,
         latest,
         lacks,
         before,

@@ -8,19 +8,16 @@ use super::commit::{Commit, Committing};
 use super::feed_link::{self, FeedLink};
 use super::follow::Follow;
 use super::full_sync;
-use super::log_writer::{self, LogWriter};
+use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
-use super::previous;
+use super::overlap::Sample;
 use super::resume::{self, Known};
-use super::server::{
-    ahead_ms, explain_full_sync, look, server_info, wants_version, warn_of_clock, warn_of_strangers,
-};
+use super::server::{ahead_ms, explain_full_sync, look, server_info, wants_version};
+use super::server::{warn_of_clock, warn_of_strangers};
+use super::strange::Had;
 use super::tail::Tail;
 use super::{Achieved, Capture, Session, SessionEnd, Shutdown, unless_stopped};
-use crate::archive::takeover::{SuccessionError, SuccessorDoc};
-use crate::archive::{
-    AppendError, ArchiveError, Catalog, FORMAT, Gap, HistoryDoc, LogEnd, Parent, ServerInfo,
-};
+use crate::archive::{AppendError, ArchiveError, Catalog, Gap, LogEnd, ServerInfo};
 use crate::config::Source;
 use crate::link::Link;
 use crate::link::facts::Facts;
@@ -34,25 +31,36 @@ use crate::world;
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
 
 /// Where a session goes on.
-struct Origin {
-    history: ReplId,
-    boundary: Boundary,
-    stored: Offset,
-    last_mark_ms: i64,
+pub(super) struct Origin {
+    pub(super) history: ReplId,
+    pub(super) boundary: Boundary,
+    pub(super) stored: Offset,
+    pub(super) last_mark_ms: i64,
     sealed: Option<SealHeader>,
     /// Before it, in the store.
     unbridged: Option<Gap>,
+    /// The last of it that is stored, to be sent once more, and compared.
+    pub(super) sample: Option<Sample>,
 }
 
 impl Origin {
-    fn position(&self) -> Position {
+    pub(super) fn position(&self) -> Position {
         Position {
             history: self.history,
             offset: self.boundary.offset,
         }
     }
 
-    fn of_store((history, end): (ReplId, LogEnd)) -> Self {
+    /// What the server is asked to go on after.
+    fn asked(&self) -> Position {
+        let sample = self.sample.as_ref();
+        Position {
+            offset: sample.map_or(self.boundary.offset, |sample| sample.boundary.offset),
+            ..self.position()
+        }
+    }
+
+    fn of_store((history, end): (ReplId, LogEnd), sample: Option<Sample>) -> Self {
         Self {
             history,
             boundary: end.boundary,
@@ -60,6 +68,7 @@ impl Origin {
             last_mark_ms: end.last_mark.map_or(0, |mark| mark.unix_ms),
             sealed: end.sealed,
             unbridged: end.unbridged,
+            sample,
         }
     }
 }
@@ -79,6 +88,10 @@ impl Capture {
         let end = match run.await {
             Ok(end) | Err(end) => end,
         };
+        if achieved.full_sync_stored {
+            self.is_no_stranger();
+        }
+        self.note_strange(&end);
         self.one_link |= matches!(end, SessionEnd::BacklogOverrun { .. });
         if achieved.full_sync_stored {
             self.full_syncs.stored();
@@ -97,38 +110,46 @@ impl Capture {
         achieved: &mut Achieved,
     ) -> Result<SessionEnd, SessionEnd> {
         let asked = (self.clock)();
-        let facts = unless_stopped(shutdown, look(source)).await??;
-        self.compare_clocks(facts.as_ref(), asked);
+        let said = unless_stopped(shutdown, look(source)).await??;
+        let mut facts = said.as_ref().map(|facts| self.named(facts));
+        self.compare_clocks(said.as_ref(), asked);
         if let Some(at) = facts.as_ref().and_then(Facts::position) {
             self.status.master(at);
         }
         if let Some(log) = &self.log {
             log.new_link();
         }
-        if self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
+        let strange = self
+            .follows()
+            .is_some_and(|id| self.strange.is_other_than(id));
+        if strange || self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
         let known = match &self.log {
-            Some(log) if log.superseded().is_none() && !once => None,
+            Some(log) if log.is_of_use() && !once => None,
             _ => {
                 self.log = None;
-                let find = resume::find(&self.archive, &self.service, facts.as_ref());
+                let find = resume::find(&self.archive, &self.service, said.as_ref());
                 Some(unless_stopped(shutdown, find).await??)
             }
         };
         if let Some(known) = &known {
             self.before = known.before.clone();
+            self.aliases = known.aliases.clone();
+            facts = said.as_ref().map(|facts| self.named(facts));
             let server = facts.as_ref().and_then(|facts| facts.replid);
             self.check_left_behind(known, server)?;
-            let check = self.check_twin(facts.as_ref());
+            let check = self.check_twin(said.as_ref());
             unless_stopped(shutdown, check).await??;
+            let seal = self.seal_before(&known.catalog, server);
+            unless_stopped(shutdown, seal).await??;
         }
-        let from = if once {
-            None
-        } else {
-            self.from(known.as_ref())
-        };
+        let from = self.from(known.as_ref(), facts.as_ref());
+        let had = from
+            .as_ref()
+            .map(|from| (from.history, from.stored.max(from.boundary.offset)));
+        let from = from.filter(|from| !once && !self.strange.is_other_than(from.history));
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
             let catalog = known.as_ref().map(|known| &known.catalog);
@@ -139,22 +160,27 @@ impl Capture {
         self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
         let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
-        let continues = from
-            .as_ref()
+        let asked = from.as_ref().map(Origin::asked);
+        let continues = asked
             .zip(facts.as_ref())
-            .is_some_and(|(from, facts)| facts.may_continue(from.position()));
-        let two = !continues && feed_link::takes_two(facts.as_ref()) && !take(&mut self.one_link);
+            .is_some_and(|(asked, facts)| facts.may_continue(asked));
+        let two = !continues && feed_link::takes_two(said.as_ref()) && !take(&mut self.one_link);
         let mut link = if two {
             let link = Link::connect_for_snapshot(source, version);
             unless_stopped(shutdown, link).await??
         } else {
-            let link = Link::connect(source, version, from.as_ref().map(Origin::position));
+            let asked = asked.map(|asked| Position {
+                history: self.said(asked.history, said.as_ref()),
+                ..asked
+            });
+            let link = Link::connect(source, version, asked);
             unless_stopped(shutdown, link).await??
         };
         let server = server_info(facts.as_ref());
         let (committing, feed) = match (unless_stopped(shutdown, link.next()).await??, from) {
             (Event::Continue(id), Some(from)) => {
                 achieved.continued = true;
+                let id = id.map(|id| self.aliases.key(id));
                 unless_stopped(shutdown, self.continued(from, id, server)).await??;
                 (None, FeedLink::here(link))
             }
@@ -163,24 +189,25 @@ impl Capture {
                 let tally = self.status.full_sync_begun();
                 let wait = self.full_syncs.wait(Instant::now());
                 self.full_syncs.begun(Instant::now());
-                let had = known.as_ref().and_then(Known::last_written);
-                let had = from.as_ref().map(Origin::position).or(had);
-                explain_full_sync(had, at, facts.as_ref(), once);
+                let last = known.as_ref().and_then(Known::last_written);
+                let last = from.as_ref().map(Origin::position).or(last);
+                explain_full_sync(last, at, said.as_ref(), once);
                 if let Some(wait) = wait {
                     return Err(SessionEnd::FullSyncLimit { wait });
                 }
                 let known = match known {
                     Some(known) => known,
                     None => {
-                        let find = resume::find(&self.archive, &self.service, facts.as_ref());
+                        let find = resume::find(&self.archive, &self.service, said.as_ref());
                         unless_stopped(shutdown, find).await??
                     }
                 };
+                // The server knows nothing of our keys.
                 let feed = two.then(|| match once {
                     true => FeedLink::never(),
                     false => FeedLink::coming(source.clone(), version, at),
                 });
-                let sync = self.full_sync(link, feed, at, known, server);
+                let sync = self.full_sync(link, feed, at, had, known, facts.as_ref());
                 let (committing, feed) = unless_stopped(shutdown, sync).await??;
                 (Some((committing, tally)), feed)
             }
@@ -206,22 +233,6 @@ impl Capture {
         end
     }
 
-    /// A server that was restored from a history that goes on in another one belongs to no backup of it, full sync or not.
-    async fn check_twin(&self, facts: Option<&Facts>) -> Result<(), SessionEnd> {
-        let Some(facts) = facts else {
-            return Ok(());
-        };
-        let (Some(id), Some((old, shared))) = (facts.replid, facts.branched_off()) else {
-            return Ok(());
-        };
-        let other = self.archive.served_to_another(old, shared, id).await?;
-        let at = Position {
-            history: old,
-            offset: shared,
-        };
-        other.map_or(Ok(()), |other| Err(succeeded(at, &other)))
-    }
-
     /// Old servers' expiries count from when the server sent them, by its own clock.
     fn compare_clocks(&mut self, facts: Option<&Facts>, asked_unix_ms: i64) {
         let server = facts.and_then(|facts| facts.time_unix_ms);
@@ -242,7 +253,7 @@ impl Capture {
         };
         let would_continue = from
             .zip(facts)
-            .is_some_and(|(from, facts)| facts.would_continue(from.position()));
+            .is_some_and(|(from, facts)| facts.would_continue(from.asked()));
         if would_continue && self.full_syncs.believes() {
             return Ok(());
         }
@@ -272,9 +283,18 @@ impl Capture {
     }
 
     /// The point to go on from: of the log in memory, or of the store.
-    fn from(&self, known: Option<&Known>) -> Option<Origin> {
+    fn from(&self, known: Option<&Known>, facts: Option<&Facts>) -> Option<Origin> {
         if let Some(log) = &self.log {
+            let again = |tail: &Tail| {
+                let can = |sample: &Sample| {
+                    facts.is_some_and(|facts| {
+                        sample.can_be_asked_for(tail.history(), tail.boundary(), facts)
+                    })
+                };
+                tail.again().filter(can)
+            };
             return Some(log.tail(|tail| Origin {
+                sample: again(tail),
                 history: tail.history(),
                 boundary: tail.boundary(),
                 stored: tail.stored().offset,
@@ -283,7 +303,9 @@ impl Capture {
                 unbridged: None,
             }));
         }
-        known?.resume.clone().map(Origin::of_store)
+        let known = known?;
+        let resume = known.resume.clone();
+        resume.map(|end| Origin::of_store(end, known.sample.clone()))
     }
 
     /// `+CONTINUE`: the same feed goes on, maybe under a new id.
@@ -305,6 +327,7 @@ impl Capture {
                 self.bridge(&from).await?;
                 self.start_log(id, from.boundary, from.stored, from.last_mark_ms);
             }
+            self.compare_again(from.sample, from.boundary);
             return Ok(());
         }
         self.move_to(from, id, server).await
@@ -325,79 +348,11 @@ impl Capture {
         })
     }
 
-    /// A failover or a restore: the history goes on as `id`, which has the old one as its parent.
-    async fn move_to(
-        &mut self,
-        from: Origin,
-        id: ReplId,
-        server: ServerInfo,
-    ) -> Result<(), SessionEnd> {
-        let mut stored = from.stored;
-        if let Some(log) = self.log.take() {
-            log.drain().await;
-            stored = log.tail(|tail| tail.stored().offset);
-            // Somebody sealed the old log before it held all that we have. The new history must not begin beyond that seal.
-            if stored < from.boundary.offset {
-                return Err(SessionEnd::StartOver(format!(
-                    "history {} was sealed at offset {stored} by a writer that moved on to {id}",
-                    from.history
-                )));
-            }
+    /// The server sends this once more.
+    pub(super) fn compare_again(&self, sample: Option<Sample>, upto: Boundary) {
+        if let Some((log, sample)) = self.log.as_ref().zip(sample) {
+            log.tail(|tail| tail.begin_again(sample, upto));
         }
-        let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
-        let (id_before, now) = (from.history, (self.clock)());
-        let sealed =
-            log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now).await?;
-        let parent = Parent {
-            history: from.history,
-            offset: from.boundary.offset,
-            db: from.boundary.db,
-        };
-        self.begin_child(id, parent, server)
-            .await
-            .map_err(|error| match error {
-                SuccessionError::GoesOn(other) => succeeded(sealed, &other),
-                SuccessionError::Archive(error) => error.into(),
-            })?;
-        // Another listener of the same feed may have been here before us, at another offset.
-        let catalog = self.archive.catalog().await?;
-        let end = self.archive.log_end(&catalog, id).await?;
-        if end.sealed.is_some() || end.boundary.offset < from.boundary.offset {
-            return Err(SessionEnd::StartOver(format!(
-                "history {id} is in the store already, up to offset {}",
-                end.boundary.offset
-            )));
-        }
-        tracing::info!(from = %from.position(), to = %id, "the server continues the feed under a new id");
-        self.start_log(id, from.boundary, end.end, from.last_mark_ms);
-        Ok(())
-    }
-
-    /// Looks what a history that begins now comes after.
-    ///
-    /// # Errors
-    /// [`ArchiveError`].
-    pub async fn look_before(&mut self) -> Result<(), ArchiveError> {
-        let catalog = self.archive.catalog().await?;
-        self.before = previous::find(&self.archive, &catalog, &self.service).await?;
-        Ok(())
-    }
-
-    /// Records that a history goes on as `id`, which its server says it is now. The history must be sealed.
-    ///
-    /// # Errors
-    /// [`SuccessionError::GoesOn`]: it goes on in another server.
-    pub async fn begin_child(
-        &self,
-        id: ReplId,
-        parent: Parent,
-        server: ServerInfo,
-    ) -> Result<(), SuccessionError> {
-        let mut doc = self.history_doc(id, Some(parent), server);
-        let before = previous::of_branch(&self.before, parent.history, self.guards);
-        let now = (self.clock)();
-        previous::replace(&self.archive, &before, &mut doc, &self.writer, now).await?;
-        self.archive.begin_history(&doc, None, &self.writer).await
     }
 
     /// `+FULLRESYNC`: receives the RDB; committing it goes on beside the feed, which comes by `feed` or, without, by the same link.
@@ -406,9 +361,14 @@ impl Capture {
         mut link: Link,
         feed: Option<FeedLink>,
         at: Position,
+        had: Had,
         known: Known,
-        server: ServerInfo,
+        facts: Option<&Facts>,
     ) -> Result<(Committing, FeedLink), SessionEnd> {
+        let said = at.history;
+        let instead_of = self.aliases.key(said);
+        let history = self.key_of_full_sync(at, had, facts);
+        let at = Position { history, ..at };
         self.check_unsealed(&known, at.history).await?;
         warn_of_strangers(&known, at.history);
         let receive = full_sync::receive(&mut link, &self.archive, at, &self.status);
@@ -433,9 +393,15 @@ impl Capture {
         let old = self.log.take();
         let is_known = known.catalog.histories.contains_key(&at.history);
         let is_first = known.is_empty();
-        let own = known.before.into_iter().filter(|previous| previous.own);
-        let before = own.filter(|_| !is_known).collect();
-        let doc = self.history_doc(at.history, None, server);
+        let before = known.before.into_iter().filter(|previous| {
+            let id = previous.at.history;
+            // Of a sidecar's there is one: whether another is alive is looked at when the snapshot is stored.
+            let is_twin = !self.guards && self.strange.is_twin_of(id);
+            !is_known && !is_twin && (previous.own || id == instead_of)
+        });
+        let before = before.collect();
+        let mut doc = self.history_doc(at.history, None, server_info(facts));
+        doc.replid = Some(said).filter(|said| *said != at.history);
         let commit = Commit {
             archive: self.archive.clone(),
             writer: self.writer.clone(),
@@ -469,7 +435,7 @@ impl Capture {
         }
     }
 
-    fn start_log(
+    pub(super) fn start_log(
         &mut self,
         history: ReplId,
         boundary: Boundary,
@@ -490,20 +456,6 @@ impl Capture {
         ));
         if let Some(log) = self.log.as_ref().filter(|_| is_news) {
             self.clock_went_back(log, now_unix_ms);
-        }
-    }
-
-    fn history_doc(&self, id: ReplId, parent: Option<Parent>, server: ServerInfo) -> HistoryDoc {
-        let created_unix_ms = self.now().unix_ms;
-        HistoryDoc {
-            format: FORMAT,
-            id,
-            parent,
-            previous: None,
-            also_previous: Vec::new(),
-            service: self.service.clone(),
-            server,
-            created_unix_ms,
         }
     }
 }
@@ -536,17 +488,6 @@ pub(super) fn superseded(history: ReplId, seal: &SealHeader) -> SessionEnd {
             offset: seal.start,
         },
         reason: format!("by {}: {}", seal.writer, seal.reason),
-    }
-}
-
-/// Another server goes on from where this one does: a sidecar has restored it from the same history.
-pub(crate) fn succeeded(sealed: Position, other: &SuccessorDoc) -> SessionEnd {
-    SessionEnd::Superseded {
-        at: sealed,
-        reason: format!(
-            "by {}: it goes on as {} there",
-            other.writer, other.child.id
-        ),
     }
 }
 

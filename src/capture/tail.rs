@@ -8,14 +8,19 @@
 //!   received boundary ≤ received  (stored may be ahead of received, when another writer was faster)
 //! ```
 
+mod again;
+mod spooling;
+
 use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
+pub use self::spooling::Batch;
+use super::overlap::Sample;
 use crate::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::resp::{FeedError, FeedScanner};
 use crate::segment::{ClockBack, SegmentMeta};
-use crate::spool::{Held, Record};
+use crate::spool::Held;
 
 /// A stretch of so much time has one time mark, at its end.
 const MARK_INTERVAL_MS: i64 = 100;
@@ -96,16 +101,8 @@ pub struct Pending {
     pub meta: SegmentMeta,
     /// Its raw bytes.
     pub chunks: Vec<Held>,
-}
-
-/// Bytes in memory that may go to the spool.
-#[derive(Debug)]
-pub struct Batch {
-    start: Offset,
-    end: Offset,
-    epoch: u64,
-    /// The bytes.
-    pub parts: Vec<Bytes>,
+    /// A point before its end, from which on it makes a [`Sample`].
+    pub sample: Option<Boundary>,
 }
 
 /// What is received of one history and not yet stored.
@@ -124,6 +121,23 @@ pub struct Tail {
     data_chunks: usize,
     /// Counts how often bytes were forgotten that may come again.
     epoch: u64,
+    /// Stored, or held, and to be received still: it is compared with what comes.
+    overlaps: Vec<Sample>,
+    /// What came before this boundary is sent once more, to prove that the server has it; nothing is acknowledged before.
+    proving: Option<Boundary>,
+    /// What was stored last.
+    recent: Option<Sample>,
+}
+
+/// What cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// It is no command feed.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// After this offset, something else is stored.
+    #[error("what is received after offset {0} is not what is stored there")]
+    Differs(Offset),
 }
 
 impl Tail {
@@ -149,6 +163,9 @@ impl Tail {
             getack: false,
             data_chunks: 0,
             epoch: 0,
+            overlaps: Vec::new(),
+            proving: None,
+            recent: None,
         }
     }
 
@@ -271,8 +288,8 @@ impl Tail {
     /// Takes bytes that were received `now` (a wall clock that went back is held).
     ///
     /// # Errors
-    /// [`FeedError`]: the bytes are no command feed; nothing of them after the last boundary counts.
-    pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+    /// [`PushError`]: the bytes are no command feed, or not what is stored; nothing of them after the last boundary counts.
+    pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
         let mut arrival = Arrival::default();
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
@@ -283,7 +300,11 @@ impl Tail {
         Ok(arrival)
     }
 
-    fn push_piece(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, FeedError> {
+    fn push_piece(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
+        let at = self.scanner.offset();
+        if self.overlaps.iter().any(|known| known.differs(at, &bytes)) {
+            return Err(PushError::Differs(at));
+        }
         self.last_mark_ms = self.last_mark_ms.max(now.unix_ms);
         let received = Moment {
             unix_ms: self.last_mark_ms,
@@ -317,18 +338,29 @@ impl Tail {
             data_to,
             idle_to,
         };
-        if chunk.start < self.stored {
-            chunk.advance_to(self.stored);
+        let held = self.chunks.back().map_or(self.stored, Chunk::end);
+        if chunk.start < held {
+            chunk.advance_to(held);
         }
         if !chunk.held.is_empty() {
             self.put_back(chunk);
         }
         self.note_stored_boundary();
-        scanned.map(|()| arrival)
+        let done = self.scanner.boundary().offset;
+        self.overlaps.retain(|known| known.end() > done);
+        self.proving.take_if(|upto| upto.offset <= done);
+        Ok(scanned.map(|()| arrival)?)
     }
 
     /// The link is gone: forgets what was received after the last boundary. A new link starts there.
     pub fn truncate_to_boundary(&mut self) {
+        if let Some(upto) = self.proving.take() {
+            // What was sent once more is still here.
+            self.overlaps.clear();
+            self.scanner = FeedScanner::new(upto);
+            self.getack = false;
+            return;
+        }
         self.go_back(self.scanner.boundary());
     }
 
@@ -355,6 +387,7 @@ impl Tail {
             break;
         }
         self.scanner = FeedScanner::new(boundary);
+        self.proving = None;
         self.getack = false;
     }
 
@@ -405,7 +438,12 @@ impl Tail {
             clock_back: self.clock_back,
             writer: self.writer.clone(),
         };
-        Some(Pending { meta, chunks })
+        let sample = self.sample_from(cut);
+        Some(Pending {
+            meta,
+            chunks,
+            sample,
+        })
     }
 
     /// Marks stand closer than this in no segment: what was received up to `cut` over hours (the store was away) must still
@@ -468,84 +506,6 @@ impl Tail {
         self.note_stored_boundary();
     }
 
-    /// The oldest bytes in memory behind `in_flight` (what is being stored is in memory anyhow): `least` to about `most`.
-    #[must_use]
-    pub fn spoolable(&self, in_flight: Offset, least: usize, most: usize) -> Option<Batch> {
-        let first = self.chunks.partition_point(|chunk| chunk.start < in_flight);
-        let mut batch: Option<Batch> = None;
-        let mut length: usize = 0;
-        for chunk in self.chunks.iter().skip(first) {
-            match &chunk.held {
-                Held::Memory(bytes) if length < most => {
-                    let batch = batch.get_or_insert_with(|| Batch {
-                        start: chunk.start,
-                        end: chunk.start,
-                        epoch: self.epoch,
-                        parts: Vec::new(),
-                    });
-                    batch.end = chunk.end();
-                    batch.parts.push(bytes.clone());
-                    length = length.saturating_add(bytes.len());
-                }
-                _ if length >= least => break,
-                _ => {
-                    batch = None;
-                    length = 0;
-                }
-            }
-        }
-        batch.filter(|_| length >= least)
-    }
-
-    /// A batch is in the spool. What of it still waits becomes chunks of up to `grain` bytes, of 100 ms at most, as time marks
-    /// are.
-    pub fn spooled(&mut self, batch: &Batch, record: &Record, grain: usize) {
-        let first = self
-            .chunks
-            .partition_point(|chunk| chunk.start < batch.start);
-        let end = self
-            .chunks
-            .partition_point(|chunk| chunk.end() <= batch.end);
-        if self.epoch != batch.epoch || end <= first {
-            return;
-        }
-        let behind = self.chunks.split_off(end);
-        let taken = self.chunks.split_off(first);
-        let mut open: Option<(Chunk, i64)> = None;
-        for mut chunk in taken {
-            self.forget(&chunk);
-            let began = chunk.received.unix_ms;
-            let from = usize::try_from(chunk.start.since(batch.start)).unwrap_or(usize::MAX);
-            let more = chunk.held.len();
-            if let Some((last, since)) = &mut open
-                && began.saturating_sub(*since) < MARK_INTERVAL_MS
-                && let Held::Spooled { len, .. } = &mut last.held
-                && len.saturating_add(more) <= grain
-            {
-                *len = len.saturating_add(more);
-                last.boundary = chunk.boundary.or(last.boundary);
-                last.received = chunk.received;
-                if last.data_to.is_none() {
-                    last.idle_to = chunk.idle_to.or(last.idle_to);
-                }
-                last.data_to = chunk.data_to.or(last.data_to);
-                continue;
-            }
-            chunk.held = Held::Spooled {
-                record: record.clone(),
-                from,
-                len: more,
-            };
-            if let Some((done, _)) = open.replace((chunk, began)) {
-                self.put_back(done);
-            }
-        }
-        if let Some((done, _)) = open {
-            self.put_back(done);
-        }
-        self.chunks.extend(behind);
-    }
-
     fn put_back(&mut self, chunk: Chunk) {
         self.memory = self.memory.saturating_add(cost(&chunk));
         self.data_chunks = self
@@ -587,6 +547,9 @@ impl Tail {
     /// back from there, and has nothing before it in its backlog.
     #[must_use]
     pub fn acknowledge(&self, received: bool, exact: bool) -> Offset {
+        if self.proving.is_some() {
+            return Offset(0);
+        }
         let mine = self.scanner.boundary().offset;
         let short = self.scanner.offset().minus(1);
         let safe = match (received, exact) {

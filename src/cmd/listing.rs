@@ -48,6 +48,7 @@ struct HistoryListing {
     service: String,
     server: ServerInfo,
     created_unix_ms: i64,
+    replid: Option<ReplId>,
     parent: Option<Parent>,
     previous: Option<Position>,
     also_previous: Vec<Position>,
@@ -172,6 +173,7 @@ impl HistoryListing {
             service: history.doc.service.clone(),
             server: history.doc.server.clone(),
             created_unix_ms: history.doc.created_unix_ms,
+            replid: history.doc.replid,
             parent: history.doc.parent,
             previous: history.doc.previous,
             also_previous: history.doc.also_previous.clone(),
@@ -421,6 +423,12 @@ impl HistoryListing {
             self.service,
             Time(self.created_unix_ms)
         )?;
+        if let Some(said) = &self.replid {
+            writeln!(
+                f,
+                "  called    {said} by the server, which is another history here"
+            )?;
+        }
         if let Some(parent) = &self.parent {
             writeln!(
                 f,

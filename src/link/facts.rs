@@ -111,6 +111,16 @@ impl Facts {
         self.replid2.filter(|(old, _)| Some(*old) != self.replid)
     }
 
+    /// The same with the ids by which the store knows its histories.
+    #[must_use]
+    pub fn named(&self, key: impl Fn(ReplId) -> ReplId) -> Self {
+        Self {
+            replid: self.replid.map(&key),
+            replid2: self.replid2.map(|(id, at)| (key(id), at)),
+            ..self.clone()
+        }
+    }
+
     /// Would it continue the feed after `from`? (Fact sheet A.3; by the time of asking it may have changed.)
     #[must_use]
     pub fn would_continue(&self, from: Position) -> bool {
@@ -136,11 +146,25 @@ impl Facts {
     /// May it continue the feed after `from`, if it has gone on since it was asked? (Another writer may have stored more meanwhile.)
     #[must_use]
     pub fn may_continue(&self, from: Position) -> bool {
+        self.later(from).would_continue(from)
+    }
+
+    /// As it is when it has come so far.
+    #[must_use]
+    pub fn later(&self, end: Position) -> Self {
         let mut later = self.clone();
-        if self.replid == Some(from.history) {
-            later.offset = self.offset.max(Some(from.offset));
+        if self.replid == Some(end.history) {
+            later.offset = self.offset.max(Some(end.offset));
         }
-        later.would_continue(from)
+        later
+    }
+
+    /// The same, and not only just: its backlog has room for more before it loses what follows `from`.
+    #[must_use]
+    pub fn would_continue_for_long(&self, from: Position) -> bool {
+        let since = self.offset.unwrap_or_default().since(from.offset);
+        let room = self.backlog_size.unwrap_or(0) / 4 * 3;
+        self.would_continue(from) && since <= room
     }
 
     /// Keys in all databases.

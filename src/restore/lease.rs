@@ -145,6 +145,7 @@ impl Lease {
         };
         let doc = HistoryDoc {
             id,
+            replid: None,
             parent: Some(Parent {
                 history: plan.history,
                 offset: plan.end.offset,

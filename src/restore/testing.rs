@@ -105,6 +105,7 @@ impl Sample {
             parent,
             previous: None,
             also_previous: Vec::new(),
+            replid: None,
             service: "test".into(),
             server: self.server(),
             created_unix_ms: 0,

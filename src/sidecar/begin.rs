@@ -25,6 +25,7 @@ impl Sidecar {
         let doc = HistoryDoc {
             format: FORMAT,
             id: ReplId::from_random(rand::random()),
+            replid: None,
             parent: None,
             previous: None,
             also_previous: Vec::new(),

@@ -45,11 +45,19 @@ impl Sidecar {
         shutdown: &mut Shutdown,
     ) -> Result<Master, SidecarError> {
         let keys = facts.total_keys();
-        let tip = if facts.replid.is_some() && self.capture.follows() == facts.replid && keys > 0 {
+        let now = self.capture.named(facts).replid;
+        let tip = if now.is_some() && self.capture.follows() == now && keys > 0 {
             // A link was lost, no more.
             None
         } else {
             self.tip_for_master(keys, shutdown).await?
+        };
+        let facts = &match &tip {
+            Some((catalog, _)) => {
+                let aliases = catalog.aliases();
+                facts.named(|id| aliases.key(id))
+            }
+            None => self.capture.named(facts),
         };
         let is_stored = |id: ReplId| match &tip {
             Some((catalog, _)) => catalog.is_restorable(id),

@@ -410,7 +410,10 @@ impl Sidecar {
                 "some of what the last Redis had sent went with the spool, and that Redis is gone; it was not acknowledged as stored"
             );
         }
-        let tip = self.tip().await?.map(|(_, tip)| tip);
+        let tip = self.tip().await?;
+        let aliases = tip.as_ref().map(|(catalog, _)| catalog.aliases());
+        let aliases = aliases.unwrap_or_default();
+        let tip = tip.map(|(_, tip)| tip);
         self.status.phase(
             Phase::WaitingForRedis,
             "Redis is our replica: waiting for it to ask for its data",
@@ -426,9 +429,13 @@ impl Sidecar {
             }
             return Ok(());
         };
-        let claim = guest.claim().map(|(id, offset)| Claim { id, offset });
+        let key = |id| aliases.key(id);
+        let claim = guest.claim().map(|(id, offset)| Claim {
+            id: key(id),
+            offset,
+        });
         // It was asked before it knocked; between the two it may have been given data.
-        let now = control.facts().await?;
+        let now = control.facts().await?.named(key);
         let keys = now.total_keys();
         tracing::debug!(
             keys,

@@ -41,7 +41,7 @@ pub(super) async fn read(
                 continue;
             }
         };
-        if let Some(why) = stands_elsewhere(base, &summary) {
+        if let Some(why) = stands_elsewhere(history, base, &summary) {
             found.problem(Some(object), why, advice);
             continue;
         }
@@ -170,12 +170,14 @@ async fn walk(
 }
 
 /// The RDB itself may say where it stands: that tells two bases apart whose manifests have no digest.
-fn stands_elsewhere(base: &BaseManifest, summary: &Summary) -> Option<String> {
+fn stands_elsewhere(history: &History, base: &BaseManifest, summary: &Summary) -> Option<String> {
     let says = |name: &str| summary.aux.get(name).map(String::as_str);
     let (id, offset) = (says("repl-id")?, says("repl-offset")?);
     let at = base.position();
     let id: ReplId = id.parse().ok()?;
-    let differs = id != at.history || offset != at.offset.to_string();
+    // A server says what it calls the history, which may have another key here; a base that was made from it says the key.
+    let is_its_own = id == at.history || Some(id) == history.doc.replid;
+    let differs = !is_its_own || offset != at.offset.to_string();
     differs.then(|| {
         format!(
             "the RDB in it says that it stands at {id}:{offset}: it is the data of another base"

@@ -38,6 +38,7 @@ async fn with_base(store: &MemoryStore, rdb: Vec<u8>) -> Archive {
         parent: None,
         previous: None,
         also_previous: Vec::new(),
+        replid: None,
         service: "test".into(),
         server: server.clone(),
         created_unix_ms: NOW,

@@ -37,9 +37,18 @@ struct Troubles {
     consolidates: bool,
     spool: bool,
     takeovers: bool,
+    /// Restarts from one RDB file, again and again.
+    crashes: bool,
+    /// The machine is set back to a snapshot of its memory.
+    snapshots: bool,
 }
 
 impl Troubles {
+    /// Does one writer follow one line of servers? (Two may take what the other stores of the last one for a server that lives.)
+    fn is_one_server_after_the_other(&self) -> bool {
+        !self.second
+    }
+
     fn draw() -> Self {
         let none = once_in(10);
         let one = |times| !none && once_in(times);
@@ -53,6 +62,8 @@ impl Troubles {
             consolidates: one(2),
             spool: one(3),
             takeovers: one(3),
+            crashes: one(4),
+            snapshots: one(4),
         }
     }
 }
@@ -121,6 +132,10 @@ struct Director {
     groups: Vec<&'static str>,
     /// The server that counts.
     master: usize,
+    /// As it was when it saved.
+    saved: Option<Node>,
+    /// As it was when its machine was.
+    snapshot: Option<Node>,
     _spool: Option<tempfile::TempDir>,
 }
 
@@ -143,6 +158,10 @@ pub(crate) async fn direct() -> Result<(), String> {
     director.stop().await?;
     failure()?;
     let objects = with(|sim| sim.objects.clone());
+    if director.troubles.is_one_server_after_the_other() {
+        let key = with(|sim| sim.key_of(&sim.nodes[director.master]));
+        restoring::check_latest(objects.clone(), key).await?;
+    }
     restoring::check(objects, true).await
 }
 
@@ -192,6 +211,8 @@ impl Director {
             groups: vec!["l", "k", "j", "i", "h", "g", "f", "e", "d", "c"],
             started: 0,
             master: 0,
+            saved: None,
+            snapshot: None,
             _spool: spool,
         }
     }
@@ -205,7 +226,7 @@ impl Director {
     /// Something happens.
     async fn step(&mut self) {
         let master = self.master;
-        match below(26) {
+        match below(29) {
             0..8 => {
                 let count = if once_in(8) { 40 } else { between(1, 6) };
                 with(|sim| sim.clients(master, count));
@@ -235,7 +256,7 @@ impl Director {
             18..20 if self.troubles.kills => self.trouble_processes(),
             20..22 if self.troubles.store => failures::store(),
             // Of a server that is being replaced nothing more comes: else there would be two of one name, and the last one wins.
-            22 if self.troubles.failovers && !self.taking_over => {
+            22 if self.troubles.failovers && !self.taking_over && self.is_known() => {
                 self.master = match below(4) {
                     0 => failures::shut_down(master).await,
                     _ => failures::fail_over(master, pick(&[0, 0, below(200), below(3000)])),
@@ -243,10 +264,28 @@ impl Director {
             }
             // A server whose history nobody has stored yet would be another one of the same name to those who take over.
             24 if self.troubles.takeovers && self.groups.len() > 3 => {
-                let known = with(|sim| sim.oracle.end(sim.nodes[master].replid).is_some());
+                let known = self.as_it_is().is_some();
                 if known && !self.taking_over {
                     self.taking_over = true;
                     self.rivals = pick(&[1, 2, 2, 3]);
+                }
+            }
+            26 if self.troubles.crashes && !self.taking_over => match &self.saved {
+                Some(saved) => self.master = failures::crash(master, saved),
+                None => self.saved = self.as_it_is(),
+            },
+            27 if self.troubles.snapshots && !self.taking_over && self.capture.spool.is_none() => {
+                let line = with(|sim| sim.nodes[master].line);
+                match self
+                    .snapshot
+                    .take()
+                    .filter(|snapshot| snapshot.line == line)
+                {
+                    Some(snapshot) => {
+                        self.master = failures::set_back(master, &snapshot);
+                        self.saved = None;
+                    }
+                    None => self.snapshot = self.as_it_is(),
                 }
             }
             25 => {
@@ -279,6 +318,20 @@ impl Director {
             _ => below(200),
         };
         sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// The master, if the store knows what it does.
+    fn as_it_is(&self) -> Option<Node> {
+        with(|sim| {
+            let node = &sim.nodes[self.master];
+            let known = sim.key_of(node).and_then(|key| sim.oracle.end(key));
+            (node.up && known.is_some()).then(|| node.clone())
+        })
+    }
+
+    /// What was set back and is not known yet is no point to begin from.
+    fn is_known(&self) -> bool {
+        with(|sim| sim.key_of(&sim.nodes[self.master]).is_some())
     }
 
     fn trouble_processes(&mut self) {
@@ -384,8 +437,8 @@ impl Director {
                 let group = self.groups.pop().ok_or("no group is left")?;
                 with(|sim| sim.routes.insert(group.to_owned(), node));
                 let from = with(|sim| sim.nodes[node].replid2.map(|(id, _)| id));
-                let wanted = with(|sim| sim.nodes[self.master].replid);
-                if self.taking_over && from == Some(wanted) {
+                let wanted = with(|sim| sim.key_of(&sim.nodes[self.master]));
+                if self.taking_over && from.is_some() && from == wanted {
                     self.candidates.push((group, node));
                 } else {
                     // Too late, and it does not know.
@@ -409,7 +462,10 @@ impl Director {
             with(|sim| sim.clients(node, 1));
         }
         // It tries again, as a sidecar does.
-        let sealed = with(|sim| sim.oracle.sealed(sim.nodes[self.master].replid).is_some());
+        let sealed = with(|sim| {
+            let key = sim.key_of(&sim.nodes[self.master]);
+            key.and_then(|key| sim.oracle.sealed(key)).is_some()
+        });
         if tried && self.takeovers.is_empty() && self.candidates.is_empty() && !sealed {
             // Nothing has happened yet.
             self.taking_over = false;
@@ -425,7 +481,8 @@ impl Director {
     fn settle_takeover(&mut self) {
         let old = self.master;
         let goes_on = with(|sim| {
-            let child = sim.oracle.successors.get(&sim.nodes[old].replid)?;
+            let key = sim.key_of(&sim.nodes[old])?;
+            let child = sim.oracle.successors.get(&key)?;
             let is_it = |node: &Node| node.replid == *child;
             sim.nodes.iter().position(is_it)
         });
@@ -440,6 +497,13 @@ impl Director {
         self.wanted = vec![*group];
         self.master = goes_on;
         self.taking_over = false;
+        // Who loads an RDB of the very point that was served cannot be told from another server that was restored to it.
+        self.saved.take_if(|saved| {
+            with(|sim| {
+                let key = sim.key_of(saved);
+                sim.nodes[goes_on].replid2 == key.map(|key| (key, saved.offset))
+            })
+        });
         let in_vain = self.candidates.len() as u64 - 1;
         with(|sim| {
             sim.oracle.counts.takeovers += 1;
@@ -535,14 +599,16 @@ impl Director {
                 failure()?;
                 let stored = with(|sim| {
                     let node = &sim.nodes[master];
-                    sim.oracle.holds(node.replid, wanted)
+                    sim.key_of(node)
+                        .is_some_and(|key| sim.oracle.holds(key, wanted))
                 });
                 // Whoever was superseded has noticed.
                 let superseded = self.writers.iter().any(|writer| {
                     // One that does not reach its server cannot ask it; or the server has lost what it had, and goes its way.
                     let sealed = with(|sim| {
                         let node = sim.node_for(writer.group)?;
-                        sim.oracle.sealed(sim.nodes[node].replid)
+                        let key = sim.key_of(&sim.nodes[node])?;
+                        sim.oracle.sealed(key)
                     });
                     sealed.is_some() && !self.wanted.contains(&writer.group)
                 });
@@ -582,10 +648,10 @@ impl Director {
         }
         with(|sim| {
             let node = &sim.nodes[self.master];
-            if sim.oracle.end(node.replid) >= Some(wanted) {
+            let end = sim.key_of(node).and_then(|key| sim.oracle.end(key));
+            if end >= Some(wanted) {
                 Ok(())
             } else {
-                let end = sim.oracle.end(node.replid);
                 let (id, at) = (node.replid, wanted);
                 Err(format!(
                     "{id} is at {at}, and stored up to {end:?} after the end"

@@ -80,11 +80,46 @@ pub(crate) fn fail_over(old: usize, behind: u64) -> usize {
         let (id, end) = (node.replid, node.offset);
         let shared = node.replid2.map_or(0, |(_, shared)| shared);
         let upto = end.saturating_sub(behind).max(shared);
-        let at = sim.truth.boundary(id, upto).unwrap().max(shared);
-        let model = sim.truth.state(id, at).unwrap().clone();
+        let line = node.line;
+        let at = sim.truth.boundary(line, upto).unwrap().max(shared);
+        let model = sim.truth.state(line, at).unwrap().clone();
         let new = Node::promoted(node, at, model.clone(), once_in(3));
         note(|| format!("{id} at {end} is followed by {} at {at}", new.replid));
-        sim.truth.begin(new.replid, Some(id), at, model);
+        sim.truth.begin(new.replid, Some(line), at, model);
+        sim.replace(old, new)
+    })
+}
+
+/// The master crashes, and restarts from the RDB file that it had written when it was `saved`.
+pub(crate) fn crash(old: usize, saved: &Node) -> usize {
+    with(|sim| {
+        let (at, model) = (saved.offset, saved.model.clone());
+        let new = Node::promoted(saved, at, model.clone(), false);
+        note(|| {
+            format!(
+                "the master crashes, and loads {} at {at}, as {}",
+                saved.replid, new.replid
+            )
+        });
+        sim.truth.begin(new.replid, Some(saved.line), at, model);
+        sim.oracle.counts.crashes += 1;
+        sim.replace(old, new)
+    })
+}
+
+/// The machine of the master is set back to a snapshot of its memory.
+pub(crate) fn set_back(old: usize, snapshot: &Node) -> usize {
+    with(|sim| {
+        let new = snapshot.clone().set_back();
+        note(|| {
+            format!(
+                "{} is set back from {} to {}",
+                new.replid, sim.nodes[old].offset, new.offset
+            )
+        });
+        sim.truth
+            .begin(new.line, Some(snapshot.line), new.offset, new.model.clone());
+        sim.oracle.counts.set_back += 1;
         sim.replace(old, new)
     })
 }
@@ -101,16 +136,17 @@ pub(crate) fn lose_everything(old: usize) -> usize {
 
 /// `SHUTDOWN`: the master waits for its replicas, saves, and comes back from that.
 pub(crate) async fn shut_down(old: usize) -> usize {
-    let (id, end) = with(|sim| {
+    let end = with(|sim| {
         sim.write_bare(old, &["REPLCONF", "GETACK", "*"]);
         let node = &mut sim.nodes[old];
         node.shutting_down = true;
         note(|| format!("{} shuts down at {}", node.replid, node.offset));
-        (node.replid, node.offset)
+        node.offset
     });
     for _ in 0..100 {
         sleep(Duration::from_millis(100)).await;
-        if with(|sim| sim.oracle.acknowledged.get(&id) >= Some(&end)) {
+        let key = with(|sim| sim.key_of(&sim.nodes[old]));
+        if with(|sim| key.and_then(|key| sim.oracle.acknowledged.get(&key)) >= Some(&end)) {
             note(|| "nothing is lost by the shutdown".to_owned());
             with(|sim| sim.oracle.counts.shutdowns += 1);
             break;

@@ -258,15 +258,22 @@ fn seeds_of_the_simulation_hold() {
         panic!("{first}");
     }
     if seeds == SEEDS {
+        // What does not happen proves nothing.
         let seen = [
-            ("idle acknowledgements", total.idle_acknowledgements),
-            ("takeovers", total.takeovers),
-            ("waits for another's claim", total.waits),
-            ("overridden claims", total.overridden),
-            ("servers that were promoted in vain", total.in_vain),
+            ("restarts from one RDB", total.crashes, 100),
+            ("servers that were set back", total.set_back, 50),
+            ("histories under keys of our own", total.own_keys, 30),
+            ("latest histories", total.latest, 300),
+            ("restores", total.restores, 1000),
+            ("kills", total.kills, 300),
+            ("takeovers", total.takeovers, 50),
+            ("idle acknowledgements", total.idle_acknowledgements, 1),
+            ("waits for another's claim", total.waits, 1),
+            ("overridden claims", total.overridden, 1),
+            ("servers that were promoted in vain", total.in_vain, 1),
         ];
-        for (what, count) in seen {
-            assert!(count > 0, "no {what}: {total:?}");
+        for (what, count, least) in seen {
+            assert!(count >= least, "{count} {what}: {total:?}");
         }
     }
 }

@@ -43,6 +43,12 @@ pub(crate) struct Oracle {
     pub(crate) successors: BTreeMap<ReplId, ReplId>,
     /// Who has claimed a history last.
     claims: BTreeMap<ReplId, (u64, String)>,
+    /// What stands under a key of the program's own: what happened to a server that was set back.
+    lines: BTreeMap<ReplId, ReplId>,
+    /// The same, recorded before the history is there.
+    recorded_lines: BTreeMap<ReplId, ReplId>,
+    /// The line that a process was given its last full sync of.
+    pub(crate) synced: BTreeMap<String, ReplId>,
 }
 
 /// A server, when it was asked for its facts, and what could have been gone on from then.
@@ -80,6 +86,14 @@ pub(crate) struct Counts {
     pub(crate) in_vain: u64,
     pub(crate) shutdowns: u64,
     pub(crate) spooled: u64,
+    /// Restarts from an RDB file that others may have begun with too.
+    pub(crate) crashes: u64,
+    /// Snapshots of a machine's memory that were gone back to.
+    pub(crate) set_back: u64,
+    /// Histories under a key of the program's own.
+    pub(crate) own_keys: u64,
+    /// The latest was there to be told, and right.
+    pub(crate) latest: u64,
 }
 
 impl Counts {
@@ -104,6 +118,10 @@ impl Counts {
             (&mut self.in_vain, other.in_vain),
             (&mut self.shutdowns, other.shutdowns),
             (&mut self.spooled, other.spooled),
+            (&mut self.crashes, other.crashes),
+            (&mut self.set_back, other.set_back),
+            (&mut self.own_keys, other.own_keys),
+            (&mut self.latest, other.latest),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -120,6 +138,11 @@ impl Asked {
 }
 
 impl Oracle {
+    /// What happened in this history of the store.
+    pub(crate) fn line(&self, key: ReplId) -> ReplId {
+        self.lines.get(&key).copied().unwrap_or(key)
+    }
+
     pub(crate) fn sealed(&self, id: ReplId) -> Option<u64> {
         self.histories.get(&id)?.sealed
     }
@@ -208,6 +231,57 @@ impl Oracle {
 }
 
 impl Sim {
+    /// Under which key the store has what this server does; none: not at all.
+    pub(crate) fn key_of(&self, node: &Node) -> Option<ReplId> {
+        self.key_of_line(node.line)
+    }
+
+    fn key_of_line(&self, line: ReplId) -> Option<ReplId> {
+        let own = self.oracle.lines.iter().find(|(_, of)| **of == line);
+        let named = self.oracle.histories.contains_key(&line);
+        let named = named && !self.oracle.lines.contains_key(&line);
+        own.map(|(key, _)| *key).or_else(|| named.then_some(line))
+    }
+
+    /// The same for what it had done up to an offset, before it was set back.
+    fn key_up_to(&self, replid: ReplId, mut line: ReplId, offset: u64) -> Option<ReplId> {
+        loop {
+            if let Some(key) = self.key_of_line(line) {
+                return Some(key);
+            }
+            if line == replid {
+                return None;
+            }
+            let (began, parent) = self.truth.origin(line)?;
+            let parent = parent?;
+            // Idle traffic may come after what is stored.
+            let end = self
+                .key_of_line(parent)
+                .and_then(|key| self.oracle.end(key));
+            let upto = end.map_or(offset, |end| end.min(offset));
+            if upto > began && !self.truth.is_same(parent, line, upto) {
+                return None;
+            }
+            line = parent;
+        }
+    }
+
+    /// A server was set back to a point where nothing beyond was stored yet: its history goes on with what it does then.
+    fn goes_on_elsewhere(&mut self, id: ReplId, start: u64, end: u64, raw: &Vec<u8>) {
+        let line = self.oracle.line(id);
+        if self.truth.bytes(line, start, end).as_ref() == Some(raw) {
+            return;
+        }
+        let of_the_name = self.nodes.iter().filter(|node| node.was_set_back);
+        let other = of_the_name.map(|node| node.line).find(|other| {
+            let is_right = self.truth.bytes(*other, start, end).as_ref() == Some(raw);
+            is_right && self.truth.is_same(line, *other, start)
+        });
+        if let Some(other) = other {
+            self.oracle.lines.insert(id, other);
+        }
+    }
+
     /// How much later a key may expire in a restore.
     pub(crate) fn late_ms(&self) -> i64 {
         if self.nodes[0].version == 6 {
@@ -235,17 +309,17 @@ impl Sim {
         self.objects.insert(name.to_owned(), body.clone());
         self.created += 1;
         self.births.insert(name.to_owned(), self.created);
-        if let Err(wrong) = self.check(name, &body) {
+        if let Err(wrong) = self.check(name, &body, writer) {
             fail(format!("{writer} created {name}: {wrong}"));
         }
         Ok(())
     }
 
-    fn check(&mut self, name: &str, body: &Bytes) -> Result<(), String> {
+    fn check(&mut self, name: &str, body: &Bytes, writer: &str) -> Result<(), String> {
         let parsed = Name::parse(name).ok_or("no name of an archive")?;
         match parsed {
             Name::Archive => Ok(()),
-            Name::History(id) => self.check_history(id, body),
+            Name::History(id) => self.check_history(id, body, writer),
             Name::BaseData(at) => {
                 let stored = self.oracle.histories.entry(at.history).or_default();
                 stored.data.insert(at.offset.0, body.clone());
@@ -254,7 +328,7 @@ impl Sim {
             Name::BaseManifest(at) => self.check_base(at.history, at.offset.0, body),
             Name::BaseVerdict(_) => Ok(()),
             Name::Claim { history, number } => self.check_claim(history, number, body),
-            Name::Successor(history) => self.check_successor(history, body),
+            Name::Successor(history) => self.check_successor(history, body, writer),
             Name::First | Name::Sidecar => {
                 Err("nobody here is a sidecar in an empty store".to_owned())
             }
@@ -281,12 +355,21 @@ impl Sim {
     }
 
     /// What goes on has a sealed history before it, and is whole.
-    fn check_successor(&mut self, history: ReplId, body: &Bytes) -> Result<(), String> {
+    fn check_successor(
+        &mut self,
+        history: ReplId,
+        body: &Bytes,
+        writer: &str,
+    ) -> Result<(), String> {
         let doc: SuccessorDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         if doc.history != Some(history) {
             return Err("it is of another history".to_owned());
         }
-        if self.oracle.sealed(history).is_none() {
+        let is_own_key = doc.child.replid.is_some();
+        if is_own_key {
+            let line = self.oracle.synced.get(writer).ok_or("no full sync of it")?;
+            self.oracle.recorded_lines.insert(doc.child.id, *line);
+        } else if self.oracle.sealed(history).is_none() {
             return Err("what it goes on from is not sealed".to_owned());
         }
         if let Some(base) = &doc.base {
@@ -299,15 +382,23 @@ impl Sim {
         Ok(())
     }
 
-    fn check_history(&mut self, id: ReplId, body: &Bytes) -> Result<(), String> {
+    fn check_history(&mut self, id: ReplId, body: &Bytes, writer: &str) -> Result<(), String> {
         let doc: HistoryDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         if doc.id != id {
             return Err("it is of another history".to_owned());
         }
+        if doc.replid.is_some() {
+            // Another process may do for who recorded it what is left to do.
+            let recorded = self.oracle.recorded_lines.get(&id);
+            let line = recorded.or(self.oracle.synced.get(writer));
+            let line = line.ok_or("no full sync of it")?;
+            self.oracle.lines.insert(id, *line);
+            self.oracle.counts.own_keys += 1;
+        }
         if let Some(parent) = doc.parent {
             let at = parent.offset.0;
             let (before, after) = (
-                self.truth.state(parent.history, at),
+                self.truth.state(self.oracle.line(parent.history), at),
                 self.truth.state(id, at),
             );
             let late = self.late_ms();
@@ -349,7 +440,11 @@ impl Sim {
             .and_then(|mut decoder| decoder.read_to_end(&mut raw))
             .map_err(|error| error.to_string())?;
         let found = Model::read(&raw)?;
-        let wanted = self.truth.state(id, at).ok_or("it stands at no boundary")?;
+        let line = self.oracle.line(id);
+        let wanted = self
+            .truth
+            .state(line, at)
+            .ok_or("it stands at no boundary")?;
         let consolidated = manifest.kind != BaseKind::Sync;
         let late = if consolidated { self.late_ms() } else { 0 };
         if let Some(wrong) = wanted.difference(&found, late) {
@@ -409,11 +504,13 @@ impl Sim {
             zstd::stream::read::Decoder::new(&body[header_bytes..])
                 .and_then(|mut decoder| decoder.read_to_end(&mut raw))
                 .map_err(|error| error.to_string())?;
-            if self.truth.bytes(id, start, end).as_ref() != Some(&raw) {
+            self.goes_on_elsewhere(id, start, end, &raw);
+            let line = self.oracle.line(id);
+            if self.truth.bytes(line, start, end).as_ref() != Some(&raw) {
                 return Err(format!("its bytes up to {end} are not those of the feed"));
             }
-            let last = self.truth.boundary(id, end).filter(|at| *at > start);
-            if boundary > last || boundary.is_some_and(|at| self.truth.state(id, at).is_none()) {
+            let last = self.truth.boundary(line, end).filter(|at| *at > start);
+            if boundary > last || boundary.is_some_and(|at| self.truth.state(line, at).is_none()) {
                 return Err(format!(
                     "its boundary is {boundary:?}, and should be {last:?}"
                 ));
@@ -434,19 +531,26 @@ impl Sim {
             return;
         }
         let node = &self.nodes[node];
+        let key = match node.replid == id {
+            true => self.key_up_to(id, node.line, offset),
+            false => Some(id),
+        };
         if node.replid == id && offset >= node.offset && !node.shutting_down {
             fail(format!(
                 "{process} acknowledged the very end of {id}, {offset}"
             ));
         }
         // Of two servers that were restored from one point, one at most is told anything of what comes after it.
-        if let Some((from, shared)) = node.replid2
+        if let Some((from, shared)) = node.replid2.filter(|_| node.is_restored)
             && offset > shared
         {
             let is_told = |other: &&Node| {
-                other.replid != id
+                let keys = [Some(other.replid), self.key_of(other)];
+                let told = |key| self.oracle.acknowledged.get(&key) > Some(&shared);
+                other.is_restored
+                    && other.replid != id
                     && other.replid2 == Some((from, shared))
-                    && self.oracle.acknowledged.get(&other.replid) > Some(&shared)
+                    && keys.into_iter().flatten().any(told)
             };
             if let Some(twin) = self.nodes.iter().find(is_told) {
                 fail(format!(
@@ -455,22 +559,41 @@ impl Sim {
                 ));
             }
         }
-        // What is not stored may be acknowledged if no data is in it. Then it need not be restored either.
-        let end = self.oracle.end(id);
-        let stored = end.is_some_and(|end| offset <= end);
-        if !stored && !end.is_some_and(|end| self.truth.is_idle(id, end, offset)) {
+        let Some(key) = key else {
             fail(format!(
-                "{process} acknowledged {offset} of {id}, and {end:?} is stored"
+                "{process} acknowledged {offset} of {id}, of which nothing is stored"
+            ));
+            return;
+        };
+        // What is not stored may be acknowledged if no data is in it. Then it need not be restored either.
+        let end = self.oracle.end(key);
+        let stored = end.is_some_and(|end| offset <= end);
+        if !stored && !end.is_some_and(|end| self.truth.is_idle(node.line, end, offset)) {
+            fail(format!(
+                "{process} acknowledged {offset} of {id} ({key}), and {end:?} is stored"
             ));
         }
+        let doc = self.oracle.histories.get(&key);
+        let doc = doc.and_then(|stored| stored.doc.as_ref());
+        if let Some(doc) = doc.filter(|doc| doc.replid.is_some()) {
+            let open = |before: &ReplId| self.oracle.sealed(*before).is_none();
+            if let Some(open) = doc.before().find(open) {
+                fail(format!(
+                    "{process} acknowledged {offset} of {key}, and {open} before it is not sealed"
+                ));
+            }
+        }
         self.oracle.counts.idle_acknowledgements += u64::from(!stored);
-        let furthest = self.oracle.acknowledged.entry(id).or_default();
+        let furthest = self.oracle.acknowledged.entry(key).or_default();
         *furthest = offset.min(end.unwrap_or(0)).max(*furthest);
     }
 
     /// A server has sent all of a snapshot by a link that goes on: it counts the replica from now on.
-    pub(crate) fn snapshot_counts(&mut self, id: ReplId, at: Option<u64>) {
-        let stored = at.is_some_and(|at| self.oracle.holds(id, at));
+    pub(crate) fn snapshot_counts(&mut self, node: usize, at: Option<u64>) {
+        let key = self.key_of(&self.nodes[node]);
+        let stored = key
+            .zip(at)
+            .is_some_and(|(key, at)| self.oracle.holds(key, at));
         self.oracle.counts.counted_early += u64::from(!stored);
     }
 
@@ -493,15 +616,16 @@ impl Sim {
             replid2: node.replid2,
             offset: node.offset,
             backlog_first: node.backlog_first,
-            stored: known.filter(|(id, end)| node.continues(*id, *end)),
+            stored: known.filter(|(id, end)| !node.was_set_back && node.continues(*id, *end)),
         };
         self.oracle.asked.insert(process.to_owned(), asked);
     }
 
     pub(crate) fn continued(&mut self, node: usize, process: &str, from: ReplId, offset: u64) {
         self.oracle.counts.partial_syncs += 1;
-        let _ = node;
-        if self.truth.state(from, offset).is_none() {
+        let server = &self.nodes[node];
+        // One that was set back may be anywhere at a point that was a boundary before.
+        if !server.was_set_back && self.truth.state(server.line, offset).is_none() {
             fail(format!(
                 "{process} goes on from {offset} of {from}, which is no boundary"
             ));

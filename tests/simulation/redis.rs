@@ -16,9 +16,16 @@ use crate::resp::encode_command;
 use crate::world::simulated::{below, between, number, once_in};
 
 /// A server.
+#[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) up: bool,
     pub(crate) replid: ReplId,
+    /// What really happens to it: another line than its id's after it was set back to a snapshot of its memory.
+    pub(crate) line: ReplId,
+    /// It was set back, or goes on from one that was.
+    pub(crate) was_set_back: bool,
+    /// A sidecar has restored it from a history.
+    pub(crate) is_restored: bool,
     /// The id before, and the last byte of it.
     pub(crate) replid2: Option<(ReplId, u64)>,
     pub(crate) offset: u64,
@@ -49,9 +56,13 @@ pub(crate) fn new_id() -> ReplId {
 impl Node {
     /// One with a history of its own.
     pub(crate) fn fresh(version: u32, backlog_size: u64) -> Self {
+        let replid = new_id();
         Self {
             up: true,
-            replid: new_id(),
+            replid,
+            line: replid,
+            was_set_back: false,
+            is_restored: false,
             replid2: None,
             offset: 0,
             backlog_first: 1,
@@ -70,13 +81,27 @@ impl Node {
     pub(crate) fn promoted(old: &Self, offset: u64, model: Model, backlog: bool) -> Self {
         let first = old.backlog_first.min(offset + 1);
         Self {
-            replid: new_id(),
+            was_set_back: old.was_set_back,
             replid2: Some((old.replid, offset)),
             offset,
             backlog_first: if backlog { first } else { offset + 1 },
             model,
             links: Vec::new(),
             ..Self::fresh(old.version, old.backlog_size)
+        }
+    }
+
+    /// The machine goes on from this snapshot of its memory, as if nothing had been since.
+    pub(crate) fn set_back(self) -> Self {
+        Self {
+            line: new_id(),
+            was_set_back: true,
+            up: true,
+            // It has what any replica may ask for.
+            backlog_first: 1,
+            backlog_size: 1 << 20,
+            links: Vec::new(),
+            ..self
         }
     }
 
@@ -150,7 +175,7 @@ impl Sim {
             let args: Vec<&[u8]> = command.iter().map(|arg| &arg[..]).collect();
             encode_command(&args, &mut bytes);
         }
-        self.truth.write(node.replid, &bytes, Some(&node.model));
+        self.truth.write(node.line, &bytes, Some(&node.model));
         node.offset += bytes.len() as u64;
         let oldest = node.offset.saturating_sub(node.backlog_size) + 1;
         node.backlog_first = node.backlog_first.max(oldest);
@@ -168,7 +193,7 @@ impl Sim {
         // Often in pieces so small that commands are cut.
         let most = if once_in(3) { 40 } else { 20_000 };
         let end = (at + between(1, most)).min(node.offset);
-        Some(self.truth.bytes(id, at, end).unwrap())
+        Some(self.truth.bytes(node.line, at, end).unwrap())
     }
 
     /// The server is gone, and all connections with it.
@@ -296,6 +321,7 @@ impl Sim {
         note(|| format!("{process} gets a full sync of {id} at {offset}, and wanted {wanted:?}"));
         self.full_sync(at, process, wanted);
         let node = &mut self.nodes[at];
+        self.oracle.synced.insert(process.to_owned(), node.line);
         node.full_syncs += 1;
         node.selected = None;
         Answer {
@@ -354,7 +380,7 @@ async fn send(
         if answer.rdb_only {
             return;
         }
-        with(|sim| sim.snapshot_counts(answer.id, answer.after));
+        with(|sim| sim.snapshot_counts(node, answer.after));
         if answer.diskless {
             acknowledged.notified().await;
         }

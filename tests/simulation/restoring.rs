@@ -70,6 +70,24 @@ pub(crate) async fn check(objects: Objects, all: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// What the service wrote last is its latest.
+pub(crate) async fn check_latest(objects: Objects, key: Option<ReplId>) -> Result<(), String> {
+    let store = MemoryStore::new();
+    for (name, body) in objects {
+        store.put(&name, body);
+    }
+    let archive = Archive::open(store.shared())
+        .await
+        .map_err(|error| error.to_string())?;
+    let catalog = archive.catalog().await.map_err(|error| error.to_string())?;
+    let latest = catalog.latest(Some("redis:6379"));
+    if latest != Ok(key) {
+        return Err(format!("the latest is {latest:?}, and should be {key:?}"));
+    }
+    with(|sim| sim.oracle.counts.latest += 1);
+    Ok(())
+}
+
 fn check_catalog(catalog: &Catalog) -> Result<(), String> {
     if let Some((id, why)) = catalog.unreadable.first_key_value() {
         return Err(format!("history {id} cannot be read: {why}"));
@@ -88,7 +106,8 @@ async fn restore_at(
     upto: u64,
 ) -> Result<(), String> {
     let none_bad = BadBases::new();
-    let boundary = with(|sim| sim.truth.boundary(id, upto)).ok_or("no boundary before it")?;
+    let line = with(|sim| sim.oracle.line(id));
+    let boundary = with(|sim| sim.truth.boundary(line, upto)).ok_or("no boundary before it")?;
     if !with(|sim| sim.oracle.holds(id, boundary)) {
         // In a gap: nothing that ends before it may be given instead.
         let plan = restore::plan(archive, catalog, id, When::Offset(boundary), &none_bad).await;
@@ -111,7 +130,7 @@ async fn restore_at(
         ));
     }
     plan.set_relative_ttls(true);
-    let wanted = with(|sim| sim.truth.state(id, boundary).cloned()).ok_or("no state")?;
+    let wanted = with(|sim| sim.truth.state(line, boundary).cloned()).ok_or("no state")?;
     let found = rebuilt(archive, &plan).await?;
     if let Some(wrong) = wanted.difference(&found, with(|sim| sim.late_ms())) {
         return Err(format!("rebuilt: {wrong}"));

@@ -112,7 +112,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
     let history = latest
         .map_err(|error| text(&error))?
         .ok_or("nothing is stored")?;
-    if history != with(|sim| sim.nodes[old].replid) {
+    if Some(history) != with(|sim| sim.key_of(&sim.nodes[old])) {
         return Err("another one goes on already".to_owned());
     }
     let memory = 1 << 28;
@@ -145,6 +145,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
         let doc = HistoryDoc {
             format: FORMAT,
             id,
+            replid: None,
             parent: Some(Parent {
                 history,
                 offset: ready.plan.end.offset,
@@ -168,9 +169,10 @@ fn promote(old: usize, reached: &Shared) -> Result<usize, String> {
     let Received { id, offset, model } =
         reached.received.take().ok_or("it has received nothing")?;
     with(|sim| {
+        let line = sim.oracle.line(id);
         let wanted = sim
             .truth
-            .state(id, offset)
+            .state(line, offset)
             .ok_or("it was given no boundary")?;
         if let Some(wrong) = wanted.difference(&model, sim.late_ms()) {
             fail(format!("the restored server: {wrong}"));
@@ -184,7 +186,8 @@ fn promote(old: usize, reached: &Shared) -> Result<usize, String> {
         let mut node = Node::promoted(&sim.nodes[old], offset, model.clone(), false);
         node.replid2 = Some((id, offset));
         note(|| format!("{id} is restored as {} from {offset}", node.replid));
-        sim.truth.begin(node.replid, Some(id), offset, model);
+        node.is_restored = true;
+        sim.truth.begin(node.replid, Some(line), offset, model);
         sim.nodes.push(node);
         let at = sim.nodes.len() - 1;
         reached.promoted = Some(at);

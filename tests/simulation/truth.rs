@@ -84,6 +84,22 @@ impl Truth {
         idle && scanned.is_ok()
     }
 
+    /// Where a history begins, and what it goes on from.
+    pub(crate) fn origin(&self, id: ReplId) -> Option<(u64, Option<ReplId>)> {
+        let history = self.histories.get(&id)?;
+        Some((history.start, history.parent))
+    }
+
+    /// Is what happened up to an offset, as far as its bytes tell, the same in `one` as in `other`, which goes on from it?
+    pub(crate) fn is_same(&self, one: ReplId, other: ReplId, offset: u64) -> bool {
+        let Some((began, Some(_))) = self.origin(other) else {
+            return false;
+        };
+        let of_one = self.bytes(one, began, offset);
+        let shares = |line| self.state(line, began).is_some();
+        shares(one) && of_one.is_some() && of_one == self.bytes(other, began, offset)
+    }
+
     /// The data set at a boundary; none: it is none.
     pub(crate) fn state(&self, id: ReplId, at: u64) -> Option<&Model> {
         let history = self.histories.get(&id)?;

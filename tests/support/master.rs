@@ -217,6 +217,12 @@ pub struct Manner {
     pub full_syncs: usize,
     /// Behind the feed of the first link.
     pub noise: Option<&'static [u8]>,
+    /// Behind the feed of every link that goes on.
+    pub noise_after_continue: Option<&'static [u8]>,
+    /// `INFO` says that all of the feed is in its backlog.
+    pub backlog: bool,
+    /// It is a replica itself: its full sync comes by one link, feed and all, and it may be behind what is stored.
+    pub replica: bool,
     /// The answer to `PSYNC`, instead of a real one.
     pub psync_reply: Option<String>,
 }
@@ -235,6 +241,9 @@ impl Default for Manner {
             awaits_ack: false,
             full_syncs: 0,
             noise: None,
+            noise_after_continue: None,
+            backlog: false,
+            replica: true,
             psync_reply: None,
         }
     }
@@ -284,8 +293,11 @@ impl Master {
             recording: recording.clone(),
             cuts: Mutex::new((manner.cut_control, manner.cut_link)),
             noise: Mutex::new(manner.noise),
+            seen: Mutex::new(Seen {
+                sent: if manner.backlog { recording.end() } else { 0 },
+                ..Seen::default()
+            }),
             manner,
-            seen: Mutex::default(),
             closed: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -402,10 +414,21 @@ impl Conversation {
 
     fn info(&mut self) -> Result<(), Over> {
         let recording = &self.shared.recording;
-        // A replica: its full sync comes by one link, feed and all.
+        let manner = &self.shared.manner;
+        let role = if manner.replica { "slave" } else { "master" };
+        let size = "repl_backlog_size:1048576\r\n";
+        let backlog = match (manner.backlog, manner.replica) {
+            (true, _) => format!(
+                "repl_backlog_active:1\r\n{size}repl_backlog_first_byte_offset:{}\r\n",
+                recording.offset + 1
+            ),
+            (false, true) => size.to_owned(),
+            // Nothing is known of it, so that the full sync of this master comes by one link.
+            (false, false) => String::new(),
+        };
         let info = format!(
-            "# Server\r\nredis_version:7.0.15\r\nrole:slave\r\nmaster_replid:{}\r\nmaster_repl_offset:{}\r\n\
-             repl_backlog_size:1048576\r\n",
+            "# Server\r\nredis_version:7.0.15\r\nrole:{role}\r\nmaster_replid:{}\r\nmaster_repl_offset:{}\r\n\
+             {backlog}",
             recording.id,
             recording.end()
         );
@@ -451,7 +474,11 @@ impl Conversation {
             assert!(args[1].eq_ignore_ascii_case(b"ack"), "{args:?}");
             self.acknowledged(&args);
         }
-        self.feed(from)
+        self.feed(from)?;
+        match shared.manner.noise_after_continue {
+            Some(noise) if !full => self.say(noise),
+            _ => Ok(()),
+        }
     }
 
     fn full_sync(&mut self) -> Result<(), Over> {

@@ -1,0 +1,139 @@
+//! A history goes on in another one: which one is recorded in the store, before anything of it is acknowledged.
+
+use super::session::Origin;
+use super::{Capture, SessionEnd, log_writer, previous};
+use crate::archive::takeover::{SuccessionError, SuccessorDoc};
+use crate::archive::{ArchiveError, FORMAT, HistoryDoc, Parent, ServerInfo};
+use crate::link::facts::Facts;
+use crate::position::{Position, ReplId};
+
+impl Capture {
+    /// A server that was restored from a history that goes on in another one belongs to no backup of it, full sync or not.
+    pub(super) async fn check_twin(&self, said: Option<&Facts>) -> Result<(), SessionEnd> {
+        let Some(said) = said else {
+            return Ok(());
+        };
+        let (Some(id), Some((old, shared))) = (said.replid, said.branched_off()) else {
+            return Ok(());
+        };
+        let at = Position {
+            history: self.aliases.key(old),
+            offset: shared,
+        };
+        // What is recorded is the id that it had when it was promoted. It may have another key since.
+        let other = self.archive.served_to_another(at.history, shared, id);
+        match other.await? {
+            Some(other) if other.child.id != self.aliases.key(id) => Err(succeeded(at, &other)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A failover or a restore: the history goes on as `id`, which has the old one as its parent.
+    pub(super) async fn move_to(
+        &mut self,
+        from: Origin,
+        id: ReplId,
+        server: ServerInfo,
+    ) -> Result<(), SessionEnd> {
+        let mut stored = from.stored;
+        if let Some(log) = self.log.take() {
+            log.drain().await;
+            stored = log.tail(|tail| tail.stored().offset);
+            // Somebody sealed the old log before it held all that we have. The new history must not begin beyond that seal.
+            if stored < from.boundary.offset {
+                return Err(SessionEnd::StartOver(format!(
+                    "history {} was sealed at offset {stored} by a writer that moved on to {id}",
+                    from.history
+                )));
+            }
+        }
+        let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
+        let (id_before, now) = (from.history, (self.clock)());
+        let sealed =
+            log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now).await?;
+        let parent = Parent {
+            history: from.history,
+            offset: from.boundary.offset,
+            db: from.boundary.db,
+        };
+        self.begin_child(id, parent, server)
+            .await
+            .map_err(|error| match error {
+                SuccessionError::GoesOn(other) => succeeded(sealed, &other),
+                SuccessionError::Archive(error) => error.into(),
+            })?;
+        // Another listener of the same feed may have been here before us, at another offset.
+        let catalog = self.archive.catalog().await?;
+        let end = self.archive.log_end(&catalog, id).await?;
+        if end.sealed.is_some() || end.boundary.offset < from.boundary.offset {
+            return Err(SessionEnd::StartOver(format!(
+                "history {id} is in the store already, up to offset {}",
+                end.boundary.offset
+            )));
+        }
+        tracing::info!(from = %from.position(), to = %id, "the server continues the feed under a new id");
+        self.start_log(id, from.boundary, end.end, from.last_mark_ms);
+        self.compare_again(from.sample, from.boundary);
+        Ok(())
+    }
+
+    /// Looks what a history that begins now comes after.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn look_before(&mut self) -> Result<(), ArchiveError> {
+        let catalog = self.archive.catalog().await?;
+        self.aliases = catalog.aliases();
+        self.before = previous::find(&self.archive, &catalog, &self.service).await?;
+        Ok(())
+    }
+
+    /// Records that a history goes on as `id`, which its server says it is now. The history must be sealed.
+    ///
+    /// # Errors
+    /// [`SuccessionError::GoesOn`]: it goes on in another server.
+    pub async fn begin_child(
+        &self,
+        id: ReplId,
+        parent: Parent,
+        server: ServerInfo,
+    ) -> Result<(), SuccessionError> {
+        let mut doc = self.history_doc(id, Some(parent), server);
+        let before = previous::of_branch(&self.before, parent.history, self.guards);
+        let now = (self.clock)();
+        let ends = previous::name(&self.archive, &before, &mut doc).await?;
+        previous::seal(&self.archive, &ends, &doc, &self.writer, now).await?;
+        self.archive.begin_history(&doc, None, &self.writer).await
+    }
+
+    pub(super) fn history_doc(
+        &self,
+        id: ReplId,
+        parent: Option<Parent>,
+        server: ServerInfo,
+    ) -> HistoryDoc {
+        let created_unix_ms = self.now().unix_ms;
+        HistoryDoc {
+            format: FORMAT,
+            id,
+            replid: None,
+            parent,
+            previous: None,
+            also_previous: Vec::new(),
+            service: self.service.clone(),
+            server,
+            created_unix_ms,
+        }
+    }
+}
+
+/// Another server goes on from where this one does: a sidecar has restored it from the same history.
+pub(crate) fn succeeded(sealed: Position, other: &SuccessorDoc) -> SessionEnd {
+    SessionEnd::Superseded {
+        at: sealed,
+        reason: format!(
+            "by {}: it goes on as {} there",
+            other.writer, other.child.id
+        ),
+    }
+}
