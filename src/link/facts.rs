@@ -163,7 +163,7 @@ impl Facts {
     #[must_use]
     pub fn would_continue_for_long(&self, from: Position) -> bool {
         let since = self.offset.unwrap_or_default().since(from.offset);
-        let room = self.backlog_size.unwrap_or(0) / 4 * 3;
+        let room = (self.backlog_size.unwrap_or(0) / 4).saturating_mul(3);
         self.would_continue(from) && since <= room
     }
 
