@@ -149,7 +149,7 @@ impl BaseWriter {
     }
 
     /// Stores the object. [`ArchiveError::BaseExists`] when its data is already there (a crash before the manifest was
-    /// written): the caller reads it with [`Archive::read_stray_base`], and adopts it.
+    /// written): the caller reads it with [`Archive::walk_stray_base`], and adopts it.
     pub async fn finish(mut self) -> Result<StoredBase, ArchiveError> {
         if !self.filling.is_empty() {
             self.send_filled().await?;

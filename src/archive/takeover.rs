@@ -42,7 +42,7 @@
 //! A store without any history is taken over in the same way, in one step: of two sidecars that find it empty and open their Redis,
 //! one is named in `first.json`, with its first snapshot, before anything of it is acknowledged.
 //!
-//! A history under a key of our own ([`super::aliases`]) takes the place of the one that the store has under its server's id. It is recorded
+//! A history under a key of our own (`archive::aliases`) takes the place of the one that the store has under its server's id. It is recorded
 //! and begun *before* that is sealed: who finds the seal must find it too, as no server says its key. Nothing of it is acknowledged
 //! before the seal.
 //!

@@ -101,7 +101,7 @@ pub struct Pending {
     pub meta: SegmentMeta,
     /// Its raw bytes.
     pub chunks: Vec<Held>,
-    /// A point before its end, from which on it makes a [`Sample`].
+    /// A point before its end, from which on it makes a `Sample`.
     pub sample: Option<Boundary>,
 }
 
