@@ -3,6 +3,11 @@
 use super::{AppendError, Archive, ArchiveError, Catalog, Gap};
 use crate::position::{Offset, ReplId};
 use crate::segment::{self, SegmentMeta};
+use crate::store::StoreError;
+
+/// Gaps that are bridged one after another. Each belongs to a full sync whose writer died before its own bridge, or is one that another
+/// writer was first to bridge.
+const BRIDGES: u32 = 100;
 
 impl Archive {
     /// After which byte a log is sealed. None: it is not, or damage keeps that from being told.
@@ -70,7 +75,7 @@ impl Archive {
         history: ReplId,
         writer: &str,
     ) -> Result<(Catalog, Option<Offset>), ArchiveError> {
-        loop {
+        for _ in 0..BRIDGES {
             let catalog = self.catalog().await?;
             let end = match self.log_end(&catalog, history).await {
                 Ok(end) => end,
@@ -85,5 +90,9 @@ impl Archive {
                 Err(AppendError::Archive(error)) => return Err(error),
             }
         }
+        Err(ArchiveError::Store(StoreError::Transient {
+            what: format!("cannot bridge the gaps in the log of history {history}"),
+            cause: format!("{BRIDGES} bridges were created, and the store still shows a gap"),
+        }))
     }
 }
