@@ -350,7 +350,8 @@ fn stages_that_are_cut_anywhere_hold_what_a_server_has(version: Version) {
         let stopped = report["stopped"].as_str();
         let by_data = stopped.is_some_and(|why| BY_DATA.iter().any(|known| why.ends_with(known)));
         match end {
-            Some(end) if !by_data => assert_stopped(&report, end, &context),
+            // Without a stop, what is refused was overwritten or flushed later: the base behind it is compared below.
+            Some(end) if stopped.is_some() && !by_data => assert_stopped(&report, end, &context),
             _ => assert!(stopped.is_none() || by_data, "{context}: {report}"),
         }
         let mut made = it.bases();
