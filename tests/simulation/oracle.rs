@@ -282,6 +282,29 @@ impl Sim {
         }
     }
 
+    /// The same where a snapshot comes after a gap: what is stored before it is common to both.
+    fn goes_on_elsewhere_by(&mut self, id: ReplId, at: u64, found: &Model) {
+        let line = self.oracle.line(id);
+        let is_of = |line| {
+            let wanted = self.truth.state(line, at);
+            wanted.is_some_and(|wanted| wanted.difference(found, 0).is_none())
+        };
+        if is_of(line) {
+            return;
+        }
+        let end = self.oracle.end(id).unwrap_or(0);
+        let shares = |other| {
+            let began = self.truth.origin(other).map_or(0, |(began, _)| began);
+            let before = end <= began && self.truth.state(line, began).is_some();
+            before || self.truth.is_same(line, other, end)
+        };
+        let of_the_name = self.nodes.iter().filter(|node| node.was_set_back);
+        let mut lines = of_the_name.map(|node| node.line);
+        if let Some(other) = lines.find(|other| is_of(*other) && shares(*other)) {
+            self.oracle.lines.insert(id, other);
+        }
+    }
+
     /// How much later a key may expire in a restore.
     pub(crate) fn late_ms(&self) -> i64 {
         if self.nodes[0].version == 6 {
@@ -440,6 +463,9 @@ impl Sim {
             .and_then(|mut decoder| decoder.read_to_end(&mut raw))
             .map_err(|error| error.to_string())?;
         let found = Model::read(&raw)?;
+        if manifest.kind == BaseKind::Sync {
+            self.goes_on_elsewhere_by(id, at, &found);
+        }
         let line = self.oracle.line(id);
         let wanted = self
             .truth
