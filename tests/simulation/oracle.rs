@@ -237,7 +237,9 @@ impl Sim {
     }
 
     fn key_of_line(&self, line: ReplId) -> Option<ReplId> {
-        let own = self.oracle.lines.iter().find(|(_, of)| **of == line);
+        // Of two listeners, one may have stored what a server did after it was set back under its name, and one under a key.
+        let own = self.oracle.lines.iter().filter(|(_, of)| **of == line);
+        let own = own.max_by_key(|(key, _)| self.oracle.end(**key));
         let named = self.oracle.histories.contains_key(&line);
         let named = named && !self.oracle.lines.contains_key(&line);
         own.map(|(key, _)| *key).or_else(|| named.then_some(line))
