@@ -16,7 +16,7 @@ use crate::position::{Offset, ReplId};
 use crate::rdb::Family;
 use crate::rdb::elements::{Part, names, parts};
 use crate::rebuild::{self, Argv, At, Limits, Taker};
-use crate::restore::{self, Plan, RestoreError, When};
+use crate::restore::{self, Plan, RecoveryError, When};
 use crate::shown::Shown;
 
 pub use told::{Count, Diff, KeyChange, Moved, OfPrefix, UnknownKey, What};
@@ -49,9 +49,9 @@ async fn apart(
     archive: &Archive,
     earlier: &Plan,
     to: When,
-    error: RestoreError,
-) -> Result<LookupError, RestoreError> {
-    let RestoreError::Gap {
+    error: RecoveryError,
+) -> Result<LookupError, RecoveryError> {
+    let RecoveryError::Gap {
         missing,
         next,
         stepped_over: true,

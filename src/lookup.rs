@@ -4,7 +4,7 @@ use crate::archive::{Archive, ArchiveError, Catalog};
 use crate::keyspace::{ApplyError, Args, Dialect, Touch, Unknown, find, slot_of};
 use crate::position::{Offset, Position, ReplId};
 use crate::rebuild::{self, Argv, At, Limits, RebuildError, Stop, Taker};
-use crate::restore::{self, BadBases, Plan, RestoreError, When};
+use crate::restore::{self, BadBases, Plan, RecoveryError, When};
 use crate::shown::Shown;
 
 /// Arguments of a command that are shown.
@@ -17,7 +17,7 @@ const ARG_BYTES: usize = 80;
 pub enum LookupError {
     /// It cannot be reached.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(#[from] RecoveryError),
     /// Its keys cannot be told.
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
@@ -105,7 +105,7 @@ pub async fn plan_of(
     archive: &Archive,
     history: Option<ReplId>,
     when: When,
-) -> Result<Plan, RestoreError> {
+) -> Result<Plan, RecoveryError> {
     let (catalog, history) = chosen(archive, history).await?;
     let mut plan = restore::plan(archive, &catalog, history, when, &BadBases::new()).await?;
     // Only the commands tell, and they are made absolute where they are.
@@ -117,7 +117,7 @@ pub async fn plan_of(
 async fn chosen(
     archive: &Archive,
     history: Option<ReplId>,
-) -> Result<(Catalog, ReplId), RestoreError> {
+) -> Result<(Catalog, ReplId), RecoveryError> {
     let catalog = archive.catalog().await?;
     let history = restore::choose(archive, &catalog, history, None)?;
     Ok((catalog, history))
@@ -133,7 +133,7 @@ pub(crate) async fn plan_from(
     history: ReplId,
     when: When,
     from: Offset,
-) -> Result<Plan, RestoreError> {
+) -> Result<Plan, RecoveryError> {
     let mut plan = restore::plan_from(archive, catalog, history, when, from).await?;
     plan.set_relative_ttls(true);
     Ok(plan)
@@ -304,14 +304,14 @@ async fn longest(
     archive: &Archive,
     history: Option<ReplId>,
     when: When,
-) -> Result<Plan, RestoreError> {
+) -> Result<Plan, RecoveryError> {
     let (catalog, history) = chosen(archive, history).await?;
     for (_, offset) in bases(&catalog, history)? {
         match plan_from(archive, &catalog, history, when, offset).await {
             Err(
-                RestoreError::Gap { .. }
-                | RestoreError::SteppedOver { .. }
-                | RestoreError::NoSoundBase { .. },
+                RecoveryError::Gap { .. }
+                | RecoveryError::SteppedOver { .. }
+                | RecoveryError::NoSoundBase { .. },
             ) => {}
             other => return other,
         }

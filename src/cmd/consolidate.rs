@@ -7,7 +7,7 @@ use super::{Failure, flags};
 use crate::config::parse_size;
 use crate::consolidate::{Report, Request, Worth, consolidate};
 use crate::position::ReplId;
-use crate::restore::{RestoreError, When};
+use crate::restore::{RecoveryError, When};
 use crate::shown::counted;
 use crate::status::unix_ms_now;
 
@@ -53,7 +53,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
     let when = match (args.at.as_deref(), args.to_offset) {
         (_, Some(offset)) => When::Offset(offset),
-        (Some(at), None) => When::parse(at, now_unix_ms).map_err(RestoreError::from)?,
+        (Some(at), None) => When::parse(at, now_unix_ms).map_err(RecoveryError::from)?,
         (None, None) => When::Latest,
     };
     let archive = args.store.open().await?;

@@ -6,7 +6,7 @@ use super::listing::Time;
 use super::{Exit, Failure, cut, flags};
 use crate::diff::{Count, Diff, KeyChange, Request, What, diff};
 use crate::position::ReplId;
-use crate::restore::{RestoreError, When};
+use crate::restore::{RecoveryError, When};
 use crate::shown::counted;
 use crate::status::unix_ms_now;
 
@@ -40,7 +40,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now = unix_ms_now();
-    let when = |text: &str| When::parse(text, now).map_err(RestoreError::from);
+    let when = |text: &str| When::parse(text, now).map_err(RecoveryError::from);
     let request = Request {
         history: args.history,
         from: when(&args.from)?,

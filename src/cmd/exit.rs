@@ -10,7 +10,7 @@ use crate::fixture::FixtureError;
 use crate::link::LinkError;
 use crate::lookup::LookupError;
 use crate::rebuild::RebuildError;
-use crate::restore::RestoreError;
+use crate::restore::{RecoveryError, RestoreError};
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
 
@@ -58,27 +58,41 @@ impl From<SessionEnd> for Failure {
     }
 }
 
+impl From<RecoveryError> for Failure {
+    fn from(error: RecoveryError) -> Self {
+        Self::new(of_recovery(&error), error)
+    }
+}
+
+fn of_recovery(error: &RecoveryError) -> Exit {
+    match error {
+        RecoveryError::Archive(error) => of_archive(error),
+        RecoveryError::When(_) => Exit::Usage,
+        error if error.is_damage() => Exit::Damaged,
+        RecoveryError::Ambiguous(_)
+        | RecoveryError::NothingToRestore { .. }
+        | RecoveryError::BeforeOldest { .. }
+        | RecoveryError::AfterLatest { .. }
+        | RecoveryError::SteppedOver { .. }
+        | RecoveryError::ClockWentBack(_)
+        | RecoveryError::Rewrite(_)
+        | RecoveryError::Strip(_)
+        | RecoveryError::Unreplayable(_) => Exit::NothingToRestore,
+        _ => Exit::Error,
+    }
+}
+
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         let exit = match &error {
-            RestoreError::Archive(error) => of_archive(error),
+            RestoreError::Recovery(error) => of_recovery(error),
             RestoreError::Rebuild(error) => of_rebuild(error),
             error if error.is_damage() => Exit::Damaged,
-            RestoreError::Ambiguous(_)
-            | RestoreError::NothingToRestore { .. }
-            | RestoreError::NoKeys { .. }
-            | RestoreError::BeforeOldest { .. }
-            | RestoreError::AfterLatest { .. }
-            | RestoreError::SteppedOver { .. }
-            | RestoreError::ClockWentBack(_)
+            RestoreError::NoKeys { .. }
             | RestoreError::CannotContinue { .. }
             | RestoreError::GoesOn { .. }
-            | RestoreError::NotASnapshot { .. }
-            | RestoreError::Rewrite(_)
-            | RestoreError::Strip(_)
-            | RestoreError::Unreplayable(_) => Exit::NothingToRestore,
+            | RestoreError::NotASnapshot { .. } => Exit::NothingToRestore,
             RestoreError::LeaseLost { .. } => Exit::Superseded,
-            RestoreError::When(_) => Exit::Usage,
             RestoreError::Control(_)
             | RestoreError::Refused { .. }
             | RestoreError::InTheWay { .. }

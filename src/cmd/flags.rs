@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::link::accept;
 use crate::position::ReplId;
-use crate::restore::{RestoreError, When};
+use crate::restore::{RecoveryError, When};
 use crate::store;
 use crate::telemetry::LogFormat;
 
@@ -168,7 +168,7 @@ pub(super) struct Point {
 }
 
 impl Point {
-    pub(super) fn when(&self, now_unix_ms: i64) -> Result<When, RestoreError> {
+    pub(super) fn when(&self, now_unix_ms: i64) -> Result<When, RecoveryError> {
         match (self.at.as_deref(), self.offset) {
             (_, Some(offset)) => Ok(When::Offset(offset)),
             (Some(at), None) => Ok(When::parse(at, now_unix_ms)?),

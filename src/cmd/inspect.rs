@@ -16,7 +16,7 @@ use crate::inspect::{Inspection, Inspector, Tally};
 use crate::lookup::plan_of;
 use crate::position::{Offset, Position};
 use crate::rdb::reader::ReadError;
-use crate::restore::{Progress, RestoreError, Stage};
+use crate::restore::{Progress, RecoveryError, Stage};
 use crate::shown::counted;
 use crate::status::unix_ms_now;
 
@@ -218,7 +218,7 @@ async fn of_store(
     let wrong = |error| refused(&format!("the base at {}", base.position()), error);
     let mut bytes = archive.read_base(base).await?;
     while let Some(chunk) = bytes.next().await {
-        let chunk = chunk.map_err(RestoreError::from)?;
+        let chunk = chunk.map_err(RecoveryError::from)?;
         inspector.push(&chunk).map_err(wrong)?;
         bars.advance(chunk.len() as u64);
     }

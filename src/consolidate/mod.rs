@@ -16,7 +16,7 @@ use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
 use crate::position::{Offset, Position, ReplId};
 use crate::rdb::reader::ReadError;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
-use crate::restore::{self, BadBases, Plan, Progress, RestoreError, Stage, When};
+use crate::restore::{self, BadBases, Plan, Progress, RecoveryError, Stage, When};
 use crate::store::StoreError;
 
 pub use given::{consolidate_given, lost_keys};
@@ -85,7 +85,7 @@ pub struct Report {
 pub enum ConsolidateError {
     /// The archive cannot be read as a restore would read it.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(#[from] RecoveryError),
     /// No new snapshot can be made.
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
@@ -267,7 +267,7 @@ async fn stages(
 }
 
 async fn plan(archive: &Archive, request: &Request) -> Result<Plan, ConsolidateError> {
-    let catalog = archive.catalog().await.map_err(RestoreError::from)?;
+    let catalog = archive.catalog().await.map_err(RecoveryError::from)?;
     let service = request.service.as_deref();
     let history = restore::choose(archive, &catalog, request.history, service)?;
     let none_bad = BadBases::new();

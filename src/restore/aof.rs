@@ -113,7 +113,12 @@ async fn write_single(
         Some(length.saturating_add(plan.bytes_log())),
     );
     let log = log(archive, plan, LogForm::Replay);
-    files::write(&unfinished, [base, log], progress).await?;
+    files::write(
+        &unfinished,
+        [files::stored(base), files::stored(log)],
+        progress,
+    )
+    .await?;
     files::rename(&unfinished, path).await?;
     Ok(path.to_owned())
 }
@@ -131,10 +136,10 @@ async fn write_directory(
     fs::create_dir(&unfinished).await.map_err(fail)?;
     let (length, base) = snapshot(archive, &plan.base, true).await?;
     progress.stage(Stage::Snapshot, Some(length));
-    files::write(&unfinished.join(BASE), [base], progress).await?;
+    files::write(&unfinished.join(BASE), [files::stored(base)], progress).await?;
     progress.stage(Stage::Log, Some(plan.bytes_log()));
     let log = log(archive, plan, LogForm::Replay);
-    files::write(&unfinished.join(INCREMENT), [log], progress).await?;
+    files::write(&unfinished.join(INCREMENT), [files::stored(log)], progress).await?;
     let manifest = stream::iter([Ok(Bytes::from_static(MANIFEST_TEXT.as_bytes()))]).boxed();
     files::write(&unfinished.join(MANIFEST), [manifest], &()).await?;
     files::sync_directory(&unfinished).await?;

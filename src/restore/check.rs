@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use futures::StreamExt;
 
-use super::error::RestoreError;
 use super::plan::Plan;
 use super::progress::{Progress, Stage};
+use super::recovery_error::RecoveryError;
 use super::stream::piece_bytes;
 use crate::archive::{Archive, ArchiveError};
 use crate::expiry::is_relative;
@@ -44,7 +44,7 @@ pub async fn check(
     archive: &Archive,
     plan: &Plan,
     progress: &dyn Progress,
-) -> Result<Checked, RestoreError> {
+) -> Result<Checked, RecoveryError> {
     progress.stage(
         Stage::Checking,
         Some(plan.bytes_base().saturating_add(plan.bytes_log())),
@@ -67,9 +67,9 @@ pub(super) async fn check_base(
     archive: &Archive,
     plan: &Plan,
     progress: &dyn Progress,
-) -> Result<Summary, RestoreError> {
+) -> Result<Summary, RecoveryError> {
     let base = plan.base.position();
-    let bad = |source| RestoreError::BadBase {
+    let bad = |source| RecoveryError::BadBase {
         base,
         source: Box::new(source),
     };
@@ -94,10 +94,10 @@ pub(super) async fn check_base(
 }
 
 /// Is it this base that an error speaks of, so that an older one may serve?
-pub(super) fn is_bad_base(error: &RestoreError) -> bool {
+pub(super) fn is_bad_base(error: &RecoveryError) -> bool {
     match error {
-        RestoreError::BadBase { .. } => true,
-        RestoreError::Archive(ArchiveError::NewerFormat { .. }) => true,
+        RecoveryError::BadBase { .. } => true,
+        RecoveryError::Archive(ArchiveError::NewerFormat { .. }) => true,
         error => error.is_damage(),
     }
 }
@@ -180,7 +180,7 @@ async fn check_log(
     archive: &Archive,
     plan: &Plan,
     progress: &dyn Progress,
-) -> Result<Log, RestoreError> {
+) -> Result<Log, RecoveryError> {
     let mut log = Log {
         highest_db: plan.base.db,
         ..Log::default()
@@ -192,12 +192,12 @@ async fn check_log(
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
             let scanned = scanner.scan(&chunk, |command| log.command(command));
-            scanned.map_err(|source| RestoreError::BadLog { history, source })?;
+            scanned.map_err(|source| RecoveryError::BadLog { history, source })?;
             progress.advance(chunk.len() as u64);
         }
     }
     if let Some(what) = log.unreplayable {
-        return Err(RestoreError::Unreplayable(what));
+        return Err(RecoveryError::Unreplayable(what));
     }
     ends_where_planned(plan, scanner.boundary())?;
     Ok(log)
@@ -205,11 +205,11 @@ async fn check_log(
 
 /// The headers said where the end is; the bytes must say the same. (The database may differ: a snapshot taken beside a
 /// running capture stands where its master was about to select one.)
-fn ends_where_planned(plan: &Plan, found: Boundary) -> Result<(), RestoreError> {
+fn ends_where_planned(plan: &Plan, found: Boundary) -> Result<(), RecoveryError> {
     if found.offset == plan.end.offset {
         return Ok(());
     }
-    Err(RestoreError::Unreplayable(format!(
+    Err(RecoveryError::Unreplayable(format!(
         "its headers say that a command ends at offset {}, but its bytes say {}",
         plan.end.offset, found.offset
     )))

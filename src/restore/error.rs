@@ -3,138 +3,19 @@
 use std::path::PathBuf;
 
 use super::proof::Differs;
+use super::recovery_error::{RecoveryError, is_damage};
 use super::serve_error::ServeError;
-use super::when::BadWhen;
-use crate::archive::{Ambiguous, ArchiveError};
-use crate::expiry::feed::FeedRewriteError;
+use crate::archive::ArchiveError;
 use crate::link::control::ControlError;
-use crate::position::{Offset, Position, ReplId};
-use crate::rdb::WalkError;
-use crate::rdb::strip::StripError;
+use crate::position::{Offset, ReplId};
 use crate::rebuild::{RebuildError, Stop};
-use crate::resp::FeedError;
 
 /// Why a restore did not happen. Whatever is found by a check is found before the target is touched.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The archive could not be read.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// Several histories could be meant.
-    #[error("{0}. Name one with --history")]
-    Ambiguous(#[from] Ambiguous),
-    /// A document that says what there is cannot be used.
-    #[error(
-        "history {history} cannot be read, and may be the latest: {reason}. To restore another one, name that with --history"
-    )]
-    UnreadableHistory {
-        /// Which.
-        history: ReplId,
-        /// The object, and what is wrong with it.
-        reason: String,
-    },
-    /// There is no base at all.
-    #[error(
-        "{url} holds no snapshot that could be restored yet: the first full sync has not been completed"
-    )]
-    NothingToRestore {
-        /// The archive.
-        url: String,
-    },
     /// The point cannot be read.
     #[error(transparent)]
-    When(#[from] BadWhen),
-    /// The goal lies before everything that is stored.
-    #[error("{goal} lies before the oldest point that can be restored, {oldest}")]
-    BeforeOldest {
-        /// What was asked for.
-        goal: String,
-        /// The oldest base.
-        oldest: String,
-    },
-    /// The goal lies after everything that is stored.
-    #[error(
-        "{goal} lies after the last point that is stored, {last}: ask for `latest`, or an earlier point"
-    )]
-    AfterLatest {
-        /// What was asked for.
-        goal: String,
-        /// The last boundary.
-        last: Position,
-    },
-    /// The clock that times were taken from went back, so that this one names no point.
-    #[error(transparent)]
-    ClockWentBack(Box<ClockWentBack>),
-    /// The log has a hole before the goal.
-    #[error(
-        "the log of history {history} has a gap: byte {missing} is missing{}, so {goal} cannot be reached from the \
-         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: ask for that",
-        .next.map(|next| format!(" (the next segment begins at byte {next})")).unwrap_or_default()
-    )]
-    Gap {
-        /// Whose log.
-        history: ReplId,
-        /// The first missing byte.
-        missing: u64,
-        /// Where the log goes on.
-        next: Option<u64>,
-        /// What was asked for.
-        goal: String,
-        /// The base that was to be used.
-        base: Offset,
-        /// The last boundary before the gap.
-        reachable: Offset,
-        /// Nobody has those bytes, as a full sync stepped over them: a snapshot stands behind them instead.
-        stepped_over: bool,
-    },
-    /// The goal lies where a full sync stepped over bytes that nobody has.
-    #[error(
-        "{goal} cannot be restored: nobody has the bytes of the log after {from} up to offset {upto}, as a full sync stepped \
-         over them. Ask for offset {reachable}, which is the last point before them, or for one from offset {upto} on"
-    )]
-    SteppedOver {
-        /// What was asked for.
-        goal: String,
-        /// The last byte before them.
-        from: Position,
-        /// The last of them.
-        upto: Offset,
-        /// The last boundary before them.
-        reachable: Offset,
-    },
-    /// The bases that could have served are damaged.
-    #[error("no sound snapshot is left for {goal}: {}", .damaged.join("; "))]
-    NoSoundBase {
-        /// What was asked for.
-        goal: String,
-        /// Each with what is wrong with it.
-        damaged: Vec<String>,
-    },
-    /// A snapshot's bytes are those that were stored, but they are no sound RDB.
-    #[error("the snapshot at {base} is no sound RDB: {source}")]
-    BadBase {
-        /// The base.
-        base: Position,
-        /// What is wrong.
-        source: Box<WalkError>,
-    },
-    /// A log's bytes are those that were stored, but they are no sound feed.
-    #[error("the log of history {history} cannot be replayed: {source}")]
-    BadLog {
-        /// Whose.
-        history: ReplId,
-        /// What is wrong.
-        source: FeedError,
-    },
-    /// A log cannot be rewritten for replay.
-    #[error("the log cannot be made fit for replay: {0}")]
-    Rewrite(#[from] FeedRewriteError),
-    /// The replication position could not be taken out of the snapshot.
-    #[error("the snapshot cannot be prepared for a fork: {0}")]
-    Strip(Box<StripError>),
-    /// The log holds something that cannot be replayed.
-    #[error("the log cannot be replayed: {0}")]
-    Unreplayable(String),
+    Recovery(#[from] RecoveryError),
     /// The original history may not be continued from here.
     #[error(
         "history {history} cannot be continued: {reason}. Without --continue-history, the restore gets an id of its own"
@@ -317,9 +198,9 @@ pub enum RestoreError {
     },
 }
 
-impl From<StripError> for RestoreError {
-    fn from(error: StripError) -> Self {
-        Self::Strip(Box::new(error))
+impl From<ArchiveError> for RestoreError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Recovery(error.into())
     }
 }
 
@@ -328,9 +209,8 @@ impl RestoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Archive(error) | Self::Rebuild(RebuildError::Archive(error)) => {
-                error.is_transient()
-            }
+            Self::Recovery(error) => error.is_transient(),
+            Self::Rebuild(RebuildError::Archive(error)) => error.is_transient(),
             Self::Control(source) | Self::LeftFollowing { source, .. } => !source.is_permanent(),
             Self::Feeding { source, .. } => source.is_transient(),
             _ => false,
@@ -341,13 +221,9 @@ impl RestoreError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Archive(error) | Self::Rebuild(RebuildError::Archive(error)) => is_damage(error),
+            Self::Recovery(error) => error.is_damage(),
+            Self::Rebuild(RebuildError::Archive(error)) => is_damage(error),
             Self::Rebuild(error) => error.is_damage(),
-            Self::UnreadableHistory { .. }
-            | Self::Gap { .. }
-            | Self::NoSoundBase { .. }
-            | Self::BadBase { .. }
-            | Self::BadLog { .. } => true,
             Self::Feeding { source, .. } => {
                 matches!(source.as_ref(), ServeError::Content(error) if error.is_damage())
             }
@@ -358,56 +234,16 @@ impl RestoreError {
     /// Was the restore refused by a check, before anything was written or changed?
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Recovery(error) => error.is_refusal(),
             Self::Refused { .. }
-                | Self::InTheWay { .. }
-                | Self::NotASnapshot { .. }
-                | Self::CannotContinue { .. }
-                | Self::GoesOn { .. }
-                | Self::BeforeOldest { .. }
-                | Self::AfterLatest { .. }
-                | Self::SteppedOver { .. }
-                | Self::ClockWentBack(_)
-                | Self::Ambiguous(_)
-                | Self::When(_)
-        )
+            | Self::InTheWay { .. }
+            | Self::NotASnapshot { .. }
+            | Self::CannotContinue { .. }
+            | Self::GoesOn { .. } => true,
+            _ => false,
+        }
     }
-}
-
-/// The clock that times were taken from went back.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{goal} names no point of history {history}: the clock of backfeed's machine went back then, from {held} to {back}, and times \
-     from {from_time} to {held} do not tell what had been received. What was received with a wrong or a repeated time lies between \
-     offsets {from} and {upto}: ask for one of those (`offset:{upto}`), for `latest`, or for a time outside"
-)]
-pub struct ClockWentBack {
-    /// What was asked for.
-    pub goal: String,
-    /// Whose log.
-    pub history: ReplId,
-    /// The last time before it went back.
-    pub held: String,
-    /// What it went back to.
-    pub back: String,
-    /// From this time on.
-    pub from_time: String,
-    /// The last byte with a time that is right.
-    pub from: Offset,
-    /// The last byte with one that is not.
-    pub upto: Offset,
-}
-
-/// Objects that are not what they should be, as opposed to a store that does not answer.
-pub(super) fn is_damage(error: &ArchiveError) -> bool {
-    matches!(
-        error,
-        ArchiveError::Missing { .. }
-            | ArchiveError::Truncated { .. }
-            | ArchiveError::Damaged { .. }
-            | ArchiveError::Renamed { .. }
-    )
 }
 
 /// What to do about a file that cannot be written.

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use tokio::fs::{self, File};
 use tokio::io::{AsyncWriteExt, BufWriter};
 
@@ -13,10 +15,18 @@ use super::stream::Content;
 /// Bytes gathered before a write: chunks of a log may be small.
 const BUFFER: usize = 1 << 20;
 
+/// What a file is made of.
+pub(super) type FileBytes = BoxStream<'static, Result<Bytes, RestoreError>>;
+
+/// A snapshot or a log of the archive, as it is.
+pub(super) fn stored(content: Content) -> FileBytes {
+    content.map_err(RestoreError::from).boxed()
+}
+
 /// Writes `parts` one after the other into a new file at `path` and syncs it. Gives the number of bytes.
 pub(super) async fn write(
     path: &Path,
-    parts: impl IntoIterator<Item = Content>,
+    parts: impl IntoIterator<Item = FileBytes>,
     progress: &dyn Progress,
 ) -> Result<u64, RestoreError> {
     let fail = |source| file_error(path, source);

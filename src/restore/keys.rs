@@ -19,10 +19,10 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::oneshot;
 
 use super::error::RestoreError;
-use super::files::{self, file_error};
+use super::files::{self, FileBytes, file_error};
 use super::keys_server::Target;
 use super::progress::{Progress, Stage};
-use super::stream::{Content, source};
+use super::stream::source;
 use super::when::{When, show_time};
 use super::{BadBases, Plan, plan};
 use super::{choose, sound};
@@ -184,7 +184,7 @@ impl Chosen<'_> {
     }
 
     /// As an RDB, and what it holds: known when all of it has come.
-    async fn rdb(&self) -> Result<(Content, oneshot::Receiver<Counts>), RestoreError> {
+    async fn rdb(&self) -> Result<(FileBytes, oneshot::Receiver<Counts>), RestoreError> {
         let limits = Limits {
             memory: self.request.memory_limit,
             log: u64::MAX,
@@ -337,7 +337,7 @@ pub(super) struct Batch {
 
 /// Reads keys from an RDB.
 pub(super) struct Keys {
-    rdb: Content,
+    rdb: FileBytes,
     /// None at the end.
     reader: Option<Reader>,
     batch: Batch,

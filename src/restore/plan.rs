@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
-use super::error::{RestoreError, is_damage};
+use super::recovery_error::{RecoveryError, is_damage};
 use super::when::{When, show_time};
 use crate::archive::{Archive, BaseManifest, Catalog, ChainEnd, ChainItem};
 use crate::position::{Boundary, Offset, Position, ReplId};
@@ -126,7 +126,7 @@ pub(super) async fn of_listed(
     history: ReplId,
     when: When,
     usable: Usable<'_>,
-) -> Result<Plan, RestoreError> {
+) -> Result<Plan, RecoveryError> {
     let planner = Planner {
         archive,
         catalog,
@@ -153,7 +153,7 @@ struct Span {
     upto: Offset,
 }
 
-fn spans(catalog: &Catalog, history: ReplId) -> Result<Vec<Span>, RestoreError> {
+fn spans(catalog: &Catalog, history: ReplId) -> Result<Vec<Span>, RecoveryError> {
     let lineage = catalog.lineage(history)?;
     Ok(lineage
         .into_iter()
@@ -190,7 +190,7 @@ struct Walk {
 
 impl Planner<'_> {
     /// The offset that may not be passed.
-    async fn goal(&self) -> Result<Offset, RestoreError> {
+    async fn goal(&self) -> Result<Offset, RecoveryError> {
         match self.when {
             When::Latest => Ok(Offset(u64::MAX)),
             When::Offset(offset) => Ok(Offset(offset)),
@@ -218,7 +218,7 @@ impl Planner<'_> {
     }
 
     /// The newest usable base at or below the goal.
-    fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RestoreError> {
+    fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RecoveryError> {
         let before = self.bases().filter(|(_, base)| base.offset <= goal);
         let newest = before
             .filter(|(_, base)| self.usable.allows(base))
@@ -227,12 +227,12 @@ impl Planner<'_> {
     }
 
     /// Why there is none: those that could have served are damaged, or there never was one.
-    fn no_base(&self, goal: Offset) -> RestoreError {
+    fn no_base(&self, goal: Offset) -> RecoveryError {
         let mut before = self.bases().filter(|(_, base)| base.offset <= goal);
         if !before.any(|(_, base)| self.usable.is_bad(base)) {
             return self.before_oldest();
         }
-        RestoreError::NoSoundBase {
+        RecoveryError::NoSoundBase {
             goal: self.when.to_string(),
             damaged: self.usable.bad.values().cloned().collect(),
         }
@@ -248,7 +248,7 @@ impl Planner<'_> {
         ))
     }
 
-    fn before_oldest(&self) -> RestoreError {
+    fn before_oldest(&self) -> RecoveryError {
         let sound = self.bases().filter(|(_, base)| !self.usable.is_bad(base));
         let goal = self
             .usable
@@ -256,7 +256,7 @@ impl Planner<'_> {
             .map_or(self.when, |upto| When::Offset(upto.0));
         let bad = self.usable.bad;
         match sound.min_by_key(|(_, base)| base.offset) {
-            Some((_, oldest)) => RestoreError::BeforeOldest {
+            Some((_, oldest)) => RecoveryError::BeforeOldest {
                 goal: goal.to_string(),
                 oldest: format!(
                     "the snapshot at offset {} (made {}){}",
@@ -267,10 +267,10 @@ impl Planner<'_> {
                         .unwrap_or_default()
                 ),
             },
-            None if bad.is_empty() => RestoreError::NothingToRestore {
+            None if bad.is_empty() => RecoveryError::NothingToRestore {
                 url: self.archive.store().url(),
             },
-            None => RestoreError::NoSoundBase {
+            None => RecoveryError::NoSoundBase {
                 goal: goal.to_string(),
                 damaged: bad.values().cloned().collect(),
             },
@@ -283,7 +283,7 @@ impl Planner<'_> {
         span: usize,
         base: &BaseManifest,
         goal: Offset,
-    ) -> Result<Walk, RestoreError> {
+    ) -> Result<Walk, RecoveryError> {
         let mut walk = Walk {
             pieces: Vec::new(),
             reached: base.offset,
@@ -310,7 +310,7 @@ impl Planner<'_> {
         span: Span,
         walk: &mut Walk,
         goal: Offset,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<(), RecoveryError> {
         let limit = span.upto.min(goal);
         let relative_ttls = self
             .catalog
@@ -351,7 +351,7 @@ impl Planner<'_> {
     }
 
     /// The last boundary in what was walked.
-    async fn end(&self, base: &BaseManifest, pieces: &[Piece]) -> Result<Boundary, RestoreError> {
+    async fn end(&self, base: &BaseManifest, pieces: &[Piece]) -> Result<Boundary, RecoveryError> {
         let start = Boundary {
             offset: base.offset,
             db: base.db,
@@ -373,7 +373,7 @@ impl Planner<'_> {
     }
 
     /// Reads the last of these pieces, from a point before it that is known to be a boundary.
-    async fn scan(&self, start: Boundary, pieces: &[Piece]) -> Result<Boundary, RestoreError> {
+    async fn scan(&self, start: Boundary, pieces: &[Piece]) -> Result<Boundary, RecoveryError> {
         let known = pieces.iter().rposition(|piece| {
             piece.header.meta.starts_at_boundary && piece.after == piece.header.meta.start
         });
@@ -392,7 +392,7 @@ impl Planner<'_> {
                 let history = piece.header.meta.history;
                 scanner
                     .scan(&chunk?, |_| {})
-                    .map_err(|source| RestoreError::BadLog { history, source })?;
+                    .map_err(|source| RecoveryError::BadLog { history, source })?;
             }
         }
         Ok(scanner.boundary())
@@ -406,7 +406,7 @@ impl Planner<'_> {
         goal: Offset,
         end: Boundary,
         tip: Option<Tip>,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<(), RecoveryError> {
         // No end may lie before a snapshot that was passed over: the data went on.
         let passed_over = self
             .bases()
@@ -434,7 +434,7 @@ impl Planner<'_> {
         if log_ended && walk.reached >= needed {
             return match self.when {
                 When::Latest | When::AtUnixMs(_) => Ok(()),
-                When::Offset(_) => Err(RestoreError::AfterLatest {
+                When::Offset(_) => Err(RecoveryError::AfterLatest {
                     goal: self.when.to_string(),
                     last: Position {
                         history,
@@ -446,7 +446,7 @@ impl Planner<'_> {
         if let Some(ChainEnd::SteppedOver { at, resumes }) = walk.stopped
             && resumes > goal
         {
-            return Err(RestoreError::SteppedOver {
+            return Err(RecoveryError::SteppedOver {
                 goal: self.when.to_string(),
                 from: Position {
                     history,
@@ -456,7 +456,7 @@ impl Planner<'_> {
                 reachable: end.offset,
             });
         }
-        Err(RestoreError::Gap {
+        Err(RecoveryError::Gap {
             history,
             missing: walk.reached.next_byte(),
             next: match walk.stopped {
@@ -478,7 +478,7 @@ impl Planner<'_> {
         end: Boundary,
         tip: Option<Tip>,
         mut notes: Vec<String>,
-    ) -> Result<Plan, RestoreError> {
+    ) -> Result<Plan, RecoveryError> {
         let end_history = self
             .spans
             .get(walk.span)
@@ -515,7 +515,11 @@ impl Planner<'_> {
     }
 
     /// Where the log of the history asked for ends, if the restore ends in that history (the first span).
-    async fn tip(&self, span: usize, notes: &mut Vec<String>) -> Result<Option<Tip>, RestoreError> {
+    async fn tip(
+        &self,
+        span: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Tip>, RecoveryError> {
         if span > 0 {
             return Ok(None);
         }
@@ -538,7 +542,7 @@ impl Planner<'_> {
         base: &BaseManifest,
         pieces: &[Piece],
         end: Offset,
-    ) -> Result<Option<i64>, RestoreError> {
+    ) -> Result<Option<i64>, RecoveryError> {
         let Some(last) = pieces.last() else {
             return Ok(Some(base.as_of_unix_ms()));
         };

@@ -138,7 +138,7 @@ async fn a_time_means_what_had_been_received_by_then() {
     assert!(later.is_tip_end);
     let error = sample.plan(id(1), When::AtUnixMs(8_999)).await.unwrap_err();
     assert!(
-        matches!(error, RestoreError::BeforeOldest { .. }),
+        matches!(error, RecoveryError::BeforeOldest { .. }),
         "{error}"
     );
     assert!(error.to_string().contains("offset 1000"), "{error}");
@@ -151,21 +151,24 @@ async fn goals_outside_of_what_is_stored_are_errors() {
     sample.history(id(1), None).await;
     let error = sample.plan(id(1), When::Latest).await.unwrap_err();
     assert!(
-        matches!(error, RestoreError::NothingToRestore { .. }),
+        matches!(error, RecoveryError::NothingToRestore { .. }),
         "{error}"
     );
     sample.base(id(1), 1000, 0, 5).await;
     sample.log(id(1), at(1000, 0), &bytes, &[]).await;
     let error = sample.plan(id(1), When::Offset(999)).await.unwrap_err();
     assert!(
-        matches!(error, RestoreError::BeforeOldest { .. }),
+        matches!(error, RecoveryError::BeforeOldest { .. }),
         "{error}"
     );
     let error = sample
         .plan(id(1), When::Offset(ends[6] + 1))
         .await
         .unwrap_err();
-    assert!(matches!(error, RestoreError::AfterLatest { .. }), "{error}");
+    assert!(
+        matches!(error, RecoveryError::AfterLatest { .. }),
+        "{error}"
+    );
     assert!(
         sample.plan(id(2), When::Latest).await.is_err(),
         "no such history"
@@ -185,7 +188,7 @@ async fn a_gap_before_the_goal_is_named_and_a_newer_base_steps_over_it() {
         .await;
     // What lies beyond was stored after it, so something was lost: that is not where the log ends.
     let error = sample.plan(id(1), When::Latest).await.unwrap_err();
-    assert!(matches!(error, RestoreError::Gap { .. }), "{error}");
+    assert!(matches!(error, RecoveryError::Gap { .. }), "{error}");
 
     sample.base(id(1), ends[4], 5, 50_000).await;
     let plan = sample.plan(id(1), When::Latest).await.unwrap();
@@ -199,7 +202,7 @@ async fn a_gap_before_the_goal_is_named_and_a_newer_base_steps_over_it() {
     let error = sample.plan(id(1), goal).await.unwrap_err();
     let text = error.to_string();
     assert!(
-        matches!(error, RestoreError::Gap { .. }) && error.is_damage(),
+        matches!(error, RecoveryError::Gap { .. }) && error.is_damage(),
         "{text}"
     );
     assert!(
@@ -277,7 +280,7 @@ async fn without_a_damaged_base_the_same_end_is_reached_or_it_is_an_error() {
         if hole {
             let error = planned.unwrap_err();
             assert!(
-                matches!(error, RestoreError::Gap { .. }),
+                matches!(error, RecoveryError::Gap { .. }),
                 "never a silent early end: {error}"
             );
         } else {
@@ -296,7 +299,7 @@ async fn without_a_damaged_base_the_same_end_is_reached_or_it_is_an_error() {
         let planned = plan(&sample.archive, &catalog, id(1), When::Latest, &bad.into()).await;
         assert!(matches!(
             planned.unwrap_err(),
-            RestoreError::NoSoundBase { .. }
+            RecoveryError::NoSoundBase { .. }
         ));
     }
 }
@@ -384,7 +387,7 @@ async fn a_hole_in_an_ancestors_log_is_never_an_early_end() {
     ] {
         let error = sample.plan(id(2), when).await.unwrap_err();
         assert!(
-            matches!(error, RestoreError::Gap { history, .. } if history == id(1)),
+            matches!(error, RecoveryError::Gap { history, .. } if history == id(1)),
             "{error}"
         );
     }
@@ -465,5 +468,8 @@ async fn a_seal_ends_the_log_whatever_lies_beyond() {
         );
     }
     let error = sample.plan(id(1), When::Offset(ends[4])).await.unwrap_err();
-    assert!(matches!(error, RestoreError::AfterLatest { .. }), "{error}");
+    assert!(
+        matches!(error, RecoveryError::AfterLatest { .. }),
+        "{error}"
+    );
 }

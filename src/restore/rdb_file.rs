@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use super::count::{self, Expected};
 use super::error::RestoreError;
-use super::files;
+use super::files::{self, FileBytes};
 use super::plan::Plan;
 use super::progress::{Progress, Stage};
-use super::stream::{Content, snapshot, source};
+use super::stream::{snapshot, source};
 use crate::archive::Archive;
 use crate::rebuild::{self, Counts, Limits, RebuildError, Stand};
 
@@ -49,7 +49,7 @@ pub(super) async fn write(
     let (content, counts) = if plan.bytes_log() == 0 {
         let (length, content) = snapshot(archive, &plan.base, true).await?;
         progress.stage(Stage::Snapshot, Some(length));
-        (content, None)
+        (files::stored(content), None)
     } else {
         progress.stage(Stage::Log, Some(plan.bytes_log()));
         let (content, counts) = applied(archive, plan, memory_limit).await?;
@@ -74,7 +74,7 @@ async fn applied(
     archive: &Archive,
     plan: &Plan,
     memory_limit: usize,
-) -> Result<(Content, oneshot::Receiver<Counts>), RestoreError> {
+) -> Result<(FileBytes, oneshot::Receiver<Counts>), RestoreError> {
     let limits = Limits {
         memory: memory_limit,
         log: u64::MAX,

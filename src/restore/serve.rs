@@ -356,7 +356,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     ) -> Result<u64, ServeError> {
         let mut sent = 0u64;
         while let Some(chunk) = content.next().await {
-            let chunk: Bytes = chunk.map_err(Box::new)?;
+            let chunk: Bytes = chunk.map_err(|error| Box::new(error.into()))?;
             self.send(&chunk).await?;
             progress.advance(chunk.len() as u64);
             sent = sent.saturating_add(chunk.len() as u64);

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
-use super::error::RestoreError;
 use super::plan::{Piece, Plan};
+use super::recovery_error::RecoveryError;
 use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
 use crate::expiry::feed::FeedRewriter;
 use crate::position::{Offset, TimeMark};
@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::world;
 
 /// Bytes for a target, in order.
-pub type Content = BoxStream<'static, Result<Bytes, RestoreError>>;
+pub type Content = BoxStream<'static, Result<Bytes, RecoveryError>>;
 
 /// Segments read at once: each costs a round trip to the store, and many are small.
 const SEGMENTS_AHEAD: usize = 4;
@@ -40,10 +40,10 @@ pub async fn snapshot(
     archive: &Archive,
     base: &BaseManifest,
     stripped: bool,
-) -> Result<(u64, Content), RestoreError> {
+) -> Result<(u64, Content), RecoveryError> {
     let mut raw = read_ahead(archive.read_base(base).await?);
     if !stripped {
-        return Ok((base.raw_bytes, raw.map_err(RestoreError::from).boxed()));
+        return Ok((base.raw_bytes, raw.map_err(RecoveryError::from).boxed()));
     }
     let mut stripper = Stripper::new(base.raw_bytes);
     let mut front = Vec::new();
@@ -64,7 +64,7 @@ pub async fn snapshot(
         let Some((mut raw, mut stripper)) = state else {
             return Ok(None);
         };
-        Ok::<_, RestoreError>(Some(match raw.next().await {
+        Ok::<_, RecoveryError>(Some(match raw.next().await {
             Some(chunk) => (stripper.push(chunk?)?, Some((raw, stripper))),
             None => (stripper.finish()?, None),
         }))
@@ -98,7 +98,7 @@ pub fn log(archive: &Archive, plan: &Plan, form: LogForm) -> Content {
                     LogItem::Marks(_) => None,
                 }))
             });
-            bytes.map_err(RestoreError::from).boxed()
+            bytes.map_err(RecoveryError::from).boxed()
         }
         LogForm::Replay => replay(archive, plan),
     }
@@ -115,7 +115,7 @@ fn replay(archive: &Archive, plan: &Plan) -> Content {
     let rewritten = stream::try_unfold((items, rewriter), |(mut items, mut rewriter)| async move {
         let Some(item) = items.next().await else {
             rewriter.finish()?;
-            return Ok::<_, RestoreError>(None);
+            return Ok::<_, RecoveryError>(None);
         };
         let mut out = Vec::new();
         match item? {

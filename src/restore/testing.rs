@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use super::{BadBases, Plan, plan};
-use super::{RestoreError, When};
+use super::{RecoveryError, When};
 use crate::archive::{
     Archive, BaseKind, BaseManifest, DbCounts, FORMAT, HistoryDoc, Parent, ServerInfo,
 };
@@ -217,7 +217,7 @@ impl Sample {
             .await
     }
 
-    pub(crate) async fn plan(&self, history: ReplId, when: When) -> Result<Plan, RestoreError> {
+    pub(crate) async fn plan(&self, history: ReplId, when: When) -> Result<Plan, RecoveryError> {
         let catalog = self.archive.catalog().await.unwrap();
         plan(&self.archive, &catalog, history, when, &BadBases::new()).await
     }

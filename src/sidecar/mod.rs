@@ -30,7 +30,7 @@ use crate::link::control::{Control, ControlError};
 use crate::link::facts::{Facts, Role};
 use crate::position::{Position, ReplId};
 use crate::restore::door::Door;
-use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
+use crate::restore::{Before, Differs, Lease, RecoveryError, RestoreError, ServeError};
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
@@ -508,7 +508,9 @@ impl Sidecar {
         ) {
             (Ok(latest), _) => latest,
             (Err(several), Some(wanted)) => Some(choose(&catalog, several, wanted)?),
-            (Err(several), None) => return Err(RestoreError::from(several).into()),
+            (Err(several), None) => {
+                return Err(RestoreError::from(RecoveryError::from(several)).into());
+            }
         };
         let Some(history) = latest else {
             return Ok(None);
@@ -543,7 +545,9 @@ impl Sidecar {
             tracing::warn!("{text}");
         }
         match error {
-            SidecarError::Restore(RestoreError::Archive(cause)) if cause.is_transient() => {
+            SidecarError::Restore(RestoreError::Recovery(RecoveryError::Archive(cause)))
+                if cause.is_transient() =>
+            {
                 store_is_away(&self.status, &self.clock, cause);
             }
             _ => {
@@ -564,7 +568,7 @@ fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplI
     let mut of_it = several.0.iter().copied().filter(comes_from);
     match (of_it.next(), of_it.next()) {
         (Some(id), None) => Ok(id),
-        _ => Err(several.into()),
+        _ => Err(RecoveryError::from(several).into()),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::{
     AckPolicy, BackupConfig, CaptureConfig, ConsolidateConfig, SpoolConfig, StoreConfig,
 };
 use crate::consolidate::{self, ConsolidateError, Worth, consolidate};
-use crate::restore::{RestoreError, When};
+use crate::restore::{RecoveryError, When};
 use crate::service;
 use crate::status::Status;
 use crate::world;
@@ -672,10 +672,10 @@ fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String>
     };
     match &error {
         error if error.is_transient() || by_store(error) => Ok(()),
-        ConsolidateError::Restore(RestoreError::NothingToRestore { .. })
+        ConsolidateError::Restore(RecoveryError::NothingToRestore { .. })
         | ConsolidateError::Archive(ArchiveError::EmptyStore { .. }) => Ok(()),
         // Two writers of a server that lost everything: while one stores the rest of its feed, that looks alive to the other.
-        ConsolidateError::Restore(RestoreError::Ambiguous(_)) => Ok(()),
+        ConsolidateError::Restore(RecoveryError::Ambiguous(_)) => Ok(()),
         ConsolidateError::Rebuild(error) if error.is_memory() => Ok(()),
         error => Err(format!("consolidation: {error}")),
     }

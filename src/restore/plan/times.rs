@@ -6,7 +6,7 @@
 use super::{Planner, Span};
 use crate::archive::BaseKind;
 use crate::position::{Offset, ReplId, TimeMark};
-use crate::restore::error::{ClockWentBack, RestoreError, is_damage};
+use crate::restore::recovery_error::{ClockWentBack, RecoveryError, is_damage};
 use crate::restore::when::show_time;
 use crate::segment::{ClockBack, Entry, SegmentMeta};
 
@@ -19,7 +19,7 @@ struct Found {
 
 impl Planner<'_> {
     /// What had been received at that time: the last time mark of the lineage, or a snapshot that existed by then.
-    pub(super) async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RestoreError> {
+    pub(super) async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RecoveryError> {
         let snapshots = self.bases().filter(|(_, base)| {
             matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
         });
@@ -45,7 +45,7 @@ impl Planner<'_> {
     }
 
     /// The last mark of a span's log at or before that time, by binary search over the headers.
-    async fn mark_at(&self, span: Span, unix_ms: i64) -> Result<Option<Found>, RestoreError> {
+    async fn mark_at(&self, span: Span, unix_ms: i64) -> Result<Option<Found>, RecoveryError> {
         let log = self.log_of(span);
         let (mut low, mut high) = (0, log.len());
         let mut found = None;
@@ -73,7 +73,7 @@ impl Planner<'_> {
         &self,
         history: ReplId,
         log: &[u64],
-    ) -> Result<Option<(usize, SegmentMeta)>, RestoreError> {
+    ) -> Result<Option<(usize, SegmentMeta)>, RecoveryError> {
         for (index, first) in log.iter().enumerate() {
             match self.archive.entry(history, *first).await {
                 Ok(Some(Entry::Segment(header))) if !header.meta.marks.is_empty() => {
@@ -97,7 +97,7 @@ impl Planner<'_> {
         span: Span,
         found: Option<Found>,
         unix_ms: i64,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<(), RecoveryError> {
         let last = self.log_of(span).len().saturating_sub(1);
         let first = found.map_or(0, |found| found.index);
         let (mut index, mut distance) = (first, 1_usize);
@@ -122,7 +122,11 @@ impl Planner<'_> {
         }
     }
 
-    async fn meta_at(&self, span: Span, index: usize) -> Result<Option<SegmentMeta>, RestoreError> {
+    async fn meta_at(
+        &self,
+        span: Span,
+        index: usize,
+    ) -> Result<Option<SegmentMeta>, RecoveryError> {
         let log = self.log_of(span);
         let one = log.get(index..).unwrap_or_default();
         let one = one.get(..one.len().min(1)).unwrap_or_default();
@@ -141,7 +145,7 @@ impl Planner<'_> {
         unix_ms: i64,
         next: i64,
         held: i64,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<(), RecoveryError> {
         // The segment with the first mark of `held` may have been cut before the clock went back, and so may the one before.
         let before = self.mark_at(span, held.saturating_sub(1)).await?;
         let from = before.map_or(0, |before| before.index);
@@ -173,7 +177,7 @@ impl Planner<'_> {
         let from_time = right.map_or(went_back.to_unix_ms, |mark| {
             mark.unix_ms.min(went_back.to_unix_ms)
         });
-        Err(RestoreError::ClockWentBack(Box::new(ClockWentBack {
+        Err(RecoveryError::ClockWentBack(Box::new(ClockWentBack {
             goal: self.when.to_string(),
             history: span.history,
             held: show_time(held),
