@@ -63,23 +63,6 @@ const VALKEY_LEVEL: (u32, u32) = (7, 2);
 const KEYDB_LEVEL: (u32, u32) = (6, 2);
 
 impl Server {
-    /// Reads `INFO server` (or all of `INFO`).
-    #[must_use]
-    pub fn from_info(info: &str) -> Option<Self> {
-        let field = |name: &str| info_field(info, name);
-        if let Some(version) = field("valkey_version") {
-            return Self::new(Flavour::Valkey, version);
-        }
-        let keydb = field("executable").is_some_and(|path| path.contains("keydb"))
-            || field("keydb_version").is_some();
-        let flavour = if keydb {
-            Flavour::KeyDb
-        } else {
-            Flavour::Redis
-        };
-        Self::new(flavour, field("redis_version")?)
-    }
-
     /// From the names that a manifest uses: `redis`, `valkey`, `keydb`, and a version such as `7.0.15`.
     #[must_use]
     pub fn named(flavour: &str, version: &str) -> Option<Self> {
@@ -195,14 +178,6 @@ impl fmt::Display for Server {
         let (major, minor, patch) = self.version;
         write!(f, "{name} {major}.{minor}.{patch}")
     }
-}
-
-/// A field of an `INFO` reply.
-#[must_use]
-pub fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
 }
 
 /// `REDIS0011` → (`REDIS`, 11); `VALKEY080` → (`VALKEY`, 80).
@@ -321,15 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_told_by_their_info() {
-        let info =
-            "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
-        assert_eq!(Server::from_info(info), Some(server("valkey", "9.1.2")));
-        let info = "# Server\r\nredis_version:6.3.4\r\nexecutable:/usr/bin/keydb-server\r\n";
-        assert_eq!(Server::from_info(info), Some(server("keydb", "6.3.4")));
-        let info = "redis_version:8.6.3\r\nexecutable:/usr/bin/redis-server\r\n";
-        assert_eq!(Server::from_info(info), Some(server("redis", "8.6.3")));
-        assert_eq!(Server::from_info("# Server\r\n"), None);
+    fn servers_are_named_by_flavour_and_version() {
         assert_eq!(server("redis", "7.4-rc1").to_string(), "Redis 7.4.0");
         assert_eq!(Server::named("unknown", "1.0"), None);
     }
