@@ -11,6 +11,7 @@ use tokio::io::DuplexStream;
 
 use super::*;
 use crate::archive::ArchiveError;
+use crate::restore::RecoveryError;
 
 fn content(chunks: &[&'static [u8]]) -> Content {
     let chunks: Vec<_> = chunks
@@ -301,7 +302,7 @@ async fn damage_on_the_way_ends_the_connection_and_names_the_object() {
         };
         stream::iter([
             Ok(Bytes::from_static(b"*1\r\n")),
-            Err(RestoreError::from(error)),
+            Err(RecoveryError::from(error)),
         ])
         .boxed()
     };
