@@ -19,41 +19,26 @@
 //! Imports go downward only (`tests/tidy.rs` holds that).
 
 pub mod archive;
-pub mod buffers;
 pub mod capture;
-pub mod cmd;
+pub mod cli;
 pub mod config;
 pub mod consolidate;
-pub mod crc64;
-pub mod diff;
-pub mod digest;
-pub mod expiry;
+pub mod display;
 pub mod fixture;
-mod frames;
-pub mod http;
-pub mod inspect;
-pub mod keyspace;
 pub mod link;
-pub mod lookup;
-pub mod metrics;
-pub mod position;
-pub mod proto;
-pub mod rdb;
+pub mod log;
+pub mod model;
+pub mod monitoring;
+pub mod query;
 pub mod rebuild;
-pub mod recording;
-pub mod resp;
+pub mod recovery;
 pub mod restore;
-pub mod segment;
+pub mod runtime;
 pub mod service;
-pub mod shown;
 pub mod sidecar;
-pub mod spool;
-pub mod status;
 pub mod store;
-pub mod telemetry;
-pub mod upkeep;
 pub mod verify;
-mod world;
+pub mod wire;
 
 #[cfg(test)]
 #[path = "../tests/simulation/mod.rs"]

@@ -4,10 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use backfeed::cmd::{self, Cli, Exit, Failure};
-use backfeed::restore::BLOCKING_READERS;
+use backfeed::cli;
+use backfeed::cli::{Cli, Exit, Failure};
+use backfeed::monitoring::logging::LogFormat;
+use backfeed::recovery::BLOCKING_READERS;
 use backfeed::store::LISTINGS;
-use backfeed::telemetry::LogFormat;
 
 /// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives longer, and each
 /// thread has an arena of its own.
@@ -22,8 +23,8 @@ const BLOCKING_THREADS: usize = 8;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS);
 
 fn main() -> ExitCode {
-    cmd::prepare();
-    let cli = match cmd::parse(std::env::args_os()) {
+    cli::prepare();
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(refused) => return refuse(&refused),
     };
@@ -47,14 +48,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the runtime")?;
-    let outcome = runtime.block_on(cmd::run(cli));
+    let outcome = runtime.block_on(cli::run(cli));
     // A file operation that hangs must not hold up the end.
     runtime.shutdown_background();
     Ok(outcome?)
 }
 
 /// `--help` and `--version` too come this way.
-fn refuse(refused: &cmd::Refused) -> ExitCode {
+fn refuse(refused: &cli::Refused) -> ExitCode {
     let (page, colour) = if refused.is_error() {
         (
             &mut std::io::stderr() as &mut dyn Write,

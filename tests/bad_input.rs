@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backfeed::crc64::Crc64;
+use backfeed::wire::crc64::Crc64;
 use tempfile::TempDir;
 
 use crate::support::backfeed::Output;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use backfeed::status::unix_ms_now;
+use backfeed::monitoring::status::unix_ms_now;
 
 use crate::support::backfeed::Output;
 use crate::support::captured::Captured;

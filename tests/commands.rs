@@ -1,4 +1,4 @@
-//! The table of write commands in `src/keyspace/commands.md`: what each server has, what becomes of it, what tests it.
+//! The table of write commands in `src/model/commands.md`: what each server has, what becomes of it, what tests it.
 //!
 //! `BACKFEED_WRITE_TABLES=1` writes the generated part anew instead of comparing it.
 
@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use backfeed::keyspace::{self, Support};
+use backfeed::model;
+use backfeed::model::Support;
 use redis::Value;
 
 use crate::consolidation::is_refused;
@@ -20,7 +21,7 @@ for_each_version!(
     what_the_table_says_is_generated_is
 );
 
-const TABLE: &str = "src/keyspace/commands.md";
+const TABLE: &str = "src/model/commands.md";
 /// The generated part stands between these.
 const BEGIN: &str = "<!-- generated: BACKFEED_WRITE_TABLES=1, tests/commands.rs -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
@@ -216,7 +217,7 @@ fn cell(name: &str) -> Option<Cell> {
     if unit_test(name).is_some() {
         return Some(Cell::Unit);
     }
-    match keyspace::find(first.as_bytes()).map(|spec| spec.support) {
+    match model::find(first.as_bytes()).map(|spec| spec.support) {
         Some(Support::Refused(_)) if form(name).is_none() => Some(Cell::Refused),
         Some(_) => Some(Cell::Differential),
         None => None,
@@ -243,7 +244,7 @@ fn table(listed: &[(Version, BTreeMap<String, bool>)]) -> String {
             let _ = write!(text, " {} |", cell.shown());
         }
         let first = name.split('|').next().unwrap();
-        let about = match keyspace::find(first.as_bytes()).map(|spec| spec.support) {
+        let about = match model::find(first.as_bytes()).map(|spec| spec.support) {
             Some(Support::Refused(why)) if form(name).is_none() => why,
             Some(Support::Ignored) if first == "FUNCTION" => {
                 "applied to the libraries of the snapshot"
@@ -254,7 +255,7 @@ fn table(listed: &[(Version, BTreeMap<String, bool>)]) -> String {
         let _ = writeln!(text, " {} | {about} |", form(name).unwrap_or("itself"));
     }
     text.push_str("\nBeside these, what servers send of their own or newer and other servers have:\n\n| command | |\n|---|---|\n");
-    let mut others: Vec<_> = keyspace::commands()
+    let mut others: Vec<_> = model::commands()
         .filter(|spec| {
             !names
                 .iter()
@@ -318,7 +319,7 @@ fn the_write_commands_of_keydb_alone_are_refused_with_a_reason() {
         "PEXPIREMEMBERAT",
         "RREPLAY",
     ] {
-        let spec = keyspace::find(name.as_bytes()).expect(name);
+        let spec = model::find(name.as_bytes()).expect(name);
         assert!(matches!(spec.support, Support::Refused(_)), "{name}");
         assert!(
             generated.contains(&format!("| `{name}` | refused: ")),

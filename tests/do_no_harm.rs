@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use backfeed::archive::Archive;
 use backfeed::capture::{Capture, Clock, FULL_SYNCS_MAX, MasterWatch, SessionEnd};
 use backfeed::config::{CaptureConfig, Source};
-use backfeed::status::Status;
+use backfeed::monitoring::status::Status;
 use backfeed::store::MemoryStore;
 use backfeed::store::memory::Fault;
 use tempfile::TempDir;

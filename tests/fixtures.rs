@@ -9,12 +9,13 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use backfeed::fixture::{self, Recording, Story};
-use backfeed::position::Boundary;
-use backfeed::proto::replica::{Event, Greeting, Replica};
-use backfeed::rdb::Walker;
-use backfeed::recording::Kind;
-use backfeed::resp::FeedScanner;
+use backfeed::fixture;
+use backfeed::fixture::recording::Kind;
+use backfeed::fixture::{Recording, Story};
+use backfeed::wire::position::Boundary;
+use backfeed::wire::psync::replica::{Event, Greeting, Replica};
+use backfeed::wire::rdb::Walker;
+use backfeed::wire::resp::FeedScanner;
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -93,7 +94,7 @@ fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
         let at = stretches
             .next()
             .expect("every connection of the corpus comes to a feed");
-        let resume = (at.from != story.base.offset).then_some(backfeed::position::Position {
+        let resume = (at.from != story.base.offset).then_some(backfeed::wire::position::Position {
             history: at.id,
             offset: at.from,
         });

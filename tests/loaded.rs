@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use backfeed::crc64::Crc64;
-use backfeed::rdb::cursor::{Cursor, put_number, put_string};
-use backfeed::rdb::packed::{ListpackWriter, ZiplistWriter};
+use backfeed::wire::crc64::Crc64;
+use backfeed::wire::rdb::cursor::{Cursor, put_number, put_string};
+use backfeed::wire::rdb::packed::{ListpackWriter, ZiplistWriter};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use backfeed::status::unix_ms_now;
+use backfeed::monitoring::status::unix_ms_now;
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;

@@ -6,11 +6,11 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 
-use backfeed::crc64::Crc64;
-use backfeed::keyspace::{Dialect, Raw};
-use backfeed::rdb::cursor::{put_number, put_string};
-use backfeed::rdb::magic;
-use backfeed::rdb::reader::{Fate, Item, Reader, Sink};
+use backfeed::model::{Dialect, Raw};
+use backfeed::wire::crc64::Crc64;
+use backfeed::wire::rdb::cursor::{put_number, put_string};
+use backfeed::wire::rdb::magic;
+use backfeed::wire::rdb::reader::{Fate, Item, Reader, Sink};
 use redis::Connection;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -1,7 +1,7 @@
 //! Several writers on one store, and a store that fails for a while.
 //!
-//! Wall clocks that jump are covered where clocks are handed in: `src/capture/tail_tests.rs` (time marks never go back) and
-//! `src/status.rs` (an age is never negative).
+//! Wall clocks that jump are covered where clocks are handed in: `src/capture/log_buffer_tests.rs` (time marks never go back) and
+//! `src/monitoring/status.rs` (an age is never negative).
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -2,9 +2,9 @@
 //! append-only file.
 
 use backfeed::archive::Archive;
-use backfeed::rebuild::{self, Limits};
-use backfeed::restore::{self, BadBases, When};
-use backfeed::store;
+use backfeed::rebuild::Limits;
+use backfeed::recovery::{BadBases, When};
+use backfeed::{rebuild, recovery, restore, store};
 
 use super::*;
 use support::{Backfeed, run_with, wait_until};
@@ -83,16 +83,16 @@ fn apply(url: &str, keys: &str) -> Duration {
             .await
             .unwrap();
         let catalog = archive.catalog().await.unwrap();
-        let history = restore::choose(&archive, &catalog, None, None).unwrap();
+        let history = recovery::choose(&archive, &catalog, None, None).unwrap();
         let bad = BadBases::new();
-        let plan = restore::plan(&archive, &catalog, history, When::Latest, &bad);
+        let plan = recovery::plan(&archive, &catalog, history, When::Latest, &bad);
         let plan = plan.await.unwrap();
         let limits = Limits {
             memory: 8 << 30,
             log: u64::MAX,
         };
         let begun = Instant::now();
-        let source = restore::source(&archive, &plan);
+        let source = recovery::source(&archive, &plan);
         let mut survey = rebuild::survey(&source, limits).await.unwrap();
         let state = rebuild::state(&source, &mut survey, limits).await.unwrap();
         let time = begun.elapsed();

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use backfeed::rdb::Walker;
+use backfeed::wire::rdb::Walker;
 
 use super::*;
 use support::{Backfeed, run_with, wait_until};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Catalog;
-use crate::position::ReplId;
+use crate::wire::position::ReplId;
 
 /// What servers call such histories, and their keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use super::testing::*;
 use super::*;
-use crate::position::Offset;
-use crate::segment::Entry;
+use crate::log::segment::Entry;
 use crate::store::MemoryStore;
 use crate::store::memory::{Call, Fault};
+use crate::wire::position::Offset;
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -88,7 +88,7 @@ async fn a_segment_comes_back(store: SharedStore) {
     // A header that is longer than what is read of it at first.
     let mut long = meta(1, 3_000_000, 4_000_000);
     long.marks = (0..20_000)
-        .map(|n| crate::position::TimeMark {
+        .map(|n| crate::wire::position::TimeMark {
             unix_ms: NOW + n as i64,
             offset: Offset(3_000_001 + n),
         })

@@ -12,16 +12,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::names::Name;
-use super::read::{Decode, decode_stream};
+use super::object_reads::{Decode, decode_stream};
 use super::{Archive, ArchiveError, BaseDigest, BaseManifest, RawStream, VerdictDoc, documents};
-use crate::buffers::Buffers;
-use crate::crc64::Crc64;
-use crate::digest::{self, Digest};
-use crate::frames::{FrameDecoder, FrameEncoder, FrameError};
-use crate::position::Position;
-use crate::rdb::{Summary, WalkError, Walker};
+use crate::archive::digest::{self, Digest};
+use crate::log::frames::{FrameDecoder, FrameEncoder, FrameError};
+use crate::runtime::buffers::Buffers;
+use crate::runtime::{self, spawn_blocking};
 use crate::store::{StoreError, Upload};
-use crate::world::{self, spawn_blocking};
+use crate::wire::crc64::Crc64;
+use crate::wire::position::Position;
+use crate::wire::rdb::{Summary, WalkError, Walker};
 
 /// Bytes of RDB in one zstd frame: twice the window of `LEVEL`, so that larger ones would hardly be smaller in all. Two frames
 /// are compressed or waiting while one is uploaded and one filled, each with its result: at most 6 MiB in all.
@@ -117,7 +117,7 @@ impl BaseWriter {
             digest: Digest::new(),
             encoders: Arc::default(),
             frames: Some(frames),
-            uploader: world::spawn(upload_frames(object.clone(), upload, incoming)),
+            uploader: runtime::spawn(upload_frames(object.clone(), upload, incoming)),
             object,
         }
     }

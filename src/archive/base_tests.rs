@@ -12,9 +12,9 @@ use bytes::Bytes;
 use super::super::testing::*;
 use super::super::{BaseKind, BaseManifest, Problem};
 use super::*;
-use crate::position::Offset;
-use crate::rdb::samples;
 use crate::store::{MemoryStore, SharedStore};
+use crate::wire::position::Offset;
+use crate::wire::rdb::samples;
 
 on_both_stores!(
     a_base_comes_back_and_counts_with_its_manifest,

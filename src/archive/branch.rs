@@ -3,9 +3,9 @@
 use futures::StreamExt;
 
 use super::{Archive, ArchiveError, Catalog, ChainItem};
-use crate::position::{Boundary, Offset, ReplId};
-use crate::resp::FeedScanner;
-use crate::segment::SegmentHeader;
+use crate::log::segment::SegmentHeader;
+use crate::wire::position::{Boundary, Offset, ReplId};
+use crate::wire::resp::FeedScanner;
 
 impl Archive {
     /// The boundary at exactly `offset` of `history`, with the database selected there. None: `offset` is inside a command or a

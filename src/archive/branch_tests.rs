@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::super::testing::*;
 use super::*;
-use crate::segment::{self, SegmentMeta};
+use crate::log::segment::{self, SegmentMeta};
 use crate::store::{MemoryStore, SharedStore};
 
 on_both_stores!(every_boundary_of_a_log_is_found_and_nothing_else);
@@ -24,7 +24,7 @@ fn commands() -> (Bytes, Vec<(u64, u32)>) {
         "SELECT 0", "SET a 1", "MULTI", "SET b 2", "SELECT 5", "SET c 3", "EXEC", "PING", "SET d 4",
     ] {
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        crate::resp::encode_command(&words, &mut raw);
+        crate::wire::resp::encode_command(&words, &mut raw);
         open = command == "MULTI" || (open && command != "EXEC");
         if let Some(number) = command.strip_prefix("SELECT ") {
             db = number.parse().unwrap();

@@ -1,9 +1,9 @@
 //! Bridges over the gaps of a log, and its seal: it stays one chain in which all its writers meet.
 
 use super::{AppendError, Archive, ArchiveError, Catalog, Gap};
-use crate::position::{Offset, ReplId};
-use crate::segment::{self, SegmentMeta};
+use crate::log::segment::{self, SegmentMeta};
 use crate::store::StoreError;
+use crate::wire::position::{Offset, ReplId};
 
 /// Gaps that are bridged one after another. Each belongs to a full sync whose writer died before its own bridge, or is one that another
 /// writer was first to bridge.

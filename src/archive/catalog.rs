@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ArchiveError, BaseManifest, HistoryDoc, Problem};
-use crate::position::{Offset, Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
 #[derive(Debug, Clone, Default)]

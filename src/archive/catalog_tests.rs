@@ -3,7 +3,7 @@
 use super::super::testing::{child, history, id, manifest};
 use super::super::{BaseDigest, BaseKind, StoredBase};
 use super::*;
-use crate::digest::Digest;
+use crate::archive::digest::Digest;
 
 fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
     let histories = histories.iter().map(|(doc, bases)| {

@@ -12,16 +12,18 @@
 //! Where a chain is entered in its middle, strays are told from links by looking back: of all runs of segments that follow one
 //! another, strays make short ones (fewer than [`PARALLEL_UPLOADS`]), the log a long one.
 
+pub(crate) mod window;
+
 use std::collections::BTreeSet;
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
+use super::chain::window::{Item, Window};
 use super::log::{PARALLEL_UPLOADS, log_name};
-use super::window::{Item, Window};
 use super::{Archive, ArchiveError, Catalog, History};
-use crate::position::{Boundary, Offset, ReplId, TimeMark};
-use crate::segment::{Entry, SealHeader, SegmentHeader};
+use crate::log::segment::{Entry, SealHeader, SegmentHeader};
+use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
 
 /// Headers that are read at the same time.
 const PARALLEL_READS: usize = 16;

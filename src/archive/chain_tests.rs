@@ -332,7 +332,7 @@ async fn a_gap_is_bridged_or_stepped_over_by_a_base(store: SharedStore) {
     // Another writer that is still at 300 meets the bridge.
     let mut bridge = meta(1, 300, 420);
     bridge.marks = Vec::new();
-    let (header, body) = crate::segment::encode_gap(bridge).unwrap();
+    let (header, body) = crate::log::segment::encode_gap(bridge).unwrap();
     archive.append(&header, body).await.unwrap();
     let (late, body) = segment(meta(1, 300, 350));
     match archive.append(&late, body).await {

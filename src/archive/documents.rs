@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{ArchiveError, StoredBase};
-use crate::digest::{self, Digest};
-use crate::position::{Offset, Position, ReplId};
-use crate::rdb::{self, Checksum, Summary};
+use crate::archive::digest::{self, Digest};
+use crate::wire::position::{Offset, Position, ReplId};
+use crate::wire::rdb::{self, Checksum, Summary};
 
 /// The format of every document that this build writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -250,7 +250,7 @@ impl BaseManifest {
 /// What identifies the bytes of a base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseDigest {
-    /// [`crate::digest::ALGORITHM`]. Another one cannot be checked by this build.
+    /// [`crate::archive::digest::ALGORITHM`]. Another one cannot be checked by this build.
     pub algorithm: String,
     /// Of the RDB.
     pub raw: String,

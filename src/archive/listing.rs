@@ -9,7 +9,7 @@ use super::names::{self, Name};
 use super::{
     Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, Problem, documents,
 };
-use crate::position::{Offset, Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// Documents that are read at the same time.
 const PARALLEL_READS: usize = 16;

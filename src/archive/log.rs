@@ -4,14 +4,14 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::names::Name;
-use super::read::{Decode, decode_stream};
+use super::object_reads::{Decode, decode_stream};
 use super::{Archive, ArchiveError, RawStream};
-use crate::position::{Offset, ReplId};
-use crate::segment::{
+use crate::log::segment::{
     self, Entry, FORMAT_VERSION, HEADER_LIMIT, PayloadReader, SealHeader, SegmentError,
     SegmentHeader,
 };
 use crate::store::StoreError;
+use crate::wire::position::{Offset, ReplId};
 
 /// How many segments a writer may have in flight at once. Readers rely on it: with one, a writer that dies leaves no segment
 /// beyond a hole, so whatever lies there says that something was lost. With more, so many less one could be **strays**,

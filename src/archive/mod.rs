@@ -13,6 +13,8 @@
 //! histories/<id>/successor.json                  which history goes on from it ([`takeover`])
 //! ```
 
+pub mod digest;
+
 mod aliases;
 mod base;
 mod branch;
@@ -20,17 +22,16 @@ mod bridge;
 mod catalog;
 mod chain;
 mod documents;
-mod first;
+mod empty_start;
 mod listing;
 mod log;
 mod names;
+mod object_reads;
 mod owner;
-mod probe;
 mod problem;
-mod read;
+mod store_check;
 pub mod takeover;
 mod tip;
-mod window;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -44,16 +45,16 @@ pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT,
     HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
-pub use first::begins_at;
+pub use empty_start::begins_at;
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
 pub use owner::SidecarDoc;
 pub use problem::Problem;
 pub use tip::Tip;
 
-use crate::buffers::Buffers;
-use crate::position::ReplId;
+use crate::runtime::buffers::Buffers;
 use crate::store::{SharedStore, StoreError};
+use crate::wire::position::ReplId;
 
 /// Raw bytes in order, verified as far as they have come; the last item is an error unless everything was right.
 pub type RawStream = BoxStream<'static, Result<Bytes, ArchiveError>>;

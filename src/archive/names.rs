@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::position::{Offset, Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// What stands before every history.
 pub(super) const HISTORIES: &str = "histories/";

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{ArchiveError, Name};
-use crate::position::{Position, ReplId};
+use crate::wire::position::{Position, ReplId};
 
 /// What is in an archive and cannot be used. An operator is told its text; code asks what it is.
 #[derive(Debug, Clone)]

@@ -55,8 +55,8 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{self, Name};
 use super::{Archive, ArchiveError, BaseManifest, FORMAT, HistoryDoc, documents};
-use crate::position::{Offset, ReplId};
 use crate::store::StoreError;
+use crate::wire::position::{Offset, ReplId};
 
 /// Who restores a Redis from a history.
 #[derive(Debug, Clone, PartialEq, Eq)]

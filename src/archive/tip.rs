@@ -1,7 +1,7 @@
 //! The end of the line that goes on, and the way to it.
 
 use super::Catalog;
-use crate::position::{Offset, Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// The latest that a store can give.
 #[derive(Debug, Clone, PartialEq, Eq)]

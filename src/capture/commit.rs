@@ -7,9 +7,9 @@ use tokio::task::JoinError;
 
 use super::full_sync::{FullSyncError, Received};
 use super::log_writer::LogWriter;
-use super::previous::{self, Previous};
+use super::predecessor::{self, Previous};
 use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, Gap, HistoryDoc};
-use crate::position::{Boundary, Offset, Position};
+use crate::wire::position::{Boundary, Offset, Position};
 
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
@@ -63,7 +63,7 @@ impl Commit {
             }
         }
         for previous in before.iter_mut().filter(|previous| is_sole && previous.own) {
-            if previous::has_grown(&archive, previous).await? {
+            if predecessor::has_grown(&archive, previous).await? {
                 return Err(FullSyncError::Twin(previous.at.history));
             }
         }
@@ -72,11 +72,11 @@ impl Commit {
             ends.push(stored);
             doc.comes_after(boundary);
         }
-        ends.extend(previous::name(&archive, &before, &mut doc).await?);
+        ends.extend(predecessor::name(&archive, &before, &mut doc).await?);
         // Another listener that finds the seal asks its server which history it has now. Of a key of our own the store alone knows.
         let is_own_key = doc.replid.is_some();
         if !is_own_key {
-            previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
+            predecessor::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
         }
         if is_sole && is_first && doc.previous.is_none() {
             archive.begin_first(&doc, Some(&manifest), &writer).await?;
@@ -90,7 +90,7 @@ impl Commit {
             let catalog = archive.catalog().await?;
             let stored = catalog.histories.get(&doc.id);
             ends.extend(stored.iter().flat_map(|stored| stored.doc.replaced()));
-            previous::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
+            predecessor::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
         }
         let goes_on = join_log(&archive, &manifest, &writer).await?;
         Ok((manifest, goes_on))

@@ -1,11 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
-use crate::position::ReplId;
-use crate::rdb::samples;
-use crate::restore::testing::{Sample, at, feed, id};
-use crate::segment::{Entry, SegmentMeta, encode};
+use crate::log::segment::{Entry, SegmentMeta, encode};
+use crate::recovery::testing::{Sample, at, feed, id};
 use crate::store::memory::Call;
+use crate::wire::position::ReplId;
+use crate::wire::rdb::samples;
 
 fn position(history: ReplId, offset: u64) -> Position {
     Position {

@@ -21,10 +21,10 @@ use super::SessionEnd;
 use super::session::out_of_place;
 use crate::config::Source;
 use crate::link::control::Control;
-use crate::link::facts::{Facts, Role};
+use crate::link::replication_info::{Facts, Role};
 use crate::link::{Link, LinkError};
-use crate::position::{Offset, Position};
-use crate::proto::replica::Event;
+use crate::wire::position::{Offset, Position};
+use crate::wire::psync::replica::Event;
 
 /// One half of the backlog may fill before the feed is taken all the same. The other half is for what is written while we look
 /// and connect: beyond it, all would have to be sent anew.

@@ -3,11 +3,11 @@
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, ServerInfo};
 use crate::link::{Link, LinkError};
-use crate::position::{Position, ReplId};
-use crate::proto::replica::Event;
-use crate::rdb::{Summary, WalkError, Walker};
-use crate::segment::SealHeader;
-use crate::status::{Phase, Status};
+use crate::log::segment::SealHeader;
+use crate::monitoring::status::{Phase, Status};
+use crate::wire::position::{Position, ReplId};
+use crate::wire::psync::replica::Event;
+use crate::wire::rdb::{Summary, WalkError, Walker};
 
 /// Why there is no base.
 #[derive(Debug, thiserror::Error)]

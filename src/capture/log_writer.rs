@@ -8,17 +8,16 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::Clock;
-use super::overlap;
-use super::spooler::Spooler;
-use super::tail::{Arrival, Moment, Pending, PushError, Tail};
+use super::log_buffer::{Arrival, Moment, Pending, PushError, Tail};
+use super::spool::spooler::Spooler;
+use super::{Clock, overlap};
 use crate::archive::{AppendError, Archive, ArchiveError};
+use crate::capture::spool::{self, Held, Spool, SpoolError};
 use crate::config::CaptureConfig;
-use crate::position::{Boundary, Offset, Position, ReplId};
-use crate::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
-use crate::spool::{self, Held, Spool, SpoolError};
-use crate::status::Status;
-use crate::world;
+use crate::log::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
+use crate::monitoring::status::Status;
+use crate::runtime;
+use crate::wire::position::{Boundary, Offset, Position, ReplId};
 
 /// zstd level of log segments: 1 costs the least time, and a log is soon consolidated away.
 const LEVEL: i32 = 1;
@@ -102,7 +101,7 @@ impl LogWriter {
                 spool,
                 config: config.clone(),
             };
-            world::spawn(spooler.run())
+            runtime::spawn(spooler.run())
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -115,7 +114,7 @@ impl LogWriter {
         Self {
             shared,
             spooler,
-            task: world::spawn(worker.run()),
+            task: runtime::spawn(worker.run()),
         }
     }
 
@@ -444,7 +443,7 @@ async fn load(pending: Pending) -> Result<(SegmentMeta, Vec<Bytes>), (Offset, Sp
     let loaded = if chunks.iter().all(in_memory) {
         spool::load(&pieces)
     } else {
-        match world::spawn_blocking(move || spool::load(&pieces)).await {
+        match runtime::spawn_blocking(move || spool::load(&pieces)).await {
             Ok(loaded) => loaded,
             // The runtime is ending.
             Err(_) => spool::load(&chunks),
@@ -464,7 +463,7 @@ async fn encode(
         return segment::encode(meta, &chunks, LEVEL);
     }
     let (copy, parts) = (meta.clone(), chunks.clone());
-    match world::spawn_blocking(move || segment::encode(copy, &parts, LEVEL)).await {
+    match runtime::spawn_blocking(move || segment::encode(copy, &parts, LEVEL)).await {
         Ok(encoded) => encoded,
         // The runtime is ending, or zstd panicked: here it is done again, or fails with its own words.
         Err(_) => segment::encode(meta, &chunks, LEVEL),
@@ -477,7 +476,7 @@ fn left(since: Instant, interval: Duration) -> Duration {
 
 /// Up to a quarter less, so that many writers do not try in step.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 - world::random_unit() / 4.0)
+    pause.mul_f64(1.0 - runtime::random_unit() / 4.0)
 }
 
 /// Seals a log after what is stored of it, taking in what another writer stores meanwhile. The end that was sealed.

@@ -5,9 +5,9 @@
 use tokio::time::timeout;
 
 use super::*;
-use crate::resp::encode_command;
 use crate::store::MemoryStore;
 use crate::store::memory::{Call, Fault};
+use crate::wire::resp::encode_command;
 
 /// Tries of an outage: with pauses of up to ten seconds, the last tries come many minutes after the first.
 const TRIES: usize = 90;
@@ -57,7 +57,7 @@ async fn an_outage_of_minutes_loses_nothing_and_acknowledges_nothing() {
         let store = MemoryStore::new();
         let status = Status::new();
         let writer = writer(&store, &status).await;
-        status.phase(crate::status::Phase::Following, "");
+        status.phase(crate::monitoring::status::Phase::Following, "");
         store.fail_creates(TRIES, fault);
         let begun = Instant::now();
         let end = 100 + push(&writer);

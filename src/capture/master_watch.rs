@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Source;
 use crate::link::sentinel::Finder;
-use crate::world;
+use crate::runtime;
 
 /// How often the Sentinels are asked while the link is up. A master that dies is noticed at once, by its link.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ impl MasterWatch {
             let now = Instant::now();
             self.next = now.checked_add(WATCH_INTERVAL).unwrap_or(now);
             let mut finder = finder.clone();
-            self.look = Some(world::spawn(async move {
+            self.look = Some(runtime::spawn(async move {
                 // When they cannot be asked, or disagree, the link that we have is the best that there is.
                 let master = finder.master().await.ok();
                 (finder, master)

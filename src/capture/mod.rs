@@ -1,6 +1,6 @@
 //! Capture: follows one server, and keeps what it says in the archive.
 //!
-//! [`Capture`] outlives links: what was received and not yet stored stays in its [`tail::Tail`], and its
+//! [`Capture`] outlives links: what was received and not yet stored stays in its [`log_buffer::Tail`], and its
 //! [`log_writer::LogWriter`] goes on storing while there is no link. A [`Capture::session`] is one link, from the
 //! handshake to its end:
 //!
@@ -9,27 +9,28 @@
 //!                └─▶ +FULLRESYNC ─▶ full_sync: RDB ─▶ archive ─▶ feed_link: +CONTINUE ─▶ follow
 //! ```
 
+pub mod spool;
+
+mod captured_server;
 mod commit;
+mod data_loss_guard;
 mod feed_link;
-mod follow;
+mod foreign_feed;
 pub mod full_sync;
 mod full_sync_limit;
-mod guard;
+pub mod log_buffer;
 pub mod log_writer;
 mod master_watch;
 mod overlap;
-mod previous;
+mod predecessor;
 pub mod refetch;
 mod resume;
-mod server;
 mod session;
 mod shutdown_probe;
-mod spooler;
-mod strange;
+mod streaming;
 mod succession;
-pub mod tail;
 
-pub(crate) use self::server::{server_info, wants_version};
+pub(crate) use self::captured_server::{server_info, wants_version};
 pub(crate) use self::session::REPLICA_VERSION;
 
 use std::sync::Arc;
@@ -39,26 +40,25 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::archive::{Aliases, Archive, ArchiveError};
+use crate::capture::foreign_feed::Strange;
 use crate::capture::full_sync::FullSyncError;
 use crate::capture::full_sync_limit::FullSyncLimit;
+use crate::capture::log_buffer::Moment;
 use crate::capture::log_writer::LogWriter;
-use crate::capture::previous::Previous;
-use crate::capture::strange::Strange;
-use crate::capture::tail::Moment;
+use crate::capture::predecessor::Previous;
+use crate::capture::spool::Spool;
 use crate::config::CaptureConfig;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::link::sentinel::SentinelError;
-use crate::position::{Position, ReplId};
-use crate::shown;
-use crate::spool::Spool;
-use crate::status::Status;
-use crate::world;
+use crate::monitoring::status::Status;
+use crate::wire::position::{Position, ReplId};
+use crate::{display, runtime};
 
+pub use self::data_loss_guard::{Amount, TINY};
 pub use self::full_sync_limit::{
     FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
 };
-pub use self::guard::{Amount, TINY};
 pub use self::master_watch::MasterWatch;
 pub(crate) use self::succession::succeeded;
 
@@ -268,7 +268,7 @@ impl Capture {
         status: Status,
         clock: Clock,
     ) -> Self {
-        let writer = format!("{service}/{:016x}", world::random());
+        let writer = format!("{service}/{:016x}", runtime::random());
         let spool = config
             .spool
             .as_ref()
@@ -327,7 +327,8 @@ impl Capture {
             .log
             .as_ref()
             .map_or(0, |log| log.tail(|tail| tail.memory()));
-        memory < spooler::threshold(&self.config) && self.spool.as_ref().is_none_or(Spool::has_room)
+        memory < spool::spooler::threshold(&self.config)
+            && self.spool.as_ref().is_none_or(Spool::has_room)
     }
 
     /// Stores what was received, up to the last boundary, and forgets the link's state: the next session goes by the
@@ -339,7 +340,7 @@ impl Capture {
         let mut missing = None;
         // The log stays while we wait: whoever stops waiting may come back for it.
         if let Some(log) = &self.log {
-            log.tail(tail::Tail::truncate_to_boundary);
+            log.tail(log_buffer::Tail::truncate_to_boundary);
             let complete = log.drain().await;
             missing = log.missing().filter(|_| complete);
         }
@@ -356,8 +357,8 @@ impl Capture {
 
     /// The last bytes of a log were received later than it is now. Said once for each time that this happens.
     fn clock_went_back(&self, log: &LogWriter, now_unix_ms: i64) {
-        let last = shown::time(log.tail(|tail| tail.last_mark_ms()));
-        let now = shown::time(now_unix_ms);
+        let last = display::time(log.tail(|tail| tail.last_mark_ms()));
+        let now = display::time(now_unix_ms);
         let text = format!(
             "the clock went back, or was ahead before: the last bytes stored were received at {last}, and it is {now} now. Nothing is \
              lost, but until it is {last} again, the log's times stand still: a restore of a time between is refused (`--at \

@@ -4,15 +4,16 @@
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 
+use super::log_buffer::Tail;
 use super::log_writer::Shared;
-use super::tail::Tail;
 use crate::archive::{Archive, ArchiveError, Catalog, LogEnd};
-use crate::crc64::Crc64;
-use crate::link::facts::Facts;
-use crate::position::{Boundary, Offset, Position, ReplId};
-use crate::resp::FeedScanner;
-use crate::segment::{Entry, SegmentHeader};
-use crate::{spool, world};
+use crate::capture::spool;
+use crate::link::replication_info::Facts;
+use crate::log::segment::{Entry, SegmentHeader};
+use crate::runtime;
+use crate::wire::crc64::Crc64;
+use crate::wire::position::{Boundary, Offset, Position, ReplId};
+use crate::wire::resp::FeedScanner;
 
 /// How much of the end of a log is sent once more, at most.
 pub(super) const SAMPLE_MOST: u64 = 64 << 10;
@@ -237,7 +238,7 @@ pub(super) async fn compare(
             let tail = &shared.state().tail;
             (tail.received().offset, tail.held(start, end))
         };
-        let ours = match world::spawn_blocking(move || spool::load(&held)).await {
+        let ours = match runtime::spawn_blocking(move || spool::load(&held)).await {
             Ok(Ok(ours)) => ours,
             // What was lost will be received again.
             Ok(Err(_)) | Err(_) => return Ok(true),

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::server::{look, server_info, wants_version};
+use super::captured_server::{look, server_info, wants_version};
 use super::session::{REPLICA_VERSION, out_of_place};
 use super::{Clock, SessionEnd, full_sync};
 use crate::archive::{Archive, BaseManifest};
 use crate::config::Source;
 use crate::link::Link;
-use crate::position::Position;
-use crate::proto::replica::Event;
-use crate::status::Status;
+use crate::monitoring::status::Status;
+use crate::wire::position::Position;
+use crate::wire::psync::replica::Event;
 
 /// How long the log may take to reach the new base. It is the feed that arrived during the full sync.
 const CATCH_UP: Duration = Duration::from_secs(600);

@@ -1,10 +1,10 @@
 //! Where a capture goes on: what the store holds, held against what the server says it is.
 
 use super::overlap::Sample;
-use super::previous::{self, Previous};
+use super::predecessor::{self, Previous};
 use crate::archive::{Aliases, Archive, ArchiveError, Catalog, LogEnd, Tip};
-use crate::link::facts::Facts;
-use crate::position::{Position, ReplId};
+use crate::link::replication_info::Facts;
+use crate::wire::position::{Position, ReplId};
 
 /// What the store knows of a server's history.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(super) async fn find(
         }
         _ => None,
     };
-    let before = previous::find(archive, &catalog, service).await?;
+    let before = predecessor::find(archive, &catalog, service).await?;
     let end = before.iter().find(|tip| Some(tip.at.history) == latest);
     let latest = end.map(|tip| Tip::new(&catalog, tip.at));
     let is_new = |facts: &&Facts| facts.replid.is_some_and(|id| !catalog.is_restorable(id));

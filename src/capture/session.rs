@@ -4,28 +4,28 @@ use std::mem::take;
 
 use tokio::time::Instant;
 
+use super::captured_server::{
+    ahead_ms, explain_full_sync, look, server_info, wants_version, warn_of_clock, warn_of_strangers,
+};
 use super::commit::{Commit, Committing};
 use super::feed_link::{self, FeedLink};
-use super::follow::Follow;
-use super::full_sync;
+use super::foreign_feed::Had;
+use super::log_buffer::Tail;
 use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
 use super::overlap::Sample;
 use super::resume::{self, Known};
-use super::server::{ahead_ms, explain_full_sync, look, server_info, wants_version};
-use super::server::{warn_of_clock, warn_of_strangers};
-use super::strange::Had;
-use super::tail::Tail;
-use super::{Achieved, Capture, Session, SessionEnd, Shutdown, unless_stopped};
+use super::streaming::Follow;
+use super::{Achieved, Capture, Session, SessionEnd, Shutdown, full_sync, unless_stopped};
 use crate::archive::{AppendError, ArchiveError, Catalog, Gap, LogEnd, ServerInfo};
 use crate::config::Source;
 use crate::link::Link;
-use crate::link::facts::Facts;
-use crate::position::{Boundary, Offset, Position, ReplId};
-use crate::proto::replica::Event;
-use crate::segment::SealHeader;
-use crate::status::Phase;
-use crate::world;
+use crate::link::replication_info::Facts;
+use crate::log::segment::SealHeader;
+use crate::monitoring::status::Phase;
+use crate::runtime;
+use crate::wire::position::{Boundary, Offset, Position, ReplId};
+use crate::wire::psync::replica::Event;
 
 /// What Valkey 9 and later must be told, to send field TTLs (PROTOCOL.md A.4).
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
@@ -417,7 +417,7 @@ impl Capture {
         if let Some(log) = &self.log {
             log.hold();
         }
-        Ok((Box::pin(world::spawn(commit.run())), feed))
+        Ok((Box::pin(runtime::spawn(commit.run())), feed))
     }
 
     /// There is no use in receiving a snapshot of a history that was sealed.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::Source;
 use crate::link::control::Control;
-use crate::world;
+use crate::runtime;
 
 /// The first look, after so much silence.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
@@ -68,7 +68,7 @@ impl ShutdownProbe {
         self.next = next
             .checked_add(silent.min(Duration::from_secs(1)))
             .filter(|_| silent < LAST_LOOK);
-        self.look = Some(world::spawn(is_shutting_down(self.source.clone())));
+        self.look = Some(runtime::spawn(is_shutting_down(self.source.clone())));
         false
     }
 }

@@ -1,11 +1,11 @@
 //! A history goes on in another one: which one is recorded in the store, before anything of it is acknowledged.
 
 use super::session::Origin;
-use super::{Capture, SessionEnd, log_writer, previous};
+use super::{Capture, SessionEnd, log_writer, predecessor};
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{ArchiveError, FORMAT, HistoryDoc, Parent, ServerInfo};
-use crate::link::facts::Facts;
-use crate::position::{Position, ReplId};
+use crate::link::replication_info::Facts;
+use crate::wire::position::{Position, ReplId};
 
 impl Capture {
     /// A server that was restored from a history that goes on in another one belongs to no backup of it, full sync or not.
@@ -84,7 +84,7 @@ impl Capture {
     pub async fn look_before(&mut self) -> Result<(), ArchiveError> {
         let catalog = self.archive.catalog().await?;
         self.aliases = catalog.aliases();
-        self.before = previous::find(&self.archive, &catalog, &self.service).await?;
+        self.before = predecessor::find(&self.archive, &catalog, &self.service).await?;
         Ok(())
     }
 
@@ -99,10 +99,10 @@ impl Capture {
         server: ServerInfo,
     ) -> Result<(), SuccessionError> {
         let mut doc = self.history_doc(id, Some(parent), server);
-        let before = previous::of_branch(&self.before, parent.history, self.guards);
+        let before = predecessor::of_branch(&self.before, parent.history, self.guards);
         let now = (self.clock)();
-        let ends = previous::name(&self.archive, &before, &mut doc).await?;
-        previous::seal(&self.archive, &ends, &doc, &self.writer, now).await?;
+        let ends = predecessor::name(&self.archive, &before, &mut doc).await?;
+        predecessor::seal(&self.archive, &ends, &doc, &self.writer, now).await?;
         self.archive.begin_history(&doc, None, &self.writer).await
     }
 

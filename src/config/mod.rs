@@ -3,14 +3,14 @@
 //! Everything here is checked when it is made, so that the layers above need not ask again. Secrets are held in
 //! [`Secret`], which no formatting shows.
 
-mod budget;
 mod cgroup;
 mod listen;
-mod name;
+mod memory_budget;
+mod parse;
 mod sentinels;
+mod server_name;
 mod source;
 mod store;
-mod text;
 mod tls;
 
 use std::fmt;
@@ -19,19 +19,19 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use budget::{Budget, DEFAULT_BUDGET, Shares, Wanted, least_feed};
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
-pub use name::{DEFAULT_NAME, name_of_pod, parse_name};
+pub use memory_budget::{Budget, DEFAULT_BUDGET, Shares, Wanted, least_feed};
+pub use parse::{parse_addr, parse_duration, parse_size, redact};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
+pub use server_name::{DEFAULT_NAME, name_of_pod, parse_name};
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
     Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
 };
-pub use text::{parse_addr, parse_duration, parse_size, redact};
 pub use tls::{Identity, Tls, TlsFiles};
 
-use crate::position::{Offset, ReplId};
+use crate::wire::position::{Offset, ReplId};
 
 /// Stretches of `PING` alone are stored this often at most, so that an idle server costs next to nothing.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(600);

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
-use crate::position::Boundary;
-use crate::restore::testing::{Sample, at, feed, id};
+use crate::recovery::testing::{Sample, at, feed, id};
 use crate::store::memory::MemoryStore;
+use crate::wire::position::Boundary;
 
 fn request() -> Request {
     Request {

@@ -4,7 +4,9 @@
 //! their end. Whatever fails before leaves everything as it was. Two at once make the same base, and one of them stores
 //! it.
 
-mod given;
+pub mod scheduler;
+
+mod server_values;
 
 use std::time::Duration;
 
@@ -13,13 +15,14 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
-use crate::position::{Offset, Position, ReplId};
-use crate::rdb::reader::ReadError;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
-use crate::restore::{self, BadBases, Plan, Progress, RecoveryError, Stage, When};
+use crate::recovery;
+use crate::recovery::{BadBases, Plan, Progress, RecoveryError, Stage, When};
 use crate::store::StoreError;
+use crate::wire::position::{Offset, Position, ReplId};
+use crate::wire::rdb::reader::ReadError;
 
-pub use given::{consolidate_given, lost_keys};
+pub use server_values::{consolidate_given, lost_keys};
 
 /// Tries of a stage, each with less of the log: as often can a log be cut in half, and a few more for commands that are refused.
 const TRIES: u32 = 50;
@@ -269,9 +272,9 @@ async fn stages(
 async fn plan(archive: &Archive, request: &Request) -> Result<Plan, ConsolidateError> {
     let catalog = archive.catalog().await.map_err(RecoveryError::from)?;
     let service = request.service.as_deref();
-    let history = restore::choose(archive, &catalog, request.history, service)?;
+    let history = recovery::choose(archive, &catalog, request.history, service)?;
     let none_bad = BadBases::new();
-    let mut plan = restore::plan(archive, &catalog, history, request.when, &none_bad).await?;
+    let mut plan = recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
     // Only the commands tell, and they are made absolute where they are.
     plan.set_relative_ttls(true);
     Ok(plan)
@@ -298,7 +301,7 @@ async fn stage(
     let mut found: Option<Stop> = None;
     for _ in 0..TRIES {
         progress.stage(Stage::Log, None);
-        let source = restore::source(archive, plan);
+        let source = recovery::source(archive, plan);
         let survey = rebuild::survey(&source, limits).await?;
         let end = survey.end.offset;
         if end == plan.base.offset {
@@ -431,7 +434,7 @@ fn history_at(plan: &Plan, offset: Offset) -> ReplId {
     if offset == plan.end.offset {
         return plan.end_position.history;
     }
-    let holds = |piece: &&restore::Piece| piece.after < offset && offset <= piece.upto;
+    let holds = |piece: &&recovery::Piece| piece.after < offset && offset <= piece.upto;
     let piece = plan.pieces.iter().find(holds);
     piece.map_or(plan.base.history, |piece| piece.header.meta.history)
 }

@@ -11,10 +11,10 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
-use super::stream::Stream;
+use super::socket::Stream;
 use super::tls::roots;
 use crate::config::{Admission, ConfigError, ListenTls};
-use crate::proto::master::Credentials;
+use crate::wire::psync::master::Credentials;
 
 /// A replica takes part in the TLS handshake as soon as it is connected; one that has not finished it by then hangs.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,11 +9,11 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::config::Source;
-use crate::link::facts::Facts;
-use crate::link::stream::Stream;
+use crate::link::replication_info::Facts;
+use crate::link::socket::Stream;
 use crate::link::{LinkError, auth};
-use crate::proto::replica::{Refusal, shorten};
-use crate::resp::encode_command;
+use crate::wire::psync::replica::{Refusal, shorten};
+use crate::wire::resp::encode_command;
 
 /// A server that does not answer an ordinary command for so long hangs (a script may be running).
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);

@@ -92,7 +92,7 @@ fn aof(fields: &BTreeMap<&str, &str>) -> Aof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::facts::Facts;
+    use crate::link::replication_info::Facts;
 
     #[test]
     fn memory_counts_as_for_the_limit() {

@@ -2,12 +2,12 @@
 //! ([`accept`]).
 
 pub mod accept;
+pub mod connection_limit;
 pub mod control;
-pub mod crowd;
-pub mod facts;
 pub mod health;
+pub mod replication_info;
 pub mod sentinel;
-mod stream;
+mod socket;
 mod tls;
 
 use std::collections::VecDeque;
@@ -18,11 +18,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use self::stream::Stream;
+pub use self::socket::Stream;
 pub use self::tls::TlsFault;
 use crate::config::{ConfigError, Source};
-use crate::position::{Offset, Position};
-use crate::proto::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};
+use crate::wire::position::{Offset, Position};
+use crate::wire::psync::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};
 
 /// A server that does not answer a connect for so long is away.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,9 +14,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::LinkError;
 use super::control::{Control, ControlError};
-use super::facts::Role;
+use super::replication_info::Role;
 use crate::config::{Sentinels, Source};
-use crate::proto::replica::Refusal;
+use crate::wire::psync::replica::Refusal;
 
 /// A Sentinel answers from memory: one that takes longer is away.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(3);

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{LogItem, RebuildError, Source};
 use crate::archive::ArchiveError;
-use crate::expiry::{may_need_rewrite, rewrite};
-use crate::keyspace::ApplyError;
-use crate::position::{Offset, TimeMark};
-use crate::resp::commands::{CommandReader, CommandsError, Then, Whole};
+use crate::model::ApplyError;
+use crate::model::expiry::{may_need_rewrite, rewrite};
+use crate::wire::position::{Offset, TimeMark};
+use crate::wire::resp::commands::{CommandReader, CommandsError, Then, Whole};
 
 /// So long commands are handed on before others have their turn: a time limit, or an end of the program, waits no longer than that
 /// and a few commands more.

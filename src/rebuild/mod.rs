@@ -12,28 +12,28 @@
 //! the rest is another stage.
 
 mod commands;
-mod out;
-mod select;
+mod first_pass;
+mod rdb_out;
+mod second_pass;
+mod selection;
 mod state;
-mod survey;
-mod write;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::archive::{Archive, ArchiveError, BaseManifest};
-use crate::keyspace::ApplyError;
-use crate::position::{Boundary, Offset, ReplId, TimeMark};
-use crate::rdb::cursor::BadValue;
-use crate::rdb::reader::ReadError;
-use crate::resp::commands::CommandsError;
+use crate::model::ApplyError;
+use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
+use crate::wire::rdb::cursor::BadValue;
+use crate::wire::rdb::reader::ReadError;
+use crate::wire::resp::commands::CommandsError;
 
 pub use commands::{Argv, At, Taker, each_command};
-pub use out::Counts;
-pub use select::{Selection, TYPES};
+pub use first_pass::{Given, Survey, survey, survey_all};
+pub use rdb_out::Counts;
+pub use second_pass::{count, write, write_counted, write_selected};
+pub use selection::{Selection, TYPES};
 pub use state::{State, load, state};
-pub use survey::{Given, Survey, survey, survey_all};
-pub use write::{count, write, write_counted, write_selected};
 
 /// A piece of a log.
 #[derive(Debug)]

@@ -3,12 +3,12 @@
 use futures::StreamExt;
 
 use super::commands::{Argv, At, Commands, Taker, taker_error};
-use super::out::Out;
+use super::rdb_out::Out;
 use super::{BaseStop, Limits, RebuildError, Source, Survey};
-use crate::keyspace::{ApplyError, Dialect, Entry, Footprint, Keyspace, More, Raw, Value, Wanted};
-use crate::position::Offset;
-use crate::rdb::magic;
-use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+use crate::model::{ApplyError, Dialect, Entry, Footprint, Keyspace, More, Raw, Value, Wanted};
+use crate::wire::position::Offset;
+use crate::wire::rdb::magic;
+use crate::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
 
 /// What there is at a point.
 #[derive(Debug)]

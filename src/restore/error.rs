@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::master::error::ServeError;
 use super::proof::Differs;
-use super::recovery_error::{RecoveryError, is_damage};
-use super::serve_error::ServeError;
 use crate::archive::ArchiveError;
 use crate::link::control::ControlError;
-use crate::position::{Offset, ReplId};
 use crate::rebuild::{RebuildError, Stop};
+use crate::recovery::error::{RecoveryError, is_damage};
+use crate::wire::position::{Offset, ReplId};
 
 /// Why a restore did not happen. Whatever is found by a check is found before the target is touched.
 #[derive(Debug, thiserror::Error)]

@@ -9,12 +9,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::error::RestoreError;
-use super::plan::Plan;
 use crate::archive::takeover::{ClaimDoc, Claimant, SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, HistoryDoc, Parent, ServerInfo};
-use crate::link::facts::Facts;
-use crate::position::ReplId;
-use crate::world;
+use crate::link::replication_info::Facts;
+use crate::recovery::plan::Plan;
+use crate::runtime;
+use crate::wire::position::ReplId;
 
 /// The first claim is renewed after this time, each further one after twice the time, up to the longest: a short restore whose
 /// process died is taken over soon, and one of an hour leaves few objects.
@@ -105,7 +105,7 @@ impl Lease {
                 lost: None,
             }),
         });
-        let keeper = world::spawn(keep(Arc::clone(&shared)));
+        let keeper = runtime::spawn(keep(Arc::clone(&shared)));
         Self { shared, keeper }
     }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
-use crate::restore::testing::{Sample, id};
+use crate::recovery::testing::{Sample, id};
 
 fn claimant(name: &str) -> Claimant {
     Claimant {

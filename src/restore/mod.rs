@@ -8,62 +8,33 @@
 //!
 //! All but a sidecar's restore of its own Redis are **forks**: a fresh id, and no replication position in the snapshot.
 
-mod aof;
-mod aof_rewrite;
-mod check;
-pub mod compat;
-mod count;
-mod diskless;
-pub mod door;
 mod error;
-mod feed;
 mod files;
-mod fit;
-mod guesses;
 mod keys;
-mod keys_server;
 mod lease;
-mod opening;
-mod plan;
-mod planning;
-mod progress;
+pub mod master;
 mod proof;
-mod rdb_file;
-mod recovery_error;
-mod replication;
 mod report;
-mod serve;
-mod serve_error;
 mod server;
-mod stream;
-#[cfg(test)]
-pub(crate) mod testing;
-mod when;
 
-pub use aof::AofLayout;
-pub use check::{Checked, check};
-pub use count::{Count, Expected};
-pub use door::{GREETED, GUESTS};
+use crate::recovery::{BadBases, Checked, Count, Plan, Progress, When, choose, sound};
 pub use error::RestoreError;
+pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use lease::Lease;
-pub use plan::{BadBases, Piece, Plan};
-pub use planning::{choose, plan, plan_from, sound};
-pub use progress::{Progress, Stage};
+pub use master::listener::{GREETED, GUESTS};
 pub use proof::{Before, Differs, Proof, Slack, Unproved, prove};
-pub use recovery_error::{ClockWentBack, RecoveryError};
+
+pub use master::error::{Phase, ServeError};
+pub use master::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
 pub use report::Report;
-pub use serve::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
-pub use serve_error::{Phase, ServeError};
 pub use server::{Listener, Restored};
 use std::collections::BTreeSet;
-pub use stream::{BLOCKING_READERS, Content, LogForm, log, snapshot, source};
-pub use when::{BadWhen, When};
 
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
 use crate::config::Dest;
-use crate::position::{Offset, ReplId};
+use crate::wire::position::{Offset, ReplId};
 
 /// What to restore, and how.
 #[derive(Debug, Clone)]
@@ -113,10 +84,10 @@ pub async fn restore(
         request.service.as_deref(),
     )?;
     let none_bad = BadBases::new();
-    let plan = self::plan(archive, &catalog, history, request.when, &none_bad).await?;
+    let plan = crate::recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
     if request.continue_history {
-        serve::may_continue(&plan, history)?;
+        master::may_continue(&plan, history)?;
     }
     if request.dry_run {
         let notes = server.as_ref().map(|server| server.notes().to_vec());
@@ -148,7 +119,7 @@ pub async fn restore(
         lease = Some(take_lease(archive, history, request, server.as_ref()).await?);
         let why = format!("continued on {}", request.target);
         let sealed = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
-        serve::may_continue(&sealed, history)?;
+        master::may_continue(&sealed, history)?;
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
             count = counting(&plan);
@@ -226,10 +197,10 @@ async fn preflight<'a>(
                 .await
                 .map(Some)
         }
-        Dest::Aof(directory) => aof::preflight(directory, request.force)
+        Dest::Aof(directory) => files::aof::preflight(directory, request.force)
             .await
             .map(|()| None),
-        Dest::RdbFile(file) => rdb_file::preflight(file, request.force)
+        Dest::RdbFile(file) => files::rdb::preflight(file, request.force)
             .await
             .map(|()| None),
     }
@@ -278,7 +249,8 @@ async fn write(
             );
         }
         (Dest::Aof(directory), _) => {
-            let made = aof::write(archive, plan, directory, request.aof_layout, progress).await?;
+            let made =
+                files::aof::write(archive, plan, directory, request.aof_layout, progress).await?;
             held = count.wait().await.clone();
             notes.push(format!(
                 "wrote {}; start the server with dir {} and appendonly yes",
@@ -289,7 +261,7 @@ async fn write(
         (Dest::RdbFile(file), _) => {
             let bytes;
             (bytes, held) =
-                rdb_file::write(archive, plan, file, request.memory_limit, progress).await?;
+                files::rdb::write(archive, plan, file, request.memory_limit, progress).await?;
             notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
         }
         (Dest::Server(_), None) => held = count.wait().await.clone(),
@@ -315,7 +287,9 @@ pub async fn seal(
     let mut last_taken = None;
     for _ in 0..SEAL_TRIES {
         let (catalog, _) = archive.bridged(history, writer).await?;
-        let plan = self::plan(archive, &catalog, history, When::Latest, &BadBases::new()).await?;
+        let plan =
+            crate::recovery::plan(archive, &catalog, history, When::Latest, &BadBases::new())
+                .await?;
         let Some(end) = plan.stored_end else {
             let reason = "where its log ends cannot be told".to_owned();
             return Err(RestoreError::CannotContinue { history, reason });

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::count::{Count, Expected};
-use super::serve::CaughtUp;
-use super::serve_error::{Phase, ServeError};
+use super::master::CaughtUp;
+use super::master::error::{Phase, ServeError};
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
-use crate::link::facts::{Facts, Role};
 use crate::link::health::Memory;
+use crate::link::replication_info::{Facts, Role};
+use crate::recovery::expected_keys::{Count, Expected};
 
 /// A target that gets no `PING` waits so long for the end of the counting. It leaves a silent master after `repl-timeout`, 60 s by
 /// default.

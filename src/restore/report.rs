@@ -6,14 +6,14 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Request;
-use super::check::Checked;
-use super::count::Expected;
-use super::plan::Plan;
 use super::server::Restored;
-use super::when::show_time;
 use crate::archive::Archive;
 use crate::config::Dest;
-use crate::position::ReplId;
+use crate::recovery::check::Checked;
+use crate::recovery::expected_keys::Expected;
+use crate::recovery::plan::Plan;
+use crate::recovery::target::show_time;
+use crate::wire::position::ReplId;
 
 /// What a restore did, or would do. The names of its fields are part of the interface (`--json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -10,9 +10,10 @@ use std::path::Path;
 
 use futures::TryStreamExt;
 
-use super::testing::{Sample, at, feed, id, rdb};
 use super::*;
-use crate::rdb::{Checksum, Walker};
+use crate::recovery::check;
+use crate::recovery::testing::{Sample, at, feed, id, rdb};
+use crate::wire::rdb::{Checksum, Walker};
 
 fn request(target: Dest, when: When) -> Request {
     Request {
@@ -285,8 +286,8 @@ async fn a_base_that_appears_before_a_log_is_sealed_does_not_move_the_seal() {
     // Whoever goes on storing after what is there meets it.
     let met = archive.entry(id(1), end + 1).await.unwrap();
     let is_met = match met {
-        Some(crate::segment::Entry::Seal(_)) => plan.end.offset == Offset(end),
-        Some(crate::segment::Entry::Segment(header)) => header.is_gap(),
+        Some(crate::log::segment::Entry::Seal(_)) => plan.end.offset == Offset(end),
+        Some(crate::log::segment::Entry::Segment(header)) => header.is_gap(),
         None => false,
     };
     assert!(is_met, "{:?} {}", plan.end, plan.notes.join("; "));
@@ -310,7 +311,7 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
         .await
         .unwrap()
         .unwrap();
-    assert!(matches!(entry, crate::segment::Entry::Seal(_)));
+    assert!(matches!(entry, crate::log::segment::Entry::Seal(_)));
 
     let offered = offer(&sample.archive, &plan, Identity::Continue { id: id(1) })
         .await

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{self, Claim, Held, Master};
+use super::decision::{self, Claim, Held, Master};
 use super::{Sidecar, SidecarError, Tip};
 use crate::archive::Catalog;
 use crate::capture::{Amount, SessionEnd, Shutdown, TINY};
 use crate::config::WhenBehind;
 use crate::consolidate::{self, Worth};
-use crate::link::facts::Facts;
-use crate::position::{Position, ReplId};
-use crate::restore::When;
+use crate::link::replication_info::Facts;
+use crate::monitoring::status::Phase;
+use crate::recovery::When;
 use crate::service::pause_or_stop;
-use crate::status::Phase;
+use crate::wire::position::{Position, ReplId};
 
 /// What was found out about the Redis beside us.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Sidecar {
             None => false,
         };
         let emptied = tip.as_ref().is_some_and(|(_, tip)| {
-            decide::was_emptied(facts.replid, facts.replid2, tip, is_stored)
+            decision::was_emptied(facts.replid, facts.replid2, tip, is_stored)
         }) || facts.replid2.is_some_and(|(id, _)| Some(id) == self.forked);
         let held = Held {
             keys,
@@ -73,7 +73,7 @@ impl Sidecar {
             offset: facts.offset,
         };
         let tip = tip.as_ref().map(|(_, tip)| tip);
-        let mut master = decide::master(held, emptied, tip);
+        let mut master = decision::master(held, emptied, tip);
         if let Some(lacks) = tip
             .and_then(|tip| tip.lacks(held.left))
             .filter(|_| keys > 0)
@@ -172,7 +172,7 @@ impl Sidecar {
             when: When::Latest,
             memory_limit: self.config.consolidate.memory_limit,
             worth: Worth::AnyLog,
-            time_limit: Some(super::old_log::BASE_LIMIT),
+            time_limit: Some(super::relative_expiries::BASE_LIMIT),
             now_unix_ms: (self.clock)(),
         };
         let archive = self.capture.archive();

@@ -9,11 +9,11 @@
 //!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
 //! ```
 
-mod begin;
 mod behind;
-pub mod decide;
-mod old_log;
+pub mod decision;
+mod empty_start;
 mod opening;
+mod relative_expiries;
 pub(crate) mod takeover;
 
 use std::net::IpAddr;
@@ -27,17 +27,18 @@ use crate::capture::{
 };
 use crate::config::{SidecarConfig, Source, StoreConfig, WhenBehind};
 use crate::link::control::{Control, ControlError};
-use crate::link::facts::{Facts, Role};
-use crate::position::{Position, ReplId};
-use crate::restore::door::Door;
-use crate::restore::{Before, Differs, Lease, RecoveryError, RestoreError, ServeError};
+use crate::link::replication_info::{Facts, Role};
+use crate::monitoring::status::{Phase, Status};
+use crate::recovery::RecoveryError;
+use crate::restore::master::listener::Door;
+use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
-use crate::status::{Phase, Status};
+use crate::wire::position::{Position, ReplId};
 
 use self::behind::Judged;
-use self::decide::{Claim, Tip};
+use self::decision::{Claim, Tip};
 use self::opening::{Opening, Unopened};
 
 /// Between two looks at a Redis that is not up yet.
@@ -334,15 +335,15 @@ impl Sidecar {
             }
             Role::Master | Role::Unknown => {
                 match (self.judge(&facts, shutdown).await?, self.config.when_behind) {
-                    (decide::Master::Restore, _)
-                    | (decide::Master::Behind(_), WhenBehind::Restore) => {
+                    (decision::Master::Restore, _)
+                    | (decision::Master::Behind(_), WhenBehind::Restore) => {
                         return self.make_our_replica(&mut control, &facts).await;
                     }
-                    (decide::Master::Behind(_), WhenBehind::Wait) => {
+                    (decision::Master::Behind(_), WhenBehind::Wait) => {
                         return self.wait_for_decision(&facts, shutdown).await;
                     }
-                    (decide::Master::Capture, _)
-                    | (decide::Master::Behind(_), WhenBehind::Capture) => {}
+                    (decision::Master::Capture, _)
+                    | (decision::Master::Behind(_), WhenBehind::Capture) => {}
                 }
                 self.status.promoted(true);
             }
@@ -448,22 +449,22 @@ impl Sidecar {
         let keys = if is_ours { 0 } else { keys };
         let before = Before::of(&now);
         let given_up = self.is_given_up(&now, claim, tip.as_ref());
-        let replica = decide::replica(keys, claim, now.replid2, given_up, tip.as_ref());
+        let replica = decision::replica(keys, claim, now.replid2, given_up, tip.as_ref());
         match (replica, tip) {
-            (decide::Replica::Serve, Some(tip)) => {
+            (decision::Replica::Serve, Some(tip)) => {
                 self.restore(control, &before, guest, &tip).await
             }
-            (decide::Replica::Promote(_), None) if begin::is_blank(&now) => {
+            (decision::Replica::Promote(_), None) if empty_start::is_blank(&now) => {
                 match self.begin(&now).await? {
                     Some(tip) => self.restore(control, &before, guest, &tip).await,
                     // Redis comes again, and is given what that one has stored.
                     None => Ok(()),
                 }
             }
-            (decide::Replica::Promote(reason), _) => {
+            (decision::Replica::Promote(reason), _) => {
                 self.promote(control, &Opening::AsItIs(reason)).await
             }
-            (decide::Replica::Serve, None) => {
+            (decision::Replica::Serve, None) => {
                 let reason = "there is nothing to restore";
                 self.promote(control, &Opening::AsItIs(reason)).await
             }

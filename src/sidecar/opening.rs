@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use super::{LOOK_PAUSE, PROMOTION_LIMIT, Sidecar, SidecarError};
 use crate::link::Stream;
 use crate::link::control::Control;
-use crate::link::facts::{Facts, Role};
 use crate::link::health::Memory;
-use crate::restore::{Before, CaughtUp, Count, Differs, Phase, Proof, ServeError, Slack};
-use crate::restore::{Unproved, prove};
-use crate::status;
+use crate::link::replication_info::{Facts, Role};
+use crate::monitoring::status;
+use crate::recovery::Count;
+use crate::restore::{Before, CaughtUp, Differs, Phase, Proof, ServeError, Slack, Unproved, prove};
 
 /// A Redis that did not hold what it was given is given it again after so long, if nothing about it has changed: each time
 /// costs it a load of everything.

@@ -1,19 +1,18 @@
 //! Taking over: the Redis beside us is restored from the latest history under the id of that, and goes on from it. Who may,
 //! when several would, stands in [`crate::archive::takeover`].
 
-use super::decide::Tip;
-use super::old_log::without_log;
+use super::decision::Tip;
+use super::relative_expiries::without_log;
 use super::{Sidecar, SidecarError};
 use crate::archive::takeover::{ClaimDoc, Claimant, SuccessionError};
 use crate::archive::{Archive, Parent};
 use crate::capture::{server_info, succeeded};
 use crate::link::Stream;
 use crate::link::control::Control;
-use crate::position::{Position, ReplId};
-use crate::restore::{
-    Before, Count, Guest, Identity, Lease, Plan, RestoreError, ServeError, offer, seal, sound,
-};
-use crate::status::{Phase, Status};
+use crate::monitoring::status::{Phase, Status};
+use crate::recovery::{Count, Plan, sound};
+use crate::restore::{Before, Guest, Identity, Lease, RestoreError, ServeError, offer, seal};
+use crate::wire::position::{Position, ReplId};
 
 /// What a Redis is to be given, and the right to give it.
 pub(crate) struct Takeover {

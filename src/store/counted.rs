@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::{ByteStream, ObjectMeta, SharedStore, Store, StoreError, Upload};
-use crate::status::Status;
+use crate::monitoring::status::Status;
 
 /// The same store; the bytes of the objects created in it are counted in the metrics of `status`.
 #[must_use]

@@ -25,7 +25,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::file_walk::Walk;
 use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
-use crate::buffers::Buffers;
+use crate::runtime::buffers::Buffers;
 
 /// Where temporary files are, in the store's directory: the same filesystem, and never listed.
 pub(super) const TEMPORARY: &str = ".tmp";

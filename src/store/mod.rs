@@ -113,7 +113,7 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
     };
     match scheme {
         #[cfg(test)]
-        "simulated" => Ok(crate::world::simulated::store()),
+        "simulated" => Ok(crate::runtime::simulated::store()),
         "file" => match file_path(url) {
             Ok(path) => Ok(Arc::new(FileStore::open(path)?)),
             Err(cause) => refuse(cause),

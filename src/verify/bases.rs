@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 
 use super::duplicates::{self, Found};
-use super::second::{self, Counts, Opinion};
+use super::second_reader::{self, Counts, Opinion};
 use super::{HistoryReport, Request};
 use crate::archive::{
     Archive, ArchiveError, BaseDigest, BaseManifest, Compared, FORMAT, History, Name, Reading,
     VerdictDoc,
 };
-use crate::position::ReplId;
-use crate::rdb::{Checksum, Summary, Walker};
-use crate::restore::Progress;
+use crate::recovery::Progress;
+use crate::wire::position::ReplId;
+use crate::wire::rdb::{Checksum, Summary, Walker};
 
 /// Reads each base of a history; what is sound is told beside it.
 ///
@@ -72,18 +72,21 @@ pub(super) async fn read(
             // What our own walker has not seen to its end is not given to another program.
             Opinion::None("our own reader does not know all of it".to_owned())
         } else {
-            second::opinion(archive, base).await?
+            second_reader::opinion(archive, base).await?
         };
         match &opinion {
             Opinion::Refuses(why) => {
-                let what = format!("{} refuses what our reader accepted: {why}", second::READER);
+                let what = format!(
+                    "{} refuses what our reader accepted: {why}",
+                    second_reader::READER
+                );
                 found.problem(Some(object), what, advice);
                 continue;
             }
             Opinion::Counted(counts) if *counts != Counts::of(base) => {
                 let what = format!(
                     "{} counts other keys than our reader: {counts:?}",
-                    second::READER
+                    second_reader::READER
                 );
                 found.problem(Some(object), what, advice);
                 continue;
@@ -272,7 +275,7 @@ async fn commit(
         Opinion::Refuses(why) | Opinion::None(why) => (None, Some(why)),
     };
     let checks = if databases.is_some() {
-        second::CHECKS.map(str::to_owned).to_vec()
+        second_reader::CHECKS.map(str::to_owned).to_vec()
     } else {
         Vec::new()
     };
@@ -286,7 +289,7 @@ async fn commit(
         readings: vec![
             own,
             Reading {
-                reader: second::READER.to_owned(),
+                reader: second_reader::READER.to_owned(),
                 checks,
                 databases,
                 no_opinion,

@@ -11,8 +11,8 @@ use foldhash::fast::RandomState;
 use futures::StreamExt;
 
 use crate::archive::{Archive, ArchiveError, BaseManifest};
-use crate::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
-use crate::shown::Shown;
+use crate::display::Shown;
+use crate::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
 
 /// Fingerprints that are compared at once, eight bytes each.
 const AT_ONCE: u64 = if cfg!(test) { 8 } else { 4 << 20 };

@@ -4,11 +4,11 @@ use futures::StreamExt;
 
 use super::{HistoryReport, Stretch, starts, until};
 use crate::archive::{Archive, ArchiveError, Catalog, ChainEnd, ChainItem, History, Name};
-use crate::position::{Boundary, Offset, Position};
-use crate::resp::FeedScanner;
-use crate::restore::Progress;
-use crate::segment::SegmentHeader;
-use crate::shown;
+use crate::display;
+use crate::log::segment::SegmentHeader;
+use crate::recovery::Progress;
+use crate::wire::position::{Boundary, Offset, Position};
+use crate::wire::resp::FeedScanner;
 
 /// Follows the log from each base that no stretch before it has reached.
 ///
@@ -116,8 +116,8 @@ impl Walk<'_> {
             "the clock of the machine that stored it went back, before offset {}, from {} to {}: times between those tell no points, and \
              are refused; offsets are not",
             meta.end,
-            shown::time(last.unix_ms),
-            shown::time(back.to_unix_ms)
+            display::time(last.unix_ms),
+            display::time(back.to_unix_ms)
         ));
     }
 

@@ -11,16 +11,16 @@
 mod bases;
 mod duplicates;
 mod log;
-mod second;
+mod second_reader;
 
 use std::fmt;
 
 use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, Catalog, History, Name};
-use crate::position::{Offset, ReplId};
-use crate::restore::Progress;
-use crate::shown::counted;
+use crate::display::counted;
+use crate::recovery::Progress;
+use crate::wire::position::{Offset, ReplId};
 
 /// Findings of one history that are told one by one; more are counted. A log of a million segments may be gone as a whole.
 const FINDINGS_KEPT: usize = 1000;

@@ -8,11 +8,11 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::archive::{BaseKind, FORMAT, HistoryDoc, ServerInfo};
-use crate::position::Position;
-use crate::rdb::samples;
-use crate::restore::testing::{Sample, at, feed};
+use crate::recovery::testing::{Sample, at, feed};
 use crate::store::MemoryStore;
 use crate::store::memory::Fault;
+use crate::wire::position::Position;
+use crate::wire::rdb::samples;
 
 const NOW: i64 = 1_785_000_000_000;
 
@@ -109,7 +109,7 @@ async fn an_lzf_string_that_cannot_have_been_so_long_is_no_sound_snapshot() {
         (&[0x80, 0x7F, 0xFF, 0xFF, 0xFF][..], false),
     ] {
         let body = [&[0xFE, 0, 0][..], &samples::string(b"key"), &lzf(original)].concat();
-        let mut walker = crate::rdb::Walker::new();
+        let mut walker = crate::wire::rdb::Walker::new();
         let walked = walker.push(&samples::rdb("REDIS0011", &body));
         assert_eq!(walked.is_ok(), sound, "{original:?}: {walked:?}");
     }

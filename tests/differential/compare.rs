@@ -253,7 +253,7 @@ fn functions(connection: &mut Connection) -> Vec<Vec<u8>> {
         .arg("DUMP")
         .query(connection)
         .unwrap();
-    let mut input = backfeed::rdb::cursor::Cursor::new(&dump[..dump.len() - FOOTER]);
+    let mut input = backfeed::wire::rdb::cursor::Cursor::new(&dump[..dump.len() - FOOTER]);
     let mut all = Vec::new();
     while !input.rest().is_empty() {
         assert_eq!(input.byte(), Ok(FUNCTION));

@@ -16,11 +16,10 @@ use crate::config::{
     AckPolicy, BackupConfig, CaptureConfig, ConsolidateConfig, SpoolConfig, StoreConfig,
 };
 use crate::consolidate::{self, ConsolidateError, Worth, consolidate};
-use crate::restore::{RecoveryError, When};
-use crate::service;
-use crate::status::Status;
-use crate::world;
-use crate::world::simulated::{self, Process, below, between, once_in, pick, within};
+use crate::monitoring::status::Status;
+use crate::recovery::{RecoveryError, When};
+use crate::runtime::simulated::{self, Process, below, between, once_in, pick, within};
+use crate::{runtime, service};
 
 /// Once all is well again, so much time may pass until everything is stored: full syncs have a limit.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
@@ -96,7 +95,7 @@ impl Writer {
         let status = Status::new();
         let told = status.clone();
         let task = within(&process, || {
-            world::spawn(async move {
+            runtime::spawn(async move {
                 let store = StoreConfig::at("simulated:");
                 service::run_backup(config, &store, told, clock(), stopped).await
             })
@@ -373,7 +372,7 @@ impl Director {
         let now_unix_ms = with(|sim| sim.now_ms());
         note(|| format!("{} consolidates", process.name));
         let task = within(&process, || {
-            world::spawn(async move {
+            runtime::spawn(async move {
                 let archive = Archive::open(store::store()).await?;
                 let request = consolidate::Request {
                     history: None,

@@ -8,7 +8,7 @@ use super::net::Connection;
 use super::redis::Node;
 use super::store::Weather;
 use super::{Sim, note, with};
-use crate::world::simulated::{below, once_in, pick};
+use crate::runtime::simulated::{below, once_in, pick};
 
 /// Something happens to a link, or to all.
 pub(crate) fn links() {

@@ -40,7 +40,7 @@ use std::thread;
 
 use tokio::time::Instant;
 
-use crate::world::simulated;
+use crate::runtime::simulated;
 use net::Connection;
 use oracle::{Counts, Oracle};
 use redis::Node;

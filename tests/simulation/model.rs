@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::crc64::Crc64;
-use crate::keyspace::{Dialect, Raw, Value as Stored};
-use crate::rdb::magic;
-use crate::rdb::reader::{Fate, Item, Reader, Sink, aux};
+use crate::model::{Dialect, Raw, Value as Stored};
+use crate::wire::crc64::Crc64;
+use crate::wire::rdb::magic;
+use crate::wire::rdb::reader::{Fate, Item, Reader, Sink, aux};
 
 pub(crate) type Text = Arc<[u8]>;
 

@@ -12,11 +12,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::redis;
-use super::{note, with};
+use super::{note, redis, with};
 use crate::config::Source;
 use crate::link::LinkError;
-use crate::world::simulated::{below, between, current, once_in};
+use crate::runtime::simulated::{below, between, current, once_in};
 
 /// Bytes under way in one direction, at most.
 const WINDOW: usize = 64 << 10;

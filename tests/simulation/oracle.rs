@@ -11,9 +11,9 @@ use super::{Sim, fail, note};
 use crate::archive::takeover::{ClaimDoc, SuccessorDoc};
 use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name, ServerInfo};
 use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX};
-use crate::position::ReplId;
-use crate::segment::{self, Entry};
+use crate::log::segment::{self, Entry};
 use crate::store::StoreError;
+use crate::wire::position::ReplId;
 
 /// Relative expiries begin when they are received: an outage may lie between.
 const LATE_MS: i64 = 3_600_000;

@@ -11,9 +11,9 @@ use tokio::time::sleep;
 use super::model::{Model, Text, text};
 use super::net::Wire;
 use super::{Sim, note, with};
-use crate::position::ReplId;
-use crate::resp::encode_command;
-use crate::world::simulated::{below, between, number, once_in};
+use crate::runtime::simulated::{below, between, number, once_in};
+use crate::wire::position::ReplId;
+use crate::wire::resp::encode_command;
 
 /// A server.
 #[derive(Clone)]

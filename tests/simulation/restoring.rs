@@ -7,11 +7,12 @@ use super::redis::parse;
 use super::store::Objects;
 use super::with;
 use crate::archive::{Archive, Catalog};
-use crate::position::ReplId;
 use crate::rebuild::{self, Limits, Stand};
-use crate::restore::{self, BadBases, LogForm, Plan, When};
+use crate::recovery;
+use crate::recovery::{BadBases, LogForm, Plan, When};
+use crate::runtime::simulated::{between, once_in, pick};
 use crate::store::MemoryStore;
-use crate::world::simulated::{between, once_in, pick};
+use crate::wire::position::ReplId;
 
 const LIMITS: Limits = Limits {
     memory: 1 << 30,
@@ -110,7 +111,7 @@ async fn restore_at(
     let boundary = with(|sim| sim.truth.boundary(line, upto)).ok_or("no boundary before it")?;
     if !with(|sim| sim.oracle.holds(id, boundary)) {
         // In a gap: nothing that ends before it may be given instead.
-        let plan = restore::plan(archive, catalog, id, When::Offset(boundary), &none_bad).await;
+        let plan = recovery::plan(archive, catalog, id, When::Offset(boundary), &none_bad).await;
         return match plan {
             Ok(plan) => Err(format!(
                 "it is not stored, and the plan ends at {}",
@@ -121,7 +122,7 @@ async fn restore_at(
     }
     let within = with(|sim| sim.oracle.logs(id, upto));
     let when = When::Offset(if within { upto } else { boundary });
-    let plan = restore::plan(archive, catalog, id, when, &none_bad).await;
+    let plan = recovery::plan(archive, catalog, id, when, &none_bad).await;
     let mut plan = plan.map_err(|error| error.to_string())?;
     if plan.end.offset.0 != boundary {
         return Err(format!(
@@ -147,7 +148,7 @@ async fn restore_at(
 
 /// As an RDB file is made.
 async fn rebuilt(archive: &Archive, plan: &Plan) -> Result<Model, String> {
-    let source = restore::source(archive, plan);
+    let source = recovery::source(archive, plan);
     let survey = rebuild::survey(&source, LIMITS)
         .await
         .map_err(|error| error.to_string())?;
@@ -163,14 +164,14 @@ async fn rebuilt(archive: &Archive, plan: &Plan) -> Result<Model, String> {
 
 /// As a server is restored: snapshot, then commands.
 async fn replayed(archive: &Archive, plan: &Plan) -> Result<Model, String> {
-    let collected = restore::snapshot(archive, &plan.base, true).await;
+    let collected = recovery::snapshot(archive, &plan.base, true).await;
     let (_, content) = collected.map_err(|error| error.to_string())?;
     let chunks: Vec<_> = content
         .try_collect()
         .await
         .map_err(|error| error.to_string())?;
     let mut model = Model::read(&chunks.concat())?;
-    let log = restore::log(archive, plan, LogForm::Replay);
+    let log = recovery::log(archive, plan, LogForm::Replay);
     let chunks: Vec<_> = log.try_collect().await.map_err(|error| error.to_string())?;
     let bytes = chunks.concat();
     let (mut rest, mut db) = (&bytes[..], 0);

@@ -8,7 +8,7 @@ use super::director::Writer;
 use super::redis::Node;
 use super::{failure, failures, play, restoring, with};
 use crate::config::CaptureConfig;
-use crate::position::ReplId;
+use crate::wire::position::ReplId;
 
 /// A server with a short backlog, for the writers a and b.
 fn server() -> ReplId {

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{note, with};
+use crate::runtime::simulated::{below, between, current, once_in};
 use crate::store::{ByteStream, ObjectMeta, SharedStore, Store, StoreError, Upload};
-use crate::world::simulated::{below, between, current, once_in};
 
 /// What goes wrong at the moment: once in so many calls; `u64::MAX` for never.
 #[derive(Debug, Clone, Copy)]

@@ -16,13 +16,13 @@ use super::{fail, note, with};
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{Archive, FORMAT, HistoryDoc, Parent};
 use crate::capture::Clock;
-use crate::position::ReplId;
-use crate::resp::encode_command;
+use crate::monitoring::status::Status;
 use crate::restore::{Identity, greet, offer};
+use crate::runtime;
+use crate::runtime::simulated::{Process, between, once_in, within};
 use crate::sidecar::takeover::prepare;
-use crate::status::Status;
-use crate::world;
-use crate::world::simulated::{Process, between, once_in, within};
+use crate::wire::position::ReplId;
+use crate::wire::resp::encode_command;
 
 /// Where a restored server stands.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ impl Takeover {
             now_unix_ms: clock(),
         };
         let serving = serve(ours, claimant, old, Arc::clone(&reached));
-        let task = within(&process, || world::spawn(serving));
+        let task = within(&process, || runtime::spawn(serving));
         Self {
             process,
             task,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::Model;
-use crate::position::{Boundary, Offset, ReplId};
-use crate::resp::FeedScanner;
+use crate::wire::position::{Boundary, Offset, ReplId};
+use crate::wire::resp::FeedScanner;
 
 /// A history as its servers know it.
 struct History {

@@ -2,7 +2,7 @@
 
 use super::model::{Key, Text, Value, text};
 use super::{Sim, note};
-use crate::world::simulated::{below, between, once_in, pick};
+use crate::runtime::simulated::{below, between, once_in, pick};
 
 /// Names of a type, so few that commands meet.
 const NAMES: u64 = 4;

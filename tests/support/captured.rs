@@ -16,7 +16,7 @@ use std::time::Duration;
 use backfeed::archive::{Archive, BaseManifest};
 use backfeed::capture::{Capture, Clock, MasterWatch, SessionEnd, refetch};
 use backfeed::config::{CaptureConfig, Source};
-use backfeed::status::{Phase, Status, unix_ms_now};
+use backfeed::monitoring::status::{Phase, Status, unix_ms_now};
 use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tokio::sync::watch;

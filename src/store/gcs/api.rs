@@ -15,8 +15,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::TOKEN_KEY;
-use super::error;
+use super::{TOKEN_KEY, error};
 use crate::config::{Encryption, EncryptionKey, GcsOptions};
 use crate::store::retry::{Attempt, chain};
 

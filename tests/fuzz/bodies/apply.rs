@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use backfeed::crc64::Crc64;
-use backfeed::keyspace::{
+use backfeed::model::{
     ApplyError, Dialect, Entry, Footprint, Keyspace, Raw, Value, Wanted, slot_of,
 };
-use backfeed::rdb::Family;
+use backfeed::wire::crc64::Crc64;
+use backfeed::wire::rdb::Family;
 
 use super::{choice, values};
 
@@ -240,7 +240,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         }
     }
     // One command on one value of each kind.
-    for (number, spec) in backfeed::keyspace::commands().enumerate() {
+    for (number, spec) in backfeed::model::commands().enumerate() {
         let key = number % 60;
         let line = format!(
             "{} v{key} v{} 1 2\n{} v{key}",
@@ -255,7 +255,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 /// The words of commands, for libFuzzer's dictionary.
 pub fn words() -> Vec<String> {
-    let names = backfeed::keyspace::commands().map(|spec| spec.name.to_owned());
+    let names = backfeed::model::commands().map(|spec| spec.name.to_owned());
     let words = SEEDS
         .iter()
         .flat_map(|text| text.split([' ', '\n']).map(str::to_owned));

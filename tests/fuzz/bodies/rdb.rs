@@ -1,10 +1,10 @@
 //! A whole RDB through the reader, and every value in it.
 
-use backfeed::crc64::Crc64;
-use backfeed::keyspace::{Dialect, Raw};
-use backfeed::rdb::cursor::put_string;
-use backfeed::rdb::magic;
-use backfeed::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+use backfeed::model::{Dialect, Raw};
+use backfeed::wire::crc64::Crc64;
+use backfeed::wire::rdb::cursor::put_string;
+use backfeed::wire::rdb::magic;
+use backfeed::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
 
 use super::{choice, values};
 
@@ -135,8 +135,8 @@ pub fn rdbs() -> Vec<Vec<u8>> {
     for group in samples.chunk_by(|a, b| a.server == b.server && a.dialect == b.dialect) {
         let dialect = group[0].dialect;
         let mut bytes = match dialect.family {
-            backfeed::rdb::Family::Redis => format!("REDIS{:04}", dialect.version),
-            backfeed::rdb::Family::Valkey => format!("VALKEY{:03}", dialect.version),
+            backfeed::wire::rdb::Family::Redis => format!("REDIS{:04}", dialect.version),
+            backfeed::wire::rdb::Family::Valkey => format!("VALKEY{:03}", dialect.version),
         }
         .into_bytes();
         bytes.push(0xFA);
@@ -173,8 +173,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     // Short ones are mutated to more effect: one value each, the checksum made afterwards.
     for sample in values::samples() {
         let magic = match sample.dialect.family {
-            backfeed::rdb::Family::Redis => format!("REDIS{:04}", sample.dialect.version),
-            backfeed::rdb::Family::Valkey => format!("VALKEY{:03}", sample.dialect.version),
+            backfeed::wire::rdb::Family::Redis => format!("REDIS{:04}", sample.dialect.version),
+            backfeed::wire::rdb::Family::Valkey => format!("VALKEY{:03}", sample.dialect.version),
         };
         let head = [&[0xA1], magic.as_bytes(), &[sample.raw.kind, 1, b'k']].concat();
         seeds.push([&head, &sample.raw.payload[..]].concat());

@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 
-use backfeed::expiry;
-use backfeed::position::{Boundary, Offset};
-use backfeed::resp::commands::{CommandReader, CommandsError, Then};
-use backfeed::resp::{FeedScanner, HEAD_ARG_BYTES, HEAD_ARGS, encode_command};
+use backfeed::model::expiry;
+use backfeed::wire::position::{Boundary, Offset};
+use backfeed::wire::resp::commands::{CommandReader, CommandsError, Then};
+use backfeed::wire::resp::{FeedScanner, HEAD_ARG_BYTES, HEAD_ARGS, encode_command};
 use bytes::Bytes;
 
 use super::choice;

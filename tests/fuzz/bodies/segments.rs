@@ -1,12 +1,12 @@
 //! An object of the log: its header, and its payload.
 
-use backfeed::buffers::Buffers;
-use backfeed::crc64::Crc64;
-use backfeed::position::{Boundary, Offset, ReplId, TimeMark};
-use backfeed::segment::{
-    self, Entry, FRAME_RAW_LIMIT, HEADER_LIMIT, PayloadReader, SealHeader, SegmentHeader,
-    SegmentMeta,
+use backfeed::log::segment;
+use backfeed::log::segment::{
+    Entry, FRAME_RAW_LIMIT, HEADER_LIMIT, PayloadReader, SealHeader, SegmentHeader, SegmentMeta,
 };
+use backfeed::runtime::buffers::Buffers;
+use backfeed::wire::crc64::Crc64;
+use backfeed::wire::position::{Boundary, Offset, ReplId, TimeMark};
 use bytes::Bytes;
 
 use super::choice;

@@ -1,8 +1,8 @@
 //! Values: the samples of real servers, and what must hold of every value that can be decoded.
 
-use backfeed::keyspace::{Dialect, Raw, Value};
-use backfeed::rdb::Family;
-use backfeed::rdb::cursor::Cursor;
+use backfeed::model::{Dialect, Raw, Value};
+use backfeed::wire::rdb::Family;
+use backfeed::wire::rdb::cursor::Cursor;
 
 /// Values of every type and encoding.
 const SAMPLES: &str = include_str!("../values.txt");
@@ -90,7 +90,7 @@ pub fn in_order(raw: &Raw) -> (u8, Vec<Vec<u8>>) {
         }
         SET_LISTPACK => {
             let blob = input.string().unwrap();
-            let elements = backfeed::rdb::packed::listpack(&blob).unwrap();
+            let elements = backfeed::wire::rdb::packed::listpack(&blob).unwrap();
             parts.extend(elements.iter().map(|element| element.to_bytes().into_vec()));
             parts.sort();
         }

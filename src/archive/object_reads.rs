@@ -1,0 +1,183 @@
+//! Reading objects: small ones at once, large ones as a stream that is decompressed beside the reader.
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use super::{Archive, ArchiveError, DOCUMENT_LIMIT, RawStream};
+use crate::runtime;
+use crate::store::{ByteStream, ObjectMeta, StoreError};
+
+/// Pieces that are fetched before the decoder asks for them (half a MiB each from our stores).
+const FETCH_AHEAD: usize = 2;
+
+/// Decompressed pieces (at most a zstd frame each) that wait for the consumer.
+const DECODE_AHEAD: usize = 1;
+
+/// Compressed bytes pushed at once: several of zstd's blocks, as it copies those that are cut. Between two pushes the decoder
+/// notices that nobody listens any more.
+const PUSH_BYTES: usize = 512 << 10;
+
+/// Turns an object's bytes into raw ones.
+pub(super) trait Decode: Send + 'static {
+    /// Takes in bytes; `out` gets raw ones.
+    fn push(&mut self, bytes: &[u8], out: &mut dyn FnMut(Bytes)) -> Result<(), ArchiveError>;
+    /// The object has ended: was all right?
+    fn finish(self) -> Result<(), ArchiveError>;
+}
+
+/// Fetches, decodes (on the blocking pool) and hands out at the same time, each a bounded way ahead of the next. Dropping
+/// the stream ends it all.
+pub(super) fn decode_stream(mut source: ByteStream, mut decoder: impl Decode) -> RawStream {
+    #[cfg(test)]
+    if runtime::simulated::is_on() {
+        return decode_here(source, decoder);
+    }
+    let (fetched, mut to_decode) = mpsc::channel(FETCH_AHEAD);
+    runtime::spawn(async move {
+        while let Some(piece) = source.next().await {
+            if fetched.send(piece).await.is_err() {
+                return;
+            }
+        }
+        // Tells the end from a task that was ended early.
+        let _ = fetched.send(Ok(Bytes::new())).await;
+    });
+    let (decoded, ready) = mpsc::channel(DECODE_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            match to_decode.blocking_recv() {
+                None => return send(&decoded, Err(interrupted())),
+                Some(Err(error)) => return send(&decoded, Err(error.into())),
+                Some(Ok(piece)) if piece.is_empty() => break,
+                Some(Ok(piece)) => {
+                    for part in piece.chunks(PUSH_BYTES) {
+                        if let Err(error) = decoder.push(part, &mut |raw| send(&decoded, Ok(raw))) {
+                            return send(&decoded, Err(error));
+                        }
+                        if decoded.is_closed() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        match decoder.finish() {
+            Ok(()) => send(&decoded, Ok(Bytes::new())),
+            Err(error) => send(&decoded, Err(error)),
+        }
+    });
+    // The empty piece is the end that counts; a channel that just closes is not.
+    let pieces = stream::unfold(Some(ready), |ready| async move {
+        let mut ready = ready?;
+        match ready.recv().await {
+            Some(Ok(piece)) if piece.is_empty() => None,
+            Some(Ok(piece)) => Some((Ok(piece), Some(ready))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(interrupted()), None)),
+        }
+    });
+    pieces.fuse().boxed()
+}
+
+/// The same without threads, for the simulation.
+#[cfg(test)]
+fn decode_here(source: ByteStream, decoder: impl Decode) -> RawStream {
+    let pieces = stream::unfold(Some((source, decoder)), |state| async move {
+        let (mut source, mut decoder) = state?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let pushed = match source.next().await {
+            None => {
+                pieces.extend(decoder.finish().err().map(Err));
+                return Some((pieces, None));
+            }
+            Some(Ok(bytes)) => decoder.push(&bytes, &mut |raw| pieces.push(Ok(raw))),
+            Some(Err(error)) => Err(error.into()),
+        };
+        let failed = pushed.is_err();
+        pieces.extend(pushed.err().map(Err));
+        Some((pieces, (!failed).then_some((source, decoder))))
+    });
+    pieces.flat_map(stream::iter).fuse().boxed()
+}
+
+type Piece = Result<Bytes, ArchiveError>;
+
+/// To a listener who may have gone.
+fn send(to: &mpsc::Sender<Piece>, piece: Piece) {
+    let _ = to.blocking_send(piece);
+}
+
+fn interrupted() -> ArchiveError {
+    ArchiveError::Store(StoreError::Transient {
+        what: "cannot read".to_owned(),
+        cause: "the process is shutting down".to_owned(),
+    })
+}
+
+impl Archive {
+    /// A whole object, unless it is longer than a document may be. None: it is not there.
+    pub(super) async fn read_document(&self, object: &str) -> Result<Option<Bytes>, ArchiveError> {
+        let limit = DOCUMENT_LIMIT as u64;
+        let found = self.read_range(object, limit.saturating_add(1)).await?;
+        match found {
+            Some(bytes) if bytes.len() > DOCUMENT_LIMIT => Err(ArchiveError::damaged(
+                object,
+                format!("it is longer than a document can be ({limit} bytes)"),
+            )),
+            other => Ok(other),
+        }
+    }
+
+    /// The first `length` bytes of an object, or as many as it has. None: it is not there.
+    pub(super) async fn read_range(
+        &self,
+        object: &str,
+        length: u64,
+    ) -> Result<Option<Bytes>, ArchiveError> {
+        let mut source = match self.store.read(object, Some(0..length)).await {
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            other => other?,
+        };
+        let mut first = source.try_next().await?.unwrap_or_default();
+        let mut all = BytesMut::new();
+        while let Some(next) = source.try_next().await? {
+            if !first.is_empty() {
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            all.extend_from_slice(&next);
+        }
+        Ok(Some(if all.is_empty() { first } else { all.freeze() }))
+    }
+
+    /// The bytes of an object that should be there.
+    pub(super) async fn read_existing(&self, object: &str) -> Result<ByteStream, ArchiveError> {
+        match self.store.read(object, None).await {
+            Err(StoreError::NotFound { name }) => Err(ArchiveError::Missing { object: name }),
+            other => Ok(other?),
+        }
+    }
+
+    /// The stored size of an object that should be there.
+    pub(super) async fn size_of(&self, object: &str) -> Result<u64, ArchiveError> {
+        let found: Option<ObjectMeta> = self.store.list(object, None).await.try_next().await?;
+        match found {
+            Some(found) if found.name == object => Ok(found.size),
+            _ => Err(ArchiveError::Missing {
+                object: object.to_owned(),
+            }),
+        }
+    }
+
+    /// Creates an object of which it does not matter who was first.
+    pub(super) async fn create_unless_there(
+        &self,
+        object: &str,
+        body: Bytes,
+    ) -> Result<(), ArchiveError> {
+        match self.store.create(object, body).await {
+            Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a sidecar must not make the latest: the state of a Redis that has less than the store, unless that is known to be right.
+
+use super::resume::Known;
+use super::{Capture, SessionEnd};
+use crate::archive::{BaseManifest, Catalog, Tip};
+use crate::wire::position::{Position, ReplId};
+use crate::wire::rdb::Summary;
+
+/// A server is **suddenly tiny** (invariant 1) if it has less than one in so many of the stored keys, and of their bytes.
+pub const TINY: u64 = 10;
+
+/// How much data there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amount {
+    /// Keys in all databases. None: not known.
+    pub keys: Option<u64>,
+    /// Bytes of RDB, at most.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Of a base.
+    #[must_use]
+    pub fn of_base(base: &BaseManifest) -> Self {
+        let keys = base.databases.values().map(|db| db.keys);
+        Self {
+            keys: Some(keys.fold(0, u64::saturating_add)),
+            bytes: base.raw_bytes,
+        }
+    }
+
+    /// Is a server with so much suddenly tiny, held against what is stored?
+    #[must_use]
+    pub fn is_tiny(&self, stored: &Self) -> bool {
+        let less = |found: u64, stored: u64| found.saturating_mul(TINY) < stored;
+        let fewer_keys = match (self.keys, stored.keys) {
+            (Some(found), Some(stored)) => less(found, stored),
+            _ => true,
+        };
+        fewer_keys && less(self.bytes, stored.bytes)
+    }
+}
+
+/// What the store holds of the latest history, at most: its newest base, and what the log after it adds.
+fn stored(catalog: &Catalog, tip: &Tip) -> Option<Amount> {
+    let bases = tip.line().flat_map(|line| {
+        let history = catalog.histories.get(&line.history);
+        let bases = history.into_iter().flat_map(|history| &history.bases);
+        bases.filter(move |base| base.offset <= line.offset)
+    });
+    let newest = bases.max_by_key(|base| base.offset)?;
+    let log = tip.end.offset.since(newest.offset);
+    let base = Amount::of_base(newest);
+    Some(Amount {
+        keys: base.keys.filter(|_| log == 0),
+        bytes: base.bytes.saturating_add(log),
+    })
+}
+
+impl Capture {
+    /// Never makes the state of a server the latest that has lost what the store has, unless it [accepts](Self::accept) it:
+    /// one that comes up empty, or tiny, of an unknown history; or from an older snapshot.
+    #[must_use]
+    pub fn guarding_the_store(mut self) -> Self {
+        self.guards = true;
+        self
+    }
+
+    /// A server of this history is captured all the same: that it has less was seen, and is right.
+    pub fn accept(&mut self, id: Option<ReplId>) {
+        self.accepted = id;
+    }
+
+    /// Which history is followed, link or no link.
+    #[must_use]
+    pub fn follows(&self) -> Option<ReplId> {
+        self.log.as_ref().map(|log| log.tail(|tail| tail.history()))
+    }
+
+    /// A sidecar looked at its Redis before it connected. One that has come up since, and lacks what is stored, is looked at again.
+    pub(super) fn check_left_behind(
+        &self,
+        known: &Known,
+        server: Option<ReplId>,
+    ) -> Result<(), SessionEnd> {
+        match known.lacks {
+            Some(lacks) if self.guards && (server.is_none() || self.accepted != server) => {
+                Err(SessionEnd::StartOver(format!(
+                    "Redis came up without the last {lacks} bytes that are stored: looking at it again"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for a snapshot of a history that the store does not know, and that comes from none that it knows.
+    pub(super) fn check_amount(
+        &self,
+        known: &Known,
+        at: Position,
+        found: &Summary,
+    ) -> Result<(), SessionEnd> {
+        let is_known = known.catalog.histories.contains_key(&at.history) || known.resume.is_some();
+        if !self.guards || is_known || self.accepted == Some(at.history) || found.unwalked.is_some()
+        {
+            return Ok(());
+        }
+        let found_keys = found.keys();
+        let mut others = known.catalog.histories.keys();
+        if found_keys == 0
+            && found.functions == 0
+            && others.any(|id| known.catalog.is_restorable(*id))
+        {
+            return Err(SessionEnd::StartOver(
+                "Redis came up empty although the store has data: it is to be restored".to_owned(),
+            ));
+        }
+        let found = Amount {
+            keys: Some(found_keys),
+            bytes: found.bytes,
+        };
+        let latest = known.latest.as_ref();
+        let stored = latest.and_then(|tip| stored(&known.catalog, tip));
+        if stored.is_some_and(|stored| found.is_tiny(&stored)) {
+            return Err(SessionEnd::Tiny { at, found });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiny_is_less_than_a_tenth_of_the_keys_and_of_the_bytes() {
+        let amount = |keys: u64, bytes| Amount {
+            keys: Some(keys),
+            bytes,
+        };
+        let stored = amount(1000, 50_000);
+        for (keys, bytes, tiny) in [
+            (1, 100, true),
+            (99, 4_999, true),
+            (100, 4_999, false),
+            (99, 5_000, false),
+            (0, 90, true),
+        ] {
+            assert_eq!(amount(keys, bytes).is_tiny(&stored), tiny, "{keys} {bytes}");
+        }
+        let unknown = Amount {
+            keys: None,
+            bytes: 50_000,
+        };
+        assert!(amount(5000, 4_999).is_tiny(&unknown));
+        assert!(!amount(0, 90).is_tiny(&amount(0, 90)));
+    }
+}

@@ -1,0 +1,155 @@
+//! A server whose feed is not that of the history that the store has under its id: its machine was set back to an earlier state, or
+//! it is a copy of another one. It gets a full sync, and a history under a key of our own.
+
+use super::{Capture, SessionEnd, predecessor};
+use crate::archive::{ArchiveError, Catalog};
+use crate::link::replication_info::{Facts, Role};
+use crate::wire::crc64::Crc64;
+use crate::wire::position::{Offset, Position, ReplId};
+
+/// So often what follows one point may be no feed at all, before the server is taken for a strange one.
+const CORRUPT_MAX: u32 = 3;
+
+/// What was seen of the server's feed.
+#[derive(Debug, Default)]
+pub(super) struct Strange {
+    /// The feed is not that of this history.
+    found: Option<Found>,
+    /// How often in a row what came after this point was no feed.
+    corrupt: Option<(Position, u32)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    history: ReplId,
+    /// Another writer stores that history now: its server is alive.
+    is_written: bool,
+}
+
+impl Strange {
+    /// Is it the feed of another history than this?
+    pub(super) fn is_other_than(&self, history: ReplId) -> bool {
+        self.found.is_some_and(|found| found.history == history)
+    }
+
+    /// Is that one's own server alive?
+    pub(super) fn is_twin_of(&self, history: ReplId) -> bool {
+        self.found
+            .is_some_and(|found| found.history == history && found.is_written)
+    }
+}
+
+/// The key of what a server does that was set back, instead of `history`. Two listeners of the server make the same, and meet there.
+fn key_instead_of(history: ReplId) -> ReplId {
+    let mut bytes = [0; 20];
+    for (number, part) in bytes.chunks_mut(8).enumerate() {
+        let crc = Crc64::of(format!("{number} {history}").as_bytes()).to_le_bytes();
+        part.copy_from_slice(crc.get(..part.len()).unwrap_or_default());
+    }
+    ReplId::from_random(bytes)
+}
+
+/// A history that a server goes on with under its id, and how far it is known.
+pub(super) type Had = Option<(ReplId, Offset)>;
+
+impl Capture {
+    /// A session ended: what does that say of the feed?
+    pub(super) fn note_strange(&mut self, end: &SessionEnd) {
+        match end {
+            SessionEnd::Strange { at } => {
+                let is_written = self.log.as_ref().is_some_and(|log| log.strange().is_some());
+                self.strange.found = Some(Found {
+                    history: at.history,
+                    is_written,
+                });
+            }
+            SessionEnd::Feed(_) => {
+                let Some(log) = &self.log else {
+                    return;
+                };
+                let at = log.tail(|tail| Position {
+                    history: tail.history(),
+                    offset: tail.boundary().offset,
+                });
+                let times = match self.strange.corrupt {
+                    Some((before, times)) if before == at => times.saturating_add(1),
+                    _ => 1,
+                };
+                self.strange.corrupt = Some((at, times));
+                if times >= CORRUPT_MAX {
+                    tracing::warn!(%at, "what follows was no feed {times} times: taking a full sync, as a history of its own");
+                    self.strange.found = Some(Found {
+                        history: at.history,
+                        is_written: false,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The server is followed under a history of its own now.
+    pub(super) fn is_no_stranger(&mut self) {
+        self.strange = Strange::default();
+    }
+
+    /// The key under which a full sync of a server is stored. `had`: of the history with its id, so much was stored before it was
+    /// asked. A master that is below that was set back; a replica may be behind.
+    pub(super) fn key_of_full_sync(
+        &mut self,
+        at: Position,
+        had: Had,
+        facts: Option<&Facts>,
+    ) -> ReplId {
+        let known = self.aliases.key(at.history);
+        let is_master = facts.is_some_and(|facts| facts.role == Role::Master);
+        let before = had.filter(|(id, end)| is_master && *id == known && at.offset < *end);
+        if let Some((_, end)) = before {
+            tracing::warn!(
+                stored = %end, now = %at,
+                "the server is before what is stored of its history, and no replica: it was set back to an earlier state (a \
+                 snapshot of its machine). What it does now becomes a history of its own; `restore --history {known}` \
+                 restores what was stored before"
+            );
+        }
+        if before.is_none() && !self.strange.is_other_than(known) {
+            return known;
+        }
+        let key = key_instead_of(known);
+        self.aliases.add(at.history, key);
+        key
+    }
+
+    /// Whoever began a history under a key of our own may have died before it sealed what that comes after.
+    pub(super) async fn seal_before(
+        &self,
+        catalog: &Catalog,
+        history: Option<ReplId>,
+    ) -> Result<(), ArchiveError> {
+        let history = history.and_then(|id| catalog.histories.get(&id));
+        let Some(doc) = history.map(|history| &history.doc) else {
+            return Ok(());
+        };
+        if doc.replid.is_none() {
+            return Ok(());
+        }
+        let ends: Vec<Position> = doc.replaced().collect();
+        predecessor::seal(&self.archive, &ends, doc, &self.writer, (self.clock)()).await
+    }
+
+    /// What the server calls a history.
+    pub(super) fn said(&self, history: ReplId, said: Option<&Facts>) -> ReplId {
+        let ids = said.map_or([None, None], |facts| {
+            [facts.replid, facts.replid2.map(|(id, _)| id)]
+        });
+        let mut known = ids.into_iter().flatten();
+        let known = known.find(|id| self.aliases.key(*id) == history);
+        known.unwrap_or_else(|| self.aliases.said(history))
+    }
+
+    /// The ids of a server, as the store knows its histories.
+    #[must_use]
+    pub fn named(&self, facts: &Facts) -> Facts {
+        facts.named(|id| self.aliases.key(id))
+    }
+}

@@ -1,0 +1,68 @@
+//! Moves feed from memory to the spool while the store is behind: beside the link and the log's writer, which wait for
+//! neither.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::capture::log_writer::Shared;
+use crate::capture::spool::Spool;
+use crate::config::CaptureConfig;
+use crate::runtime::spawn_blocking;
+
+/// A record is a write and a read of the disk: fewer bytes are not worth one …
+const RECORD_MIN: usize = 64 * 1024;
+/// … and it is read as a whole, and held in memory meanwhile.
+const RECORD_MAX: usize = 1 << 20;
+/// Segments are cut between chunks, so these stay well below a segment, and below this; more of them cost memory.
+const GRAIN_MAX: usize = 256 * 1024;
+/// Of a segment, at most.
+const GRAINS_IN_A_SEGMENT: usize = 16;
+/// After the spool took nothing: it is full, or out of order, and says so itself.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Half of the memory is for bursts and for a disk that takes its time; what is beyond goes to the spool.
+pub(crate) fn threshold(config: &CaptureConfig) -> usize {
+    config.memory_limit / 2
+}
+
+pub(crate) struct Spooler {
+    pub(in crate::capture) shared: Arc<Shared>,
+    pub(crate) spool: Spool,
+    pub(crate) config: CaptureConfig,
+}
+
+impl Spooler {
+    pub(crate) async fn run(self) {
+        // The least of memories does not wait for a whole record.
+        let least = RECORD_MIN.min(self.config.memory_limit / 8);
+        let grain = (self.config.segment_size / GRAINS_IN_A_SEGMENT).min(GRAIN_MAX);
+        let threshold = threshold(&self.config);
+        loop {
+            let woken = self.shared.crowded.notified();
+            let batch = {
+                let state = self.shared.state();
+                let crowded = state.tail.memory() >= threshold;
+                crowded
+                    .then(|| state.tail.spoolable(state.in_flight, least, RECORD_MAX))
+                    .flatten()
+            };
+            let Some(batch) = batch else {
+                woken.await;
+                continue;
+            };
+            let spool = self.spool.clone();
+            let put = spawn_blocking(move || {
+                let record = spool.put(&batch.parts);
+                record.map(|record| (batch, record))
+            });
+            if let Ok(Some((batch, record))) = put.await {
+                self.shared.state().tail.spooled(&batch, &record, grain);
+                self.shared.progress.notify_one();
+            } else {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The feed of one link: into the tail, and acknowledged as far as the store has come.
+
+use std::time::Duration;
+
+use tokio::task::JoinError;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::commit::{Committed, Committing};
+use super::feed_link::FeedLink;
+use super::full_sync::FullSyncError;
+use super::log_buffer::{PushError, Tail};
+use super::log_writer::LogWriter;
+use super::master_watch::MasterWatch;
+use super::session::{out_of_place, superseded};
+use super::shutdown_probe::ShutdownProbe;
+use super::{Capture, SessionEnd, Shutdown, stopped};
+use crate::archive::BaseManifest;
+use crate::config::{AckPolicy, Source};
+use crate::monitoring::status::{FullSyncTally, Phase};
+use crate::wire::position::{Offset, Position};
+use crate::wire::psync::replica::Event;
+
+/// Replicas acknowledge once a second.
+const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// With full memory the master's output buffer has to hold the feed. When nothing more was stored for so long, we hang up
+/// instead. A store that is merely slower than a burst is read for at its own pace: the master has its own limit
+/// (`client-output-buffer-limit`), and to hang up could cost a full sync.
+const STALL_LIMIT: Duration = Duration::from_secs(5);
+/// The feed of one link.
+pub(super) struct Follow<'a> {
+    capture: &'a Capture,
+    feed: FeedLink,
+    log: &'a LogWriter,
+    /// Is there a restore point that the feed belongs to? Nothing is acknowledged before.
+    committed: bool,
+    committing: Option<Committing>,
+    /// Of that snapshot.
+    tally: Option<FullSyncTally>,
+    probe: ShutdownProbe,
+    source: &'a Source,
+    watch: &'a mut MasterWatch,
+    /// The master is shutting down and waits for its very last byte.
+    exact: bool,
+    stopping: bool,
+    /// The furthest that this link was told.
+    acknowledged: Offset,
+    /// Since when memory has been full with no more stored than this.
+    full_since: Option<(Instant, Offset)>,
+    once: bool,
+}
+
+impl<'a> Follow<'a> {
+    /// Follows `feed` into `log`; `committing` is the snapshot that it begins with, if it began with one.
+    pub(super) fn new(
+        capture: &'a Capture,
+        feed: FeedLink,
+        log: &'a LogWriter,
+        committing: Option<(Committing, FullSyncTally)>,
+        source: &'a Source,
+        watch: &'a mut MasterWatch,
+        once: bool,
+    ) -> Self {
+        let (committing, tally) = committing.unzip();
+        Self {
+            capture,
+            feed,
+            log,
+            committed: committing.is_none(),
+            committing,
+            tally,
+            probe: ShutdownProbe::new(source.clone()),
+            source,
+            watch,
+            exact: false,
+            stopping: false,
+            acknowledged: Offset(0),
+            full_since: None,
+            once,
+        }
+    }
+
+    /// Until the link ends, or the server, or we.
+    pub(super) async fn run(&mut self, shutdown: &mut Shutdown) -> Result<SessionEnd, SessionEnd> {
+        let mut tick = interval(ACK_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.announce();
+        loop {
+            let full = self.log.tail(|tail| tail.memory()) >= self.capture.config.memory_limit;
+            let reading = !full && !self.stopping;
+            // What was stored is acknowledged before more is read: only reading could keep the others from their turn.
+            tokio::select! {
+                biased;
+                () = self.log.progress() => {
+                    self.full_since = None;
+                    self.check_superseded()?;
+                    self.check_strange()?;
+                    self.check_lost()?;
+                    self.ack().await?;
+                }
+                _ = tick.tick() => {
+                    self.check_stall(full)?;
+                    self.ack().await?;
+                }
+                done = join(&mut self.committing) => self.commit(done)?,
+                dying = self.probe.wait() => if dying { self.master_dies().await? },
+                to = self.watch.moved(self.source), if self.committed && !self.stopping => {
+                    let (from, to) = (self.source.addr(), to.addr());
+                    return Err(SessionEnd::Moved { from, to });
+                }
+                _ = stopped(shutdown), if !self.stopping => self.stop(),
+                event = self.feed.next(), if reading => match event? {
+                    Some(event) => self.event(event).await?,
+                    None => self.announce(),
+                },
+            }
+            if self.once && self.committed {
+                let at = self.log.tail(|tail| tail.stored());
+                return Ok(SessionEnd::Once(at));
+            }
+            if self.stopping && self.committed && self.log.is_flushed() {
+                self.ack().await?;
+                return Ok(SessionEnd::Stopped);
+            }
+        }
+    }
+
+    async fn event(&mut self, event: Event) -> Result<(), SessionEnd> {
+        let Event::Feed(bytes) = event else {
+            return Err(out_of_place(&event));
+        };
+        let now = self.capture.now();
+        if self.log.tail(|tail| tail.clock_says(now.unix_ms)) {
+            self.capture.clock_went_back(self.log, now.unix_ms);
+        }
+        self.capture
+            .status
+            .metrics()
+            .bytes_received
+            .inc_by(bytes.len() as u64);
+        let arrival = self.log.push(bytes, now).map_err(|error| match error {
+            PushError::Feed(error) => SessionEnd::Feed(error.to_string()),
+            PushError::Differs(offset) => self.strange(offset),
+        })?;
+        let (received, idle) = self.log.tail(|tail| (tail.received(), tail.idle_up_to()));
+        let own_clock = now.unix_ms.saturating_sub(self.capture.ahead_ms);
+        self.capture.status.received(received, own_clock);
+        self.capture.status.idle(idle);
+        if arrival.other {
+            self.probe.other();
+            self.exact = false;
+        }
+        if arrival.getack {
+            self.probe.getack();
+            // What is stored, and the idle traffic after it. The rest is being stored, and acknowledged when it is.
+            let received = self.capture.config.ack == AckPolicy::Received;
+            let (more, data) = self.log.tail(|tail| {
+                let offset = tail.acknowledge(received, self.exact);
+                (offset > self.acknowledged, tail.has_data())
+            });
+            if received || more || !data {
+                self.ack().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says how far the store has come. Before the snapshot counts that is nowhere, though the first `ACK` makes a
+    /// diskless master start its feed, so it must be sent, and repeated (PROTOCOL.md A.6).
+    async fn ack(&mut self) -> Result<(), SessionEnd> {
+        let received = self.capture.config.ack == AckPolicy::Received;
+        let offset = if self.committed {
+            let (offset, answers) = self
+                .log
+                .tail(|tail| (tail.acknowledge(received, self.exact), !tail.has_data()));
+            if answers {
+                self.log.tail(Tail::answered);
+            }
+            offset
+        } else {
+            Offset(0)
+        };
+        self.feed.ack(offset).await?;
+        self.acknowledged = self.acknowledged.max(offset);
+        Ok(())
+    }
+
+    fn commit(&mut self, done: Result<Committed, JoinError>) -> Result<(), SessionEnd> {
+        self.committing = None;
+        let done = done.map_err(|error| SessionEnd::StartOver(error.to_string()))?;
+        let (manifest, goes_on) = done.map_err(|error| match error {
+            FullSyncError::Sealed(seal) => superseded(seal.history, &seal),
+            error => error.into(),
+        })?;
+        self.goes_on(&manifest, goes_on);
+        let keys: u64 = manifest
+            .databases
+            .values()
+            .fold(0, |sum, db| sum.saturating_add(db.keys));
+        tracing::info!(at = %manifest.position(), keys, raw_bytes = manifest.raw_bytes, stored_bytes = manifest.stored_bytes,
+            "the snapshot is stored");
+        self.announce();
+        Ok(())
+    }
+
+    /// The snapshot counts, and the log after it begins at `offset`.
+    fn goes_on(&mut self, base: &BaseManifest, offset: Offset) {
+        self.committed = true;
+        if let Some(tally) = self.tally.take() {
+            tally.stored(base.position());
+        }
+        self.log.tail(|tail| tail.mark_stored(offset, None));
+        self.log.release();
+        self.feed.want();
+    }
+
+    fn announce(&self) {
+        if self.committed && self.feed.is_here() {
+            let history = self.log.tail(|tail| tail.history());
+            self.capture
+                .status
+                .phase(Phase::Following, format!("following history {history}"));
+        }
+    }
+
+    /// The master waits for its very last byte, `GETACK`s included: store them too.
+    async fn master_dies(&mut self) -> Result<(), SessionEnd> {
+        if !self.exact {
+            tracing::info!("the server is shutting down: storing and acknowledging the very end");
+        }
+        self.exact = true;
+        self.log.flush();
+        self.ack().await
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.capture
+            .status
+            .phase(Phase::Draining, "storing what was received");
+        self.log.flush();
+    }
+
+    fn check_superseded(&self) -> Result<(), SessionEnd> {
+        match self.log.superseded() {
+            Some(seal) => Err(superseded(self.log.tail(|tail| tail.history()), &seal)),
+            None => Ok(()),
+        }
+    }
+
+    fn strange(&self, offset: Offset) -> SessionEnd {
+        let history = self.log.tail(|tail| tail.history());
+        SessionEnd::Strange {
+            at: Position { history, offset },
+        }
+    }
+
+    fn check_strange(&self) -> Result<(), SessionEnd> {
+        self.log
+            .strange()
+            .map_or(Ok(()), |at| Err(self.strange(at)))
+    }
+
+    fn check_lost(&self) -> Result<(), SessionEnd> {
+        match self.log.lost() {
+            Some(error) => Err(SessionEnd::SpoolLost(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_stall(&mut self, full: bool) -> Result<(), SessionEnd> {
+        if !full {
+            self.full_since = None;
+            return Ok(());
+        }
+        let stored = self.log.tail(|tail| tail.stored().offset);
+        let since = match self.full_since {
+            Some((since, before)) if before == stored => since,
+            _ => {
+                self.full_since = Some((Instant::now(), stored));
+                return Ok(());
+            }
+        };
+        if since.elapsed() < STALL_LIMIT {
+            return Ok(());
+        }
+        let pending = self
+            .log
+            .tail(|tail| tail.received().offset.since(tail.stored().offset));
+        let limit = match self.capture.spool {
+            Some(_) => "all that memory and spool take",
+            None => "the memory limit",
+        };
+        Err(SessionEnd::StoreStalled {
+            pending,
+            limit,
+            cause: self.log.failing(),
+        })
+    }
+
+    /// The link is over. Does what was received belong to a restore point?
+    /// A store that is away does not hold up the end of the process: what is not stored by then does not count.
+    pub(super) async fn settle(&mut self, shutdown: &mut Shutdown) -> bool {
+        if let Some(committing) = self.committing.take()
+            && !self.stopping
+        {
+            let committed = tokio::select! {
+                biased;
+                committed = committing => committed,
+                () = stopped(shutdown) => return self.committed,
+            };
+            match committed {
+                Ok(Ok((manifest, goes_on))) => self.goes_on(&manifest, goes_on),
+                Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),
+                Err(error) => tracing::warn!(%error, "the snapshot was not stored"),
+            }
+        }
+        self.committed
+    }
+}
+
+/// Waits for the commit; for ever when there is none.
+async fn join(committing: &mut Option<Committing>) -> Result<Committed, JoinError> {
+    match committing {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,91 @@
+//! `backfeed backup`: captures a server from anywhere.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::supervised::supervise;
+use super::{Failure, flags};
+use crate::capture::Clock;
+use crate::config::{BackupConfig, ConfigError, Upstream};
+use crate::consolidate::scheduler::Upkeep;
+use crate::monitoring::status::unix_ms_now;
+use crate::service;
+
+/// Back a server up continuously, from anywhere that can reach it
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// One full sync, then exit
+    #[arg(long, env = "BACKFEED_ONCE", value_parser = clap::builder::BoolishValueParser::new())]
+    once: bool,
+
+    /// redis+sentinel://: file with the password of the Sentinels themselves, read for every connection
+    #[arg(long, env = "BACKFEED_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    sentinel_password_file: Option<PathBuf>,
+
+    /// redis+sentinel://: the Sentinels' ACL user [default: their default user]
+    #[arg(
+        long,
+        env = "BACKFEED_SENTINEL_USER",
+        value_name = "NAME",
+        requires = "sentinel_password_file"
+    )]
+    sentinel_user: Option<String>,
+
+    #[command(flatten)]
+    capture: flags::Capture,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+impl Args {
+    fn lower(&self) -> Result<BackupConfig, ConfigError> {
+        Ok(BackupConfig {
+            redis: self.upstream()?,
+            once: self.once,
+            capture: self.capture.lower()?,
+            consolidate: self.capture.consolidate(),
+            grace: self.capture.grace,
+        })
+    }
+
+    fn upstream(&self) -> Result<Upstream, ConfigError> {
+        let password_file = self.sentinel_password_file.clone();
+        match self.capture.upstream()? {
+            Upstream::Sentinels(sentinels) => sentinels
+                .with_login(self.sentinel_user.as_deref(), password_file)
+                .map(Upstream::Sentinels),
+            Upstream::Server(_) if password_file.is_some() => Err(ConfigError::new(
+                "--sentinel-password-file: --redis names a server, no Sentinels: write redis+sentinel://, or leave it out",
+            )),
+            server @ Upstream::Server(_) => Ok(server),
+        }
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let config = args.lower()?;
+    args.capture.tell_memory();
+    let clock: Clock = Arc::new(unix_ms_now);
+    let store = args.store.lower()?;
+    supervise(
+        args.capture.http,
+        config.grace,
+        move |status, shutdown| async move {
+            let upkeep = Upkeep {
+                config: config.consolidate.clone(),
+                store: store.clone(),
+                service: config.redis.service(),
+                redis: config.redis.clone(),
+                status: status.clone(),
+                clock: clock.clone(),
+            };
+            let _upkeep = (!config.once).then(|| upkeep.start());
+            Ok(service::run_backup(config, &store, status, clock, shutdown).await?)
+        },
+    )
+    .await
+}

@@ -1,0 +1,187 @@
+//! `backfeed diff`: what two points of a history differ in.
+
+use std::fmt::{self, Write as _};
+
+use super::listing::Time;
+use super::{Exit, Failure, cut, flags};
+use crate::display::counted;
+use crate::monitoring::status::unix_ms_now;
+use crate::query::diff::{Count, Diff, KeyChange, Request, What, diff};
+use crate::recovery::{RecoveryError, When};
+use crate::wire::position::ReplId;
+
+/// Show which keys were added, changed and removed between two points
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// The earlier point: RFC 3339, `10m ago`, Unix seconds, or `offset:N`
+    #[arg(long, env = "BACKFEED_FROM", value_name = "WHEN")]
+    from: String,
+
+    /// The later point: the same, or `latest`
+    #[arg(long, env = "BACKFEED_TO", value_name = "WHEN")]
+    to: String,
+
+    /// The history, when it is not the latest one (see `backfeed list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    #[command(flatten)]
+    bounds: flags::Bounds,
+
+    #[command(flatten)]
+    output: flags::Output,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let now = unix_ms_now();
+    let when = |text: &str| When::parse(text, now).map_err(RecoveryError::from);
+    let request = Request {
+        history: args.history,
+        from: when(&args.from)?,
+        to: when(&args.to)?,
+        limit: args.bounds.limit(),
+        memory: args.bounds.memory_limit(),
+    };
+    let archive = args.store.open().await?;
+    let found = diff(&archive, request).await?;
+    args.output.print(&found, text)?;
+    let unknown = (found.unknown.len() as u64).saturating_add(found.unknown_more);
+    if unknown == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::NothingToRestore,
+        format_args!(
+            "{} cannot be compared, as a command of the log cannot be applied to them; all others are told. To compare them, \
+             restore both points to servers of your own, which replay the log",
+            counted(unknown, "key")
+        ),
+    ))
+}
+
+fn text(found: &Diff) -> String {
+    let mut text = String::new();
+    let time = |at: Option<i64>| at.map(|at| format!(", {}", Time(at))).unwrap_or_default();
+    for (name, point, at) in [
+        ("from", found.from, found.from_unix_ms),
+        ("to", found.to, found.to_unix_ms),
+    ] {
+        let _ = writeln!(
+            text,
+            "{name:<9} offset {} of history {}{}",
+            point.offset,
+            point.history,
+            time(at)
+        );
+    }
+    for moved in &found.swapped {
+        let _ = writeln!(
+            text,
+            "swapped   db{} is db{} now",
+            moved.before, moved.after
+        );
+    }
+    for (name, count) in [
+        ("added", &found.added),
+        ("changed", &found.changed),
+        ("removed", &found.removed),
+    ] {
+        let _ = writeln!(text, "{name:<9} {}", Counted(count));
+    }
+    if found.removed_unlisted > 0 {
+        let _ = writeln!(
+            text,
+            "          {} of those by a flush, which are not listed",
+            found.removed_unlisted
+        );
+    }
+    for of in &found.unknown {
+        let _ = writeln!(
+            text,
+            "unknown   db{} {}{} since offset {}: {}",
+            of.db,
+            of.key,
+            cut(of.key_cut),
+            of.since,
+            of.why
+        );
+    }
+    if found.unknown_more > 0 {
+        let _ = writeln!(text, "unknown   … and {} more", found.unknown_more);
+    }
+    if !found.prefixes.is_empty() {
+        text.push_str("\nprefixes (added, changed, removed)\n");
+    }
+    for of in &found.prefixes {
+        let name = of
+            .prefix
+            .as_ref()
+            .map_or_else(|| "(others)".to_owned(), |name| format!("{name}*"));
+        let _ = writeln!(
+            text,
+            "  +{} ~{} -{}  {name}",
+            of.added, of.changed, of.removed
+        );
+    }
+    if !found.keys.is_empty() {
+        text.push_str("\nkeys\n");
+    }
+    for key in &found.keys {
+        let _ = writeln!(text, "  {}", line(key));
+    }
+    if found.more > 0 {
+        let _ = writeln!(text, "  … and {} more", found.more);
+    }
+    text
+}
+
+fn line(key: &KeyChange) -> String {
+    let name = format!("db{} {}{}", key.db, key.key, cut(key.key_cut));
+    let type_name = |of: Option<&'static str>| of.unwrap_or_default();
+    match key.what {
+        What::Added => format!("+ {name} ({})", type_name(key.type_after)),
+        What::Removed => format!("- {name} ({})", type_name(key.type_before)),
+        What::Changed => {
+            let mut how = Vec::new();
+            if key.type_before != key.type_after {
+                how.push(format!("was {}", type_name(key.type_before)));
+            } else if key.value_changed {
+                how.push("value".to_owned());
+            }
+            if key.expiry_before_unix_ms != key.expiry_after_unix_ms {
+                let shown =
+                    |at: Option<i64>| at.map_or("never".to_owned(), |at| Time(at).to_string());
+                how.push(format!(
+                    "expires {}, before {}",
+                    shown(key.expiry_after_unix_ms),
+                    shown(key.expiry_before_unix_ms)
+                ));
+            }
+            format!(
+                "~ {name} ({}): {}",
+                type_name(key.type_after),
+                how.join("; ")
+            )
+        }
+    }
+}
+
+struct Counted<'a>(&'a Count);
+
+impl fmt::Display for Counted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.keys)?;
+        let types = self.0.types.iter().filter(|(_, keys)| **keys > 0);
+        let types: Vec<String> = types.map(|(name, keys)| format!("{name} {keys}")).collect();
+        if types.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", types.join(", "))
+    }
+}

@@ -1,0 +1,42 @@
+//! `backfeed list`: what the store holds.
+
+use super::listing::Listing;
+use super::{Failure, flags};
+use crate::archive::{Archive, ArchiveError};
+use crate::monitoring::status::unix_ms_now;
+use crate::store;
+
+/// Show the histories in a store, their bases, and the stretch of time and offsets that each can restore
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    #[command(flatten)]
+    output: flags::Output,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let store = store::open_with(&args.store.lower()?).await?;
+    let url = store.url();
+    let listing = match Archive::open(store).await {
+        Ok(archive) => {
+            let mut listing = Listing::gather(&archive, url).await?;
+            listing.compare_clock(unix_ms_now());
+            listing
+        }
+        Err(error @ ArchiveError::EmptyStore { .. }) => {
+            // A script gets its document all the same; the exit code says that there is no archive, which may be a wrong URL.
+            if args.output.json {
+                args.output
+                    .print(&Listing::empty(url), ToString::to_string)?;
+            }
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    args.output.print(&listing, ToString::to_string)
+}

@@ -1,0 +1,559 @@
+//! What `backfeed list` shows: gathered from the archive, then printed for people or as JSON.
+//!
+//! The JSON's names are part of the interface: fields are added, never renamed or removed while `format` is 1. Times are
+//! Unix milliseconds, sizes bytes; what is not known is null.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use futures::StreamExt;
+use serde::Serialize;
+
+use crate::archive::{
+    Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts, History,
+    LogEnd, Parent, ServerInfo,
+};
+use crate::display;
+use crate::wire::position::{Offset, Position, ReplId};
+
+/// The version of the JSON.
+const FORMAT: u32 = 1;
+
+/// Clocks of two machines that differ by less are right.
+const CLOCK_TOLERANCE_MS: i64 = 10_000;
+
+/// Everything in a store.
+#[derive(Debug, Serialize)]
+pub(super) struct Listing {
+    format: u32,
+    /// URL.
+    store: String,
+    /// What `--at latest` means. Null: there is nothing to restore, or several could be meant (see `ambiguous`).
+    latest: Option<ReplId>,
+    /// The histories that could be the latest, if that is not clear.
+    ambiguous: Vec<ReplId>,
+    /// By the time of their creation.
+    histories: Vec<HistoryListing>,
+    /// Histories of which nothing can be told, and why.
+    unreadable: BTreeMap<ReplId, String>,
+    /// What else cannot be used.
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HistoryListing {
+    id: ReplId,
+    /// No other history goes on from it.
+    tip: bool,
+    service: String,
+    server: ServerInfo,
+    created_unix_ms: i64,
+    replid: Option<ReplId>,
+    parent: Option<Parent>,
+    previous: Option<Position>,
+    also_previous: Vec<Position>,
+    /// What can be restored of this history (its ancestors' part stands with them), oldest first.
+    restorable: Vec<Stretch>,
+    bases: Vec<BaseListing>,
+    /// Objects in the log.
+    segments: usize,
+    /// The last byte of the log. Null: nothing is stored.
+    stored_offset: Option<Offset>,
+    sealed: Option<Sealed>,
+    problems: Vec<String>,
+    /// What an operator should know, and is no damage.
+    notes: Vec<String>,
+}
+
+/// An unbroken stretch: every point between commands in it can be restored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Stretch {
+    from_offset: Offset,
+    from_unix_ms: i64,
+    to_offset: Offset,
+    to_unix_ms: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Sealed {
+    after_offset: Offset,
+    reason: String,
+    writer: String,
+    sealed_unix_ms: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct BaseListing {
+    offset: Offset,
+    created_unix_ms: i64,
+    /// The base that it was consolidated from. Null: a full sync.
+    consolidated_from: Option<Offset>,
+    keys: u64,
+    expires: u64,
+    databases: BTreeMap<u32, DbCounts>,
+    raw_bytes: u64,
+    stored_bytes: u64,
+    rdb_magic: String,
+    server: ServerInfo,
+    /// `verify --deep` has read it and found it sound.
+    verified: bool,
+    /// Counts end at this byte of the RDB. Null: they are complete.
+    unwalked_from: Option<u64>,
+}
+
+impl Listing {
+    /// Of a store in which there is nothing yet.
+    pub(super) fn empty(store: String) -> Self {
+        Self {
+            format: FORMAT,
+            store,
+            latest: None,
+            ambiguous: Vec::new(),
+            histories: Vec::new(),
+            unreadable: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Reads what the archive holds. What is damaged is told in the listing; an error means that the store failed.
+    pub(super) async fn gather(archive: &Archive, store: String) -> Result<Self, ArchiveError> {
+        let catalog = archive.catalog().await?;
+        let (latest, ambiguous) = match catalog.latest(None) {
+            Ok(latest) => (latest, Vec::new()),
+            Err(several) => (None, several.0),
+        };
+        let mut histories = Vec::new();
+        for (id, history) in &catalog.histories {
+            let mut shown = HistoryListing::of_document(history);
+            shown.tip = latest == Some(*id) || ambiguous.contains(id);
+            shown.add_log(archive, &catalog, history).await?;
+            histories.push(shown);
+        }
+        histories.sort_by_key(|shown| (shown.created_unix_ms, shown.id));
+        Ok(Self {
+            latest,
+            ambiguous,
+            histories,
+            unreadable: catalog.unreadable,
+            problems: catalog.problems.iter().map(ToString::to_string).collect(),
+            ..Self::empty(store)
+        })
+    }
+}
+
+impl Listing {
+    /// Says which logs end at a time that has not come yet, as of `now_unix_ms`.
+    pub(super) fn compare_clock(&mut self, now_unix_ms: i64) {
+        for history in &mut self.histories {
+            history.compare_clock(now_unix_ms);
+        }
+    }
+}
+
+impl HistoryListing {
+    fn compare_clock(&mut self, now_unix_ms: i64) {
+        let end = self
+            .restorable
+            .iter()
+            .map(|stretch| stretch.to_unix_ms)
+            .max();
+        if let Some(end) = end.filter(|end| end.saturating_sub(now_unix_ms) > CLOCK_TOLERANCE_MS) {
+            self.notes.push(format!(
+                "its last time, {}, has not come yet: the clock of the machine that stored it was ahead, or that of this one is \
+                 behind. Until then, name points of it by their offset",
+                display::time(end)
+            ));
+        }
+    }
+
+    fn of_document(history: &History) -> Self {
+        Self {
+            id: history.doc.id,
+            tip: false,
+            service: history.doc.service.clone(),
+            server: history.doc.server.clone(),
+            created_unix_ms: history.doc.created_unix_ms,
+            replid: history.doc.replid,
+            parent: history.doc.parent,
+            previous: history.doc.previous,
+            also_previous: history.doc.also_previous.clone(),
+            restorable: Vec::new(),
+            bases: history
+                .bases
+                .iter()
+                .map(|base| BaseListing::new(base, history.verified.contains(&base.offset)))
+                .collect(),
+            segments: history.log.len(),
+            stored_offset: None,
+            sealed: None,
+            problems: history.problems.iter().map(ToString::to_string).collect(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// What can only be told by reading the log's headers.
+    async fn add_log(
+        &mut self,
+        archive: &Archive,
+        catalog: &Catalog,
+        history: &History,
+    ) -> Result<(), ArchiveError> {
+        let gathered = async {
+            let end = archive.log_end(catalog, self.id).await?;
+            let stretches = stretches(archive, catalog, history, &end).await?;
+            Ok((end, stretches))
+        };
+        match gathered.await {
+            Ok((end, stretches)) => {
+                self.stored_offset = Some(end.end);
+                self.restorable = stretches;
+                self.sealed = end.sealed.map(|seal| Sealed {
+                    after_offset: seal.start,
+                    reason: seal.reason,
+                    writer: seal.writer,
+                    sealed_unix_ms: seal.sealed_unix_ms,
+                });
+            }
+            Err(ArchiveError::NothingStored { .. }) => {}
+            Err(error @ ArchiveError::Store(_)) => return Err(error),
+            Err(damage) => self.problems.push(damage.to_string()),
+        }
+        Ok(())
+    }
+}
+
+impl BaseListing {
+    fn new(manifest: &BaseManifest, verified: bool) -> Self {
+        let sum = |count: fn(&DbCounts) -> u64| {
+            manifest
+                .databases
+                .values()
+                .fold(0_u64, |sum, counts| sum.saturating_add(count(counts)))
+        };
+        Self {
+            offset: manifest.offset,
+            created_unix_ms: manifest.created_unix_ms,
+            consolidated_from: match manifest.kind {
+                BaseKind::Sync => None,
+                BaseKind::Consolidated { from } => Some(from),
+            },
+            keys: sum(|counts| counts.keys),
+            expires: sum(|counts| counts.expires),
+            databases: manifest.databases.clone(),
+            raw_bytes: manifest.raw_bytes,
+            stored_bytes: manifest.stored_bytes,
+            rdb_magic: manifest.rdb_magic.clone(),
+            server: manifest.server.clone(),
+            verified,
+            unwalked_from: manifest.unwalked_from,
+        }
+    }
+}
+
+/// Where a restore may begin.
+struct Start {
+    offset: Offset,
+    unix_ms: i64,
+    /// It was made from the base at this offset and all of the log in between.
+    made_from: Option<Offset>,
+}
+
+/// The unbroken stretches of a history. Only a history that has more than one start needs its log walked: a second full
+/// sync means that the backlog was too short, so there may be a gap before it.
+async fn stretches(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: &History,
+    end: &LogEnd,
+) -> Result<Vec<Stretch>, ArchiveError> {
+    let mut stretches = Vec::new();
+    let mut open: Option<Stretch> = None;
+    for start in starts(catalog, history)? {
+        if let Some(stretch) = open.as_mut() {
+            if start
+                .made_from
+                .is_some_and(|from| from >= stretch.from_offset)
+            {
+                continue;
+            }
+            if reaches(archive, catalog, history.doc.id, stretch, start.offset).await? {
+                continue;
+            }
+            stretches.extend(open.take());
+        }
+        open = Some(Stretch {
+            from_offset: start.offset,
+            from_unix_ms: start.unix_ms,
+            to_offset: start.offset,
+            to_unix_ms: start.unix_ms,
+        });
+    }
+    if let Some(mut last) = open {
+        last.to_offset = last.to_offset.max(end.boundary.offset);
+        let marked = end.last_mark.map_or(i64::MIN, |mark| mark.unix_ms);
+        last.to_unix_ms = last.to_unix_ms.max(marked);
+        stretches.push(last);
+    }
+    Ok(stretches)
+}
+
+/// Its own bases, and the point where it left its parent if an ancestor has a base.
+fn starts(catalog: &Catalog, history: &History) -> Result<Vec<Start>, ArchiveError> {
+    let mut starts: Vec<Start> = history
+        .bases
+        .iter()
+        .map(|base| Start {
+            offset: base.offset,
+            unix_ms: base.as_of_unix_ms(),
+            made_from: match base.kind {
+                BaseKind::Sync => None,
+                BaseKind::Consolidated { from } => Some(from),
+            },
+        })
+        .collect();
+    if let Some(parent) = history.doc.parent {
+        let lineage = catalog.lineage(history.doc.id)?;
+        let has_base = |at: &Position| {
+            let bases = catalog
+                .histories
+                .get(&at.history)
+                .map(|ancestor| &ancestor.bases);
+            bases.is_some_and(|bases| bases.iter().any(|base| base.offset <= at.offset))
+        };
+        if lineage.iter().skip(1).any(has_base) {
+            let unix_ms = history.doc.created_unix_ms;
+            starts.push(Start {
+                offset: parent.offset,
+                unix_ms,
+                made_from: None,
+            });
+        }
+    }
+    starts.sort_by_key(|start| start.offset);
+    Ok(starts)
+}
+
+/// Follows the log from the stretch's end; false when it does not come to `goal`, the stretch ending where it came to.
+async fn reaches(
+    archive: &Archive,
+    catalog: &Catalog,
+    id: ReplId,
+    stretch: &mut Stretch,
+    goal: Offset,
+) -> Result<bool, ArchiveError> {
+    let mut chain = archive.chain(catalog, id, stretch.to_offset);
+    while let Some(item) = chain.next().await {
+        match item? {
+            ChainItem::Segment(header) => {
+                if header.meta.end >= goal {
+                    return Ok(true);
+                }
+                if let Some(boundary) = header.meta.boundary {
+                    stretch.to_offset = stretch.to_offset.max(boundary.offset);
+                }
+                let marked = header
+                    .meta
+                    .marks
+                    .last()
+                    .map_or(i64::MIN, |mark| mark.unix_ms);
+                stretch.to_unix_ms = stretch.to_unix_ms.max(marked);
+            }
+            ChainItem::End(ChainEnd::Log(end)) => return Ok(end >= goal),
+            ChainItem::End(_) => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
+impl fmt::Display for Listing {
+    /// For people: one block a history.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.histories.is_empty() && self.unreadable.is_empty() {
+            writeln!(f, "{}: no backups yet", self.store)?;
+        } else {
+            let many = self.histories.len();
+            writeln!(
+                f,
+                "{}: {many} {}",
+                self.store,
+                if many == 1 { "history" } else { "histories" }
+            )?;
+        }
+        for history in &self.histories {
+            writeln!(f)?;
+            let is_latest = self.latest == Some(history.id);
+            history.write(
+                f,
+                if is_latest {
+                    "  (latest)"
+                } else if history.tip {
+                    "  (tip)"
+                } else {
+                    ""
+                },
+            )?;
+        }
+        for (id, problem) in &self.unreadable {
+            write!(f, "\nhistory {id}\n  PROBLEM   {problem}\n")?;
+        }
+        if !self.problems.is_empty() {
+            writeln!(f)?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "PROBLEM: {problem}")?;
+        }
+        if !self.ambiguous.is_empty() {
+            let tips = self.ambiguous.len();
+            writeln!(
+                f,
+                "\n{tips} histories could be the latest: name one with --history to restore it"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl HistoryListing {
+    fn write(&self, f: &mut fmt::Formatter<'_>, mark: &str) -> fmt::Result {
+        writeln!(f, "history {}{mark}", self.id)?;
+        let server = Server(&self.server);
+        writeln!(
+            f,
+            "  source    {} ({server}), since {}",
+            self.service,
+            Time(self.created_unix_ms)
+        )?;
+        if let Some(said) = &self.replid {
+            writeln!(
+                f,
+                "  called    {said} by the server, which is another history here"
+            )?;
+        }
+        if let Some(parent) = &self.parent {
+            writeln!(
+                f,
+                "  parent    {}, left at offset {}",
+                parent.history, parent.offset
+            )?;
+        }
+        for previous in self.previous.iter().chain(&self.also_previous) {
+            writeln!(
+                f,
+                "  previous  {}, until offset {}",
+                previous.history, previous.offset
+            )?;
+        }
+        for base in &self.bases {
+            base.write(f)?;
+        }
+        for stretch in &self.restorable {
+            writeln!(
+                f,
+                "  restore   {} to {}, offsets {} to {}",
+                Time(stretch.from_unix_ms),
+                Time(stretch.to_unix_ms),
+                stretch.from_offset,
+                stretch.to_offset
+            )?;
+        }
+        if self.restorable.is_empty() {
+            writeln!(f, "  restore   nothing: there is no complete base")?;
+        }
+        let plural = if self.segments == 1 {
+            "object"
+        } else {
+            "objects"
+        };
+        let stored = self.stored_offset.unwrap_or_default();
+        writeln!(
+            f,
+            "  log       {} {plural}, stored to offset {stored}",
+            self.segments
+        )?;
+        if let Some(seal) = &self.sealed {
+            let when = Time(seal.sealed_unix_ms);
+            writeln!(f, "  sealed    {when} by {}: {}", seal.writer, seal.reason)?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "  PROBLEM   {problem}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note      {note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl BaseListing {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut kind = String::new();
+        if let Some(from) = self.consolidated_from {
+            write!(kind, ", consolidated from {from}")?;
+        }
+        if self.verified {
+            kind.push_str(", verified");
+        }
+        if let Some(from) = self.unwalked_from {
+            write!(kind, ", counted up to byte {from} only")?;
+        }
+        writeln!(
+            f,
+            "  base      offset {}, {}: {} keys ({} with expiry), {}, stored in {}{kind}",
+            self.offset,
+            Time(self.created_unix_ms),
+            self.keys,
+            self.expires,
+            Size(self.raw_bytes),
+            Size(self.stored_bytes),
+        )
+    }
+}
+
+struct Server<'a>(&'a ServerInfo);
+
+impl fmt::Display for Server<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ServerInfo { flavour, version } = self.0;
+        if version.is_empty() {
+            f.write_str(flavour)
+        } else {
+            write!(f, "{flavour} {version}")
+        }
+    }
+}
+
+/// RFC 3339 in UTC, to the second.
+pub(super) struct Time(pub(super) i64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").fmt(f),
+            Err(_) => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+/// Bytes, for people.
+pub(super) struct Size(pub(super) u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} bytes", self.0);
+        }
+        let (mut tenths, mut name) = (u128::from(self.0).saturating_mul(10), "bytes");
+        for unit in UNITS {
+            if tenths < 10_240 {
+                break;
+            }
+            (tenths, name) = (tenths / 1024, unit);
+        }
+        write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
+    }
+}
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;

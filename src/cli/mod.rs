@@ -1,0 +1,278 @@
+//! The command line: one file a verb. Flags are lowered into [`crate::config`] once, here.
+//!
+//! Every flag `--some-name` can also be given as the environment variable `BACKFEED_SOME_NAME`.
+
+mod backup;
+mod consolidate;
+mod diff;
+mod exit;
+mod fixture;
+mod flags;
+mod get;
+mod inspect;
+mod list;
+mod listing;
+mod process_setup;
+mod progress_bar;
+mod record;
+mod replay;
+mod restore;
+mod sidecar;
+mod supervised;
+mod verify;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use process_setup::prepare;
+
+use crate::config;
+use crate::monitoring::logging::{self, Level, LogFormat};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; also after SIGTERM, when everything was stored
+  1  any other error; the grace time after SIGTERM was too short
+  2  wrong usage
+  3  the store: not reachable, not writable, full, or no archive
+  4  Redis: not reachable, wrong password, no permission, not supported, or a target
+     that must not be written over, or does not hold what it was given
+  5  superseded: another writer has taken the log over
+  6  nothing to restore, or that point cannot be restored
+  7  the archive is damaged, or of a newer format
+
+Every flag --some-name can be given as the environment variable BACKFEED_SOME_NAME.";
+
+/// Backs Redis and Valkey up from the replication feed, and restores by feeding it back
+#[derive(Debug, Parser)]
+#[command(name = "backfeed", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Sidecar(sidecar::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
+    List(list::Args),
+    Consolidate(consolidate::Args),
+    Verify(verify::Args),
+    Inspect(inspect::Args),
+    Get(get::Args),
+    Diff(diff::Args),
+    Record(record::Args),
+    Replay(replay::Args),
+    Fixture(fixture::Args),
+}
+
+impl Cli {
+    fn log(&self) -> (&flags::Log, Level) {
+        match &self.verb {
+            Verb::Sidecar(args) => (&args.log, Level::Info),
+            Verb::Backup(args) => (&args.log, Level::Info),
+            Verb::Restore(args) => (&args.log, Level::Info),
+            Verb::List(args) => (&args.log, Level::Quiet),
+            Verb::Consolidate(args) => (&args.log, Level::Info),
+            Verb::Verify(args) => (&args.log, Level::Quiet),
+            Verb::Inspect(args) => (&args.log, Level::Quiet),
+            Verb::Get(args) => (&args.log, Level::Quiet),
+            Verb::Diff(args) => (&args.log, Level::Quiet),
+            Verb::Record(args) => (&args.log, Level::Info),
+            Verb::Replay(args) => (&args.log, Level::Info),
+            Verb::Fixture(args) => (args.log(), Level::Quiet),
+        }
+    }
+
+    /// How the log looks, and with it the last error.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        self.log().0.log_format
+    }
+}
+
+/// What the process's end says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Any other error.
+    Error = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// The store, or what lies in it is no archive.
+    Store = 3,
+    /// The source or target.
+    Redis = 4,
+    /// Another writer has taken over.
+    Superseded = 5,
+    /// Nothing to restore, or that point cannot be restored.
+    NothingToRestore = 6,
+    /// A damaged archive.
+    Damaged = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Behind a key that is not shown to its end.
+fn cut(is_cut: bool) -> &'static str {
+    if is_cut { " (cut)" } else { "" }
+}
+
+/// Why a command failed, in one line for the operator, and the exit code for scripts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// `message`: what failed, where, what to try. Line breaks become spaces.
+    #[must_use]
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string().lines().collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+/// A command line that is not run: an error in it, or `--help`.
+#[derive(Debug)]
+pub struct Refused {
+    error: clap::Error,
+    args: Vec<OsString>,
+}
+
+impl Refused {
+    /// False for `--help` and `--version`.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.error.use_stderr()
+    }
+
+    /// What to print, without the passwords that were typed.
+    #[must_use]
+    pub fn text(&self, colour: bool) -> String {
+        let rendered = self.error.render();
+        let mut text = if colour {
+            rendered.ansi().to_string()
+        } else {
+            rendered.to_string()
+        };
+        if !self.is_error() {
+            return text;
+        }
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            // A password may hold blanks, so the whole argument is known better here than in the text.
+            let mistyped = || {
+                let after = arg.split_once(':')?.1.trim_start_matches('/');
+                after.contains('@').then_some(after)
+            };
+            if let Some(after) = arg
+                .split_once("redis://")
+                .map(|(_, after)| after)
+                .or_else(mistyped)
+            {
+                let clean = after.rsplit_once('@').map_or("***", |(_, host)| host);
+                let clean = if clean == "***" && !after.contains(':') {
+                    after
+                } else {
+                    clean
+                };
+                text = text.replace(after, clean);
+            }
+        }
+        config::redact(&text)
+    }
+}
+
+/// The command line, strictly: environment values are never shown.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    command()
+        .try_get_matches_from(&args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| Refused { error, args })
+}
+
+fn command() -> clap::Command {
+    let strictly = |verb: clap::Command| {
+        verb.mut_args(|arg| arg.hide_env_values(true))
+            .after_help(EXIT_CODES)
+    };
+    Cli::command()
+        .mut_subcommands(|verb| strictly(verb).mut_subcommands(strictly))
+        // Of all verbs, this one can do without.
+        .mut_subcommand("inspect", |verb| {
+            verb.override_usage(
+                "backfeed inspect [OPTIONS] FILE.rdb\n       backfeed inspect [OPTIONS] --store URL",
+            )
+            .mut_arg("store", |arg| {
+                arg.required(false).required_unless_present("file")
+            })
+        })
+}
+
+/// Runs the verb to its end.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let (log, level) = cli.log();
+    logging::init(log.log_format, level.raised(log.verbose));
+    match cli.verb {
+        Verb::Sidecar(args) => sidecar::run(args).await,
+        Verb::Backup(args) => backup::run(args).await,
+        Verb::Restore(args) => restore::run(args).await,
+        Verb::List(args) => list::run(args).await,
+        Verb::Consolidate(args) => consolidate::run(args).await,
+        Verb::Verify(args) => verify::run(args).await,
+        Verb::Inspect(args) => inspect::run(args).await,
+        Verb::Get(args) => get::run(args).await,
+        Verb::Diff(args) => diff::run(args).await,
+        Verb::Record(args) => record::run(args).await,
+        Verb::Replay(args) => replay::run(args).await,
+        Verb::Fixture(args) => fixture::run(args),
+    }
+}
+
+/// Writes a result to stdout as JSON.
+fn print_json(result: &impl serde::Serialize) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string_pretty(result).map_err(|error| Failure::new(Exit::Error, error))?;
+    print(&format!("{text}\n"))
+}
+
+/// Writes a result to stdout. A reader that has gone away (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write};
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::Error,
+            format_args!("cannot write the result: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "mod_tests.rs"]
+mod tests;

@@ -1,0 +1,339 @@
+//! `backfeed restore`: a point of a history into a running server, an append-only directory or an RDB file.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::progress_bar::Bars;
+use super::{Exit, Failure, flags};
+use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_addr, parse_size};
+use crate::monitoring::status::unix_ms_now;
+use crate::rebuild::{Selection, TYPES};
+use crate::recovery::When;
+use crate::restore::{self, AofLayout, KeysRequest, Listener, Request, RestoreError};
+use crate::wire::position::{Offset, ReplId};
+
+/// Restore any stored point in time to a running server, an append-only directory or an RDB file
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// redis://[user[:password]@]host[:port] (a running server; rediss:// for TLS), aof:DIR (append-only files for a server whose
+    /// `dir` is DIR) or FILE.rdb; with --keys also resp:FILE (RESTORE commands for redis-cli --pipe)
+    // Text for the same reason as --redis.
+    #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
+    to: String,
+
+    #[command(flatten)]
+    point: flags::Point,
+
+    /// Serve the target under the original replication id and offset, as the sidecar does, so that it continues the
+    /// history. Without it the target gets a fresh id and is a fork
+    #[arg(long, env = "BACKFEED_CONTINUE_HISTORY",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    continue_history: bool,
+
+    /// Say what would be restored, from which objects, and touch nothing
+    #[arg(long, env = "BACKFEED_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
+    dry_run: bool,
+
+    /// Restore over the data that the target has
+    #[arg(long, env = "BACKFEED_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
+    force: bool,
+
+    /// Restore only the keys that match, as KEYS would find them (*, ?, [a-z], \ before a character that is meant as it is): to
+    /// FILE.rdb, resp:FILE, or a server, which goes on serving and keeps its other keys
+    #[arg(
+        long,
+        env = "BACKFEED_KEYS",
+        value_name = "PATTERN",
+        conflicts_with = "continue_history"
+    )]
+    keys: Option<OsString>,
+
+    /// --keys: of this database alone [default: all]
+    #[arg(long, env = "BACKFEED_DB", value_name = "N", requires = "keys")]
+    db: Option<u32>,
+
+    /// --keys: of this type alone
+    #[arg(long = "type", env = "BACKFEED_TYPE", value_name = "TYPE", requires = "keys",
+          value_parser = clap::builder::PossibleValuesParser::new(TYPES))]
+    type_name: Option<String>,
+
+    /// --keys: write over keys that the server has
+    #[arg(long, env = "BACKFEED_REPLACE", requires = "keys",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    replace: bool,
+
+    #[command(flatten)]
+    output: flags::Output,
+
+    /// Hold at most this much of the keys that the log touches in memory: for FILE.rdb and --keys, and to know how many keys a server
+    /// must have in the end [default: 1GiB, or what the limit of the cgroup leaves]
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<usize>,
+
+    #[command(flatten)]
+    login: flags::Login,
+
+    /// Where the target server finds backfeed as its master [default: the address that it can reach, a free port]
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr)]
+    listen: Option<SocketAddr>,
+
+    /// Host and port by which the target reaches that address, where it is another one (NAT, containers)
+    #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce)]
+    announce: Option<(String, u16)>,
+
+    #[command(flatten)]
+    serving: flags::Serving,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+impl Args {
+    fn memory_limit(&self) -> usize {
+        flags::keys_memory(self.memory_limit, flags::KEYS_MEMORY)
+    }
+
+    fn lower(&self) -> Result<RestoreConfig, ConfigError> {
+        let to = match self
+            .to
+            .parse()
+            .map_err(|error: ConfigError| error.of_flag("--to"))?
+        {
+            Dest::Server(source) => Dest::Server(self.login.to(source, "--to")?),
+            files => files,
+        };
+        RestoreConfig {
+            to,
+            at: self.point.at.clone(),
+            offset: self.point.offset.map(Offset),
+            history: self.point.history,
+            continue_history: self.continue_history,
+            dry_run: self.dry_run,
+            force: self.force,
+            memory_limit: self.memory_limit(),
+            listen: self.listen,
+            announce: self.announce.clone(),
+            admission: self.serving.lower()?,
+        }
+        .checked()
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    if let Some(pattern) = &args.keys {
+        return run_keys(&args, pattern.as_bytes()).await;
+    }
+    let config = args.lower()?;
+    let now = unix_ms_now();
+    // A wrong --at is said before a store is looked at.
+    let request = request(config, args.point.when(now)?, now);
+    let archive = args.store.open().await?;
+    let bars = Bars::new();
+    let restoring = restore::restore(&archive, &request, &bars);
+    let report = unless_interrupted(restoring, || left(&request)).await;
+    bars.finish();
+    args.output.print(&report?, ToString::to_string)
+}
+
+/// Chosen keys.
+async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
+    let dest: KeysDest = args
+        .to
+        .parse()
+        .map_err(|error: ConfigError| error.of_flag("--to"))?;
+    let target = match dest {
+        KeysDest::Server(source) => KeysDest::Server(args.login.to(source, "--to")?),
+        files => files,
+    };
+    let request = KeysRequest {
+        when: args.point.when(unix_ms_now())?,
+        target,
+        selection: Selection {
+            pattern: pattern.to_vec(),
+            db: args.db,
+            type_name: args.type_name.clone(),
+        },
+        history: args.point.history,
+        replace: args.replace,
+        force: args.force,
+        dry_run: args.dry_run,
+        memory_limit: args.memory_limit(),
+    };
+    let archive = args.store.open().await?;
+    let bars = Bars::new();
+    let restoring = restore::restore_keys(&archive, &request, &bars);
+    let report = unless_interrupted(restoring, || left_of_keys(&request)).await;
+    bars.finish();
+    args.output.print(&report?, ToString::to_string)
+}
+
+/// A signal ends a restore as an error: nobody must take the target for restored.
+async fn unless_interrupted<R>(
+    restore: impl Future<Output = Result<R, RestoreError>>,
+    left: impl FnOnce() -> String,
+) -> Result<R, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            let message = format!("cannot listen for signals: {error}");
+            Failure::new(Exit::Error, message)
+        })
+    };
+    let mut term = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let name = tokio::select! {
+        biased;
+        report = restore => return Ok(report?),
+        _ = term.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    let message = format_args!("interrupted by {name}: {}", left());
+    Err(Failure::new(Exit::Error, message))
+}
+
+/// What a restore that was cut off may have left.
+fn left(request: &Request) -> String {
+    match &request.target {
+        _ if request.dry_run => "nothing was touched".to_owned(),
+        Dest::Server(source) => format!(
+            "{} may still be a replica of this restore, and takes no writes then: run the restore again with --force, or \
+             `REPLICAOF NO ONE` there to open it as it is",
+            source.addr()
+        ),
+        Dest::Aof(directory) => unfinished(directory),
+        Dest::RdbFile(path) => unfinished(directory_of(path)),
+    }
+}
+
+/// The same of one of chosen keys.
+fn left_of_keys(request: &KeysRequest) -> String {
+    match &request.target {
+        _ if request.dry_run => "nothing was touched".to_owned(),
+        KeysDest::Server(source) => format!(
+            "some of the chosen keys may be at {} already, each of them whole: run the restore again with --replace",
+            source.addr()
+        ),
+        KeysDest::RdbFile(path) | KeysDest::Resp(path) => unfinished(directory_of(path)),
+    }
+}
+
+fn unfinished(directory: &Path) -> String {
+    format!(
+        "unfinished files may lie in {} under names with `.backfeed-`, which no server loads; run the restore again, which \
+         replaces them",
+        directory.display()
+    )
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
+    Request {
+        target: config.to,
+        when,
+        history: config.history,
+        service: None,
+        force: config.force,
+        dry_run: config.dry_run,
+        continue_history: config.continue_history,
+        aof_layout: AofLayout::default(),
+        memory_limit: config.memory_limit,
+        listener: Listener {
+            listen: config.listen,
+            announce: config.announce,
+            admission: config.admission,
+        },
+        fork_id: ReplId::from_random(rand::random()),
+        writer: format!("restore/{:016x}", rand::random::<u64>()),
+        now_unix_ms,
+    }
+}
+
+fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
+    let wrong = || ConfigError::new("write HOST:PORT, as the target reaches backfeed");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port.parse().map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::restore::Report;
+
+    fn to(target: &str) -> Request {
+        let config = RestoreConfig::latest(target.parse().unwrap());
+        request(config, When::Latest, 0)
+    }
+
+    fn keys_to(target: &str) -> KeysRequest {
+        KeysRequest {
+            target: target.parse().unwrap(),
+            when: When::Latest,
+            selection: Selection {
+                pattern: b"*".to_vec(),
+                db: None,
+                type_name: None,
+            },
+            history: None,
+            replace: false,
+            force: false,
+            dry_run: false,
+            memory_limit: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn an_interrupted_restore_says_what_it_may_have_left() {
+        for (target, wanted) in [
+            ("redis://h:7", "h:7 may still be a replica"),
+            ("aof:/data", "in /data under"),
+            ("/data/x.rdb", "in /data under"),
+            ("x.rdb", "in . under"),
+        ] {
+            let text = left(&to(target));
+            assert!(text.contains(wanted), "{text}");
+        }
+        for (target, wanted) in [
+            ("redis://h:7", "may be at h:7 already"),
+            ("/data/x.rdb", "in /data under"),
+            ("resp:x.resp", "in . under"),
+        ] {
+            let text = left_of_keys(&keys_to(target));
+            assert!(text.contains(wanted), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sigterm_ends_a_restore_as_an_error() {
+        let request = to("redis://h:7");
+        let pid = std::process::id().to_string();
+        let endless = async {
+            // By now the signal is listened for.
+            let kill = std::process::Command::new("sh")
+                .args(["-c", &format!("kill {pid}")])
+                .status();
+            assert!(kill.unwrap().success());
+            std::future::pending().await
+        };
+        let interrupted = unless_interrupted::<Report>(endless, || left(&request)).await;
+        let failure = interrupted.unwrap_err();
+        assert_eq!(failure.exit(), Exit::Error);
+        assert!(failure.to_string().contains("SIGTERM"), "{failure}");
+    }
+}

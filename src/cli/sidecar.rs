@@ -1,0 +1,122 @@
+//! `backfeed sidecar`: restores the Redis beside it at boot, then captures it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::supervised::supervise;
+use super::{Failure, flags};
+use crate::capture::Clock;
+use crate::config::{
+    ConfigError, Listen, SidecarConfig, Upstream, WhenBehind, name_of_pod, parse_addr,
+    parse_duration, parse_name,
+};
+use crate::consolidate::scheduler::Upkeep;
+use crate::monitoring::status::unix_ms_now;
+use crate::sidecar;
+use crate::wire::position::ReplId;
+
+/// Run beside one Redis: restore it when it starts, promote it, then back it up continuously
+///
+/// Start Redis with `--replicaof 127.0.0.1 6390`: it refuses writes until backfeed has given it the latest state from
+/// the store (or found the store empty) and promoted it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// Which server this is. It is recorded in the store, and a sidecar of another name is refused there [default: in
+    /// Kubernetes the pod's in a StatefulSet, or the Deployment's; else `sidecar`]
+    #[arg(long, env = "BACKFEED_NAME", value_name = "NAME", value_parser = parse_name)]
+    name: Option<String>,
+
+    /// Where Redis finds backfeed as its first master; beyond loopback it needs --listen-password-file or
+    /// --listen-tls-client-ca
+    #[arg(
+        long,
+        env = "BACKFEED_LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:6390",
+        value_parser = parse_addr
+    )]
+    listen: SocketAddr,
+
+    #[command(flatten)]
+    serving: flags::Serving,
+
+    /// If the store cannot be reached for this long at boot, promote Redis as it is, without the stored data
+    /// [default: never]
+    #[arg(long, env = "BACKFEED_OPEN_AFTER", value_name = "TIME", value_parser = parse_duration)]
+    open_after: Option<Duration>,
+
+    /// Promote Redis even if it does not hold everything that it was given: it refused commands of the log, let keys go for want of
+    /// memory, or has another number of keys than are stored [default: it stays a replica, and takes no writes]
+    #[arg(long, env = "BACKFEED_PROMOTE_INCOMPLETE",
+          value_parser = clap::builder::BoolishValueParser::new())]
+    promote_incomplete: bool,
+    /// What to do with a Redis that came up with less than the store has (from an older snapshot, or next to empty) and has
+    /// taken writes since. `wait`: leave it, capture nothing of it, be not ready, and say so; `restore`: replace what it has by
+    /// what is stored; `capture`: what it has becomes the latest state
+    #[arg(long, env = "BACKFEED_WHEN_BEHIND", value_name = "wait|restore|capture", default_value = "wait",
+          value_parser = str::parse::<WhenBehind>)]
+    when_behind: WhenBehind,
+
+    /// The history to continue when the store holds several that could be the latest (see `backfeed list`)
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    #[command(flatten)]
+    capture: flags::Capture,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+impl Args {
+    fn lower(&self) -> Result<SidecarConfig, ConfigError> {
+        Ok(SidecarConfig {
+            name: self.name.clone().unwrap_or_else(derived_name),
+            redis: self.capture.source()?,
+            listen: Listen::new(self.listen, self.serving.lower()?)
+                .map_err(|error| error.of_flag("--listen"))?,
+            history: self.history,
+            open_after: self.open_after,
+            promote_incomplete: self.promote_incomplete,
+            when_behind: self.when_behind,
+            capture: self.capture.lower()?,
+            consolidate: self.capture.consolidate(),
+            grace: self.capture.grace,
+        })
+    }
+}
+
+/// Kubernetes sets both in every pod; elsewhere a host's name may be that of a container, which changes with each start.
+fn derived_name() -> String {
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let pod = std::env::var("HOSTNAME").ok().filter(|_| in_pod);
+    name_of_pod(&pod.unwrap_or_default())
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let config = args.lower()?;
+    args.capture.tell_memory();
+    let store = args.store.lower()?;
+    let clock: Clock = Arc::new(unix_ms_now);
+    supervise(
+        args.capture.http,
+        config.grace,
+        move |status, shutdown| async move {
+            let upkeep = Upkeep {
+                config: config.consolidate.clone(),
+                store: store.clone(),
+                service: "sidecar".to_owned(),
+                redis: Upstream::Server(config.redis.clone()),
+                status: status.clone(),
+                clock: clock.clone(),
+            };
+            let _upkeep = upkeep.start();
+            Ok(sidecar::run(config, &store, status, clock, shutdown).await?)
+        },
+    )
+    .await
+}

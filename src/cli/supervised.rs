@@ -1,0 +1,230 @@
+//! What every long-running verb has around it: health and metrics, SIGTERM, the grace time.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::pin;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::{Exit, Failure, process_setup};
+use crate::monitoring::status::{Phase, Status};
+use crate::service::http;
+
+/// Becomes true on SIGTERM or SIGINT: store the rest, acknowledge it, and end.
+pub(super) type Shutdown = watch::Receiver<bool>;
+
+/// Who ends a process may signal it twice, as a service manager and an init of a container do: within this time that is one wish.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// Runs `service` to its end, or to SIGTERM and then for `grace` at most. A second signal, a second later or more, ends it
+/// at once.
+pub(super) async fn supervise<S, F>(
+    http_addr: Option<SocketAddr>,
+    grace: Duration,
+    service: S,
+) -> Result<(), Failure>
+where
+    S: FnOnce(Status, Shutdown) -> F,
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let mut signals = Signals::new()?;
+    let status = Status::new();
+    if let Some(warning) = process_setup::warning() {
+        tracing::warn!("{warning}");
+    }
+    if let Some(addr) = http_addr {
+        let listener = http::bind(addr)
+            .await
+            .map_err(|error| Failure::new(Exit::Error, error))?;
+        tracing::info!(%addr, "serving /healthz, /readyz and /metrics");
+        // Ends with the process: it answers to the very last.
+        tokio::spawn(http::serve(
+            listener,
+            status.clone(),
+            std::future::pending(),
+        ));
+    }
+    let (stop, stopped) = watch::channel(false);
+    // On a worker, which waits for the sockets too: on the main thread, each chunk of feed would cost a hop between threads.
+    // Dropping the set ends the service.
+    let mut running = JoinSet::new();
+    running.spawn(service(status.clone(), stopped));
+    let outcome = until_done(
+        async {
+            match running.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(error)) => Err(Failure::new(Exit::Error, error)),
+                None => Ok(()),
+            }
+        },
+        &status,
+        grace,
+        async || signals.next().await,
+        &stop,
+    )
+    .await;
+    status.phase(Phase::Stopped, "");
+    outcome
+}
+
+async fn until_done(
+    service: impl Future<Output = Result<(), Failure>>,
+    status: &Status,
+    grace: Duration,
+    mut signal: impl AsyncFnMut() -> &'static str,
+    stop: &watch::Sender<bool>,
+) -> Result<(), Failure> {
+    pin!(service);
+    let name = tokio::select! {
+        outcome = &mut service => return outcome,
+        name = signal() => name,
+    };
+    tracing::info!("{name}: storing the rest, for {grace:?} at most");
+    stop.send_replace(true);
+    let told = Instant::now();
+    let mut again = async || loop {
+        let name = signal().await;
+        if told.elapsed() >= SAME_SIGNAL {
+            return name;
+        }
+    };
+    let cut_short = tokio::select! {
+        outcome = &mut service => return outcome,
+        () = sleep(grace) => format!("the grace time of {grace:?} (--grace) is over"),
+        name = again() => format!("a second signal ({name}) ends it at once"),
+    };
+    let unstored = match status.view().lag_bytes {
+        Some(bytes) => format!("{bytes} bytes received were not stored"),
+        None => "nothing was stored yet".to_owned(),
+    };
+    Err(Failure::new(
+        Exit::Error,
+        format_args!(
+            "{cut_short}: {unstored}; what was acknowledged is stored, the rest is sent again by the master"
+        ),
+    ))
+}
+
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(
+                    Exit::Error,
+                    format_args!("cannot listen for signals: {error}"),
+                )
+            })
+        };
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::position::{Offset, Position, ReplId};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn never() -> &'static str {
+        std::future::pending().await
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_by_itself_gives_the_outcome() {
+        let (stop, _stopped) = watch::channel(false);
+        let failure = Failure::new(Exit::Superseded, "a seal");
+        let service = async { Err(failure.clone()) };
+        let outcome = until_done(service, &Status::new(), LONG, never, &stop).await;
+        assert_eq!(outcome.unwrap_err(), failure);
+    }
+
+    #[tokio::test]
+    async fn a_signal_lets_the_service_end_well() {
+        let (stop, mut stopped) = watch::channel(false);
+        let service = async {
+            stopped.wait_for(|stop| *stop).await.unwrap();
+            Ok(())
+        };
+        let mut signals = vec!["SIGTERM"].into_iter();
+        let signal = async || match signals.next() {
+            Some(name) => name,
+            None => never().await,
+        };
+        until_done(service, &Status::new(), LONG, signal, &stop)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_grace_time_or_a_second_signal_it_ends_and_says_what_is_not_stored() {
+        let status = Status::new();
+        let history = ReplId::from_random([1; 20]);
+        status.stored(
+            Position {
+                history,
+                offset: Offset(10),
+            },
+            0,
+        );
+        status.received(
+            Position {
+                history,
+                offset: Offset(15),
+            },
+            0,
+        );
+        let (stop, _stopped) = watch::channel(false);
+        let mut signals = vec!["SIGTERM"].into_iter();
+        let signal = async || match signals.next() {
+            Some(name) => name,
+            None => never().await,
+        };
+        let hangs = || std::future::pending::<Result<(), Failure>>();
+        let grace = Duration::from_millis(20);
+        let late = until_done(hangs(), &status, grace, signal, &stop)
+            .await
+            .unwrap_err();
+        assert_eq!(late.exit(), Exit::Error);
+        assert!(
+            late.to_string()
+                .contains("(--grace) is over: 5 bytes received"),
+            "{late}"
+        );
+
+        let begun = Instant::now();
+        let again = async || {
+            sleep(Duration::from_millis(300)).await;
+            "SIGINT"
+        };
+        let twice = until_done(hangs(), &Status::new(), LONG, again, &stop)
+            .await
+            .unwrap_err();
+        // The first, some within a second of it, and the one after that.
+        assert_eq!(begun.elapsed(), Duration::from_millis(1500));
+        assert!(
+            twice.to_string().contains("second signal (SIGINT)"),
+            "{twice}"
+        );
+    }
+}

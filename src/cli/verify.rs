@@ -1,0 +1,52 @@
+//! `backfeed verify`: can everything that is stored be restored?
+
+use super::progress_bar::Bars;
+use super::{Exit, Failure, flags};
+use crate::monitoring::status::unix_ms_now;
+use crate::recovery::{Progress, Stage};
+use crate::verify::{Request, verify};
+use crate::wire::position::ReplId;
+
+/// Check that everything stored can be restored; ends with one line, `sound: …` or `damaged: …` (exit code 7)
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// This history and its ancestors alone [default: all]
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    /// Read every byte, not headers and manifests alone: checksums, each RDB to its end (by a second, independent reader too),
+    /// each command. A base that is sound is marked as verified in the store
+    #[arg(long, env = "BACKFEED_DEEP", value_parser = clap::builder::BoolishValueParser::new())]
+    deep: bool,
+
+    #[command(flatten)]
+    output: flags::Output,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let archive = args.store.open().await?;
+    let request = Request {
+        history: args.history,
+        deep: args.deep,
+        now_unix_ms: unix_ms_now(),
+    };
+    let bars = Bars::new();
+    bars.stage(Stage::Checking, None);
+    let report = verify(&archive, request, &bars).await;
+    bars.finish();
+    let report = report?;
+    args.output.print(&report, ToString::to_string)?;
+    if report.sound {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Damaged,
+        format_args!("{}: {}", report.store, report.verdict()),
+    ))
+}

@@ -1,0 +1,514 @@
+//! Upkeep of an archive while a capture goes on: new bases in the background, on a thread of its own that yields to
+//! everything else, with a store connection of its own.
+
+mod ask_server;
+
+use std::fmt::Display;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::archive::{Archive, ArchiveError, BaseManifest, FRAMES_AT_ONCE};
+use crate::capture::{Clock, SessionEnd, refetch};
+use crate::config::{ConsolidateConfig, Source, StoreConfig, Upstream};
+use crate::consolidate::{
+    ConsolidateError, Report, Request, Worth, consolidate, consolidate_given, lost_keys,
+    newest_base,
+};
+use crate::link::sentinel::Finder;
+use crate::monitoring::status::{Phase, Status};
+use crate::recovery::{BLOCKING_READERS, When};
+use crate::store::{self, LISTINGS};
+use crate::wire::position::Position;
+
+/// Between two looks at how much log there is, which costs nothing.
+const LOOK: Duration = Duration::from_secs(5);
+/// A log below this is not worth a base before its time, however small the base is.
+const LOG_MIN: u64 = 64 << 20;
+/// By time alone, a base is made when the log has at least a hundredth of its size: a base of 10 GB is not written again
+/// for one write an hour.
+const BY_TIME: Worth = Worth::Writes {
+    base_bytes_for_each: 100,
+};
+/// A log that has outgrown its base waits for so long after the last base: a burst of writes is left alone by us until it is over.
+const GROWN_PAUSE: Duration = Duration::from_secs(60);
+/// And for so many times as long as the last base took to make: a log that grows fast takes a tenth of a core, not all of it.
+const GROWN_PAUSE_FACTOR: u32 = 9;
+/// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
+pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// The same where one has failed: the link may have been lost. Each further failure doubles it.
+const REFETCH_AGAIN: Duration = Duration::from_secs(600);
+/// How long a base may be in the making, or a full sync under way. After so long, a full sync may come instead.
+const TIME_LIMIT: Duration = REFETCH_EVERY;
+/// What the server was asked about is waited for so long: it is stored within a flush interval, unless the store is away.
+const ASK_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks meanwhile.
+const ASK_LOOK: Duration = Duration::from_millis(200);
+/// A stream that is decompressed and a listing hold a thread each, and the frames of the new base are compressed beside them.
+const BLOCKING_THREADS: usize = 16;
+const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS + FRAMES_AT_ONCE);
+/// How much the thread yields to others: the most there is.
+const NICENESS: i32 = 19;
+
+/// What is to be kept up.
+pub struct Upkeep {
+    /// When, and how.
+    pub config: ConsolidateConfig,
+    /// The archive's store.
+    pub store: StoreConfig,
+    /// Whose histories.
+    pub service: String,
+    /// Where a new base comes from when the log cannot be consolidated.
+    pub redis: Upstream,
+    /// What is known of the capture.
+    pub status: Status,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Ends the upkeep when it is dropped, without waiting for it: a base in the making is lost by that, nothing else.
+pub struct Running {
+    _alive: oneshot::Sender<()>,
+}
+
+impl Upkeep {
+    /// Starts it. `None`: it is not wanted.
+    #[must_use]
+    pub fn start(self) -> Option<Running> {
+        let every = self.config.every?;
+        let (alive, gone) = oneshot::channel();
+        let spawned = thread::Builder::new()
+            .name("upkeep".to_owned())
+            .spawn(move || self.run(every, gone));
+        match spawned {
+            Ok(_) => Some(Running { _alive: alive }),
+            Err(error) => {
+                tracing::warn!("no bases are made in the background: no thread: {error}");
+                None
+            }
+        }
+    }
+
+    fn run(self, every: Duration, gone: oneshot::Receiver<()>) {
+        yield_to_others();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .on_thread_start(yield_to_others)
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::warn!("no bases are made in the background: {error}");
+                return;
+            }
+        };
+        let work = async {
+            tokio::select! {
+                () = self.work(every) => {}
+                _ = gone => {}
+            }
+        };
+        runtime.block_on(work);
+        runtime.shutdown_background();
+    }
+
+    async fn work(&self, every: Duration) {
+        let mut pace = Pace::new(every, Instant::now());
+        let mut base: Option<Known> = None;
+        let mut refetches = Refetches::default();
+        // What failed costs a listing and a read of the log each time: it is tried ever more seldom.
+        let mut pause = LOOK;
+        let mut not_before = Instant::now();
+        loop {
+            sleep(LOOK).await;
+            let Some(stored) = self.status.stored_position() else {
+                continue;
+            };
+            let is_of = |base: &Known| base.at.history == stored.history;
+            if !base.as_ref().is_some_and(is_of) {
+                // It was for another one.
+                refetches.owed = None;
+            }
+            let now = Instant::now();
+            if refetches.is_due(now) && self.status.view().phase == Phase::Following {
+                base = self.refetch(&mut refetches).await.or(base);
+                continue;
+            }
+            if now < not_before {
+                continue;
+            }
+            let slower = pause.saturating_mul(2).min(every.max(LOOK));
+            if !base.as_ref().is_some_and(is_of) {
+                base = self.newest_base(stored).await;
+                if base.is_none() {
+                    (pause, not_before) = (slower, later(slower));
+                    continue;
+                }
+            }
+            let grown = base
+                .as_ref()
+                .is_some_and(|base| base.is_outgrown(stored, self.config.share));
+            let begun = Instant::now();
+            let Some(worth) = pace.due(begun, grown) else {
+                continue;
+            };
+            let made = self.consolidate(stored, worth).await;
+            pace.made(begun, Instant::now());
+            match made {
+                Ok(report) => {
+                    pause = LOOK;
+                    refetches.owed.clone_from(&report.stopped);
+                    base = Some(Known {
+                        at: report.to,
+                        raw_bytes: report.raw_bytes,
+                    });
+                    self.made(&report);
+                    if let Some(stopped) = &report.stopped {
+                        self.failed(stopped);
+                        base = self.ask_server(stored, &mut refetches).await.or(base);
+                    }
+                }
+                Err(error) => {
+                    (pause, not_before) = (slower, later(slower));
+                    self.failed(&error);
+                    if error.asks_for_a_full_sync() {
+                        refetches.owed = Some(error.to_string());
+                        base = self.ask_server(stored, &mut refetches).await.or(base);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The one that the capture went on from.
+    async fn newest_base(&self, stored: Position) -> Option<Known> {
+        let archive = self.archive().await.ok()?;
+        let base = newest_base(&archive, &self.request(stored, BY_TIME))
+            .await
+            .ok()?;
+        Some(Known::of(&base))
+    }
+
+    async fn archive(&self) -> Result<Archive, ArchiveError> {
+        let store = store::open_with(&self.store).await?;
+        Archive::open(store::counted(store, &self.status)).await
+    }
+
+    fn request(&self, stored: Position, worth: Worth) -> Request {
+        Request {
+            // The one that is captured, whatever else the store holds.
+            history: Some(stored.history),
+            service: Some(self.service.clone()),
+            when: When::Latest,
+            memory_limit: self.config.memory_limit,
+            worth,
+            time_limit: Some(TIME_LIMIT),
+            now_unix_ms: (self.clock)(),
+        }
+    }
+
+    async fn consolidate(
+        &self,
+        stored: Position,
+        worth: Worth,
+    ) -> Result<Report, ConsolidateError> {
+        let archive = self.archive().await?;
+        consolidate(&archive, &self.request(stored, worth), &()).await
+    }
+
+    fn made(&self, report: &Report) {
+        self.status.based(report.to);
+        if report.bases == 0 {
+            return;
+        }
+        self.status.metrics().consolidations.inc_by(report.bases);
+        tracing::info!(
+            base = %report.to, from = %report.from.offset, commands = report.commands, keys = report.keys,
+            "a new base was made from the last one and the log"
+        );
+    }
+
+    fn failed(&self, why: &dyn Display) {
+        let why = why.to_string();
+        if self.status.consolidate_failed(why.clone()) {
+            tracing::warn!("no base can be made of all of the log, which is kept: {why}");
+        }
+    }
+
+    /// A base with what the log does not tell: the values of those keys are asked for, or there is a full sync.
+    async fn ask_server(&self, stored: Position, refetches: &mut Refetches) -> Option<Known> {
+        match timeout(TIME_LIMIT, self.asked(stored)).await {
+            Ok(Ok(Some(base))) => {
+                refetches.owed = None;
+                return Some(base);
+            }
+            Ok(Ok(None)) => {}
+            Err(_) => tracing::debug!("the server was asked for values, and a base takes too long"),
+            Ok(Err(why)) => {
+                tracing::debug!("the server was asked for values, and no base came of it: {why}")
+            }
+        }
+        self.refetch(refetches).await
+    }
+
+    /// A base at an offset at which the server told the values that the log does not tell.
+    async fn asked(&self, stored: Position) -> Result<Option<Known>, String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let archive = self.archive().await.map_err(|error| told(&error))?;
+        let mut request = self.request(stored, Worth::AnyLog);
+        let keys = lost_keys(&archive, &request, ask_server::MOST_KEYS).await;
+        let keys = keys.map_err(|error| told(&error))?;
+        if keys.is_empty() || keys.len() > ask_server::MOST_KEYS {
+            return Ok(None);
+        }
+        let source = self.source().await.map_err(|error| told(&error))?;
+        let values = ask_server::values(&source, &keys).await;
+        let Some((at, given)) = values.map_err(|error| told(&error))? else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        loop {
+            let Some(stored) = self.status.stored_position() else {
+                return Ok(None);
+            };
+            if stored.history != at.history || asked.elapsed() > ASK_PATIENCE {
+                return Ok(None);
+            }
+            if stored.offset >= at.offset {
+                break;
+            }
+            sleep(ASK_LOOK).await;
+        }
+        request.when = When::Offset(at.offset.0);
+        let made = consolidate_given(&archive, &request, given).await;
+        let report = made.map_err(|error| told(&error))?;
+        tracing::info!(
+            keys = keys.len(),
+            "the values of keys that the log does not tell were asked of the server"
+        );
+        self.made(&report);
+        Ok(Some(Known {
+            at: report.to,
+            raw_bytes: report.raw_bytes,
+        }))
+    }
+
+    /// The server that is captured.
+    async fn source(&self) -> Result<Source, SessionEnd> {
+        Ok(match &self.redis {
+            Upstream::Server(source) => source.clone(),
+            Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
+        })
+    }
+
+    /// A full sync beside the capture, seldom.
+    async fn refetch(&self, refetches: &mut Refetches) -> Option<Known> {
+        let why = refetches.owed.clone()?;
+        let now = Instant::now();
+        if let Some(left) = refetches.left(now) {
+            let minutes = left.as_secs().div_ceil(60);
+            let what = format!("The next full sync for a new base is {minutes} min away");
+            self.status.consolidate_failed_and(&why, &what);
+            return None;
+        }
+        if self.status.view().phase != Phase::Following {
+            let what = "A full sync for a new base waits until Redis is followed";
+            self.status.consolidate_failed_and(&why, what);
+            return None;
+        }
+        let what = "A full sync for a new base is under way";
+        self.status.consolidate_failed_and(&why, what);
+        tracing::info!("taking a full sync for a new base, as the log cannot be consolidated");
+        let made = timeout(TIME_LIMIT, self.new_base()).await;
+        let made = match made {
+            Ok(Ok(base)) => Ok(base),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("it took more than {} s", TIME_LIMIT.as_secs())),
+        };
+        refetches.ended(now, made.is_ok());
+        match made {
+            Ok(base) => {
+                tracing::info!(base = %base.position(), "a new base was received");
+                self.status.based(base.position());
+                Some(Known::of(&base))
+            }
+            Err(error) => {
+                tracing::warn!("no new base could be received: {error}");
+                self.failed(&why);
+                let what = format!("The full sync for a new base failed: {error}");
+                self.status.consolidate_failed_and(&why, &what);
+                None
+            }
+        }
+    }
+
+    async fn new_base(&self) -> Result<BaseManifest, SessionEnd> {
+        let archive = self.archive().await?;
+        let source = self.source().await?;
+        refetch::new_base(&source, &archive, &self.status, &self.clock).await
+    }
+}
+
+/// When something is tried again.
+fn later(pause: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(pause).unwrap_or(now)
+}
+
+/// How often full syncs are taken for a new base.
+#[derive(Default)]
+struct Refetches {
+    /// Why one is to be taken.
+    owed: Option<String>,
+    /// Not before.
+    next: Option<Instant>,
+    failures: u32,
+}
+
+impl Refetches {
+    /// How long it is until the next one.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let left = self.next?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Is one to be taken that could not be before?
+    fn is_due(&self, now: Instant) -> bool {
+        self.owed.is_some() && self.left(now).is_none()
+    }
+
+    fn ended(&mut self, begun: Instant, received: bool) {
+        self.failures = if received {
+            self.owed = None;
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
+        let pause = match self.failures {
+            0 => REFETCH_EVERY,
+            failures => REFETCH_AGAIN
+                .saturating_mul(1 << failures.saturating_sub(1).min(6))
+                .min(REFETCH_EVERY),
+        };
+        self.next = begun.checked_add(pause);
+    }
+}
+
+/// How often bases are made.
+struct Pace {
+    every: Duration,
+    begun: Instant,
+    ended: Instant,
+}
+
+impl Pace {
+    fn new(every: Duration, now: Instant) -> Self {
+        Self {
+            every,
+            begun: now,
+            ended: now,
+        }
+    }
+
+    /// `grown`: the log has outgrown its base. `None`: not yet.
+    fn due(&self, now: Instant, grown: bool) -> Option<Worth> {
+        let took = self.ended.duration_since(self.begun);
+        let pause = GROWN_PAUSE.max(took.saturating_mul(GROWN_PAUSE_FACTOR));
+        if grown && now.duration_since(self.ended) >= pause {
+            return Some(Worth::AnyLog);
+        }
+        (now.duration_since(self.begun) >= self.every).then_some(BY_TIME)
+    }
+
+    fn made(&mut self, begun: Instant, ended: Instant) {
+        (self.begun, self.ended) = (begun, ended);
+    }
+}
+
+/// The newest base, as far as is known here.
+struct Known {
+    at: Position,
+    raw_bytes: u64,
+}
+
+impl Known {
+    fn of(base: &BaseManifest) -> Self {
+        Self {
+            at: base.position(),
+            raw_bytes: base.raw_bytes,
+        }
+    }
+
+    fn is_outgrown(&self, stored: Position, share: u32) -> bool {
+        let allowed = (self.raw_bytes / 100).saturating_mul(share.into());
+        stored.history == self.at.history
+            && stored.offset.since(self.at.offset) >= allowed.max(LOG_MIN)
+    }
+}
+
+/// Where it cannot be done, bases are made with everybody else's priority.
+fn yield_to_others() {
+    let _ = rustix::process::nice(NICENESS);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_log_that_grows_fast_gets_a_tenth_of_the_time_and_none_of_a_short_burst() {
+        let start = Instant::now();
+        let mut pace = Pace::new(3600 * SECOND, start);
+        assert_eq!(pace.due(start + 59 * SECOND, true), None);
+        assert_eq!(pace.due(start + 60 * SECOND, true), Some(Worth::AnyLog));
+        assert_eq!(pace.due(start + 60 * SECOND, false), None);
+
+        let ended = start + 100 * SECOND;
+        pace.made(start + 60 * SECOND, ended);
+        assert_eq!(pace.due(ended + 359 * SECOND, true), None);
+        assert_eq!(pace.due(ended + 360 * SECOND, true), Some(Worth::AnyLog));
+    }
+
+    #[test]
+    fn a_full_sync_is_taken_seldom_and_a_failed_one_is_taken_again_ever_more_seldom() {
+        let start = Instant::now();
+        let mut refetches = Refetches::default();
+        assert_eq!(refetches.left(start), None);
+        let mut now = start;
+        for minutes in [10, 20, 40, 80, 160, 320, 360, 360] {
+            refetches.ended(now, false);
+            assert_eq!(refetches.left(now), Some(minutes * 60 * SECOND));
+            now += minutes * 60 * SECOND;
+            assert_eq!(refetches.left(now), None);
+        }
+        assert!(!refetches.is_due(now), "none is owed");
+        refetches.owed = Some("VADD".to_owned());
+        assert!(refetches.is_due(now));
+        refetches.ended(now, true);
+        assert_eq!(refetches.left(now), Some(REFETCH_EVERY));
+        assert!(!refetches.is_due(now + REFETCH_EVERY), "it was taken");
+        refetches.owed = Some("VADD".to_owned());
+        assert!(!refetches.is_due(now + REFETCH_EVERY - SECOND));
+        assert!(refetches.is_due(now + REFETCH_EVERY), "it is not forgotten");
+        refetches.ended(now, false);
+        assert_eq!(refetches.left(now), Some(REFETCH_AGAIN));
+        assert!(refetches.is_due(now + REFETCH_AGAIN));
+    }
+
+    #[test]
+    fn by_time_a_base_is_due_however_long_the_last_one_took() {
+        let start = Instant::now();
+        let mut pace = Pace::new(3600 * SECOND, start);
+        assert_eq!(pace.due(start + 3599 * SECOND, false), None);
+        assert_eq!(pace.due(start + 3600 * SECOND, false), Some(BY_TIME));
+        assert_eq!(pace.due(start + 3600 * SECOND, true), Some(Worth::AnyLog));
+        pace.made(start, start + 7200 * SECOND);
+        assert_eq!(pace.due(start + 7201 * SECOND, true), Some(BY_TIME));
+    }
+}

@@ -1,0 +1,146 @@
+//! Values that the log does not tell are asked of the server: what it holds at an offset, in one transaction.
+//!
+//! That costs the server a `DUMP` of those keys, where a full sync costs a fork and the whole data set.
+
+use crate::config::Source;
+use crate::link::control::{Control, ControlError, Reply};
+use crate::link::replication_info::Facts;
+use crate::model::Raw;
+use crate::rebuild::Given;
+use crate::wire::position::Position;
+
+/// More keys are not asked for: a full sync is simpler then.
+pub(super) const MOST_KEYS: usize = 64;
+/// What they may take in the server's memory, all together: it does nothing else while it writes them.
+const MOST_BYTES: i64 = 4 << 20;
+/// The RDB type of a module's value. Others may be of a newer form than the base has.
+const MODULE: u8 = 7;
+/// The RDB version and the checksum behind a dump.
+const FOOTER: usize = 10;
+
+/// The values of these keys (database, name), and where the server stood. None: they cannot be had so.
+///
+/// # Errors
+/// The server does not answer, or does not permit it.
+pub(super) async fn values(
+    source: &Source,
+    keys: &[(u32, Vec<u8>)],
+) -> Result<Option<(Position, Vec<Given>)>, ControlError> {
+    let mut control = Control::connect(source).await?;
+    let mut bytes = 0i64;
+    for (db, key) in keys {
+        control.call(&["SELECT", &db.to_string()]).await?;
+        let usage = control.call_bytes(&[b"MEMORY", b"USAGE", key]).await?;
+        let Reply::Integer(usage) = usage else {
+            return Ok(None);
+        };
+        bytes = bytes.saturating_add(usage);
+    }
+    if bytes > MOST_BYTES {
+        tracing::info!(
+            bytes,
+            "the values that the log does not tell are too large to be asked for"
+        );
+        return Ok(None);
+    }
+    control.call(&["MULTI"]).await?;
+    for (db, key) in keys {
+        control.call(&["SELECT", &db.to_string()]).await?;
+        control.call_bytes(&[b"DUMP", key]).await?;
+        control.call_bytes(&[b"PEXPIRETIME", key]).await?;
+    }
+    control.call(&["INFO", "replication"]).await?;
+    let Reply::Array(replies) = control.call(&["EXEC"]).await? else {
+        return Ok(None);
+    };
+    Ok(read(keys, &replies))
+}
+
+/// What the transaction gave: `SELECT`, `DUMP` and `PEXPIRETIME` for each key, then `INFO`.
+fn read(keys: &[(u32, Vec<u8>)], replies: &[Reply]) -> Option<(Position, Vec<Given>)> {
+    let (info, replies) = replies.split_last()?;
+    let Reply::BulkString(info) = info else {
+        return None;
+    };
+    let facts = Facts::parse(&String::from_utf8_lossy(info));
+    let at = Position {
+        history: facts.replid?,
+        offset: facts.offset?,
+    };
+    let mut given = Vec::with_capacity(keys.len());
+    let mut replies = replies.chunks_exact(3);
+    for (db, key) in keys {
+        let [_, Reply::BulkString(dump), Reply::Integer(expiry)] = replies.next()? else {
+            return None;
+        };
+        let body = dump.get(..dump.len().checked_sub(FOOTER)?)?;
+        let (&kind, payload) = body.split_first()?;
+        if kind != MODULE {
+            return None;
+        }
+        given.push(Given {
+            db: *db,
+            key: key.clone(),
+            expiry: (*expiry >= 0).then_some(*expiry),
+            raw: Raw {
+                kind,
+                payload: payload.into(),
+            },
+        });
+    }
+    Some((at, given))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_answer_counts() {
+        let keys = [(3, b"v".to_vec())];
+        let info = format!(
+            "master_replid:{}\r\nmaster_repl_offset:77\r\n",
+            "a".repeat(40)
+        );
+        let ok = || Reply::SimpleString(b"OK".to_vec());
+        let dump = |bytes: &[u8]| Reply::BulkString(bytes.to_vec());
+        let info = || dump(info.as_bytes());
+        let good = [
+            ok(),
+            dump(b"\x07value-footer-10"),
+            Reply::Integer(-1),
+            info(),
+        ];
+        let (at, given) = read(&keys, &good).unwrap();
+        assert_eq!((at.offset.0, given.len()), (77, 1));
+        let value = given.first().unwrap();
+        assert_eq!((&*value.raw.payload, value.expiry), (&b"value"[..], None));
+        for bad in [
+            vec![ok(), Reply::Null, Reply::Integer(-2), info()],
+            vec![
+                ok(),
+                dump(b"\x00value-footer-10"),
+                Reply::Integer(-1),
+                info(),
+            ],
+            vec![ok(), dump(b"\x07short"), Reply::Integer(-1), info()],
+            vec![
+                ok(),
+                dump(b"\x07value-footer-10"),
+                Reply::Error("ERR".into()),
+                info(),
+            ],
+            vec![
+                ok(),
+                dump(b"\x07value-footer-10"),
+                Reply::Integer(5),
+                dump(b""),
+            ],
+            vec![info()],
+            Vec::new(),
+        ] {
+            assert_eq!(read(&keys, &bad), None, "{bad:?}");
+        }
+    }
+}

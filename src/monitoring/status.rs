@@ -1,0 +1,534 @@
+//! What the process is doing: for `/readyz`, `/metrics` and the log. Handed around, no globals.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::monitoring::metrics::Metrics;
+use crate::wire::position::{Offset, Position, ReplId, TimeMark};
+
+/// Time marks of bytes not yet stored, at most. One stands for 100 ms or more, so they reach back over a minute of
+/// a store that is away; beyond that, the oldest one stays, which is the one that counts.
+const PENDING_MARKS: usize = 1024;
+/// Bytes received within this time share a mark.
+const MARK_MS: i64 = 100;
+
+/// What the process is doing.
+///
+/// ```text
+/// backup:   Starting ─▶ WaitingForRedis ─▶ Connecting ─▶ [FullSync] ─▶ Following ─▶ Draining ─▶ Stopped
+///                            ▲  └ also WaitingForStore        │             │
+///                            └────────────────────────────────┴─────────────┘ (the link broke)
+/// sidecar:  Starting ─▶ WaitingForStore ─▶ WaitingForRedis ─▶ Serving ─▶ Promoting ─▶ Connecting ─▶ …
+/// either:   any ─▶ Superseded (another writer has taken over; the end)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing yet.
+    Starting,
+    /// The store does not answer.
+    WaitingForStore,
+    /// Redis does not answer, or has not come to us yet.
+    WaitingForRedis,
+    /// Shaking hands with the master.
+    Connecting,
+    /// Receiving the RDB.
+    FullSync,
+    /// Receiving and storing the feed.
+    Following,
+    /// Being the master of a Redis that is restored.
+    Serving,
+    /// Turning the restored Redis into a master.
+    Promoting,
+    /// Storing the rest after SIGTERM.
+    Draining,
+    /// Another writer has taken over.
+    Superseded,
+    /// The end.
+    Stopped,
+}
+
+impl Phase {
+    /// Every phase, in the order of their declaration.
+    pub const ALL: [Self; 11] = [
+        Self::Starting,
+        Self::WaitingForStore,
+        Self::WaitingForRedis,
+        Self::Connecting,
+        Self::FullSync,
+        Self::Following,
+        Self::Serving,
+        Self::Promoting,
+        Self::Draining,
+        Self::Superseded,
+        Self::Stopped,
+    ];
+
+    /// The name in `/readyz`, in the label of `backfeed_phase` and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::WaitingForStore => "waiting_for_store",
+            Self::WaitingForRedis => "waiting_for_redis",
+            Self::Connecting => "connecting",
+            Self::FullSync => "full_sync",
+            Self::Following => "following",
+            Self::Serving => "serving",
+            Self::Promoting => "promoting",
+            Self::Draining => "draining",
+            Self::Superseded => "superseded",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What `/readyz` shows. The names are part of the interface.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StatusView {
+    /// Following the feed into a store that does not refuse it, or (sidecar) the Redis beside us is open; and neither superseded
+    /// nor stopping.
+    pub ready: bool,
+    /// What it is doing.
+    pub phase: Phase,
+    /// What precisely, for people.
+    pub detail: String,
+    /// Sidecar: its Redis accepts writes.
+    pub promoted: bool,
+    /// The history being received.
+    pub history: Option<ReplId>,
+    /// The last byte received.
+    pub received_offset: Option<u64>,
+    /// The last byte stored.
+    pub stored_offset: Option<u64>,
+    /// When something was last stored, Unix milliseconds.
+    pub stored_unix_ms: Option<i64>,
+    /// The last byte of the master's stream, as it last said, or as we have heard of it since.
+    pub master_offset: Option<u64>,
+    /// Bytes received, not stored, and to be stored soon (`PING`s of an idle server may wait). None: nothing stored yet.
+    pub lag_bytes: Option<u64>,
+    /// Age of the oldest of them, in seconds. While the server is not followed, the time since it was last heard (or since the
+    /// start), if that is longer: nobody knows what it has written since.
+    pub lag_seconds: f64,
+    /// Why the store takes nothing at the moment, and what to do.
+    pub store_error: Option<String>,
+    /// Bytes of the spool's disk in use.
+    pub spool_bytes: u64,
+    /// Why the spool does not work at the moment.
+    pub spool_error: Option<String>,
+    /// Where the newest base stands.
+    pub base_offset: Option<u64>,
+    /// Why no base could be made of the log at the last try.
+    pub consolidate_error: Option<String>,
+    /// What went wrong last, though it may be over.
+    pub last_error: Option<String>,
+    /// When that was, Unix milliseconds.
+    pub last_error_unix_ms: Option<i64>,
+    /// Who has taken over, if somebody has (or seems to have: a seal was found, and the server is asked whether it moved on).
+    pub superseded: Option<String>,
+}
+
+/// The store takes nothing.
+struct StoreFailure {
+    text: String,
+    /// It will not by itself: a permission, a bucket that is not there.
+    permanent: bool,
+}
+
+/// A handle on what the process is doing; clones share it.
+#[derive(Clone)]
+pub struct Status(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    metrics: Metrics,
+}
+
+struct State {
+    phase: Phase,
+    detail: String,
+    promoted: bool,
+    /// stored ≤ received wherever both are of one history.
+    received: Option<Position>,
+    stored: Option<Position>,
+    stored_unix_ms: Option<i64>,
+    master: Option<Position>,
+    /// When the server was last heard; before that, when we started.
+    heard_unix_ms: i64,
+    /// Up to here nothing is worth storing now.
+    idle: Offset,
+    /// When bytes beyond what is stored were received, oldest first.
+    pending: VecDeque<TimeMark>,
+    store_error: Option<StoreFailure>,
+    spool_bytes: u64,
+    spool_error: Option<String>,
+    last_error: Option<(String, i64)>,
+    superseded: Option<String>,
+    base: Option<Position>,
+    consolidate_error: Option<String>,
+}
+
+impl Status {
+    /// [`Phase::Starting`], all counters at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let state = State {
+            phase: Phase::Starting,
+            detail: String::new(),
+            promoted: false,
+            received: None,
+            stored: None,
+            stored_unix_ms: None,
+            master: None,
+            heard_unix_ms: unix_ms_now(),
+            idle: Offset(0),
+            pending: VecDeque::new(),
+            store_error: None,
+            spool_bytes: 0,
+            spool_error: None,
+            last_error: None,
+            superseded: None,
+            base: None,
+            consolidate_error: None,
+        };
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            metrics: Metrics::new(),
+        }))
+    }
+
+    /// Enters a phase; `detail` says what precisely, to people. A change is logged, here alone.
+    /// [`Phase::Superseded`] is left for [`Phase::Stopped`] only.
+    pub fn phase(&self, phase: Phase, detail: impl Into<String>) {
+        let detail = detail.into();
+        let mut state = self.state();
+        if state.phase == Phase::Superseded && phase != Phase::Stopped {
+            return;
+        }
+        if state.phase != phase || state.detail != detail {
+            let message = if detail.is_empty() {
+                phase.as_str()
+            } else {
+                &detail
+            };
+            // What went wrong was logged by whoever handled it; being superseded is the error that the process ends with.
+            if phase == Phase::Superseded
+                || matches!(&state.last_error, Some((error, _)) if *error == detail)
+            {
+                tracing::debug!(%phase, "{message}");
+            } else {
+                tracing::info!(%phase, "{message}");
+            }
+        }
+        if phase == Phase::Following {
+            state.superseded = None;
+        }
+        state.phase = phase;
+        state.detail = detail;
+    }
+
+    /// Bytes up to `position` were received at `unix_ms`.
+    pub fn received(&self, position: Position, unix_ms: i64) {
+        let mut state = self.state();
+        let state = &mut *state;
+        if state
+            .received
+            .is_some_and(|before| position.offset < before.offset)
+        {
+            // Another feed, or the link was resumed from what is stored: what was pending comes again or never.
+            state.pending.clear();
+            state.idle = Offset(0);
+        }
+        state.received = Some(position);
+        state.heard_unix_ms = unix_ms;
+        // It may have taken another id since it was asked, as a fresh server does for its first replica.
+        state.master = state
+            .master
+            .filter(|said| said.history == position.history && said.offset > position.offset)
+            .or(Some(position));
+        match state.pending.back_mut() {
+            Some(last) if unix_ms.saturating_sub(last.unix_ms) < MARK_MS => {
+                last.offset = last.offset.max(position.offset);
+            }
+            _ => state.pending.push_back(TimeMark {
+                unix_ms,
+                offset: position.offset,
+            }),
+        }
+        if state.pending.len() > PENDING_MARKS {
+            state.pending.pop_back();
+            if let Some(last) = state.pending.back_mut() {
+                last.offset = position.offset;
+            }
+        }
+        state.settle();
+    }
+
+    /// Bytes up to `position` lie in the store, since `unix_ms` (now, not when they were received).
+    pub fn stored(&self, position: Position, unix_ms: i64) {
+        let mut state = self.state();
+        state.stored = Some(position);
+        state.stored_unix_ms = Some(unix_ms);
+        state.settle();
+    }
+
+    /// The last byte that lies in the store.
+    #[must_use]
+    pub fn stored_position(&self) -> Option<Position> {
+        self.state().stored
+    }
+
+    /// The server says that its stream has come to here.
+    pub fn master(&self, position: Position) {
+        self.state().master = Some(position);
+    }
+
+    /// The server has begun a full sync for us.
+    #[must_use]
+    pub fn full_sync_begun(&self) -> FullSyncTally {
+        self.metrics().full_syncs_begun.inc();
+        FullSyncTally {
+            status: self.clone(),
+            is_settled: false,
+        }
+    }
+
+    /// The newest base in the store stands here.
+    pub fn base_is(&self, base: Position) {
+        self.state().base = Some(base);
+    }
+
+    /// The newest base stands here; nothing is wrong with consolidation.
+    pub fn based(&self, base: Position) {
+        let mut state = self.state();
+        state.base = Some(base);
+        state.consolidate_error = None;
+    }
+
+    /// Why nothing was consolidated. True when that is news, to be logged.
+    pub fn consolidate_failed(&self, error: impl Into<String>) -> bool {
+        self.metrics().consolidation_errors.inc();
+        let text = error.into();
+        let before = self.state().consolidate_error.replace(text.clone());
+        !before.is_some_and(|before| before.starts_with(&text))
+    }
+
+    /// What comes of that failure: it is told behind it.
+    pub fn consolidate_failed_and(&self, error: &str, what: &str) {
+        self.state().consolidate_error = Some(format!("{error}. {what}"));
+    }
+
+    /// What was received up to `offset` and is not stored is `PING`s alone: that is no lag.
+    pub fn idle(&self, offset: Offset) {
+        let mut state = self.state();
+        state.idle = offset;
+        state.settle();
+    }
+
+    /// Sidecar: whether the Redis beside us accepts writes (it is a master).
+    pub fn promoted(&self, promoted: bool) {
+        self.state().promoted = promoted;
+    }
+
+    /// The store took nothing, and will be tried again; `permanent`: it will not take anything without a change. True when that
+    /// is news, to be logged: it is told once, not with every try.
+    pub fn store_failed(&self, error: impl Into<String>, permanent: bool, unix_ms: i64) -> bool {
+        self.metrics().store_errors.inc();
+        let text = error.into();
+        let mut state = self.state();
+        state.last_error = Some((text.clone(), unix_ms));
+        let before = state.store_error.replace(StoreFailure {
+            text: text.clone(),
+            permanent,
+        });
+        before.is_none_or(|before| before.text != text)
+    }
+
+    /// The store has taken something, or was opened.
+    pub fn store_works(&self) {
+        self.state().store_error = None;
+    }
+
+    /// So much of the spool's disk is in use.
+    pub fn spool_bytes(&self, bytes: u64) {
+        self.state().spool_bytes = bytes;
+    }
+
+    /// Why the spool does not work, or that it does. Shown, not logged, as [`Self::error`].
+    pub fn spool_error(&self, error: Option<String>) {
+        self.state().spool_error = error;
+    }
+
+    /// Something went wrong and will be tried again. Shown, not logged: whoever handles it logs it.
+    pub fn error(&self, error: impl Into<String>, unix_ms: i64) {
+        self.state().last_error = Some((error.into(), unix_ms));
+    }
+
+    /// The log was found to be sealed; whether the server has moved on to another history is still to be asked. Not ready until
+    /// it follows again.
+    pub fn sealed(&self, detail: impl Into<String>) {
+        let detail = detail.into();
+        self.phase(Phase::Connecting, detail.clone());
+        self.state().superseded = Some(detail);
+    }
+
+    /// Another writer has taken over; `detail` says which, as far as it is known. There is no way back.
+    pub fn superseded(&self, detail: impl Into<String>) {
+        let detail = detail.into();
+        self.phase(Phase::Superseded, detail.clone());
+        self.state().superseded = Some(detail);
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn view(&self) -> StatusView {
+        self.view_at(unix_ms_now())
+    }
+
+    /// What is known, the lag reckoned to `now_unix_ms`.
+    #[must_use]
+    pub fn view_at(&self, now_unix_ms: i64) -> StatusView {
+        let state = self.state();
+        let ending = matches!(
+            state.phase,
+            Phase::Superseded | Phase::Draining | Phase::Stopped
+        );
+        let (last_error, last_error_unix_ms) = state.last_error.clone().unzip();
+        let refused = matches!(&state.store_error, Some(failure) if failure.permanent);
+        StatusView {
+            ready: !ending
+                && state.superseded.is_none()
+                && (state.promoted || (state.phase == Phase::Following && !refused)),
+            phase: state.phase,
+            detail: state.detail.clone(),
+            promoted: state.promoted,
+            history: state
+                .received
+                .or(state.stored)
+                .map(|position| position.history),
+            received_offset: state.received.map(|position| position.offset.0),
+            stored_offset: state.stored.map(|position| position.offset.0),
+            stored_unix_ms: state.stored_unix_ms,
+            master_offset: state.master.map(|position| position.offset.0),
+            lag_bytes: state.lag_bytes(),
+            lag_seconds: state.lag_seconds(now_unix_ms),
+            store_error: state
+                .store_error
+                .as_ref()
+                .map(|failure| failure.text.clone()),
+            spool_bytes: state.spool_bytes,
+            spool_error: state.spool_error.clone(),
+            base_offset: state.base.map(|base| base.offset.0),
+            consolidate_error: state.consolidate_error.clone(),
+            last_error,
+            last_error_unix_ms,
+            superseded: state.superseded.clone(),
+        }
+    }
+
+    /// The metrics in Prometheus' text format.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        self.0.metrics.encode(&self.view())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A full sync that the server has begun for us. It counts as failed when it is dropped before it was [`Self::stored`]: no way
+/// out can forget to count it.
+#[derive(Debug)]
+pub struct FullSyncTally {
+    status: Status,
+    is_settled: bool,
+}
+
+impl FullSyncTally {
+    /// Its snapshot counts, and stands at `base`.
+    pub fn stored(mut self, base: Position) {
+        self.is_settled = true;
+        self.status.metrics().full_syncs.inc();
+        self.status.based(base);
+    }
+}
+
+impl Drop for FullSyncTally {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.status.metrics().full_syncs_failed.inc();
+        }
+    }
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
+    }
+}
+
+impl State {
+    /// Forgets the marks of what is no longer pending.
+    fn settle(&mut self) {
+        let done = match self.stored {
+            Some(stored) => stored.offset.max(self.idle),
+            None => self.idle,
+        };
+        while self.pending.front().is_some_and(|mark| mark.offset <= done) {
+            self.pending.pop_front();
+        }
+    }
+
+    fn lag_bytes(&self) -> Option<u64> {
+        let stored = self.stored?;
+        let received = self.received.unwrap_or(stored);
+        (received.history == stored.history)
+            .then(|| received.offset.since(stored.offset.max(self.idle)))
+    }
+
+    fn lag_seconds(&self, now_unix_ms: i64) -> f64 {
+        let unheard = (self.phase != Phase::Following)
+            .then(|| now_unix_ms.saturating_sub(self.heard_unix_ms));
+        let oldest = self.pending.front();
+        let oldest = oldest.map(|mark| now_unix_ms.saturating_sub(mark.unix_ms));
+        // Clocks jump; an age is never negative.
+        let age_ms = unheard.max(oldest).unwrap_or(0);
+        u32::try_from(age_ms.max(0)).map_or(f64::from(u32::MAX), f64::from) / 1000.0
+    }
+}
+
+/// Unix milliseconds of the system's clock.
+#[must_use]
+pub fn unix_ms_now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

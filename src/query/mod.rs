@@ -1,0 +1,5 @@
+//! Questions about what is stored: one key at a point and its changes, the difference of two points, what is in an RDB.
+
+pub mod diff;
+pub mod inspect;
+pub mod key_history;

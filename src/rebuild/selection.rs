@@ -1,0 +1,150 @@
+//! Which keys are wanted: a pattern as `KEYS` takes it, a database, a type.
+
+use crate::wire::rdb::Family;
+use crate::wire::rdb::elements::names;
+
+/// The types that can be asked for.
+pub const TYPES: [&str; 7] = ["string", "list", "set", "zset", "hash", "stream", "module"];
+
+/// Chosen keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// `*`, `?`, `[a-z]`, `[^a]`, and `\` before a character that is meant as it is.
+    pub pattern: Vec<u8>,
+    /// Of this database alone.
+    pub db: Option<u32>,
+    /// Of this type alone; one of [`TYPES`].
+    pub type_name: Option<String>,
+}
+
+impl Selection {
+    /// Is this key one of them?
+    #[must_use]
+    pub fn wants(&self, db: u32, key: &[u8], family: Family, kind: u8) -> bool {
+        self.may_want(db, key)
+            && self
+                .type_name
+                .as_deref()
+                .is_none_or(|wanted| wanted == names(family, kind).0)
+    }
+
+    /// The same of a key whose type is not known.
+    pub(super) fn may_want(&self, db: u32, key: &[u8]) -> bool {
+        self.db.is_none_or(|wanted| wanted == db) && matches(&self.pattern, key)
+    }
+}
+
+/// Does `text` match a pattern of Redis?
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut rest, mut left) = (pattern, text);
+    // The last `*`: what stands after it, and what is left of the text if it takes one more byte.
+    let mut star: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (rest.split_first(), left.split_first()) {
+            (Some((b'*', after)), _) => {
+                star = Some((after, left));
+                rest = after;
+                continue;
+            }
+            (None, None) => return true,
+            (Some(_), Some((byte, others))) => {
+                let (fits, after) = one(rest, *byte);
+                if fits {
+                    (rest, left) = (after, others);
+                    continue;
+                }
+            }
+            (None, Some(_)) | (Some(_), None) => {}
+        }
+        let Some((after, taken)) = star else {
+            return false;
+        };
+        let Some((_, taken)) = taken.split_first() else {
+            return false;
+        };
+        star = Some((after, taken));
+        (rest, left) = (after, taken);
+    }
+}
+
+/// Does a byte fit what the pattern begins with (no `*`), and what stands after that?
+fn one(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
+    match pattern {
+        [b'?', after @ ..] => (true, after),
+        [b'\\', literal, after @ ..] => (*literal == byte, after),
+        [b'[', class @ ..] => class_of(class, byte),
+        [literal, after @ ..] => (*literal == byte, after),
+        [] => (false, pattern),
+    }
+}
+
+/// `a-z]`, `^abc]`, with `\` before a byte that is meant as it is; one that does not end ends with the pattern.
+fn class_of(class: &[u8], byte: u8) -> (bool, &[u8]) {
+    let (negated, mut rest) = match class {
+        [b'^', rest @ ..] => (true, rest),
+        _ => (false, class),
+    };
+    let mut fits = false;
+    loop {
+        rest = match rest {
+            [] => return (fits != negated, rest),
+            [b'\\', literal, after @ ..] => {
+                fits |= *literal == byte;
+                after
+            }
+            [b']', after @ ..] => return (fits != negated, after),
+            [from, b'-', to, after @ ..] => {
+                let (low, high) = (from.min(to), from.max(to));
+                fits |= (*low..=*high).contains(&byte);
+                after
+            }
+            [literal, after @ ..] => {
+                fits |= *literal == byte;
+                after
+            }
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_those_of_redis() {
+        for (pattern, fitting, others) in [
+            ("*", &["", "a", "a:b"][..], &[][..]),
+            ("", &[""], &["a"]),
+            ("user:*", &["user:", "user:1"], &["user", "xuser:1"]),
+            ("*:1", &["a:1", ":1", "1:1:1"], &["a:12", "1"]),
+            ("a*b*c", &["abc", "axxbxbxc", "abcbc"], &["ab", "acb"]),
+            ("h?llo", &["hello", "h*llo"], &["hllo", "heello"]),
+            ("h[ae]llo", &["hello", "hallo"], &["hillo"]),
+            ("h[^e]llo", &["hallo"], &["hello", "hllo"]),
+            ("[a-c][0-9]", &["b5"], &["d5", "bb"]),
+            ("[c-a]", &["b"], &["d"]),
+            ("a\\*b", &["a*b"], &["aXb"]),
+            ("[\\]]", &["]"], &["\\"]),
+            ("a[b", &["ab"], &["a[b"]),
+            ("**a", &["a", "xa"], &["ab"]),
+            ("a\\", &["a\\"], &["a"]),
+        ] {
+            for text in fitting {
+                assert!(
+                    matches(pattern.as_bytes(), text.as_bytes()),
+                    "{pattern} {text}"
+                );
+            }
+            for text in others {
+                assert!(
+                    !matches(pattern.as_bytes(), text.as_bytes()),
+                    "{pattern} {text}"
+                );
+            }
+        }
+        // Many stars take no endless time.
+        let pattern = "*a".repeat(200);
+        assert!(!matches(pattern.as_bytes(), &[b'a'; 199]));
+        assert!(!matches(b"*a*a*a*a*a*a*a*b", &vec![b'a'; 100_000]));
+    }
+}

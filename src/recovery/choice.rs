@@ -1,0 +1,150 @@
+//! Which history is meant, and the plan for a point of it that is known to be sound.
+
+use crate::archive::{Archive, Catalog};
+use crate::recovery::check::{self, Checked, check};
+use crate::recovery::error::RecoveryError;
+use crate::recovery::plan::{self, BadBases, Plan, Usable};
+use crate::recovery::progress::Progress;
+use crate::recovery::target::When;
+use crate::wire::position::{Offset, Position, ReplId};
+
+/// Makes the plan for `when` on `history`, without the bases in `bad`.
+///
+/// # Errors
+/// When the goal cannot be reached, with what is missing; never a plan that ends early in silence.
+pub async fn plan(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    bad: &BadBases,
+) -> Result<Plan, RecoveryError> {
+    let usable = Usable { bad, upto: None };
+    plan_with(archive, catalog, history, when, usable).await
+}
+
+/// The same, beginning with a base at or before `from`.
+///
+/// # Errors
+/// As [`plan()`].
+pub async fn plan_from(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    from: Offset,
+) -> Result<Plan, RecoveryError> {
+    let usable = Usable {
+        bad: &BadBases::new(),
+        upto: Some(from),
+    };
+    plan_with(archive, catalog, history, when, usable).await
+}
+
+async fn plan_with(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    usable: Usable<'_>,
+) -> Result<Plan, RecoveryError> {
+    let planned = plan::of_listed(archive, catalog, history, when, usable).await;
+    let Err(RecoveryError::Gap {
+        history: of,
+        next: Some(next),
+        ..
+    }) = &planned
+    else {
+        return planned;
+    };
+    if !usable.bad.is_empty() {
+        return planned;
+    }
+    // It may be bridged up to a base that came while the names were listed.
+    let at = Position {
+        history: *of,
+        offset: Offset::before_byte(*next),
+    };
+    match archive.with_base(catalog, at).await? {
+        Some(catalog) => plan::of_listed(archive, &catalog, history, when, usable).await,
+        None => planned,
+    }
+}
+
+/// [`check`]s a plan. Where its base is damaged, an older one and more of the log lead to the same point: the plan for that is
+/// given back, and tells so in its notes.
+///
+/// # Errors
+/// As [`check`] and [`plan()`] do; never a plan that ends earlier.
+pub async fn sound(
+    archive: &Archive,
+    mut plan: Plan,
+    progress: &dyn Progress,
+) -> Result<(Plan, Checked), RecoveryError> {
+    let mut bad = BadBases::new();
+    loop {
+        match check(archive, &plan, progress).await {
+            Ok(checked) => {
+                plan.set_relative_ttls(checked.relative_ttls);
+                return Ok((plan, checked));
+            }
+            Err(error) => {
+                if !pass_over(&plan, &error, archive, &mut bad).await? {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "this snapshot cannot be used; looking for an older one");
+                let catalog = archive.catalog().await?;
+                plan = self::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
+            }
+        }
+    }
+}
+
+/// Which history is meant: the one that is named, or else the one that goes on.
+///
+/// # Errors
+/// When there is none, or several could be meant.
+pub fn choose(
+    archive: &Archive,
+    catalog: &Catalog,
+    named: Option<ReplId>,
+    service: Option<&str>,
+) -> Result<ReplId, RecoveryError> {
+    let unreadable = |history: &ReplId, reason: &String| RecoveryError::UnreadableHistory {
+        history: *history,
+        reason: reason.clone(),
+    };
+    if let Some(history) = named {
+        let known = catalog.unreadable.get(&history);
+        return known.map_or(Ok(history), |reason| Err(unreadable(&history, reason)));
+    }
+    // Which one is the latest cannot be told without it.
+    if let Some((history, reason)) = catalog.unreadable.first_key_value() {
+        return Err(unreadable(history, reason));
+    }
+    let latest = catalog.latest(service)?;
+    latest.ok_or_else(|| RecoveryError::NothingToRestore {
+        url: archive.store().url(),
+    })
+}
+
+/// Notes a damaged base as such. `false` when the error is not about the base.
+async fn pass_over(
+    plan: &Plan,
+    error: &RecoveryError,
+    archive: &Archive,
+    bad: &mut BadBases,
+) -> Result<bool, RecoveryError> {
+    if !check::is_bad_base(error) {
+        return Ok(false);
+    }
+    // The log may be what is damaged: then no other base helps.
+    let Err(of_base) = check::check_base(archive, plan, &()).await else {
+        return Ok(false);
+    };
+    if !check::is_bad_base(&of_base) {
+        return Err(of_base);
+    }
+    let known = bad.insert((plan.base.history, plan.base.offset), of_base.to_string());
+    Ok(known.is_none())
+}

@@ -1,0 +1,31 @@
+//! What to read for a point in time, and that it is sound.
+//!
+//! ```text
+//! choice    which history, and a plan whose base is sound
+//! target    up to when: `latest`, a time, an offset
+//! plan      which base, which pieces of the log, where precisely it ends     (headers alone are read)
+//! check     everything is read once: whole and sound
+//! content   the bytes of a plan: snapshot and log, verified and read ahead
+//! ```
+//!
+//! `restore`, `consolidate`, `query`, `verify` and `sidecar` all read the archive through this.
+
+pub(crate) mod check;
+pub(crate) mod choice;
+pub(crate) mod content;
+pub(crate) mod error;
+pub(crate) mod expected_keys;
+pub(crate) mod plan;
+pub(crate) mod progress;
+pub(crate) mod target;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use check::{Checked, check};
+pub use choice::{choose, plan, plan_from, sound};
+pub use content::{BLOCKING_READERS, Content, LogForm, log, snapshot, source};
+pub use error::{ClockWentBack, RecoveryError};
+pub use expected_keys::{Count, Expected};
+pub use plan::{BadBases, Piece, Plan};
+pub use progress::{Progress, Stage};
+pub use target::{BadWhen, When};

@@ -1,0 +1,573 @@
+//! What a restore consists of: which base, which pieces of which segments, and where precisely it ends.
+//!
+//! ```text
+//! lineage   root ────────────▶ left at N ─ child ─────────▶ goal
+//! base            ▲ the newest at or below the goal
+//! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
+//! ```
+
+mod times;
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+
+use crate::archive::{Archive, BaseManifest, Catalog, ChainEnd, ChainItem};
+use crate::log::segment::SegmentHeader;
+use crate::recovery::error::{RecoveryError, is_damage};
+use crate::recovery::target::{When, show_time};
+use crate::wire::position::{Boundary, Offset, Position, ReplId};
+use crate::wire::resp::FeedScanner;
+
+/// A part of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The segment. Of a long log, the time marks are left out (`has_marks`), as it has millions of them.
+    pub header: SegmentHeader,
+    /// The header is as it is stored; else its time marks are missing here.
+    pub has_marks: bool,
+    /// Wanted: the bytes after this offset, at least the segment's start,
+    pub after: Offset,
+    /// up to and including this one, at most the segment's end.
+    pub upto: Offset,
+    /// Its server sends relative TTLs.
+    pub relative_ttls: bool,
+}
+
+/// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when needed
+/// (in tests from the third segment on).
+const MARKS_KEPT: usize = if cfg!(test) { 4 } else { 1 << 20 };
+
+/// What a restore consists of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The history that was asked for.
+    pub history: ReplId,
+    /// The point that was asked for.
+    pub when: When,
+    /// The snapshot to begin with.
+    pub base: BaseManifest,
+    /// The log after it, without holes: the first begins at the base's offset, the last ends at `end`.
+    pub pieces: Vec<Piece>,
+    /// Where it ends: between commands, outside `MULTI`.
+    pub end: Boundary,
+    /// The same with the history that the end belongs to: `history` or an ancestor.
+    pub end_position: Position,
+    /// When the last byte had been received; none when nothing tells.
+    pub end_unix_ms: Option<i64>,
+    /// The end is exactly the last safe point of `history`: it may be continued.
+    pub is_tip_end: bool,
+    /// The last stored byte of `history`'s log, behind which a seal stands or would stand. Told when the end is in
+    /// `history` itself.
+    pub stored_end: Option<Offset>,
+    /// The log holds relative TTLs: it cannot be served under its own offsets.
+    pub relative_ttls: bool,
+    /// What an operator should know: damaged bases that were passed over, segments beyond a gap.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// The log was read: does it hold relative expiries, which must be made absolute wherever it is replayed?
+    pub fn set_relative_ttls(&mut self, found: bool) {
+        self.relative_ttls = found;
+        for piece in &mut self.pieces {
+            piece.relative_ttls = found;
+        }
+    }
+
+    /// Bytes of the snapshot.
+    #[must_use]
+    pub fn bytes_base(&self) -> u64 {
+        self.base.raw_bytes
+    }
+
+    /// Bytes of the log after it.
+    #[must_use]
+    pub fn bytes_log(&self) -> u64 {
+        self.end.offset.since(self.base.offset)
+    }
+
+    /// The boundary at which the base stands.
+    #[must_use]
+    pub fn start(&self) -> Boundary {
+        Boundary {
+            offset: self.base.offset,
+            db: self.base.db,
+        }
+    }
+}
+
+/// Bases that must not be used, with what is wrong with each.
+pub type BadBases = BTreeMap<(ReplId, Offset), String>;
+
+/// Which bases a plan may begin with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usable<'a> {
+    /// Not with these.
+    pub(crate) bad: &'a BadBases,
+    /// With none behind this offset: what comes after it is to be seen command by command.
+    pub(crate) upto: Option<Offset>,
+}
+
+impl Usable<'_> {
+    fn is_bad(&self, base: &BaseManifest) -> bool {
+        self.bad.contains_key(&(base.history, base.offset))
+    }
+
+    fn allows(&self, base: &BaseManifest) -> bool {
+        !self.is_bad(base) && self.upto.is_none_or(|upto| base.offset <= upto)
+    }
+}
+
+/// The plan as far as `catalog` tells ([`super::plan()`]).
+pub(crate) async fn of_listed(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    usable: Usable<'_>,
+) -> Result<Plan, RecoveryError> {
+    let planner = Planner {
+        archive,
+        catalog,
+        spans: spans(catalog, history)?,
+        sealed: archive.sealed_at(catalog, history).await?,
+        history,
+        when,
+        usable,
+    };
+    let goal = planner.goal().await?;
+    let (span, base) = planner.base(goal)?;
+    let walk = planner.walk(span, base, goal).await?;
+    let end = planner.end(base, &walk.pieces).await?;
+    let mut notes = Vec::new();
+    let tip = planner.tip(walk.span, &mut notes).await?;
+    planner.check_reached(base, &walk, goal, end, tip)?;
+    planner.finish(base, walk, end, tip, notes).await
+}
+
+/// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant stands first.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    history: ReplId,
+    upto: Offset,
+}
+
+fn spans(catalog: &Catalog, history: ReplId) -> Result<Vec<Span>, RecoveryError> {
+    let lineage = catalog.lineage(history)?;
+    Ok(lineage
+        .into_iter()
+        .map(|at| Span {
+            history: at.history,
+            upto: at.offset,
+        })
+        .collect())
+}
+
+struct Planner<'a> {
+    archive: &'a Archive,
+    catalog: &'a Catalog,
+    spans: Vec<Span>,
+    /// A writer that did not know of the seal yet may have stored a snapshot beyond it.
+    sealed: Option<Offset>,
+    history: ReplId,
+    when: When,
+    usable: Usable<'a>,
+}
+
+/// How far a walk along the chain of segments came.
+struct Walk {
+    pieces: Vec<Piece>,
+    /// The last byte reached.
+    reached: Offset,
+    /// Index of the span in which it stopped.
+    span: usize,
+    /// Why it stopped, unless it came to the goal.
+    stopped: Option<ChainEnd>,
+    /// Time marks in the pieces.
+    marks: usize,
+}
+
+impl Planner<'_> {
+    /// The offset that may not be passed.
+    async fn goal(&self) -> Result<Offset, RecoveryError> {
+        match self.when {
+            When::Latest => Ok(Offset(u64::MAX)),
+            When::Offset(offset) => Ok(Offset(offset)),
+            When::AtUnixMs(at) => match self.offset_at(at).await? {
+                Some(offset) => Ok(offset),
+                None => Err(self.before_oldest()),
+            },
+        }
+    }
+
+    /// All bases of the lineage, each with the index of its span.
+    fn bases(&self) -> impl Iterator<Item = (usize, &BaseManifest)> {
+        self.spans.iter().enumerate().flat_map(|(index, span)| {
+            let history = self.catalog.histories.get(&span.history);
+            let bases = history
+                .map(|history| history.bases.as_slice())
+                .unwrap_or_default();
+            let sealed = self.sealed.filter(|_| index == 0);
+            let upto = sealed.map_or(span.upto, |sealed| sealed.min(span.upto));
+            bases
+                .iter()
+                .filter(move |base| base.offset <= upto)
+                .map(move |base| (index, base))
+        })
+    }
+
+    /// The newest usable base at or below the goal.
+    fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RecoveryError> {
+        let before = self.bases().filter(|(_, base)| base.offset <= goal);
+        let newest = before
+            .filter(|(_, base)| self.usable.allows(base))
+            .max_by_key(|(_, base)| base.offset);
+        newest.ok_or_else(|| self.no_base(goal))
+    }
+
+    /// Why there is none: those that could have served are damaged, or there never was one.
+    fn no_base(&self, goal: Offset) -> RecoveryError {
+        let mut before = self.bases().filter(|(_, base)| base.offset <= goal);
+        if !before.any(|(_, base)| self.usable.is_bad(base)) {
+            return self.before_oldest();
+        }
+        RecoveryError::NoSoundBase {
+            goal: self.when.to_string(),
+            damaged: self.usable.bad.values().cloned().collect(),
+        }
+    }
+
+    /// What the same service had stored before the oldest history of the lineage began with a full sync.
+    fn before(&self) -> Option<String> {
+        let root = self.spans.last()?.history;
+        let previous = self.catalog.histories.get(&root)?.doc.previous?;
+        Some(format!(
+            "history {root} began with a new full sync, and what was stored before is history {}, up to offset {} (--history)",
+            previous.history, previous.offset
+        ))
+    }
+
+    fn before_oldest(&self) -> RecoveryError {
+        let sound = self.bases().filter(|(_, base)| !self.usable.is_bad(base));
+        let goal = self
+            .usable
+            .upto
+            .map_or(self.when, |upto| When::Offset(upto.0));
+        let bad = self.usable.bad;
+        match sound.min_by_key(|(_, base)| base.offset) {
+            Some((_, oldest)) => RecoveryError::BeforeOldest {
+                goal: goal.to_string(),
+                oldest: format!(
+                    "the snapshot at offset {} (made {}){}",
+                    oldest.offset,
+                    show_time(oldest.created_unix_ms),
+                    self.before()
+                        .map(|before| format!("; {before}"))
+                        .unwrap_or_default()
+                ),
+            },
+            None if bad.is_empty() => RecoveryError::NothingToRestore {
+                url: self.archive.store().url(),
+            },
+            None => RecoveryError::NoSoundBase {
+                goal: goal.to_string(),
+                damaged: bad.values().cloned().collect(),
+            },
+        }
+    }
+
+    /// Follows the log from the base towards the goal, from each history into the one that went on from it.
+    async fn walk(
+        &self,
+        span: usize,
+        base: &BaseManifest,
+        goal: Offset,
+    ) -> Result<Walk, RecoveryError> {
+        let mut walk = Walk {
+            pieces: Vec::new(),
+            reached: base.offset,
+            span,
+            stopped: None,
+            marks: 0,
+        };
+        loop {
+            let Some(span) = self.spans.get(walk.span).copied() else {
+                return Ok(walk);
+            };
+            self.walk_span(span, &mut walk, goal).await?;
+            let crosses = walk.reached == span.upto && walk.span > 0;
+            if !crosses || walk.reached >= goal {
+                return Ok(walk);
+            }
+            walk.span = walk.span.saturating_sub(1);
+            walk.stopped = None;
+        }
+    }
+
+    async fn walk_span(
+        &self,
+        span: Span,
+        walk: &mut Walk,
+        goal: Offset,
+    ) -> Result<(), RecoveryError> {
+        let limit = span.upto.min(goal);
+        let relative_ttls = self
+            .catalog
+            .histories
+            .get(&span.history)
+            .is_some_and(|history| history.doc.server.relative_ttls());
+        let mut chain = self.archive.chain(self.catalog, span.history, walk.reached);
+        while walk.reached < limit {
+            let Some(item) = chain.next().await else {
+                break;
+            };
+            match item? {
+                ChainItem::Segment(mut header) => {
+                    walk.marks = walk.marks.saturating_add(header.meta.marks.len());
+                    let has_marks = walk.marks <= MARKS_KEPT;
+                    if !has_marks {
+                        header.meta.marks = Vec::new();
+                        header.meta.writer = String::new();
+                    }
+                    let upto = header.meta.end.min(limit);
+                    let after = walk.reached;
+                    walk.reached = upto;
+                    walk.pieces.push(Piece {
+                        header,
+                        has_marks,
+                        after,
+                        upto,
+                        relative_ttls,
+                    });
+                }
+                ChainItem::End(end) => {
+                    walk.stopped = Some(end);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The last boundary in what was walked.
+    async fn end(&self, base: &BaseManifest, pieces: &[Piece]) -> Result<Boundary, RecoveryError> {
+        let start = Boundary {
+            offset: base.offset,
+            db: base.db,
+        };
+        for (index, piece) in pieces.iter().enumerate().rev() {
+            match piece.header.meta.boundary {
+                Some(boundary) if boundary.offset <= piece.after => {}
+                Some(boundary) if boundary.offset <= piece.upto => return Ok(boundary),
+                // Cut before the segment's last boundary: only its bytes tell where the one before that is.
+                Some(_) => {
+                    return self
+                        .scan(start, pieces.get(..=index).unwrap_or_default())
+                        .await;
+                }
+                None => {}
+            }
+        }
+        Ok(start)
+    }
+
+    /// Reads the last of these pieces, from a point before it that is known to be a boundary.
+    async fn scan(&self, start: Boundary, pieces: &[Piece]) -> Result<Boundary, RecoveryError> {
+        let known = pieces.iter().rposition(|piece| {
+            piece.header.meta.starts_at_boundary && piece.after == piece.header.meta.start
+        });
+        let pieces = pieces.get(known.unwrap_or(0)..).unwrap_or_default();
+        let from = pieces
+            .first()
+            .filter(|_| known.is_some())
+            .map_or(start, |piece| Boundary {
+                offset: piece.after,
+                db: piece.header.meta.db_at_start,
+            });
+        let mut scanner = FeedScanner::new(from);
+        for piece in pieces {
+            let mut stream = super::content::piece_bytes(self.archive, piece).await?;
+            while let Some(chunk) = stream.next().await {
+                let history = piece.header.meta.history;
+                scanner
+                    .scan(&chunk?, |_| {})
+                    .map_err(|source| RecoveryError::BadLog { history, source })?;
+            }
+        }
+        Ok(scanner.boundary())
+    }
+
+    /// An end before the goal must be one that the goal allows.
+    fn check_reached(
+        &self,
+        base: &BaseManifest,
+        walk: &Walk,
+        goal: Offset,
+        end: Boundary,
+        tip: Option<Tip>,
+    ) -> Result<(), RecoveryError> {
+        // No end may lie before a snapshot that was passed over: the data went on.
+        let passed_over = self
+            .bases()
+            .filter(|(_, base)| !self.usable.allows(base) && base.offset <= goal);
+        let needed = passed_over
+            .map(|(_, base)| base.offset)
+            .max()
+            .unwrap_or_default();
+        let log_ended = walk.span == 0
+            && match walk.stopped {
+                Some(ChainEnd::Log(_) | ChainEnd::Sealed(_)) => true,
+                // Segments beyond a gap may be strays of a writer that died: then the log ends here all the same.
+                Some(ChainEnd::Gap { .. } | ChainEnd::SteppedOver { .. }) => {
+                    tip.is_some_and(|tip| tip.stored <= walk.reached)
+                }
+                None => false,
+            };
+        let history = self
+            .spans
+            .get(walk.span)
+            .map_or(self.history, |span| span.history);
+        if walk.reached >= goal {
+            return Ok(());
+        }
+        if log_ended && walk.reached >= needed {
+            return match self.when {
+                When::Latest | When::AtUnixMs(_) => Ok(()),
+                When::Offset(_) => Err(RecoveryError::AfterLatest {
+                    goal: self.when.to_string(),
+                    last: Position {
+                        history,
+                        offset: end.offset,
+                    },
+                }),
+            };
+        }
+        if let Some(ChainEnd::SteppedOver { at, resumes }) = walk.stopped
+            && resumes > goal
+        {
+            return Err(RecoveryError::SteppedOver {
+                goal: self.when.to_string(),
+                from: Position {
+                    history,
+                    offset: at,
+                },
+                upto: resumes,
+                reachable: end.offset,
+            });
+        }
+        Err(RecoveryError::Gap {
+            history,
+            missing: walk.reached.next_byte(),
+            next: match walk.stopped {
+                Some(ChainEnd::Gap { next, .. }) => Some(next),
+                Some(ChainEnd::SteppedOver { resumes, .. }) => Some(resumes.next_byte()),
+                _ => None,
+            },
+            goal: self.when.to_string(),
+            base: base.offset,
+            reachable: end.offset,
+            stepped_over: matches!(walk.stopped, Some(ChainEnd::SteppedOver { .. })),
+        })
+    }
+
+    async fn finish(
+        &self,
+        base: &BaseManifest,
+        mut walk: Walk,
+        end: Boundary,
+        tip: Option<Tip>,
+        mut notes: Vec<String>,
+    ) -> Result<Plan, RecoveryError> {
+        let end_history = self
+            .spans
+            .get(walk.span)
+            .map_or(self.history, |span| span.history);
+        for ((id, offset), why) in self.usable.bad {
+            notes.push(format!(
+                "the snapshot at {id}:{offset} was passed over: {why}"
+            ));
+        }
+        if let Some(ChainEnd::Gap { at, next }) = walk.stopped {
+            notes.push(format!(
+                "the log of history {end_history} ends at offset {at}; segments from byte {next} on lie beyond a gap and \
+                 belong to no restore point"
+            ));
+        }
+        notes.extend(self.before());
+        trim(&mut walk.pieces, end.offset);
+        Ok(Plan {
+            history: self.history,
+            when: self.when,
+            end,
+            end_position: Position {
+                history: end_history,
+                offset: end.offset,
+            },
+            end_unix_ms: self.end_time(base, &walk.pieces, end.offset).await?,
+            is_tip_end: tip.is_some_and(|tip| tip.boundary.offset == end.offset),
+            stored_end: tip.map(|tip| tip.stored),
+            relative_ttls: walk.pieces.iter().any(|piece| piece.relative_ttls),
+            base: base.clone(),
+            pieces: walk.pieces,
+            notes,
+        })
+    }
+
+    /// Where the log of the history asked for ends, if the restore ends in that history (the first span).
+    async fn tip(
+        &self,
+        span: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Tip>, RecoveryError> {
+        if span > 0 {
+            return Ok(None);
+        }
+        match self.archive.log_end(self.catalog, self.history).await {
+            Ok(end) => Ok(Some(Tip {
+                stored: end.end,
+                boundary: end.boundary,
+            })),
+            Err(error) if is_damage(&error) => {
+                notes.push(format!("the end of the log cannot be told: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// When the end had been received: the first mark at or behind it, else the last one before it.
+    async fn end_time(
+        &self,
+        base: &BaseManifest,
+        pieces: &[Piece],
+        end: Offset,
+    ) -> Result<Option<i64>, RecoveryError> {
+        let Some(last) = pieces.last() else {
+            return Ok(Some(base.as_of_unix_ms()));
+        };
+        let header = last.stored_header(self.archive).await?;
+        let marks = &header.meta.marks;
+        let mark = marks.iter().find(|mark| mark.offset >= end);
+        let mark = mark.or(marks.last());
+        Ok(mark.map(|mark| mark.unix_ms))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Tip {
+    stored: Offset,
+    boundary: Boundary,
+}
+
+/// Takes away what lies behind `end`.
+fn trim(pieces: &mut Vec<Piece>, end: Offset) {
+    pieces.retain(|piece| piece.after < end);
+    if let Some(last) = pieces.last_mut() {
+        last.upto = last.upto.min(end);
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,193 @@
+//! Which offset a time means: by the time marks in the headers of the log.
+//!
+//! Marks never go back. A clock that did is in the headers of the segments that were cut before it came to the last mark again
+//! ([`ClockBack`]): in such a stretch all marks are the same, and a time there names no point.
+
+use super::{Planner, Span};
+use crate::archive::BaseKind;
+use crate::log::segment::{ClockBack, Entry, SegmentMeta};
+use crate::recovery::error::{ClockWentBack, RecoveryError, is_damage};
+use crate::recovery::target::show_time;
+use crate::wire::position::{Offset, ReplId, TimeMark};
+
+/// A mark, and the index of its segment in the list of the log.
+#[derive(Clone, Copy)]
+struct Found {
+    mark: TimeMark,
+    index: usize,
+}
+
+impl Planner<'_> {
+    /// What had been received at that time: the last time mark of the lineage, or a snapshot that existed by then.
+    pub(super) async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RecoveryError> {
+        let snapshots = self.bases().filter(|(_, base)| {
+            matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
+        });
+        let by_snapshot = snapshots.map(|(_, base)| base.offset).max();
+        for span in &self.spans {
+            let found = self.mark_at(*span, unix_ms).await?;
+            self.check_clock(*span, found, unix_ms).await?;
+            if let Some(Found { mark, .. }) = found {
+                return Ok(by_snapshot.max(Some(mark.offset.min(span.upto))));
+            }
+        }
+        Ok(by_snapshot)
+    }
+
+    /// The first bytes of the segments that a span shares.
+    fn log_of(&self, span: Span) -> &[u64] {
+        let Some(history) = self.catalog.histories.get(&span.history) else {
+            return &[];
+        };
+        let log = history.log.as_slice();
+        let shared = log.partition_point(|first| Offset::before_byte(*first) < span.upto);
+        log.get(..shared).unwrap_or_default()
+    }
+
+    /// The last mark of a span's log at or before that time, by binary search over the headers.
+    async fn mark_at(&self, span: Span, unix_ms: i64) -> Result<Option<Found>, RecoveryError> {
+        let log = self.log_of(span);
+        let (mut low, mut high) = (0, log.len());
+        let mut found = None;
+        while low < high {
+            let middle = low.midpoint(high);
+            let probed = log.get(middle..high).unwrap_or_default();
+            let Some((index, meta)) = self.first_marks(span.history, probed).await? else {
+                high = middle;
+                continue;
+            };
+            let index = middle.saturating_add(index);
+            let last = meta.marks.iter().rev().find(|mark| mark.unix_ms <= unix_ms);
+            if let Some(mark) = last {
+                found = Some(Found { mark: *mark, index });
+                low = index.saturating_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first of these segments that has marks. Whether damaged ones matter shows when the chain is walked.
+    async fn first_marks(
+        &self,
+        history: ReplId,
+        log: &[u64],
+    ) -> Result<Option<(usize, SegmentMeta)>, RecoveryError> {
+        for (index, first) in log.iter().enumerate() {
+            match self.archive.entry(history, *first).await {
+                Ok(Some(Entry::Segment(header))) if !header.meta.marks.is_empty() => {
+                    return Ok(Some((index, header.meta)));
+                }
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Refuses a time that the clock went back over. `found` is the last mark at or before it.
+    ///
+    /// A stretch in which marks are held lasts as long as the clock had been ahead, and what was received while it was ahead comes
+    /// before. So of the segments at distances 1, 2, 4, … behind `found`, and the last one, one lies in it, if there is such a
+    /// stretch that concerns that time.
+    async fn check_clock(
+        &self,
+        span: Span,
+        found: Option<Found>,
+        unix_ms: i64,
+    ) -> Result<(), RecoveryError> {
+        let last = self.log_of(span).len().saturating_sub(1);
+        let first = found.map_or(0, |found| found.index);
+        let (mut index, mut distance) = (first, 1_usize);
+        // The first mark behind that time.
+        let mut next = None;
+        loop {
+            if let Some(meta) = self.meta_at(span, index).await? {
+                let mut later = meta.marks.iter().filter(|mark| mark.unix_ms > unix_ms);
+                next = next.or_else(|| later.next().map(|mark| mark.unix_ms));
+                let held = meta.marks.last().map(|mark| mark.unix_ms);
+                if let (Some(held), Some(next), Some(_)) = (held, next, meta.clock_back)
+                    && held > unix_ms
+                {
+                    return self.check_held(span, found, unix_ms, next, held).await;
+                }
+            }
+            if index >= last {
+                return Ok(());
+            }
+            index = first.saturating_add(distance).min(last);
+            distance = distance.saturating_mul(2);
+        }
+    }
+
+    async fn meta_at(
+        &self,
+        span: Span,
+        index: usize,
+    ) -> Result<Option<SegmentMeta>, RecoveryError> {
+        let log = self.log_of(span);
+        let one = log.get(index..).unwrap_or_default();
+        let one = one.get(..one.len().min(1)).unwrap_or_default();
+        Ok(self
+            .first_marks(span.history, one)
+            .await?
+            .map(|(_, meta)| meta))
+    }
+
+    /// Marks were held at `held`, which is behind that time: is it one of those that the clock went back over? `next` is the
+    /// first mark behind it.
+    async fn check_held(
+        &self,
+        span: Span,
+        found: Option<Found>,
+        unix_ms: i64,
+        next: i64,
+        held: i64,
+    ) -> Result<(), RecoveryError> {
+        // The segment with the first mark of `held` may have been cut before the clock went back, and so may the one before.
+        let before = self.mark_at(span, held.saturating_sub(1)).await?;
+        let from = before.map_or(0, |before| before.index);
+        let mut went_back: Option<ClockBack> = None;
+        for index in from..from.saturating_add(HELD_BEGINS_WITHIN) {
+            let meta = self.meta_at(span, index).await?;
+            went_back = went_back.or(meta.and_then(|meta| meta.clock_back));
+        }
+        let Some(end) = self.mark_at(span, held).await? else {
+            return Ok(());
+        };
+        let last = self.meta_at(span, end.index).await?;
+        let last = last.and_then(|meta| meta.clock_back);
+        let Some(went_back) = went_back.or(last) else {
+            return Ok(());
+        };
+        // None: the clock has come to the last mark again. At the end of the log, it may say anything by now.
+        let is_last = end.index >= self.log_of(span).len().saturating_sub(1);
+        let said = last
+            .filter(|_| !is_last)
+            .map_or(held, |back| back.now_unix_ms);
+        let repeated = went_back.to_unix_ms <= unix_ms && unix_ms <= said;
+        // Between the last right time and a wrong one ahead of it.
+        let skipped = unix_ms < went_back.to_unix_ms && went_back.to_unix_ms < next;
+        if !repeated && !skipped {
+            return Ok(());
+        }
+        let right = found.map(|found| found.mark);
+        let from_time = right.map_or(went_back.to_unix_ms, |mark| {
+            mark.unix_ms.min(went_back.to_unix_ms)
+        });
+        Err(RecoveryError::ClockWentBack(Box::new(ClockWentBack {
+            goal: self.when.to_string(),
+            history: span.history,
+            held: show_time(held),
+            back: show_time(went_back.to_unix_ms),
+            from_time: show_time(from_time),
+            from: right.map_or(Offset(0), |mark| mark.offset),
+            upto: end.mark.offset.min(span.upto),
+        })))
+    }
+}
+
+/// Segments from the one with the last mark before a held one, among which the first lies that was cut after the clock went back.
+const HELD_BEGINS_WITHIN: usize = 4;

@@ -1,0 +1,240 @@
+//! The listener that a target takes for its master. Always open, as a target comes again every second; while there is nothing
+//! to give, it answers as a master that still loads.
+//!
+//! Every connection has a task of its own, so that one that hangs is in nobody's way.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::{Admission, Listen};
+use crate::link::Stream;
+use crate::link::accept::{AcceptError, accept};
+use crate::link::connection_limit::{self, Crowd};
+use crate::restore::master::error::ServeError;
+use crate::restore::master::password_guesses::Guesses;
+use crate::restore::master::{Guest, greet, refuse_replica};
+
+/// Guests that wait to be served: one is the target, the others are mistakes.
+pub const GUESTS: usize = 4;
+/// Connections that have not asked for a sync yet. When there are more, the one that has been at it for the longest goes: the
+/// target needs less than a second.
+pub const GREETED: usize = 64;
+/// Reasons to turn a connection away that are remembered to have been told.
+const REASONS: usize = 32;
+
+/// The door.
+#[derive(Debug)]
+pub struct Door {
+    addr: SocketAddr,
+    closed: watch::Sender<Option<String>>,
+    guests: mpsc::Receiver<Guest<Stream>>,
+    problems: Problems,
+    task: JoinHandle<()>,
+}
+
+impl Door {
+    /// Opens the port. Guests are told `reason` until [`Self::open`].
+    ///
+    /// # Errors
+    /// Of the system: the port is taken.
+    pub async fn bind(listen: &Listen, reason: &str) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen.addr).await?;
+        Self::new(listener, listen.admission.clone(), reason)
+    }
+
+    /// Takes over an open port. Guests are told `reason` until [`Self::open`].
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn new(listener: TcpListener, admission: Admission, reason: &str) -> std::io::Result<Self> {
+        let addr = listener.local_addr()?;
+        if let Some(warning) = admission.warning(addr) {
+            tracing::warn!("{warning}");
+        }
+        let (closed, state) = watch::channel(Some(reason.to_owned()));
+        let (sender, guests) = mpsc::channel(GUESTS);
+        let problems = Problems::default();
+        let reception = Reception {
+            admission,
+            state,
+            guests: sender,
+            problems: problems.clone(),
+            guesses: Guesses::default(),
+        };
+        let task = tokio::spawn(reception.run(listener));
+        Ok(Self {
+            addr,
+            closed,
+            guests,
+            problems,
+            task,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Tells guests to come again later, and why.
+    pub fn close(&mut self, reason: impl Into<String>) {
+        self.closed.send_replace(Some(reason.into()));
+        while self.guests.try_recv().is_ok() {}
+    }
+
+    /// Lets guests in. One that came in while the door was being closed comes again.
+    pub fn open(&mut self) {
+        while self.guests.try_recv().is_ok() {}
+        self.problems
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .last = None;
+        self.closed.send_replace(None);
+    }
+
+    /// The next guest, who has asked for a sync. May be dropped while waiting.
+    pub async fn guest(&mut self) -> Guest<Stream> {
+        match self.guests.recv().await {
+            Some(guest) => guest,
+            // The task ends with us alone.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Why the last one that came since [`Self::open`] could not be let in.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let problems = self
+            .problems
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        problems.last.clone()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a connection came to, when it came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl Ended {
+    /// Should an operator know of it?
+    fn is_misconfigured(&self) -> bool {
+        match self {
+            Self::Accept(error) => !matches!(error, AcceptError::Gone(_)),
+            Self::Serve(error) => error.is_misconfigured(),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Reception {
+    admission: Admission,
+    state: watch::Receiver<Option<String>>,
+    guests: mpsc::Sender<Guest<Stream>>,
+    problems: Problems,
+    guesses: Guesses,
+}
+
+impl Reception {
+    /// Dropping it ends all greetings.
+    async fn run(self, listener: TcpListener) {
+        let mut greetings = Crowd::new(GREETED);
+        loop {
+            let (stream, peer) = connection_limit::next(&listener).await;
+            let reception = self.clone();
+            greetings.admit(async move {
+                if let Err(ended) = reception.receive(stream, peer).await {
+                    reception.problems.note(peer, &ended);
+                }
+            });
+        }
+    }
+
+    async fn receive(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Ended> {
+        if !self.guesses.turn(peer.ip()).await {
+            return Ok(());
+        }
+        let accepted = accept(&self.admission, stream).await?;
+        let (stream, credentials) = (accepted.stream, accepted.credentials);
+        let closed = self.state.borrow().clone();
+        let its_try = credentials.as_ref().map(|_| self.guesses.begin(peer.ip()));
+        let greeted = match closed {
+            Some(reason) => refuse_replica(stream, credentials, &reason)
+                .await
+                .map(|()| None),
+            None => greet(stream, credentials).await.map(Some),
+        };
+        match (&greeted, its_try) {
+            (Ok(Some(_)), Some(its_try)) => its_try.right(),
+            (Err(ServeError::WrongPassword { .. }), its_try) => drop(its_try),
+            (_, Some(its_try)) => its_try.harmless(),
+            (_, None) => {}
+        }
+        let Some(guest) = greeted? else {
+            return Ok(());
+        };
+        self.problems.solved();
+        // Nobody waits for it any more: it comes again.
+        let _ = self.guests.try_send(guest);
+        Ok(())
+    }
+}
+
+/// What was told. A target with the same problem comes every second.
+#[derive(Debug, Clone, Default)]
+struct Problems(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    reasons: BTreeSet<String>,
+    last: Option<String>,
+}
+
+impl Problems {
+    fn note(&self, peer: SocketAddr, ended: &Ended) {
+        if !ended.is_misconfigured() {
+            tracing::debug!(%peer, %ended, "a connection to the listener came to nothing");
+            return;
+        }
+        let reason = format!(
+            "a connection from {} was refused: {ended}",
+            peer.ip().to_canonical()
+        );
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.last = Some(reason.clone());
+        if told.reasons.len() >= REASONS {
+            told.reasons.clear();
+        }
+        if told.reasons.insert(reason.clone()) {
+            tracing::warn!("{reason}");
+        }
+    }
+
+    /// The next one is news again.
+    fn solved(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Told::default();
+    }
+}
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

@@ -1,0 +1,503 @@
+//! Being the master of one target: a snapshot, then the log, then silence until it has been promoted.
+//!
+//! With the history's own id, a target's offset must stay exactly that of the log, so not one byte goes out that the log does
+//! not hold: no `PING`, no newline after the payload (it counts both).
+
+pub(crate) mod error;
+pub mod listener;
+pub(crate) mod password_guesses;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep_until};
+
+use super::error::RestoreError;
+use super::master::error::{Phase, ServeError};
+use crate::archive::Archive;
+use crate::recovery::content::{Content, LogForm, log, snapshot};
+use crate::recovery::plan::Plan;
+use crate::recovery::progress::{Progress, Stage};
+use crate::wire::position::{Offset, ReplId};
+use crate::wire::psync::master::{Credentials, Denial, Master, MasterEvent};
+use crate::wire::resp::encode_command;
+
+/// A target that neither takes a byte nor sends one for so long hangs. While it loads, it sends a newline each second.
+pub(super) const STALL: Duration = Duration::from_secs(120);
+/// A connection that does not ask for a sync within this time is no replica.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
+/// A newline so often while the snapshot is prepared; targets wait `repl-timeout`, 60 s by default.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A `PING` so often to a fork that waits to be promoted.
+const PING: Duration = Duration::from_secs(10);
+/// Bytes taken from the target at once: acknowledgements are 40 bytes.
+const READ: usize = 4 * 1024;
+
+/// Under which id a target is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// The history's own: it goes on from here. The plan must end at its tip, its log sealed.
+    Continue {
+        /// The history.
+        id: ReplId,
+    },
+    /// A fresh one: what grows from here is a branch of its own.
+    Fork {
+        /// Random.
+        id: ReplId,
+    },
+}
+
+/// What a target gets.
+pub struct Offer {
+    /// In `+FULLRESYNC`.
+    pub id: ReplId,
+    /// In `+FULLRESYNC`: where the snapshot stands.
+    pub offset: Offset,
+    /// Bytes of the snapshot.
+    pub snapshot_bytes: u64,
+    /// The snapshot.
+    pub snapshot: Content,
+    /// Bytes of the log, for the progress alone.
+    pub log_bytes: u64,
+    /// The log.
+    pub log: Content,
+    /// The offset at which the log must end; unknown when it is rewritten on the way.
+    pub end: Option<Offset>,
+    /// `REPLCONF GETACK` and `PING` may follow the log.
+    pub may_add: bool,
+}
+
+/// What to give a target for `plan` under `identity`.
+///
+/// # Errors
+/// [`RestoreError::CannotContinue`] when the history's own id may not be used; whatever the archive says.
+pub async fn offer(
+    archive: &Archive,
+    plan: &Plan,
+    identity: Identity,
+) -> Result<Offer, RestoreError> {
+    if let Identity::Continue { id } = identity {
+        may_continue(plan, id)?;
+    }
+    let (id, form, may_add) = match identity {
+        Identity::Continue { id } => (id, LogForm::Raw, false),
+        Identity::Fork { id } => (id, LogForm::Replay, true),
+    };
+    let (snapshot_bytes, snapshot) = snapshot(archive, &plan.base, may_add).await?;
+    Ok(Offer {
+        id,
+        offset: plan.base.offset,
+        snapshot_bytes,
+        snapshot,
+        log_bytes: plan.bytes_log(),
+        log: log(archive, plan, form),
+        end: (form == LogForm::Raw).then_some(plan.end.offset),
+        may_add,
+    })
+}
+
+/// The rule of the forks: only from the last stored point, and never with a log that would have to be rewritten.
+pub(super) fn may_continue(plan: &Plan, id: ReplId) -> Result<(), RestoreError> {
+    let reason = if plan.relative_ttls {
+        "its log holds relative expiries, which must be rewritten for a replay, and then offsets are no longer its own"
+    } else if plan.end_position.history != id {
+        "the point to restore belongs to an earlier history"
+    } else if !plan.is_tip_end {
+        "the point to restore is not the last one that is stored"
+    } else {
+        return Ok(());
+    };
+    Err(RestoreError::CannotContinue {
+        history: id,
+        reason: reason.to_owned(),
+    })
+}
+
+/// Answers a connection until it asks for a sync.
+///
+/// # Errors
+/// [`ServeError`]: it is no replica, or is gone.
+pub async fn greet<S>(stream: S, credentials: Option<Credentials>) -> Result<Guest<S>, ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut link = Link::new(stream, Master::new(credentials));
+    link.handshake().await?;
+    link.phase = Phase::Preparing;
+    Ok(Guest { link })
+}
+
+/// A target that has asked for a sync.
+pub struct Guest<S> {
+    link: Link<S>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Guest<S> {
+    /// The history that it says it has, and up to which offset; none for one that has nothing to go on from.
+    #[must_use]
+    pub fn claim(&self) -> Option<(ReplId, Offset)> {
+        self.link.claim
+    }
+
+    /// Serves it up to the point where it acknowledges everything. Newlines keep it waiting while `prepare` runs.
+    ///
+    /// # Errors
+    /// [`ServeError`]; the target then comes again by itself, and can be served anew.
+    pub async fn serve(
+        self,
+        prepare: impl Future<Output = Result<Offer, RestoreError>>,
+        progress: &dyn Progress,
+    ) -> Result<CaughtUp<S>, ServeError> {
+        let mut link = self.link;
+        progress.stage(Stage::Preparing, None);
+        let offer = link.keep_alive(prepare).await?.map_err(Box::new)?;
+        let line = link.master.full_resync(offer.id, offer.offset);
+        link.send(&line).await?;
+
+        link.phase = Phase::Snapshot;
+        progress.stage(Stage::Snapshot, Some(offer.snapshot_bytes));
+        let header = link.master.payload_header(offer.snapshot_bytes);
+        link.send(&header).await?;
+        let sent = link.send_all(offer.snapshot, progress).await?;
+        expect_length("snapshot", offer.snapshot_bytes, sent)?;
+        link.master.payload_done();
+        link.acked = None;
+
+        link.phase = Phase::Log;
+        progress.stage(Stage::Log, Some(offer.log_bytes));
+        let sent = link.send_all(offer.log, progress).await?;
+        let end = offer.offset.plus(sent);
+        if let Some(expected) = offer.end {
+            expect_length("log", expected.since(offer.offset), sent)?;
+        }
+
+        link.phase = Phase::Applying;
+        progress.stage(Stage::Applying, None);
+        // Answered as soon as it is read; by itself the target acknowledges once a second.
+        let mut asks = Vec::new();
+        if offer.may_add {
+            encode_command(&[b"REPLCONF", b"GETACK", b"*"], &mut asks);
+        }
+        link.send(&asks).await?;
+        link.wait_for(end, end.plus(asks.len() as u64)).await?;
+        link.phase = Phase::CaughtUp;
+        Ok(CaughtUp {
+            link,
+            end,
+            may_add: offer.may_add,
+        })
+    }
+}
+
+/// Answers a target that came too early as a master that still loads: it tries again each second.
+///
+/// # Errors
+/// When it is no replica, or not one that may have the data.
+pub async fn refuse_replica<S>(
+    stream: S,
+    credentials: Option<Credentials>,
+    reason: &str,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut master = Master::new(credentials);
+    master.set_not_ready(Some(reason.to_owned()));
+    let mut link = Link::new(stream, master);
+    match link.handshake().await {
+        Ok(())
+        | Err(ServeError::Closed(_) | ServeError::Broken { .. } | ServeError::Stalled { .. }) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A target that has everything. The connection must stay until the target has been promoted: see [`Self::hold`].
+pub struct CaughtUp<S> {
+    link: Link<S>,
+    end: Offset,
+    may_add: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
+    /// The offset that the target has acknowledged.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Does [`Self::hold`] send it `PING`s? A target that gets none leaves after its `repl-timeout`.
+    #[must_use]
+    pub fn gets_pings(&self) -> bool {
+        self.may_add
+    }
+
+    /// Keeps the connection until the target closes it, as it does when it is promoted. Run it beside the promotion.
+    ///
+    /// # Errors
+    /// [`ServeError::Broken`].
+    pub async fn hold(&mut self) -> Result<(), ServeError> {
+        let mut ping = Vec::new();
+        encode_command(&[b"PING"], &mut ping);
+        let mut next = after(Instant::now(), PING);
+        loop {
+            tokio::select! {
+                biased;
+                read = self.link.reader.read(&mut self.link.buffer) => {
+                    if self.link.took(read)? == 0 {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(next), if self.may_add => {
+                    self.link.send(&ping).await?;
+                    next = after(Instant::now(), PING);
+                }
+            }
+        }
+    }
+}
+
+/// A connection and the machine that understands it.
+struct Link<S> {
+    reader: ReadHalf<S>,
+    writer: WriteHalf<S>,
+    master: Master,
+    phase: Phase,
+    requested: bool,
+    claim: Option<(ReplId, Offset)>,
+    acked: Option<Offset>,
+    /// When a byte last went in either direction.
+    alive: Instant,
+    buffer: Box<[u8]>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+    fn new(stream: S, master: Master) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            reader,
+            writer,
+            master,
+            phase: Phase::Handshake,
+            requested: false,
+            claim: None,
+            acked: None,
+            alive: Instant::now(),
+            buffer: vec![0; READ].into_boxed_slice(),
+        }
+    }
+
+    async fn handshake(&mut self) -> Result<(), ServeError> {
+        let ended = self.answer_until_sync().await;
+        let user = || self.master.credentials()?.username.clone();
+        match (ended, self.master.denial()) {
+            (
+                Err(ServeError::Closed(_) | ServeError::Broken { .. } | ServeError::Stalled { .. }),
+                Some(denial),
+            ) => Err(match denial {
+                Denial::WrongPassword => ServeError::WrongPassword { user: user() },
+                Denial::NoPassword => ServeError::NoPassword { user: user() },
+            }),
+            (ended, _) => ended,
+        }
+    }
+
+    async fn answer_until_sync(&mut self) -> Result<(), ServeError> {
+        let deadline = after(Instant::now(), HANDSHAKE);
+        loop {
+            // More may have come while the last reply was sent.
+            let reply = self.master.take_output();
+            if !reply.is_empty() {
+                self.send(&reply).await?;
+                continue;
+            }
+            if self.requested {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                read = self.reader.read(&mut self.buffer) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                () = sleep_until(deadline) => return Err(self.stalled(HANDSHAKE)),
+            }
+        }
+    }
+
+    /// Runs `work` and sends newlines meanwhile.
+    async fn keep_alive<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ServeError> {
+        let mut work = std::pin::pin!(work);
+        let mut next = after(Instant::now(), KEEPALIVE);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                read = self.reader.read(&mut self.buffer) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                () = sleep_until(next) => {
+                    let newline = self.master.keepalive();
+                    self.send(&newline).await?;
+                    next = after(Instant::now(), KEEPALIVE);
+                }
+            }
+        }
+    }
+
+    async fn send_all(
+        &mut self,
+        mut content: Content,
+        progress: &dyn Progress,
+    ) -> Result<u64, ServeError> {
+        let mut sent = 0u64;
+        while let Some(chunk) = content.next().await {
+            let chunk: Bytes = chunk.map_err(|error| Box::new(error.into()))?;
+            self.send(&chunk).await?;
+            progress.advance(chunk.len() as u64);
+            sent = sent.saturating_add(chunk.len() as u64);
+        }
+        Ok(sent)
+    }
+
+    /// Sends, and takes in what the target says meanwhile: one that loads sends newlines and does not read for a while.
+    async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ServeError> {
+        self.alive = Instant::now();
+        let mut flushed = false;
+        while !flushed {
+            let deadline = after(self.alive, STALL);
+            // A target says little, so that it never keeps us from writing.
+            let step = tokio::select! {
+                biased;
+                read = self.reader.read(&mut self.buffer) => Step::Read(read),
+                step = write_or_flush(&mut self.writer, bytes) => step,
+                () = sleep_until(deadline) => Step::Stalled,
+            };
+            match step {
+                Step::Wrote(Ok(0)) => return Err(ServeError::Closed(self.phase)),
+                Step::Wrote(Ok(count)) => {
+                    self.alive = Instant::now();
+                    bytes = bytes.get(count..).unwrap_or_default();
+                }
+                Step::Flushed(Ok(())) => flushed = true,
+                Step::Wrote(Err(error)) | Step::Flushed(Err(error)) => {
+                    return Err(self.broken(&error));
+                }
+                Step::Read(read) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                Step::Stalled => return Err(self.stalled(STALL)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the target acknowledges `end`. The answer to `GETACK` does not count that command, later ones do: `last`.
+    async fn wait_for(&mut self, end: Offset, last: Offset) -> Result<(), ServeError> {
+        self.alive = Instant::now();
+        loop {
+            match self.acked {
+                Some(acked) if acked > last => {
+                    return Err(ServeError::Diverged {
+                        acked,
+                        expected: end,
+                    });
+                }
+                Some(acked) if acked >= end => return Ok(()),
+                _ => {}
+            }
+            let deadline = after(self.alive, STALL);
+            tokio::select! {
+                biased;
+                read = self.reader.read(&mut self.buffer) => {
+                    if self.took(read)? == 0 {
+                        return Err(ServeError::Closed(self.phase));
+                    }
+                }
+                () = sleep_until(deadline) => return Err(self.stalled(STALL)),
+            }
+        }
+    }
+
+    /// Takes in what was read; 0 at the end of the connection.
+    fn took(&mut self, read: std::io::Result<usize>) -> Result<usize, ServeError> {
+        let count = match read {
+            Ok(count) => count,
+            // Of TLS: it closed the connection without a farewell, as whoever is killed.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
+            Err(error) => return Err(self.broken(&error)),
+        };
+        self.alive = Instant::now();
+        self.master
+            .push(self.buffer.get(..count).unwrap_or_default())?;
+        while let Some(event) = self.master.next_event() {
+            match event {
+                MasterEvent::SyncRequested { id, offset, .. } => {
+                    self.requested = true;
+                    self.claim = id.zip(offset);
+                }
+                MasterEvent::Ack(offset) => self.acked = Some(offset),
+            }
+        }
+        Ok(count)
+    }
+
+    fn broken(&self, error: &std::io::Error) -> ServeError {
+        ServeError::Broken {
+            phase: self.phase,
+            cause: error.to_string(),
+        }
+    }
+
+    fn stalled(&self, waited: Duration) -> ServeError {
+        ServeError::Stalled {
+            phase: self.phase,
+            seconds: waited.as_secs(),
+        }
+    }
+}
+
+/// What one step of sending came to.
+enum Step {
+    Wrote(std::io::Result<usize>),
+    /// All of it has gone out: TLS keeps some back.
+    Flushed(std::io::Result<()>),
+    Read(std::io::Result<usize>),
+    Stalled,
+}
+
+async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Step {
+    if bytes.is_empty() {
+        return Step::Flushed(writer.flush().await);
+    }
+    Step::Wrote(writer.write(bytes).await)
+}
+
+fn after(from: Instant, wait: Duration) -> Instant {
+    from.checked_add(wait).unwrap_or(from)
+}
+
+fn expect_length(what: &'static str, expected: u64, found: u64) -> Result<(), ServeError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ServeError::Length {
+        what,
+        expected,
+        found: found.abs_diff(expected),
+    })
+}
+
+#[cfg(test)]
+#[path = "master_tests.rs"]
+mod tests;

@@ -1,0 +1,123 @@
+//! Feeding a target that was told to come.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::archive::Archive;
+use crate::config::Source;
+use crate::link::Stream;
+use crate::link::control::{Control, ControlError};
+use crate::link::replication_info::Facts;
+use crate::recovery::plan::Plan;
+use crate::recovery::progress::Progress;
+use crate::restore::master::error::ServeError;
+use crate::restore::master::listener::Door;
+use crate::restore::master::{CaughtUp, Identity, offer};
+use crate::restore::proof::{Before, Differs};
+
+/// A target that was told to come tries each second; one that has not come by then cannot reach us.
+const COME: Duration = Duration::from_secs(60);
+/// Between two looks at a target that has not come yet.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks that may fail one after another: a server answers nothing while it drops or loads much data.
+const LOOKS_FAILED: usize = 20;
+/// Syncs that may break off before the restore is given up: a target whose disk is full breaks off every time.
+const ATTEMPTS: usize = 3;
+
+/// Waits for the target and feeds it, anew if the link breaks.
+pub(crate) struct Feed<'a> {
+    /// Open: the target may have come already.
+    pub(crate) door: Door,
+    pub(crate) announced: String,
+    pub(crate) archive: &'a Archive,
+    pub(crate) plan: &'a Plan,
+    pub(crate) identity: Identity,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+/// Asks a target what it is while it stays away: somebody may have restarted or promoted it, or given it another master.
+pub(crate) struct Watch<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) before: &'a Before,
+    /// By which it should know us as its master.
+    pub(crate) port: u16,
+}
+
+impl Watch<'_> {
+    /// Ends when it will not come any more, with the reason.
+    async fn changed(&self) -> Differs {
+        let mut failed = 0usize;
+        loop {
+            match self.facts().await {
+                Ok(facts) => {
+                    failed = 0;
+                    if let Err(differs) = self.before.is_same(&facts, self.port) {
+                        return differs;
+                    }
+                }
+                Err(error) => {
+                    failed = failed.saturating_add(1);
+                    if failed >= LOOKS_FAILED {
+                        return Differs::gone(&error);
+                    }
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn facts(&self) -> Result<Facts, ControlError> {
+        Control::connect(self.source).await?.facts().await
+    }
+}
+
+impl Feed<'_> {
+    pub(crate) async fn run(mut self, watch: &Watch<'_>) -> Result<CaughtUp<Stream>, ServeError> {
+        let mut broken = 0usize;
+        let mut last = None;
+        let mut deadline = come_by();
+        loop {
+            let guest = tokio::select! {
+                biased;
+                guest = timeout_at(deadline, self.door.guest()) => guest,
+                changed = watch.changed() => return Err(ServeError::Changed(changed)),
+            };
+            let Ok(guest) = guest else {
+                return Err(last.unwrap_or_else(|| self.did_not_come()));
+            };
+            self.door
+                .close("the target is being restored on another connection");
+            let prepare = offer(self.archive, self.plan, self.identity);
+            match guest.serve(prepare, self.progress).await {
+                Ok(caught_up) => return Ok(caught_up),
+                Err(error) => {
+                    broken = broken.saturating_add(1);
+                    if broken >= ATTEMPTS || !error.is_transient() {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, "feeding the target broke off; it comes again");
+                    self.door.open();
+                    deadline = come_by();
+                    last = Some(error);
+                }
+            }
+        }
+    }
+
+    fn did_not_come(&self) -> ServeError {
+        let seconds = COME.as_secs();
+        match self.door.problem() {
+            Some(reason) => ServeError::TurnedAway { reason, seconds },
+            None => ServeError::NeverCame {
+                listen: self.announced.clone(),
+                seconds,
+            },
+        }
+    }
+}
+
+fn come_by() -> Instant {
+    let now = Instant::now();
+    now.checked_add(COME).unwrap_or(now)
+}

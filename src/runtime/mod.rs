@@ -1,0 +1,52 @@
+//! What the program takes from the world around it beside sockets, files and clocks: tasks, threads, chance.
+//!
+//! The simulation (`tests/simulation`) puts its own in their place, so that one seed decides everything that happens. Of
+//! that nothing is left in the program itself.
+
+pub mod buffers;
+
+use tokio::task::JoinHandle;
+
+/// Runs `task` beside its caller.
+pub(crate) fn spawn<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[cfg(test)]
+    let task = simulated::in_process(task);
+    tokio::spawn(task)
+}
+
+/// Runs work that keeps a processor or a disk busy where nobody waits for its thread.
+pub(crate) fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    #[cfg(test)]
+    if simulated::is_on() {
+        return spawn(async move { work() });
+    }
+    tokio::task::spawn_blocking(work)
+}
+
+/// Any number.
+pub(crate) fn random() -> u64 {
+    #[cfg(test)]
+    if simulated::is_on() {
+        return simulated::number();
+    }
+    rand::random()
+}
+
+/// A number from 0 up to 1.
+pub(crate) fn random_unit() -> f64 {
+    const BITS: u32 = 53;
+    // Both are exact.
+    #[allow(clippy::cast_precision_loss)]
+    let unit = (random() >> (u64::BITS - BITS)) as f64 / (1_u64 << BITS) as f64;
+    unit
+}
+
+#[cfg(test)]
+#[path = "../../tests/simulation/world.rs"]
+pub(crate) mod simulated;

@@ -1,0 +1,273 @@
+//! `/healthz`, `/readyz` and `/metrics`: how the process is, never data.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::link::connection_limit::{self, Crowd};
+use crate::monitoring::status::{Phase, Status};
+
+/// Probes and scrapes take milliseconds, and there are few at once. When there are more, the one that has been there for the
+/// longest goes.
+pub const CONNECTIONS: usize = 32;
+/// Whoever asks says what within this time: probes give up after fewer seconds.
+const HEADER: Duration = Duration::from_secs(5);
+/// And has taken the answer by then.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// The content type of Prometheus' (OpenMetrics) text format.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("--http {addr}: {cause}; choose another port, or stop what listens there")]
+pub struct BindError {
+    addr: SocketAddr,
+    cause: io::Error,
+}
+
+/// Listens on `addr`. Beyond loopback is allowed: what is served holds no data and no secret.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|cause| BindError { addr, cause })
+}
+
+/// Serves until `end`, then lets open requests finish.
+pub async fn serve(listener: TcpListener, status: Status, end: impl Future<Output = ()>) {
+    let routes = routes(status);
+    let mut connections = Crowd::new(CONNECTIONS);
+    let mut end = pin!(end);
+    loop {
+        let (stream, _) = tokio::select! {
+            connection = connection_limit::next(&listener) => connection,
+            () = &mut end => break,
+        };
+        connections.admit(answer(stream, routes.clone()));
+    }
+    drop(listener);
+    connections.ended().await;
+}
+
+/// One request, one answer: a connection that is kept open for the next request is a file descriptor that nobody uses.
+async fn answer(stream: TcpStream, routes: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .keep_alive(false);
+    let service = TowerToHyperService::new(routes);
+    let answered = http.serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = timeout(ANSWER, answered).await {
+        tracing::debug!(%error, "a connection to --http came to nothing");
+    }
+}
+
+fn routes(status: Status) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(status)
+}
+
+/// That it answers is the news: the runtime turns. Waiting for Redis or for the store is healthy.
+async fn healthz(State(status): State<Status>) -> Response {
+    if status.view().phase == Phase::Stopped {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopped\n").into_response()
+    } else {
+        "ok\n".into_response()
+    }
+}
+
+async fn readyz(State(status): State<Status>) -> Response {
+    let view = status.view();
+    let code = if view.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, Json(view)).into_response()
+}
+
+async fn metrics(State(status): State<Status>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], status.prometheus()).into_response()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::wire::position::{Offset, Position, ReplId};
+
+    async fn start(status: &Status) -> (SocketAddr, oneshot::Sender<()>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(serve(listener, status.clone(), async {
+            let _ = stopped.await;
+        }));
+        (addr, stop)
+    }
+
+    /// The status code and the body.
+    async fn ask(addr: SocketAddr, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(10), socket.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body.to_owned(),
+        )
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_phase_and_tells_the_position() {
+        let status = Status::new();
+        let (addr, _stop) = start(&status).await;
+        status.phase(Phase::WaitingForStore, "file:///backups: no such directory");
+        let (code, body) = ask(addr, "/readyz").await;
+        assert_eq!(code, 503);
+        let view: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(view["phase"], "waiting_for_store");
+        assert_eq!(view["detail"], "file:///backups: no such directory");
+        assert_eq!(view["stored_offset"], serde_json::Value::Null);
+
+        let history = ReplId::from_random([7; 20]);
+        status.phase(Phase::Following, "127.0.0.1:6379");
+        status.stored(
+            Position {
+                history,
+                offset: Offset(40),
+            },
+            1_000,
+        );
+        status.received(
+            Position {
+                history,
+                offset: Offset(42),
+            },
+            2_000,
+        );
+        let (code, body) = ask(addr, "/readyz").await;
+        assert_eq!(code, 200);
+        let view: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(view["history"], history.as_str());
+        assert_eq!(
+            (
+                view["received_offset"].as_u64(),
+                view["stored_offset"].as_u64()
+            ),
+            (Some(42), Some(40))
+        );
+        assert_eq!(view["lag_bytes"], 2);
+    }
+
+    #[tokio::test]
+    async fn health_is_ok_as_long_as_it_runs_and_metrics_are_in_prometheus_format() {
+        let status = Status::new();
+        let (addr, _stop) = start(&status).await;
+        assert_eq!(ask(addr, "/healthz").await, (200, "ok\n".to_owned()));
+        status.metrics().segments_stored.inc_by(3);
+        let (code, page) = ask(addr, "/metrics").await;
+        assert_eq!(code, 200);
+        assert!(
+            page.contains("\nbackfeed_segments_stored_total 3\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("\n# TYPE backfeed_lag_bytes gauge\n"),
+            "{page}"
+        );
+        assert!(page.ends_with("# EOF\n"), "{page}");
+        assert_eq!(ask(addr, "/").await.0, 404);
+        status.phase(Phase::Stopped, "");
+        assert_eq!(ask(addr, "/healthz").await.0, 503);
+    }
+
+    /// Reads until it is closed.
+    async fn closed(mut socket: TcpStream) -> Vec<u8> {
+        let mut answer = Vec::new();
+        // One that was in nobody's hands yet is reset.
+        let _ = timeout(Duration::from_secs(60), socket.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_nothing_keep_nobody_out_and_go() {
+        let status = Status::new();
+        let (addr, _stop) = start(&status).await;
+        let mut idle = Vec::new();
+        for _ in 0..3 * CONNECTIONS {
+            idle.push(TcpStream::connect(addr).await.unwrap());
+        }
+        assert_eq!(ask(addr, "/healthz").await, (200, "ok\n".to_owned()));
+        // More than there may be: the first went for the last, long before its time was over.
+        let first = idle.remove(0);
+        let soon = timeout(HEADER / 2, closed(first));
+        assert_eq!(soon.await.unwrap(), b"");
+        // And one that says a byte now and then has no more time than the others.
+        let mut slow = TcpStream::connect(addr).await.unwrap();
+        let begun = std::time::Instant::now();
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: slow".iter().cycle() {
+            if slow.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(begun.elapsed() < ANSWER, "it is still open");
+        }
+        assert!(begun.elapsed() >= HEADER / 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_after_its_answer() {
+        let status = Status::new();
+        let (addr, _stop) = start(&status).await;
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
+        socket.write_all(request).await.unwrap();
+        let answer = String::from_utf8(closed(socket).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named() {
+        let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let addr = taken.local_addr().unwrap();
+        let error = bind(addr).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("--http {addr}: ")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn it_stops_when_told() {
+        let status = Status::new();
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        timeout(Duration::from_secs(10), serve(listener, status, async {}))
+            .await
+            .unwrap();
+    }
+}

@@ -1,0 +1,318 @@
+//! Supervision: sessions one after another, with pauses between them.
+
+pub mod http;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::capture::log_writer::jittered;
+use crate::capture::{
+    Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
+};
+use crate::config::{BackupConfig, Source, StoreConfig, Upstream};
+use crate::link::sentinel::{Finder, SentinelError};
+use crate::monitoring::status::{Phase, Status};
+use crate::store::{self, StoreError};
+
+/// First and longest pause between two sessions. (How often a full sync may be asked for is [`crate::capture`]'s to say.)
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest pause between two questions to the Sentinels. They answer from memory, and a failover should be noticed soon; a
+/// master that is away is not touched by it.
+const FIND_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A session that followed the feed and lasted so long was a good one: the next pause is short again.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
+/// The longest pause between two looks at a store that cannot be used: a Redis may be waiting for its data.
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// Growing pauses between tries.
+#[derive(Debug)]
+pub struct Backoff {
+    next: Duration,
+    max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(PAUSE_MAX)
+    }
+}
+
+impl Backoff {
+    /// Pauses that grow to `max`.
+    fn up_to(max: Duration) -> Self {
+        Self {
+            next: PAUSE_FIRST,
+            max,
+        }
+    }
+
+    /// The pause before the next try, after one that lasted `lasted` and achieved something, or not.
+    pub fn pause(&mut self, lasted: Duration, achieved: bool) -> Duration {
+        if achieved && lasted >= GOOD_SESSION {
+            self.next = PAUSE_FIRST;
+        }
+        let pause = jittered(self.next);
+        self.next = self.next.saturating_mul(2).min(self.max);
+        pause
+    }
+
+    /// The last try went well: the next pause is short.
+    pub fn reset(&mut self) {
+        self.next = PAUSE_FIRST;
+    }
+}
+
+/// Who opens an archive, and so what is worth waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// `--once`: for nothing.
+    None,
+    /// `backup`: for a store that is away, not for one that refuses.
+    Away,
+    /// `sidecar`: for whatever the store may say, as Redis waits with us; not for something that is no archive.
+    Whatever,
+}
+
+/// Opens the archive, or makes one, as long as it may take.
+///
+/// # Errors
+/// [`SessionEnd::Archive`] when it is not worth waiting; [`SessionEnd::Stopped`].
+pub async fn open_archive(
+    store: &StoreConfig,
+    patience: Patience,
+    status: &Status,
+    clock: &Clock,
+    shutdown: &mut Shutdown,
+) -> Result<Archive, SessionEnd> {
+    let mut backoff = Backoff::up_to(STORE_PAUSE_MAX);
+    loop {
+        let error = match open_once(store, status, clock).await {
+            Ok(archive) => {
+                status.store_works();
+                return Ok(archive);
+            }
+            Err(error) => error,
+        };
+        let worth_waiting = match patience {
+            Patience::None => false,
+            Patience::Away => error.is_transient(),
+            Patience::Whatever => matches!(error, ArchiveError::Store(_)),
+        };
+        if !worth_waiting {
+            return Err(error.into());
+        }
+        store_is_away(status, clock, &error);
+        pause_or_stop(backoff.pause(Duration::ZERO, false), shutdown).await?;
+    }
+}
+
+async fn open_once(
+    store: &StoreConfig,
+    status: &Status,
+    clock: &Clock,
+) -> Result<Archive, ArchiveError> {
+    let store = store::open_with(store).await?;
+    Archive::open_to_write(store::counted(store, status), clock()).await
+}
+
+/// Says in every place that the store cannot be reached.
+pub fn store_is_away(status: &Status, clock: &Clock, error: &ArchiveError) {
+    let text = format!("the store cannot be used: {error}");
+    if status.store_failed(text.clone(), !error.is_transient(), clock()) {
+        tracing::warn!("{text}");
+    }
+    status.phase(Phase::WaitingForStore, text);
+}
+
+/// Waits, unless we are asked to stop.
+///
+/// # Errors
+/// [`SessionEnd::Stopped`].
+pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(), SessionEnd> {
+    tokio::select! {
+        biased;
+        () = sleep(pause) => Ok(()),
+        () = stopped(shutdown) => Err(SessionEnd::Stopped),
+    }
+}
+
+/// `backfeed backup`: follows one server for as long as the process lives.
+///
+/// # Errors
+/// The [`SessionEnd`] that no further try can mend: superseded, or refused at the very first try.
+pub async fn run_backup(
+    config: BackupConfig,
+    store: &StoreConfig,
+    status: Status,
+    clock: Clock,
+    mut shutdown: Shutdown,
+) -> Result<(), SessionEnd> {
+    let patience = if config.once {
+        Patience::None
+    } else {
+        Patience::Away
+    };
+    let archive = match open_archive(store, patience, &status, &clock, &mut shutdown).await {
+        Ok(archive) => archive,
+        Err(SessionEnd::Stopped) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let service = config.redis.service();
+    let mut upstream = Located::new(config.redis);
+    let mut capture = Capture::new(
+        archive,
+        config.capture,
+        service,
+        status.clone(),
+        clock.clone(),
+    );
+    let mut backoff = Backoff::default();
+    let mut connected = false;
+    let mut superseded = false;
+    loop {
+        let begun = Instant::now();
+        let session = match upstream.locate(&status, &mut shutdown).await {
+            Ok((source, watch)) => {
+                capture
+                    .session(&source, watch, config.once, &mut shutdown)
+                    .await
+            }
+            Err(end) => Session {
+                end,
+                achieved: Achieved::default(),
+            },
+        };
+        let Session { end, achieved } = session;
+        let achieved = achieved.anything();
+        connected |= achieved;
+        let search = match &end {
+            SessionEnd::Sentinel(error) => Some(upstream.pause(error)),
+            _ => None,
+        };
+        match end {
+            SessionEnd::Stopped => {
+                return capture.drain().await;
+            }
+            SessionEnd::Once(at) => {
+                tracing::info!(%at, "one full sync is stored");
+                return Ok(());
+            }
+            SessionEnd::Superseded { .. } if superseded => return Err(give_up(&status, end)),
+            // The seal was found while writing. The server itself may have moved on since, as another listener has seen:
+            // the next session asks it.
+            SessionEnd::Superseded { .. } => {
+                doubt(&status, &clock, &end);
+                superseded = true;
+            }
+            end if config.once || (end.is_permanent() && !connected) => return Err(end),
+            SessionEnd::StoreStalled { .. } => {
+                report(&status, &clock, &end);
+                wait_for_room(&capture, &mut shutdown).await;
+                superseded = false;
+            }
+            end => {
+                report(&status, &clock, &end);
+                superseded = false;
+            }
+        }
+        status.metrics().reconnects.inc();
+        let pause = search.unwrap_or_else(|| backoff.pause(begun.elapsed(), achieved));
+        if pause_or_stop(pause, &mut shutdown).await.is_err() {
+            // Between two links: what was received may still wait for the store.
+            status.phase(Phase::Draining, "storing what was received");
+            return capture.drain().await;
+        }
+    }
+}
+
+/// Where the server is, each time anew.
+enum Located {
+    Server(Source),
+    BySentinels { finder: Finder, backoff: Backoff },
+}
+
+impl Located {
+    fn new(upstream: Upstream) -> Self {
+        match upstream {
+            Upstream::Server(source) => Self::Server(source),
+            Upstream::Sentinels(sentinels) => Self::BySentinels {
+                finder: Finder::new(sentinels),
+                backoff: Backoff::up_to(FIND_PAUSE_MAX),
+            },
+        }
+    }
+
+    async fn locate(
+        &mut self,
+        status: &Status,
+        shutdown: &mut Shutdown,
+    ) -> Result<(Source, MasterWatch), SessionEnd> {
+        match self {
+            Self::Server(source) => Ok((source.clone(), MasterWatch::none())),
+            Self::BySentinels { finder, backoff } => {
+                status.phase(Phase::Connecting, "asking the Sentinels for the master");
+                let master = tokio::select! {
+                    biased;
+                    master = finder.master() => master?,
+                    () = stopped(shutdown) => return Err(SessionEnd::Stopped),
+                };
+                backoff.reset();
+                Ok((master, MasterWatch::new(finder.clone())))
+            }
+        }
+    }
+
+    /// How long to wait after a search that has failed. A wrong name is no reason to hurry; the rest is.
+    fn pause(&mut self, error: &SentinelError) -> Duration {
+        match self {
+            Self::BySentinels { backoff, .. } if !error.is_unknown_name() => {
+                backoff.pause(Duration::ZERO, false)
+            }
+            _ => jittered(PAUSE_MAX),
+        }
+    }
+}
+
+/// Memory is full of what waits for the store: no new link before it has room. Nor much later, as the master's backlog goes on.
+async fn wait_for_room(capture: &Capture, shutdown: &mut Shutdown) {
+    while !capture.has_room() {
+        if pause_or_stop(PAUSE_FIRST, shutdown).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A seal was found: either another writer has taken over, or the server has moved on, which it is asked next.
+pub fn doubt(status: &Status, clock: &Clock, end: &SessionEnd) {
+    let text = format!("{end}; asking the server whether it has moved on");
+    tracing::warn!("{text}");
+    status.error(text.clone(), clock());
+    status.sealed(text);
+}
+
+/// Another writer has taken over for good.
+pub fn give_up(status: &Status, end: SessionEnd) -> SessionEnd {
+    status.superseded(end.to_string());
+    end
+}
+
+/// A session ended in a way that the next one may mend.
+pub fn report(status: &Status, clock: &Clock, end: &SessionEnd) {
+    let text = end.to_string();
+    tracing::warn!("{text}");
+    status.error(text.clone(), clock());
+    let phase = match end {
+        SessionEnd::Archive(_) | SessionEnd::StoreStalled { .. } => Phase::WaitingForStore,
+        _ => Phase::WaitingForRedis,
+    };
+    status.phase(phase, text);
+}
+
+impl From<StoreError> for SessionEnd {
+    fn from(error: StoreError) -> Self {
+        Self::Archive(ArchiveError::Store(error))
+    }
+}

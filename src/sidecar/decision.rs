@@ -1,0 +1,262 @@
+//! Which situation a Redis is in, and what is right to do. Pure, so that every row of the table is a test.
+//!
+//! | Redis is | it holds | the store holds | then |
+//! |---|---|---|---|
+//! | our replica | no keys, no functions | nothing | store an empty base, serve that, then promote |
+//! | our replica | functions alone | nothing | promote it |
+//! | our replica | no keys | a history | take the lease on it, serve it, look again, promote |
+//! | our replica | no keys | a history that another sidecar holds the lease on | wait; go on when that is not renewed |
+//! | our replica | no keys | a history that went on in the Redis of the one that was waited for | end: superseded |
+//! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
+//! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and capture it |
+//! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
+//! | a master | what an earlier point had, and nothing written since | a history | make it our replica, then serve |
+//! | a master | the same, and it was written to; or next to nothing, of no known history | a history | `--when-behind` decides |
+//! | a master | anything else | anything | capture it |
+//! | a master, restored from a history that goes on in another one ([`crate::archive::takeover`]) | anything | anything | store and acknowledge nothing: superseded |
+//! | a replica of somebody else | – | – | leave it, and capture it as it is |
+
+pub use crate::archive::Tip;
+use crate::wire::position::{Offset, ReplId};
+
+/// What a Redis that booted as our replica says with `PSYNC`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The history that it has.
+    pub id: ReplId,
+    /// Up to this offset.
+    pub offset: Offset,
+}
+
+/// The history that a server left when it was promoted, or when it loaded an RDB as a master, and where.
+pub type Left = Option<(ReplId, Offset)>;
+
+/// What to do with a Redis that is our replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replica {
+    /// Give it what the store has, then promote it.
+    Serve,
+    /// Promote it as it is; the reason is for the log.
+    Promote(&'static str),
+}
+
+/// A Redis that is our replica, with `keys` keys. `given_up`: what it has is to be replaced, whatever it is.
+#[must_use]
+pub fn replica(
+    keys: u64,
+    claim: Option<Claim>,
+    left: Left,
+    given_up: bool,
+    tip: Option<&Tip>,
+) -> Replica {
+    let Some(tip) = tip else {
+        return Replica::Promote(if keys == 0 {
+            "the store is empty: nothing to restore"
+        } else {
+            "the store is empty, and Redis has data of its own: it is kept"
+        });
+    };
+    let known = claim.map(|claim| (claim.offset, tip.reaches(claim.id)));
+    match known {
+        Some((has, Some(stored))) if has <= stored => Replica::Serve,
+        Some((_, Some(_))) => Replica::Promote(
+            "Redis has data of its own that goes beyond what is stored: it is kept, and captured anew",
+        ),
+        _ if keys == 0 || given_up => Replica::Serve,
+        _ if tip.lacks(left).is_some() && is_unwritten(claim.map(|claim| claim.offset), left) => {
+            Replica::Serve
+        }
+        _ => Replica::Promote(
+            "Redis has data of its own, and nothing proves it to be older than the store: it is kept, and captured anew. \
+             (The stored history stays: `backfeed list` shows it)",
+        ),
+    }
+}
+
+/// What to do with a Redis that is a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Master {
+    /// Follow it.
+    Capture,
+    /// It came up empty and unguarded, or from an older snapshot, although there is data to restore.
+    Restore,
+    /// It lacks so many bytes of the store, and has been written to: somebody has to decide.
+    Behind(u64),
+}
+
+/// What a Redis that is a master says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Keys in all databases.
+    pub keys: u64,
+    /// The store holds the history that it is in.
+    pub of_known_history: bool,
+    /// Where it came from.
+    pub left: Left,
+    /// How far its feed has come.
+    pub offset: Option<Offset>,
+}
+
+/// Has nothing been written since it left the history before? An offset that went on counts as written.
+fn is_unwritten(offset: Option<Offset>, left: Left) -> bool {
+    left.is_some_and(|(_, at)| offset == Some(at))
+}
+
+/// Did a master with these ids, which has no keys, have everything that is stored, so that its emptiness is the application's
+/// doing? `is_stored`: the store holds that history. One that has loaded an old RDB as it started has left the history that
+/// it was in before the end that is stored.
+#[must_use]
+pub fn was_emptied(
+    id: Option<ReplId>,
+    left: Left,
+    tip: &Tip,
+    is_stored: impl Fn(ReplId) -> bool,
+) -> bool {
+    let came_with_all = |(id, _)| tip.reaches(id).is_some() || is_stored(id);
+    id.is_some_and(&is_stored) || (tip.lacks(left).is_none() && left.is_some_and(came_with_all))
+}
+
+/// A Redis that is a master. `emptied`: what it lacks is the application's doing ([`was_emptied`]).
+#[must_use]
+pub fn master(held: Held, emptied: bool, tip: Option<&Tip>) -> Master {
+    let Some(tip) = tip.filter(|_| !held.of_known_history) else {
+        return Master::Capture;
+    };
+    if held.keys == 0 && !emptied {
+        return Master::Restore;
+    }
+    match tip.lacks(held.left) {
+        Some(_) if is_unwritten(held.offset, held.left) => Master::Restore,
+        Some(lacks) => Master::Behind(lacks),
+        None => Master::Capture,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::position::Position;
+
+    fn id(n: u8) -> ReplId {
+        ReplId::from_random([n; 20])
+    }
+
+    fn tip() -> Tip {
+        let at = |n, offset| Position {
+            history: id(n),
+            offset: Offset(offset),
+        };
+        Tip {
+            end: at(3, 300),
+            ancestors: vec![at(2, 200), at(1, 100)],
+        }
+    }
+
+    fn claim(n: u8, offset: u64) -> Option<Claim> {
+        Some(Claim {
+            id: id(n),
+            offset: Offset(offset),
+        })
+    }
+
+    #[test]
+    fn a_replica_with_data_is_never_overwritten_with_something_older() {
+        let tip = tip();
+        let promoted = |keys, claim| {
+            matches!(
+                replica(keys, claim, None, false, Some(&tip)),
+                Replica::Promote(_)
+            )
+        };
+        for (keys, claim, promote) in [
+            (0, None, false),
+            (0, claim(9, 1), false),
+            (5, None, true),
+            (5, claim(9, 1), true),
+            (5, claim(3, 299), false),
+            (5, claim(3, 300), false),
+            (5, claim(3, 301), true),
+            (0, claim(3, 301), true),
+            (5, claim(2, 200), false),
+            (5, claim(2, 201), true),
+            (5, claim(1, 0), false),
+        ] {
+            assert_eq!(promoted(keys, claim), promote, "{keys} {claim:?}");
+        }
+        // From an older snapshot, as a master, and told to become our replica.
+        for (left, at, serve) in [(299, 299, true), (299, 300, false), (300, 300, false)] {
+            let left = Some((id(3), Offset(left)));
+            let promoted = replica(5, claim(9, at), left, false, Some(&tip));
+            assert_eq!(promoted == Replica::Serve, serve, "{left:?} {at}");
+            let given_up = replica(5, claim(9, at), left, true, Some(&tip));
+            assert_eq!(given_up, Replica::Serve);
+        }
+        for keys in [0, 5] {
+            assert!(matches!(
+                replica(keys, claim(3, 1), None, true, None),
+                Replica::Promote(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn an_empty_master_is_restored_unless_its_emptiness_is_known_history() {
+        let tip = tip();
+        let held = |keys, of_known_history| Held {
+            keys,
+            of_known_history,
+            left: None,
+            offset: Some(Offset(7)),
+        };
+        assert_eq!(master(held(0, false), false, Some(&tip)), Master::Restore);
+        assert_eq!(master(held(0, false), true, Some(&tip)), Master::Capture);
+        assert_eq!(master(held(0, true), true, Some(&tip)), Master::Capture);
+        assert_eq!(master(held(0, false), false, None), Master::Capture);
+        assert_eq!(master(held(7, false), false, Some(&tip)), Master::Capture);
+    }
+
+    #[test]
+    fn a_master_from_an_older_snapshot_is_restored_unless_it_was_written_to() {
+        let tip = tip();
+        for (left, offset, wanted) in [
+            ((3, 299), 299, Master::Restore),
+            ((3, 290), 299, Master::Behind(10)),
+            ((2, 200), 200, Master::Restore),
+            ((3, 300), 350, Master::Capture),
+            ((2, 201), 201, Master::Capture),
+            ((9, 10), 10, Master::Capture),
+        ] {
+            let held = |of_known_history| Held {
+                keys: 5,
+                of_known_history,
+                left: Some((id(left.0), Offset(left.1))),
+                offset: Some(Offset(offset)),
+            };
+            assert_eq!(master(held(false), false, Some(&tip)), wanted, "{left:?}");
+            assert_eq!(master(held(true), false, Some(&tip)), Master::Capture);
+        }
+    }
+
+    #[test]
+    fn a_master_that_comes_up_with_an_older_point_was_not_emptied() {
+        let tip = tip();
+        let stored = |known: ReplId| (1..=4).map(id).any(|id| id == known);
+        for (own, left, emptied) in [
+            (9, None, false),
+            (3, None, true),
+            (9, Some((8, 5)), false),
+            (9, Some((3, 299)), false),
+            (9, Some((3, 300)), true),
+            (9, Some((3, 301)), true),
+            (9, Some((2, 199)), false),
+            (9, Some((2, 200)), false),
+            (9, Some((2, 201)), true),
+            (9, Some((4, 1)), true),
+        ] {
+            let left = left.map(|(n, offset)| (id(n), Offset(offset)));
+            let was = was_emptied(Some(id(own)), left, &tip, stored);
+            assert_eq!(was, emptied, "{own} {left:?}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What travels: positions in a stream, RESP commands, the replication protocol, RDB. Pure: bytes in, values out; no socket, no clock,
+//! no file.
+
+pub mod crc64;
+pub mod position;
+pub mod psync;
+pub mod rdb;
+pub mod resp;

@@ -1,0 +1,32 @@
+//! RDB snapshots: walked as they pass by, never held.
+//!
+//! [`Walker`] finds the end of an RDB, verifies its checksum and counts what is in it; [`strip::Stripper`] takes the
+//! replication position out of one that is served as a fork. Both are push style: chunks of any size in, with memory
+//! that does not depend on the size of a value. The format's facts are in section D of PROTOCOL.md.
+
+pub mod cursor;
+pub mod elements;
+mod error;
+mod footer;
+mod layouts;
+pub mod number;
+pub mod packed;
+mod primitives;
+pub mod reader;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod strip;
+mod summary;
+mod walker;
+
+pub use error::WalkError;
+pub use summary::{Checksum, DbCounts, Family, Summary, Unwalked};
+pub use walker::Walker;
+
+/// Family and version of an RDB, from its first 9 bytes.
+#[must_use]
+pub fn magic(bytes: &[u8]) -> Option<(Family, u32)> {
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(primitives::parse_magic)
+}
