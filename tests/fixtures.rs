@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use backfeed::fixture;
 use backfeed::fixture::recording::Kind;
-use backfeed::fixture::{Recording, Story};
+use backfeed::fixture::{Recording, Transcript};
 use backfeed::wire::position::Boundary;
 use backfeed::wire::psync::replica::{Event, Greeting, Replica};
 use backfeed::wire::rdb::Walker;
@@ -73,12 +73,12 @@ struct Heard {
 /// Feeds each connection to our machines in pieces, and gives what came out.
 fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
     let mut all = Heard::default();
-    let story = Story::of(recording).unwrap();
+    let transcript = Transcript::of(recording).unwrap();
     let mut scanner = FeedScanner::new(Boundary {
-        offset: story.base.offset,
+        offset: transcript.base.offset,
         db: 0,
     });
-    let mut stretches = story.stretches.iter();
+    let mut stretches = transcript.stretches.iter();
     let mut connections: Vec<Vec<u8>> = Vec::new();
     for record in &recording.records {
         match record.kind {
@@ -94,10 +94,11 @@ fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
         let at = stretches
             .next()
             .expect("every connection of the corpus comes to a feed");
-        let resume = (at.from != story.base.offset).then_some(backfeed::wire::position::Position {
-            history: at.id,
-            offset: at.from,
-        });
+        let resume =
+            (at.from != transcript.base.offset).then_some(backfeed::wire::position::Position {
+                history: at.id,
+                offset: at.from,
+            });
         let version = recording
             .said(Kind::Replica)
             .windows(7)
@@ -130,7 +131,7 @@ fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
                         scanner.scan(&part, |_| all.commands += 1).unwrap();
                         all.feed.extend_from_slice(&part);
                     }
-                    Event::FullResync(at) => assert_eq!(at, story.base),
+                    Event::FullResync(at) => assert_eq!(at, transcript.base),
                     Event::Continue(_) => {}
                 }
             }
@@ -148,9 +149,12 @@ fn machines_read_every_fixture_however_it_is_cut(version: Version) {
             Ok(recording.clone()),
             "{name}"
         );
-        let story = Story::of(&recording).unwrap();
+        let transcript = Transcript::of(&recording).unwrap();
         let whole = heard(&recording, || usize::MAX);
-        assert!(whole.rdb == story.rdb && whole.feed == story.feed, "{name}");
+        assert!(
+            whole.rdb == transcript.rdb && whole.feed == transcript.feed,
+            "{name}"
+        );
         let length = whole.rdb.len() + whole.feed.len();
         if length <= BYTE_BY_BYTE {
             assert!(
@@ -225,7 +229,7 @@ impl Drop for Replaying {
 }
 
 /// The faults that a fixture of this number is replayed with, and where the link is cut.
-fn faults(number: usize, story: &Story) -> (String, String) {
+fn faults(number: usize, transcript: &Transcript) -> (String, String) {
     const FAULTS: [&str; 8] = [
         "eof-split,keepalives",
         "split,new-id-after-cut",
@@ -237,7 +241,7 @@ fn faults(number: usize, story: &Story) -> (String, String) {
         "reorder:2",
     ];
     let mut random = Random::new(number as u64);
-    let length = story.feed.len() as u64 + 1;
+    let length = transcript.feed.len() as u64 + 1;
     let cuts = format!("+{},+{}", random.below(length), random.below(length));
     (FAULTS[number % FAULTS.len()].to_owned(), cuts)
 }
@@ -245,8 +249,8 @@ fn faults(number: usize, story: &Story) -> (String, String) {
 fn a_real_replica_follows_every_fixture(version: Version) {
     for (number, path) in fixtures(version).iter().enumerate() {
         let name = path.display();
-        let story = Story::of(&fixture::load(path).unwrap()).unwrap();
-        let (fault, cuts) = faults(number + version as usize, &story);
+        let transcript = Transcript::of(&fixture::load(path).unwrap()).unwrap();
+        let (fault, cuts) = faults(number + version as usize, &transcript);
         let seed = number.to_string();
         let replaying = Replaying::start(
             path,
@@ -256,14 +260,14 @@ fn a_real_replica_follows_every_fixture(version: Version) {
             .replicaof("127.0.0.1", replaying.port)
             .start();
         let what = format!("{name}, with {fault}, cut at {cuts}");
-        has_all(&replica, &story, &what);
+        has_all(&replica, &transcript, &what);
         assert_eq!(replica.debug_digest(), expected(path), "{what}");
     }
 }
 
 /// Waits until the replica has all of it.
-fn has_all(replica: &Server, story: &Story, what: &str) {
-    let end = story.end().0;
+fn has_all(replica: &Server, transcript: &Transcript, what: &str) {
+    let end = transcript.end().0;
     wait_until(&format!("a replica has all of {what}"), PATIENCE, || {
         let info = replica.info("replication");
         info["slave_repl_offset"]
@@ -320,7 +324,7 @@ fn newer_than(version: Version) -> &'static [Version] {
 
 fn newer_replicas_follow_every_fixture(version: Version) {
     for path in fixtures(version) {
-        let story = Story::of(&fixture::load(&path).unwrap()).unwrap();
+        let transcript = Transcript::of(&fixture::load(&path).unwrap()).unwrap();
         for newer in newer_than(version) {
             let replaying = Replaying::start(&path, &[]);
             let replica = Server::builder(*newer)
@@ -328,7 +332,7 @@ fn newer_replicas_follow_every_fixture(version: Version) {
                 .start();
             let what = format!("{}, by {newer}", path.display());
             let shorter = !matches!(newer, Version::Redis62 | Version::Redis70);
-            has_all(&replica, &story, &what);
+            has_all(&replica, &transcript, &what);
             if shorter && path.ends_with(SHORTER_SCORES) {
                 assert_same_but_for_scores(&replica, &path, &what);
             } else {
@@ -367,8 +371,8 @@ fn refuses_odd_replies(redis: &str, store: &str, fault: &str) {
 fn every_fixture_is_captured_consolidated_and_restored(version: Version) {
     for (number, path) in fixtures(version).iter().enumerate() {
         let name = path.display();
-        let story = Story::of(&fixture::load(path).unwrap()).unwrap();
-        let (fault, cuts) = faults(number + version as usize + 3, &story);
+        let transcript = Transcript::of(&fixture::load(path).unwrap()).unwrap();
+        let (fault, cuts) = faults(number + version as usize + 3, &transcript);
         // Another id from the start is nothing to a backup, and costs it a reconnect.
         let cuts = cuts.split(',').next().unwrap();
         let fault = fault
@@ -385,7 +389,7 @@ fn every_fixture_is_captured_consolidated_and_restored(version: Version) {
             &["--consolidate-every", "never", "--flush-interval", "50ms"],
         );
         let what = format!("{name} is received, with {fault}, cut at {cuts}");
-        let end = story.end().0;
+        let end = transcript.end().0;
         backfeed.wait(&what, |view| {
             view["received_offset"]
                 .as_u64()

@@ -101,12 +101,12 @@ impl Commit {
     async fn drain_old(&mut self) -> Option<(Position, Position)> {
         let old = self.old.take()?;
         let _ = tokio::time::timeout(OLD_LOG_LIMIT, old.drain()).await;
-        Some(old.tail(|tail| {
+        Some(old.buffer(|buffer| {
             let boundary = Position {
-                history: tail.history(),
-                offset: tail.stored_boundary().offset,
+                history: buffer.history(),
+                offset: buffer.stored_boundary().offset,
             };
-            (tail.stored(), boundary)
+            (buffer.stored(), boundary)
         }))
     }
 }

@@ -74,7 +74,9 @@ impl Capture {
     /// Which history is followed, link or no link.
     #[must_use]
     pub fn follows(&self) -> Option<ReplId> {
-        self.log.as_ref().map(|log| log.tail(|tail| tail.history()))
+        self.log
+            .as_ref()
+            .map(|log| log.buffer(|buffer| buffer.history()))
     }
 
     /// A sidecar looked at its Redis before it connected. One that has come up since, and lacks what is stored, is looked at again.

@@ -7,12 +7,12 @@ use crate::link::replication_info::{Facts, Role};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::{Offset, Position, ReplId};
 
-/// So often what follows one point may be no feed at all, before the server is taken for a strange one.
+/// So often what follows one point may be no feed at all, before the server is taken for a foreign one.
 const CORRUPT_MAX: u32 = 3;
 
 /// What was seen of the server's feed.
 #[derive(Debug, Default)]
-pub(super) struct Strange {
+pub(super) struct ForeignFeed {
     /// The feed is not that of this history.
     found: Option<Found>,
     /// How often in a row what came after this point was no feed.
@@ -26,7 +26,7 @@ struct Found {
     is_written: bool,
 }
 
-impl Strange {
+impl ForeignFeed {
     /// Is it the feed of another history than this?
     pub(super) fn is_other_than(&self, history: ReplId) -> bool {
         self.found.is_some_and(|found| found.history == history)
@@ -56,9 +56,9 @@ impl Capture {
     /// A session ended: what does that say of the feed?
     pub(super) fn note_strange(&mut self, end: &SessionEnd) {
         match end {
-            SessionEnd::Strange { at } => {
-                let is_written = self.log.as_ref().is_some_and(|log| log.strange().is_some());
-                self.strange.found = Some(Found {
+            SessionEnd::ForeignFeed { at } => {
+                let is_written = self.log.as_ref().is_some_and(|log| log.foreign().is_some());
+                self.foreign.found = Some(Found {
                     history: at.history,
                     is_written,
                 });
@@ -67,18 +67,18 @@ impl Capture {
                 let Some(log) = &self.log else {
                     return;
                 };
-                let at = log.tail(|tail| Position {
-                    history: tail.history(),
-                    offset: tail.boundary().offset,
+                let at = log.buffer(|buffer| Position {
+                    history: buffer.history(),
+                    offset: buffer.boundary().offset,
                 });
-                let times = match self.strange.corrupt {
+                let times = match self.foreign.corrupt {
                     Some((before, times)) if before == at => times.saturating_add(1),
                     _ => 1,
                 };
-                self.strange.corrupt = Some((at, times));
+                self.foreign.corrupt = Some((at, times));
                 if times >= CORRUPT_MAX {
                     tracing::warn!(%at, "what follows was no feed {times} times: taking a full sync, as a history of its own");
-                    self.strange.found = Some(Found {
+                    self.foreign.found = Some(Found {
                         history: at.history,
                         is_written: false,
                     });
@@ -90,7 +90,7 @@ impl Capture {
 
     /// The server is followed under a history of its own now.
     pub(super) fn is_no_stranger(&mut self) {
-        self.strange = Strange::default();
+        self.foreign = ForeignFeed::default();
     }
 
     /// The key under which a full sync of a server is stored. `had`: of the history with its id, so much was stored before it was
@@ -112,7 +112,7 @@ impl Capture {
                  restores what was stored before"
             );
         }
-        if before.is_none() && !self.strange.is_other_than(known) {
+        if before.is_none() && !self.foreign.is_other_than(known) {
             return known;
         }
         let key = key_instead_of(known);

@@ -107,7 +107,7 @@ pub struct Pending {
 
 /// What is received of one history and not yet stored.
 #[derive(Debug)]
-pub struct Tail {
+pub struct LogBuffer {
     history: ReplId,
     writer: String,
     scanner: FeedScanner,
@@ -140,7 +140,7 @@ pub enum PushError {
     Differs(Offset),
 }
 
-impl Tail {
+impl LogBuffer {
     /// Begins after `boundary`, the last safe point of what is stored up to `stored`.
     #[must_use]
     pub fn new(

@@ -22,16 +22,16 @@ fn command(args: &[&str]) -> Vec<u8> {
     out
 }
 
-fn tail() -> Tail {
+fn buffer() -> LogBuffer {
     at(100, 100)
 }
 
-fn at(boundary: u64, stored: u64) -> Tail {
+fn at(boundary: u64, stored: u64) -> LogBuffer {
     let boundary = Boundary {
         offset: Offset(boundary),
         db: 0,
     };
-    Tail::new(
+    LogBuffer::new(
         ReplId::from_random([7; 20]),
         boundary,
         Offset(stored),
@@ -53,20 +53,21 @@ fn raw(pending: &Pending) -> Vec<u8> {
         .concat()
 }
 
-fn push(tail: &mut Tail, bytes: &[u8], ms: i64) -> Arrival {
-    tail.push(Bytes::copy_from_slice(bytes), moment(ms))
+fn push(buffer: &mut LogBuffer, bytes: &[u8], ms: i64) -> Arrival {
+    buffer
+        .push(Bytes::copy_from_slice(bytes), moment(ms))
         .unwrap()
 }
 
 #[test]
 fn a_clock_that_went_back_is_news_once_and_stands_in_what_is_cut_meanwhile() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let set = command(&["SET", "k", "v"]);
     let mut receive = |ms: i64| {
-        let is_news = tail.clock_says(ms);
-        push(&mut tail, &set, ms);
-        let meta = tail.next_segment(SIZE).unwrap().meta;
-        tail.mark_stored(meta.end, meta.boundary);
+        let is_news = buffer.clock_says(ms);
+        push(&mut buffer, &set, ms);
+        let meta = buffer.next_segment(SIZE).unwrap().meta;
+        buffer.mark_stored(meta.end, meta.boundary);
         let last = meta.marks.last().unwrap().unix_ms;
         let back = meta.clock_back;
         (
@@ -87,11 +88,11 @@ fn a_clock_that_went_back_is_news_once_and_stands_in_what_is_cut_meanwhile() {
 
 #[test]
 fn a_segment_ends_at_the_last_boundary_and_knows_its_databases() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let whole = [command(&["SELECT", "2"]), command(&["SET", "a", "1"])].concat();
     let open = [command(&["MULTI"]), command(&["SET", "b", "2"])].concat();
-    push(&mut tail, &[whole.clone(), open.clone()].concat(), 1000);
-    let pending = tail.next_segment(SIZE).unwrap();
+    push(&mut buffer, &[whole.clone(), open.clone()].concat(), 1000);
+    let pending = buffer.next_segment(SIZE).unwrap();
     assert_eq!(
         (pending.meta.start, pending.meta.end),
         (Offset(100), Offset(100 + whole.len() as u64))
@@ -106,30 +107,30 @@ fn a_segment_ends_at_the_last_boundary_and_knows_its_databases() {
     assert_eq!(raw(&pending), whole);
     assert!(pending.meta.starts_at_boundary);
 
-    tail.mark_stored(pending.meta.end, pending.meta.boundary);
-    assert!(tail.next_segment(SIZE).is_none(), "a transaction is open");
-    push(&mut tail, &command(&["EXEC"]), 1050);
-    let rest = tail.next_segment(SIZE).unwrap();
+    buffer.mark_stored(pending.meta.end, pending.meta.boundary);
+    assert!(buffer.next_segment(SIZE).is_none(), "a transaction is open");
+    push(&mut buffer, &command(&["EXEC"]), 1050);
+    let rest = buffer.next_segment(SIZE).unwrap();
     assert_eq!(raw(&rest), [open, command(&["EXEC"])].concat());
     assert_eq!(rest.meta.db_at_start, 2);
-    tail.mark_stored(rest.meta.end, rest.meta.boundary);
-    assert!(!tail.has_whole_unit());
-    assert_eq!(tail.memory(), 0);
+    buffer.mark_stored(rest.meta.end, rest.meta.boundary);
+    assert!(!buffer.has_whole_unit());
+    assert_eq!(buffer.memory(), 0);
 }
 
 #[test]
 fn a_command_longer_than_memory_is_cut_and_acknowledged_only_at_its_end() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let value = "v".repeat(10 * SIZE);
     let bytes = command(&["SET", "k", &value]);
     let mut stored = Vec::new();
     let mut most = 0;
     for part in bytes.chunks(10_000) {
-        push(&mut tail, part, 5);
-        most = most.max(tail.memory());
-        while let Some(pending) = tail.next_segment(SIZE) {
+        push(&mut buffer, part, 5);
+        most = most.max(buffer.memory());
+        while let Some(pending) = buffer.next_segment(SIZE) {
             stored.extend(raw(&pending));
-            tail.mark_stored(pending.meta.end, pending.meta.boundary);
+            buffer.mark_stored(pending.meta.end, pending.meta.boundary);
             let whole = stored.len() == bytes.len();
             assert_eq!(pending.meta.boundary.is_some(), whole);
             let acknowledged = if whole {
@@ -137,7 +138,7 @@ fn a_command_longer_than_memory_is_cut_and_acknowledged_only_at_its_end() {
             } else {
                 100
             };
-            assert_eq!(tail.acknowledge(false, false), Offset(acknowledged));
+            assert_eq!(buffer.acknowledge(false, false), Offset(acknowledged));
         }
     }
     assert_eq!(stored, bytes);
@@ -146,7 +147,7 @@ fn a_command_longer_than_memory_is_cut_and_acknowledged_only_at_its_end() {
 
 #[test]
 fn a_transaction_that_dribbles_in_is_cut_when_memory_is_full() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let mut memory = 0;
     let dribble = [
         command(&["MULTI"]),
@@ -154,64 +155,64 @@ fn a_transaction_that_dribbles_in_is_cut_when_memory_is_full() {
     ]
     .concat();
     for byte in dribble.chunks(1) {
-        assert!(tail.next_segment(SIZE).is_none());
-        push(&mut tail, byte, 1000);
-        memory = tail.memory();
+        assert!(buffer.next_segment(SIZE).is_none());
+        push(&mut buffer, byte, 1000);
+        memory = buffer.memory();
         if memory >= 2 * SIZE {
             break;
         }
     }
     assert!(memory >= 2 * SIZE, "each piece costs more than its byte");
-    let pending = tail.next_segment(SIZE).unwrap();
-    assert_eq!(pending.meta.end, tail.received().offset);
+    let pending = buffer.next_segment(SIZE).unwrap();
+    assert_eq!(pending.meta.end, buffer.received().offset);
     assert_eq!(pending.meta.boundary, None);
-    tail.mark_stored(pending.meta.end, None);
-    assert_eq!(tail.memory(), 0);
+    buffer.mark_stored(pending.meta.end, None);
+    assert_eq!(buffer.memory(), 0);
 }
 
 #[test]
 fn segments_of_many_small_commands_stay_near_the_wanted_size() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let one = command(&["SET", "key", "value"]);
     let all = one.repeat(20_000);
     for part in all.chunks(7_001) {
-        push(&mut tail, part, 5);
+        push(&mut buffer, part, 5);
     }
     let mut stored = Vec::new();
-    while let Some(pending) = tail.next_segment(SIZE) {
+    while let Some(pending) = buffer.next_segment(SIZE) {
         let len = pending.meta.end.since(pending.meta.start);
         assert!(len <= SIZE as u64 && len % one.len() as u64 == 0, "{len}");
         stored.extend(raw(&pending));
-        tail.mark_stored(pending.meta.end, pending.meta.boundary);
+        buffer.mark_stored(pending.meta.end, pending.meta.boundary);
     }
     assert_eq!(stored, all);
 }
 
 #[test]
 fn what_is_acknowledged_is_stored_and_one_byte_short_of_the_end() {
-    let mut tail = tail();
-    assert_eq!(tail.acknowledge(false, false), Offset(99));
-    assert_eq!(tail.acknowledge(false, true), Offset(100));
+    let mut buffer = buffer();
+    assert_eq!(buffer.acknowledge(false, false), Offset(99));
+    assert_eq!(buffer.acknowledge(false, true), Offset(100));
     let set = command(&["SET", "a", "1"]);
-    push(&mut tail, &set, 1);
+    push(&mut buffer, &set, 1);
     let written = Offset(100 + set.len() as u64);
     assert_eq!(
-        tail.acknowledge(false, false),
+        buffer.acknowledge(false, false),
         Offset(100),
         "received is not stored"
     );
-    assert_eq!(tail.acknowledge(true, false), written.minus(1));
-    tail.mark_stored(
+    assert_eq!(buffer.acknowledge(true, false), written.minus(1));
+    buffer.mark_stored(
         written,
         Some(Boundary {
             offset: written,
             db: 0,
         }),
     );
-    assert_eq!(tail.acknowledge(false, false), written.minus(1));
+    assert_eq!(buffer.acknowledge(false, false), written.minus(1));
     // WAIT: the GETACK that follows the write lets all of the write be acknowledged, and itself.
     let getack = command(&["REPLCONF", "GETACK", "*"]);
-    let arrival = push(&mut tail, &getack, 2);
+    let arrival = push(&mut buffer, &getack, 2);
     assert_eq!(
         arrival,
         Arrival {
@@ -220,37 +221,37 @@ fn what_is_acknowledged_is_stored_and_one_byte_short_of_the_end() {
         }
     );
     assert_eq!(
-        tail.acknowledge(false, false),
+        buffer.acknowledge(false, false),
         written.plus(getack.len() as u64 - 1)
     );
     // Who shuts down comes back with what it had, and is asked for what follows on what is stored.
-    assert_eq!(tail.acknowledge(false, true), written);
+    assert_eq!(buffer.acknowledge(false, true), written);
     assert!(
-        !tail.has_data(),
+        !buffer.has_data(),
         "a GETACK alone is no reason for an object"
     );
 }
 
 #[test]
 fn a_faster_writer_of_the_same_feed_is_taken_in() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let one = command(&["SET", "a", "1"]);
     let n = one.len() as u64;
-    push(&mut tail, &one.repeat(3), 1);
+    push(&mut buffer, &one.repeat(3), 1);
     // It stored two and a half commands (its own limit cut the third).
-    tail.mark_stored(
+    buffer.mark_stored(
         Offset(100 + 2 * n + 5),
         Some(Boundary {
             offset: Offset(100 + 2 * n),
             db: 0,
         }),
     );
-    let rest = tail.next_segment(SIZE).unwrap();
+    let rest = buffer.next_segment(SIZE).unwrap();
     assert_eq!(rest.meta.start, Offset(100 + 2 * n + 5));
     assert!(!rest.meta.starts_at_boundary);
     assert_eq!(raw(&rest), &one[5..]);
     // It is ahead of what we have received.
-    tail.mark_stored(
+    buffer.mark_stored(
         Offset(100 + 5 * n),
         Some(Boundary {
             offset: Offset(100 + 5 * n),
@@ -258,21 +259,21 @@ fn a_faster_writer_of_the_same_feed_is_taken_in() {
         }),
     );
     assert_eq!(
-        tail.acknowledge(false, false),
+        buffer.acknowledge(false, false),
         Offset(100 + 3 * n - 1),
         "never beyond what we received"
     );
-    push(&mut tail, &one.repeat(3), 2);
-    let rest = tail.next_segment(SIZE).unwrap();
+    push(&mut buffer, &one.repeat(3), 2);
+    let rest = buffer.next_segment(SIZE).unwrap();
     assert_eq!((rest.meta.start, raw(&rest)), (Offset(100 + 5 * n), one));
 }
 
 #[test]
 fn resuming_inside_a_stored_command_skips_what_is_stored() {
     let set = command(&["SET", "a", "1"]);
-    let mut tail = at(100, 110);
-    push(&mut tail, &set, 1);
-    let pending = tail.next_segment(SIZE).unwrap();
+    let mut buffer = at(100, 110);
+    push(&mut buffer, &set, 1);
+    let pending = buffer.next_segment(SIZE).unwrap();
     assert_eq!(
         (pending.meta.start, pending.meta.starts_at_boundary),
         (Offset(110), false)
@@ -282,25 +283,25 @@ fn resuming_inside_a_stored_command_skips_what_is_stored() {
 
 #[test]
 fn a_lost_link_forgets_the_half_command_and_nothing_else() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let set = command(&["SET", "a", "1"]);
-    push(&mut tail, &[set.clone(), set[..7].to_vec()].concat(), 1);
-    push(&mut tail, &set[7..9], 1);
-    tail.truncate_to_boundary();
-    assert_eq!(tail.received().offset, Offset(100 + set.len() as u64));
-    push(&mut tail, &set, 2);
-    let pending = tail.next_segment(SIZE).unwrap();
+    push(&mut buffer, &[set.clone(), set[..7].to_vec()].concat(), 1);
+    push(&mut buffer, &set[7..9], 1);
+    buffer.truncate_to_boundary();
+    assert_eq!(buffer.received().offset, Offset(100 + set.len() as u64));
+    push(&mut buffer, &set, 2);
+    let pending = buffer.next_segment(SIZE).unwrap();
     assert_eq!(raw(&pending), set.repeat(2));
 }
 
 #[test]
 fn time_marks_never_go_back_and_stand_apart() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let set = command(&["SET", "a", "1"]);
     for ms in [1000, 1010, 1099, 1100, 900, 1250] {
-        push(&mut tail, &set, ms);
+        push(&mut buffer, &set, ms);
     }
-    let marks: Vec<_> = tail.next_segment(SIZE).unwrap().meta.marks;
+    let marks: Vec<_> = buffer.next_segment(SIZE).unwrap().meta.marks;
     assert_eq!(
         marks.iter().map(|m| m.unix_ms).collect::<Vec<_>>(),
         [1099, 1100, 1250]
@@ -312,7 +313,7 @@ fn time_marks_never_go_back_and_stand_apart() {
 #[test]
 fn noise_in_the_feed_is_an_error() {
     assert!(
-        tail()
+        buffer()
             .push(Bytes::from_static(b"hello"), moment(1))
             .is_err()
     );
@@ -322,14 +323,14 @@ fn noise_in_the_feed_is_an_error() {
 fn whole_commands_before_noise_are_kept_and_a_new_link_goes_on_after_them() {
     let set = command(&["SET", "a", "1"]);
     let n = set.len() as u64;
-    let mut tail = tail();
-    push(&mut tail, &set[..5], 1);
+    let mut buffer = buffer();
+    push(&mut buffer, &set[..5], 1);
     let noisy = [&set[5..], &set, &set[..3], b"hello"].concat();
-    assert!(tail.push(Bytes::from(noisy), moment(1)).is_err());
-    tail.truncate_to_boundary();
-    assert_eq!(tail.received().offset, Offset(100 + 2 * n));
-    push(&mut tail, &set, 2);
-    let pending = tail.next_segment(SIZE).unwrap();
+    assert!(buffer.push(Bytes::from(noisy), moment(1)).is_err());
+    buffer.truncate_to_boundary();
+    assert_eq!(buffer.received().offset, Offset(100 + 2 * n));
+    push(&mut buffer, &set, 2);
+    let pending = buffer.next_segment(SIZE).unwrap();
     assert_eq!(
         (pending.meta.start, pending.meta.end),
         (Offset(100), Offset(100 + 3 * n))
@@ -339,12 +340,12 @@ fn whole_commands_before_noise_are_kept_and_a_new_link_goes_on_after_them() {
 
 #[test]
 fn hours_without_a_store_fit_into_one_header() {
-    let mut tail = tail();
+    let mut buffer = buffer();
     let set = command(&["SET", "a", "1"]);
     for n in 0..100_000 {
-        push(&mut tail, &set, n * 100);
+        push(&mut buffer, &set, n * 100);
     }
-    let pending = tail.next_segment(1 << 30).unwrap();
+    let pending = buffer.next_segment(1 << 30).unwrap();
     assert!(
         pending.meta.marks.len() < 10_000,
         "{}",
@@ -399,7 +400,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let config = crate::config::SpoolConfig { dir: dir.path().to_owned(), limit: 1 << 30 };
         let spool = crate::capture::spool::Spool::new(&config, &crate::monitoring::status::Status::new());
-        let mut tail = tail();
+        let mut buffer = buffer();
         // When the byte of each index was received (last), and what is stored.
         let mut times = vec![0; bytes.len()];
         let (mut stored, mut now) = (Vec::new(), 1_000);
@@ -411,40 +412,40 @@ proptest! {
         while stored.len() < bytes.len() {
             rounds += 1;
             prop_assert!(rounds < 20_000, "it stands still");
-            let at = (tail.received().offset.0 - 100) as usize;
+            let at = (buffer.received().offset.0 - 100) as usize;
             now += random.random_range(0..60);
             if at < bytes.len() {
                 let more = random.random_range(1..at_once).min(bytes.len() - at);
-                push(&mut tail, &bytes[at..at + more], now);
+                push(&mut buffer, &bytes[at..at + more], now);
                 times[at..at + more].fill(now);
             }
-            let in_flight = tail.stored().offset.plus(random.random_range(0..SIZE as u64));
+            let in_flight = buffer.stored().offset.plus(random.random_range(0..SIZE as u64));
             while random.random_range(0..4) >= thrifty
-                && let Some(batch) = tail.spoolable(in_flight, random.random_range(1..9000), 200_000)
+                && let Some(batch) = buffer.spoolable(in_flight, random.random_range(1..9000), 200_000)
             {
                 let record = spool.put(&batch.parts).unwrap();
                 // Meanwhile, things go on.
                 match random.random_range(0..rare) {
-                    0 => tail.truncate_to_boundary(),
-                    1 => tail.lose_from(in_flight),
-                    2 => tail.mark_stored(in_flight.min(tail.received().offset), None),
+                    0 => buffer.truncate_to_boundary(),
+                    1 => buffer.lose_from(in_flight),
+                    2 => buffer.mark_stored(in_flight.min(buffer.received().offset), None),
                     _ => {}
                 }
-                let kept = (tail.stored().offset.0 - 100) as usize;
+                let kept = (buffer.stored().offset.0 - 100) as usize;
                 if kept > stored.len() {
                     stored.extend_from_slice(&bytes[stored.len()..kept]);
                 }
-                let data = tail.has_data();
-                tail.spooled(&batch, &record, random.random_range(1..30_000));
-                prop_assert_eq!(tail.has_data(), data);
+                let data = buffer.has_data();
+                buffer.spooled(&batch, &record, random.random_range(1..30_000));
+                prop_assert_eq!(buffer.has_data(), data);
             }
             let through = at + 40_000 >= bytes.len();
             if !(through || random.random_range(0..3) == 0) {
                 continue;
             }
-            let Some(pending) = tail.next_segment(SIZE) else { continue };
+            let Some(pending) = buffer.next_segment(SIZE) else { continue };
             if random.random_range(0..9) == 0 {
-                tail.lose_from(pending.meta.start.plus(random.random_range(0..SIZE as u64)));
+                buffer.lose_from(pending.meta.start.plus(random.random_range(0..SIZE as u64)));
                 continue;
             }
             let meta = &pending.meta;
@@ -462,11 +463,11 @@ proptest! {
                 let late = mark.unix_ms - times[(mark.offset.0 - 101) as usize];
                 prop_assert!((0..MARK_INTERVAL_MS).contains(&late), "{} ms", late);
             }
-            tail.mark_stored(meta.end, meta.boundary);
+            buffer.mark_stored(meta.end, meta.boundary);
         }
         prop_assert!(stored == bytes);
-        prop_assert!(!tail.has_data() && tail.memory() == 0);
-        drop(tail);
+        prop_assert!(!buffer.has_data() && buffer.memory() == 0);
+        drop(buffer);
         prop_assert!(spool.used() < 2 << 24, "what was stored is off the disk");
     }
 }
@@ -507,18 +508,18 @@ proptest! {
         let dir = tempfile::TempDir::new().unwrap();
         let config = crate::config::SpoolConfig { dir: dir.path().to_owned(), limit: 1 << 30 };
         let spool = crate::capture::spool::Spool::new(&config, &crate::monitoring::status::Status::new());
-        let (mut tail, mut from, mut stored) = (tail(), 0, 100);
+        let (mut buffer, mut from, mut stored) = (buffer(), 0, 100);
         for cut in cuts.into_iter().chain([feed.len()]) {
-            push(&mut tail, &feed[from..cut], 1);
+            push(&mut buffer, &feed[from..cut], 1);
             from = cut;
             let received = 100 + cut as u64;
-            if stores.next().unwrap() && let Some(pending) = tail.next_segment(1 << 20) {
+            if stores.next().unwrap() && let Some(pending) = buffer.next_segment(1 << 20) {
                 stored = pending.meta.end.0;
-                tail.mark_stored(pending.meta.end, pending.meta.boundary);
+                buffer.mark_stored(pending.meta.end, pending.meta.boundary);
             }
-            if spools && let Some(batch) = tail.spoolable(Offset(0), 1, 1 << 20) {
+            if spools && let Some(batch) = buffer.spoolable(Offset(0), 1, 1 << 20) {
                 let record = spool.put(&batch.parts).unwrap();
-                tail.spooled(&batch, &record, 1 << 20);
+                buffer.spooled(&batch, &record, 1 << 20);
             }
             let mut safe = stored;
             for ((_, idle), end) in units.iter().zip(&ends[1..]).filter(|(_, end)| **end > stored) {
@@ -527,7 +528,7 @@ proptest! {
                 }
                 safe = *end;
             }
-            prop_assert_eq!(tail.acknowledge(false, false), Offset(safe.min(received - 1)));
+            prop_assert_eq!(buffer.acknowledge(false, false), Offset(safe.min(received - 1)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Stores the feed: takes segments off the [`Tail`] when it is time, creates them in the archive, in order.
+//! Stores the feed: takes segments off the [`LogBuffer`] when it is time, creates them in the archive, in order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::log_buffer::{Arrival, Moment, Pending, PushError, Tail};
+use super::log_buffer::{Arrival, LogBuffer, Moment, Pending, PushError};
 use super::spool::spooler::Spooler;
 use super::{Clock, overlap};
 use crate::archive::{AppendError, Archive, ArchiveError};
@@ -48,7 +48,7 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) tail: Tail,
+    pub(super) buffer: LogBuffer,
     /// Up to here it is being stored.
     pub(super) in_flight: Offset,
     /// What the spool has lost since the link began: what the link brings has no place any more.
@@ -61,7 +61,7 @@ pub(super) struct State {
     held: bool,
     superseded: Option<SealHeader>,
     /// After this offset another writer has stored something else than what was received.
-    strange: Option<Offset>,
+    foreign: Option<Offset>,
     failing: Option<String>,
 }
 
@@ -69,24 +69,24 @@ impl LogWriter {
     /// Starts to store what will be pushed.
     #[must_use]
     pub fn start(
-        tail: Tail,
+        buffer: LogBuffer,
         archive: Archive,
         config: CaptureConfig,
         spool: Option<Spool>,
         status: Status,
         clock: Clock,
     ) -> Self {
-        status.stored(tail.stored(), clock());
-        status.received(tail.received(), clock());
+        status.stored(buffer.stored(), clock());
+        status.received(buffer.received(), clock());
         let state = State {
-            in_flight: tail.stored().offset,
-            tail,
+            in_flight: buffer.stored().offset,
+            buffer,
             lost: None,
             missing: None,
             flush: false,
             held: false,
             superseded: None,
-            strange: None,
+            foreign: None,
             failing: None,
         };
         let shared = Arc::new(Shared {
@@ -127,7 +127,7 @@ impl LogWriter {
         if state.lost.is_some() {
             return Ok(Arrival::default());
         }
-        let arrival = state.tail.push(bytes, now);
+        let arrival = state.buffer.push(bytes, now);
         drop(state);
         self.shared.wake.notify_one();
         self.shared.crowded.notify_one();
@@ -144,19 +144,19 @@ impl LogWriter {
     #[must_use]
     pub fn missing(&self) -> Option<String> {
         let state = self.shared.state();
-        let stored = state.tail.stored().offset;
+        let stored = state.buffer.stored().offset;
         let missing = state.missing.as_ref().filter(|(end, _)| *end > stored);
         missing.map(|(_, error)| error.clone())
     }
 
-    /// A new link goes on from where the tail ends now.
+    /// A new link goes on from where the log buffer ends now.
     pub fn new_link(&self) {
         self.shared.state().lost = None;
     }
 
-    /// Looks at the tail, or changes it.
-    pub fn tail<R>(&self, look: impl FnOnce(&mut Tail) -> R) -> R {
-        look(&mut self.shared.state().tail)
+    /// Looks at the log buffer, or changes it.
+    pub fn buffer<R>(&self, look: impl FnOnce(&mut LogBuffer) -> R) -> R {
+        look(&mut self.shared.state().buffer)
     }
 
     /// Waits until something was stored (or the writer was superseded) since the last call.
@@ -184,7 +184,7 @@ impl LogWriter {
     /// Is every whole unit stored?
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        !self.shared.state().tail.has_whole_unit()
+        !self.shared.state().buffer.has_whole_unit()
     }
 
     /// Waits until every whole unit is stored; false if it was superseded before.
@@ -212,13 +212,13 @@ impl LogWriter {
     /// Does it go on storing?
     #[must_use]
     pub fn is_of_use(&self) -> bool {
-        self.superseded().is_none() && self.strange().is_none()
+        self.superseded().is_none() && self.foreign().is_none()
     }
 
     /// After this offset the store has something else than was received: the feed is not that of the history.
     #[must_use]
-    pub fn strange(&self) -> Option<Offset> {
-        self.shared.state().strange
+    pub fn foreign(&self) -> Option<Offset> {
+        self.shared.state().foreign
     }
 
     /// Why the store does not take segments at the moment.
@@ -253,7 +253,7 @@ enum Stored {
     UpTo(Offset, Option<Boundary>),
     Sealed(SealHeader),
     /// It has something else after this offset.
-    Strange(Offset),
+    ForeignFeed(Offset),
 }
 
 struct Worker {
@@ -277,8 +277,8 @@ impl Worker {
                         self.shared.progress.notify_one();
                         return;
                     }
-                    Stored::Strange(at) => {
-                        self.shared.state().strange = Some(at);
+                    Stored::ForeignFeed(at) => {
+                        self.shared.state().foreign = Some(at);
                         self.shared.progress.notify_one();
                         return;
                     }
@@ -294,19 +294,19 @@ impl Worker {
     fn next(&self) -> Next {
         let mut state = self.shared.state();
         let size = self.config.segment_size;
-        let tail = &state.tail;
-        let unstored = tail.received().offset.since(tail.stored().offset);
-        let data_due = tail
+        let buffer = &state.buffer;
+        let unstored = buffer.received().offset.since(buffer.stored().offset);
+        let data_due = buffer
             .oldest_data()
             .map(|since| left(since, self.config.flush_interval));
-        let idle_due = tail
+        let idle_due = buffer
             .oldest()
             .map(|since| left(since, self.config.idle_interval));
         let due = data_due.into_iter().chain(idle_due).min();
         let now = state.flush
             || unstored >= size as u64
-            || tail.is_full(size)
-            || (tail.getack_pending() && tail.has_data())
+            || buffer.is_full(size)
+            || (buffer.getack_pending() && buffer.has_data())
             || due.is_some_and(|due| due.is_zero());
         if state.held {
             return Next::Wait(None);
@@ -314,7 +314,7 @@ impl Worker {
         if !now {
             return Next::Wait(due);
         }
-        match state.tail.next_segment(size) {
+        match state.buffer.next_segment(size) {
             Some(pending) => {
                 state.in_flight = pending.meta.end;
                 Next::Store(pending)
@@ -331,9 +331,9 @@ impl Worker {
 
     fn stored(&self, end: Offset, boundary: Option<Boundary>) {
         let mut state = self.shared.state();
-        state.tail.mark_stored(end, boundary);
+        state.buffer.mark_stored(end, boundary);
         state.failing = None;
-        let (stored, idle) = (state.tail.stored(), state.tail.idle_up_to());
+        let (stored, idle) = (state.buffer.stored(), state.buffer.idle_up_to());
         drop(state);
         self.status.stored(stored, (self.clock)());
         self.status.idle(idle);
@@ -362,7 +362,10 @@ impl Worker {
                 Ok(()) => {
                     self.status.metrics().segments_stored.inc();
                     let (meta, chunks) = recent;
-                    self.shared.state().tail.note_recent(&meta, &chunks, sample);
+                    self.shared
+                        .state()
+                        .buffer
+                        .note_recent(&meta, &chunks, sample);
                     return Stored::UpTo(end, boundary);
                 }
                 Err(AppendError::Taken(entry)) => match *entry {
@@ -385,14 +388,14 @@ impl Worker {
         tracing::debug!(from = %start, to = %end, by = theirs.meta.writer, "another writer of the same feed was first");
         // A bridge has nothing to compare.
         let is_same = theirs.is_gap()
-            || overlap::compare(&self.archive, &self.shared, theirs, |tail, rest| {
-                tail.mark_stored(end, theirs.meta.boundary);
-                tail.expect(rest);
+            || overlap::compare(&self.archive, &self.shared, theirs, |buffer, rest| {
+                buffer.mark_stored(end, theirs.meta.boundary);
+                buffer.expect(rest);
             })
             .await?;
         Ok(match is_same {
             true => Stored::UpTo(end, theirs.meta.boundary),
-            false => Stored::Strange(start),
+            false => Stored::ForeignFeed(start),
         })
     }
 
@@ -404,11 +407,11 @@ impl Worker {
         let mut state = self.shared.state();
         // Of two losses the first may reach further, when the server has not sent it all again.
         let before = state.missing.take().map_or(Offset(0), |(end, _)| end);
-        let end = state.tail.boundary().offset.max(before);
+        let end = state.buffer.boundary().offset.max(before);
         state.missing = Some((end, error.to_string()));
-        state.tail.lose_from(from);
+        state.buffer.lose_from(from);
         state.lost = Some(error.to_string());
-        let (received, stored) = (state.tail.received(), state.tail.stored());
+        let (received, stored) = (state.buffer.received(), state.buffer.stored());
         drop(state);
         self.status.received(received, (self.clock)());
         self.shared.progress.notify_one();
@@ -430,7 +433,7 @@ impl Worker {
     async fn refuse_to_lose(&self, error: &SegmentError) -> Stored {
         tracing::error!(%error, "cannot make a log segment; nothing more is acknowledged until it works");
         sleep(RETRY_MAX).await;
-        let stored = self.shared.state().tail.stored().offset;
+        let stored = self.shared.state().buffer.stored().offset;
         Stored::UpTo(stored, None)
     }
 }

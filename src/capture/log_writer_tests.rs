@@ -20,7 +20,7 @@ async fn writer(store: &MemoryStore, status: &Status) -> LogWriter {
     };
     let history = ReplId::from_random([7; 20]);
     LogWriter::start(
-        Tail::new(history, boundary, Offset(100), 0, "w".into()),
+        LogBuffer::new(history, boundary, Offset(100), 0, "w".into()),
         archive,
         CaptureConfig::default(),
         None,
@@ -124,7 +124,7 @@ async fn what_a_faster_writer_has_stored_counts_up_to_where_that_ends_and_no_fur
             end += push(&writer);
         }
         assert!(writer.drain().await);
-        let stored = writer.tail(|tail| tail.stored().offset.0);
+        let stored = writer.buffer(|buffer| buffer.stored().offset.0);
         assert_eq!(stored, end.max(taken), "{theirs} {ours}");
         // Ours goes on behind theirs: what they lack is in the store.
         let names = store.names();

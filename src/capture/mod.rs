@@ -1,11 +1,11 @@
 //! Capture: follows one server, and keeps what it says in the archive.
 //!
-//! [`Capture`] outlives links: what was received and not yet stored stays in its [`log_buffer::Tail`], and its
+//! [`Capture`] outlives links: what was received and not yet stored stays in its [`log_buffer::LogBuffer`], and its
 //! [`log_writer::LogWriter`] goes on storing while there is no link. A [`Capture::session`] is one link, from the
 //! handshake to its end:
 //!
 //! ```text
-//!  resume ──PSYNC──▶ +CONTINUE ───────────────────────────────▶ follow: feed ──▶ tail ──▶ log_writer ──▶ archive
+//!  resume ──PSYNC──▶ +CONTINUE ───────────────────────────────▶ follow: feed ──▶ log buffer ──▶ log_writer ──▶ archive
 //!                └─▶ +FULLRESYNC ─▶ full_sync: RDB ─▶ archive ─▶ feed_link: +CONTINUE ─▶ follow
 //! ```
 
@@ -40,7 +40,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::archive::{Aliases, Archive, ArchiveError};
-use crate::capture::foreign_feed::Strange;
+use crate::capture::foreign_feed::ForeignFeed;
 use crate::capture::full_sync::FullSyncError;
 use crate::capture::full_sync_limit::FullSyncLimit;
 use crate::capture::log_buffer::Moment;
@@ -121,7 +121,7 @@ pub enum SessionEnd {
          to an earlier state (a snapshot of its machine), or is a copy of another server. Nothing of it is acknowledged; a \
          full sync begins a history of its own"
     )]
-    Strange {
+    ForeignFeed {
         /// Where the two were compared.
         at: Position,
     },
@@ -196,7 +196,7 @@ impl SessionEnd {
             | Self::BacklogOverrun { .. }
             | Self::SpoolLost(_)
             | Self::Tiny { .. }
-            | Self::Strange { .. }
+            | Self::ForeignFeed { .. }
             | Self::StartOver(_) => false,
             Self::Superseded { .. } | Self::Stopped | Self::Once(_) => true,
         }
@@ -248,7 +248,7 @@ pub struct Capture {
     /// Histories that have another key in the store than the id that the server has.
     aliases: Aliases,
     /// What showed that the server's feed is not that of the history of its id.
-    strange: Strange,
+    foreign: ForeignFeed,
     guards: bool,
     accepted: Option<ReplId>,
     full_syncs: FullSyncLimit,
@@ -284,7 +284,7 @@ impl Capture {
             log: None,
             before: Vec::new(),
             aliases: Aliases::default(),
-            strange: Strange::default(),
+            foreign: ForeignFeed::default(),
             guards: false,
             accepted: None,
             full_syncs: FullSyncLimit::default(),
@@ -315,7 +315,7 @@ impl Capture {
     #[must_use]
     pub fn is_flushed(&self) -> bool {
         let settled = |log: &LogWriter| {
-            log.is_flushed() || log.superseded().is_some() || log.strange().is_some()
+            log.is_flushed() || log.superseded().is_some() || log.foreign().is_some()
         };
         self.log.as_ref().is_none_or(settled)
     }
@@ -326,7 +326,7 @@ impl Capture {
         let memory = self
             .log
             .as_ref()
-            .map_or(0, |log| log.tail(|tail| tail.memory()));
+            .map_or(0, |log| log.buffer(|buffer| buffer.memory()));
         memory < spool::spooler::threshold(&self.config)
             && self.spool.as_ref().is_none_or(Spool::has_room)
     }
@@ -340,7 +340,7 @@ impl Capture {
         let mut missing = None;
         // The log stays while we wait: whoever stops waiting may come back for it.
         if let Some(log) = &self.log {
-            log.tail(log_buffer::Tail::truncate_to_boundary);
+            log.buffer(log_buffer::LogBuffer::truncate_to_boundary);
             let complete = log.drain().await;
             missing = log.missing().filter(|_| complete);
         }
@@ -357,7 +357,7 @@ impl Capture {
 
     /// The last bytes of a log were received later than it is now. Said once for each time that this happens.
     fn clock_went_back(&self, log: &LogWriter, now_unix_ms: i64) {
-        let last = display::time(log.tail(|tail| tail.last_mark_ms()));
+        let last = display::time(log.buffer(|buffer| buffer.last_mark_ms()));
         let now = display::time(now_unix_ms);
         let text = format!(
             "the clock went back, or was ahead before: the last bytes stored were received at {last}, and it is {now} now. Nothing is \

@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 
-use super::log_buffer::Tail;
+use super::log_buffer::LogBuffer;
 use super::log_writer::Shared;
 use crate::archive::{Archive, ArchiveError, Catalog, LogEnd};
 use crate::capture::spool;
@@ -229,14 +229,14 @@ pub(super) async fn compare(
     archive: &Archive,
     shared: &Shared,
     theirs: &SegmentHeader,
-    note: impl Fn(&mut Tail, Option<Sample>),
+    note: impl Fn(&mut LogBuffer, Option<Sample>),
 ) -> Result<bool, ArchiveError> {
     let (start, end) = (theirs.meta.start, theirs.meta.end);
     let mut stored: Option<Bytes> = None;
     loop {
         let (received, held) = {
-            let tail = &shared.state().tail;
-            (tail.received().offset, tail.held(start, end))
+            let buffer = &shared.state().buffer;
+            (buffer.received().offset, buffer.held(start, end))
         };
         let ours = match runtime::spawn_blocking(move || spool::load(&held)).await {
             Ok(Ok(ours)) => ours,
@@ -269,11 +269,11 @@ pub(super) async fn compare(
             return Ok(false);
         }
         let mut state = shared.state();
-        if state.tail.received().offset != received {
+        if state.buffer.received().offset != received {
             continue;
         }
         let all = stored.clone().map_or(ours, |stored| vec![stored]);
-        state.tail.note_recent(&theirs.meta, &all, None);
+        state.buffer.note_recent(&theirs.meta, &all, None);
         let rest = stored.filter(|_| received < end).map(|bytes| Sample {
             // Of what was received already the same was found.
             boundary: Boundary {
@@ -282,7 +282,7 @@ pub(super) async fn compare(
             },
             bytes,
         });
-        note(&mut state.tail, rest);
+        note(&mut state.buffer, rest);
         return Ok(true);
     }
 }

@@ -10,7 +10,7 @@ use super::captured_server::{
 use super::commit::{Commit, Committing};
 use super::feed_link::{self, FeedLink};
 use super::foreign_feed::Had;
-use super::log_buffer::Tail;
+use super::log_buffer::LogBuffer;
 use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
 use super::overlap::Sample;
@@ -119,10 +119,10 @@ impl Capture {
         if let Some(log) = &self.log {
             log.new_link();
         }
-        let strange = self
+        let foreign = self
             .follows()
-            .is_some_and(|id| self.strange.is_other_than(id));
-        if strange || self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
+            .is_some_and(|id| self.foreign.is_other_than(id));
+        if foreign || self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
@@ -149,7 +149,7 @@ impl Capture {
         let had = from
             .as_ref()
             .map(|from| (from.history, from.stored.max(from.boundary.offset)));
-        let from = from.filter(|from| !once && !self.strange.is_other_than(from.history));
+        let from = from.filter(|from| !once && !self.foreign.is_other_than(from.history));
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
             let catalog = known.as_ref().map(|known| &known.catalog);
@@ -224,10 +224,10 @@ impl Capture {
         achieved.full_sync_stored = synced && keep;
         if keep && once {
             // What was asked for is stored, however the link ended.
-            return Ok(SessionEnd::Once(log.tail(|tail| tail.stored())));
+            return Ok(SessionEnd::Once(log.buffer(|buffer| buffer.stored())));
         }
         if keep {
-            log.tail(Tail::truncate_to_boundary);
+            log.buffer(LogBuffer::truncate_to_boundary);
             self.log = Some(log);
         }
         end
@@ -265,7 +265,7 @@ impl Capture {
         let branched = facts.and_then(Facts::branched_off);
         let log = self.log.as_ref().zip(branched);
         log.is_some_and(|(log, (old, shared))| {
-            log.tail(|tail| tail.history() == old && tail.boundary().offset > shared)
+            log.buffer(|buffer| buffer.history() == old && buffer.boundary().offset > shared)
         })
     }
 
@@ -274,9 +274,9 @@ impl Capture {
     fn is_left_behind(&self, facts: Option<&Facts>) -> bool {
         let log = self.log.as_ref().zip(facts);
         log.is_some_and(|(log, facts)| {
-            let at = log.tail(|tail| Position {
-                history: tail.history(),
-                offset: tail.boundary().offset,
+            let at = log.buffer(|buffer| Position {
+                history: buffer.history(),
+                offset: buffer.boundary().offset,
             });
             !facts.would_continue(at)
         })
@@ -285,20 +285,20 @@ impl Capture {
     /// The point to go on from: of the log in memory, or of the store.
     fn from(&self, known: Option<&Known>, facts: Option<&Facts>) -> Option<Origin> {
         if let Some(log) = &self.log {
-            let again = |tail: &Tail| {
+            let again = |buffer: &LogBuffer| {
                 let can = |sample: &Sample| {
                     facts.is_some_and(|facts| {
-                        sample.can_be_asked_for(tail.history(), tail.boundary(), facts)
+                        sample.can_be_asked_for(buffer.history(), buffer.boundary(), facts)
                     })
                 };
-                tail.again().filter(can)
+                buffer.again().filter(can)
             };
-            return Some(log.tail(|tail| Origin {
-                sample: again(tail),
-                history: tail.history(),
-                boundary: tail.boundary(),
-                stored: tail.stored().offset,
-                last_mark_ms: tail.last_mark_ms(),
+            return Some(log.buffer(|buffer| Origin {
+                sample: again(buffer),
+                history: buffer.history(),
+                boundary: buffer.boundary(),
+                stored: buffer.stored().offset,
+                last_mark_ms: buffer.last_mark_ms(),
                 sealed: None,
                 unbridged: None,
             }));
@@ -351,7 +351,7 @@ impl Capture {
     /// The server sends this once more.
     pub(super) fn compare_again(&self, sample: Option<Sample>, upto: Boundary) {
         if let Some((log, sample)) = self.log.as_ref().zip(sample) {
-            log.tail(|tail| tail.begin_again(sample, upto));
+            log.buffer(|buffer| buffer.begin_again(sample, upto));
         }
     }
 
@@ -396,7 +396,7 @@ impl Capture {
         let before = known.before.into_iter().filter(|previous| {
             let id = previous.at.history;
             // Of a sidecar's there is one: whether another is alive is looked at when the snapshot is stored.
-            let is_twin = !self.guards && self.strange.is_twin_of(id);
+            let is_twin = !self.guards && self.foreign.is_twin_of(id);
             !is_known && !is_twin && (previous.own || id == instead_of)
         });
         let before = before.collect();
@@ -442,12 +442,13 @@ impl Capture {
         stored: Offset,
         last_mark_ms: i64,
     ) {
-        let mut tail = Tail::new(history, boundary, stored, last_mark_ms, self.writer.clone());
+        let mut buffer =
+            LogBuffer::new(history, boundary, stored, last_mark_ms, self.writer.clone());
         let now_unix_ms = self.now().unix_ms;
-        let is_news = tail.clock_says(now_unix_ms);
+        let is_news = buffer.clock_says(now_unix_ms);
         let (archive, config) = (self.archive.clone(), self.config.clone());
         self.log = Some(LogWriter::start(
-            tail,
+            buffer,
             archive,
             config,
             self.spool.clone(),

@@ -1,4 +1,4 @@
-//! The feed of one link: into the tail, and acknowledged as far as the store has come.
+//! The feed of one link: into the log buffer, and acknowledged as far as the store has come.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::commit::{Committed, Committing};
 use super::feed_link::FeedLink;
 use super::full_sync::FullSyncError;
-use super::log_buffer::{PushError, Tail};
+use super::log_buffer::{LogBuffer, PushError};
 use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
 use super::session::{out_of_place, superseded};
@@ -85,7 +85,8 @@ impl<'a> Follow<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.announce();
         loop {
-            let full = self.log.tail(|tail| tail.memory()) >= self.capture.config.memory_limit;
+            let full =
+                self.log.buffer(|buffer| buffer.memory()) >= self.capture.config.memory_limit;
             let reading = !full && !self.stopping;
             // What was stored is acknowledged before more is read: only reading could keep the others from their turn.
             tokio::select! {
@@ -114,7 +115,7 @@ impl<'a> Follow<'a> {
                 },
             }
             if self.once && self.committed {
-                let at = self.log.tail(|tail| tail.stored());
+                let at = self.log.buffer(|buffer| buffer.stored());
                 return Ok(SessionEnd::Once(at));
             }
             if self.stopping && self.committed && self.log.is_flushed() {
@@ -129,7 +130,7 @@ impl<'a> Follow<'a> {
             return Err(out_of_place(&event));
         };
         let now = self.capture.now();
-        if self.log.tail(|tail| tail.clock_says(now.unix_ms)) {
+        if self.log.buffer(|buffer| buffer.clock_says(now.unix_ms)) {
             self.capture.clock_went_back(self.log, now.unix_ms);
         }
         self.capture
@@ -139,9 +140,11 @@ impl<'a> Follow<'a> {
             .inc_by(bytes.len() as u64);
         let arrival = self.log.push(bytes, now).map_err(|error| match error {
             PushError::Feed(error) => SessionEnd::Feed(error.to_string()),
-            PushError::Differs(offset) => self.strange(offset),
+            PushError::Differs(offset) => self.foreign(offset),
         })?;
-        let (received, idle) = self.log.tail(|tail| (tail.received(), tail.idle_up_to()));
+        let (received, idle) = self
+            .log
+            .buffer(|buffer| (buffer.received(), buffer.idle_up_to()));
         let own_clock = now.unix_ms.saturating_sub(self.capture.ahead_ms);
         self.capture.status.received(received, own_clock);
         self.capture.status.idle(idle);
@@ -153,9 +156,9 @@ impl<'a> Follow<'a> {
             self.probe.getack();
             // What is stored, and the idle traffic after it. The rest is being stored, and acknowledged when it is.
             let received = self.capture.config.ack == AckPolicy::Received;
-            let (more, data) = self.log.tail(|tail| {
-                let offset = tail.acknowledge(received, self.exact);
-                (offset > self.acknowledged, tail.has_data())
+            let (more, data) = self.log.buffer(|buffer| {
+                let offset = buffer.acknowledge(received, self.exact);
+                (offset > self.acknowledged, buffer.has_data())
             });
             if received || more || !data {
                 self.ack().await?;
@@ -171,9 +174,9 @@ impl<'a> Follow<'a> {
         let offset = if self.committed {
             let (offset, answers) = self
                 .log
-                .tail(|tail| (tail.acknowledge(received, self.exact), !tail.has_data()));
+                .buffer(|buffer| (buffer.acknowledge(received, self.exact), !buffer.has_data()));
             if answers {
-                self.log.tail(Tail::answered);
+                self.log.buffer(LogBuffer::answered);
             }
             offset
         } else {
@@ -208,14 +211,14 @@ impl<'a> Follow<'a> {
         if let Some(tally) = self.tally.take() {
             tally.stored(base.position());
         }
-        self.log.tail(|tail| tail.mark_stored(offset, None));
+        self.log.buffer(|buffer| buffer.mark_stored(offset, None));
         self.log.release();
         self.feed.want();
     }
 
     fn announce(&self) {
         if self.committed && self.feed.is_here() {
-            let history = self.log.tail(|tail| tail.history());
+            let history = self.log.buffer(|buffer| buffer.history());
             self.capture
                 .status
                 .phase(Phase::Following, format!("following history {history}"));
@@ -242,22 +245,25 @@ impl<'a> Follow<'a> {
 
     fn check_superseded(&self) -> Result<(), SessionEnd> {
         match self.log.superseded() {
-            Some(seal) => Err(superseded(self.log.tail(|tail| tail.history()), &seal)),
+            Some(seal) => Err(superseded(
+                self.log.buffer(|buffer| buffer.history()),
+                &seal,
+            )),
             None => Ok(()),
         }
     }
 
-    fn strange(&self, offset: Offset) -> SessionEnd {
-        let history = self.log.tail(|tail| tail.history());
-        SessionEnd::Strange {
+    fn foreign(&self, offset: Offset) -> SessionEnd {
+        let history = self.log.buffer(|buffer| buffer.history());
+        SessionEnd::ForeignFeed {
             at: Position { history, offset },
         }
     }
 
     fn check_strange(&self) -> Result<(), SessionEnd> {
         self.log
-            .strange()
-            .map_or(Ok(()), |at| Err(self.strange(at)))
+            .foreign()
+            .map_or(Ok(()), |at| Err(self.foreign(at)))
     }
 
     fn check_lost(&self) -> Result<(), SessionEnd> {
@@ -272,7 +278,7 @@ impl<'a> Follow<'a> {
             self.full_since = None;
             return Ok(());
         }
-        let stored = self.log.tail(|tail| tail.stored().offset);
+        let stored = self.log.buffer(|buffer| buffer.stored().offset);
         let since = match self.full_since {
             Some((since, before)) if before == stored => since,
             _ => {
@@ -285,7 +291,7 @@ impl<'a> Follow<'a> {
         }
         let pending = self
             .log
-            .tail(|tail| tail.received().offset.since(tail.stored().offset));
+            .buffer(|buffer| buffer.received().offset.since(buffer.stored().offset));
         let limit = match self.capture.spool {
             Some(_) => "all that memory and spool take",
             None => "the memory limit",

@@ -38,7 +38,7 @@ impl Capture {
         let mut stored = from.stored;
         if let Some(log) = self.log.take() {
             log.drain().await;
-            stored = log.tail(|tail| tail.stored().offset);
+            stored = log.buffer(|buffer| buffer.stored().offset);
             // Somebody sealed the old log before it held all that we have. The new history must not begin beyond that seal.
             if stored < from.boundary.offset {
                 return Err(SessionEnd::StartOver(format!(

@@ -42,7 +42,7 @@ impl From<SessionEnd> for Failure {
             | SessionEnd::Moved { .. }
             | SessionEnd::FullSyncLimit { .. }
             | SessionEnd::BacklogOverrun { .. }
-            | SessionEnd::Strange { .. }
+            | SessionEnd::ForeignFeed { .. }
             | SessionEnd::Feed(_) => Exit::Redis,
             SessionEnd::FullSync(FullSyncError::Archive(error)) | SessionEnd::Archive(error) => {
                 of_archive(error)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Exit, Failure, flags, print};
 use crate::config::{parse_duration, parse_size};
 use crate::fixture::recording::Kind;
-use crate::fixture::{self, ABOUT, About, Recording, Story, StoryError};
+use crate::fixture::{self, ABOUT, About, Recording, Transcript, TranscriptError};
 use crate::wire::position::Boundary;
 use crate::wire::psync::transfer::Framing;
 use crate::wire::rdb::{Summary, Walker};
@@ -117,8 +117,8 @@ fn info(path: &Path) -> Result<(), Failure> {
         said(Kind::Master),
         said(Kind::Replica)
     );
-    match Story::of(&recording) {
-        Ok(story) => describe(&story, &mut text),
+    match Transcript::of(&recording) {
+        Ok(transcript) => describe(&transcript, &mut text),
         Err(error) => {
             let _ = writeln!(text, "no story    {error}");
         }
@@ -126,18 +126,18 @@ fn info(path: &Path) -> Result<(), Failure> {
     print(&text)
 }
 
-fn describe(story: &Story, text: &mut String) {
-    let how = match story.framing {
+fn describe(transcript: &Transcript, text: &mut String) {
+    let how = match transcript.framing {
         Framing::Length(_) => "by its length",
         Framing::Mark(_) => "by a mark",
     };
     let _ = writeln!(
         text,
         "snapshot    {} bytes, {how}, at {}",
-        story.rdb.len(),
-        story.base
+        transcript.rdb.len(),
+        transcript.base
     );
-    match walked(story) {
+    match walked(transcript) {
         Ok(summary) => {
             let _ = writeln!(
                 text,
@@ -153,10 +153,10 @@ fn describe(story: &Story, text: &mut String) {
     let _ = writeln!(
         text,
         "feed        {} bytes, to offset {}",
-        story.feed.len(),
-        story.end()
+        transcript.feed.len(),
+        transcript.end()
     );
-    for stretch in &story.stretches {
+    for stretch in &transcript.stretches {
         let end = if stretch.closed {
             ", then the link ended"
         } else {
@@ -182,14 +182,16 @@ fn keys(summary: &Summary) -> String {
     }
 }
 
-fn walked(story: &Story) -> Result<Summary, String> {
+fn walked(transcript: &Transcript) -> Result<Summary, String> {
     let mut walker = Walker::new();
-    let taken = walker.push(&story.rdb).map_err(|error| error.to_string())?;
+    let taken = walker
+        .push(&transcript.rdb)
+        .map_err(|error| error.to_string())?;
     walker.finish_opaque().map_err(|error| error.to_string())?;
-    if taken < story.rdb.len() {
+    if taken < transcript.rdb.len() {
         return Err(format!(
             "{} bytes after the end of the snapshot",
-            story.rdb.len().saturating_sub(taken)
+            transcript.rdb.len().saturating_sub(taken)
         ));
     }
     Ok(walker.summary().clone())
@@ -197,14 +199,14 @@ fn walked(story: &Story) -> Result<Summary, String> {
 
 fn check(path: &Path) -> Result<(), Failure> {
     let recording = fixture::load(path)?;
-    let story = Story::of(&recording).map_err(|error| damaged(path, error))?;
-    walked(&story).map_err(|error| damaged(path, format_args!("the snapshot: {error}")))?;
+    let transcript = Transcript::of(&recording).map_err(|error| damaged(path, error))?;
+    walked(&transcript).map_err(|error| damaged(path, format_args!("the snapshot: {error}")))?;
     let mut scanner = FeedScanner::new(Boundary {
-        offset: story.base.offset,
+        offset: transcript.base.offset,
         db: 0,
     });
     scanner
-        .scan(&story.feed, |_| {})
+        .scan(&transcript.feed, |_| {})
         .map_err(|error| damaged(path, format_args!("the feed: {error}")))
 }
 
@@ -233,7 +235,7 @@ fn slice(args: &Slice) -> Result<(), Failure> {
     print(&format!("made {}\n", args.to.display()))
 }
 
-fn sliced(mut recording: Recording, args: &Slice) -> Result<Recording, StoryError> {
+fn sliced(mut recording: Recording, args: &Slice) -> Result<Recording, TranscriptError> {
     if let Some(until) = args.until {
         let until = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
         recording.records.retain(|record| record.at_us <= until);

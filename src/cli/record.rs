@@ -9,7 +9,7 @@ use super::{Exit, Failure, flags, print};
 use crate::capture::{REPLICA_VERSION, wants_version};
 use crate::config::{ConfigError, parse_duration, parse_size};
 use crate::display::counted;
-use crate::fixture::{self, About, FixtureError, Limits, Redaction, Story};
+use crate::fixture::{self, About, FixtureError, Limits, Redaction, Transcript};
 use crate::link::control::{Control, ControlError};
 use crate::monitoring::status::unix_ms_now;
 
@@ -103,12 +103,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         .to_owned(),
     };
     fixture::save(&args.to, &recording, &about)?;
-    let told = match Story::of(&recording) {
-        Ok(story) => format!(
+    let told = match Transcript::of(&recording) {
+        Ok(transcript) => format!(
             "a snapshot of {} bytes, {} bytes of feed, {}",
-            story.rdb.len(),
-            story.feed.len(),
-            counted(story.stretches.len() as u64, "connection")
+            transcript.rdb.len(),
+            transcript.feed.len(),
+            counted(transcript.stretches.len() as u64, "connection")
         ),
         Err(error) => format!("{error}"),
     };

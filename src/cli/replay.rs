@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let path = args.fixture.display();
     let replay = Replay::new(&recording, options)
         .map_err(|error| Failure::new(Exit::Damaged, format_args!("{path}: {error}")))?;
-    let (base, end) = (replay.story().base, replay.story().end());
+    let (base, end) = (replay.transcript().base, replay.transcript().end());
     let listen = args.listen;
     let server = replay.listen(listen).await.map_err(|error| {
         let why =

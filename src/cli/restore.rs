@@ -13,7 +13,7 @@ use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_addr, pars
 use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
 use crate::recovery::When;
-use crate::restore::{self, AofLayout, KeysRequest, Listener, Request, RestoreError};
+use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request, RestoreError};
 use crate::wire::position::{Offset, ReplId};
 
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
@@ -249,7 +249,7 @@ fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
         continue_history: config.continue_history,
         aof_layout: AofLayout::default(),
         memory_limit: config.memory_limit,
-        listener: Listener {
+        listen: ListenOptions {
             listen: config.listen,
             announce: config.announce,
             admission: config.admission,

@@ -16,13 +16,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The tasks of such connections. Dropping it ends them all.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct ConnectionLimit {
     most: usize,
     connections: JoinSet<()>,
     oldest: VecDeque<AbortHandle>,
 }
 
-impl Crowd {
+impl ConnectionLimit {
     /// For `most` connections.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -86,11 +86,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_are_there_and_no_more_than_so_many() {
-        let (count, mut crowd) = (Arc::default(), Crowd::new(3));
+        let (count, mut connections) = (Arc::default(), ConnectionLimit::new(3));
         let (told, mut said) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..10 {
             let (here, told) = (Counted::new(&count), told.clone());
-            crowd.admit(async move {
+            connections.admit(async move {
                 let _here = here;
                 let _ = told.send(number);
                 std::future::pending().await
@@ -101,14 +101,14 @@ mod tests {
         }
         assert_eq!(count.load(Ordering::SeqCst), 3);
         // Those that end by themselves make room without anybody having to go.
-        let mut crowd = Crowd::new(2);
-        crowd.admit(std::future::pending());
+        let mut connections = ConnectionLimit::new(2);
+        connections.admit(std::future::pending());
         for _ in 0..10 {
-            crowd.admit(async {});
+            connections.admit(async {});
             tokio::task::yield_now().await;
         }
         assert!(
-            crowd
+            connections
                 .oldest
                 .front()
                 .is_some_and(|oldest| !oldest.is_finished())

@@ -109,7 +109,7 @@ impl LinkError {
                 addr,
                 during,
                 cause: match error.kind() {
-                    // Of TLS: without a farewell, as whoever is killed.
+                    // Of TLS: without a close_notify, as a killed process does.
                     io::ErrorKind::UnexpectedEof => "the server closed it".to_owned(),
                     _ => error.to_string(),
                 },

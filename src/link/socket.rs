@@ -80,13 +80,13 @@ impl Stream {
             Err(error) => Err(error),
         };
         match sent {
-            Err(error) if self.is_tls() => Err(self.farewell().await.unwrap_or(error)),
+            Err(error) if self.is_tls() => Err(self.close_reason().await.unwrap_or(error)),
             sent => sent,
         }
     }
 
     /// The alert that the server sent before it went, if there is one.
-    async fn farewell(&mut self) -> Option<io::Error> {
+    async fn close_reason(&mut self) -> Option<io::Error> {
         let alert = async {
             let mut rest = [0; 1024];
             loop {

@@ -22,13 +22,13 @@ pub use error::RestoreError;
 pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use lease::Lease;
-pub use master::listener::{GREETED, GUESTS};
+pub use master::listener::{HANDSHAKES_AT_ONCE, WAITING_REPLICAS};
 pub use proof::{Before, Differs, Proof, Slack, Unproved, prove};
 
 pub use master::error::{Phase, ServeError};
-pub use master::{CaughtUp, Guest, Identity, Offer, greet, offer, refuse_replica};
+pub use master::{CaughtUp, Identity, Offer, WaitingReplica, handshake, offer, refuse_replica};
 pub use report::Report;
-pub use server::{Listener, Restored};
+pub use server::{ListenOptions, Restored};
 use std::collections::BTreeSet;
 
 use crate::archive::takeover::{ClaimDoc, Claimant};
@@ -58,7 +58,7 @@ pub struct Request {
     /// For an RDB file, and to know how many keys there must be: bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
     /// For `redis://`.
-    pub listener: Listener,
+    pub listen: ListenOptions,
     /// The id of the fork: random.
     pub fork_id: ReplId,
     /// Who restores, for the seal.
@@ -106,7 +106,7 @@ pub async fn restore(
     match &mut server {
         Some(server) => {
             check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
-            server.listen(&request.listener).await?;
+            server.listen(&request.listen).await?;
         }
         None if plan.base.position() != base => {
             preflight(&catalog, &plan, request).await?;
@@ -179,7 +179,7 @@ async fn check_again(
 ) -> Result<(), RestoreError> {
     let writers = writers(catalog, plan);
     server
-        .check_again(plan, &writers, &request.listener, request.force)
+        .check_again(plan, &writers, &request.listen, request.force)
         .await?;
     server.check_content(checked, count).await
 }
@@ -193,7 +193,7 @@ async fn preflight<'a>(
     match &request.target {
         Dest::Server(source) => {
             let writers = writers(catalog, plan);
-            server::Target::check(source, plan, &writers, &request.listener, request.force)
+            server::Target::check(source, plan, &writers, &request.listen, request.force)
                 .await
                 .map(Some)
         }
@@ -240,9 +240,9 @@ async fn write(
     let held;
     match (&request.target, server) {
         (Dest::Server(_), Some(server)) => {
-            let listener = &request.listener;
+            let listen = &request.listen;
             let restored = server
-                .restore(archive, plan, count, identity, listener, progress)
+                .restore(archive, plan, count, identity, listen, progress)
                 .await?;
             return Ok(
                 Report::new(archive, request, plan, Some(checked), Vec::new()).restored(restored),

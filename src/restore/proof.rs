@@ -93,12 +93,12 @@ pub enum Unproved {
 pub async fn prove(
     control: &mut Control,
     before: &Before,
-    guest: &mut CaughtUp<Stream>,
+    waiting: &mut CaughtUp<Stream>,
     count: &mut Count,
     port: u16,
     slack: Slack,
 ) -> Result<Proof, Unproved> {
-    let limit = if guest.gets_pings() {
+    let limit = if waiting.gets_pings() {
         COUNT_LIMIT
     } else {
         COUNT_PATIENCE
@@ -106,7 +106,7 @@ pub async fn prove(
     let expected = tokio::select! {
         biased;
         expected = count.within(limit) => expected,
-        held = guest.hold() => {
+        held = waiting.hold() => {
             held?;
             // Why, it may say itself.
             let now = control.facts().await?;

@@ -26,7 +26,7 @@ fn request(target: Dest, when: When) -> Request {
         continue_history: false,
         aof_layout: AofLayout::Auto,
         memory_limit: 1 << 30,
-        listener: Listener::default(),
+        listen: ListenOptions::default(),
         fork_id: id(0xEE),
         writer: "test".into(),
         now_unix_ms: 99,

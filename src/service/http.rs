@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::link::connection_limit::{self, Crowd};
+use crate::link::connection_limit::{self, ConnectionLimit};
 use crate::monitoring::status::{Phase, Status};
 
 /// Probes and scrapes take milliseconds, and there are few at once. When there are more, the one that has been there for the
@@ -49,7 +49,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 /// Serves until `end`, then lets open requests finish.
 pub async fn serve(listener: TcpListener, status: Status, end: impl Future<Output = ()>) {
     let routes = routes(status);
-    let mut connections = Crowd::new(CONNECTIONS);
+    let mut connections = ConnectionLimit::new(CONNECTIONS);
     let mut end = pin!(end);
     loop {
         let (stream, _) = tokio::select! {

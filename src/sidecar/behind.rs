@@ -158,7 +158,7 @@ impl Sidecar {
         }
         self.status.error(text.clone(), (self.clock)());
         self.status.phase(Phase::WaitingForRedis, text);
-        Ok(pause_or_stop(super::GUEST_PAUSE, shutdown).await?)
+        Ok(pause_or_stop(super::REPLICA_PAUSE, shutdown).await?)
     }
 
     /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the log.

@@ -3,7 +3,7 @@
 //! ```text
 //!        ┌───────────────────────────── the link is gone ───────────────────────────┐
 //!        ▼                                                                          │
-//!      look ──▶ our replica ──▶ door: PSYNC ──▶ decide ──▶ [seal, serve] ─▶ promote ─▶ capture
+//!      look ──▶ our replica ──▶ listener: PSYNC ──▶ decide ──▶ [seal, serve] ─▶ promote ─▶ capture
 //!        │ └──▶ master ───────▶ decide ──▶ [make it our replica] ─▶ look            ▲
 //!        │                        └─────────────────────────────────────────────────┤
 //!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
@@ -30,7 +30,7 @@ use crate::link::control::{Control, ControlError};
 use crate::link::replication_info::{Facts, Role};
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::RecoveryError;
-use crate::restore::master::listener::Door;
+use crate::restore::master::listener::Listener;
 use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
@@ -46,7 +46,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Between two tries to read whose the store is.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
 /// Redis tries its master every second. One that has not come for so long is looked at again.
-const GUEST_PAUSE: Duration = Duration::from_secs(5);
+const REPLICA_PAUSE: Duration = Duration::from_secs(5);
 /// How long a promoted Redis may take to say that it is a master.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -136,10 +136,10 @@ pub async fn run(
         addr: config.listen.addr.to_string(),
         cause,
     };
-    let door = Door::bind(&config.listen, "it is starting")
+    let listener = Listener::bind(&config.listen, "it is starting")
         .await
         .map_err(listen)?;
-    tracing::info!(addr = %door.addr(), "listening for Redis (start it with --replicaof to this address)");
+    tracing::info!(addr = %listener.addr(), "listening for Redis (start it with --replicaof to this address)");
     let opened = open(&config, store, &status, &clock, &mut shutdown).await;
     let archive = match opened {
         Ok(archive) => archive,
@@ -159,7 +159,7 @@ pub async fn run(
         unopened: None,
         judged: Judged::default(),
         config,
-        door,
+        listener,
         capture,
         status,
         clock,
@@ -269,7 +269,7 @@ struct Sidecar {
     unopened: Option<Unopened>,
     judged: Judged,
     config: SidecarConfig,
-    door: Door,
+    listener: Listener,
     capture: Capture,
     status: Status,
     clock: Clock,
@@ -309,7 +309,7 @@ impl Sidecar {
                 Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
                 Err(error) => self.told(&error).await,
             }
-            self.door.close("backfeed tries again soon");
+            self.listener.close("backfeed tries again soon");
             let pause = backoff.pause(begun.elapsed(), self.achieved.anything());
             pause_or_stop(pause, shutdown).await?;
         }
@@ -349,7 +349,7 @@ impl Sidecar {
             }
         }
         drop(control);
-        self.door.close("Redis is captured, not restored");
+        self.listener.close("Redis is captured, not restored");
         let session = self
             .capture
             .session(&self.config.redis, MasterWatch::none(), false, shutdown)
@@ -419,19 +419,19 @@ impl Sidecar {
             Phase::WaitingForRedis,
             "Redis is our replica: waiting for it to ask for its data",
         );
-        self.door.open();
-        let guest = timeout(GUEST_PAUSE, self.door.guest()).await;
-        self.door
+        self.listener.open();
+        let waiting = timeout(REPLICA_PAUSE, self.listener.waiting()).await;
+        self.listener
             .close("Redis is being restored on another connection");
-        let Ok(guest) = guest else {
+        let Ok(waiting) = waiting else {
             // It was logged when it happened.
-            if let Some(problem) = self.door.problem() {
+            if let Some(problem) = self.listener.problem() {
                 self.status.error(problem, (self.clock)());
             }
             return Ok(());
         };
         let key = |id| aliases.key(id);
-        let claim = guest.claim().map(|(id, offset)| Claim {
+        let claim = waiting.claim().map(|(id, offset)| Claim {
             id: key(id),
             offset,
         });
@@ -452,11 +452,11 @@ impl Sidecar {
         let replica = decision::replica(keys, claim, now.replid2, given_up, tip.as_ref());
         match (replica, tip) {
             (decision::Replica::Serve, Some(tip)) => {
-                self.restore(control, &before, guest, &tip).await
+                self.restore(control, &before, waiting, &tip).await
             }
             (decision::Replica::Promote(_), None) if empty_start::is_blank(&now) => {
                 match self.begin(&now).await? {
-                    Some(tip) => self.restore(control, &before, guest, &tip).await,
+                    Some(tip) => self.restore(control, &before, waiting, &tip).await,
                     // Redis comes again, and is given what that one has stored.
                     None => Ok(()),
                 }
@@ -483,9 +483,9 @@ impl Sidecar {
         };
         tracing::warn!(
             "Redis is {what}: restoring it. Start it with --replicaof {}, so that it takes no writes before",
-            self.door.addr()
+            self.listener.addr()
         );
-        let ip = match self.door.addr().ip() {
+        let ip = match self.listener.addr().ip() {
             ip if ip.is_unspecified() => control.local_ip().unwrap_or(ip),
             ip => ip,
         };
@@ -493,7 +493,7 @@ impl Sidecar {
             .call(&[
                 "REPLICAOF",
                 &ip.to_string(),
-                &self.door.addr().port().to_string(),
+                &self.listener.addr().port().to_string(),
             ])
             .await?;
         Ok(())
@@ -526,12 +526,12 @@ impl Sidecar {
     }
 
     async fn is_us(&self, control: &Control, host: &str, port: u16) -> bool {
-        if port != self.door.addr().port() {
+        if port != self.listener.addr().port() {
             return false;
         }
         let ours = |ip: IpAddr| {
             let ip = ip.to_canonical();
-            ip.is_loopback() || ip == self.door.addr().ip() || Some(ip) == control.local_ip()
+            ip.is_loopback() || ip == self.listener.addr().ip() || Some(ip) == control.local_ip()
         };
         match tokio::net::lookup_host((host, port)).await {
             Ok(mut addrs) => addrs.any(|addr| ours(addr.ip())),

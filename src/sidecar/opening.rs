@@ -61,13 +61,13 @@ impl Sidecar {
         &mut self,
         control: &mut Control,
         before: &Before,
-        guest: &mut CaughtUp<Stream>,
+        waiting: &mut CaughtUp<Stream>,
         mut count: Count,
     ) -> Result<Opening, SidecarError> {
         self.status
             .phase(status::Phase::Promoting, "comparing what Redis holds");
-        let port = self.door.addr().port();
-        let proved = prove(control, before, guest, &mut count, port, Slack::Cache);
+        let port = self.listener.addr().port();
+        let proved = prove(control, before, waiting, &mut count, port, Slack::Cache);
         let opening = match proved.await {
             Ok(proof) => Opening::Proved(proof),
             Err(Unproved::Control(error)) => return Err(error.into()),
@@ -98,13 +98,13 @@ impl Sidecar {
     pub(super) async fn open_restored(
         &self,
         control: &mut Control,
-        mut guest: CaughtUp<Stream>,
+        mut waiting: CaughtUp<Stream>,
         opening: &Opening,
     ) -> Result<(), SidecarError> {
         tokio::select! {
             promoted = self.promote(control, opening) => promoted,
             // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
-            Err(error) = guest.hold() => Err(error.into()),
+            Err(error) = waiting.hold() => Err(error.into()),
         }
     }
 

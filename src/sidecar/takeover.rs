@@ -11,7 +11,9 @@ use crate::link::Stream;
 use crate::link::control::Control;
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::{Count, Plan, sound};
-use crate::restore::{Before, Guest, Identity, Lease, RestoreError, ServeError, offer, seal};
+use crate::restore::{
+    Before, Identity, Lease, RestoreError, ServeError, WaitingReplica, offer, seal,
+};
 use crate::wire::position::{Position, ReplId};
 
 /// What a Redis is to be given, and the right to give it.
@@ -27,7 +29,7 @@ impl Sidecar {
         &mut self,
         control: &mut Control,
         before: &Before,
-        guest: Guest<Stream>,
+        waiting: WaitingReplica<Stream>,
         tip: &Tip,
     ) -> Result<(), SidecarError> {
         let history = tip.end.history;
@@ -71,7 +73,7 @@ impl Sidecar {
             takeover = Some(ready);
             offered
         };
-        let served = guest.serve(prepare, &()).await;
+        let served = waiting.serve(prepare, &()).await;
         self.forked = takeover.as_ref().and_then(|it| match it.identity {
             Identity::Fork { id } => Some(id),
             Identity::Continue { .. } => None,

@@ -17,7 +17,7 @@ use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{Archive, FORMAT, HistoryDoc, Parent};
 use crate::capture::Clock;
 use crate::monitoring::status::Status;
-use crate::restore::{Identity, greet, offer};
+use crate::restore::{Identity, handshake, offer};
 use crate::runtime;
 use crate::runtime::simulated::{Process, between, once_in, within};
 use crate::sidecar::takeover::prepare;
@@ -117,7 +117,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
     }
     let memory = 1 << 28;
     let writer = claimant.writer.clone();
-    let guest = greet(wire, None).await.map_err(|error| text(&error))?;
+    let waiting = handshake(wire, None).await.map_err(|error| text(&error))?;
     let wait = |claim: &ClaimDoc| {
         with(|sim| sim.oracle.counts.waits += 1);
         note(|| format!("{writer} waits for {}", claim.writer));
@@ -129,7 +129,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
         return Err("a fork".to_owned());
     }
     let offered = offer(&archive, &ready.plan, ready.identity);
-    let served = guest.serve(offered, &()).await;
+    let served = waiting.serve(offered, &()).await;
     let caught_up = served.map_err(|error| text(&error))?;
     note(|| format!("everything is served, up to {}", caught_up.end()));
     let confirmed = ready.lease.confirm().await;

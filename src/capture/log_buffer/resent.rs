@@ -3,13 +3,13 @@
 use bytes::Bytes;
 
 use super::super::overlap::{SAMPLE_LEAST, SAMPLE_MOST, Sample};
-use super::Tail;
+use super::LogBuffer;
 use crate::capture::spool::Held;
 use crate::log::segment::SegmentMeta;
 use crate::wire::position::{Boundary, Offset};
 use crate::wire::resp::FeedScanner;
 
-impl Tail {
+impl LogBuffer {
     /// What is held of the bytes after `start`, up to `end`.
     #[must_use]
     pub fn held(&self, start: Offset, end: Offset) -> Vec<Held> {

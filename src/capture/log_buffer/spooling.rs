@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Chunk, MARK_INTERVAL_MS, Tail};
+use super::{Chunk, LogBuffer, MARK_INTERVAL_MS};
 use crate::capture::spool::{Held, Record};
 use crate::wire::position::Offset;
 
@@ -16,7 +16,7 @@ pub struct Batch {
     pub parts: Vec<Bytes>,
 }
 
-impl Tail {
+impl LogBuffer {
     /// The oldest bytes in memory behind `in_flight` (what is being stored is in memory anyhow): `least` to about `most`.
     #[must_use]
     pub fn spoolable(&self, in_flight: Offset, least: usize, most: usize) -> Option<Batch> {

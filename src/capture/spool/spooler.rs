@@ -43,9 +43,9 @@ impl Spooler {
             let woken = self.shared.crowded.notified();
             let batch = {
                 let state = self.shared.state();
-                let crowded = state.tail.memory() >= threshold;
+                let crowded = state.buffer.memory() >= threshold;
                 crowded
-                    .then(|| state.tail.spoolable(state.in_flight, least, RECORD_MAX))
+                    .then(|| state.buffer.spoolable(state.in_flight, least, RECORD_MAX))
                     .flatten()
             };
             let Some(batch) = batch else {
@@ -58,7 +58,7 @@ impl Spooler {
                 record.map(|record| (batch, record))
             });
             if let Ok(Some((batch, record))) = put.await {
-                self.shared.state().tail.spooled(&batch, &record, grain);
+                self.shared.state().buffer.spooled(&batch, &record, grain);
                 self.shared.progress.notify_one();
             } else {
                 sleep(PAUSE).await;

@@ -32,7 +32,7 @@ pub enum ServeError {
     Request(RequestError),
     /// It speaks TLS to a listener that does not.
     #[error(
-        "it speaks TLS, and this listener does not: give backfeed a certificate with --listen-tls-cert and --listen-tls-key, or \
+        "it speaks TLS, and this listen does not: give backfeed a certificate with --listen-tls-cert and --listen-tls-key, or \
          set `tls-replication no` on Redis"
     )]
     SpeaksTls,

@@ -14,63 +14,63 @@ use tokio::task::JoinHandle;
 use crate::config::{Admission, Listen};
 use crate::link::Stream;
 use crate::link::accept::{AcceptError, accept};
-use crate::link::connection_limit::{self, Crowd};
+use crate::link::connection_limit::{self, ConnectionLimit};
 use crate::restore::master::error::ServeError;
-use crate::restore::master::password_guesses::Guesses;
-use crate::restore::master::{Guest, greet, refuse_replica};
+use crate::restore::master::password_guesses::PasswordGuesses;
+use crate::restore::master::{WaitingReplica, handshake, refuse_replica};
 
 /// Guests that wait to be served: one is the target, the others are mistakes.
-pub const GUESTS: usize = 4;
+pub const WAITING_REPLICAS: usize = 4;
 /// Connections that have not asked for a sync yet. When there are more, the one that has been at it for the longest goes: the
 /// target needs less than a second.
-pub const GREETED: usize = 64;
+pub const HANDSHAKES_AT_ONCE: usize = 64;
 /// Reasons to turn a connection away that are remembered to have been told.
 const REASONS: usize = 32;
 
-/// The door.
+/// The listener.
 #[derive(Debug)]
-pub struct Door {
+pub struct Listener {
     addr: SocketAddr,
     closed: watch::Sender<Option<String>>,
-    guests: mpsc::Receiver<Guest<Stream>>,
+    waiting: mpsc::Receiver<WaitingReplica<Stream>>,
     problems: Problems,
     task: JoinHandle<()>,
 }
 
-impl Door {
+impl Listener {
     /// Opens the port. Guests are told `reason` until [`Self::open`].
     ///
     /// # Errors
     /// Of the system: the port is taken.
     pub async fn bind(listen: &Listen, reason: &str) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(listen.addr).await?;
-        Self::new(listener, listen.admission.clone(), reason)
+        let socket = TcpListener::bind(listen.addr).await?;
+        Self::new(socket, listen.admission.clone(), reason)
     }
 
     /// Takes over an open port. Guests are told `reason` until [`Self::open`].
     ///
     /// # Errors
     /// Of the system.
-    pub fn new(listener: TcpListener, admission: Admission, reason: &str) -> std::io::Result<Self> {
-        let addr = listener.local_addr()?;
+    pub fn new(socket: TcpListener, admission: Admission, reason: &str) -> std::io::Result<Self> {
+        let addr = socket.local_addr()?;
         if let Some(warning) = admission.warning(addr) {
             tracing::warn!("{warning}");
         }
         let (closed, state) = watch::channel(Some(reason.to_owned()));
-        let (sender, guests) = mpsc::channel(GUESTS);
+        let (sender, waiting) = mpsc::channel(WAITING_REPLICAS);
         let problems = Problems::default();
         let reception = Reception {
             admission,
             state,
-            guests: sender,
+            waiting: sender,
             problems: problems.clone(),
-            guesses: Guesses::default(),
+            guesses: PasswordGuesses::default(),
         };
-        let task = tokio::spawn(reception.run(listener));
+        let task = tokio::spawn(reception.run(socket));
         Ok(Self {
             addr,
             closed,
-            guests,
+            waiting,
             problems,
             task,
         })
@@ -82,15 +82,15 @@ impl Door {
         self.addr
     }
 
-    /// Tells guests to come again later, and why.
+    /// Tells waiting replicas to come again later, and why.
     pub fn close(&mut self, reason: impl Into<String>) {
         self.closed.send_replace(Some(reason.into()));
-        while self.guests.try_recv().is_ok() {}
+        while self.waiting.try_recv().is_ok() {}
     }
 
-    /// Lets guests in. One that came in while the door was being closed comes again.
+    /// Lets waiting replicas in. One that came in while the listener was being closed comes again.
     pub fn open(&mut self) {
-        while self.guests.try_recv().is_ok() {}
+        while self.waiting.try_recv().is_ok() {}
         self.problems
             .0
             .lock()
@@ -99,10 +99,10 @@ impl Door {
         self.closed.send_replace(None);
     }
 
-    /// The next guest, who has asked for a sync. May be dropped while waiting.
-    pub async fn guest(&mut self) -> Guest<Stream> {
-        match self.guests.recv().await {
-            Some(guest) => guest,
+    /// The next waiting replica, who has asked for a sync. May be dropped while waiting.
+    pub async fn waiting(&mut self) -> WaitingReplica<Stream> {
+        match self.waiting.recv().await {
+            Some(waiting) => waiting,
             // The task ends with us alone.
             None => std::future::pending().await,
         }
@@ -120,7 +120,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -149,17 +149,17 @@ impl Ended {
 struct Reception {
     admission: Admission,
     state: watch::Receiver<Option<String>>,
-    guests: mpsc::Sender<Guest<Stream>>,
+    waiting: mpsc::Sender<WaitingReplica<Stream>>,
     problems: Problems,
-    guesses: Guesses,
+    guesses: PasswordGuesses,
 }
 
 impl Reception {
     /// Dropping it ends all greetings.
-    async fn run(self, listener: TcpListener) {
-        let mut greetings = Crowd::new(GREETED);
+    async fn run(self, socket: TcpListener) {
+        let mut greetings = ConnectionLimit::new(HANDSHAKES_AT_ONCE);
         loop {
-            let (stream, peer) = connection_limit::next(&listener).await;
+            let (stream, peer) = connection_limit::next(&socket).await;
             let reception = self.clone();
             greetings.admit(async move {
                 if let Err(ended) = reception.receive(stream, peer).await {
@@ -181,7 +181,7 @@ impl Reception {
             Some(reason) => refuse_replica(stream, credentials, &reason)
                 .await
                 .map(|()| None),
-            None => greet(stream, credentials).await.map(Some),
+            None => handshake(stream, credentials).await.map(Some),
         };
         match (&greeted, its_try) {
             (Ok(Some(_)), Some(its_try)) => its_try.right(),
@@ -189,12 +189,12 @@ impl Reception {
             (_, Some(its_try)) => its_try.harmless(),
             (_, None) => {}
         }
-        let Some(guest) = greeted? else {
+        let Some(waiting) = greeted? else {
             return Ok(());
         };
         self.problems.solved();
         // Nobody waits for it any more: it comes again.
-        let _ = self.guests.try_send(guest);
+        let _ = self.waiting.try_send(waiting);
         Ok(())
     }
 }

@@ -57,16 +57,19 @@ impl Certified {
     }
 }
 
-async fn door(admission: Admission) -> Door {
+async fn listener(admission: Admission) -> Listener {
     let listen = Listen::new("127.0.0.1:0".parse().unwrap(), admission).unwrap();
-    Door::bind(&listen, "it is starting").await.unwrap()
+    Listener::bind(&listen, "it is starting").await.unwrap()
 }
 
 trait Socket: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 
-async fn connect(door: &Door, tls: Option<&TlsConnector>) -> std::io::Result<Box<dyn Socket>> {
-    let tcp = TcpStream::connect(door.addr()).await?;
+async fn connect(
+    listener: &Listener,
+    tls: Option<&TlsConnector>,
+) -> std::io::Result<Box<dyn Socket>> {
+    let tcp = TcpStream::connect(listener.addr()).await?;
     Ok(match tls {
         None => Box::new(tcp),
         Some(tls) => Box::new(tls.connect("127.0.0.1".try_into().unwrap(), tcp).await?),
@@ -80,22 +83,22 @@ async fn connections_that_say_nothing_are_in_nobodys_way() {
         (Admission::default(), None),
         (certified.admission(), Some(&certified.connector)),
     ] {
-        let mut door = door(admission).await;
-        door.open();
+        let mut listener = listener(admission).await;
+        listener.open();
         let mut silent = Vec::new();
-        for number in 0..GREETED.saturating_mul(2) {
-            let mut stream = TcpStream::connect(door.addr()).await.unwrap();
+        for number in 0..HANDSHAKES_AT_ONCE.saturating_mul(2) {
+            let mut stream = TcpStream::connect(listener.addr()).await.unwrap();
             if number.is_multiple_of(2) && tls.is_some() {
                 // The beginning of a handshake.
                 stream.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
             }
             silent.push(stream);
         }
-        let mut target = connect(&door, tls).await.unwrap();
+        let mut target = connect(&listener, tls).await.unwrap();
         target.write_all(PSYNC).await.unwrap();
         target.flush().await.unwrap();
-        let guest = tokio::time::timeout(Duration::from_secs(8), door.guest()).await;
-        assert!(guest.is_ok(), "the target was kept out");
+        let waiting = tokio::time::timeout(Duration::from_secs(8), listener.waiting()).await;
+        assert!(waiting.is_ok(), "the target was kept out");
         // The ones that had been there for the longest had to go.
         let oldest = silent.first_mut().unwrap().read(&mut [0; 8]).await;
         // A reset is an end, too: what it had sent was not read.
@@ -110,12 +113,12 @@ async fn connections_that_say_nothing_are_in_nobodys_way() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_hangs_is_ended_and_told() {
     let certified = Certified::new();
-    let mut door = door(certified.admission()).await;
-    door.open();
-    let mut silent = TcpStream::connect(door.addr()).await.unwrap();
+    let mut listener = listener(certified.admission()).await;
+    listener.open();
+    let mut silent = TcpStream::connect(listener.addr()).await.unwrap();
     assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0);
     let problem = loop {
-        match door.problem() {
+        match listener.problem() {
             Some(problem) => break problem,
             None => tokio::task::yield_now().await,
         }
@@ -126,15 +129,15 @@ async fn a_handshake_that_hangs_is_ended_and_told() {
     );
 }
 
-async fn problem_of(door: &mut Door, tls: Option<&TlsConnector>, says: &[u8]) -> String {
-    door.open();
-    if let Ok(mut stream) = connect(door, tls).await {
+async fn problem_of(listener: &mut Listener, tls: Option<&TlsConnector>, says: &[u8]) -> String {
+    listener.open();
+    if let Ok(mut stream) = connect(listener, tls).await {
         stream.write_all(says).await.unwrap();
         // An alert of TLS may come first.
         while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
     }
     for _ in 0..1000 {
-        if let Some(problem) = door.problem() {
+        if let Some(problem) = listener.problem() {
             return problem;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -145,37 +148,41 @@ async fn problem_of(door: &mut Door, tls: Option<&TlsConnector>, says: &[u8]) ->
 #[tokio::test]
 async fn files_are_read_for_every_connection() {
     let certified = Certified::new();
-    let mut door = door(certified.admission()).await;
+    let mut listener = listener(certified.admission()).await;
     let key = certified.home.path().join("key");
     // A rotation, seen half done.
     let old_key = std::fs::read(&key).unwrap();
     let rotated = Certified::sign(&certified.home);
     let new_key = std::fs::read(&key).unwrap();
     std::fs::write(&key, old_key).unwrap();
-    let problem = problem_of(&mut door, Some(&rotated), b"").await;
+    let problem = problem_of(&mut listener, Some(&rotated), b"").await;
     assert!(
         problem.contains("nobody can be let in: the pair of --listen-tls-cert and --listen-tls-key cannot be used"),
         "{problem}"
     );
     std::fs::remove_file(&key).unwrap();
-    let problem = problem_of(&mut door, Some(&rotated), b"").await;
+    let problem = problem_of(&mut listener, Some(&rotated), b"").await;
     assert!(problem.contains("--listen-tls-key"), "{problem}");
     assert!(problem.contains("No such file"), "{problem}");
 
     std::fs::write(&key, new_key).unwrap();
-    door.open();
-    let mut target = connect(&door, Some(&rotated)).await.unwrap();
+    listener.open();
+    let mut target = connect(&listener, Some(&rotated)).await.unwrap();
     target.write_all(PSYNC).await.unwrap();
     target.flush().await.unwrap();
-    door.guest().await;
-    assert_eq!(door.problem(), None);
-    assert!(connect(&door, Some(&certified.connector)).await.is_err());
+    listener.waiting().await;
+    assert_eq!(listener.problem(), None);
+    assert!(
+        connect(&listener, Some(&certified.connector))
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
 async fn who_speaks_otherwise_is_told_with_the_settings_to_change() {
     let certified = Certified::new();
-    let mut secure = door(certified.admission()).await;
+    let mut secure = listener(certified.admission()).await;
     let problem = problem_of(&mut secure, None, b"*1\r\n$4\r\nPING\r\n").await;
     for part in [
         "from 127.0.0.1 ",
@@ -185,7 +192,7 @@ async fn who_speaks_otherwise_is_told_with_the_settings_to_change() {
     ] {
         assert!(problem.contains(part), "{problem}");
     }
-    let mut plain = door(Admission::default()).await;
+    let mut plain = listener(Admission::default()).await;
     let problem = problem_of(&mut plain, Some(&certified.connector), b"").await;
     for part in ["speaks TLS", "tls-replication no", "--listen-tls-cert"] {
         assert!(problem.contains(part), "{problem}");
@@ -198,7 +205,7 @@ async fn who_speaks_otherwise_is_told_with_the_settings_to_change() {
 async fn who_lacks_the_password_is_told_without_it_even_while_the_door_is_closed() {
     let home = TempDir::new().unwrap();
     let file = home.path().join("password");
-    let mut door = door(Admission {
+    let mut listener = listener(Admission {
         user: Some("replica".to_owned()),
         password_file: Some(file.clone()),
         tls: None,
@@ -214,16 +221,18 @@ async fn who_lacks_the_password_is_told_without_it_even_while_the_door_is_closed
         (b"PING\r\nPSYNC ? -1\r\n", "it gave no password"),
     ] {
         for closed in [true, false] {
-            door.open();
+            listener.open();
             if closed {
-                door.closed.send_replace(Some("it is closed".to_owned()));
+                listener
+                    .closed
+                    .send_replace(Some("it is closed".to_owned()));
             }
-            let mut stream = connect(&door, None).await.unwrap();
+            let mut stream = connect(&listener, None).await.unwrap();
             stream.write_all(says).await.unwrap();
             stream.shutdown().await.unwrap();
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
             let problem = loop {
-                match door.problem() {
+                match listener.problem() {
                     Some(problem) => break problem,
                     None => tokio::time::sleep(Duration::from_millis(5)).await,
                 }

@@ -78,7 +78,7 @@ async fn serve_replica<F>(
 where
     F: Future<Output = Result<Offer, RestoreError>>,
 {
-    greet(stream, None).await?.serve(prepare(), &()).await
+    handshake(stream, None).await?.serve(prepare(), &()).await
 }
 
 /// Serves `offer` to `target`, which does what it is told.

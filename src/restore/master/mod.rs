@@ -121,22 +121,25 @@ pub(super) fn may_continue(plan: &Plan, id: ReplId) -> Result<(), RestoreError> 
 ///
 /// # Errors
 /// [`ServeError`]: it is no replica, or is gone.
-pub async fn greet<S>(stream: S, credentials: Option<Credentials>) -> Result<Guest<S>, ServeError>
+pub async fn handshake<S>(
+    stream: S,
+    credentials: Option<Credentials>,
+) -> Result<WaitingReplica<S>, ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut link = Link::new(stream, Master::new(credentials));
     link.handshake().await?;
     link.phase = Phase::Preparing;
-    Ok(Guest { link })
+    Ok(WaitingReplica { link })
 }
 
 /// A target that has asked for a sync.
-pub struct Guest<S> {
+pub struct WaitingReplica<S> {
     link: Link<S>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guest<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
     /// The history that it says it has, and up to which offset; none for one that has nothing to go on from.
     #[must_use]
     pub fn claim(&self) -> Option<(ReplId, Offset)> {
@@ -433,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     fn took(&mut self, read: std::io::Result<usize>) -> Result<usize, ServeError> {
         let count = match read {
             Ok(count) => count,
-            // Of TLS: it closed the connection without a farewell, as whoever is killed.
+            // Of TLS: it closed the connection without a close_notify, as a killed process does.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
             Err(error) => return Err(self.broken(&error)),
         };

@@ -21,7 +21,7 @@ const NETWORK: u128 = u128::MAX << 64;
 
 /// Addresses that gave a wrong password.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Guesses(Arc<Mutex<BTreeMap<IpAddr, Turn>>>);
+pub(crate) struct PasswordGuesses(Arc<Mutex<BTreeMap<IpAddr, Turn>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Turn {
@@ -29,7 +29,7 @@ struct Turn {
     next: Instant,
 }
 
-impl Guesses {
+impl PasswordGuesses {
     /// Waits for the turn of this address. False: too many of its connections wait already.
     pub(crate) async fn turn(&self, peer: IpAddr) -> bool {
         let now = Instant::now();
@@ -92,7 +92,7 @@ impl Guesses {
 /// What a connection tries. One that has to go for others before its end counts as wrong: else it would be a way to try without being
 /// counted.
 pub(crate) struct Try {
-    guesses: Guesses,
+    guesses: PasswordGuesses,
     peer: IpAddr,
     is_wrong: bool,
 }
@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_was_wrong_has_one_try_a_second_and_the_others_wait_for_nothing() {
-        let guesses = Guesses::default();
+        let guesses = PasswordGuesses::default();
         let begun = Instant::now();
         let (bad, good) = (peer("10.0.0.1"), peer("10.0.0.2"));
         for _ in 0..100 {
@@ -162,7 +162,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_many_connections_at_once_few_wait_and_the_rest_are_closed() {
-        let guesses = Guesses::default();
+        let guesses = PasswordGuesses::default();
         guesses.wrong(peer("2001:db8::1"));
         let turns = (0..1000_u32).map(|host| {
             let (guesses, peer) = (guesses.clone(), format!("2001:db8::{host:x}"));
@@ -175,7 +175,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_had_to_go_counts_as_wrong() {
-        let (guesses, peer) = (Guesses::default(), peer("::1"));
+        let (guesses, peer) = (PasswordGuesses::default(), peer("::1"));
         guesses.begin(peer).harmless();
         assert!(guesses.turns().is_empty());
         drop(guesses.begin(peer));
@@ -188,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_addresses_are_remembered_than_so_many() {
-        let guesses = Guesses::default();
+        let guesses = PasswordGuesses::default();
         for number in 0..10 * ADDRESSES as u32 {
             guesses.wrong(std::net::Ipv4Addr::from_bits(number).into());
         }

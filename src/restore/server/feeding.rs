@@ -12,7 +12,7 @@ use crate::link::replication_info::Facts;
 use crate::recovery::plan::Plan;
 use crate::recovery::progress::Progress;
 use crate::restore::master::error::ServeError;
-use crate::restore::master::listener::Door;
+use crate::restore::master::listener::Listener;
 use crate::restore::master::{CaughtUp, Identity, offer};
 use crate::restore::proof::{Before, Differs};
 
@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 3;
 /// Waits for the target and feeds it, anew if the link breaks.
 pub(crate) struct Feed<'a> {
     /// Open: the target may have come already.
-    pub(crate) door: Door,
+    pub(crate) listener: Listener,
     pub(crate) announced: String,
     pub(crate) archive: &'a Archive,
     pub(crate) plan: &'a Plan,
@@ -78,18 +78,18 @@ impl Feed<'_> {
         let mut last = None;
         let mut deadline = come_by();
         loop {
-            let guest = tokio::select! {
+            let waiting = tokio::select! {
                 biased;
-                guest = timeout_at(deadline, self.door.guest()) => guest,
+                waiting = timeout_at(deadline, self.listener.waiting()) => waiting,
                 changed = watch.changed() => return Err(ServeError::Changed(changed)),
             };
-            let Ok(guest) = guest else {
+            let Ok(waiting) = waiting else {
                 return Err(last.unwrap_or_else(|| self.did_not_come()));
             };
-            self.door
+            self.listener
                 .close("the target is being restored on another connection");
             let prepare = offer(self.archive, self.plan, self.identity);
-            match guest.serve(prepare, self.progress).await {
+            match waiting.serve(prepare, self.progress).await {
                 Ok(caught_up) => return Ok(caught_up),
                 Err(error) => {
                     broken = broken.saturating_add(1);
@@ -97,7 +97,7 @@ impl Feed<'_> {
                         return Err(error);
                     }
                     tracing::warn!(%error, "feeding the target broke off; it comes again");
-                    self.door.open();
+                    self.listener.open();
                     deadline = come_by();
                     last = Some(error);
                 }
@@ -107,7 +107,7 @@ impl Feed<'_> {
 
     fn did_not_come(&self) -> ServeError {
         let seconds = COME.as_secs();
-        match self.door.problem() {
+        match self.listener.problem() {
             Some(reason) => ServeError::TurnedAway { reason, seconds },
             None => ServeError::NeverCame {
                 listen: self.announced.clone(),

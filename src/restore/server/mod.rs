@@ -21,7 +21,7 @@ use crate::recovery::expected_keys::Count;
 use super::error::RestoreError;
 use super::lease::Lease;
 use super::master::Identity;
-use super::master::listener::Door;
+use super::master::listener::Listener;
 use super::proof::Proof;
 use super::server::feeding::Feed;
 use crate::archive::{Archive, HistoryDoc, ServerInfo};
@@ -36,7 +36,7 @@ const NAMES_AT_ONCE: usize = 100;
 
 /// How the target reaches us.
 #[derive(Debug, Clone, Default)]
-pub struct Listener {
+pub struct ListenOptions {
     /// Where to listen; none: where the target can reach us, on a free port.
     pub listen: Option<SocketAddr>,
     /// Host and port that the target is told; none: where we listen. For NAT and containers.
@@ -74,7 +74,7 @@ impl<'a> Target<'a> {
         source: &'a Source,
         plan: &Plan,
         writers: &[ServerInfo],
-        listener: &Listener,
+        listen: &ListenOptions,
         force: bool,
     ) -> Result<Self, RestoreError> {
         let mut control = Control::connect(source).await?;
@@ -95,8 +95,8 @@ impl<'a> Target<'a> {
             target.check_nothing_to_lose()?;
             target.check_sentinel().await?;
         }
-        target.check_replication(listener).await?;
-        target.bind_address(listener)?;
+        target.check_replication(listen).await?;
+        target.bind_address(listen)?;
         Ok(target)
     }
 
@@ -214,9 +214,9 @@ impl<'a> Target<'a> {
     }
 
     /// Where to listen. Whoever connects gets all data, so beyond this host there must be a password.
-    fn bind_address(&self, listener: &Listener) -> Result<SocketAddr, RestoreError> {
+    fn bind_address(&self, listen: &ListenOptions) -> Result<SocketAddr, RestoreError> {
         let peer = self.control.peer_ip().map(|ip| ip.to_canonical());
-        let addr = match (listener.listen, peer) {
+        let addr = match (listen.listen, peer) {
             (Some(addr), _) => addr,
             (None, Some(IpAddr::V4(ip))) if ip.is_loopback() => (Ipv4Addr::LOCALHOST, 0).into(),
             (None, Some(IpAddr::V6(ip))) if ip.is_loopback() => (Ipv6Addr::LOCALHOST, 0).into(),
@@ -225,7 +225,7 @@ impl<'a> Target<'a> {
                 None => return Err(self.refused("closed the connection")),
             },
         };
-        if !listener.admission.is_guarded() && !is_loopback(addr) {
+        if !listen.admission.is_guarded() && !is_loopback(addr) {
             return Err(self.refused(format!(
                 "is on another host, so it would fetch the data from {addr}, where anybody could: set a password with \
                  --listen-password-file, and the same there with CONFIG SET masterauth; or demand its certificate, with \
@@ -364,10 +364,10 @@ impl<'a> Target<'a> {
         &mut self,
         plan: &Plan,
         writers: &[ServerInfo],
-        listener: &Listener,
+        listen: &ListenOptions,
         force: bool,
     ) -> Result<(), RestoreError> {
-        let mut anew = Self::check(self.source, plan, writers, listener, force).await?;
+        let mut anew = Self::check(self.source, plan, writers, listen, force).await?;
         anew.socket = self.socket.take();
         anew.lease = self.lease.take();
         *self = anew;
@@ -385,13 +385,16 @@ impl<'a> Target<'a> {
     }
 
     /// Opens the port that the target will come to.
-    pub(super) async fn listen(&mut self, listener: &Listener) -> Result<(), RestoreError> {
-        self.socket = Some(self.bind(listener).await?);
+    pub(super) async fn listen(&mut self, listen: &ListenOptions) -> Result<(), RestoreError> {
+        self.socket = Some(self.bind(listen).await?);
         Ok(())
     }
 
-    async fn bind(&self, listener: &Listener) -> Result<(TcpListener, SocketAddr), RestoreError> {
-        let wanted = self.bind_address(listener)?;
+    async fn bind(
+        &self,
+        listen: &ListenOptions,
+    ) -> Result<(TcpListener, SocketAddr), RestoreError> {
+        let wanted = self.bind_address(listen)?;
         let fail = |source| RestoreError::Listen {
             addr: wanted.to_string(),
             source,
@@ -408,27 +411,23 @@ impl<'a> Target<'a> {
         plan: &Plan,
         mut count: Count,
         identity: Identity,
-        listener: &Listener,
+        listen: &ListenOptions,
         progress: &dyn Progress,
     ) -> Result<Restored, RestoreError> {
         let (socket, bound) = match self.socket.take() {
             Some(open) => open,
-            None => self.bind(listener).await?,
+            None => self.bind(listen).await?,
         };
-        let door = Door::new(
-            socket,
-            listener.admission.clone(),
-            "the restore is starting",
-        );
-        let mut door = door.map_err(|source| RestoreError::Listen {
+        let listener = Listener::new(socket, listen.admission.clone(), "the restore is starting");
+        let mut listener = listener.map_err(|source| RestoreError::Listen {
             addr: bound.to_string(),
             source,
         })?;
         // A target that finds it closed comes again a second later.
-        door.open();
-        let (host, port) = self.announced(listener, bound);
+        listener.open();
+        let (host, port) = self.announced(listen, bound);
         let feed = Feed {
-            door,
+            listener,
             announced: format!("{host}:{port}"),
             archive,
             plan,
@@ -447,8 +446,8 @@ impl<'a> Target<'a> {
         Ok(self.restored(&proof))
     }
 
-    fn announced(&self, listener: &Listener, bound: SocketAddr) -> (String, u16) {
-        if let Some((host, port)) = &listener.announce {
+    fn announced(&self, listen: &ListenOptions, bound: SocketAddr) -> (String, u16) {
+        if let Some((host, port)) = &listen.announce {
             let port = if *port == 0 { bound.port() } else { *port };
             return (host.clone(), port);
         }

@@ -30,14 +30,14 @@ impl Target<'_> {
             port,
         };
         let fed = feed.run(&watch).await;
-        let mut guest = fed.map_err(|error| self.feeding(error))?;
+        let mut waiting = fed.map_err(|error| self.feeding(error))?;
         // The first connection may have been closed as idle in the meantime.
         let failed = self.left_following("looking at what it holds, now that it has everything,");
         self.control = Control::connect(self.source).await.map_err(&failed)?;
         let proved = prove(
             &mut self.control,
             &before,
-            &mut guest,
+            &mut waiting,
             count,
             port,
             Slack::None,
@@ -55,7 +55,7 @@ impl Target<'_> {
         if let Some((lease, _)) = &lease {
             lease.confirm().await?;
         }
-        let facts = self.promote(guest, &proof).await?;
+        let facts = self.promote(waiting, &proof).await?;
         if let Some((lease, Some(doc))) = lease {
             lease.record(&facts, plan, doc).await?;
         }

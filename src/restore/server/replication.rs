@@ -5,7 +5,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::restore::error::RestoreError;
-use crate::restore::server::{Listener, Target, frame_text};
+use crate::restore::server::{ListenOptions, Target, frame_text};
 
 /// A setting of the target.
 pub(crate) enum Setting {
@@ -30,9 +30,9 @@ impl Target<'_> {
     /// TLS, user and password.
     pub(crate) async fn check_replication(
         &mut self,
-        listener: &Listener,
+        listen: &ListenOptions,
     ) -> Result<(), RestoreError> {
-        let admission = &listener.admission;
+        let admission = &listen.admission;
         let by_tls = match self.setting("tls-replication").await? {
             Setting::Is(value) => Some(value == "yes"),
             Setting::Unknown => Some(false),

@@ -120,7 +120,7 @@ fn request(fake: &Fake) -> Request {
         continue_history: false,
         aof_layout: AofLayout::Auto,
         memory_limit: 1 << 30,
-        listener: Listener::default(),
+        listen: ListenOptions::default(),
         fork_id: id(0xEE),
         writer: "test".into(),
         now_unix_ms: 99,
@@ -201,7 +201,7 @@ async fn the_log_is_not_sealed_when_the_port_is_taken() {
         continue_history: true,
         ..request(&fake)
     };
-    continued.listener.listen = Some(taken.local_addr().unwrap());
+    continued.listen.listen = Some(taken.local_addr().unwrap());
     let error = restore(&sample.archive, &continued, &()).await.unwrap_err();
     assert!(matches!(error, RestoreError::Listen { .. }), "{error}");
     let catalog = sample.archive.catalog().await.unwrap();

@@ -5,14 +5,14 @@ use crate::wire::crc64::Crc64;
 
 /// The checksum of all bytes but the last 8, which may turn out to be the RDB's own.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(super) struct Trailer {
     pub(super) crc: Crc64,
     /// The last byte that `crc` covers.
     pub(super) before: u8,
     pub(super) held: Vec<u8>,
 }
 
-impl Tail {
+impl Trailer {
     pub(super) fn new() -> Self {
         Self {
             crc: Crc64::new(),

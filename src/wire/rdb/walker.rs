@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::error::{Stop, WalkError};
-use super::footer::Tail;
+use super::footer::Trailer;
 use super::layouts::{self, Atom, Effect, Kind, Record};
 use super::primitives::{FIRST_WITH_FOOTER, FOOTER_LEN, MAGIC_LEN, parse_magic};
 use super::summary::{Checksum, Summary, Unwalked};
@@ -36,7 +36,7 @@ const REPL_FIELDS: [&[u8]; 3] = [b"repl-id", b"repl-offset", b"repl-stream-db"];
 pub struct Walker {
     state: State,
     summary: Summary,
-    tail: Tail,
+    tail: Trailer,
     /// Bytes to pass over before anything else.
     skip: u64,
     /// The first part of a piece that the last chunk cut in two.
@@ -120,7 +120,7 @@ impl Walker {
         Self {
             state: State::Magic,
             summary: Summary::default(),
-            tail: Tail::new(),
+            tail: Trailer::new(),
             skip: 0,
             carry: Vec::new(),
             stack: Vec::with_capacity(8),
