@@ -7,16 +7,23 @@
 //!  file / appendonlydir / live server (as its master) ◀── restore ◀───┘
 //! ```
 //!
-//! | layer | modules |
+//! | layer | folders |
 //! |---|---|
-//! | L5 | `main`, [`cmd`]: one file a verb; flags are lowered once into typed config |
-//! | L4 | [`service`]: supervision, backoff; [`sidecar`]: which situation a Redis is in; [`upkeep`]: new bases in the background; [`http`]: health and metrics |
-//! | L3 | [`capture`]: feed → archive; [`restore`]: archive → server or files; [`rebuild`]: base and log → RDB; [`consolidate`]: base and log → base; [`verify`]: is it all sound?; [`inspect`]: what is in an RDB; [`lookup`]: one key at a point; [`diff`]: two points; [`fixture`]: recordings made and played |
-//! | L2 | [`link`]: sockets, Sentinels; [`archive`]: the only owner of object names; [`store`]: create-once objects; [`spool`]: what finds no room in memory |
-//! | L1 | [`resp`], [`proto`], [`rdb`], [`segment`] (and `frames`), [`expiry`], [`keyspace`], [`shown`], [`recording`]: pure, no tokio, no clock, no environment |
-//! | L0 | [`position`], [`crc64`], [`digest`], [`buffers`], [`config`], [`status`], [`metrics`], [`telemetry`], `world`: tasks, threads, chance |
+//! | L8 | `main`, [`cli`]: one file a verb; flags become typed configuration once, and only here are flags known by name |
+//! | L7 | [`sidecar`]: restores the Redis beside it, promotes it, captures it |
+//! | L6 | [`restore`]: archive → server or files; [`consolidate`]: base and log → new base, and when to make one; [`query`]: one key at a point, two points compared, what is in an RDB; [`verify`]: can everything be restored?; [`service`]: the supervisor of sessions, health and metrics over HTTP |
+//! | L5 | [`recovery`]: what to read for a point in time, and that it is sound |
+//! | L4 | [`capture`]: feed → archive; [`rebuild`]: base and log → RDB, outside of any server |
+//! | L3 | [`archive`]: the only owner of object names and documents; [`fixture`]: recordings of replication, made and played |
+//! | L2 | [`link`]: sockets to and from servers, Sentinels, TLS; [`store`]: create-once objects and their backends |
+//! | L1 | [`config`]: typed configuration; [`monitoring`]: status, metrics, log lines; [`log`]: the format of segments; [`model`]: the key space and all commands |
+//! | L0 | [`wire`]: positions, RESP, the replication protocol, RDB; [`display`]: keys and counts as people read them; [`runtime`]: tasks, threads, chance, buffers |
+//!
+//! `wire`, `display`, `log` and `model` are pure: bytes and values in, bytes and values out. `docs/dev/ARCHITECTURE.md` is the guide to the rooms.
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
+
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod archive;
 pub mod capture;

@@ -14,6 +14,7 @@ use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
 use crate::recovery::When;
 use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request, RestoreError};
+use crate::runtime;
 use crate::wire::position::{Offset, ReplId};
 
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
@@ -254,8 +255,8 @@ fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
             announce: config.announce,
             admission: config.admission,
         },
-        fork_id: ReplId::from_random(rand::random()),
-        writer: format!("restore/{:016x}", rand::random::<u64>()),
+        fork_id: ReplId::from_random(runtime::random_bytes()),
+        writer: format!("restore/{:016x}", runtime::random()),
         now_unix_ms,
     }
 }

@@ -92,8 +92,13 @@ impl Args {
 
 /// Kubernetes sets both in every pod; elsewhere a host's name may be that of a container, which changes with each start.
 fn derived_name() -> String {
-    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    let pod = std::env::var("HOSTNAME").ok().filter(|_| in_pod);
+    #[expect(clippy::disallowed_methods)] // what Kubernetes sets
+    let (service, host) = (
+        std::env::var_os("KUBERNETES_SERVICE_HOST"),
+        std::env::var("HOSTNAME"),
+    );
+    let in_pod = service.is_some();
+    let pod = host.ok().filter(|_| in_pod);
     name_of_pod(&pod.unwrap_or_default())
 }
 

@@ -1,7 +1,7 @@
 //! Keys of any type.
 
 use super::args::{Args, is_word};
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::payload::{self, Payload};

@@ -1,84 +1,15 @@
-//! The commands that can stand in a feed (PROTOCOL.md C.9): which keys each touches, and what it does.
-//!
-//! Each data type's file has the commands of that type in its `COMMANDS`.
+//! The commands that can stand in a feed (PROTOCOL.md C.9), of all data types.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
 
-use super::args::Args;
-use super::error::ApplyError;
-use super::key_specs::Keys;
+use super::command::Spec;
 use super::strings::{bits, hyperloglog};
 use super::{
-    Keyspace, any_type, functions, geo, hashes, lists, server_commands, sets, sort, streams,
-    strings, zsets,
+    any_type, functions, geo, hashes, lists, server_commands, sets, sort, streams, strings, zsets,
 };
-
-/// What becomes of a command.
-#[derive(Clone, Copy, Debug)]
-pub enum Support {
-    /// It is applied.
-    Applied(fn(&mut Keyspace, &Args) -> Result<(), ApplyError>),
-    /// It changes no data.
-    Ignored,
-    /// It cannot be applied, for this reason.
-    Refused(&'static str),
-}
-
-/// A command.
-#[derive(Clone, Copy, Debug)]
-pub struct Spec {
-    /// Its name in upper case.
-    pub name: &'static str,
-    /// What it touches.
-    pub keys: Keys,
-    /// What becomes of it.
-    pub support: Support,
-}
-
-impl Spec {
-    /// One that is applied.
-    pub(super) const fn new(
-        name: &'static str,
-        keys: Keys,
-        apply: fn(&mut Keyspace, &Args) -> Result<(), ApplyError>,
-    ) -> Self {
-        Self {
-            name,
-            keys,
-            support: Support::Applied(apply),
-        }
-    }
-
-    /// One that changes no data.
-    pub(super) const fn ignored(name: &'static str) -> Self {
-        Self {
-            name,
-            keys: Keys::None,
-            support: Support::Ignored,
-        }
-    }
-
-    /// One that cannot be applied, which changes these keys and no other ones.
-    pub(super) const fn losing(name: &'static str, keys: Keys, why: &'static str) -> Self {
-        Self {
-            name,
-            keys,
-            support: Support::Refused(why),
-        }
-    }
-
-    /// One that cannot be applied, and whose keys are not known.
-    pub(super) const fn refused(name: &'static str, why: &'static str) -> Self {
-        Self {
-            name,
-            keys: Keys::None,
-            support: Support::Refused(why),
-        }
-    }
-}
 
 /// All of them.
 pub fn commands() -> impl Iterator<Item = &'static Spec> {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::args::Args;
-use super::command_table::{Spec, Support, find};
+use super::command::{Spec, Support};
+use super::command_table::find;
 use super::database_numbers::Layout;
 use super::error::ApplyError;
 use super::key_names::{self, Flags, Mark, Names};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Blob;
 use super::args::Args;
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::payload::Payload;
 use crate::wire::rdb::cursor::{BadValue, Cursor};

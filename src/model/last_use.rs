@@ -2,7 +2,7 @@
 //! be touched. The footprint knows which touch is the last one, by its number: nothing is kept for each key.
 
 use super::args::Args;
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::Touch;
 use super::{Blob, Entry, Keyspace, Slot};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::args::{Args, is_word};
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::Keys;
 use super::pop::{self, Ends};

@@ -21,6 +21,7 @@ pub mod expiry;
 
 mod any_type;
 mod args;
+mod command;
 mod command_table;
 mod database_numbers;
 mod error;
@@ -53,7 +54,8 @@ use last_use::Alone;
 pub use server_commands::slot_of;
 
 pub use args::Args;
-pub use command_table::{Spec, Support, commands, find};
+pub use command::{Spec, Support};
+pub use command_table::{commands, find};
 pub use database_numbers::Layout;
 pub use error::ApplyError;
 pub use footprint::Footprint;

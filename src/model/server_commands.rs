@@ -2,7 +2,7 @@
 
 use super::Keyspace;
 use super::args::{Args, is_word};
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::args::Args;
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::Keys;
 use super::value::{DataType, Dialect, Raw, Value};

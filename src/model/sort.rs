@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::args::{Args, is_word};
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::{Blob, DataType as _, Keyspace, List, Value};

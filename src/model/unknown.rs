@@ -7,7 +7,7 @@
 //! ```
 
 use super::args::Args;
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::{Blob, Keyspace};

@@ -51,8 +51,10 @@ impl Level {
 
 /// Sets the process's log up. Called once; a second call changes nothing.
 pub fn init(format: LogFormat, level: Level) {
-    let (filter, complaint) = filter(std::env::var("RUST_LOG").ok().as_deref(), level);
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    #[expect(clippy::disallowed_methods)] // names that every program knows
+    let (wanted, no_color) = (std::env::var("RUST_LOG"), std::env::var_os("NO_COLOR"));
+    let (filter, complaint) = filter(wanted.ok().as_deref(), level);
+    let colour = io::stderr().is_terminal() && no_color.is_none();
     let subscriber = subscriber(format, filter, colour, io::stderr);
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(complaint) = complaint

@@ -35,7 +35,21 @@ pub(crate) fn random() -> u64 {
     if simulated::is_on() {
         return simulated::number();
     }
-    rand::random()
+    #[expect(clippy::disallowed_methods)] // the one place
+    let number = rand::random();
+    number
+}
+
+/// So many bytes of chance.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    for chunk in bytes.chunks_mut(size_of::<u64>()) {
+        let number = random().to_le_bytes();
+        for (byte, of) in chunk.iter_mut().zip(number) {
+            *byte = of;
+        }
+    }
+    bytes
 }
 
 /// A number from 0 up to 1.

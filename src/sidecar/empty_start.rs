@@ -8,6 +8,7 @@ use super::decision::Tip;
 use crate::archive::takeover::SuccessionError;
 use crate::archive::{ArchiveError, FORMAT, HistoryDoc, ServerInfo, begins_at};
 use crate::link::replication_info::Facts;
+use crate::runtime;
 use crate::wire::position::ReplId;
 
 /// Is there nothing in it that an empty base would take away?
@@ -24,7 +25,7 @@ impl Sidecar {
         let (archive, writer) = (self.capture.archive(), self.capture.writer());
         let doc = HistoryDoc {
             format: FORMAT,
-            id: ReplId::from_random(rand::random()),
+            id: ReplId::from_random(runtime::random_bytes()),
             replid: None,
             parent: None,
             previous: None,

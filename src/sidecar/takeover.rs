@@ -14,6 +14,7 @@ use crate::recovery::{Count, Plan, sound};
 use crate::restore::{
     Before, Identity, Lease, RestoreError, ServeError, WaitingReplica, offer, seal,
 };
+use crate::runtime;
 use crate::wire::position::{Position, ReplId};
 
 /// What a Redis is to be given, and the right to give it.
@@ -185,7 +186,7 @@ pub(crate) async fn prepare(
              restored Redis gets an id of its own, and one new full sync"
         );
         Identity::Fork {
-            id: ReplId::from_random(rand::random()),
+            id: ReplId::from_random(runtime::random_bytes()),
         }
     } else {
         Identity::Continue { id: history }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::runtime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -118,7 +119,7 @@ pub(super) async fn within<T>(
 
 /// The token of a create.
 fn token() -> String {
-    format!("{:032x}", rand::random::<u128>())
+    format!("{:032x}", u128::from_le_bytes(runtime::random_bytes()))
 }
 
 /// CRC-32C as services have it.

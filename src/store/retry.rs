@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::runtime;
 use tokio::time::{Instant, sleep};
 
 use super::StoreError;
@@ -140,7 +141,7 @@ pub(super) fn pause(n: u32) -> Duration {
     let pause = PAUSE_FIRST
         .saturating_mul(1_u32.checked_shl(n.min(16)).unwrap_or(u32::MAX))
         .min(PAUSE_MAX);
-    pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
+    pause.mul_f64(1.0 - runtime::random_unit() / 4.0)
 }
 
 pub(super) fn too_slow(limit: Duration) -> Attempt {

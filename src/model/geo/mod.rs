@@ -9,7 +9,7 @@ mod cells;
 use std::collections::HashSet;
 
 use super::args::{Args, is_word};
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::zsets::{Conditions, Member, add};

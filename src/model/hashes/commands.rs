@@ -2,7 +2,7 @@
 
 use super::super::Keyspace;
 use super::super::args::Args;
-use super::super::command_table::Spec;
+use super::super::command::Spec;
 use super::super::error::ApplyError;
 use super::super::key_specs::Keys;
 use super::{Expiry, Hash};

@@ -2,7 +2,7 @@
 
 use crate::model::Keyspace;
 use crate::model::args::{Args, is_word};
-use crate::model::command_table::Spec;
+use crate::model::command::Spec;
 use crate::model::error::ApplyError;
 use crate::model::key_specs::{Keys, Touch};
 use crate::model::strings::{Text, padded};

@@ -10,7 +10,7 @@
 
 use crate::model::Keyspace;
 use crate::model::args::Args;
-use crate::model::command_table::Spec;
+use crate::model::command::Spec;
 use crate::model::error::ApplyError;
 use crate::model::key_specs::Keys;
 use crate::model::strings::Text;

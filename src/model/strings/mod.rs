@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use super::Keyspace;
 use super::args::{Args, is_word};
-use super::command_table::Spec;
+use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::value::{DataType, Dialect, Raw, Value};

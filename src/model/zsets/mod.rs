@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::OVERHEAD;
-use super::command_table::Spec;
+use super::command::Spec;
 use super::value::{DataType, Dialect, Raw, Value};
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number, put_string};
 use crate::wire::rdb::number::score as text_score;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::super::args::{Args, is_word};
-use super::super::command_table::Spec;
+use super::super::command::Spec;
 use super::super::error::ApplyError;
 use super::super::key_specs::{Keys, Touch};
 use super::super::{DataType as _, Keyspace, Set, Value};

@@ -54,6 +54,7 @@ impl GcsStore {
     /// # Errors
     /// [`StoreError::Permanent`]: a wrong URL, or credentials that cannot be used.
     pub async fn open(url: &str, options: &GcsOptions) -> Result<Self, StoreError> {
+        #[expect(clippy::disallowed_methods)] // of the SDK, not of ours
         let emulator = std::env::var(EMULATOR_VARIABLE).ok();
         Self::open_at(url, options, emulator.filter(|host| !host.is_empty())).await
     }
