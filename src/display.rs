@@ -20,6 +20,16 @@ pub fn time(unix_ms: i64) -> String {
         .map_or_else(|_| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
 }
 
+/// The same as text.
+#[derive(Debug, Clone, Copy)]
+pub struct Time(pub i64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&time(self.0))
+    }
+}
+
 /// Bytes. For people: as they are where they are printable UTF-8, else escaped (`\x00`, and `\\` for a backslash), so that
 /// [`unescape`] gives them back. As JSON: a string when they are UTF-8, else `{"base64": "…"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use backfeed::cli;
 use backfeed::cli::{Cli, Exit, Failure};
-use backfeed::monitoring::logging::LogFormat;
+use backfeed::monitoring::logging::{LogFormat, has_colour};
 use backfeed::recovery::BLOCKING_READERS;
 use backfeed::store::LISTINGS;
 
@@ -59,12 +59,12 @@ fn refuse(refused: &cli::Refused) -> ExitCode {
     let (page, colour) = if refused.is_error() {
         (
             &mut std::io::stderr() as &mut dyn Write,
-            std::io::stderr().is_terminal(),
+            has_colour(std::io::stderr().is_terminal()),
         )
     } else {
         (
             &mut std::io::stdout() as &mut dyn Write,
-            std::io::stdout().is_terminal(),
+            has_colour(std::io::stdout().is_terminal()),
         )
     };
     // A reader that has gone away needs no text.

@@ -196,7 +196,7 @@ fn what_a_flush_takes_is_counted_and_its_database_alone() {
     assert_eq!(found["removed"]["keys"], 3);
 
     for (from, to, code, word) in [
-        (&third, &second, 2, "lies before that of --from"),
+        (&third, &second, 2, "lies before the earlier one"),
         (
             &"offset:99999999".to_owned(),
             &third,

@@ -165,9 +165,15 @@ fn a_key_is_what_it_was_at_each_point(version: Version) {
     let args = ["get", "k", "--store", &stored.store, "--changes", "--json"];
     let output = run(&args);
     let lines = output.stdout.lines();
-    let changes: Vec<Value> = lines
+    let mut changes: Vec<Value> = lines
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    let summary = changes.pop().unwrap();
+    assert_eq!(
+        (&summary["format"], &summary["commands"]),
+        (&json!(1), &json!(changes.len()))
+    );
+    assert!(summary["from"]["offset"].is_u64() && summary["to"]["offset"].is_u64());
     let names: Vec<&str> = changes
         .iter()
         .map(|change| change["command"][0].as_str().unwrap())

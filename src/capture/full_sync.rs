@@ -137,9 +137,19 @@ pub(super) async fn receive_payload(
     let mut writer = archive.begin_base(at).await?;
     let mut walker = Walker::new();
     let mut walked = false;
+    let work = status.work("full sync");
+    // A diskless master does not say how long the payload is.
+    let mut known = false;
     loop {
         match link.next().await? {
             Event::Payload(bytes) => {
+                if let Some(remaining) = link.payload_remaining()
+                    && !known
+                {
+                    known = true;
+                    work.total(remaining.saturating_add(bytes.len() as u64));
+                }
+                work.advance(bytes.len() as u64);
                 let taken = walker.push(&bytes)?;
                 if walked || taken < bytes.len() {
                     let extra = "bytes follow the end of the RDB inside the payload".to_owned();

@@ -47,7 +47,7 @@ use crate::capture::log_buffer::Moment;
 use crate::capture::log_writer::LogWriter;
 use crate::capture::predecessor::Previous;
 use crate::capture::spool::Spool;
-use crate::config::CaptureConfig;
+use crate::config::{CaptureConfig, Size};
 use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::link::sentinel::SentinelError;
@@ -157,8 +157,8 @@ pub enum SessionEnd {
     },
     /// A sidecar: the server has far less than the store, and comes from nothing that is stored.
     #[error(
-        "the server came up with {} keys and {} bytes at {at}, of a history that the store does not know, and the store has \
-         far more: nothing of it is captured before that is looked at", .found.keys.unwrap_or(0), .found.bytes
+        "the server came up with {} keys and {} at {at}, of a history that the store does not know, and the store has \
+         far more: nothing of it is captured before that is looked at", .found.keys.unwrap_or(0), Size(.found.bytes)
     )]
     Tiny {
         /// Where.

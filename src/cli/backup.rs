@@ -11,18 +11,29 @@ use crate::consolidate::scheduler::Upkeep;
 use crate::monitoring::status::unix_ms_now;
 use crate::service;
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed backup --store gs://my-bucket/shop --redis redis://10.0.0.5:6379 --http :9390
+  backfeed backup --once --store file:///backups/shop --redis redis://127.0.0.1:6379";
+
 /// Back a server up continuously, from anywhere that can reach it
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// One full sync, then exit
+    /// Take one full sync, then exit
     #[arg(long, env = "BACKFEED_ONCE", value_parser = clap::builder::BoolishValueParser::new())]
     once: bool,
 
-    /// redis+sentinel://: file with the password of the Sentinels themselves, read for every connection
-    #[arg(long, env = "BACKFEED_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    /// redis+sentinel://: file with the password of the Sentinels themselves. It is read for every connection
+    #[arg(
+        long,
+        env = "BACKFEED_SENTINEL_PASSWORD_FILE",
+        value_name = "FILE",
+        help_heading = "Sentinels"
+    )]
     sentinel_password_file: Option<PathBuf>,
 
     /// redis+sentinel://: the Sentinels' ACL user [default: their default user]
@@ -30,12 +41,16 @@ pub(super) struct Args {
         long,
         env = "BACKFEED_SENTINEL_USER",
         value_name = "NAME",
-        requires = "sentinel_password_file"
+        requires = "sentinel_password_file",
+        help_heading = "Sentinels"
     )]
     sentinel_user: Option<String>,
 
     #[command(flatten)]
     capture: flags::Capture,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -70,9 +85,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
     args.capture.tell_memory();
     let clock: Clock = Arc::new(unix_ms_now);
-    let store = args.store.lower()?;
+    let store = args.store.lower(&args.gcs)?;
     supervise(
-        args.capture.http,
+        args.capture.http.clone(),
         config.grace,
         move |status, shutdown| async move {
             let upkeep = Upkeep {

@@ -2,34 +2,38 @@
 
 use std::fmt::{self, Write as _};
 
-use super::listing::Time;
+use super::progress_bar::Bars;
 use super::{Exit, Failure, cut, flags};
-use crate::display::counted;
+use crate::display::{Time, counted};
 use crate::monitoring::status::unix_ms_now;
 use crate::query::diff::{Count, Diff, KeyChange, Request, What, diff};
-use crate::recovery::{RecoveryError, When};
-use crate::wire::position::ReplId;
+use crate::recovery::{Progress, RecoveryError, Stage, When};
+
+const EXAMPLES: &str = "\
+Examples:
+  backfeed diff --store gs://my-bucket/shop --from yesterday
+  backfeed diff --store gs://my-bucket/shop --from '2026-11-29 02:50' --at '2026-11-29 02:57:25'
+  backfeed diff --store file:///backups/shop --from offset:1024 --at offset:4096";
 
 /// Show which keys were added, changed and removed between two points
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// The earlier point: RFC 3339, `10m ago`, Unix seconds, or `offset:N`
-    #[arg(long, env = "BACKFEED_FROM", value_name = "WHEN")]
+    /// The earlier point, written as the later one in --at
+    #[arg(long, env = "BACKFEED_FROM", value_name = "WHEN", help_heading = flags::REQUIRED)]
     from: String,
 
-    /// The later point: the same, or `latest`
-    #[arg(long, env = "BACKFEED_TO", value_name = "WHEN")]
-    to: String,
-
-    /// The history, when it is not the latest one (see `backfeed list`)
-    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
-    history: Option<ReplId>,
+    #[command(flatten)]
+    point: flags::Point,
 
     #[command(flatten)]
     bounds: flags::Bounds,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     output: flags::Output,
@@ -40,16 +44,19 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now = unix_ms_now();
-    let when = |text: &str| When::parse(text, now).map_err(RecoveryError::from);
     let request = Request {
-        history: args.history,
-        from: when(&args.from)?,
-        to: when(&args.to)?,
+        history: args.point.history,
+        from: When::parse(&args.from, now).map_err(RecoveryError::from)?,
+        to: args.point.when(now)?,
         limit: args.bounds.limit(),
         memory: args.bounds.memory_limit(),
     };
-    let archive = args.store.open().await?;
-    let found = diff(&archive, request).await?;
+    let archive = args.store.open(&args.gcs).await?;
+    let bars = Bars::new();
+    bars.stage(Stage::Log, None);
+    let found = diff(&archive, request).await;
+    bars.finish();
+    let found = found?;
     args.output.print(&found, text)?;
     let unknown = (found.unknown.len() as u64).saturating_add(found.unknown_more);
     if unknown == 0 {

@@ -1,5 +1,7 @@
 //! Which exit code an error of the layers below means.
 
+use std::fmt;
+
 use super::{Exit, Failure};
 use crate::archive::ArchiveError;
 use crate::capture::SessionEnd;
@@ -106,7 +108,10 @@ impl From<RestoreError> for Failure {
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };
-        Self::new(exit, error)
+        match &error {
+            RestoreError::Rebuild(of) => Self::of_rebuild(of, exit, &error),
+            _ => Self::new(exit, error),
+        }
     }
 }
 
@@ -115,10 +120,14 @@ impl From<ConsolidateError> for Failure {
         match error {
             ConsolidateError::Restore(error) => error.into(),
             ConsolidateError::Archive(error) => error.into(),
-            ConsolidateError::Rebuild(error) => Self::new(of_rebuild(&error), error),
+            ConsolidateError::Rebuild(error) => {
+                Self::of_rebuild(&error, of_rebuild(&error), &error)
+            }
             ConsolidateError::Blocked { .. } => Self::new(Exit::NothingToRestore, error),
+            ConsolidateError::TooManyStages { .. } => {
+                Self::new(Exit::Error, format_args!("{error} ({MEMORY_FLAG})"))
+            }
             ConsolidateError::TooLong { .. }
-            | ConsolidateError::TooManyStages { .. }
             | ConsolidateError::Stuck { .. }
             | ConsolidateError::Differs { .. } => Self::new(Exit::Error, error),
         }
@@ -129,12 +138,17 @@ impl From<LookupError> for Failure {
     fn from(error: LookupError) -> Self {
         match error {
             LookupError::Restore(error) => error.into(),
-            LookupError::Rebuild(error) => Self::new(of_rebuild(&error), error),
-            LookupError::Reversed { .. } => Self::new(Exit::Usage, error),
+            LookupError::Rebuild(error) => Self::of_rebuild(&error, of_rebuild(&error), &error),
+            LookupError::Reversed { .. } => Self::new(
+                Exit::Usage,
+                format_args!("{error} (--from is the earlier one, --at the later one)"),
+            ),
             LookupError::Stopped { .. }
             | LookupError::Unknown { .. }
             | LookupError::Apart { .. } => Self::new(Exit::NothingToRestore, error),
-            LookupError::Memory { .. } => Self::new(Exit::Error, error),
+            LookupError::Memory { .. } => {
+                Self::new(Exit::Error, format_args!("{error} ({MEMORY_FLAG})"))
+            }
         }
     }
 }
@@ -168,6 +182,19 @@ impl From<FixtureError> for Failure {
             FixtureError::Recording { .. } => Exit::Damaged,
             FixtureError::File { .. } | FixtureError::Exists { .. } => Exit::Error,
         };
+        Self::new(exit, error)
+    }
+}
+
+/// What the verbs that end call their limit of memory.
+const MEMORY_FLAG: &str = "--memory-limit";
+
+impl Failure {
+    /// With the flag that helps, where one does.
+    fn of_rebuild(of: &RebuildError, exit: Exit, error: &dyn fmt::Display) -> Self {
+        if of.needs_memory() {
+            return Self::new(exit, format_args!("{error}: raise it with {MEMORY_FLAG}"));
+        }
         Self::new(exit, error)
     }
 }

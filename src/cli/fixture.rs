@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Exit, Failure, flags, print};
-use crate::config::{parse_duration, parse_size};
+use crate::config::{Size, parse_duration, parse_size};
 use crate::fixture::recording::Kind;
 use crate::fixture::{self, ABOUT, About, Recording, Transcript, TranscriptError};
 use crate::wire::position::Boundary;
@@ -13,8 +13,15 @@ use crate::wire::psync::transfer::Framing;
 use crate::wire::rdb::{Summary, Walker};
 use crate::wire::resp::FeedScanner;
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed fixture info fixtures/my-case
+  backfeed fixture check fixtures/*
+  backfeed fixture slice fixtures/my-case --to fixtures/smaller --feed 64KiB";
+
 /// Look at a fixture, check it, or cut a part out of it
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -51,24 +58,26 @@ struct Check {
 
 /// Make a smaller fixture of the beginning of another
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options")]
 struct Slice {
     /// The fixture: its directory, or its recording
     #[arg(value_name = "FIXTURE")]
     fixture: PathBuf,
 
-    /// A directory to make, or a file that ends in .zst
-    #[arg(long, env = "BACKFEED_TO", value_name = "FIXTURE")]
+    /// A directory to create, or a file that ends in .zst
+    // No variable: BACKFEED_TO is where a restore goes.
+    #[arg(long, value_name = "FIXTURE", help_heading = flags::REQUIRED)]
     to: PathBuf,
 
-    /// Keep what was said in this time
+    /// Keep what was sent within this time
     #[arg(long, env = "BACKFEED_UNTIL", value_name = "TIME", value_parser = parse_duration)]
     until: Option<Duration>,
 
-    /// Keep so many connections
+    /// Keep this many connections
     #[arg(long, env = "BACKFEED_CONNECTIONS", value_name = "N")]
     connections: Option<usize>,
 
-    /// Keep so many bytes of the feed
+    /// Keep this many bytes of the feed
     #[arg(long, env = "BACKFEED_FEED", value_name = "SIZE", value_parser = parse_size)]
     feed: Option<usize>,
 
@@ -107,15 +116,15 @@ fn damaged(path: &Path, error: impl std::fmt::Display) -> Failure {
 fn info(path: &Path) -> Result<(), Failure> {
     let recording = fixture::load(path)?;
     let mut text = std::fs::read_to_string(path.join(ABOUT)).unwrap_or_default();
-    let said = |kind| recording.said(kind).len();
+    let said = |kind| recording.said(kind).len() as u64;
     let took = recording.records.last().map_or(0, |record| record.at_us);
     let _ = writeln!(
         text,
-        "recording   {} records in {:?}: {} bytes by the master, {} by the replica",
+        "recording   {} records in {:?}: {} by the master, {} by the replica",
         recording.records.len(),
         Duration::from_micros(took),
-        said(Kind::Master),
-        said(Kind::Replica)
+        Size(said(Kind::Master)),
+        Size(said(Kind::Replica))
     );
     match Transcript::of(&recording) {
         Ok(transcript) => describe(&transcript, &mut text),
@@ -133,8 +142,8 @@ fn describe(transcript: &Transcript, text: &mut String) {
     };
     let _ = writeln!(
         text,
-        "snapshot    {} bytes, {how}, at {}",
-        transcript.rdb.len(),
+        "snapshot    {}, {how}, at {}",
+        Size(transcript.rdb.len() as u64),
         transcript.base
     );
     match walked(transcript) {
@@ -152,8 +161,8 @@ fn describe(transcript: &Transcript, text: &mut String) {
     }
     let _ = writeln!(
         text,
-        "feed        {} bytes, to offset {}",
-        transcript.feed.len(),
+        "feed        {}, to offset {}",
+        Size(transcript.feed.len() as u64),
         transcript.end()
     );
     for stretch in &transcript.stretches {

@@ -1,19 +1,18 @@
 //! Flags that several verbs share.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, print, print_json};
+use super::{Failure, print, print_json, version};
 use crate::archive::Archive;
 use crate::config::{
     AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
-    EncryptionKey, GcsOptions, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels, Shares,
-    Source, SpoolConfig, StorageClass, StoreConfig, Tls, Upstream, Wanted, cgroup_memory_limit,
-    parse_addr, parse_duration, parse_project, parse_size,
+    EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels,
+    Shares, Source, SpoolConfig, StorageClass, StoreConfig, Tls, Upstream, Wanted,
+    cgroup_memory_limit, in_flags, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::monitoring::logging::LogFormat;
@@ -21,50 +20,76 @@ use crate::recovery::{RecoveryError, When};
 use crate::store;
 use crate::wire::position::ReplId;
 
+/// Sections of the help. What has to be given stands in the first one.
+pub(super) const REQUIRED: &str = "Required";
+pub(super) const SERVING: &str = "Connections from Redis";
+pub(super) const OUTPUT: &str = "Output and log";
+const POINT: &str = "Point in time";
+const LOGIN: &str = "Connection to Redis";
+const CAPTURE: &str = "Capture";
+const MEMORY: &str = "Memory and spool";
+const NEW_BASES: &str = "New bases";
+const GCS: &str = "Google Cloud Storage";
+
 #[derive(Debug, Args)]
 pub(super) struct Log {
-    /// How log lines on stderr look
-    #[arg(long, env = "BACKFEED_LOG_FORMAT", value_enum, default_value = "text")]
+    /// Form of the log on stderr
+    #[arg(long, env = "BACKFEED_LOG_FORMAT", value_enum, value_name = "FORMAT", default_value = "text", help_heading = OUTPUT)]
     pub(super) log_format: LogFormat,
 
     /// Log more: -v every decision, -vv every message (RUST_LOG overrides it)
-    #[arg(short, long, env = "BACKFEED_VERBOSE", action = clap::ArgAction::Count)]
+    #[arg(short, long, env = "BACKFEED_VERBOSE", action = clap::ArgAction::Count, help_heading = OUTPUT)]
     pub(super) verbose: u8,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Store {
-    /// Where the archive lies: gs://bucket/prefix, s3://bucket/prefix, az://container/prefix or file:///path
-    #[arg(long, env = "BACKFEED_STORE", value_name = "URL")]
+    /// Where the archive is: gs://bucket/prefix, s3://bucket/prefix, az://container/prefix or file:///path
+    #[arg(long, env = "BACKFEED_STORE", value_name = "URL", help_heading = REQUIRED)]
     store: String,
+}
 
+/// Settings of a store in Google Cloud Storage.
+#[derive(Debug, Args)]
+pub(super) struct Gcs {
     /// gs://: encrypt with this key of Cloud KMS [default: as the bucket does]
     #[arg(
         long,
         env = "BACKFEED_KMS_KEY",
         value_name = "projects/…/cryptoKeys/…",
-        conflicts_with = "encryption_key_file"
+        conflicts_with = "encryption_key_file",
+        help_heading = GCS
     )]
     kms_key: Option<KmsKey>,
 
-    /// gs://: encrypt and decrypt with the AES-256 key in this file (base64 of 32 bytes, or the 32 bytes). Without it nobody
-    /// can read the archive
-    #[arg(long, env = "BACKFEED_ENCRYPTION_KEY_FILE", value_name = "FILE")]
+    /// gs://: encrypt and decrypt with the AES-256 key in this file (base64 of 32 bytes, or the 32 bytes). Without this key,
+    /// the archive cannot be read
+    #[arg(
+        long,
+        env = "BACKFEED_ENCRYPTION_KEY_FILE",
+        value_name = "FILE",
+        help_heading = GCS
+    )]
     encryption_key_file: Option<PathBuf>,
 
     /// gs://: the storage class of new objects: STANDARD, NEARLINE, COLDLINE, ARCHIVE [default: the bucket's]
-    #[arg(long, env = "BACKFEED_STORAGE_CLASS", value_name = "CLASS")]
+    #[arg(
+        long,
+        env = "BACKFEED_STORAGE_CLASS",
+        value_name = "CLASS",
+        help_heading = GCS
+    )]
     storage_class: Option<StorageClass>,
 
     /// gs://: the project that pays for the requests (requester pays)
-    #[arg(long, env = "BACKFEED_USER_PROJECT", value_name = "PROJECT", value_parser = parse_project)]
+    #[arg(long, env = "BACKFEED_USER_PROJECT", value_name = "PROJECT", value_parser = parse_project, help_heading = GCS)]
     user_project: Option<String>,
 }
 
 impl Store {
     /// Reads the key file: once, as another key could not read what this one has written.
-    pub(super) fn lower(&self) -> Result<StoreConfig, ConfigError> {
-        let encryption = match (&self.kms_key, &self.encryption_key_file) {
+    pub(super) fn lower(&self, gcs: &Gcs) -> Result<StoreConfig, ConfigError> {
+        let encryption = match (&gcs.kms_key, &gcs.encryption_key_file) {
             (Some(key), _) => Encryption::Managed(key.clone()),
             (None, Some(path)) => Encryption::Supplied(
                 EncryptionKey::from_file(path)
@@ -76,16 +101,17 @@ impl Store {
             url: self.store.clone(),
             gcs: GcsOptions {
                 encryption,
-                storage_class: self.storage_class,
-                user_project: self.user_project.clone(),
+                storage_class: gcs.storage_class,
+                user_project: gcs.user_project.clone(),
             },
         }
         .checked()
+        .map_err(ConfigError::in_flags)
     }
 
     /// The archive that lies there.
-    pub(super) async fn open(&self) -> Result<Archive, Failure> {
-        let store = store::open_with(&self.lower()?).await?;
+    pub(super) async fn open(&self, gcs: &Gcs) -> Result<Archive, Failure> {
+        let store = store::open_with(&self.lower(gcs)?).await?;
         Ok(Archive::open(store).await?)
     }
 }
@@ -94,8 +120,12 @@ impl Store {
 #[derive(Debug, Args)]
 pub(super) struct Output {
     /// Print JSON, for scripts
-    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "BACKFEED_JSON", value_parser = clap::builder::BoolishValueParser::new(), help_heading = OUTPUT)]
     pub(super) json: bool,
+
+    /// When the verb began.
+    #[arg(skip = Instant::now())]
+    begun: Instant,
 }
 
 impl Output {
@@ -106,10 +136,36 @@ impl Output {
         text: impl FnOnce(&R) -> String,
     ) -> Result<(), Failure> {
         if self.json {
-            return print_json(report);
+            return print_json(&self.answer(report));
         }
         print(&text(report))
     }
+
+    /// What every JSON answer has around it.
+    pub(super) fn answer<R: Serialize>(&self, report: R) -> Answer<R> {
+        Answer {
+            format: FORMAT,
+            backfeed_version: version::NUMBER,
+            duration_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            report,
+        }
+    }
+}
+
+/// The version of all JSON. Its names are part of the interface: fields are added, never renamed or removed while this stays.
+/// Instants are Unix milliseconds (`…_unix_ms`), lengths of time have their unit in the name, sizes are bytes; what is not known
+/// is null.
+const FORMAT: u32 = 1;
+
+/// A JSON answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer<R> {
+    format: u32,
+    backfeed_version: &'static str,
+    /// How long the verb took.
+    duration_ms: u64,
+    #[serde(flatten)]
+    report: R,
 }
 
 /// Of a command that looks at keys and does not work in stages: more has to be asked for.
@@ -118,12 +174,18 @@ pub(super) const KEYS_MEMORY: usize = 1 << 30;
 /// What a look into a store may show, and take.
 #[derive(Debug, Args)]
 pub(super) struct Bounds {
-    /// Show at most so many elements of a collection, or keys; 0: all
-    #[arg(long, env = "BACKFEED_LIMIT", value_name = "N", default_value = "1000")]
+    /// Show at most this many elements of a collection, or keys; 0: all
+    #[arg(
+        long,
+        env = "BACKFEED_LIMIT",
+        value_name = "N",
+        default_value = "1000",
+        help_heading = "Options"
+    )]
     limit: usize,
 
-    /// Hold at most this much of the keys that the log touches in memory [default: 1GiB, or what the limit of the cgroup leaves]
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    /// Memory for the keys that the log touches, at most [default: 1GiB, or what the limit of the cgroup leaves]
+    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size, help_heading = "Options")]
     memory_limit: Option<usize>,
 }
 
@@ -149,21 +211,34 @@ impl Bounds {
 /// A point of a history in a store.
 #[derive(Debug, Args)]
 pub(super) struct Point {
-    /// The point in time: RFC 3339, `10m ago`, Unix seconds, or `latest` [default: latest]
+    /// The point: `latest`, `2026-11-29 02:57:25` or `02:57:26` (UTC), RFC 3339, `yesterday`, an age such as `5m`, Unix seconds
+    /// or milliseconds, or `offset:N` [default: latest]
     #[arg(
         long,
         env = "BACKFEED_AT",
         value_name = "WHEN",
-        conflicts_with = "offset"
+        conflicts_with = "offset",
+        help_heading = POINT
     )]
     pub(super) at: Option<String>,
 
-    /// The point as an offset of the history
-    #[arg(long, env = "BACKFEED_OFFSET", value_name = "N")]
+    /// The point as an offset of the history; the same as --at offset:N
+    #[arg(
+        long,
+        env = "BACKFEED_OFFSET",
+        value_name = "N",
+        alias = "to-offset",
+        help_heading = POINT
+    )]
     pub(super) offset: Option<u64>,
 
-    /// The history, when it is not the latest one (see `backfeed list`)
-    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    /// The history, if it is not the latest one (see `backfeed list`)
+    #[arg(
+        long,
+        env = "BACKFEED_HISTORY",
+        value_name = "ID",
+        help_heading = POINT
+    )]
     pub(super) history: Option<ReplId>,
 }
 
@@ -185,13 +260,23 @@ impl Point {
 /// How to log in to the server.
 #[derive(Debug, Args)]
 pub(super) struct Login {
-    /// File with the server's password, read for every connection
-    #[arg(long, env = "BACKFEED_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    /// File with the server's password. It is read for every connection
+    #[arg(
+        long,
+        env = "BACKFEED_REDIS_PASSWORD_FILE",
+        value_name = "FILE",
+        help_heading = LOGIN
+    )]
     redis_password_file: Option<PathBuf>,
 
-    /// rediss://: trust the authorities in this PEM file, instead of the system's. It and the next two are read for every
-    /// connection
-    #[arg(long, env = "BACKFEED_TLS_CA", value_name = "FILE")]
+    /// rediss://: trust the authorities in this PEM file, instead of the system's. This file and the next two are read for
+    /// every connection
+    #[arg(
+        long,
+        env = "BACKFEED_TLS_CA",
+        value_name = "FILE",
+        help_heading = LOGIN
+    )]
     tls_ca: Option<PathBuf>,
 
     /// rediss://: our certificate (PEM), for a server that wants one
@@ -199,7 +284,8 @@ pub(super) struct Login {
         long,
         env = "BACKFEED_TLS_CERT",
         value_name = "FILE",
-        requires = "tls_key"
+        requires = "tls_key",
+        help_heading = LOGIN
     )]
     tls_cert: Option<PathBuf>,
 
@@ -208,12 +294,18 @@ pub(super) struct Login {
         long,
         env = "BACKFEED_TLS_KEY",
         value_name = "FILE",
-        requires = "tls_cert"
+        requires = "tls_cert",
+        help_heading = LOGIN
     )]
     tls_key: Option<PathBuf>,
 
     /// rediss://: the name in the server's certificate [default: the host of the URL]
-    #[arg(long, env = "BACKFEED_TLS_SERVER_NAME", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "BACKFEED_TLS_SERVER_NAME",
+        value_name = "NAME",
+        help_heading = LOGIN
+    )]
     tls_server_name: Option<String>,
 }
 
@@ -249,9 +341,9 @@ impl Login {
 /// Whom backfeed serves as a master.
 #[derive(Debug, Args)]
 pub(super) struct Serving {
-    /// File with the password that the server must give to backfeed as its master (its `masterauth`), read for every
-    /// connection. --listen beyond loopback needs it, or --listen-tls-client-ca
-    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE")]
+    /// File with the password that the server must give to backfeed as its master (its `masterauth`). It is read for every
+    /// connection. --listen beyond loopback needs this password, or --listen-tls-client-ca
+    #[arg(long, env = "BACKFEED_LISTEN_PASSWORD_FILE", value_name = "FILE", help_heading = SERVING)]
     listen_password_file: Option<PathBuf>,
 
     /// The user that it must give with that password (its `masteruser`) [default: any, or none]
@@ -259,18 +351,16 @@ pub(super) struct Serving {
         long,
         env = "BACKFEED_LISTEN_USER",
         value_name = "NAME",
-        requires = "listen_password_file"
-    )]
+        requires = "listen_password_file", help_heading = SERVING)]
     listen_user: Option<String>,
 
-    /// Serve by TLS, as a server with `tls-replication yes` wants it: our certificate (PEM). It and the next two are read for
-    /// every connection
+    /// Serve by TLS, as a server with `tls-replication yes` wants it: our certificate (PEM). This file and the next two are
+    /// read for every connection
     #[arg(
         long,
         env = "BACKFEED_LISTEN_TLS_CERT",
         value_name = "FILE",
-        requires = "listen_tls_key"
-    )]
+        requires = "listen_tls_key", help_heading = SERVING)]
     listen_tls_cert: Option<PathBuf>,
 
     /// The private key of --listen-tls-cert (PEM)
@@ -278,8 +368,7 @@ pub(super) struct Serving {
         long,
         env = "BACKFEED_LISTEN_TLS_KEY",
         value_name = "FILE",
-        requires = "listen_tls_cert"
-    )]
+        requires = "listen_tls_cert", help_heading = SERVING)]
     listen_tls_key: Option<PathBuf>,
 
     /// Serve only a server that presents a certificate signed by the authorities in this PEM file
@@ -287,8 +376,7 @@ pub(super) struct Serving {
         long,
         env = "BACKFEED_LISTEN_TLS_CLIENT_CA",
         value_name = "FILE",
-        requires = "listen_tls_cert"
-    )]
+        requires = "listen_tls_cert", help_heading = SERVING)]
     listen_tls_client_ca: Option<PathBuf>,
 }
 
@@ -324,72 +412,87 @@ pub(super) struct Capture {
     /// The server: redis://[user[:password]@]host[:port], or rediss:// for TLS. `backup` takes Sentinels too:
     /// redis+sentinel://[user[:password]@]host[:port][,host[:port]…]/master-name, or rediss+sentinel://
     // Text, not a `Source`: clap would show a wrong value, password and all, in its error.
-    #[arg(long, env = "BACKFEED_REDIS", value_name = "URL")]
+    #[arg(long, env = "BACKFEED_REDIS", value_name = "URL", help_heading = REQUIRED)]
     redis: String,
 
-    #[command(flatten)]
-    login: Login,
+    /// Serve /healthz, /readyz and /metrics at this address, such as 127.0.0.1:9390, localhost:9390, or :9390 for all
+    /// addresses. They show no data
+    #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT", value_parser = str::parse::<HttpAddr>, help_heading = CAPTURE)]
+    pub(super) http: Option<HttpAddr>,
 
     /// Store what was received after this time at the latest
     #[arg(long, env = "BACKFEED_FLUSH_INTERVAL", value_name = "TIME", default_value = "1s",
-          value_parser = parse_duration)]
+          value_parser = parse_duration, help_heading = CAPTURE)]
     flush_interval: Duration,
 
     /// Store a segment when it has this many bytes, before its time
     #[arg(long, env = "BACKFEED_SEGMENT_SIZE", value_name = "SIZE", default_value = "8MiB",
-          value_parser = parse_size)]
+          value_parser = parse_size, help_heading = CAPTURE)]
     segment_size: usize,
-
-    /// Memory for the whole process [default: the limit of its cgroup, of a high one 1GiB; without a limit 256MiB]
-    #[arg(long, env = "BACKFEED_MEMORY_BUDGET", value_name = "SIZE", value_parser = parse_size)]
-    memory_budget: Option<usize>,
-
-    /// Of that, hold at most this much of the feed, received but not yet stored [default: 64MiB of 256MiB]
-    #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
-    memory_limit: Option<usize>,
-
-    /// Directory for feed that finds no room in memory while the store is slow or away [default: none]
-    #[arg(long, env = "BACKFEED_SPOOL_DIR", value_name = "DIR")]
-    spool_dir: Option<PathBuf>,
-
-    /// Hold at most this much there
-    #[arg(long, env = "BACKFEED_SPOOL_LIMIT", value_name = "SIZE", default_value = "1GiB",
-          value_parser = parse_size)]
-    spool_limit: usize,
 
     /// Acknowledge to the master (and so to WAIT) what is `stored` or what is `received`
     #[arg(long, env = "BACKFEED_ACK", value_name = "stored|received", default_value = "stored",
-          value_parser = str::parse::<AckPolicy>)]
+          value_parser = str::parse::<AckPolicy>, help_heading = CAPTURE)]
     ack: AckPolicy,
 
-    /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:9390 (they show no data)
-    #[arg(long, env = "BACKFEED_HTTP", value_name = "ADDR:PORT", value_parser = parse_addr)]
-    pub(super) http: Option<SocketAddr>,
+    /// After SIGTERM, take at most this long to store and acknowledge the rest
+    #[arg(long, env = "BACKFEED_GRACE", value_name = "TIME", default_value = "10s",
+          value_parser = parse_duration, help_heading = CAPTURE)]
+    pub(super) grace: Duration,
 
-    /// Make a new base (snapshot) from the last one and the log so often, if something was written; `never`: only by hand
+    #[command(flatten)]
+    memory: Memory,
+
+    /// How often to create a base (snapshot) from the last one and the log, if something was written; `never`: only by hand
     #[arg(long, env = "BACKFEED_CONSOLIDATE_EVERY", value_name = "TIME", default_value = "1h",
-          value_parser = parse_every)]
+          value_parser = parse_every, help_heading = NEW_BASES)]
     consolidate_every: Every,
 
-    /// And when the log since the base has this many percent of its size
+    /// Create a base also when the log since the last one has this many percent of its size
     #[arg(
         long,
         env = "BACKFEED_CONSOLIDATE_SHARE",
         value_name = "PERCENT",
         default_value_t = 50,
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = NEW_BASES
     )]
     consolidate_share: u32,
 
-    /// Of --memory-budget, hold at most this much of the keys that the log touches meanwhile; more of them are done in stages
+    #[command(flatten)]
+    login: Login,
+}
+
+/// Memory and disk of a service.
+#[derive(Debug, Args)]
+struct Memory {
+    /// Memory for the whole process [default: the limit of its cgroup, but at most 1GiB; without a limit 256MiB]
+    #[arg(long, env = "BACKFEED_MEMORY_BUDGET", value_name = "SIZE", value_parser = parse_size, help_heading = MEMORY)]
+    memory_budget: Option<usize>,
+
+    /// Part of --memory-budget for the feed that was received and is not yet stored [default: 64MiB of 256MiB]
+    // The verbs that end have a --memory-limit as well, which is for something else.
+    #[arg(long, env = "BACKFEED_FEED_MEMORY", value_name = "SIZE", value_parser = parse_size, alias = "memory-limit", help_heading = MEMORY)]
+    feed_memory: Option<usize>,
+
+    /// Part of --memory-budget for the keys that the log touches while a base is created; more keys are done in stages
     /// [default: 96MiB of 256MiB]
-    #[arg(long, env = "BACKFEED_CONSOLIDATE_MEMORY", value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, env = "BACKFEED_CONSOLIDATE_MEMORY", value_name = "SIZE", value_parser = parse_size, help_heading = MEMORY)]
     consolidate_memory: Option<usize>,
 
-    /// After SIGTERM, take at most this long to store and acknowledge the rest
-    #[arg(long, env = "BACKFEED_GRACE", value_name = "TIME", default_value = "10s",
-          value_parser = parse_duration)]
-    pub(super) grace: Duration,
+    /// Directory for feed that does not fit into memory while the store is slow or unreachable [default: none]
+    #[arg(
+        long,
+        env = "BACKFEED_SPOOL_DIR",
+        value_name = "DIR",
+        help_heading = MEMORY
+    )]
+    spool_dir: Option<PathBuf>,
+
+    /// Disk space for feed in --spool-dir, at most
+    #[arg(long, env = "BACKFEED_SPOOL_LIMIT", value_name = "SIZE", default_value = "1GiB",
+          value_parser = parse_size, help_heading = MEMORY)]
+    spool_limit: usize,
 }
 
 /// How often; none: never.
@@ -405,14 +508,14 @@ fn parse_every(text: &str) -> Result<Every, ConfigError> {
 
 impl Capture {
     fn budget(&self) -> Budget {
-        Budget::new(self.memory_budget, cgroup_memory_limit())
+        Budget::new(self.memory.memory_budget, cgroup_memory_limit())
     }
 
     fn wanted(&self) -> Wanted {
         Wanted {
             segment_size: self.segment_size,
-            feed: self.memory_limit,
-            consolidation: self.consolidate_memory,
+            feed: self.memory.feed_memory,
+            consolidation: self.memory.consolidate_memory,
         }
     }
 
@@ -424,8 +527,11 @@ impl Capture {
     pub(super) fn tell_memory(&self) {
         let budget = self.budget();
         match budget.warning(self.wanted()) {
-            Some(warning) => tracing::warn!("{warning}"),
-            None => tracing::info!("of {budget}: {}", self.shares()),
+            Some(warning) => tracing::warn!("{}", in_flags(&warning)),
+            None => {
+                let told = format!("of {budget}: {}", self.shares());
+                tracing::info!("{}", in_flags(&told));
+            }
         }
     }
 
@@ -463,12 +569,13 @@ impl Capture {
             idle_interval: IDLE_INTERVAL,
             segment_size: self.segment_size,
             memory_limit: self.shares().feed,
-            spool: self.spool_dir.clone().map(|dir| SpoolConfig {
+            spool: self.memory.spool_dir.clone().map(|dir| SpoolConfig {
                 dir,
-                limit: self.spool_limit as u64,
+                limit: self.memory.spool_limit as u64,
             }),
             ack: self.ack,
         }
         .checked()
+        .map_err(ConfigError::in_flags)
     }
 }

@@ -11,16 +11,25 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::listing::Time;
+use super::progress_bar::Bars;
 use super::{Exit, Failure, flags, print, print_json};
-use crate::display::{Shown, counted, unescape};
+use crate::config::Size;
+use crate::display::{Shown, Time, counted, unescape};
 use crate::monitoring::status::unix_ms_now;
-use crate::query::key_history::{self, Change, Found, FoundValue};
+use crate::query::key_history::{self, Change, Found, FoundValue, Looked};
+use crate::recovery::{Progress, Stage};
 use crate::wire::position::Position;
 use crate::wire::rdb::elements::{Part, names, parts};
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed get user:1 --store gs://my-bucket/shop
+  backfeed get cart:42 --store gs://my-bucket/shop --at '2026-11-29 02:57:25'
+  backfeed get cart:42 --store file:///backups/shop --changes";
+
 /// Show the value of one key as it was at any stored point, or every command that touched it
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The key
     #[arg(
@@ -40,26 +49,30 @@ pub(super) struct Args {
     )]
     key_as: KeyForm,
 
-    /// Take the key from a file, all bytes of it, `-` for standard input: for keys that no argument can hold
+    /// Read the key from a file, all bytes of it; `-`: standard input. For keys that no argument can hold
     #[arg(long, env = "BACKFEED_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
 
     #[command(flatten)]
     store: flags::Store,
 
-    #[command(flatten)]
-    point: flags::Point,
-
-    /// Its database
+    /// The database of the key
     #[arg(long, env = "BACKFEED_DB", value_name = "N", default_value = "0")]
     db: u32,
 
-    /// Show every command of the log that touches the key instead, up to that point, with its time and offset; as JSON, one a line
+    /// Instead of the value, show every command of the log that touches the key, up to that point, with its time and offset.
+    /// With --json: one command a line, then a line about all of them
     #[arg(long, env = "BACKFEED_CHANGES", value_parser = clap::builder::BoolishValueParser::new())]
     changes: bool,
 
     #[command(flatten)]
     bounds: flags::Bounds,
+
+    #[command(flatten)]
+    point: flags::Point,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     output: flags::Output,
@@ -119,7 +132,7 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let key = &args.key()?;
     let when = args.point.when(unix_ms_now())?;
-    let archive = args.store.open().await?;
+    let archive = args.store.open(&args.gcs).await?;
     let history = args.point.history;
     if args.changes {
         let mut shown: Result<(), Failure> = Ok(());
@@ -135,7 +148,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             key_history::changes(&archive, history, when, args.db, key, memory, &mut give).await?;
         shown?;
         if args.output.json {
-            return Ok(());
+            let summary = args.output.answer(Touched {
+                commands: many,
+                looked,
+            });
+            return print_line(&summary);
         }
         return print(&format!(
             "{} touched it between offset {} of history {} and offset {} of history {}\n",
@@ -147,7 +164,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         ));
     }
     let plan = key_history::plan_of(&archive, history, when).await?;
-    let found = key_history::get(&archive, &plan, args.db, key, args.bounds.memory_limit()).await?;
+    let bars = Bars::new();
+    bars.stage(Stage::Log, None);
+    let found = key_history::get(&archive, &plan, args.db, key, args.bounds.memory_limit()).await;
+    bars.finish();
+    let found = found?;
     let limit = args.bounds.limit();
     let Some(value) = &found.value else {
         return Err(Failure::new(
@@ -156,7 +177,8 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         ));
     };
     if args.output.json {
-        return print_json(&as_json(&args, key, &found, value, limit)?);
+        let json = as_json(&args, key, &found, value, limit)?;
+        return print_json(&args.output.answer(json));
     }
     print(&as_text(&args, key, &found, value, limit)?)
 }
@@ -173,14 +195,26 @@ fn missing(args: &Args, key: &[u8], found: &Found) -> String {
     )
 }
 
+/// The last line of `--changes --json`.
+#[derive(Debug, Serialize)]
+struct Touched {
+    commands: u64,
+    #[serde(flatten)]
+    looked: Looked,
+}
+
+/// JSON in one line.
+fn print_line(answer: &impl Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(answer);
+    let line = line.map_err(|error| Failure::new(Exit::Error, error))?;
+    print(&format!("{line}\n"))
+}
+
 fn print_change(change: &Change, json: bool) -> Result<(), Failure> {
     if json {
-        let line = serde_json::to_string(change);
-        let line = line.map_err(|error| Failure::new(Exit::Error, error))?;
-        return print(&format!("{line}\n"));
+        return print_line(change);
     }
-    let time = jiff::Timestamp::from_millisecond(change.unix_ms);
-    let time = time.map_or_else(|_| change.unix_ms.to_string(), |time| format!("{time:.3}"));
+    let time = Time(change.unix_ms);
     let command: Vec<String> = change.command.iter().map(quoted).collect();
     print(&format!(
         "{time}  {:>12}  {}\n",
@@ -337,8 +371,8 @@ fn as_text(
     if !rendered.known {
         let _ = writeln!(
             text,
-            "({} bytes that only the module can read; --json shows them)",
-            value.payload.len()
+            "({} that only the module can read; --json shows them)",
+            Size(value.payload.len() as u64)
         );
     }
     Ok(text)

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use futures::StreamExt;
 use serde::Serialize;
 
-use super::listing::{Size, Time};
 use super::progress_bar::Bars;
 use super::{Exit, Failure, cut, flags};
-use crate::display::counted;
+use crate::config::Size;
+use crate::display::{Time, counted};
 use crate::monitoring::status::unix_ms_now;
 use crate::query::inspect::{Inspection, Inspector, Tally};
 use crate::query::key_history::plan_of;
@@ -25,9 +25,15 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// Bytes that are read of a file at once.
 const CHUNK: usize = 1 << 20;
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed inspect dump.rdb --top 20
+  backfeed inspect --store gs://my-bucket/shop --at yesterday";
+
 /// Show what is in an RDB file, or in the base of a store at or before a point: keys by database, type and encoding, expiries,
-/// the biggest keys, bytes by prefix. No value is looked into without --values
+/// the biggest keys, bytes by prefix. Values are read only with --values
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     /// An RDB file, compressed by zstd or not; `-`: standard input
     #[arg(value_name = "FILE.rdb")]
@@ -36,17 +42,20 @@ pub(super) struct Args {
     #[command(flatten)]
     store: Option<flags::Store>,
 
-    #[command(flatten)]
-    point: flags::Point,
-
-    /// So many of the biggest keys, and of the prefixes
+    /// How many of the biggest keys, and of the prefixes
     #[arg(long, env = "BACKFEED_TOP", value_name = "N", default_value = "10",
           value_parser = clap::value_parser!(u64).range(..=crate::query::inspect::TOP_LIMIT as u64))]
     top: u64,
 
-    /// Look into each value, and tell the keys whose value is not as its type says
+    /// Read each value, and report the keys whose value does not fit its type
     #[arg(long, env = "BACKFEED_VALUES", value_parser = clap::builder::BoolishValueParser::new())]
     values: bool,
+
+    #[command(flatten)]
+    point: flags::Point,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     output: flags::Output,
@@ -91,7 +100,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             ));
         }
         (Some(file), _) => of_file(file.clone(), inspector).await?,
-        (None, Some(store)) => of_store(store, &args.point, inspector).await?,
+        (None, Some(store)) => of_store(store, &args.gcs, &args.point, inspector).await?,
         (None, None) => {
             return Err(Failure::new(
                 Exit::Usage,
@@ -206,11 +215,12 @@ fn refused(source: &str, error: ReadError<Infallible>) -> Failure {
 
 async fn of_store(
     store: &flags::Store,
+    gcs: &flags::Gcs,
     point: &flags::Point,
     mut inspector: Inspector,
 ) -> Result<Report, Failure> {
     let when = point.when(unix_ms_now())?;
-    let archive = store.open().await?;
+    let archive = store.open(gcs).await?;
     let plan = plan_of(&archive, point.history, when).await?;
     let base = &plan.base;
     let bars = Bars::new();

@@ -1,16 +1,27 @@
 //! `backfeed list`: what the store holds.
 
 use super::listing::Listing;
+use super::progress_bar::Bars;
 use super::{Failure, flags};
 use crate::archive::{Archive, ArchiveError};
 use crate::monitoring::status::unix_ms_now;
+use crate::recovery::{Progress, Stage};
 use crate::store;
+
+const EXAMPLES: &str = "\
+Examples:
+  backfeed list --store gs://my-bucket/shop
+  backfeed list --store file:///backups/shop --json";
 
 /// Show the histories in a store, their bases, and the stretch of time and offsets that each can restore
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     output: flags::Output,
@@ -20,12 +31,15 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let store = store::open_with(&args.store.lower()?).await?;
+    let store = store::open_with(&args.store.lower(&args.gcs)?).await?;
     let url = store.url();
+    let bars = Bars::new();
+    bars.stage(Stage::Checking, None);
     let listing = match Archive::open(store).await {
         Ok(archive) => {
             let mut listing = Listing::gather(&archive, url).await?;
             listing.compare_clock(unix_ms_now());
+            bars.finish();
             listing
         }
         Err(error @ ArchiveError::EmptyStore { .. }) => {

@@ -1,7 +1,6 @@
 //! What `backfeed list` shows: gathered from the archive, then printed for people or as JSON.
 //!
-//! The JSON's names are part of the interface: fields are added, never renamed or removed while `format` is 1. Times are
-//! Unix milliseconds, sizes bytes; what is not known is null.
+//! The JSON's names are part of the interface: see `Answer`.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -13,11 +12,9 @@ use crate::archive::{
     Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts, History,
     LogEnd, Parent, ServerInfo,
 };
-use crate::display;
+use crate::config::Size;
+use crate::display::{self, Time};
 use crate::wire::position::{Offset, Position, ReplId};
-
-/// The version of the JSON.
-const FORMAT: u32 = 1;
 
 /// Clocks of two machines that differ by less are right.
 const CLOCK_TOLERANCE_MS: i64 = 10_000;
@@ -25,7 +22,6 @@ const CLOCK_TOLERANCE_MS: i64 = 10_000;
 /// Everything in a store.
 #[derive(Debug, Serialize)]
 pub(super) struct Listing {
-    format: u32,
     /// URL.
     store: String,
     /// What `--at latest` means. Null: there is nothing to restore, or several could be meant (see `ambiguous`).
@@ -105,7 +101,6 @@ impl Listing {
     /// Of a store in which there is nothing yet.
     pub(super) fn empty(store: String) -> Self {
         Self {
-            format: FORMAT,
             store,
             latest: None,
             ambiguous: Vec::new(),
@@ -519,38 +514,6 @@ impl fmt::Display for Server<'_> {
         } else {
             write!(f, "{flavour} {version}")
         }
-    }
-}
-
-/// RFC 3339 in UTC, to the second.
-pub(super) struct Time(pub(super) i64);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").fmt(f),
-            Err(_) => write!(f, "{} ms", self.0),
-        }
-    }
-}
-
-/// Bytes, for people.
-pub(super) struct Size(pub(super) u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        if self.0 < 1024 {
-            return write!(f, "{} bytes", self.0);
-        }
-        let (mut tenths, mut name) = (u128::from(self.0).saturating_mul(10), "bytes");
-        for unit in UNITS {
-            if tenths < 10_240 {
-                break;
-            }
-            (tenths, name) = (tenths / 1024, unit);
-        }
-        write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
     }
 }
 

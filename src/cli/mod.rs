@@ -1,10 +1,13 @@
 //! The command line: one file a verb. Flags are lowered into [`crate::config`] once, here.
 //!
-//! Every flag `--some-name` can also be given as the environment variable `BACKFEED_SOME_NAME`.
+//! Every flag `--some-name` can also be given as the environment variable `BACKFEED_SOME_NAME`, but for those that are meant for one
+//! run.
 
 mod backup;
+mod completions;
 mod consolidate;
 mod diff;
+mod environment;
 mod exit;
 mod fixture;
 mod flags;
@@ -20,12 +23,14 @@ mod restore;
 mod sidecar;
 mod supervised;
 mod verify;
+mod version;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::{Resettable, StyledStr};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use process_setup::prepare;
 
@@ -44,14 +49,32 @@ Exit codes:
   6  nothing to restore, or that point cannot be restored
   7  the archive is damaged, or of a newer format
 
-Every flag --some-name can be given as the environment variable BACKFEED_SOME_NAME.";
+Every flag --some-name can be given as the environment variable BACKFEED_SOME_NAME, unless its
+help says otherwise. An empty variable counts as unset.";
+
+const EXAMPLES: &str = "\
+Examples:
+  backfeed backup --store file:///tmp/backups --redis redis://127.0.0.1:6379
+  backfeed list --store file:///tmp/backups
+  backfeed restore --store file:///tmp/backups --to redis://127.0.0.1:6380 --at 5m
+  backfeed restore --help";
 
 /// Backs Redis and Valkey up from the replication feed, and restores by feeding it back
 #[derive(Debug, Parser)]
-#[command(name = "backfeed", version, max_term_width = 110, after_help = EXIT_CODES)]
+#[command(
+    name = "backfeed",
+    version = version::SHORT,
+    long_version = version::LONG,
+    max_term_width = 110,
+    after_help = EXAMPLES
+)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
+
+    /// The verb's name.
+    #[arg(skip)]
+    name: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,11 +91,13 @@ enum Verb {
     Record(record::Args),
     Replay(replay::Args),
     Fixture(fixture::Args),
+    Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 impl Cli {
-    fn log(&self) -> (&flags::Log, Level) {
-        match &self.verb {
+    fn log(&self) -> Option<(&flags::Log, Level)> {
+        Some(match &self.verb {
             Verb::Sidecar(args) => (&args.log, Level::Info),
             Verb::Backup(args) => (&args.log, Level::Info),
             Verb::Restore(args) => (&args.log, Level::Info),
@@ -85,13 +110,15 @@ impl Cli {
             Verb::Record(args) => (&args.log, Level::Info),
             Verb::Replay(args) => (&args.log, Level::Info),
             Verb::Fixture(args) => (args.log(), Level::Quiet),
-        }
+            Verb::Completions(_) | Verb::Man(_) => return None,
+        })
     }
 
     /// How the log looks, and with it the last error.
     #[must_use]
     pub fn log_format(&self) -> LogFormat {
-        self.log().0.log_format
+        self.log()
+            .map_or_else(LogFormat::default, |(log, _)| log.log_format)
     }
 }
 
@@ -206,34 +233,92 @@ impl Refused {
 /// The command line, strictly: environment values are never shown.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
     let args: Vec<OsString> = args.into_iter().collect();
-    command()
-        .try_get_matches_from(&args)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .map_err(|error| Refused { error, args })
+    let parsed = |command: clap::Command| {
+        let matches = command.try_get_matches_from(&args)?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        cli.name = matches.subcommand_name().unwrap_or_default().to_owned();
+        Ok(cli)
+    };
+    parsed(environment::without_empty(
+        command(),
+        &environment::is_empty,
+    ))
+    // The help names all variables, those that are empty too.
+    .or_else(|error: clap::Error| {
+        if error.use_stderr() {
+            return Err(error);
+        }
+        parsed(command())
+    })
+    .map_err(|error| Refused { error, args })
 }
 
 fn command() -> clap::Command {
-    let strictly = |verb: clap::Command| {
-        verb.mut_args(|arg| arg.hide_env_values(true))
-            .after_help(EXIT_CODES)
-    };
     Cli::command()
         .mut_subcommands(|verb| strictly(verb).mut_subcommands(strictly))
+        .after_help(ending(Some(EXAMPLES.into())))
+        // The names that these flags had before.
+        .mut_subcommand("diff", |verb| verb.mut_arg("at", |arg| arg.alias("to")))
         // Of all verbs, this one can do without.
         .mut_subcommand("inspect", |verb| {
             verb.override_usage(
                 "backfeed inspect [OPTIONS] FILE.rdb\n       backfeed inspect [OPTIONS] --store URL",
             )
             .mut_arg("store", |arg| {
-                arg.required(false).required_unless_present("file")
+                arg.required(false)
+                    .required_unless_present("file")
+                    .help_heading("Options")
             })
         })
 }
 
+/// What all verbs have alike.
+fn strictly(verb: clap::Command) -> clap::Command {
+    let ending = ending(verb.get_after_help().cloned());
+    verb.mut_args(|arg| {
+        let arg = arg.hide_env_values(true);
+        if arg.is_positional() {
+            return arg.help_heading(Resettable::Reset);
+        }
+        arg
+    })
+    .after_help(ending)
+    // The one of clap would stand in a section of its own, and before all others.
+    .disable_help_flag(true)
+    .arg(
+        Arg::new("help")
+            .short('h')
+            .long("help")
+            .action(ArgAction::Help)
+            .help("Print help")
+            .help_heading(flags::OUTPUT),
+    )
+}
+
+/// The end of a help page. Examples are the last thing that stands on the screen.
+fn ending(examples: Option<StyledStr>) -> StyledStr {
+    let mut text = EXIT_CODES.to_owned();
+    if let Some(examples) = examples {
+        text.push_str("\n\n");
+        text.push_str(&examples.to_string());
+    }
+    text.into()
+}
+
 /// Runs the verb to its end.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
-    let (log, level) = cli.log();
-    logging::init(log.log_format, level.raised(log.verbose));
+    if let Some((log, level)) = cli.log() {
+        logging::init(log.log_format, level.raised(log.verbose));
+        // What is no UTF-8 is no name of ours.
+        #[expect(clippy::disallowed_methods)] // here configuration comes from
+        let all = std::env::vars_os();
+        let variables = all.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        for warning in environment::warnings(&command(), &cli.name, variables) {
+            tracing::warn!("{warning}");
+        }
+    }
     match cli.verb {
         Verb::Sidecar(args) => sidecar::run(args).await,
         Verb::Backup(args) => backup::run(args).await,
@@ -247,6 +332,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Record(args) => record::run(args).await,
         Verb::Replay(args) => replay::run(args).await,
         Verb::Fixture(args) => fixture::run(args),
+        Verb::Completions(args) => completions::completions(&args),
+        Verb::Man(args) => completions::man(&args),
     }
 }
 

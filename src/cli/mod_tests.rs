@@ -10,6 +10,14 @@ fn try_parse(line: &[&str]) -> Result<Cli, Refused> {
     )
 }
 
+/// Flags that are meant for one run: a variable would force, or write over, what nobody meant. And two that have another verb's name.
+const WITHOUT_VARIABLE: [(&str, &str); 4] = [
+    ("restore", "force"),
+    ("restore", "replace"),
+    ("record", "to"),
+    ("replay", "once"),
+];
+
 #[test]
 fn every_flag_has_its_environment_variable_and_hides_its_value() {
     let mut command = command();
@@ -23,6 +31,11 @@ fn every_flag_has_its_environment_variable_and_hides_its_value() {
         let flags = verb.get_arguments().filter(|arg| !arg.is_positional());
         for arg in flags.filter(|arg| arg.get_id() != "help") {
             let long = arg.get_long().expect("a long flag");
+            let name = verb.get_name();
+            if WITHOUT_VARIABLE.contains(&(name, long)) {
+                assert_eq!(arg.get_env(), None, "{name} --{long}");
+                continue;
+            }
             let variable = format!("BACKFEED_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().unwrap(), variable.as_str());
             assert!(arg.is_hide_env_values_set(), "{variable}");
@@ -45,7 +58,12 @@ fn the_contract_of_the_commands_is_kept() {
         "restore --store file:///b --to aof:/x --at 2026-01-01T00:00:00Z",
         "restore --store file:///b --to x.rdb --offset 14 --history 0000000000000000000000000000000000000000",
         "list --store file:///b --json",
-        "diff --store file:///b --from offset:3 --to latest --limit 3",
+        "diff --store file:///b --from offset:3 --at latest --limit 3",
+        "restore --store file:///b --to rdb:x --at yesterday",
+        "sidecar --redis redis://h --store file:///b --http :9390 --feed-memory 32MiB",
+        // Names that these flags had before.
+        "diff --store file:///b --from offset:3 --to latest",
+        "consolidate --store file:///b --to-offset 14",
         "restore --store file:///b --to resp:x --keys user:* --db 3 --type hash --replace",
         "verify --store file:///b --deep --json",
         "inspect dump.rdb --top 3 --json",
@@ -122,4 +140,85 @@ fn a_failure_is_one_line() {
         (failure.to_string().as_str(), failure.exit()),
         ("a b", Exit::Store)
     );
+}
+
+/// The flags in a section of a help page.
+fn section<'a>(help: &'a str, heading: &str) -> Vec<&'a str> {
+    let after = help.split_once(&format!("\n{heading}:\n"));
+    let (_, after) = after.unwrap_or_else(|| unreachable!("{heading}: {help}"));
+    let lines = after
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("  "));
+    lines
+        .filter(|line| line.trim_start().starts_with('-'))
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")))
+        .collect()
+}
+
+#[test]
+fn help_begins_with_what_is_needed_and_ends_with_examples_that_work() {
+    let help = |verb: &str| try_parse(&[verb, "-h"]).unwrap_err().text(false);
+    for (verb, needed) in [
+        ("sidecar", &["--store", "--redis"][..]),
+        ("backup", &["--store", "--redis"]),
+        ("restore", &["--store", "--to"]),
+        ("list", &["--store"]),
+        ("diff", &["--store", "--from"]),
+        ("record", &["--redis", "--to"]),
+    ] {
+        let help = help(verb);
+        assert_eq!(section(&help, "Required"), needed, "{help}");
+        // It is the first of the sections.
+        let first = help
+            .lines()
+            .find(|line| line.ends_with(':') && !line.starts_with(' '));
+        assert_eq!(first, Some("Required:"), "{help}");
+    }
+    let restore = help("restore");
+    assert_eq!(
+        section(&restore, "Point in time"),
+        ["--at", "--offset", "--history"]
+    );
+    assert!(section(&restore, "Chosen keys").contains(&"--replace"));
+
+    let mut seen = 0;
+    for verb in command().get_subcommands().map(clap::Command::get_name) {
+        let help = help(verb);
+        let (_, examples) = help.split_once("Examples:\n").expect(verb);
+        for line in examples.lines() {
+            let line = line.strip_prefix("  ").expect(verb);
+            let (line, _) = line.split_once(['|', '>']).unwrap_or((line, ""));
+            let words: Vec<String> = words(line);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            if let Err(refused) = try_parse(words.get(1..).unwrap()) {
+                unreachable!("{line}: {}", refused.text(false));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 25, "{seen}");
+}
+
+/// The words of a line, as a shell takes them.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('\'').enumerate();
+    let mut words = Vec::new();
+    for (number, part) in parts {
+        if number % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+#[test]
+fn the_version_tells_the_build() {
+    let version = |flag: &str| try_parse(&[flag]).unwrap_err().text(false);
+    let first = format!("backfeed {} (", env!("CARGO_PKG_VERSION"));
+    assert!(version("-V").starts_with(&first), "{}", version("-V"));
+    let long = version("--version");
+    assert!(long.starts_with(&first), "{long}");
+    assert!(long.contains("\nfeatures: azure gcs http s3 tls"), "{long}");
 }

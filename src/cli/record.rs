@@ -7,43 +7,50 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, flags, print};
 use crate::capture::{REPLICA_VERSION, wants_version};
-use crate::config::{ConfigError, parse_duration, parse_size};
+use crate::config::{ConfigError, Size, parse_duration, parse_size};
 use crate::display::counted;
 use crate::fixture::{self, About, FixtureError, Limits, Redaction, Transcript};
 use crate::link::control::{Control, ControlError};
 use crate::monitoring::status::unix_ms_now;
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed record --redis redis://127.0.0.1:6379 --to fixtures/my-case --for 30s
+  backfeed record --redis redis://127.0.0.1:6379 --to my-case.zst --redact values";
+
 /// Record what a server says to a replica, for `backfeed replay` and for tests
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The server: redis://[user[:password]@]host[:port], or rediss:// for TLS
     // Text for the same reason as elsewhere.
-    #[arg(long, env = "BACKFEED_REDIS", value_name = "URL")]
+    #[arg(long, env = "BACKFEED_REDIS", value_name = "URL", help_heading = flags::REQUIRED)]
     redis: String,
 
-    #[command(flatten)]
-    login: flags::Login,
-
-    /// A directory to make, or a file that ends in .zst
-    #[arg(long, env = "BACKFEED_TO", value_name = "FIXTURE")]
+    /// A directory to create, or a file that ends in .zst
+    // No variable: BACKFEED_TO is where a restore goes.
+    #[arg(long, value_name = "FIXTURE", help_heading = flags::REQUIRED)]
     to: PathBuf,
 
     /// Stop after this time [default: at SIGTERM or SIGINT]
     #[arg(long = "for", env = "BACKFEED_FOR", value_name = "TIME", value_parser = parse_duration)]
     for_time: Option<Duration>,
 
-    /// Stop when so many bytes were said
+    /// Stop after this many bytes
     #[arg(long, env = "BACKFEED_BYTES", value_name = "SIZE", value_parser = parse_size)]
     bytes: Option<usize>,
 
-    /// Put others in the place of `values`, or of `keys` and values: as long, and always the same. The server must be empty at
-    /// the beginning
+    /// Replace `values`, or `keys` and values, by others of the same length; the same one always by the same one. The server
+    /// must be empty at the beginning
     #[arg(long, env = "BACKFEED_REDACT", value_name = "values|keys")]
     redact: Option<Redaction>,
 
     /// What the recording shows, for its about.toml
     #[arg(long, env = "BACKFEED_SHOWS", value_name = "TEXT", default_value = "")]
     shows: String,
+
+    #[command(flatten)]
+    login: flags::Login,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -105,9 +112,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     fixture::save(&args.to, &recording, &about)?;
     let told = match Transcript::of(&recording) {
         Ok(transcript) => format!(
-            "a snapshot of {} bytes, {} bytes of feed, {}",
-            transcript.rdb.len(),
-            transcript.feed.len(),
+            "a snapshot of {}, {} of feed, {}",
+            Size(transcript.rdb.len() as u64),
+            Size(transcript.feed.len() as u64),
             counted(transcript.stretches.len() as u64, "connection")
         ),
         Err(error) => format!("{error}"),

@@ -7,15 +7,21 @@ use super::{Exit, Failure, flags, print};
 use crate::config::parse_addr;
 use crate::fixture::{self, Cut, Fault, Options, Pace, Replay};
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed replay fixtures/my-case --listen 127.0.0.1:6400
+  backfeed replay fixtures/my-case --listen 127.0.0.1:6400 --cut-at +1024 --once";
+
 /// Play a fixture to any replica that connects, as its master
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The fixture: its directory, or its recording
     #[arg(value_name = "FIXTURE")]
     fixture: PathBuf,
 
-    /// Where replicas find it. Whoever connects is served: no password, no TLS (port 0: any that is free; it is printed)
-    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr)]
+    /// Where replicas find it. Every client that connects is served: no password, no TLS. (Port 0: a free one, which is printed)
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr, help_heading = flags::REQUIRED)]
     listen: SocketAddr,
 
     /// How fast: `recorded`, `fast`, or so many times as fast as recorded, such as 10x
@@ -50,8 +56,9 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_SEED", value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// End when a replica has acknowledged everything
-    #[arg(long, env = "BACKFEED_ONCE", value_parser = clap::builder::BoolishValueParser::new())]
+    /// Exit when a replica has acknowledged everything
+    // No variable: BACKFEED_ONCE is about a full sync.
+    #[arg(long)]
     once: bool,
 
     #[command(flatten)]

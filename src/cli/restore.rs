@@ -17,84 +17,97 @@ use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request, Resto
 use crate::runtime;
 use crate::wire::position::{Offset, ReplId};
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed restore --store gs://my-bucket/shop --to redis://127.0.0.1:6379
+  backfeed restore --store gs://my-bucket/shop --to rdb:shop.rdb --at '2026-11-29 02:57:25'
+  backfeed restore --store gs://my-bucket/shop --to aof:/var/lib/redis --at 5m --dry-run
+  backfeed restore --store gs://my-bucket/shop --to redis://127.0.0.1:6379 --at 5m --keys 'cart:*'";
+
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
     /// redis://[user[:password]@]host[:port] (a running server; rediss:// for TLS), aof:DIR (append-only files for a server whose
-    /// `dir` is DIR) or FILE.rdb; with --keys also resp:FILE (RESTORE commands for redis-cli --pipe)
+    /// `dir` is DIR), rdb:FILE or FILE.rdb (one RDB file); with --keys also resp:FILE (RESTORE commands for redis-cli --pipe)
     // Text for the same reason as --redis.
-    #[arg(long, env = "BACKFEED_TO", value_name = "DEST")]
+    #[arg(long, env = "BACKFEED_TO", value_name = "DEST", help_heading = flags::REQUIRED)]
     to: String,
 
-    #[command(flatten)]
-    point: flags::Point,
+    /// Say what would be restored, from which objects, and change nothing
+    #[arg(long, env = "BACKFEED_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
+    dry_run: bool,
+
+    /// Restore over the data that the target has. No variable sets this
+    #[arg(long)]
+    force: bool,
 
     /// Serve the target under the original replication id and offset, as the sidecar does, so that it continues the
-    /// history. Without it the target gets a fresh id and is a fork
+    /// history. Without this flag the target gets a new id and is a fork
     #[arg(long, env = "BACKFEED_CONTINUE_HISTORY",
           value_parser = clap::builder::BoolishValueParser::new())]
     continue_history: bool,
 
-    /// Say what would be restored, from which objects, and touch nothing
-    #[arg(long, env = "BACKFEED_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
-    dry_run: bool,
-
-    /// Restore over the data that the target has
-    #[arg(long, env = "BACKFEED_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
-    force: bool,
-
-    /// Restore only the keys that match, as KEYS would find them (*, ?, [a-z], \ before a character that is meant as it is): to
-    /// FILE.rdb, resp:FILE, or a server, which goes on serving and keeps its other keys
-    #[arg(
-        long,
-        env = "BACKFEED_KEYS",
-        value_name = "PATTERN",
-        conflicts_with = "continue_history"
-    )]
-    keys: Option<OsString>,
-
-    /// --keys: of this database alone [default: all]
-    #[arg(long, env = "BACKFEED_DB", value_name = "N", requires = "keys")]
-    db: Option<u32>,
-
-    /// --keys: of this type alone
-    #[arg(long = "type", env = "BACKFEED_TYPE", value_name = "TYPE", requires = "keys",
-          value_parser = clap::builder::PossibleValuesParser::new(TYPES))]
-    type_name: Option<String>,
-
-    /// --keys: write over keys that the server has
-    #[arg(long, env = "BACKFEED_REPLACE", requires = "keys",
-          value_parser = clap::builder::BoolishValueParser::new())]
-    replace: bool,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    /// Hold at most this much of the keys that the log touches in memory: for FILE.rdb and --keys, and to know how many keys a server
-    /// must have in the end [default: 1GiB, or what the limit of the cgroup leaves]
+    /// Memory for the keys that the log touches, at most: for an RDB file and --keys, and to know how many keys a server must
+    /// have in the end [default: 1GiB, or what the limit of the cgroup leaves]
     #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<usize>,
 
     #[command(flatten)]
+    point: flags::Point,
+
+    /// Restore only the keys that match, as KEYS would find them (*, ?, [a-z], \ before a character that is meant as it is): to
+    /// an RDB file, resp:FILE, or a server, which goes on serving and keeps its other keys
+    #[arg(
+        long,
+        env = "BACKFEED_KEYS",
+        value_name = "PATTERN",
+        conflicts_with = "continue_history",
+        help_heading = CHOSEN_KEYS
+    )]
+    keys: Option<OsString>,
+
+    /// --keys: only of this database [default: all]
+    #[arg(long, env = "BACKFEED_DB", value_name = "N", requires = "keys", help_heading = CHOSEN_KEYS)]
+    db: Option<u32>,
+
+    /// --keys: only of this type
+    #[arg(long = "type", env = "BACKFEED_TYPE", value_name = "TYPE", requires = "keys", help_heading = CHOSEN_KEYS,
+          value_parser = clap::builder::PossibleValuesParser::new(TYPES))]
+    type_name: Option<String>,
+
+    /// --keys: write over keys that the server has. No variable sets this
+    #[arg(long, requires = "keys", help_heading = CHOSEN_KEYS)]
+    replace: bool,
+
+    #[command(flatten)]
     login: flags::Login,
 
-    /// Where the target server finds backfeed as its master [default: the address that it can reach, a free port]
-    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr)]
+    /// Address where the target server finds backfeed as its master [default: the address that it can reach, a free port]
+    #[arg(long, env = "BACKFEED_LISTEN", value_name = "ADDR:PORT", value_parser = parse_addr, help_heading = flags::SERVING)]
     listen: Option<SocketAddr>,
 
-    /// Host and port by which the target reaches that address, where it is another one (NAT, containers)
-    #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce)]
+    /// Host and port by which the target reaches that address, if they are different (NAT, containers)
+    #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce, help_heading = flags::SERVING)]
     announce: Option<(String, u16)>,
 
     #[command(flatten)]
     serving: flags::Serving,
 
     #[command(flatten)]
+    gcs: flags::Gcs,
+
+    #[command(flatten)]
+    output: flags::Output,
+
+    #[command(flatten)]
     pub(super) log: flags::Log,
 }
+
+const CHOSEN_KEYS: &str = "Chosen keys";
 
 impl Args {
     fn memory_limit(&self) -> usize {
@@ -124,6 +137,7 @@ impl Args {
             admission: self.serving.lower()?,
         }
         .checked()
+        .map_err(ConfigError::in_flags)
     }
 }
 
@@ -135,7 +149,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now = unix_ms_now();
     // A wrong --at is said before a store is looked at.
     let request = request(config, args.point.when(now)?, now);
-    let archive = args.store.open().await?;
+    let archive = args.store.open(&args.gcs).await?;
     let bars = Bars::new();
     let restoring = restore::restore(&archive, &request, &bars);
     let report = unless_interrupted(restoring, || left(&request)).await;
@@ -167,7 +181,7 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
         dry_run: args.dry_run,
         memory_limit: args.memory_limit(),
     };
-    let archive = args.store.open().await?;
+    let archive = args.store.open(&args.gcs).await?;
     let bars = Bars::new();
     let restoring = restore::restore_keys(&archive, &request, &bars);
     let report = unless_interrupted(restoring, || left_of_keys(&request)).await;

@@ -16,44 +16,49 @@ use crate::monitoring::status::unix_ms_now;
 use crate::sidecar;
 use crate::wire::position::ReplId;
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed sidecar --store gs://my-bucket/shop --redis redis://127.0.0.1:6379
+  backfeed sidecar --store file:///backups/shop --redis redis://127.0.0.1:6379 --http :9390";
+
 /// Run beside one Redis: restore it when it starts, promote it, then back it up continuously
 ///
 /// Start Redis with `--replicaof 127.0.0.1 6390`: it refuses writes until backfeed has given it the latest state from
 /// the store (or found the store empty) and promoted it.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// Which server this is. It is recorded in the store, and a sidecar of another name is refused there [default: in
-    /// Kubernetes the pod's in a StatefulSet, or the Deployment's; else `sidecar`]
+    /// Which server this is. The name is recorded in the store, and a sidecar with another name is refused there [default: in
+    /// Kubernetes the name of the pod in a StatefulSet, or of the Deployment; else `sidecar`]
     #[arg(long, env = "BACKFEED_NAME", value_name = "NAME", value_parser = parse_name)]
     name: Option<String>,
 
-    /// Where Redis finds backfeed as its first master; beyond loopback it needs --listen-password-file or
+    /// Address where Redis finds backfeed as its first master. An address beyond loopback needs --listen-password-file or
     /// --listen-tls-client-ca
     #[arg(
         long,
         env = "BACKFEED_LISTEN",
         value_name = "ADDR:PORT",
         default_value = "127.0.0.1:6390",
+        help_heading = flags::SERVING,
         value_parser = parse_addr
     )]
     listen: SocketAddr,
-
-    #[command(flatten)]
-    serving: flags::Serving,
 
     /// If the store cannot be reached for this long at boot, promote Redis as it is, without the stored data
     /// [default: never]
     #[arg(long, env = "BACKFEED_OPEN_AFTER", value_name = "TIME", value_parser = parse_duration)]
     open_after: Option<Duration>,
 
-    /// Promote Redis even if it does not hold everything that it was given: it refused commands of the log, let keys go for want of
-    /// memory, or has another number of keys than are stored [default: it stays a replica, and takes no writes]
+    /// Promote Redis even if it does not hold everything that it was given: it refused commands of the log, evicted keys because
+    /// its memory was full, or has another number of keys than are stored [default: it stays a replica, and takes no writes]
     #[arg(long, env = "BACKFEED_PROMOTE_INCOMPLETE",
           value_parser = clap::builder::BoolishValueParser::new())]
     promote_incomplete: bool,
+
     /// What to do with a Redis that came up with less than the store has (from an older snapshot, or next to empty) and has
     /// taken writes since. `wait`: leave it, capture nothing of it, be not ready, and say so; `restore`: replace what it has by
     /// what is stored; `capture`: what it has becomes the latest state
@@ -67,6 +72,12 @@ pub(super) struct Args {
 
     #[command(flatten)]
     capture: flags::Capture,
+
+    #[command(flatten)]
+    serving: flags::Serving,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     pub(super) log: flags::Log,
@@ -105,10 +116,10 @@ fn derived_name() -> String {
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
     args.capture.tell_memory();
-    let store = args.store.lower()?;
+    let store = args.store.lower(&args.gcs)?;
     let clock: Clock = Arc::new(unix_ms_now);
     supervise(
-        args.capture.http,
+        args.capture.http.clone(),
         config.grace,
         move |status, shutdown| async move {
             let upkeep = Upkeep {

@@ -1,7 +1,6 @@
 //! What every long-running verb has around it: health and metrics, SIGTERM, the grace time.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::pin;
@@ -10,7 +9,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::progress_bar::EVERY;
 use super::{Exit, Failure, process_setup};
+use crate::config::{HttpAddr, Size};
+use crate::monitoring::logging;
 use crate::monitoring::status::{Phase, Status};
 use crate::service::http;
 
@@ -23,7 +25,7 @@ const SAME_SIGNAL: Duration = Duration::from_secs(1);
 /// Runs `service` to its end, or to SIGTERM and then for `grace` at most. A second signal, a second later or more, ends it
 /// at once.
 pub(super) async fn supervise<S, F>(
-    http_addr: Option<SocketAddr>,
+    http_addr: Option<HttpAddr>,
     grace: Duration,
     service: S,
 ) -> Result<(), Failure>
@@ -37,9 +39,9 @@ where
         tracing::warn!("{warning}");
     }
     if let Some(addr) = http_addr {
-        let listener = http::bind(addr)
+        let listener = http::bind(&addr)
             .await
-            .map_err(|error| Failure::new(Exit::Error, error))?;
+            .map_err(|error| Failure::new(Exit::Error, format_args!("--http: {error}")))?;
         tracing::info!(%addr, "serving /healthz, /readyz and /metrics");
         // Ends with the process: it answers to the very last.
         tokio::spawn(http::serve(
@@ -48,6 +50,8 @@ where
             std::future::pending(),
         ));
     }
+    // Ends with the process too.
+    tokio::spawn(tell_work(status.clone()));
     let (stop, stopped) = watch::channel(false);
     // On a worker, which waits for the sockets too: on the main thread, each chunk of feed would cost a hop between threads.
     // Dropping the set ends the service.
@@ -69,6 +73,16 @@ where
     .await;
     status.phase(Phase::Stopped, "");
     outcome
+}
+
+/// A line about each work that takes long, every 10 s.
+async fn tell_work(status: Status) {
+    loop {
+        sleep(EVERY).await;
+        for work in status.view().work {
+            tracing::info!(target: logging::PROGRESS, "{work}");
+        }
+    }
 }
 
 async fn until_done(
@@ -98,7 +112,7 @@ async fn until_done(
         name = again() => format!("a second signal ({name}) ends it at once"),
     };
     let unstored = match status.view().lag_bytes {
-        Some(bytes) => format!("{bytes} bytes received were not stored"),
+        Some(bytes) => format!("{} received were not stored", Size(bytes)),
         None => "nothing was stored yet".to_owned(),
     };
     Err(Failure::new(

@@ -7,20 +7,29 @@ use crate::recovery::{Progress, Stage};
 use crate::verify::{Request, verify};
 use crate::wire::position::ReplId;
 
+const EXAMPLES: &str = "\
+Examples:
+  backfeed verify --store gs://my-bucket/shop
+  backfeed verify --store file:///backups/shop --deep --json";
+
 /// Check that everything stored can be restored; ends with one line, `sound: …` or `damaged: …` (exit code 7)
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     store: flags::Store,
 
-    /// This history and its ancestors alone [default: all]
+    /// Check only this history and its ancestors [default: all]
     #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
     history: Option<ReplId>,
 
-    /// Read every byte, not headers and manifests alone: checksums, each RDB to its end (by a second, independent reader too),
+    /// Read every byte, not only headers and manifests: checksums, each RDB to its end (by a second, independent reader too),
     /// each command. A base that is sound is marked as verified in the store
     #[arg(long, env = "BACKFEED_DEEP", value_parser = clap::builder::BoolishValueParser::new())]
     deep: bool,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
 
     #[command(flatten)]
     output: flags::Output,
@@ -30,7 +39,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let archive = args.store.open().await?;
+    let archive = args.store.open(&args.gcs).await?;
     let request = Request {
         history: args.history,
         deep: args.deep,

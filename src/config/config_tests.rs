@@ -203,6 +203,17 @@ fn a_destination_is_a_server_a_directory_or_a_file() {
         Dest::RdbFile("./out/dump.RDB".into())
     );
     assert!(dest("aof:").is_err());
+    // Any name; and what follows is not looked at.
+    for (written, file) in [
+        ("rdb:dump", "dump"),
+        ("rdb:/x/aof:y", "/x/aof:y"),
+        ("rdb:a.rdb", "a.rdb"),
+    ] {
+        assert_eq!(dest(written).unwrap(), Dest::RdbFile(file.into()));
+        let keys: KeysDest = written.parse().unwrap();
+        assert_eq!(keys, KeysDest::RdbFile(file.into()));
+    }
+    assert!(dest("rdb:").unwrap_err().to_string().contains("rdb:FILE"));
     assert_eq!(
         dest("rediss://h").unwrap(),
         Dest::Server(source("rediss://h"))
@@ -240,20 +251,70 @@ fn a_history_is_continued_on_a_server_from_its_end_alone() {
 }
 
 #[test]
+fn settings_are_told_as_flags_on_a_command_line() {
+    let wrong = CaptureConfig {
+        segment_size: 1 << 20,
+        memory_limit: 1 << 20,
+        ..CaptureConfig::default()
+    };
+    let error = wrong.checked().unwrap_err().in_flags().to_string();
+    let told = "--feed-memory: must be twice --segment-size or more";
+    assert!(error.starts_with(told), "{error}");
+    assert_eq!(
+        in_flags("`At` and `` and `a b`: `at`"),
+        "`At` and `` and `a b`: --at"
+    );
+}
+
+#[test]
 fn lengths_of_time_have_a_unit() {
     assert_eq!(parse_duration("1s").unwrap(), Duration::from_secs(1));
     assert_eq!(parse_duration("250ms").unwrap(), Duration::from_millis(250));
     assert_eq!(parse_duration("10m").unwrap(), Duration::from_secs(600));
     assert_eq!(parse_duration("1h30m").unwrap(), Duration::from_secs(5400));
+    assert_eq!(parse_duration("2d").unwrap(), Duration::from_secs(172_800));
     for wrong in ["", "1", "-1s", "s", "1 fortnight", "99999999999999999999s"] {
         assert!(parse_duration(wrong).is_err(), "{wrong}");
     }
 }
 
 #[test]
+fn an_address_for_health_is_written_in_three_ways() {
+    let addrs = |text: &str| {
+        let addr: HttpAddr = text.parse().unwrap();
+        let addrs: Vec<String> = addr.addrs().iter().map(ToString::to_string).collect();
+        assert_eq!(addr.to_string(), text);
+        addrs
+    };
+    assert_eq!(addrs("10.0.0.1:9390"), ["10.0.0.1:9390"]);
+    assert_eq!(addrs("[::1]:9390"), ["[::1]:9390"]);
+    assert_eq!(addrs(":9390"), ["[::]:9390", "0.0.0.0:9390"]);
+    assert_eq!(addrs("localhost:9390"), ["127.0.0.1:9390", "[::1]:9390"]);
+    for wrong in [
+        "9390",
+        "",
+        ":",
+        ":x",
+        ":+1",
+        ":65536",
+        "localhost",
+        "localhost:",
+        "somewhere:9390",
+        "::1:",
+    ] {
+        let error = wrong.parse::<HttpAddr>().unwrap_err().to_string();
+        assert!(error.contains("localhost:9390"), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn sizes_are_binary_or_decimal_as_written() {
     assert_eq!(parse_addr("[::1]:1").unwrap().port(), 1);
-    let wrong = parse_addr("localhost:6390").unwrap_err().to_string();
+    assert_eq!(
+        parse_addr("localhost:6390").unwrap(),
+        ([127, 0, 0, 1], 6390).into()
+    );
+    let wrong = parse_addr("otherhost:6390").unwrap_err().to_string();
     assert!(wrong.contains("write IP:PORT"), "{wrong}");
     assert_eq!(parse_size("8MiB").unwrap(), 8 << 20);
     assert_eq!(parse_size("64Mi").unwrap(), 64 << 20);

@@ -54,7 +54,7 @@ pub struct Budget {
 pub struct Wanted {
     /// `--segment-size`.
     pub segment_size: usize,
-    /// `--memory-limit`.
+    /// `--feed-memory`.
     pub feed: Option<usize>,
     /// `--consolidate-memory`.
     pub consolidation: Option<usize>,
@@ -130,7 +130,7 @@ impl Budget {
         limit.saturating_sub(rest).max(CONSOLIDATION_MIN).min(most)
     }
 
-    /// What an operator should change, if the shares do not fit.
+    /// What an operator should change, if the shares do not fit; names of settings are in backticks.
     #[must_use]
     pub fn warning(&self, wanted: Wanted) -> Option<String> {
         let shares = self.shares(wanted);
@@ -138,8 +138,8 @@ impl Budget {
         let limit = self.limit();
         (needed > limit).then(|| {
             let flags = match (wanted.feed, wanted.consolidation) {
-                (None, None) => "a smaller --segment-size needs less".to_owned(),
-                _ => "leave out --memory-limit and --consolidate-memory, which take what is there by themselves".to_owned(),
+                (None, None) => "a smaller `segment_size` needs less".to_owned(),
+                _ => "leave out `feed_memory` and `consolidate_memory`, which take what is there by themselves".to_owned(),
             };
             format!(
                 "{shares}: that is {} together, and more than {self}. The system may end backfeed when it uses them: allow it {} or \
@@ -187,10 +187,10 @@ impl Shares {
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.origin {
-            Origin::Asked => "--memory-budget",
+            Origin::Asked => "`memory_budget`",
             Origin::Cgroup => "the limit of its cgroup",
-            Origin::WithinCgroup => "more of the cgroup's limit only with --memory-budget",
-            Origin::Default => "there is no limit of a cgroup; another one with --memory-budget",
+            Origin::WithinCgroup => "more of the cgroup's limit only with `memory_budget`",
+            Origin::Default => "there is no limit of a cgroup; another one with `memory_budget`",
         };
         write!(
             f,
@@ -199,7 +199,8 @@ impl fmt::Display for Budget {
         )?;
         match self.cgroup {
             Some(limit) if self.origin == Origin::Asked && limit.bytes < self.bytes as u64 => {
-                write!(f, ", of which its cgroup allows {} B", limit.bytes)
+                let allowed = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
+                write!(f, ", of which its cgroup allows {}", Size(allowed))
             }
             _ => Ok(()),
         }
@@ -210,7 +211,7 @@ impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} for feed that waits for the store (--memory-limit), {} for making bases (--consolidate-memory), {} for all else",
+            "{} for feed that waits for the store (`feed_memory`), {} for creating bases (`consolidate_memory`), {} for all else",
             Size(self.feed),
             Size(self.consolidation),
             Size(self.rest)

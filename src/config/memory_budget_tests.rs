@@ -93,14 +93,14 @@ fn what_does_not_fit_is_told_with_what_would() {
         warning.contains("the 256 MiB of memory for this process (the limit of its cgroup)"),
         "{warning}"
     );
-    assert!(warning.contains("leave out --memory-limit"), "{warning}");
+    assert!(warning.contains("leave out `feed_memory`"), "{warning}");
     // A limit below the least, and a budget beyond the limit.
     let small = Budget::new(None, own(64 * MIB));
-    assert!(small.warning(NOTHING).unwrap().contains("--segment-size"));
+    assert!(small.warning(NOTHING).unwrap().contains("`segment_size`"));
     let beyond = Budget::new(Some(512 * MIB), own(256 * MIB));
     let warning = beyond.warning(NOTHING).unwrap();
     assert!(
-        warning.contains("of which its cgroup allows 268435456 B"),
+        warning.contains("of which its cgroup allows 256 MiB"),
         "{warning}"
     );
 }

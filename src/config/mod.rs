@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
 pub use memory_budget::{Budget, DEFAULT_BUDGET, Shares, Wanted, least_feed};
-pub use parse::{parse_addr, parse_duration, parse_size, redact};
+pub use parse::{HttpAddr, Size, in_flags, parse_addr, parse_duration, parse_size, redact};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use server_name::{DEFAULT_NAME, name_of_pod, parse_name};
 pub use source::{DEFAULT_PORT, Secret, Source};
@@ -49,6 +49,12 @@ impl ConfigError {
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
+    }
+
+    /// The same, in which names of settings in backticks are those of flags.
+    #[must_use]
+    pub fn in_flags(self) -> Self {
+        Self(in_flags(&self.0))
     }
 
     /// The same, with the flag's name in front.
@@ -165,16 +171,19 @@ impl Default for CaptureConfig {
 
 impl CaptureConfig {
     /// Checks the limits against each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the names of settings in backticks.
     pub fn checked(self) -> Result<Self, ConfigError> {
         if self.flush_interval < Duration::from_millis(1) {
-            return Err(ConfigError::new("--flush-interval: must be 1ms or more"));
+            return Err(ConfigError::new("`flush_interval`: must be 1ms or more"));
         }
         if self.segment_size < SEGMENT_SIZE_MIN {
-            return Err(ConfigError::new("--segment-size: must be 64KiB or more"));
+            return Err(ConfigError::new("`segment_size`: must be 64KiB or more"));
         }
         if self.memory_limit < least_feed(self.segment_size) {
             return Err(ConfigError::new(
-                "--memory-limit: must be twice --segment-size or more (one segment is stored while the next one fills)",
+                "`feed_memory`: must be twice `segment_size` or more (one segment is stored while the next one fills)",
             ));
         }
         if self
@@ -182,7 +191,7 @@ impl CaptureConfig {
             .as_ref()
             .is_some_and(|spool| spool.limit < SPOOL_LIMIT_MIN)
         {
-            return Err(ConfigError::new("--spool-limit: must be 1MiB or more"));
+            return Err(ConfigError::new("`spool_limit`: must be 1MiB or more"));
         }
         Ok(self)
     }
@@ -263,8 +272,14 @@ pub enum Dest {
 impl FromStr for Dest {
     type Err = ConfigError;
 
-    /// `redis://…`, `aof:DIR` or `FILE.rdb`.
+    /// `redis://…`, `aof:DIR`, `rdb:FILE` or `FILE.rdb`.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if let Some(file) = text.strip_prefix("rdb:") {
+            if file.is_empty() {
+                return Err(ConfigError::new("the file is missing: write rdb:FILE"));
+            }
+            return Ok(Self::RdbFile(file.into()));
+        }
         if text.contains("://") {
             return text.parse().map(Self::Server);
         }
@@ -288,7 +303,7 @@ impl FromStr for Dest {
         }
         Err(ConfigError::new(
             "not a place to restore to: write redis://HOST:PORT or rediss://HOST:PORT (a running server), aof:DIR (an append-only directory) \
-             or FILE.rdb (one RDB file)",
+             or rdb:FILE (one RDB file)",
         ))
     }
 }
@@ -317,7 +332,7 @@ pub enum KeysDest {
 impl FromStr for KeysDest {
     type Err = ConfigError;
 
-    /// `redis://…`, `FILE.rdb` or `resp:FILE`.
+    /// `redis://…`, `rdb:FILE`, `FILE.rdb` or `resp:FILE`.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         if let Some(file) = text.strip_prefix("resp:") {
             if file.is_empty() {
@@ -329,7 +344,7 @@ impl FromStr for KeysDest {
             Dest::Server(source) => Ok(Self::Server(source)),
             Dest::RdbFile(path) => Ok(Self::RdbFile(path)),
             Dest::Aof(_) => Err(ConfigError::new(
-                "chosen keys (--keys) go to redis://HOST:PORT, FILE.rdb or resp:FILE",
+                "chosen keys (--keys) go to redis://HOST:PORT, rdb:FILE or resp:FILE",
             )),
         }
     }
@@ -393,17 +408,20 @@ impl RestoreConfig {
     }
 
     /// Checks the settings against each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the names of settings in backticks.
     pub fn checked(self) -> Result<Self, ConfigError> {
         if self.continue_history {
             if !matches!(self.to, Dest::Server(_)) {
                 return Err(ConfigError::new(
-                    "--continue-history: only a running server can continue a history: write --to redis://HOST:PORT",
+                    "`continue_history`: only a running server can continue a history: restore to redis://HOST:PORT",
                 ));
             }
             if self.offset.is_some() || self.at.as_deref().is_some_and(|at| at != "latest") {
                 return Err(ConfigError::new(
-                    "--continue-history: a history is continued from its last stored offset alone: leave out --at and \
-                     --offset",
+                    "`continue_history`: a history is continued only from its last stored offset: leave out `at` and \
+                     `offset`",
                 ));
             }
         }

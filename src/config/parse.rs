@@ -1,28 +1,104 @@
 //! Addresses, sizes and lengths of time as they are written in flags, and text that may hold passwords.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::ConfigError;
 
-/// A time such as `500ms`, `1s`, `10m`, `1h30m`.
+/// A length of time such as `500ms`, `1s`, `10m`, `1h30m`, `2d`; a day has 24 hours.
 pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
     let complain = || {
         ConfigError(format!(
-            "`{text}` is not a length of time: write for example 500ms, 1s, 10m or 1h"
+            "`{text}` is not a length of time: write for example 500ms, 1s, 10m, 1h or 2d"
         ))
     };
-    let parsed: jiff::SignedDuration = text.trim().parse().map_err(|_| complain())?;
+    let parsed: jiff::Span = text.trim().parse().map_err(|_| complain())?;
+    let parsed = parsed
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| complain())?;
     Duration::try_from(parsed).map_err(|_| complain())
 }
 
-/// An address to listen on.
+/// An address to listen on: `IP:PORT`, or `localhost:PORT`.
 pub fn parse_addr(text: &str) -> Result<SocketAddr, ConfigError> {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(port) {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
     text.parse().map_err(|_| {
         ConfigError(format!(
             "`{text}` is not an address to listen on: write IP:PORT, such as 127.0.0.1:6390 or [::]:6390"
         ))
     })
+}
+
+fn port(text: &str) -> Option<u16> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_plain)
+}
+
+/// Where `/healthz`, `/readyz` and `/metrics` are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAddr {
+    written: String,
+    /// The first of them that this machine has.
+    addrs: Vec<SocketAddr>,
+}
+
+impl HttpAddr {
+    /// One of these is listened on: the first that can be.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+}
+
+impl From<SocketAddr> for HttpAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self {
+            written: addr.to_string(),
+            addrs: vec![addr],
+        }
+    }
+}
+
+impl FromStr for HttpAddr {
+    type Err = ConfigError;
+
+    /// `IP:PORT`, `localhost:PORT`, or `:PORT` for all addresses of the machine.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (host, port) = text
+            .rsplit_once(':')
+            .map_or(("", None), |(host, digits)| (host, port(digits)));
+        let addrs = match (host, port) {
+            // With IPv6 this is for both. Machines without it have IPv4 alone.
+            ("", Some(port)) => vec![
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+            ],
+            ("localhost", Some(port)) => vec![
+                SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+            ],
+            _ => vec![text.parse().map_err(|_| {
+                ConfigError(format!(
+                    "`{text}` is not an address to listen on: write for example 127.0.0.1:9390, localhost:9390, or :9390 for all \
+                     addresses of this machine"
+                ))
+            })?],
+        };
+        Ok(Self {
+            written: text.to_owned(),
+            addrs,
+        })
+    }
+}
+
+impl fmt::Display for HttpAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
 }
 
 /// A size in bytes such as `8MiB`, `64Mi`, `1MB` or `4096`.
@@ -47,6 +123,53 @@ pub fn parse_size(text: &str) -> Result<usize, ConfigError> {
         _ => return Err(complain()),
     };
     number.checked_mul(factor).ok_or_else(complain)
+}
+
+/// Bytes, for people: `70.3 MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} bytes", self.0);
+        }
+        let (mut tenths, mut name) = (u128::from(self.0).saturating_mul(10), "bytes");
+        for unit in UNITS {
+            if tenths < 10_240 {
+                break;
+            }
+            (tenths, name) = (tenths / 1024, unit);
+        }
+        write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
+    }
+}
+
+/// The same text, with the flags of the command line in the place of settings in backticks: `--segment-size` for `` `segment_size` ``.
+#[must_use]
+pub fn in_flags(text: &str) -> String {
+    let is_setting = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let mut told = String::with_capacity(text.len());
+    for (number, part) in text.split('`').enumerate() {
+        let quoted = number % 2 == 1;
+        if quoted && is_setting(part) {
+            told.push_str("--");
+            told.push_str(&part.replace('_', "-"));
+        } else if quoted {
+            told.push('`');
+            told.push_str(part);
+            told.push('`');
+        } else {
+            told.push_str(part);
+        }
+    }
+    told
 }
 
 /// Takes user and password out of every URL in `text`: for messages that repeat what somebody typed, such as the

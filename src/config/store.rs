@@ -59,27 +59,27 @@ impl StoreConfig {
         if self.url.starts_with("gs:") {
             return Ok(self);
         }
-        let flag = match &self.gcs {
+        let setting = match &self.gcs {
             GcsOptions {
                 encryption: Encryption::Managed(_),
                 ..
-            } => "--kms-key",
+            } => "kms_key",
             GcsOptions {
                 encryption: Encryption::Supplied(_),
                 ..
-            } => "--encryption-key-file",
+            } => "encryption_key_file",
             GcsOptions {
                 storage_class: Some(_),
                 ..
-            } => "--storage-class",
+            } => "storage_class",
             GcsOptions {
                 user_project: Some(_),
                 ..
-            } => "--user-project",
+            } => "user_project",
             _ => return Ok(self),
         };
         Err(ConfigError(format!(
-            "{flag}: this is for Google Cloud Storage (gs://BUCKET/PREFIX) alone, and --store is another store: leave it out"
+            "`{setting}`: this is for Google Cloud Storage (gs://BUCKET/PREFIX) alone, and `store` is another store: leave it out"
         )))
     }
 }
@@ -336,28 +336,28 @@ mod tests {
                     encryption: Encryption::Managed(KMS.parse().unwrap()),
                     ..none.clone()
                 },
-                "--kms-key",
+                "`kms_key`",
             ),
             (
                 GcsOptions {
                     encryption: Encryption::Supplied(EncryptionKey([7; 32])),
                     ..none.clone()
                 },
-                "--encryption-key-file",
+                "`encryption_key_file`",
             ),
             (
                 GcsOptions {
                     storage_class: Some(StorageClass::Archive),
                     ..none.clone()
                 },
-                "--storage-class",
+                "`storage_class`",
             ),
             (
                 GcsOptions {
                     user_project: Some("p".to_owned()),
                     ..none.clone()
                 },
-                "--user-project",
+                "`user_project`",
             ),
         ] {
             assert!(with(&gcs, "gs://b/p").is_ok());

@@ -187,7 +187,7 @@ async fn stages_without_number_are_refused() {
         matches!(error, ConsolidateError::TooManyStages { .. }),
         "{error}"
     );
-    assert!(error.to_string().contains("--memory-limit"));
+    assert!(error.to_string().contains("Raise the limit of memory"));
 }
 
 #[tokio::test]

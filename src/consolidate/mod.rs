@@ -120,8 +120,8 @@ pub enum ConsolidateError {
     },
     /// The memory is enough for a small part of the log at once.
     #[error(
-        "{STAGES} bases were made in stages, the last one at {base}, and there is more log. Raise the memory limit (--memory-limit, \
-         or --consolidate-memory of a service)"
+        "{STAGES} bases were made in stages, the last one at {base}, and there is more log. Raise the limit of memory for the keys \
+         that the log touches"
     )]
     TooManyStages {
         /// The newest base.

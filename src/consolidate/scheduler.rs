@@ -216,7 +216,8 @@ impl Upkeep {
         worth: Worth,
     ) -> Result<Report, ConsolidateError> {
         let archive = self.archive().await?;
-        consolidate(&archive, &self.request(stored, worth), &()).await
+        let work = self.status.work("new base");
+        consolidate(&archive, &self.request(stored, worth), &work).await
     }
 
     fn made(&self, report: &Report) {

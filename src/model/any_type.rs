@@ -8,6 +8,7 @@ use super::payload::{self, Payload};
 use super::strings::RELATIVE;
 use super::value::{Raw, Value};
 use super::{Entry, Keyspace, OVERHEAD, Slot};
+use crate::wire::rdb::numbers::value_type;
 
 pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("DEL", Keys::Overwritten { first: 1, step: 1 }, del),
@@ -171,7 +172,7 @@ fn copy(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     if entry.has_meta() {
         return Err(args.unmodelled(HAS_META));
     }
-    if matches!(&entry.value, Value::Raw(raw) if raw.kind == payload::MODULE) {
+    if matches!(&entry.value, Value::Raw(raw) if raw.kind == value_type::MODULE_2) {
         return Err(args.unmodelled("what a module's value copies to, only the module knows"));
     }
     let copied = Entry {
@@ -265,7 +266,7 @@ fn restore(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
         kind: *kind,
         payload: payload.into(),
     };
-    let value = if raw.kind == payload::MODULE {
+    let value = if raw.kind == value_type::MODULE_2 {
         // None but the module can look into it, but where it ends can be seen.
         payload::check_module(&raw.payload).map_err(bad)?;
         Value::Raw(raw)

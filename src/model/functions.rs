@@ -11,11 +11,9 @@ use super::command::Spec;
 use super::error::ApplyError;
 use super::payload::Payload;
 use crate::wire::rdb::cursor::{BadValue, Cursor};
+use crate::wire::rdb::numbers::opcode;
 
 pub(super) const COMMANDS: &[Spec] = &[Spec::ignored("FUNCTION")];
-
-/// The opcode of a library in an RDB (`FUNCTION2`, PROTOCOL.md D.4).
-const FUNCTION: u8 = 0xF5;
 
 /// The libraries of a server, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,7 +104,7 @@ impl Libraries {
         let mut added = Self::new();
         let mut input = Cursor::new(Payload::open(args.get(2)?).map_err(bad)?.body);
         while !input.rest().is_empty() {
-            if input.byte().map_err(bad)? != FUNCTION {
+            if input.byte().map_err(bad)? != opcode::FUNCTION2 {
                 return Err(args.unmodelled("its payload holds something else than libraries"));
             }
             let source = input.string().map_err(bad)?;

@@ -10,15 +10,10 @@ use super::pop::{self, Ends};
 use super::value::{DataType, Dialect, Raw, Value};
 use super::{Blob, Keyspace, OVERHEAD};
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number, put_string};
+use crate::wire::rdb::numbers::value_type;
 use crate::wire::rdb::packed::{self, Element};
 
-/// The RDB types of lists.
-const PLAIN: u8 = 1;
-const ZIPLIST: u8 = 10;
-const ZIPLISTS: u8 = 14;
-const NODES: u8 = 18;
-
-/// How a node of [`NODES`] holds elements: one as it is, or several in a listpack.
+/// How a node of [`value_type::LIST_QUICKLIST_2`] holds elements: one as it is, or several in a listpack.
 const NODE_PLAIN: u64 = 1;
 const NODE_PACKED: u64 = 2;
 
@@ -132,19 +127,25 @@ impl List {
     fn read(kind: u8, mut input: Cursor<'_>) -> Result<Self, BadValue> {
         let mut list = Self::default();
         match kind {
-            ZIPLIST => list.append_all(&packed::ziplist(&input.string()?)?),
+            value_type::LIST_ZIPLIST => list.append_all(&packed::ziplist(&input.string()?)?),
             _ => {
                 for _ in 0..input.count()? {
-                    let container = if kind == NODES {
+                    let container = if kind == value_type::LIST_QUICKLIST_2 {
                         input.number()?
                     } else {
                         NODE_PACKED
                     };
                     let string = input.string()?;
                     match (kind, container) {
-                        (PLAIN, _) | (NODES, NODE_PLAIN) => list.append((&*string).into()),
-                        (NODES, NODE_PACKED) => list.append_all(&packed::listpack(&string)?),
-                        (ZIPLISTS, _) => list.append_all(&packed::ziplist(&string)?),
+                        (value_type::LIST, _) | (value_type::LIST_QUICKLIST_2, NODE_PLAIN) => {
+                            list.append((&*string).into())
+                        }
+                        (value_type::LIST_QUICKLIST_2, NODE_PACKED) => {
+                            list.append_all(&packed::listpack(&string)?)
+                        }
+                        (value_type::LIST_QUICKLIST, _) => {
+                            list.append_all(&packed::ziplist(&string)?)
+                        }
                         _ => return Err(BadValue("a list has an unknown kind of node")),
                     }
                 }
@@ -157,8 +158,14 @@ impl List {
 
 impl DataType for List {
     fn decode(raw: &Raw, _: Dialect) -> Option<Result<Self, BadValue>> {
-        matches!(raw.kind, PLAIN | ZIPLIST | ZIPLISTS | NODES)
-            .then(|| Self::read(raw.kind, Cursor::new(&raw.payload)))
+        matches!(
+            raw.kind,
+            value_type::LIST
+                | value_type::LIST_ZIPLIST
+                | value_type::LIST_QUICKLIST
+                | value_type::LIST_QUICKLIST_2
+        )
+        .then(|| Self::read(raw.kind, Cursor::new(&raw.payload)))
     }
 
     /// The plain encoding: every server loads it, as fast as any other.
@@ -167,7 +174,7 @@ impl DataType for List {
         for element in &self.elements {
             put_string(out, element);
         }
-        PLAIN
+        value_type::LIST
     }
 
     fn of(value: &mut Value) -> Option<&mut Self> {

@@ -6,7 +6,6 @@ use crate::wire::rdb::Family;
 use crate::wire::rdb::cursor::{BadValue, Cursor};
 
 /// The RDB type of a module's value.
-pub(super) const MODULE: u8 = 7;
 
 /// Valkey counts on from here; Redis has not come so far.
 const FIRST_OF_VALKEY: u16 = 80;

@@ -9,14 +9,10 @@ use super::key_specs::Keys;
 use super::value::{DataType, Dialect, Raw, Value};
 use super::{Blob, Keyspace, OVERHEAD};
 use crate::wire::rdb::cursor::{BadValue, Cursor, canonical_i64, put_number, put_string};
+use crate::wire::rdb::numbers::value_type;
 use crate::wire::rdb::packed::{self, ListpackWriter};
 
-/// The RDB types of sets.
-const PLAIN: u8 = 2;
-const INTSET: u8 = 11;
-const LISTPACK: u8 = 20;
-
-/// The first RDB version with [`LISTPACK`], of either family.
+/// The first RDB version with [`value_type::SET_LISTPACK`], of either family.
 const FIRST_WITH_LISTPACK: u32 = 11;
 
 /// Up to how many members servers pack (their default `set-max-…` settings).
@@ -103,12 +99,12 @@ impl Set {
             }
         };
         match kind {
-            INTSET => {
+            value_type::SET_INTSET => {
                 for number in packed::intset(&input.string()?)? {
                     add(number.to_string().into_bytes().into())?;
                 }
             }
-            LISTPACK => {
+            value_type::SET_LISTPACK => {
                 for element in packed::listpack(&input.string()?)? {
                     add(element.to_bytes())?;
                 }
@@ -156,14 +152,17 @@ fn put_intset(out: &mut Vec<u8>, numbers: &[i64]) {
 
 impl DataType for Set {
     fn decode(raw: &Raw, _: Dialect) -> Option<Result<Self, BadValue>> {
-        matches!(raw.kind, PLAIN | INTSET | LISTPACK)
-            .then(|| Self::read(raw.kind, Cursor::new(&raw.payload)))
+        matches!(
+            raw.kind,
+            value_type::SET | value_type::SET_INTSET | value_type::SET_LISTPACK
+        )
+        .then(|| Self::read(raw.kind, Cursor::new(&raw.payload)))
     }
 
     fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) -> u8 {
         if let Some(numbers) = self.numbers() {
             put_intset(out, &numbers);
-            return INTSET;
+            return value_type::SET_INTSET;
         }
         if dialect.version >= FIRST_WITH_LISTPACK
             && self.members.len() <= MOST_IN_LISTPACK
@@ -179,13 +178,13 @@ impl DataType for Set {
                 listpack.push(member);
             }
             put_string(out, &listpack.finish());
-            return LISTPACK;
+            return value_type::SET_LISTPACK;
         }
         put_number(out, self.members.len() as u64);
         for member in &self.members {
             put_string(out, member);
         }
-        PLAIN
+        value_type::SET
     }
 
     fn of(value: &mut Value) -> Option<&mut Self> {

@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people; coloured at a terminal, unless `NO_COLOR` is set.
+    /// For people; coloured at a terminal (see [`has_colour`]).
     #[default]
     Text,
     /// One object a line.
@@ -41,7 +41,7 @@ impl Level {
 
     fn directives(self) -> &'static str {
         match self {
-            Self::Quiet => "warn",
+            Self::Quiet => "warn,backfeed::progress=info",
             Self::Info => "warn,backfeed=info",
             Self::Debug => "info,backfeed=debug",
             Self::Trace => "debug,backfeed=trace",
@@ -49,12 +49,33 @@ impl Level {
     }
 }
 
+/// Where lines about the progress of long work are logged: shown even where other news is not.
+pub const PROGRESS: &str = "backfeed::progress";
+
+/// A variable that every program knows, so that it has no flag of ours.
+fn environment(name: &str) -> Option<std::ffi::OsString> {
+    #[expect(clippy::disallowed_methods)]
+    std::env::var_os(name)
+}
+
+/// May what is written to this terminal be coloured? Not if `NO_COLOR` is set to anything, nor if `TERM` is `dumb`.
+#[must_use]
+pub fn has_colour(is_terminal: bool) -> bool {
+    let wanted = environment("NO_COLOR").is_none_or(|value| value.is_empty());
+    wanted && can_redraw(is_terminal)
+}
+
+/// Can lines of this terminal be written over, as a progress bar does?
+#[must_use]
+pub fn can_redraw(is_terminal: bool) -> bool {
+    is_terminal && environment("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Sets the process's log up. Called once; a second call changes nothing.
 pub fn init(format: LogFormat, level: Level) {
-    #[expect(clippy::disallowed_methods)] // names that every program knows
-    let (wanted, no_color) = (std::env::var("RUST_LOG"), std::env::var_os("NO_COLOR"));
-    let (filter, complaint) = filter(wanted.ok().as_deref(), level);
-    let colour = io::stderr().is_terminal() && no_color.is_none();
+    let wanted = environment("RUST_LOG").and_then(|value| value.into_string().ok());
+    let (filter, complaint) = filter(wanted.as_deref(), level);
+    let colour = has_colour(io::stderr().is_terminal());
     let subscriber = subscriber(format, filter, colour, io::stderr);
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(complaint) = complaint

@@ -1,12 +1,13 @@
 //! What the process is doing: for `/readyz`, `/metrics` and the log. Handed around, no globals.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::config::Size;
 use crate::monitoring::metrics::Metrics;
 use crate::wire::position::{Offset, Position, ReplId, TimeMark};
 
@@ -96,6 +97,10 @@ impl fmt::Display for Phase {
 /// What `/readyz` shows. The names are part of the interface.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusView {
+    /// The version of these names, as of all JSON: fields are added, never renamed or removed while it stays.
+    pub format: u32,
+    /// The version of this program.
+    pub backfeed_version: &'static str,
     /// Following the feed into a store that does not refuse it, or (sidecar) the Redis beside us is open; and neither superseded
     /// nor stopping.
     pub ready: bool,
@@ -103,6 +108,8 @@ pub struct StatusView {
     pub phase: Phase,
     /// What precisely, for people.
     pub detail: String,
+    /// Work that takes long, how far it is: a full sync, a restore, a new base.
+    pub work: Vec<WorkView>,
     /// Sidecar: its Redis accepts writes.
     pub promoted: bool,
     /// The history being received.
@@ -136,6 +143,108 @@ pub struct StatusView {
     pub last_error_unix_ms: Option<i64>,
     /// Who has taken over, if somebody has (or seems to have: a seal was found, and the server is asked whether it moved on).
     pub superseded: Option<String>,
+}
+
+/// Work that takes long: how far it is. Shown in `/readyz`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkView {
+    /// What is done: `full sync`, `restore: snapshot`.
+    pub what: String,
+    /// Bytes that are done.
+    pub done_bytes: u64,
+    /// Bytes of all of it. None: nobody knows.
+    pub total_bytes: Option<u64>,
+    /// The share that is done, in percent, with one decimal.
+    pub percent: Option<f64>,
+    /// When this began, Unix milliseconds.
+    pub since_unix_ms: i64,
+}
+
+impl fmt::Display for WorkView {
+    /// `full sync: 35.1 % (70.3 MiB of 200.1 MiB)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.what)?;
+        match (self.percent, self.total_bytes) {
+            (Some(percent), Some(total)) => {
+                write!(
+                    f,
+                    "{percent:.1} % ({} of {})",
+                    Size(self.done_bytes),
+                    Size(total)
+                )
+            }
+            _ if self.done_bytes > 0 => Size(self.done_bytes).fmt(f),
+            _ => f.write_str("at work"),
+        }
+    }
+}
+
+/// Work in hand. It is over when this is dropped.
+#[derive(Debug)]
+pub struct Work {
+    status: Status,
+    number: u64,
+}
+
+impl Work {
+    /// It comes to its next stage, of so many bytes if that is known.
+    pub fn stage(&self, stage: &str, total_bytes: Option<u64>) {
+        self.with(|work| {
+            work.what = format!("{}: {stage}", work.name);
+            work.done = 0;
+            work.total = total_bytes;
+            work.since_unix_ms = unix_ms_now();
+        });
+    }
+
+    /// So many bytes are all of it.
+    pub fn total(&self, bytes: u64) {
+        self.with(|work| work.total = Some(bytes));
+    }
+
+    /// So many more bytes are done.
+    pub fn advance(&self, bytes: u64) {
+        self.with(|work| work.done = work.done.saturating_add(bytes));
+    }
+
+    fn with(&self, change: impl FnOnce(&mut WorkState)) {
+        let mut state = self.status.state();
+        if let Some(work) = state.works.get_mut(&self.number) {
+            change(work);
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.status.state().works.remove(&self.number);
+    }
+}
+
+struct WorkState {
+    name: &'static str,
+    what: String,
+    done: u64,
+    total: Option<u64>,
+    since_unix_ms: i64,
+}
+
+impl WorkState {
+    fn view(&self) -> WorkView {
+        // A total of nothing is done.
+        let share = |total: u64| {
+            let thousandths = u128::from(self.done.min(total)).saturating_mul(1000);
+            let thousandths = thousandths.checked_div(u128::from(total)).unwrap_or(1000);
+            u32::try_from(thousandths).map_or(100.0, |share| f64::from(share) / 10.0)
+        };
+        WorkView {
+            what: self.what.clone(),
+            done_bytes: self.done,
+            total_bytes: self.total,
+            percent: self.total.map(share),
+            since_unix_ms: self.since_unix_ms,
+        }
+    }
 }
 
 /// The store takes nothing.
@@ -176,6 +285,9 @@ struct State {
     superseded: Option<String>,
     base: Option<Position>,
     consolidate_error: Option<String>,
+    /// By the order in which it began.
+    works: BTreeMap<u64, WorkState>,
+    works_begun: u64,
 }
 
 impl Status {
@@ -200,6 +312,8 @@ impl Status {
             superseded: None,
             base: None,
             consolidate_error: None,
+            works: BTreeMap::new(),
+            works_begun: 0,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -300,6 +414,27 @@ impl Status {
         FullSyncTally {
             status: self.clone(),
             is_settled: false,
+        }
+    }
+
+    /// Work that takes long begins: its name for people.
+    #[must_use]
+    pub fn work(&self, name: &'static str) -> Work {
+        let mut state = self.state();
+        let number = state.works_begun;
+        state.works_begun = number.saturating_add(1);
+        let work = WorkState {
+            name,
+            what: name.to_owned(),
+            done: 0,
+            total: None,
+            since_unix_ms: unix_ms_now(),
+        };
+        state.works.insert(number, work);
+        drop(state);
+        Work {
+            status: self.clone(),
+            number,
         }
     }
 
@@ -412,11 +547,14 @@ impl Status {
         let (last_error, last_error_unix_ms) = state.last_error.clone().unzip();
         let refused = matches!(&state.store_error, Some(failure) if failure.permanent);
         StatusView {
+            format: 1,
+            backfeed_version: env!("CARGO_PKG_VERSION"),
             ready: !ending
                 && state.superseded.is_none()
                 && (state.promoted || (state.phase == Phase::Following && !refused)),
             phase: state.phase,
             detail: state.detail.clone(),
+            work: state.works.values().map(WorkState::view).collect(),
             promoted: state.promoted,
             history: state
                 .received

@@ -112,6 +112,42 @@ fn lag_grows_while_nobody_knows_what_the_server_writes() {
 }
 
 #[test]
+fn work_is_shown_as_long_as_it_lasts() {
+    let status = Status::new();
+    let sync = status.work("full sync");
+    let base = status.work("new base");
+    sync.total(200 << 20);
+    sync.advance(70 << 20);
+    base.stage("log", None);
+    base.advance(1536);
+    let lines = |status: &Status| -> Vec<String> {
+        status
+            .view_at(0)
+            .work
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(
+        lines(&status),
+        [
+            "full sync: 35.0 % (70.0 MiB of 200.0 MiB)",
+            "new base: log: 1.5 KiB"
+        ]
+    );
+    let view = &status.view_at(0).work[0];
+    assert_eq!((view.done_bytes, view.percent), (70 << 20, Some(35.0)));
+    base.stage("snapshot", Some(0));
+    assert_eq!(status.view_at(0).work[1].percent, Some(100.0));
+    base.stage("checking", None);
+    assert_eq!(lines(&status)[1], "new base: checking: at work");
+    drop(sync);
+    assert_eq!(lines(&status).len(), 1);
+    drop(base);
+    assert_eq!(status.view_at(0).work, []);
+}
+
+#[test]
 fn a_full_sync_is_counted_as_begun_and_as_what_becomes_of_it() {
     let status = Status::new();
     let counts = |status: &Status| {

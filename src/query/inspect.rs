@@ -13,7 +13,7 @@ use crate::display::Shown;
 use crate::model::{Dialect, Raw};
 use crate::wire::rdb::cursor::BadValue;
 use crate::wire::rdb::elements::{names, parts};
-use crate::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 use crate::wire::rdb::{DbCounts, Family, Summary};
 
 /// Prefixes that are told apart; keys of further ones are summed up.
@@ -275,8 +275,7 @@ impl Sink for Tables {
     type Error = Infallible;
 
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Infallible> {
-        const MAGIC: u8 = 0;
-        if opcode == MAGIC {
+        if opcode == reader::HEADER {
             (self.family, self.version) = crate::wire::rdb::magic(raw).unwrap_or_default();
         }
         Ok(())

@@ -55,8 +55,8 @@ pub enum LookupError {
     },
     /// The keys of the log take more memory than is allowed.
     #[error(
-        "the keys that the log touches up to {goal} take more than {limit} bytes of memory: raise --memory-limit, or run backfeed \
-         consolidate, which leaves less log"
+        "the keys that the log touches up to {goal} take more than the limit of {limit} bytes of memory: raise it, or run \
+         `backfeed consolidate`, which leaves less log"
     )]
     Memory {
         /// What was asked for.
@@ -81,9 +81,7 @@ pub enum LookupError {
         next: Option<u64>,
     },
     /// The later point lies before the earlier one.
-    #[error(
-        "the point of --to (offset {to}) lies before that of --from (offset {from}): swap them"
-    )]
+    #[error("the later point (offset {to}) lies before the earlier one (offset {from}): swap them")]
     Reversed {
         /// The earlier one.
         from: Offset,

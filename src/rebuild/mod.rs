@@ -144,9 +144,7 @@ pub enum RebuildError {
         why: ApplyError,
     },
     /// The touched keys take more memory than is allowed.
-    #[error(
-        "the keys that the log touches take more than {limit} bytes of memory (--memory-limit)"
-    )]
+    #[error("the keys that the log touches take more than the limit of {limit} bytes of memory")]
     Memory {
         /// The limit.
         limit: usize,
@@ -211,7 +209,7 @@ pub enum BaseStop {
         why: ApplyError,
     },
     /// The touched keys take too much memory.
-    #[error("the touched keys take more than {limit} bytes of memory (--memory-limit)")]
+    #[error("the touched keys take more than the limit of {limit} bytes of memory")]
     Memory {
         /// The limit.
         limit: usize,

@@ -13,14 +13,12 @@ use crate::runtime::buffers::Buffers;
 use crate::store::StoreError;
 use crate::wire::crc64::Crc64;
 use crate::wire::rdb::cursor::{put_number, put_string};
+use crate::wire::rdb::numbers::opcode;
 
 /// Bytes that are gathered before they go out: what a base has in a frame, so that it need not gather them again.
 const CHUNK: usize = BASE_FRAME_RAW;
 /// What they mostly exceed it by.
 const SLACK: usize = 128 << 10;
-
-const SELECTDB: u8 = 0xFE;
-const EXPIRETIME_MS: u8 = 0xFC;
 
 pub(super) type Piece = Result<Bytes, RebuildError>;
 
@@ -82,7 +80,7 @@ impl Out {
     /// Selects the database of the key that comes next.
     pub(super) fn select(&mut self, db: u32) {
         if self.selected != Some(db) {
-            self.bytes.push(SELECTDB);
+            self.bytes.push(opcode::SELECTDB);
             put_number(&mut self.bytes, db.into());
             self.selected = Some(db);
         }
@@ -93,7 +91,7 @@ impl Out {
         let (begin, selected) = (self.bytes.len(), self.selected);
         self.select(db);
         if let Some(expiry) = entry.expiry {
-            self.bytes.push(EXPIRETIME_MS);
+            self.bytes.push(opcode::EXPIRETIME_MS);
             self.bytes.extend_from_slice(&expiry.to_le_bytes());
         }
         self.bytes.extend_from_slice(entry.prefix());

@@ -15,24 +15,13 @@ use crate::runtime;
 use crate::wire::position::Boundary;
 use crate::wire::rdb::cursor::put_string;
 use crate::wire::rdb::magic;
+use crate::wire::rdb::numbers::{opcode, value_type};
 use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 
 /// The old snapshot is read in pieces of this size, so that not much more than a chunk is gathered to go out.
 const PIECE: usize = 64 << 10;
 /// Chunks that wait for the consumer.
 const AHEAD: usize = 2;
-
-const SELECTDB: u8 = 0xFE;
-const RESIZEDB: u8 = 0xFB;
-const AUX: u8 = 0xFA;
-const MODULE_AUX: u8 = 0xF7;
-const FUNCTION2: u8 = 0xF5;
-const SLOT_INFO: u8 = 0xF4;
-const KEY_META_OR_SLOT_IMPORT: u8 = 0xF3;
-const END: u8 = 0xFF;
-const MAGIC: u8 = 0;
-/// The type of `KeyDB`'s jobs.
-const CRON: u8 = 64;
 
 /// The RDB of the chosen keys at `survey.end`, without functions and what modules say beside their values, and what it holds. It ends as
 /// that of [`write()`] does.
@@ -176,7 +165,7 @@ async fn run(
     out.entries(&space).await?;
     out.given(&space).await?;
     out.bytes.extend_from_slice(&after);
-    out.bytes.push(END);
+    out.bytes.push(opcode::EOF);
     out.finish().await
 }
 
@@ -218,7 +207,7 @@ impl Builder {
             ("repl-offset", end.offset.to_string()),
         ];
         for (name, value) in fields {
-            self.out.bytes.push(AUX);
+            self.out.bytes.push(opcode::AUX);
             put_string(&mut self.out.bytes, name.as_bytes());
             put_string(&mut self.out.bytes, value.as_bytes());
         }
@@ -240,7 +229,7 @@ impl Builder {
         }
         for code in self.libraries.sources() {
             self.out.counts.library();
-            self.out.bytes.push(FUNCTION2);
+            self.out.bytes.push(opcode::FUNCTION2);
             put_string(&mut self.out.bytes, code);
         }
         Ok(())
@@ -275,27 +264,28 @@ impl Sink for Builder {
 
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), BaseStop> {
         match opcode {
-            MAGIC => return self.magic(raw),
-            AUX => return self.aux(raw),
-            FUNCTION2 | MODULE_AUX | RESIZEDB | SLOT_INFO if self.out.selection.is_some() => {}
+            reader::HEADER => return self.magic(raw),
+            opcode::AUX => return self.aux(raw),
+            opcode::FUNCTION2 | opcode::MODULE_AUX | opcode::RESIZEDB | opcode::SLOT_INFO
+                if self.out.selection.is_some() => {}
             // Not touched, so not written anew.
-            FUNCTION2 if self.survey.footprint.functions().is_empty() => {
+            opcode::FUNCTION2 if self.survey.footprint.functions().is_empty() => {
                 self.end_front();
                 self.out.counts.library();
                 self.out.bytes.extend_from_slice(raw);
             }
-            FUNCTION2 => {
+            opcode::FUNCTION2 => {
                 let mut input =
                     crate::wire::rdb::cursor::Cursor::new(raw.get(1..).unwrap_or_default());
                 self.libraries.load(&input.string()?)?;
                 return Ok(());
             }
-            MODULE_AUX if self.keys_begun => self.after.extend_from_slice(raw),
-            MODULE_AUX => {
+            opcode::MODULE_AUX if self.keys_begun => self.after.extend_from_slice(raw),
+            opcode::MODULE_AUX => {
                 self.end_front();
                 self.out.bytes.extend_from_slice(raw);
             }
-            SELECTDB => {
+            opcode::SELECTDB => {
                 self.begin_keys()?;
                 let mut input =
                     crate::wire::rdb::cursor::Cursor::new(raw.get(1..).unwrap_or_default());
@@ -304,16 +294,16 @@ impl Sink for Builder {
                 self.now = self.survey.footprint.layout().now(self.base_db);
             }
             // Hints about sizes.
-            RESIZEDB | SLOT_INFO => {
+            opcode::RESIZEDB | opcode::SLOT_INFO => {
                 if let Some(now) = self.now {
                     self.out.select(now);
                     self.out.bytes.extend_from_slice(raw);
                 }
             }
-            KEY_META_OR_SLOT_IMPORT => {
+            opcode::KEY_META => {
                 return Err(BaseStop::Unmodelled("an unfinished import of slots"));
             }
-            END => self.begin_keys()?,
+            opcode::EOF => self.begin_keys()?,
             _ => return Err(BaseStop::Unmodelled("a record of an unknown type")),
         }
         Ok(())
@@ -325,7 +315,7 @@ impl Sink for Builder {
         match self.space.as_ref().map(|space| space.wants(db, key)) {
             Some(Wanted::Yes) => return Fate::Take,
             // Those are not overwritten.
-            Some(Wanted::Overwritten) if has_meta || kind == CRON => return Fate::Take,
+            Some(Wanted::Overwritten) if has_meta || kind == value_type::CRON => return Fate::Take,
             Some(Wanted::Overwritten) => return Fate::Drop,
             Some(Wanted::No) | None => {}
         }
@@ -360,7 +350,7 @@ impl Sink for Builder {
 
     fn item(&mut self, item: Item<'_>) -> Result<(), BaseStop> {
         self.begin_keys()?;
-        if item.kind == CRON {
+        if item.kind == value_type::CRON {
             return Err(BaseStop::Unmodelled("a touched job of KeyDB"));
         }
         let Some(space) = &mut self.space else {

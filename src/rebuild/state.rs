@@ -8,7 +8,7 @@ use super::{BaseStop, Limits, RebuildError, Source, Survey};
 use crate::model::{ApplyError, Dialect, Entry, Footprint, Keyspace, More, Raw, Value, Wanted};
 use crate::wire::position::Offset;
 use crate::wire::rdb::magic;
-use crate::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 
 /// What there is at a point.
 #[derive(Debug)]
@@ -140,8 +140,7 @@ impl Sink for Loader<'_> {
     type Error = BaseStop;
 
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), BaseStop> {
-        const MAGIC: u8 = 0;
-        if opcode == MAGIC {
+        if opcode == reader::HEADER {
             let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
             let dialect = Dialect { family, version };
             let mut space = Keyspace::new(self.footprint, dialect, self.selected);

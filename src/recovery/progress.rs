@@ -1,4 +1,6 @@
-//! Telling how far a restore has come: a bar at a terminal, a gauge in the sidecar, nothing in tests.
+//! Telling how far a restore has come: a bar at a terminal, a line now and then elsewhere, `/readyz` of a service, nothing in tests.
+
+use crate::monitoring::status::Work;
 
 /// What a restore is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +19,37 @@ pub enum Stage {
     Rewriting,
 }
 
+impl Stage {
+    /// For people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Checking => "checking the archive",
+            Self::Preparing => "preparing",
+            Self::Snapshot => "snapshot",
+            Self::Log => "log",
+            Self::Applying => "the target loads and applies it",
+            Self::Rewriting => "the target writes its AOF",
+        }
+    }
+}
+
 /// Is told how far a restore has come.
 pub trait Progress: Send + Sync {
     /// A stage begins, of so many bytes if that is known.
     fn stage(&self, stage: Stage, bytes: Option<u64>);
     /// So many more bytes of it are done.
     fn advance(&self, bytes: u64);
+}
+
+/// Part of what a service does.
+impl Progress for Work {
+    fn stage(&self, stage: Stage, bytes: Option<u64>) {
+        Self::stage(self, stage.title(), bytes);
+    }
+    fn advance(&self, bytes: u64) {
+        Self::advance(self, bytes);
+    }
 }
 
 /// Nobody listens.

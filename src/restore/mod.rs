@@ -33,7 +33,7 @@ use std::collections::BTreeSet;
 
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
-use crate::config::Dest;
+use crate::config::{Dest, Size};
 use crate::wire::position::{Offset, ReplId};
 
 /// What to restore, and how.
@@ -262,7 +262,7 @@ async fn write(
             let bytes;
             (bytes, held) =
                 files::rdb::write(archive, plan, file, request.memory_limit, progress).await?;
-            notes.push(format!("wrote {} ({bytes} bytes)", file.display()));
+            notes.push(format!("wrote {} ({})", file.display(), Size(bytes)));
         }
         (Dest::Server(_), None) => held = count.wait().await.clone(),
     }

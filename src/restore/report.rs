@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Request;
 use super::server::Restored;
 use crate::archive::Archive;
-use crate::config::Dest;
+use crate::config::{Dest, Size};
+use crate::display::counted;
 use crate::recovery::check::Checked;
 use crate::recovery::expected_keys::Expected;
 use crate::recovery::plan::Plan;
@@ -34,8 +35,6 @@ pub struct Report {
     pub end_offset: u64,
     /// When it had been received, Unix milliseconds.
     pub end_unix_ms: Option<i64>,
-    /// The same, RFC 3339.
-    pub end_time: Option<String>,
     /// The end is the last point that is stored.
     pub is_latest: bool,
     /// The id that the target is served; none for files.
@@ -88,7 +87,6 @@ impl Report {
             end_history: plan.end_position.history,
             end_offset: plan.end.offset.0,
             end_unix_ms: plan.end_unix_ms,
-            end_time: plan.end_unix_ms.map(show_time),
             is_latest: plan.is_tip_end,
             served_id: is_server.then_some(id),
             continued: is_server && request.continue_history,
@@ -134,6 +132,11 @@ impl Report {
     }
 }
 
+/// When the end had been received.
+pub(super) fn time_of_end(unix_ms: Option<i64>) -> String {
+    unix_ms.map_or_else(|| "at an unknown time".to_owned(), show_time)
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.dry_run {
@@ -142,7 +145,7 @@ impl fmt::Display for Report {
             "restored"
         };
         writeln!(f, "{verb} {} to {}", self.archive, self.target)?;
-        let time = self.end_time.as_deref().unwrap_or("at an unknown time");
+        let time = time_of_end(self.end_unix_ms);
         let latest = if self.is_latest {
             ", the last point stored"
         } else {
@@ -155,16 +158,19 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  snapshot  offset {}, {} bytes ({})",
-            self.base_offset, self.base_bytes, self.base_format
+            "  snapshot  offset {}, {} ({})",
+            self.base_offset,
+            Size(self.base_bytes),
+            self.base_format
         )?;
         write!(
             f,
-            "  log       {} bytes in {} segments",
-            self.log_bytes, self.segments
+            "  log       {} in {}",
+            Size(self.log_bytes),
+            counted(self.segments as u64, "segment")
         )?;
         match self.commands {
-            Some(commands) => writeln!(f, ", {commands} commands")?,
+            Some(commands) => writeln!(f, ", {}", counted(commands, "command"))?,
             None => writeln!(f)?,
         }
         if let Some(id) = self.served_id {

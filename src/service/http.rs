@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::config::HttpAddr;
 use crate::link::connection_limit::{self, ConnectionLimit};
 use crate::monitoring::status::{Phase, Status};
 
@@ -33,17 +33,22 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// The address could not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("--http {addr}: {cause}; choose another port, or stop what listens there")]
+#[error(
+    "cannot listen on {addr} for health and metrics: {cause}; choose another port, or stop what listens there"
+)]
 pub struct BindError {
-    addr: SocketAddr,
+    addr: HttpAddr,
     cause: io::Error,
 }
 
 /// Listens on `addr`. Beyond loopback is allowed: what is served holds no data and no secret.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(addr)
+pub async fn bind(addr: &HttpAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(addr.addrs())
         .await
-        .map_err(|cause| BindError { addr, cause })
+        .map_err(|cause| BindError {
+            addr: addr.clone(),
+            cause,
+        })
 }
 
 /// Serves until `end`, then lets open requests finish.
@@ -109,6 +114,8 @@ async fn metrics(State(status): State<Status>) -> Response {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
 
@@ -116,7 +123,7 @@ mod tests {
     use crate::wire::position::{Offset, Position, ReplId};
 
     async fn start(status: &Status) -> (SocketAddr, oneshot::Sender<()>) {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(serve(listener, status.clone(), async {
@@ -256,16 +263,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_named() {
-        let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let taken = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let addr = taken.local_addr().unwrap();
-        let error = bind(addr).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("--http {addr}: ")), "{error}");
+        let error = bind(&addr.into()).await.unwrap_err().to_string();
+        let named = format!("cannot listen on {addr} for health");
+        assert!(error.contains(&named), "{error}");
+    }
+
+    /// A port alone is for all addresses of the machine, `localhost` for its own.
+    #[tokio::test]
+    async fn a_port_alone_and_localhost_are_listened_on() {
+        let everywhere = bind(&":0".parse().unwrap()).await.unwrap();
+        let local = bind(&"localhost:0".parse().unwrap()).await.unwrap();
+        assert!(local.local_addr().unwrap().ip().is_loopback());
+        for listener in [everywhere, local] {
+            let port = listener.local_addr().unwrap().port();
+            let (code, body) = {
+                tokio::spawn(serve(listener, Status::new(), std::future::pending()));
+                ask(SocketAddr::from(([127, 0, 0, 1], port)), "/healthz").await
+            };
+            assert_eq!((code, body.as_str()), (200, "ok\n"));
+        }
     }
 
     #[tokio::test]
     async fn it_stops_when_told() {
         let status = Status::new();
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         timeout(Duration::from_secs(10), serve(listener, status, async {}))
             .await
             .unwrap();

@@ -74,7 +74,9 @@ impl Sidecar {
             takeover = Some(ready);
             offered
         };
-        let served = waiting.serve(prepare, &()).await;
+        let work = self.status.work("restore");
+        let served = waiting.serve(prepare, &work).await;
+        drop(work);
         self.forked = takeover.as_ref().and_then(|it| match it.identity {
             Identity::Fork { id } => Some(id),
             Identity::Continue { .. } => None,

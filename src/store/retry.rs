@@ -14,6 +14,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// What a server says is shown up to so many bytes.
 const TEXT_MAX: usize = 300;
+/// And what a library says, whose last words are often the reason.
+const CHAIN_MAX: usize = 1000;
 
 /// How one try ended.
 #[derive(Debug)]
@@ -160,12 +162,16 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = inner.source();
     }
-    short(&text)
+    up_to(&text, CHAIN_MAX)
 }
 
 pub(super) fn short(text: &str) -> String {
+    up_to(text, TEXT_MAX)
+}
+
+fn up_to(text: &str, limit: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(TEXT_MAX) {
+    match line.char_indices().nth(limit) {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
         None => line,
     }

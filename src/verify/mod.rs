@@ -18,6 +18,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, Catalog, History, Name};
+use crate::config::Size;
 use crate::display::counted;
 use crate::recovery::Progress;
 use crate::wire::position::{Offset, ReplId};
@@ -338,7 +339,7 @@ impl fmt::Display for Report {
                 counted(found.segments, "segment")
             )?;
             if self.deep {
-                writeln!(f, "  read      {} bytes, uncompressed", found.bytes_read)?;
+                writeln!(f, "  read      {}, uncompressed", Size(found.bytes_read))?;
             }
             for finding in &found.findings {
                 finding.write(f)?;

@@ -52,7 +52,7 @@ fn command_lines_that_are_wrong() {
         ),
         (
             with(&backup, &["--memory-limit", "8MiB"]),
-            "--memory-limit: must be twice --segment-size",
+            "--feed-memory: must be twice --segment-size",
         ),
         (
             with(&backup, &["--ack", "hoped"]),

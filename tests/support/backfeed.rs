@@ -27,6 +27,21 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_backfeed");
 /// Two busy cores and a debug build: patient, as a wait ends when its condition holds.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The program, without the variables of the tests themselves or of whoever runs them.
+pub fn program() -> Command {
+    without_own_variables(Command::new(PROGRAM))
+}
+
+/// The same of a command that starts it.
+pub fn without_own_variables(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BACKFEED_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// How a program that ran to its end ended.
 #[derive(Debug)]
 pub struct Output {
@@ -45,7 +60,7 @@ pub fn run(args: &[&str]) -> Output {
 
 /// The same, with variables.
 pub fn run_with(env: &Env, args: &[&str]) -> Output {
-    let output = Command::new(PROGRAM)
+    let output = program()
         .envs(env.iter().cloned())
         .args(args)
         .stdin(Stdio::null())
@@ -60,7 +75,7 @@ pub fn run_with(env: &Env, args: &[&str]) -> Output {
 
 /// The same as [`run`]; a program that takes longer is ended, with code 124.
 pub fn run_within(limit: Duration, args: &[&str]) -> Output {
-    let output = Command::new("timeout")
+    let output = without_own_variables(Command::new("timeout"))
         .arg(limit.as_secs().to_string())
         .arg(PROGRAM)
         .args(args)
@@ -76,7 +91,7 @@ pub fn run_within(limit: Duration, args: &[&str]) -> Output {
 
 /// A verb that reads `input` from its standard input.
 pub fn run_reading(args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(PROGRAM)
+    let mut child = program()
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -177,9 +192,9 @@ impl Backfeed {
             .open(self.log_path())
             .expect("the log file");
         let mut command = match &self.preamble {
-            None => Command::new(PROGRAM),
+            None => program(),
             Some(preamble) => {
-                let mut shell = Command::new("sh");
+                let mut shell = without_own_variables(Command::new("sh"));
                 shell.args(["-c", &format!("{preamble} && exec \"$@\""), "sh", PROGRAM]);
                 shell
             }

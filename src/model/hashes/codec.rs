@@ -6,23 +6,8 @@ use super::super::value::{DataType, Dialect, Raw, Value};
 use super::{Expiry, Hash};
 use crate::wire::rdb::Family;
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number, put_string};
+use crate::wire::rdb::numbers::value_type;
 use crate::wire::rdb::packed::{Element, ListpackWriter, listpack, ziplist, zipmap};
-
-/// RDB types.
-const PLAIN: u8 = 4;
-const ZIPMAP: u8 = 9;
-const ZIPLIST: u8 = 13;
-const LISTPACK: u8 = 16;
-/// Valkey 9: an expiry behind each field.
-const VALKEY_EXPIRIES: u8 = 22;
-/// Redis 7.4 before its release: an absolute expiry before each field.
-const EXPIRIES_PRE_GA: u8 = 22;
-/// Redis 7.4 before its release: fields, values and expiries.
-const LISTPACK_EXPIRIES_PRE_GA: u8 = 23;
-/// An expiry before each field, counted from the first one.
-const EXPIRIES: u8 = 24;
-/// The first expiry; fields, values and expiries.
-const LISTPACK_EXPIRIES: u8 = 25;
 
 /// The first RDB version with listpacks.
 const FIRST_WITH_LISTPACKS: u32 = 10;
@@ -40,30 +25,38 @@ const TIME: BadValue = BadValue("a field's expiry is no time");
 impl DataType for Hash {
     fn decode(raw: &Raw, dialect: Dialect) -> Option<Result<Self, BadValue>> {
         let input = Cursor::new(&raw.payload);
-        if matches!(raw.kind, VALKEY_EXPIRIES..=LISTPACK_EXPIRIES) && !Self::may_expire(dialect) {
+        if matches!(
+            raw.kind,
+            value_type::VALKEY_HASH_2..=value_type::HASH_LISTPACK_EX
+        ) && !Self::may_expire(dialect)
+        {
             return Some(Err(BadValue(
                 "a field of a hash expires, which this RDB version does not know",
             )));
         }
         Some(match (raw.kind, dialect.family) {
-            (PLAIN, _) => read_plain(input),
-            (ZIPMAP, _) => read_zipmap(input),
-            (ZIPLIST, _) => read_blob(input, |blob| from_elements(&ziplist(blob)?)),
-            (LISTPACK, _) => read_blob(input, |blob| from_elements(&listpack(blob)?)),
-            (VALKEY_EXPIRIES, Family::Valkey) => read_each(input, |input| {
+            (value_type::HASH, _) => read_plain(input),
+            (value_type::HASH_ZIPMAP, _) => read_zipmap(input),
+            (value_type::HASH_ZIPLIST, _) => {
+                read_blob(input, |blob| from_elements(&ziplist(blob)?))
+            }
+            (value_type::HASH_LISTPACK, _) => {
+                read_blob(input, |blob| from_elements(&listpack(blob)?))
+            }
+            (value_type::VALKEY_HASH_2, Family::Valkey) => read_each(input, |input| {
                 let (field, value) = (input.string()?, input.string()?);
                 Ok((field, value, valkey_expiry(input.i64_le()?)?))
             }),
-            (EXPIRIES_PRE_GA, Family::Redis) => read_each(input, |input| {
+            (value_type::HASH_METADATA_PRE_GA, Family::Redis) => read_each(input, |input| {
                 let expiry = redis_expiry(i64::try_from(input.number()?).map_err(|_| TIME)?)?;
                 Ok((input.string()?, input.string()?, expiry))
             }),
-            (LISTPACK_EXPIRIES_PRE_GA, Family::Redis) => {
+            (value_type::HASH_LISTPACK_EX_PRE_GA, Family::Redis) => {
                 read_blob(input, |blob| from_triplets(&listpack(blob)?))
             }
-            (EXPIRIES, Family::Redis) => read_expiries(input),
-            (LISTPACK_EXPIRIES, Family::Redis) => read_listpack_expiries(input),
-            (VALKEY_EXPIRIES..=LISTPACK_EXPIRIES, _) => {
+            (value_type::HASH_METADATA, Family::Redis) => read_expiries(input),
+            (value_type::HASH_LISTPACK_EX, Family::Redis) => read_listpack_expiries(input),
+            (value_type::VALKEY_HASH_2..=value_type::HASH_LISTPACK_EX, _) => {
                 Err(BadValue("a hash is of a type that its server never wrote"))
             }
             _ => return None,
@@ -266,7 +259,7 @@ impl Hash {
             blob.push(&told.value);
         }
         put_string(out, &blob.finish());
-        LISTPACK
+        value_type::HASH_LISTPACK
     }
 
     fn write_plain(&self, out: &mut Vec<u8>) -> u8 {
@@ -275,7 +268,7 @@ impl Hash {
             put_string(out, field);
             put_string(out, &told.value);
         }
-        PLAIN
+        value_type::HASH
     }
 
     fn write_expiries(&self, first: i64, out: &mut Vec<u8>) -> u8 {
@@ -292,7 +285,7 @@ impl Hash {
             put_string(out, field);
             put_string(out, &told.value);
         }
-        EXPIRIES
+        value_type::HASH_METADATA
     }
 
     fn write_valkey_expiries(&self, out: &mut Vec<u8>) -> u8 {
@@ -302,6 +295,6 @@ impl Hash {
             put_string(out, &told.value);
             out.extend_from_slice(&told.expiry.unwrap_or(VALKEY_NONE).to_le_bytes());
         }
-        VALKEY_EXPIRIES
+        value_type::VALKEY_HASH_2
     }
 }

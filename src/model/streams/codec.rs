@@ -9,18 +9,20 @@ use crate::model::Blob;
 use crate::model::value::{Dialect, Raw};
 use crate::wire::rdb::Family;
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number, put_string};
+use crate::wire::rdb::numbers::value_type;
 
 /// The RDB types, each of which has all that those before it have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 enum Form {
     /// Redis 5.0.
-    First = 15,
+    First = value_type::STREAM_LISTPACKS,
     /// Redis 7.0: counters.
-    Counters = 19,
+    Counters = value_type::STREAM_LISTPACKS_2,
     /// Redis 7.2: when consumers were active.
-    Active = 21,
+    Active = value_type::STREAM_LISTPACKS_3,
     /// Redis 8.6: idempotence.
-    Idempotence = 26,
+    Idempotence = value_type::STREAM_LISTPACKS_4,
 }
 
 impl Form {

@@ -12,9 +12,7 @@ use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::value::{DataType, Dialect, Raw, Value};
 use crate::wire::rdb::cursor::{BadValue, Cursor, canonical_i64, put_string};
-
-/// The RDB type of strings.
-const TYPE: u8 = 0;
+use crate::wire::rdb::numbers::value_type;
 
 /// Longest string that a command makes by padding it with zeros: what servers allow unless `proto-max-bulk-len` is
 /// raised. `SETBIT k 4000000000000 1` must not take all memory.
@@ -56,7 +54,7 @@ pub struct Text(pub Vec<u8>);
 
 impl DataType for Text {
     fn decode(raw: &Raw, _: Dialect) -> Option<Result<Self, BadValue>> {
-        if raw.kind != TYPE {
+        if raw.kind != value_type::STRING {
             return None;
         }
         let mut input = Cursor::new(&raw.payload);
@@ -69,7 +67,7 @@ impl DataType for Text {
 
     fn encode(&self, _: Dialect, out: &mut Vec<u8>) -> u8 {
         put_string(out, &self.0);
-        TYPE
+        value_type::STRING
     }
 
     fn of(value: &mut Value) -> Option<&mut Self> {

@@ -14,21 +14,16 @@ use super::command::Spec;
 use super::value::{DataType, Dialect, Raw, Value};
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number, put_string};
 use crate::wire::rdb::number::score as text_score;
+use crate::wire::rdb::numbers::value_type;
 use crate::wire::rdb::packed::{self, Element, ListpackWriter, ZiplistWriter};
 
 pub(super) use commands::{Conditions, add};
 
 pub(super) const COMMANDS: [&[Spec]; 2] = [commands::COMMANDS, store::COMMANDS];
 
-/// The RDB types of sorted sets.
-const TEXT: u8 = 3;
-const BINARY: u8 = 5;
-const ZIPLIST: u8 = 12;
-const LISTPACK: u8 = 17;
-
-/// The first RDB version with [`BINARY`].
+/// The first RDB version with [`value_type::ZSET_2`].
 const FIRST_WITH_BINARY: u32 = 8;
-/// The first RDB version with [`LISTPACK`], of either family.
+/// The first RDB version with [`value_type::ZSET_LISTPACK`], of either family.
 const FIRST_WITH_LISTPACK: u32 = 10;
 
 /// Up to how many members servers pack, and the longest of these (their default `zset-max-…` settings).
@@ -205,11 +200,11 @@ impl Zset {
 
     fn read(kind: u8, mut input: Cursor<'_>, dialect: Dialect) -> Result<Self, BadValue> {
         let mut pairs = Vec::new();
-        let is_blob = matches!(kind, ZIPLIST | LISTPACK);
+        let is_blob = matches!(kind, value_type::ZSET_ZIPLIST | value_type::ZSET_LISTPACK);
         if is_blob {
             let blob = input.string()?;
             let elements = match kind {
-                ZIPLIST => packed::ziplist(&blob)?,
+                value_type::ZSET_ZIPLIST => packed::ziplist(&blob)?,
                 _ => packed::listpack(&blob)?,
             };
             let mut elements = elements.iter();
@@ -221,7 +216,7 @@ impl Zset {
             for _ in 0..input.count()? {
                 let member = Member::from(&*input.string()?);
                 let score = match kind {
-                    TEXT => input.double_text()?,
+                    value_type::ZSET => input.double_text()?,
                     _ => input.f64_le()?,
                 };
                 pairs.push((member, score));
@@ -354,20 +349,26 @@ fn put_double_text(out: &mut Vec<u8>, score: f64) {
 
 impl DataType for Zset {
     fn decode(raw: &Raw, dialect: Dialect) -> Option<Result<Self, BadValue>> {
-        matches!(raw.kind, TEXT | BINARY | ZIPLIST | LISTPACK)
-            .then(|| Self::read(raw.kind, Cursor::new(&raw.payload), dialect))
+        matches!(
+            raw.kind,
+            value_type::ZSET
+                | value_type::ZSET_2
+                | value_type::ZSET_ZIPLIST
+                | value_type::ZSET_LISTPACK
+        )
+        .then(|| Self::read(raw.kind, Cursor::new(&raw.payload), dialect))
     }
 
     fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) -> u8 {
         let is_small = self.is_small();
         if is_small && dialect.version >= FIRST_WITH_LISTPACK {
             put_string(out, &self.to_listpack());
-            return LISTPACK;
+            return value_type::ZSET_LISTPACK;
         }
         let binary = dialect.version >= FIRST_WITH_BINARY;
         if let Some(ziplist) = (is_small && binary).then(|| self.to_ziplist()).flatten() {
             put_string(out, &ziplist);
-            return ZIPLIST;
+            return value_type::ZSET_ZIPLIST;
         }
         put_number(out, self.len() as u64);
         // Loaders insert at the front the fastest.
@@ -379,7 +380,11 @@ impl DataType for Zset {
                 put_double_text(out, score);
             }
         }
-        if binary { BINARY } else { TEXT }
+        if binary {
+            value_type::ZSET_2
+        } else {
+            value_type::ZSET
+        }
     }
 
     fn of(value: &mut Value) -> Option<&mut Self> {

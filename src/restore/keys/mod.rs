@@ -23,18 +23,19 @@ use tokio::sync::oneshot;
 use super::error::RestoreError;
 use super::files::{self, FileBytes, file_error};
 use super::keys::server::Target;
+use super::report::time_of_end;
 use crate::archive::Archive;
-use crate::config::KeysDest;
+use crate::config::{KeysDest, Size};
 use crate::display::Shown;
 use crate::rebuild::{self, BaseStop, Counts, Limits, RebuildError, Selection};
 use crate::recovery::content::source;
 use crate::recovery::progress::{Progress, Stage};
-use crate::recovery::target::{When, show_time};
+use crate::recovery::target::When;
 use crate::recovery::{BadBases, Plan, choose, plan, sound};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
 use crate::wire::rdb::magic;
-use crate::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
+use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 use crate::wire::resp::encode_command;
 
 /// Bytes gathered before a write to a file.
@@ -76,8 +77,8 @@ pub struct KeysReport {
     pub end_history: ReplId,
     /// The last byte.
     pub end_offset: u64,
-    /// When it had been received, RFC 3339.
-    pub end_time: Option<String>,
+    /// When it had been received, Unix milliseconds.
+    pub end_unix_ms: Option<i64>,
     /// Which keys.
     pub pattern: Shown,
     /// How many, by database; at a server: those that were there when they were read back.
@@ -138,7 +139,7 @@ pub async fn restore_keys(
             progress.stage(Stage::Snapshot, None);
             let bytes;
             (bytes, keys) = chosen.to_rdb(path, progress).await?;
-            notes.push(format!("wrote {} ({bytes} bytes)", path.display()));
+            notes.push(format!("wrote {} ({})", path.display(), Size(bytes)));
         }
         (KeysDest::Resp(path), _) => {
             progress.stage(Stage::Snapshot, None);
@@ -160,7 +161,7 @@ pub async fn restore_keys(
         goal: request.when.to_string(),
         end_history: plan.end_position.history,
         end_offset: plan.end.offset.0,
-        end_time: plan.end_unix_ms.map(show_time),
+        end_unix_ms: plan.end_unix_ms,
         pattern: Shown::new(&request.selection.pattern),
         keys,
         expired,
@@ -383,8 +384,7 @@ impl Sink for Batch {
     type Error = Infallible;
 
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Infallible> {
-        const MAGIC: u8 = 0;
-        if opcode == MAGIC {
+        if opcode == reader::HEADER {
             let version = magic(raw).map(|(_, version)| version);
             self.version = version.and_then(|it| u16::try_from(it).ok()).unwrap_or(0);
         }
@@ -423,7 +423,7 @@ impl fmt::Display for KeysReport {
             "{verb} keys `{}` of {} to {}",
             self.pattern, self.archive, self.target
         )?;
-        let time = self.end_time.as_deref().unwrap_or("at an unknown time");
+        let time = time_of_end(self.end_unix_ms);
         writeln!(
             f,
             "  as of     offset {} of history {}, {time}",

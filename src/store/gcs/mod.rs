@@ -6,6 +6,7 @@
 
 mod api;
 mod error;
+mod identity;
 mod upload;
 
 use std::ops::Range;
@@ -13,7 +14,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use google_cloud_auth::credentials::{self, Credentials};
+use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use google_cloud_storage::model_ext::{KeyAes256, ReadRange};
@@ -33,8 +34,6 @@ use super::{ObjectMeta, StoreError};
 
 /// An emulator instead of Google, as in Google's own SDKs: `http://host:port` or `host:port`.
 const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
-/// What the credentials are asked for.
-const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 /// Metadata of an object: the token of the create that made it.
 const TOKEN_KEY: &str = "backfeed-create";
 
@@ -49,10 +48,11 @@ pub struct GcsStore {
 }
 
 impl GcsStore {
-    /// Opens `gs://BUCKET[/PREFIX]` with Application Default Credentials. Nothing is asked of the network yet.
+    /// Opens `gs://BUCKET[/PREFIX]` with Application Default Credentials. Nothing is asked of the store yet.
     ///
     /// # Errors
-    /// [`StoreError::Permanent`]: a wrong URL, or credentials that cannot be used.
+    /// [`StoreError::Permanent`]: a wrong URL, or credentials that cannot be used. [`StoreError::Transient`]: there are none, but a
+    /// metadata server may come up.
     pub async fn open(url: &str, options: &GcsOptions) -> Result<Self, StoreError> {
         #[expect(clippy::disallowed_methods)] // of the SDK, not of ours
         let emulator = std::env::var(EMULATOR_VARIABLE).ok();
@@ -62,7 +62,7 @@ impl GcsStore {
     /// The same, with the emulator named, or none whatever the environment says.
     ///
     /// # Errors
-    /// [`StoreError::Permanent`], as [`Self::open`].
+    /// As [`Self::open`].
     pub async fn open_at(
         url: &str,
         options: &GcsOptions,
@@ -78,7 +78,11 @@ impl GcsStore {
             true => host.trim_end_matches('/').to_owned(),
             false => format!("http://{host}"),
         });
-        let credentials = credentials(emulated).map_err(refuse)?;
+        let credentials = if emulated {
+            anonymous::Builder::new().build()
+        } else {
+            identity::credentials(&format!("cannot open the store {url}")).await?
+        };
         let mut builder = Storage::builder()
             .with_credentials(credentials.clone())
             // Retries are ours, the same for every kind of call.
@@ -264,23 +268,6 @@ fn body_of(response: ReadObjectResponse) -> Body {
         Some((next.map_err(|error| error::of_sdk(&error)), response))
     });
     chunks.boxed()
-}
-
-/// Application Default Credentials: a service account's file, a federation, an impersonation, `gcloud`'s login, or what the
-/// metadata server gives (Workload Identity).
-fn credentials(emulated: bool) -> Result<Credentials, String> {
-    if emulated {
-        return Ok(credentials::anonymous::Builder::new().build());
-    }
-    credentials::Builder::default()
-        .with_scopes([SCOPE])
-        .build()
-        .map_err(|error| {
-            format!(
-                "no Google credentials can be used: {error}. On GKE use Workload Identity; elsewhere let \
-                 GOOGLE_APPLICATION_CREDENTIALS name a credentials file, or run `gcloud auth application-default login`"
-            )
-        })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::cursor::{BadValue, Cursor};
+use super::numbers::value_type;
 use super::packed::{Element, intset, listpack, ziplist, zipmap};
 use super::{Family, number};
 
@@ -55,31 +56,33 @@ pub struct StreamId(pub u64, pub u64);
 #[must_use]
 pub fn names(family: Family, kind: u8) -> (&'static str, &'static str) {
     match (kind, family) {
-        (0, _) => ("string", "string"),
-        (1, _) => ("list", "linked list"),
-        (2, _) => ("set", "hash table"),
-        (3, _) => ("zset", "skip list, scores as text"),
-        (4, _) => ("hash", "hash table"),
-        (5, _) => ("zset", "skip list"),
-        (7, _) => ("module", "module"),
-        (9, _) => ("hash", "zipmap"),
-        (10, _) => ("list", "ziplist"),
-        (11, _) => ("set", "intset"),
-        (12, _) => ("zset", "ziplist"),
-        (13, _) => ("hash", "ziplist"),
-        (14, _) => ("list", "quicklist of ziplists"),
-        (15, _) => ("stream", "stream"),
-        (16, _) => ("hash", "listpack"),
-        (17, _) => ("zset", "listpack"),
-        (18, _) => ("list", "quicklist"),
-        (19, _) => ("stream", "stream, version 2"),
-        (20, _) => ("set", "listpack"),
-        (21, _) => ("stream", "stream, version 3"),
-        (22, _) => ("hash", "hash table, fields expire"),
-        (23 | 25, Family::Redis) => ("hash", "listpack, fields expire"),
-        (24, Family::Redis) => ("hash", "hash table, fields expire"),
-        (26, Family::Redis) => ("stream", "stream, version 4"),
-        (64, Family::Redis) => ("cron", "job of KeyDB"),
+        (value_type::STRING, _) => ("string", "string"),
+        (value_type::LIST, _) => ("list", "linked list"),
+        (value_type::SET, _) => ("set", "hash table"),
+        (value_type::ZSET, _) => ("zset", "skip list, scores as text"),
+        (value_type::HASH, _) => ("hash", "hash table"),
+        (value_type::ZSET_2, _) => ("zset", "skip list"),
+        (value_type::MODULE_2, _) => ("module", "module"),
+        (value_type::HASH_ZIPMAP, _) => ("hash", "zipmap"),
+        (value_type::LIST_ZIPLIST, _) => ("list", "ziplist"),
+        (value_type::SET_INTSET, _) => ("set", "intset"),
+        (value_type::ZSET_ZIPLIST, _) => ("zset", "ziplist"),
+        (value_type::HASH_ZIPLIST, _) => ("hash", "ziplist"),
+        (value_type::LIST_QUICKLIST, _) => ("list", "quicklist of ziplists"),
+        (value_type::STREAM_LISTPACKS, _) => ("stream", "stream"),
+        (value_type::HASH_LISTPACK, _) => ("hash", "listpack"),
+        (value_type::ZSET_LISTPACK, _) => ("zset", "listpack"),
+        (value_type::LIST_QUICKLIST_2, _) => ("list", "quicklist"),
+        (value_type::STREAM_LISTPACKS_2, _) => ("stream", "stream, version 2"),
+        (value_type::SET_LISTPACK, _) => ("set", "listpack"),
+        (value_type::STREAM_LISTPACKS_3, _) => ("stream", "stream, version 3"),
+        (value_type::HASH_METADATA_PRE_GA, _) => ("hash", "hash table, fields expire"),
+        (value_type::HASH_LISTPACK_EX_PRE_GA | value_type::HASH_LISTPACK_EX, Family::Redis) => {
+            ("hash", "listpack, fields expire")
+        }
+        (value_type::HASH_METADATA, Family::Redis) => ("hash", "hash table, fields expire"),
+        (value_type::STREAM_LISTPACKS_4, Family::Redis) => ("stream", "stream, version 4"),
+        (value_type::CRON, Family::Redis) => ("cron", "job of KeyDB"),
         _ => ("unknown", "unknown"),
     }
 }
@@ -97,20 +100,20 @@ pub fn parts(
 ) -> Result<bool, BadValue> {
     let mut input = Cursor::new(payload);
     match kind {
-        0 => {
+        value_type::STRING => {
             take(Part::Text(input.string()?));
         }
-        1 | 2 => {
+        value_type::LIST | value_type::SET => {
             for _ in 0..input.count()? {
                 if !take(Part::Member(input.string()?)) {
                     break;
                 }
             }
         }
-        3 | 5 => {
+        value_type::ZSET | value_type::ZSET_2 => {
             for _ in 0..input.count()? {
                 let member = input.string()?;
-                let score = if kind == 3 {
+                let score = if kind == value_type::ZSET {
                     input.double_text()?
                 } else {
                     input.f64_le()?
@@ -120,7 +123,7 @@ pub fn parts(
                 }
             }
         }
-        4 => {
+        value_type::HASH => {
             for _ in 0..input.count()? {
                 let (field, value) = (input.string()?, input.string()?);
                 if !take(field_of(field, value, None)) {
@@ -128,17 +131,17 @@ pub fn parts(
                 }
             }
         }
-        9 => {
+        value_type::HASH_ZIPMAP => {
             for (field, value) in zipmap(&input.string()?)? {
                 if !take(field_of(Cow::Borrowed(field), Cow::Borrowed(value), None)) {
                     break;
                 }
             }
         }
-        10 => {
+        value_type::LIST_ZIPLIST => {
             members(&ziplist(&input.string()?)?, take);
         }
-        11 => {
+        value_type::SET_INTSET => {
             let members = intset(&input.string()?)?;
             let mut members = members.iter().map(ToString::to_string);
             while members
@@ -147,17 +150,25 @@ pub fn parts(
             {
             }
         }
-        12 => scored(&ziplist(&input.string()?)?, take)?,
-        17 => scored(&listpack(&input.string()?)?, take)?,
-        13 => fields(&ziplist(&input.string()?)?, 2, take)?,
-        16 => fields(&listpack(&input.string()?)?, 2, take)?,
-        14 | 18 => quicklist(&mut input, kind, take)?,
-        20 => {
+        value_type::ZSET_ZIPLIST => scored(&ziplist(&input.string()?)?, take)?,
+        value_type::ZSET_LISTPACK => scored(&listpack(&input.string()?)?, take)?,
+        value_type::HASH_ZIPLIST => fields(&ziplist(&input.string()?)?, 2, take)?,
+        value_type::HASH_LISTPACK => fields(&listpack(&input.string()?)?, 2, take)?,
+        value_type::LIST_QUICKLIST | value_type::LIST_QUICKLIST_2 => {
+            quicklist(&mut input, kind, take)?
+        }
+        value_type::SET_LISTPACK => {
             members(&listpack(&input.string()?)?, take);
         }
-        22..=25 => return hash_with_expiries(family, kind, &mut input, take),
-        15 | 19 | 21 => stream(&mut input, kind, take)?,
-        26 if family == Family::Redis => stream(&mut input, kind, take)?,
+        value_type::HASH_METADATA_PRE_GA..=value_type::HASH_LISTPACK_EX => {
+            return hash_with_expiries(family, kind, &mut input, take);
+        }
+        value_type::STREAM_LISTPACKS
+        | value_type::STREAM_LISTPACKS_2
+        | value_type::STREAM_LISTPACKS_3 => stream(&mut input, kind, take)?,
+        value_type::STREAM_LISTPACKS_4 if family == Family::Redis => {
+            stream(&mut input, kind, take)?
+        }
         _ => return Ok(false),
     }
     Ok(true)
@@ -189,10 +200,9 @@ fn quicklist(
     kind: u8,
     take: &mut dyn FnMut(Part<'_>) -> bool,
 ) -> Result<(), BadValue> {
-    const QUICKLIST_2: u8 = 18;
     const PLAIN: u64 = 1;
     for _ in 0..input.count()? {
-        let container = if kind == QUICKLIST_2 {
+        let container = if kind == value_type::LIST_QUICKLIST_2 {
             Some(input.number()?)
         } else {
             None
@@ -257,7 +267,7 @@ fn hash_with_expiries(
     take: &mut dyn FnMut(Part<'_>) -> bool,
 ) -> Result<bool, BadValue> {
     match (family, kind) {
-        (Family::Valkey, 22) => {
+        (Family::Valkey, value_type::VALKEY_HASH_2) => {
             for _ in 0..input.count()? {
                 let (field, value) = (input.string()?, input.string()?);
                 let expiry = Some(input.i64_le()?).filter(|expiry| *expiry >= 0);
@@ -266,8 +276,8 @@ fn hash_with_expiries(
                 }
             }
         }
-        (Family::Redis, 22 | 24) => {
-            let least = if kind == 24 {
+        (Family::Redis, value_type::HASH_METADATA_PRE_GA | value_type::HASH_METADATA) => {
+            let least = if kind == value_type::HASH_METADATA {
                 Some(input.i64_le()?)
             } else {
                 None
@@ -285,8 +295,8 @@ fn hash_with_expiries(
                 }
             }
         }
-        (Family::Redis, 23 | 25) => {
-            if kind == 25 {
+        (Family::Redis, value_type::HASH_LISTPACK_EX_PRE_GA | value_type::HASH_LISTPACK_EX) => {
+            if kind == value_type::HASH_LISTPACK_EX {
                 input.i64_le()?;
             }
             fields(&listpack(&input.string()?)?, 3, take)?;
@@ -315,13 +325,17 @@ fn stream(
         }
     }
     // Length and last id; from version 2 on first id, greatest deleted id, entries added.
-    for _ in 0..if kind == 15 { 3 } else { 8 } {
+    for _ in 0..if kind == value_type::STREAM_LISTPACKS {
+        3
+    } else {
+        8
+    } {
         input.number()?;
     }
     for _ in 0..input.count()? {
         let name = input.string()?;
         let last = StreamId(input.number()?, input.number()?);
-        if kind != 15 {
+        if kind != value_type::STREAM_LISTPACKS {
             input.number()?; // entries read
         }
         let pending = input.number()?;
@@ -332,7 +346,16 @@ fn stream(
         let consumers = input.number()?;
         for _ in 0..consumers {
             input.string()?;
-            input.take(if matches!(kind, 21 | 26) { 16 } else { 8 })?;
+            input.take(
+                if matches!(
+                    kind,
+                    value_type::STREAM_LISTPACKS_3 | value_type::STREAM_LISTPACKS_4
+                ) {
+                    16
+                } else {
+                    8
+                },
+            )?;
             for _ in 0..input.count()? {
                 input.take(16)?;
             }

@@ -79,7 +79,7 @@ pub enum ReadError<E> {
     },
     /// A wanted value takes more memory than it may.
     #[error(
-        "the value of the key at byte {at} of the RDB takes more than {limit} bytes of memory (--memory-limit)"
+        "the value of the key at byte {at} of the RDB takes more than the limit of {limit} bytes of memory"
     )]
     TooLong {
         /// Where the key begins.
@@ -89,7 +89,7 @@ pub enum ReadError<E> {
     },
     /// A key's name, or a record that is no key, takes more memory than it may: that is not less for less of the keys.
     #[error(
-        "the name of the key, or the record, at byte {at} of the RDB takes more than {limit} bytes of memory: raise --memory-limit"
+        "the name of the key, or the record, at byte {at} of the RDB takes more than the limit of {limit} bytes of memory"
     )]
     LongName {
         /// Where it begins.

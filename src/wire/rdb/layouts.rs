@@ -3,6 +3,7 @@
 //! Types are not tied to RDB versions, as servers load a type that they know under any header (PROTOCOL.md E.2); they are
 //! tied to the family, as Redis and Valkey gave the same numbers to different things.
 
+use super::numbers::{opcode, value_type};
 use super::summary::Family;
 
 /// The newest RDB versions that real servers' files were walked with. In newer ones, what does not fit is taken for
@@ -17,9 +18,6 @@ pub(super) fn is_newer_than_tested(family: Family, version: u32) -> bool {
         Family::Valkey => version > TESTED_VALKEY,
     }
 }
-
-/// The opcode of an AUX field.
-pub(super) const AUX: u8 = 0xFA;
 
 /// One piece of a record.
 #[derive(Clone, Copy, Debug)]
@@ -127,16 +125,16 @@ pub(super) struct Record {
 #[inline]
 pub(super) fn record(family: Family, byte: u8) -> Option<Record> {
     let (effect, atoms) = match byte {
-        0..=64 => {
+        0..=value_type::LAST => {
             let (kind, atoms) = key(family, byte)?;
             (Effect::Key(kind), atoms)
         }
-        _ => opcode(family, byte)?,
+        _ => after_opcode(family, byte)?,
     };
     Some(Record { effect, atoms })
 }
 
-fn opcode(family: Family, byte: u8) -> Option<(Effect, &'static [Atom])> {
+fn after_opcode(family: Family, byte: u8) -> Option<(Effect, &'static [Atom])> {
     const NUMBERS_2: &[Atom] = &[Len, Len];
     const NUMBERS_3: &[Atom] = &[Len, Len, Len];
     // Module id, the opcode and the value of `when`, data.
@@ -146,18 +144,18 @@ fn opcode(family: Family, byte: u8) -> Option<(Effect, &'static [Atom])> {
     // Job name, slot ranges.
     const SLOT_IMPORT: &[Atom] = &[Str, Many(&[Len, Len])];
     Some(match byte {
-        0xFF => (Effect::End, &[] as &[Atom]),
-        0xFE => (Effect::None, &[Db]),
-        0xFD => (Effect::Expiry, &[Fixed(4)]),
-        0xFC => (Effect::Expiry, &[Fixed(8)]),
-        0xFB => (Effect::None, NUMBERS_2), // RESIZEDB
-        AUX => (Effect::Aux, &[AuxKey, AuxValue]),
-        0xF9 => (Effect::None, &[Fixed(1)]), // FREQ
-        0xF8 => (Effect::None, ONE_LEN),     // IDLE
-        0xF7 => (Effect::None, MODULE_AUX),
-        0xF5 => (Effect::Function, ONE_STR), // FUNCTION2
-        0xF4 => (Effect::None, NUMBERS_3),   // SLOT_INFO
-        0xF3 => (
+        opcode::EOF => (Effect::End, &[] as &[Atom]),
+        opcode::SELECTDB => (Effect::None, &[Db]),
+        opcode::EXPIRETIME => (Effect::Expiry, &[Fixed(4)]),
+        opcode::EXPIRETIME_MS => (Effect::Expiry, &[Fixed(8)]),
+        opcode::RESIZEDB => (Effect::None, NUMBERS_2),
+        opcode::AUX => (Effect::Aux, &[AuxKey, AuxValue]),
+        opcode::FREQ => (Effect::None, &[Fixed(1)]),
+        opcode::IDLE => (Effect::None, ONE_LEN),
+        opcode::MODULE_AUX => (Effect::None, MODULE_AUX),
+        opcode::FUNCTION2 => (Effect::Function, ONE_STR),
+        opcode::SLOT_INFO => (Effect::None, NUMBERS_3),
+        opcode::KEY_META => (
             Effect::None,
             match family {
                 Family::Redis => KEY_META,
@@ -195,28 +193,30 @@ fn key(family: Family, byte: u8) -> Option<(Kind, &'static [Atom])> {
     ];
     use Family::{Redis, Valkey};
     Some(match (byte, family) {
-        (0, _) => (Kind::String, BLOB),
-        (1 | 14, _) => (Kind::List, STRINGS),
-        (2, _) => (Kind::Set, STRINGS),
-        (3, _) => (Kind::Zset, ZSET),
-        (4, _) => (Kind::Hash, PAIRS),
-        (5, _) => (Kind::Zset, ZSET_2),
-        (7, _) => (Kind::Module, MODULE_2),
-        (10, _) => (Kind::List, BLOB),
-        (11 | 20, _) => (Kind::Set, BLOB),
-        (12 | 17, _) => (Kind::Zset, BLOB),
-        (9 | 13 | 16, _) => (Kind::Hash, BLOB),
-        (18, _) => (Kind::List, QUICKLIST_2),
-        (15, _) => (Kind::Stream, STREAM_1),
-        (19, _) => (Kind::Stream, STREAM_2),
-        (21, _) => (Kind::Stream, STREAM_3),
-        (22, Valkey) => (Kind::Hash, VALKEY_HASH_2),
-        (22, Redis) => (Kind::Hash, HASH_PRE_GA),
-        (23, Redis) => (Kind::Hash, BLOB),
-        (24, Redis) => (Kind::Hash, HASH_METADATA),
-        (25, Redis) => (Kind::Hash, HASH_LISTPACK_EX),
-        (26, Redis) => (Kind::Stream, STREAM_4),
-        (64, Redis) => (Kind::Cron, CRON),
+        (value_type::STRING, _) => (Kind::String, BLOB),
+        (value_type::LIST | value_type::LIST_QUICKLIST, _) => (Kind::List, STRINGS),
+        (value_type::SET, _) => (Kind::Set, STRINGS),
+        (value_type::ZSET, _) => (Kind::Zset, ZSET),
+        (value_type::HASH, _) => (Kind::Hash, PAIRS),
+        (value_type::ZSET_2, _) => (Kind::Zset, ZSET_2),
+        (value_type::MODULE_2, _) => (Kind::Module, MODULE_2),
+        (value_type::LIST_ZIPLIST, _) => (Kind::List, BLOB),
+        (value_type::SET_INTSET | value_type::SET_LISTPACK, _) => (Kind::Set, BLOB),
+        (value_type::ZSET_ZIPLIST | value_type::ZSET_LISTPACK, _) => (Kind::Zset, BLOB),
+        (value_type::HASH_ZIPMAP | value_type::HASH_ZIPLIST | value_type::HASH_LISTPACK, _) => {
+            (Kind::Hash, BLOB)
+        }
+        (value_type::LIST_QUICKLIST_2, _) => (Kind::List, QUICKLIST_2),
+        (value_type::STREAM_LISTPACKS, _) => (Kind::Stream, STREAM_1),
+        (value_type::STREAM_LISTPACKS_2, _) => (Kind::Stream, STREAM_2),
+        (value_type::STREAM_LISTPACKS_3, _) => (Kind::Stream, STREAM_3),
+        (value_type::VALKEY_HASH_2, Valkey) => (Kind::Hash, VALKEY_HASH_2),
+        (value_type::HASH_METADATA_PRE_GA, Redis) => (Kind::Hash, HASH_PRE_GA),
+        (value_type::HASH_LISTPACK_EX_PRE_GA, Redis) => (Kind::Hash, BLOB),
+        (value_type::HASH_METADATA, Redis) => (Kind::Hash, HASH_METADATA),
+        (value_type::HASH_LISTPACK_EX, Redis) => (Kind::Hash, HASH_LISTPACK_EX),
+        (value_type::STREAM_LISTPACKS_4, Redis) => (Kind::Stream, STREAM_4),
+        (value_type::CRON, Redis) => (Kind::Cron, CRON),
         _ => return None,
     })
 }
@@ -300,19 +300,19 @@ const STREAM_4: &[Atom] = &[
 /// What a record is called in messages.
 pub(super) fn describe(family: Family, byte: u8) -> String {
     let name = match byte {
-        0xFF => "the end",
-        0xFE => "SELECTDB",
-        0xFD => "EXPIRETIME",
-        0xFC => "EXPIRETIME_MS",
-        0xFB => "RESIZEDB",
-        0xFA => "an AUX field",
-        0xF9 => "FREQ",
-        0xF8 => "IDLE",
-        0xF7 => "MODULE_AUX",
-        0xF5 => "a function library",
-        0xF4 => "SLOT_INFO",
-        0xF3 if family == Family::Redis => "KEY_META",
-        0xF3 => "SLOT_IMPORT",
+        opcode::EOF => "the end",
+        opcode::SELECTDB => "SELECTDB",
+        opcode::EXPIRETIME => "EXPIRETIME",
+        opcode::EXPIRETIME_MS => "EXPIRETIME_MS",
+        opcode::RESIZEDB => "RESIZEDB",
+        opcode::AUX => "an AUX field",
+        opcode::FREQ => "FREQ",
+        opcode::IDLE => "IDLE",
+        opcode::MODULE_AUX => "MODULE_AUX",
+        opcode::FUNCTION2 => "a function library",
+        opcode::SLOT_INFO => "SLOT_INFO",
+        opcode::KEY_META if family == Family::Redis => "KEY_META",
+        opcode::SLOT_IMPORT => "SLOT_IMPORT",
         _ => match key(family, byte) {
             Some((kind, _)) => return format!("a key of type {byte} ({})", kind.name()),
             None => return format!("a record of the unknown type 0x{byte:02X} ({byte})"),

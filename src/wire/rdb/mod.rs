@@ -10,6 +10,7 @@ mod error;
 mod footer;
 mod layouts;
 pub mod number;
+pub mod numbers;
 pub mod packed;
 mod primitives;
 pub mod reader;

@@ -2,6 +2,7 @@
 
 use super::cursor::{BadValue, Cursor, TOO_LONG};
 pub use super::error::ReadError;
+use super::numbers::{opcode, value_type};
 use super::walker::Event;
 use super::{Summary, Walker};
 
@@ -11,18 +12,8 @@ const PIECE: usize = 64 << 10;
 /// whole: so much of them always, and as much as a value may take where that is more. Servers allow names of 512 MB.
 pub const RECORD_MIN: usize = 64 << 20;
 
-/// Opcodes of records that belong to the key after them.
-mod prefix {
-    pub(super) const KEY_META: u8 = 0xF3;
-    pub(super) const IDLE: u8 = 0xF8;
-    pub(super) const FREQ: u8 = 0xF9;
-    pub(super) const EXPIRETIME_MS: u8 = 0xFC;
-    pub(super) const EXPIRETIME: u8 = 0xFD;
-}
-const SELECTDB: u8 = 0xFE;
-const AUX: u8 = 0xFA;
-const END: u8 = 0xFF;
-const LAST_TYPE: u8 = 64;
+/// What a [`Sink`] is told in place of an opcode for the first bytes of the file: magic and version.
+pub const HEADER: u8 = 0;
 
 /// What is to become of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,7 +239,7 @@ impl Reader {
             State::Passing => {}
             State::Head if self.is_within_prefix() => {
                 let offset = usize::try_from(at.saturating_sub(self.head_at)).unwrap_or(usize::MAX);
-                if byte == END {
+                if byte == opcode::EOF {
                     return Err(ReadError::Key {
                         at: self.head_at,
                         source: BadValue("the key that it should be before is not there"),
@@ -279,15 +270,15 @@ impl Reader {
     /// Does such a record belong to the key after it?
     fn is_prefix(&self, opcode: u8) -> bool {
         match opcode {
-            prefix::IDLE | prefix::FREQ | prefix::EXPIRETIME | prefix::EXPIRETIME_MS => true,
-            prefix::KEY_META => self.walker.summary().family == super::Family::Redis,
+            opcode::IDLE | opcode::FREQ | opcode::EXPIRETIME | opcode::EXPIRETIME_MS => true,
+            opcode::KEY_META => self.walker.summary().family == super::Family::Redis,
             _ => false,
         }
     }
 
     fn has_meta(&self) -> bool {
         let mut marks = self.marks.iter();
-        marks.any(|(opcode, _)| *opcode == prefix::KEY_META)
+        marks.any(|(opcode, _)| *opcode == opcode::KEY_META)
     }
 
     /// The fates of the keys whose values begin in this piece, in their order, up to the next database; none where it is too early
@@ -297,7 +288,7 @@ impl Reader {
             State::Head => self.marks.last().map(|(opcode, _)| *opcode),
             _ => None,
         };
-        if self.state == State::Magic || at_hand == Some(SELECTDB) {
+        if self.state == State::Magic || at_hand == Some(opcode::SELECTDB) {
             return Vec::new();
         }
         let mut fates = Vec::with_capacity(events.len() / 2);
@@ -306,9 +297,9 @@ impl Reader {
         let mut has_meta = within && self.has_meta();
         for event in events {
             match event {
-                Event::Record { byte, .. } if *byte == SELECTDB => break,
+                Event::Record { byte, .. } if *byte == opcode::SELECTDB => break,
                 Event::Record { byte, at } => {
-                    has_meta = *byte == prefix::KEY_META || within && has_meta;
+                    has_meta = *byte == opcode::KEY_META || within && has_meta;
                     within = self.is_prefix(*byte);
                     last = Some((*byte, at.saturating_add(1)));
                 }
@@ -325,7 +316,7 @@ impl Reader {
 
     /// The end opcode is a record of one byte.
     fn end_if_last<S: Sink>(&mut self, byte: u8, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
-        if byte != END {
+        if byte != opcode::EOF {
             return Ok(());
         }
         self.deliver_passed(at, piece)?;
@@ -373,7 +364,7 @@ impl Reader {
     /// A record that is no key.
     fn other<S: Sink>(&mut self, sink: &mut S) -> Done<S> {
         let opcode = self.held.first().copied().unwrap_or_default();
-        if opcode == SELECTDB {
+        if opcode == opcode::SELECTDB {
             let mut input = Cursor::new(self.held.get(1..).unwrap_or_default());
             let db = input.number().ok().and_then(|db| u32::try_from(db).ok());
             self.db = db.ok_or(ReadError::Key {
@@ -502,14 +493,14 @@ impl Reader {
             if let Some(at) = expiry_of(*opcode, raw).map_err(bad)? {
                 expiry = Some(at);
             } else {
-                has_meta |= *opcode == prefix::KEY_META;
+                has_meta |= *opcode == opcode::KEY_META;
                 prefix.extend_from_slice(raw);
             }
         }
         let Some((kind, type_at)) = self.marks.last().copied() else {
             return Err(bad(BadValue("it has no type")));
         };
-        debug_assert!(kind <= LAST_TYPE);
+        debug_assert!(kind <= value_type::LAST);
         let name = self.held.get(type_at.saturating_add(1)..);
         let mut input = Cursor::new(name.unwrap_or_default());
         let key = input.string().map_err(bad)?;
@@ -530,8 +521,8 @@ impl Reader {
 fn expiry_of(opcode: u8, raw: &[u8]) -> Result<Option<i64>, BadValue> {
     let mut input = Cursor::new(raw.get(1..).unwrap_or_default());
     Ok(match opcode {
-        prefix::EXPIRETIME_MS => Some(input.i64_le()?),
-        prefix::EXPIRETIME => {
+        opcode::EXPIRETIME_MS => Some(input.i64_le()?),
+        opcode::EXPIRETIME => {
             let seconds = i32::from_le_bytes(input.array()?);
             Some(i64::from(seconds).saturating_mul(1000))
         }
@@ -545,8 +536,8 @@ fn expiry_of(opcode: u8, raw: &[u8]) -> Result<Option<i64>, BadValue> {
 /// When it is none.
 pub fn aux(raw: &[u8]) -> Result<(Vec<u8>, Vec<u8>), BadValue> {
     let mut input = Cursor::new(raw);
-    if input.byte()? != AUX {
-        return Err(BadValue("it is no AUX field"));
+    if input.byte()? != opcode::AUX {
+        return Err(BadValue("it is no opcode::AUX field"));
     }
     let name = input.string()?.into_owned();
     let value = input.string()?.into_owned();

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::error::{Stop, WalkError};
 use super::footer::Trailer;
 use super::layouts::{self, Atom, Effect, Kind, Record};
+use super::numbers::opcode;
 use super::primitives::{FIRST_WITH_FOOTER, FOOTER_LEN, MAGIC_LEN, parse_magic};
 use super::summary::{Checksum, Summary, Unwalked};
 
@@ -435,7 +436,7 @@ impl Walker {
         self.record = byte;
         self.record_at = at;
         self.trace(Event::Record { byte, at });
-        if byte != layouts::AUX && self.front.ended_at.is_none() {
+        if byte != opcode::AUX && self.front.ended_at.is_none() {
             self.front.ended_at = Some(at);
         }
         let Some(Record { effect, atoms }) = layouts::record(self.summary.family, byte) else {

@@ -15,7 +15,7 @@ pub enum CommandsError<E> {
     Feed(#[from] FeedError),
     /// A command takes more memory than it may.
     #[error(
-        "the command that begins after offset {start} takes more than {limit} bytes of memory (--memory-limit)"
+        "the command that begins after offset {start} takes more than the limit of {limit} bytes of memory"
     )]
     TooLong {
         /// Offset before its first byte.
