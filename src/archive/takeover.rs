@@ -28,6 +28,11 @@
 //! the other child's name when it wakes. Claims only keep two Redis servers from being promoted, and clients from writing to the one
 //! that loses.
 //!
+//! A server that goes on from the very point of the seal, under an id that is not recorded, need not have been restored by a sidecar: the
+//! one that was may have saved an RDB there, and may have crashed. That is another run of the program, with another `run_id`, and each claim names the run that it
+//! was made for. So a run that no claim names is a branch, as after any restart from an older RDB: it comes after what the
+//! service wrote last, which is sealed before.
+//!
 //! The seal keeps whoever wrote the history before from acknowledging more of it. It does not say who may go on: a seal that is
 //! there already is as good as one's own.
 //!
@@ -273,6 +278,20 @@ impl Archive {
         base: Option<&BaseManifest>,
         writer: &str,
     ) -> Result<(), SuccessionError> {
+        self.begin_history_of(doc, base, writer, None).await
+    }
+
+    /// The same for a server whose `run_id` is known: if no sidecar has restored that run of it, it may be a second branch.
+    ///
+    /// # Errors
+    /// As [`Self::begin_history`].
+    pub async fn begin_history_of(
+        &self,
+        doc: &HistoryDoc,
+        base: Option<&BaseManifest>,
+        writer: &str,
+        run: Option<&str>,
+    ) -> Result<(), SuccessionError> {
         let previous = doc.previous.iter().chain(&doc.also_previous);
         for previous in previous {
             // What takes the place of another is no branch.
@@ -289,7 +308,7 @@ impl Archive {
             if recorded.child.id != doc.id {
                 // The other one must not wait for its writer, who may be dead.
                 self.complete(&recorded).await?;
-                let served = self.served_to_another(from.history, from.offset, doc.id);
+                let served = self.served_to_another(from.history, from.offset, doc.id, run);
                 if let Some(other) = served.await? {
                     return Err(SuccessionError::GoesOn(Box::new(other)));
                 }
@@ -318,7 +337,9 @@ impl Archive {
     }
 
     /// Who goes on from the very point of a history where server `id` does, when a sidecar has restored both from it. Else the
-    /// server is a branch, which has gone on by itself: after a failover, or from an older RDB.
+    /// server is a branch, which has gone on by itself: after a failover, or from an RDB. The RDB may be of that very point, as
+    /// the one that went on may have saved it and crashed. So a `run` of a server that no claim names was not restored by a
+    /// sidecar. None: the server does not say its `run_id`, and every claim may be its own.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -327,6 +348,7 @@ impl Archive {
         history: ReplId,
         offset: Offset,
         id: ReplId,
+        run: Option<&str>,
     ) -> Result<Option<SuccessorDoc>, ArchiveError> {
         let Some(recorded) = self.successor(history).await? else {
             return Ok(None);
@@ -336,10 +358,39 @@ impl Archive {
         let parent = child.parent.iter().map(|it| (it.history, it.offset));
         let previous = child.replaced().map(|it| (it.history, it.offset));
         let same = parent.chain(previous).any(|it| it == (history, offset));
-        if recorded.child.id == id || !same || self.last_claim(history).await?.is_none() {
+        if recorded.child.id == id || !same || !self.may_have_served(history, run).await? {
             return Ok(None);
         }
         Ok(Some(recorded))
+    }
+
+    /// Is there a claim on a history for this run of a Redis, or may there be one?
+    async fn may_have_served(
+        &self,
+        history: ReplId,
+        run: Option<&str>,
+    ) -> Result<bool, ArchiveError> {
+        let Some(last) = self.last_claim(history).await? else {
+            return Ok(false);
+        };
+        let is_of = |claim: &ClaimDoc| match (&claim.redis, run) {
+            (Some(claimed), Some(run)) => claimed == run,
+            _ => true,
+        };
+        if is_of(&last) {
+            return Ok(true);
+        }
+        for number in (1..last.number).rev() {
+            if self
+                .claim_at(history, number)
+                .await?
+                .as_ref()
+                .is_none_or(is_of)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Records `child`, unless one is recorded: gives what is.

@@ -10,6 +10,7 @@ use crate::store::SharedStore;
 on_both_stores!(
     of_two_children_of_one_history_one_goes_on,
     a_branch_that_was_not_served_from_here_is_a_second_child,
+    a_run_that_nobody_claimed_was_not_served,
     what_a_dead_writer_recorded_is_completed_by_the_next,
     claims_are_counted_and_nobody_overwrites_one,
     of_two_that_find_an_empty_store_one_is_first,
@@ -105,6 +106,36 @@ async fn a_branch_that_was_not_served_from_here_is_a_second_child(store: SharedS
         let begun = archive.begin_history(&doc, None, "w").await;
         assert_eq!(begun.is_ok(), goes_on, "{offset}: {begun:?}");
     }
+}
+
+async fn a_run_that_nobody_claimed_was_not_served(store: SharedStore) {
+    let archive = archive(store).await;
+    archive.create_history(&history(1)).await.unwrap();
+    archive.claim(id(1), 1, &claimant(1), STANDS).await.unwrap();
+    archive.claim(id(1), 2, &claimant(2), STANDS).await.unwrap();
+    archive.claim(id(1), 3, &claimant(2), STANDS).await.unwrap();
+    archive
+        .begin_history(&child(2, 1, 100), None, "w")
+        .await
+        .unwrap();
+    for (run, goes_on) in [
+        (Some("run1"), false),
+        (Some("run2"), false),
+        (None, false),
+        (Some("run3"), true),
+    ] {
+        let doc = child(3, 1, 100);
+        let begun = archive.begin_history_of(&doc, None, "w", run).await;
+        assert_eq!(begun.is_ok(), goes_on, "{run:?}: {begun:?}");
+    }
+    // A claim that does not say whose it is may be anybody's.
+    let unnamed = Claimant {
+        redis: None,
+        ..claimant(4)
+    };
+    archive.claim(id(1), 4, &unnamed, STANDS).await.unwrap();
+    let served = archive.served_to_another(id(1), Offset(100), id(4), Some("run3"));
+    assert_eq!(served.await.unwrap().unwrap().child.id, id(2));
 }
 
 async fn what_a_dead_writer_recorded_is_completed_by_the_next(store: SharedStore) {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
+pub use self::resent::Again;
 pub use self::spooling::Batch;
 use super::overlap::Sample;
 use crate::capture::spool::Held;
@@ -101,8 +102,6 @@ pub struct Pending {
     pub meta: SegmentMeta,
     /// Its raw bytes.
     pub chunks: Vec<Held>,
-    /// A point before its end, from which on it makes a `Sample`.
-    pub sample: Option<Boundary>,
 }
 
 /// What is received of one history and not yet stored.
@@ -117,15 +116,17 @@ pub struct LogBuffer {
     stored_boundary: Boundary,
     last_mark_ms: i64,
     clock_back: Option<ClockBack>,
+    /// The same for a clock that has come to the last mark again, with the last byte received before: not all of that is stored.
+    was_back: Option<(ClockBack, Offset)>,
     getack: bool,
     data_chunks: usize,
     /// Counts how often bytes were forgotten that may come again.
     epoch: u64,
     /// Stored, or held, and to be received still: it is compared with what comes.
     overlaps: Vec<Sample>,
-    /// What came before this boundary is sent once more, to prove that the server has it; nothing is acknowledged before.
-    proving: Option<Boundary>,
-    /// What was stored last.
+    /// This is sent once more, to prove that the server has it; nothing is acknowledged before. It is no part of what is received.
+    proving: Option<Sample>,
+    /// The end of what is stored.
     recent: Option<Sample>,
 }
 
@@ -160,6 +161,7 @@ impl LogBuffer {
             stored_boundary: boundary,
             last_mark_ms,
             clock_back: None,
+            was_back: None,
             getack: false,
             data_chunks: 0,
             epoch: 0,
@@ -214,8 +216,10 @@ impl LogBuffer {
     /// The clock says this. True when that is news: it has gone back behind the last mark, which has not been said before.
     pub fn clock_says(&mut self, now_unix_ms: i64) -> bool {
         let behind = self.last_mark_ms.saturating_sub(now_unix_ms);
-        if behind <= 0 {
-            self.clock_back = None;
+        if behind <= 0
+            && let Some(back) = self.clock_back.take()
+        {
+            self.was_back = Some((back, self.scanner.offset()));
         }
         if behind < CLOCK_TOLERANCE_MS && self.clock_back.is_none() {
             return false;
@@ -291,6 +295,7 @@ impl LogBuffer {
     /// [`PushError`]: the bytes are no command feed, or not what is stored; nothing of them after the last boundary counts.
     pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
         let mut arrival = Arrival::default();
+        self.prove(&mut bytes)?;
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
             let more = self.push_piece(piece, now)?;
@@ -348,19 +353,11 @@ impl LogBuffer {
         self.note_stored_boundary();
         let done = self.scanner.boundary().offset;
         self.overlaps.retain(|known| known.end() > done);
-        self.proving.take_if(|upto| upto.offset <= done);
         Ok(scanned.map(|()| arrival)?)
     }
 
     /// The link is gone: forgets what was received after the last boundary. A new link starts there.
     pub fn truncate_to_boundary(&mut self) {
-        if let Some(upto) = self.proving.take() {
-            // What was sent once more is still here.
-            self.overlaps.clear();
-            self.scanner = FeedScanner::new(upto);
-            self.getack = false;
-            return;
-        }
         self.go_back(self.scanner.boundary());
     }
 
@@ -427,6 +424,8 @@ impl LogBuffer {
             last = Some(mark);
         }
         marks.extend(last);
+        let was_back = self.was_back.filter(|(_, end)| self.stored < *end);
+        let was_back = was_back.map(|(back, _)| back);
         let meta = SegmentMeta {
             history: self.history,
             start: self.stored,
@@ -435,15 +434,10 @@ impl LogBuffer {
             starts_at_boundary: self.stored_boundary.offset == self.stored,
             boundary,
             marks,
-            clock_back: self.clock_back,
+            clock_back: self.clock_back.or(was_back),
             writer: self.writer.clone(),
         };
-        let sample = self.sample_from(cut);
-        Some(Pending {
-            meta,
-            chunks,
-            sample,
-        })
+        Some(Pending { meta, chunks })
     }
 
     /// Marks stand closer than this in no segment: what was received up to `cut` over hours (the store was away) must still

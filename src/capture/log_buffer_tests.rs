@@ -84,6 +84,90 @@ fn a_clock_that_went_back_is_news_once_and_stands_in_what_is_cut_meanwhile() {
     assert_eq!(receive(49_500), (false, 50_000, Some((30_000, 49_500))));
     assert_eq!(receive(50_000), (false, 50_000, None));
     assert_eq!(receive(10_000), (true, 50_000, Some((10_000, 10_000))));
+    // It is set right before that is cut.
+    buffer.clock_says(20_000);
+    push(&mut buffer, &set, 20_000);
+    buffer.clock_says(60_000);
+    push(&mut buffer, &set, 60_000);
+    let mut back = || {
+        let meta = buffer.next_segment(SIZE).unwrap().meta;
+        buffer.mark_stored(meta.end, meta.boundary);
+        push(&mut buffer, &set, 60_000);
+        meta.clock_back.map(|back| back.to_unix_ms)
+    };
+    assert_eq!((back(), back()), (Some(10_000), None));
+}
+
+/// In one piece, or byte by byte; with another link between, which proves it anew; and with another byte anywhere.
+#[test]
+fn what_is_sent_again_is_compared_before_anything_is_acknowledged() {
+    let unit = command(&["SET", "k", "v"]);
+    let end = 100 + 2 * unit.len() as u64;
+    let stored = || {
+        let mut buffer = buffer();
+        push(&mut buffer, &[&unit[..], &unit].concat(), 1);
+        let pending = buffer.next_segment(SIZE).unwrap();
+        buffer.mark_stored(pending.meta.end, pending.meta.boundary);
+        buffer.note_recent(Offset(100), &[raw(&pending).into()]);
+        let recent = buffer.recent().unwrap();
+        assert_eq!((recent.start, recent.end()), (Offset(100), Offset(end)));
+        buffer
+    };
+    for size in [1, 7, 1000] {
+        // From within a command.
+        for from in [100, 101, end - 1] {
+            let mut buffer = stored();
+            let again = buffer.recent().unwrap().after(Offset(from)).unwrap();
+            buffer.begin_again(again.clone(), buffer.boundary());
+            assert_eq!(buffer.acknowledge(false, false), Offset(0));
+            push(&mut buffer, &again.bytes[..again.bytes.len() / 2], 2);
+            // The link ends before it has proved anything.
+            buffer.truncate_to_boundary();
+            buffer.begin_again(again.clone(), buffer.boundary());
+            for piece in again.bytes.chunks(size) {
+                assert_eq!(buffer.acknowledge(false, false), Offset(0));
+                push(&mut buffer, piece, 2);
+            }
+            assert_eq!(buffer.received().offset, Offset(end));
+            push(&mut buffer, &unit, 3);
+            assert_eq!(buffer.acknowledge(false, false), Offset(end));
+            for wrong in 0..again.bytes.len() {
+                let mut buffer = stored();
+                buffer.begin_again(again.clone(), buffer.boundary());
+                let mut bytes = again.bytes.to_vec();
+                bytes[wrong] ^= 1;
+                let mut pieces = bytes.chunks(size);
+                let seen = pieces.any(|piece| {
+                    buffer
+                        .push(Bytes::copy_from_slice(piece), moment(2))
+                        .is_err()
+                });
+                assert!(seen, "byte {wrong} of what comes after {from}");
+                assert_eq!(buffer.acknowledge(false, false), Offset(0));
+            }
+        }
+    }
+}
+
+/// The last boundary lies before the end of what is stored: a unit that was cut.
+#[test]
+fn what_is_stored_of_a_unit_is_compared_when_all_of_it_is_sent_again() {
+    let unit = command(&["SET", "k", "v"]);
+    for is_other in [false, true] {
+        let mut buffer = at(100, 110);
+        let before = [b'x'; 10];
+        let sample = Sample {
+            start: Offset(90),
+            bytes: [&before[..], &unit[..10]].concat().into(),
+        };
+        buffer.begin_again(sample, buffer.boundary());
+        push(&mut buffer, &before, 1);
+        let mut bytes = unit.clone();
+        // The name of the command.
+        bytes[8] ^= u8::from(is_other);
+        let pushed = buffer.push(bytes.into(), moment(2));
+        assert_eq!(pushed.is_err(), is_other, "{pushed:?}");
+    }
 }
 
 #[test]

@@ -342,12 +342,12 @@ impl Worker {
 
     /// Creates one segment, however long the store is away: there is no other way to keep what was received.
     async fn store(&self, pending: Pending) -> Stored {
-        let (end, boundary, sample) = (pending.meta.end, pending.meta.boundary, pending.sample);
+        let (end, boundary) = (pending.meta.end, pending.meta.boundary);
         let (meta, chunks) = match load(pending).await {
             Ok(loaded) => loaded,
             Err((from, error)) => return self.lost(from, &error),
         };
-        let recent = (meta.clone(), chunks.clone());
+        let recent = (meta.start, chunks.clone());
         let (header, body) = match encode(meta, chunks).await {
             Ok(encoded) => encoded,
             Err(error) => return self.refuse_to_lose(&error).await,
@@ -361,11 +361,8 @@ impl Worker {
             match appended {
                 Ok(()) => {
                     self.status.metrics().segments_stored.inc();
-                    let (meta, chunks) = recent;
-                    self.shared
-                        .state()
-                        .buffer
-                        .note_recent(&meta, &chunks, sample);
+                    let (start, chunks) = recent;
+                    self.shared.state().buffer.note_recent(start, &chunks);
                     return Stored::UpTo(end, boundary);
                 }
                 Err(AppendError::Taken(entry)) => match *entry {

@@ -254,8 +254,8 @@ pub struct Capture {
     full_syncs: FullSyncLimit,
     /// The backlog did not last for two links: the next full sync takes one.
     one_link: bool,
-    /// How far the clock of the server is ahead of ours, where that matters.
-    ahead_ms: i64,
+    /// What the clock of the server said, and when, where that matters. From there on time is measured: our clock may jump.
+    server_clock: Option<(i64, Instant)>,
 }
 
 impl Capture {
@@ -289,7 +289,7 @@ impl Capture {
             accepted: None,
             full_syncs: FullSyncLimit::default(),
             one_link: false,
-            ahead_ms: 0,
+            server_clock: None,
         }
     }
 
@@ -349,9 +349,14 @@ impl Capture {
     }
 
     fn now(&self) -> Moment {
+        let instant = Instant::now();
+        let of_server = self.server_clock.map(|(said, at)| {
+            let since = instant.saturating_duration_since(at).as_millis();
+            said.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
+        });
         Moment {
-            unix_ms: (self.clock)().saturating_add(self.ahead_ms),
-            instant: Instant::now(),
+            unix_ms: of_server.unwrap_or_else(|| (self.clock)()),
+            instant,
         }
     }
 

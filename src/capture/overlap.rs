@@ -17,18 +17,18 @@ use crate::wire::resp::FeedScanner;
 
 /// How much of the end of a log is sent once more, at most.
 pub(super) const SAMPLE_MOST: u64 = 64 << 10;
-/// What is received in pieces makes one alone, if it has so much.
-pub(super) const SAMPLE_LEAST: u64 = 4 << 10;
-/// And how many writes, if there are so many.
+/// So much of it is asked for even where the backlog may lose that soon: it would lose what comes after it as soon.
+const SAMPLE_LEAST: u64 = 256;
+/// So many writes are enough.
 const SAMPLE_WRITES: u64 = 8;
 /// In so many segments. Those of an idle server are short.
 const SAMPLE_SEGMENTS: usize = 16;
 
-/// A stretch of a stored log.
+/// A stretch of a stored log. It may begin and end anywhere: it is compared, not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Where it begins.
-    pub boundary: Boundary,
+    /// It begins after this offset.
+    pub start: Offset,
     /// What it consists of.
     pub bytes: Bytes,
 }
@@ -37,16 +37,15 @@ impl Sample {
     /// Its last byte.
     #[must_use]
     pub fn end(&self) -> Offset {
-        self.boundary.offset.plus(self.bytes.len() as u64)
+        self.start.plus(self.bytes.len() as u64)
     }
 
     /// Is what is received after `at` something else, as far as the two overlap?
     #[must_use]
     pub fn differs(&self, at: Offset, received: &[u8]) -> bool {
-        let from = at.max(self.boundary.offset);
-        let skip = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let stored = self.bytes.get(skip(from.since(self.boundary.offset))..);
-        let received = received.get(skip(from.since(at))..);
+        let from = at.max(self.start);
+        let stored = self.bytes.get(length(from.since(self.start))..);
+        let received = received.get(length(from.since(at))..);
         let mut pairs = stored
             .unwrap_or_default()
             .iter()
@@ -54,69 +53,64 @@ impl Sample {
         pairs.any(|(stored, received)| stored != received)
     }
 
-    /// Would the server send it again, before it goes on at `boundary`? What a promoted one did not have is not asked for. One that was
-    /// set back may have come as far again since it was asked.
+    /// What of it comes after `from`. None: nothing.
     #[must_use]
-    pub fn can_be_asked_for(&self, history: ReplId, boundary: Boundary, facts: &Facts) -> bool {
-        let from = Position {
-            history,
-            offset: self.boundary.offset,
+    pub fn after(&self, from: Offset) -> Option<Self> {
+        let skip = length(from.since(self.start));
+        let rest = Self {
+            start: self.start.max(from),
+            bytes: self.bytes.slice(skip.min(self.bytes.len())..),
         };
-        let whole = boundary.offset >= self.boundary.offset
-            && facts
-                .branched_off()
-                .is_none_or(|(old, shared)| old != history || shared >= self.end());
-        let end = Position {
-            history,
-            offset: boundary.offset,
-        };
-        whole && facts.later(end).would_continue_for_long(from)
+        (!rest.bytes.is_empty()).then_some(rest)
     }
 
-    /// What was stored last: this, then `chunks`, which begin after `at` (a boundary, if that is known).
+    /// What of it comes before `end`, and reaches that. None: nothing.
     #[must_use]
-    pub fn and_then(
-        before: Option<Self>,
-        at: Offset,
-        boundary: Option<Boundary>,
-        chunks: &[Bytes],
-    ) -> Option<Self> {
-        let length = |bytes: &[Bytes]| bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
-        let more = length(chunks);
-        let before = before.filter(|before| {
-            before.end() == at && (before.bytes.len() as u64).saturating_add(more) <= SAMPLE_MOST
+    pub fn up_to(&self, end: Offset) -> Option<Self> {
+        let mut part = self.clone();
+        part.bytes.truncate(length(end.since(self.start)));
+        (part.end() == end && !part.bytes.is_empty()).then_some(part)
+    }
+
+    /// What of it the server would send again, before it goes on at `upto`, and after that. None: nothing, or it would not go on there.
+    /// (One that was set back may have come as far again since it was asked. What a promoted one did not have, it does not send.)
+    #[must_use]
+    pub fn to_be_sent_again(&self, history: ReplId, upto: Offset, facts: &Facts) -> Option<Self> {
+        let facts = facts.later(Position {
+            history,
+            offset: upto,
         });
-        let (boundary, first) = match (before, boundary) {
-            (Some(before), _) => (before.boundary, before.bytes),
-            (None, Some(boundary)) if more <= SAMPLE_MOST => (boundary, Bytes::new()),
-            _ => return None,
-        };
-        let mut bytes = BytesMut::from(&first[..]);
-        chunks
-            .iter()
-            .for_each(|chunk| bytes.extend_from_slice(chunk));
-        Some(Self {
-            boundary,
-            bytes: bytes.freeze(),
-        })
+        let (first, lasting) = facts.backlog_begins()?;
+        let start = first.max(lasting.min(upto.minus(SAMPLE_LEAST)));
+        let shared = facts.branched_off().filter(|(old, _)| *old == history);
+        let end = shared.map_or(self.end(), |(_, shared)| shared.min(self.end()));
+        let part = self.up_to(end)?.after(start)?;
+        let known = |offset| facts.would_continue(Position { history, offset });
+        let goes_on = part.start < upto && upto <= end && known(part.start) && known(upto);
+        goes_on.then_some(part)
     }
 
-    /// The end of `chunks`, which begin after `start`, from a boundary on.
+    /// The end of this, and of `chunks`, which begin after `at`.
     #[must_use]
-    pub fn end_of(start: Offset, chunks: &[Bytes], boundary: Boundary) -> Option<Self> {
-        let mut skip = usize::try_from(boundary.offset.since(start)).ok()?;
-        let mut bytes = BytesMut::new();
-        for chunk in chunks {
-            bytes.extend_from_slice(chunk.get(skip..).unwrap_or_default());
-            skip = skip.saturating_sub(chunk.len());
+    pub fn and_then(before: Option<Self>, at: Offset, chunks: &[Bytes]) -> Option<Self> {
+        let before = before.filter(|before| before.end() == at);
+        let start = before.as_ref().map_or(at, |before| before.start);
+        let before = before.map(|before| before.bytes);
+        let all = || before.iter().chain(chunks);
+        let total = all().fold(0_u64, |sum, bytes| sum.saturating_add(bytes.len() as u64));
+        let start = start.plus(total.saturating_sub(SAMPLE_MOST));
+        let mut skip = length(total.saturating_sub(SAMPLE_MOST));
+        let mut end = BytesMut::new();
+        for bytes in all() {
+            end.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+            skip = skip.saturating_sub(bytes.len());
         }
-        Some(Self {
-            boundary,
-            bytes: bytes.freeze(),
-        })
+        let bytes = end.freeze();
+        (!bytes.is_empty()).then_some(Self { start, bytes })
     }
 
-    /// The end of a log in the store. None: it is not long enough, or cannot be read.
+    /// The end of a log in the store: what comes before its last boundary, and after that, up to as much of each. None: there is
+    /// none, or it cannot be read.
     ///
     /// # Errors
     /// [`ArchiveError::Store`].
@@ -126,7 +120,7 @@ impl Sample {
         history: ReplId,
         end: &LogEnd,
     ) -> Result<Option<Self>, ArchiveError> {
-        match read(archive, catalog, history, end.end).await {
+        match read(archive, catalog, history, end).await {
             Err(error @ ArchiveError::Store(_)) => Err(error),
             Err(error) => {
                 tracing::debug!(%error, "the end of the log cannot be compared");
@@ -137,87 +131,102 @@ impl Sample {
     }
 }
 
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 async fn read(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    end: Offset,
+    end: &LogEnd,
 ) -> Result<Option<Sample>, ArchiveError> {
+    let upto = end.boundary.offset;
     let log = catalog.histories.get(&history).map(|found| &found.log);
-    let mut found = None;
+    let log = log.into_iter().flatten();
+    let mut after = Bytes::new();
+    if upto < end.end {
+        // A unit that is cut: it may be sent again in full, and is longer than what is compared of it.
+        let mut following = log.clone().filter(|first| **first > upto.0);
+        if let Some(Entry::Segment(header)) = match following.next() {
+            Some(first) => archive.entry(history, *first).await?,
+            None => None,
+        } && header.meta.start == upto
+            && !header.is_gap()
+        {
+            after = begin_of(archive, &header).await?;
+        }
+    }
     let mut bytes = Bytes::new();
-    let mut begins = end;
-    let before_end = |first: &&u64| **first > end.0;
-    let log = log.into_iter().flatten().rev().skip_while(before_end);
-    for first in log.take(SAMPLE_SEGMENTS) {
+    let mut begins = upto;
+    let before_end = |first: &&u64| **first > upto.0;
+    for first in log.rev().skip_while(before_end).take(SAMPLE_SEGMENTS) {
         let header = match archive.entry(history, *first).await? {
-            Some(Entry::Segment(header)) if header.meta.end == begins && !header.is_gap() => header,
+            Some(Entry::Segment(header)) if header.meta.end >= begins && !header.is_gap() => header,
             _ => break,
         };
+        let of_segment = end_of(archive, &header, begins).await?;
+        let is_whole = of_segment.len() as u64 == begins.since(header.meta.start);
         begins = header.meta.start;
-        if end.since(begins) > SAMPLE_MOST {
-            let last = found.is_none() && bytes.is_empty();
-            return if last {
-                end_of(archive, &header).await
-            } else {
-                Ok(found)
-            };
-        }
-        bytes = [payload(archive, &header).await?, bytes].concat().into();
-        if !header.meta.starts_at_boundary {
-            continue;
-        }
-        let boundary = Boundary {
-            offset: begins,
-            db: header.meta.db_at_start,
-        };
-        let mut writes: u64 = 0;
-        let mut scanner = FeedScanner::new(boundary);
-        let scanned = scanner.scan(&bytes, |command| {
-            writes = writes.saturating_add(u64::from(!command.is_idle()));
-        });
-        if scanned.is_err() {
-            break;
-        }
-        let bytes = bytes.clone();
-        found = Some(Sample { boundary, bytes });
-        if writes >= SAMPLE_WRITES {
+        bytes = [of_segment, bytes].concat().into();
+        if !is_whole || bytes.len() as u64 >= SAMPLE_MOST || is_enough(&header, &bytes) {
             break;
         }
     }
-    Ok(found)
+    let begin = upto.minus(bytes.len() as u64);
+    let Some(before) = Sample::and_then(None, begin, &[bytes]) else {
+        return Ok(None);
+    };
+    let bytes = [before.bytes, after].concat().into();
+    Ok(Some(Sample { bytes, ..before }))
 }
 
-/// The end of a long segment.
-async fn end_of(archive: &Archive, header: &SegmentHeader) -> Result<Option<Sample>, ArchiveError> {
-    let mut boundary = Boundary {
+/// Has a log, from the beginning of this segment on, writes enough?
+fn is_enough(header: &SegmentHeader, bytes: &[u8]) -> bool {
+    if !header.meta.starts_at_boundary {
+        return false;
+    }
+    let mut writes: u64 = 0;
+    let mut scanner = FeedScanner::new(Boundary {
         offset: header.meta.start,
         db: header.meta.db_at_start,
-    };
-    if !header.meta.starts_at_boundary {
-        return Ok(None);
+    });
+    let scanned = scanner.scan(bytes, |command| {
+        writes = writes.saturating_add(u64::from(!command.is_idle()));
+    });
+    scanned.is_err() || writes >= SAMPLE_WRITES
+}
+
+/// What a segment has before `upto`: all of it, if it is not long.
+async fn end_of(
+    archive: &Archive,
+    header: &SegmentHeader,
+    upto: Offset,
+) -> Result<Bytes, ArchiveError> {
+    let mut bytes = BytesMut::new();
+    let mut left = length(upto.since(header.meta.start));
+    let mut pieces = archive.read_segment(header).await?;
+    while let Some(piece) = pieces.next().await.transpose()? {
+        bytes.extend_from_slice(piece.get(..left.min(piece.len())).unwrap_or_default());
+        left = left.saturating_sub(piece.len());
+        let more = bytes.len().saturating_sub(length(SAMPLE_MOST));
+        let _ = bytes.split_to(more);
     }
-    let end = header.meta.end;
-    let mut scanner = FeedScanner::new(boundary);
+    Ok(bytes.freeze())
+}
+
+/// The first bytes of a segment.
+async fn begin_of(archive: &Archive, header: &SegmentHeader) -> Result<Bytes, ArchiveError> {
     let mut bytes = BytesMut::new();
     let mut pieces = archive.read_segment(header).await?;
     while let Some(piece) = pieces.next().await.transpose()? {
         bytes.extend_from_slice(&piece);
-        if scanner.scan(&piece, |_| {}).is_err() {
-            return Ok(None);
-        }
-        let later = scanner.boundary();
-        if end.since(later.offset) >= SAMPLE_MOST / 2 {
-            let drop = later.offset.since(boundary.offset);
-            let drop = usize::try_from(drop).unwrap_or(usize::MAX).min(bytes.len());
-            let _ = bytes.split_to(drop);
-            boundary = later;
+        if bytes.len() as u64 >= SAMPLE_MOST {
+            bytes.truncate(length(SAMPLE_MOST));
+            break;
         }
     }
-    let bytes = bytes.freeze();
-    let sample = Sample { boundary, bytes };
-    // One long command would be sent once more in full.
-    Ok(Some(sample).filter(|sample| (sample.bytes.len() as u64) <= SAMPLE_MOST))
+    Ok(bytes.freeze())
 }
 
 /// Compares a segment of another writer with what `shared` holds of the same bytes. They are the same: `note` is told, before more
@@ -273,13 +282,10 @@ pub(super) async fn compare(
             continue;
         }
         let all = stored.clone().map_or(ours, |stored| vec![stored]);
-        state.buffer.note_recent(&theirs.meta, &all, None);
+        state.buffer.note_recent(start, &all);
         let rest = stored.filter(|_| received < end).map(|bytes| Sample {
             // Of what was received already the same was found.
-            boundary: Boundary {
-                offset: start,
-                db: theirs.meta.db_at_start,
-            },
+            start,
             bytes,
         });
         note(&mut state.buffer, rest);

@@ -15,7 +15,7 @@ pub(super) struct Known {
     pub aliases: Aliases,
     /// The history to go on with, and its end.
     pub resume: Option<(ReplId, LogEnd)>,
-    /// The last of it, to be compared with what the server sends again, if that can.
+    /// The end of its log, to be compared with what the server sends again.
     pub sample: Option<Sample>,
     /// The latest of this service.
     pub latest: Option<Tip>,
@@ -75,15 +75,15 @@ pub(super) async fn find(
     };
     let resume = match resume {
         Some((id, end)) => {
+            let end = with_last_mark(archive, &catalog, id, end).await?;
             let end = branch(archive, &catalog, id, end, facts).await?;
             Some((id, end))
         }
         None => None,
     };
-    let sample = match (&resume, facts) {
-        (Some((id, end)), Some(facts)) if end.unbridged.is_none() => {
-            let sample = Sample::of_store(archive, &catalog, *id, end).await?;
-            sample.filter(|sample| sample.can_be_asked_for(*id, end.boundary, facts))
+    let sample = match &resume {
+        Some((id, end)) if end.unbridged.is_none() => {
+            Sample::of_store(archive, &catalog, *id, end).await?
         }
         _ => None,
     };
@@ -109,6 +109,24 @@ pub(super) async fn find(
         before,
         strangers,
     })
+}
+
+/// A log that has no time mark yet goes on after the last one of its parent: a clock that was ahead then has gone back since.
+async fn with_last_mark(
+    archive: &Archive,
+    catalog: &Catalog,
+    id: ReplId,
+    mut end: LogEnd,
+) -> Result<LogEnd, ArchiveError> {
+    let lineage = catalog.lineage(id).unwrap_or_default();
+    for before in lineage.iter().skip(1) {
+        if end.last_mark.is_some() {
+            break;
+        }
+        let of_parent = end_of(archive, catalog, before.history).await?;
+        end.last_mark = of_parent.and_then(|of_parent| of_parent.last_mark);
+    }
+    Ok(end)
 }
 
 /// A server that was promoted, and had not received all that is stored of its old history, goes on from the point that it has.

@@ -17,7 +17,7 @@ use super::overlap::Sample;
 use super::resume::{self, Known};
 use super::streaming::Follow;
 use super::{Achieved, Capture, Session, SessionEnd, Shutdown, full_sync, unless_stopped};
-use crate::archive::{AppendError, ArchiveError, Catalog, Gap, LogEnd, ServerInfo};
+use crate::archive::{AppendError, ArchiveError, Catalog, Gap, LogEnd};
 use crate::config::Source;
 use crate::link::Link;
 use crate::link::replication_info::Facts;
@@ -39,8 +39,10 @@ pub(super) struct Origin {
     sealed: Option<SealHeader>,
     /// Before it, in the store.
     unbridged: Option<Gap>,
-    /// The last of it that is stored, to be sent once more, and compared.
+    /// The end of it, to be sent once more, and compared.
     pub(super) sample: Option<Sample>,
+    /// The end of what is stored, for the next link.
+    pub(super) recent: Option<Sample>,
 }
 
 impl Origin {
@@ -55,12 +57,25 @@ impl Origin {
     fn asked(&self) -> Position {
         let sample = self.sample.as_ref();
         Position {
-            offset: sample.map_or(self.boundary.offset, |sample| sample.boundary.offset),
+            offset: sample.map_or(self.boundary.offset, |sample| sample.start),
             ..self.position()
         }
     }
 
-    fn of_store((history, end): (ReplId, LogEnd), sample: Option<Sample>) -> Self {
+    /// Would the server go on here without having shown that what it had before is what is stored, though that could be compared?
+    /// One that was promoted, or has restarted from its own RDB, has an id of its own, and may have nothing else in its backlog.
+    fn is_unproved(&self, facts: Option<&Facts>) -> bool {
+        let same = facts.is_some_and(|facts| facts.replid == Some(self.history));
+        same && self.sample.is_none() && self.recent.is_some()
+    }
+
+    fn of_store(
+        (history, end): (ReplId, LogEnd),
+        recent: Option<Sample>,
+        facts: Option<&Facts>,
+    ) -> Self {
+        let upto = end.boundary.offset;
+        let again = |recent: &Sample| recent.to_be_sent_again(history, upto, facts?);
         Self {
             history,
             boundary: end.boundary,
@@ -68,7 +83,8 @@ impl Origin {
             last_mark_ms: end.last_mark.map_or(0, |mark| mark.unix_ms),
             sealed: end.sealed,
             unbridged: end.unbridged,
-            sample,
+            sample: recent.as_ref().and_then(again),
+            recent,
         }
     }
 }
@@ -109,7 +125,7 @@ impl Capture {
         shutdown: &mut Shutdown,
         achieved: &mut Achieved,
     ) -> Result<SessionEnd, SessionEnd> {
-        let asked = (self.clock)();
+        let asked = ((self.clock)(), Instant::now());
         let said = unless_stopped(shutdown, look(source)).await??;
         let mut facts = said.as_ref().map(|facts| self.named(facts));
         self.compare_clocks(said.as_ref(), asked);
@@ -122,7 +138,12 @@ impl Capture {
         let foreign = self
             .follows()
             .is_some_and(|id| self.foreign.is_other_than(id));
-        if foreign || self.is_ahead_of(facts.as_ref()) || self.is_left_behind(facts.as_ref()) {
+        let again = self.again(facts.as_ref()).await;
+        let goes_by_store = foreign
+            || self.is_ahead_of(facts.as_ref())
+            || self.is_left_behind(facts.as_ref())
+            || self.is_unproved(again.as_ref(), facts.as_ref());
+        if goes_by_store {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
@@ -145,11 +166,25 @@ impl Capture {
             let seal = self.seal_before(&known.catalog, server);
             unless_stopped(shutdown, seal).await??;
         }
-        let from = self.from(known.as_ref(), facts.as_ref());
+        let from = self.from(known.as_ref(), again, facts.as_ref());
         let had = from
             .as_ref()
             .map(|from| (from.history, from.stored.max(from.boundary.offset)));
         let from = from.filter(|from| !once && !self.foreign.is_other_than(from.history));
+        let unproved = from
+            .as_ref()
+            .filter(|from| from.is_unproved(facts.as_ref()));
+        if let Some(from) = unproved {
+            tracing::warn!(
+                at = %from.position(),
+                "the server's backlog holds nothing before the end of what is stored, so it cannot be seen whether the server still \
+                 has what is stored: a full sync. A larger repl-backlog-size avoids it"
+            );
+        }
+        let from = match unproved {
+            Some(_) => None,
+            None => from,
+        };
         if let Some(from) = &from {
             check_seal(from, facts.as_ref())?;
             let catalog = known.as_ref().map(|known| &known.catalog);
@@ -176,12 +211,12 @@ impl Capture {
             let link = Link::connect(source, version, asked);
             unless_stopped(shutdown, link).await??
         };
-        let server = server_info(facts.as_ref());
         let (committing, feed) = match (unless_stopped(shutdown, link.next()).await??, from) {
             (Event::Continue(id), Some(from)) => {
                 achieved.continued = true;
                 let id = id.map(|id| self.aliases.key(id));
-                unless_stopped(shutdown, self.continued(from, id, server)).await??;
+                let continued = self.continued(from, id, facts.as_ref());
+                unless_stopped(shutdown, continued).await??;
                 (None, FeedLink::here(link))
             }
             (Event::FullResync(at), from) => {
@@ -233,13 +268,24 @@ impl Capture {
         end
     }
 
-    /// Old servers' expiries count from when the server sent them, by its own clock.
-    fn compare_clocks(&mut self, facts: Option<&Facts>, asked_unix_ms: i64) {
+    /// Old servers' expiries count from when the server sent them, by its own clock. `asked`: our clock before, and when that was.
+    fn compare_clocks(&mut self, facts: Option<&Facts>, asked: (i64, Instant)) {
+        let (asked_unix_ms, asked) = asked;
         let server = facts.and_then(|facts| facts.time_unix_ms);
-        let ahead = server.map_or(0, |server| ahead_ms(server, asked_unix_ms, (self.clock)()));
+        // Our clock may jump meanwhile.
+        let took = asked.elapsed();
+        let took_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+        let answered_unix_ms = asked_unix_ms.saturating_add(took_ms);
+        let ahead = server.map_or(0, |server| {
+            ahead_ms(server, asked_unix_ms, answered_unix_ms)
+        });
         let relative_ttls = server_info(facts).relative_ttls();
         warn_of_clock(ahead, relative_ttls);
-        self.ahead_ms = if relative_ttls { ahead } else { 0 };
+        let said = server.map(|server| match ahead {
+            0 => (asked_unix_ms, asked),
+            _ => (server, asked.checked_add(took / 2).unwrap_or(asked)),
+        });
+        self.server_clock = said.filter(|_| relative_ttls);
     }
 
     /// When there were full syncs enough, the server is asked for nothing but what it can continue.
@@ -282,19 +328,36 @@ impl Capture {
         })
     }
 
-    /// The point to go on from: of the log in memory, or of the store.
-    fn from(&self, known: Option<&Known>, facts: Option<&Facts>) -> Option<Origin> {
-        if let Some(log) = &self.log {
-            let again = |buffer: &LogBuffer| {
-                let can = |sample: &Sample| {
-                    facts.is_some_and(|facts| {
-                        sample.can_be_asked_for(buffer.history(), buffer.boundary(), facts)
-                    })
-                };
-                buffer.again().filter(can)
+    /// What of the log in memory the server is to send again.
+    async fn again(&self, facts: Option<&Facts>) -> Option<Sample> {
+        let log = self.log.as_ref()?;
+        let facts = facts?;
+        let again = log.buffer(|buffer| buffer.again()).load().await?;
+        let (history, upto) = log.buffer(|buffer| (buffer.history(), buffer.boundary().offset));
+        again.to_be_sent_again(history, upto, facts)
+    }
+
+    /// As [`Origin::is_unproved`], of the log in memory.
+    fn is_unproved(&self, again: Option<&Sample>, facts: Option<&Facts>) -> bool {
+        self.log.as_ref().zip(facts).is_some_and(|(log, facts)| {
+            let could_be = |buffer: &mut LogBuffer| {
+                facts.replid == Some(buffer.history()) && !buffer.again().is_empty()
             };
+            again.is_none() && log.buffer(could_be)
+        })
+    }
+
+    /// The point to go on from: of the log in memory, with what is to be sent `again`, or of the store.
+    fn from(
+        &self,
+        known: Option<&Known>,
+        again: Option<Sample>,
+        facts: Option<&Facts>,
+    ) -> Option<Origin> {
+        if let Some(log) = &self.log {
             return Some(log.buffer(|buffer| Origin {
-                sample: again(buffer),
+                sample: again,
+                recent: None,
                 history: buffer.history(),
                 boundary: buffer.boundary(),
                 stored: buffer.stored().offset,
@@ -305,7 +368,7 @@ impl Capture {
         }
         let known = known?;
         let resume = known.resume.clone();
-        resume.map(|end| Origin::of_store(end, known.sample.clone()))
+        resume.map(|end| Origin::of_store(end, known.sample.clone(), facts))
     }
 
     /// `+CONTINUE`: the same feed goes on, maybe under a new id.
@@ -313,7 +376,7 @@ impl Capture {
         &mut self,
         from: Origin,
         id: Option<ReplId>,
-        server: ServerInfo,
+        facts: Option<&Facts>,
     ) -> Result<(), SessionEnd> {
         self.status.metrics().partial_syncs.inc();
         self.full_syncs.continued();
@@ -326,11 +389,12 @@ impl Capture {
             if self.log.is_none() {
                 self.bridge(&from).await?;
                 self.start_log(id, from.boundary, from.stored, from.last_mark_ms);
+                self.remember(from.recent);
             }
             self.compare_again(from.sample, from.boundary);
             return Ok(());
         }
-        self.move_to(from, id, server).await
+        self.move_to(from, id, facts).await
     }
 
     /// Whoever made the base that we go on from may have died before the log was joined to it; others may still write before it.
@@ -346,6 +410,13 @@ impl Capture {
             )),
             AppendError::Archive(error) => error.into(),
         })
+    }
+
+    /// What is stored ends with this.
+    pub(super) fn remember(&self, recent: Option<Sample>) {
+        if let Some(log) = &self.log {
+            log.buffer(|buffer| buffer.remember(recent));
+        }
     }
 
     /// The server sends this once more.

@@ -145,7 +145,7 @@ impl<'a> Follow<'a> {
         let (received, idle) = self
             .log
             .buffer(|buffer| (buffer.received(), buffer.idle_up_to()));
-        let own_clock = now.unix_ms.saturating_sub(self.capture.ahead_ms);
+        let own_clock = (self.capture.clock)();
         self.capture.status.received(received, own_clock);
         self.capture.status.idle(idle);
         if arrival.other {

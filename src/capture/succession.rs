@@ -1,5 +1,6 @@
 //! A history goes on in another one: which one is recorded in the store, before anything of it is acknowledged.
 
+use super::captured_server::server_info;
 use super::session::Origin;
 use super::{Capture, SessionEnd, log_writer, predecessor};
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
@@ -21,7 +22,8 @@ impl Capture {
             offset: shared,
         };
         // What is recorded is the id that it had when it was promoted. It may have another key since.
-        let other = self.archive.served_to_another(at.history, shared, id);
+        let run = said.health.run_id.as_deref();
+        let other = self.archive.served_to_another(at.history, shared, id, run);
         match other.await? {
             Some(other) if other.child.id != self.aliases.key(id) => Err(succeeded(at, &other)),
             _ => Ok(()),
@@ -33,12 +35,12 @@ impl Capture {
         &mut self,
         from: Origin,
         id: ReplId,
-        server: ServerInfo,
+        facts: Option<&Facts>,
     ) -> Result<(), SessionEnd> {
-        let mut stored = from.stored;
+        let (mut stored, mut recent) = (from.stored, from.recent.clone());
         if let Some(log) = self.log.take() {
             log.drain().await;
-            stored = log.buffer(|buffer| buffer.stored().offset);
+            (stored, recent) = log.buffer(|buffer| (buffer.stored().offset, buffer.recent()));
             // Somebody sealed the old log before it held all that we have. The new history must not begin beyond that seal.
             if stored < from.boundary.offset {
                 return Err(SessionEnd::StartOver(format!(
@@ -56,7 +58,10 @@ impl Capture {
             offset: from.boundary.offset,
             db: from.boundary.db,
         };
-        self.begin_child(id, parent, server)
+        // Another server may have answered than the one that said its `run_id`.
+        let said = facts.filter(|facts| facts.replid == Some(id));
+        let run = said.and_then(|facts| facts.health.run_id.as_deref());
+        self.begin_child_of(id, parent, server_info(facts), run)
             .await
             .map_err(|error| match error {
                 SuccessionError::GoesOn(other) => succeeded(sealed, &other),
@@ -73,6 +78,7 @@ impl Capture {
         }
         tracing::info!(from = %from.position(), to = %id, "the server continues the feed under a new id");
         self.start_log(id, from.boundary, end.end, from.last_mark_ms);
+        self.remember(recent.and_then(|recent| recent.up_to(from.boundary.offset)));
         self.compare_again(from.sample, from.boundary);
         Ok(())
     }
@@ -98,12 +104,24 @@ impl Capture {
         parent: Parent,
         server: ServerInfo,
     ) -> Result<(), SuccessionError> {
+        self.begin_child_of(id, parent, server, None).await
+    }
+
+    /// The same for a server whose `run_id` is known.
+    async fn begin_child_of(
+        &self,
+        id: ReplId,
+        parent: Parent,
+        server: ServerInfo,
+        run: Option<&str>,
+    ) -> Result<(), SuccessionError> {
         let mut doc = self.history_doc(id, Some(parent), server);
         let before = predecessor::of_branch(&self.before, parent.history, self.guards);
         let now = (self.clock)();
         let ends = predecessor::name(&self.archive, &before, &mut doc).await?;
         predecessor::seal(&self.archive, &ends, &doc, &self.writer, now).await?;
-        self.archive.begin_history(&doc, None, &self.writer).await
+        let begun = self.archive.begin_history_of(&doc, None, &self.writer, run);
+        begun.await
     }
 
     pub(super) fn history_doc(

@@ -105,7 +105,8 @@ impl Lines {
         let done = Size(self.done);
         Some(match self.total.filter(|total| *total > 0) {
             Some(total) => {
-                let percent = u128::from(self.done).saturating_mul(100) / u128::from(total);
+                let hundredfold = u128::from(self.done).saturating_mul(100);
+                let percent = hundredfold.checked_div(u128::from(total)).unwrap_or(100);
                 format!(
                     "{title}: {percent} % ({done} of {}), {seconds} s",
                     Size(total)

@@ -1,19 +1,24 @@
 //! A replica's connection to us: TLS where it is demanded, and what it must log in with.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
+use super::connection_limit;
 use super::socket::Stream;
 use super::tls::roots;
 use crate::config::{Admission, ConfigError, ListenTls};
+use crate::runtime;
+#[cfg(test)]
+use crate::runtime::simulated;
 use crate::wire::psync::master::Credentials;
 
 /// A replica takes part in the TLS handshake as soon as it is connected; one that has not finished it by then hangs.
@@ -31,6 +36,54 @@ pub enum AcceptError {
     /// It went, as a probe of the port does.
     #[error("it went in the TLS handshake: {0}")]
     Gone(io::Error),
+}
+
+/// A port that replicas connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// Of the system.
+    Tcp(TcpListener),
+    /// In the simulation.
+    #[cfg(test)]
+    Simulated(simulated::Port),
+}
+
+impl Listener {
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// Of the system: the port is taken.
+    pub async fn bind(addr: SocketAddr) -> io::Result<Self> {
+        #[cfg(test)]
+        if simulated::is_on() {
+            return simulated::Port::bind(addr).map(Self::Simulated);
+        }
+        TcpListener::bind(addr).await.map(Self::Tcp)
+    }
+
+    /// Where it is.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            #[cfg(test)]
+            Self::Simulated(port) => Ok(port.addr()),
+        }
+    }
+
+    /// The next connection, however long it takes. [`accept`] says whether it is let in.
+    pub async fn next(&mut self) -> (Stream, SocketAddr) {
+        match self {
+            Self::Tcp(listener) => {
+                let (tcp, peer) = connection_limit::next(listener).await;
+                (Stream::Plain(tcp), peer)
+            }
+            #[cfg(test)]
+            Self::Simulated(port) => (Stream::Simulated(port.next().await), port.addr()),
+        }
+    }
 }
 
 /// A connection, and what the replica on it must log in with.
@@ -54,16 +107,18 @@ pub fn check(admission: &Admission) -> Result<(), ConfigError> {
 ///
 /// # Errors
 /// [`AcceptError`]; the connection is closed then.
-pub async fn accept(admission: &Admission, tcp: TcpStream) -> Result<Accepted, AcceptError> {
+pub async fn accept(admission: &Admission, stream: Stream) -> Result<Accepted, AcceptError> {
     // Without it, acknowledgements and the last bytes of a log would only be slower.
-    let _ = tcp.set_nodelay(true);
+    if let Stream::Plain(tcp) = &stream {
+        let _ = tcp.set_nodelay(true);
+    }
     let owned = admission.clone();
-    let (credentials, tls) = tokio::task::spawn_blocking(move || terms(&owned))
+    let (credentials, tls) = runtime::spawn_blocking(move || terms(&owned))
         .await
         .map_err(|error| ConfigError::new(error.to_string()))??;
-    let stream = match tls {
-        None => Stream::Plain(tcp),
-        Some(config) => handshake(config, tcp).await?,
+    let stream = match (tls, stream) {
+        (Some(config), Stream::Plain(tcp)) => handshake(config, tcp).await?,
+        (_, stream) => stream,
     };
     Ok(Accepted {
         stream,

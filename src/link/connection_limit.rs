@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::runtime;
+
 /// Before the next try when a connection cannot be taken: there are no file descriptors, most likely, and at once there would be
 /// none either.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +44,8 @@ impl ConnectionLimit {
         {
             connection.abort();
         }
-        self.oldest.push_back(self.connections.spawn(connection));
+        let task = runtime::spawn_into(&mut self.connections, connection);
+        self.oldest.push_back(task);
     }
 
     /// Waits until all are over.

@@ -159,12 +159,13 @@ impl Facts {
         later
     }
 
-    /// The same, and not only just: its backlog has room for more before it loses what follows `from`.
+    /// After which offset its backlog holds the feed; and after which it will still do so when it has gone on for a while. None: it has
+    /// no backlog.
     #[must_use]
-    pub fn would_continue_for_long(&self, from: Position) -> bool {
-        let since = self.offset.unwrap_or_default().since(from.offset);
-        let room = (self.backlog_size.unwrap_or(0) / 4).saturating_mul(3);
-        self.would_continue(from) && since <= room
+    pub fn backlog_begins(&self) -> Option<(Offset, Offset)> {
+        let room = (self.backlog_size? / 4).saturating_mul(3);
+        let first = Offset::before_byte(self.backlog_first?);
+        Some((first, first.max(self.offset?.minus(room))))
     }
 
     /// Keys in all databases.

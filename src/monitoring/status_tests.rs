@@ -135,12 +135,17 @@ fn work_is_shown_as_long_as_it_lasts() {
             "new base: log: 1.5 KiB"
         ]
     );
-    let view = &status.view_at(0).work[0];
+    let works = status.view_at(0).work;
+    let view = works.first().unwrap();
     assert_eq!((view.done_bytes, view.percent), (70 << 20, Some(35.0)));
     base.stage("snapshot", Some(0));
-    assert_eq!(status.view_at(0).work[1].percent, Some(100.0));
+    let works = status.view_at(0).work;
+    assert_eq!(works.get(1).unwrap().percent, Some(100.0));
     base.stage("checking", None);
-    assert_eq!(lines(&status)[1], "new base: checking: at work");
+    assert_eq!(
+        lines(&status).get(1).unwrap(),
+        "new base: checking: at work"
+    );
     drop(sync);
     assert_eq!(lines(&status).len(), 1);
     drop(base);

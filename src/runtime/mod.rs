@@ -5,7 +5,7 @@
 
 pub mod buffers;
 
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 /// Runs `task` beside its caller.
 pub(crate) fn spawn<F>(task: F) -> JoinHandle<F::Output>
@@ -16,6 +16,17 @@ where
     #[cfg(test)]
     let task = simulated::in_process(task);
     tokio::spawn(task)
+}
+
+/// Runs `task` as one of `set`.
+pub(crate) fn spawn_into<F>(set: &mut JoinSet<F::Output>, task: F) -> AbortHandle
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[cfg(test)]
+    let task = simulated::in_process(task);
+    set.spawn(task)
 }
 
 /// Runs work that keeps a processor or a disk busy where nobody waits for its thread.

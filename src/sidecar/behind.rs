@@ -78,9 +78,13 @@ impl Sidecar {
             .and_then(|tip| tip.lacks(held.left))
             .filter(|_| keys > 0)
         {
+            let has = match tip.is_some_and(|tip| tip.is_beyond(held.left)) {
+                true => "has something else that is not stored",
+                false => "has taken writes since",
+            };
             self.judged.why = format!(
                 "Redis came up from an older snapshot, without the last {lacks} bytes of what is stored (WAIT may have \
-                 confirmed them), and has taken writes since"
+                 confirmed them), and {has}"
             );
         }
         if master == Master::Restore && keys > 0 {
@@ -111,6 +115,7 @@ impl Sidecar {
             return self.tip().await;
         }
         tokio::select! {
+            biased;
             drained = self.capture.drain() => drained?,
             () = crate::capture::stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
         }

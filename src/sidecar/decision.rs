@@ -8,10 +8,11 @@
 //! | our replica | no keys | a history that another sidecar holds the lease on | wait; go on when that is not renewed |
 //! | our replica | no keys | a history that went on in the Redis of the one that was waited for | end: superseded |
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
-//! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and capture it |
+//! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and look at it as a master |
 //! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
 //! | a master | what an earlier point had, and nothing written since | a history | make it our replica, then serve |
-//! | a master | the same, and it was written to; or next to nothing, of no known history | a history | `--when-behind` decides |
+//! | a master | the same, and it was written to, or had more at that point than is stored of it | a history | `--when-behind` decides |
+//! | a master | next to nothing, of no known history | a history | `--when-behind` decides |
 //! | a master | anything else | anything | capture it |
 //! | a master, restored from a history that goes on in another one ([`crate::archive::takeover`]) | anything | anything | store and acknowledge nothing: superseded |
 //! | a replica of somebody else | – | – | leave it, and capture it as it is |
@@ -56,16 +57,14 @@ pub fn replica(
             "the store is empty, and Redis has data of its own: it is kept"
         });
     };
-    let known = claim.map(|claim| (claim.offset, tip.reaches(claim.id)));
+    let known = claim.map(|claim| (claim.offset, tip.knows(claim.id)));
     match known {
         Some((has, Some(stored))) if has <= stored => Replica::Serve,
         Some((_, Some(_))) => Replica::Promote(
             "Redis has data of its own that goes beyond what is stored: it is kept, and captured anew",
         ),
         _ if keys == 0 || given_up => Replica::Serve,
-        _ if tip.lacks(left).is_some() && is_unwritten(claim.map(|claim| claim.offset), left) => {
-            Replica::Serve
-        }
+        _ if is_older(tip, left, claim.map(|claim| claim.offset)) => Replica::Serve,
         _ => Replica::Promote(
             "Redis has data of its own, and nothing proves it to be older than the store: it is kept, and captured anew. \
              (The stored history stays: `backfeed list` shows it)",
@@ -97,9 +96,11 @@ pub struct Held {
     pub offset: Option<Offset>,
 }
 
-/// Has nothing been written since it left the history before? An offset that went on counts as written.
-fn is_unwritten(offset: Option<Offset>, left: Left) -> bool {
-    left.is_some_and(|(_, at)| offset == Some(at))
+/// Is all that it has stored, and more? Nothing was written since it left the history before (an offset that went on counts as
+/// written), and what it had of that is stored.
+fn is_older(tip: &Tip, left: Left, offset: Option<Offset>) -> bool {
+    let is_unwritten = left.is_some_and(|(_, at)| offset == Some(at));
+    is_unwritten && tip.lacks(left).is_some() && !tip.is_beyond(left)
 }
 
 /// Did a master with these ids, which has no keys, have everything that is stored, so that its emptiness is the application's
@@ -126,7 +127,7 @@ pub fn master(held: Held, emptied: bool, tip: Option<&Tip>) -> Master {
         return Master::Restore;
     }
     match tip.lacks(held.left) {
-        Some(_) if is_unwritten(held.offset, held.left) => Master::Restore,
+        Some(_) if is_older(tip, held.left, held.offset) => Master::Restore,
         Some(lacks) => Master::Behind(lacks),
         None => Master::Capture,
     }
@@ -135,6 +136,8 @@ pub fn master(held: Held, emptied: bool, tip: Option<&Tip>) -> Master {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::wire::position::Position;
 
@@ -150,6 +153,7 @@ mod tests {
         Tip {
             end: at(3, 300),
             ancestors: vec![at(2, 200), at(1, 100)],
+            replaced: BTreeMap::from([(id(5), Offset(70))]),
         }
     }
 
@@ -181,12 +185,19 @@ mod tests {
             (5, claim(2, 200), false),
             (5, claim(2, 201), true),
             (5, claim(1, 0), false),
+            (5, claim(5, 70), false),
+            (5, claim(5, 71), true),
         ] {
             assert_eq!(promoted(keys, claim), promote, "{keys} {claim:?}");
         }
         // From an older snapshot, as a master, and told to become our replica.
-        for (left, at, serve) in [(299, 299, true), (299, 300, false), (300, 300, false)] {
-            let left = Some((id(3), Offset(left)));
+        for (history, left, at, serve) in [
+            (3, 299, 299, true),
+            (3, 299, 300, false),
+            (3, 300, 300, false),
+            (2, 201, 201, false),
+        ] {
+            let left = Some((id(history), Offset(left)));
             let promoted = replica(5, claim(9, at), left, false, Some(&tip));
             assert_eq!(promoted == Replica::Serve, serve, "{left:?} {at}");
             let given_up = replica(5, claim(9, at), left, true, Some(&tip));
@@ -224,7 +235,9 @@ mod tests {
             ((3, 290), 299, Master::Behind(10)),
             ((2, 200), 200, Master::Restore),
             ((3, 300), 350, Master::Capture),
-            ((2, 201), 201, Master::Capture),
+            ((2, 201), 201, Master::Behind(100)),
+            ((5, 70), 70, Master::Restore),
+            ((5, 71), 71, Master::Behind(300)),
             ((9, 10), 10, Master::Capture),
         ] {
             let held = |of_known_history| Held {
@@ -251,7 +264,7 @@ mod tests {
             (9, Some((3, 301)), true),
             (9, Some((2, 199)), false),
             (9, Some((2, 200)), false),
-            (9, Some((2, 201)), true),
+            (9, Some((2, 201)), false),
             (9, Some((4, 1)), true),
         ] {
             let left = left.map(|(n, offset)| (id(n), Offset(offset)));

@@ -3,6 +3,8 @@
 //! Redis is given that base under the id of a new history, as any other that is stored. So it goes on with the history from the first
 //! write on, without a full sync; a write that `WAIT` confirms is in the log at once, and the next Redis finds a history.
 
+use std::collections::BTreeMap;
+
 use super::Sidecar;
 use super::decision::Tip;
 use crate::archive::takeover::SuccessionError;
@@ -50,6 +52,7 @@ impl Sidecar {
         Ok(Some(Tip {
             end,
             ancestors: Vec::new(),
+            replaced: BTreeMap::new(),
         }))
     }
 }

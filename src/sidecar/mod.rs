@@ -202,6 +202,7 @@ async fn open(
         "the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored"
     );
     tokio::select! {
+        biased;
         opened = &mut opening => opened,
         () = keep_open(config, status) => Err(SidecarError::NotPromoted),
     }
@@ -321,6 +322,7 @@ impl Sidecar {
         match &facts.role {
             Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
                 tokio::select! {
+                    biased;
                     done = self.our_replica(&mut control, &facts) => done?,
                     () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
                 }
@@ -375,6 +377,7 @@ impl Sidecar {
     async fn look(&mut self, shutdown: &mut Shutdown) -> Result<(Control, Facts), SidecarError> {
         loop {
             let seen = tokio::select! {
+                biased;
                 seen = facts_of(&self.config.redis) => seen,
                 () = stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
             };

@@ -102,6 +102,7 @@ impl Sidecar {
         opening: &Opening,
     ) -> Result<(), SidecarError> {
         tokio::select! {
+            biased;
             promoted = self.promote(control, opening) => promoted,
             // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
             Err(error) = waiting.hold() => Err(error.into()),

@@ -40,6 +40,8 @@ struct Troubles {
     crashes: bool,
     /// The machine is set back to a snapshot of its memory.
     snapshots: bool,
+    /// Clocks of the program jump, and are set right.
+    clocks: bool,
 }
 
 impl Troubles {
@@ -63,12 +65,13 @@ impl Troubles {
             takeovers: one(3),
             crashes: one(4),
             snapshots: one(4),
+            clocks: one(4),
         }
     }
 }
 
 /// One under way.
-type Consolidation = (Arc<Process>, JoinHandle<Result<(), ConsolidateError>>);
+pub(crate) type Consolidation = (Arc<Process>, JoinHandle<Result<(), ConsolidateError>>);
 
 /// A `backfeed backup`.
 pub(crate) struct Writer {
@@ -97,7 +100,7 @@ impl Writer {
         let task = within(&process, || {
             runtime::spawn(async move {
                 let store = StoreConfig::at("simulated:");
-                service::run_backup(config, &store, told, clock(), stopped).await
+                service::run_backup(config, &store, told, clock(group), stopped).await
             })
         });
         Self {
@@ -159,7 +162,7 @@ pub(crate) async fn direct() -> Result<(), String> {
     let objects = with(|sim| sim.objects.clone());
     if director.troubles.is_one_server_after_the_other() {
         let key = with(|sim| sim.key_of(&sim.nodes[director.master]));
-        restoring::check_latest(objects.clone(), key).await?;
+        restoring::check_latest(objects.clone(), key, "redis:6379").await?;
     }
     restoring::check(objects, true).await
 }
@@ -287,6 +290,10 @@ impl Director {
                     None => self.snapshot = self.as_it_is(),
                 }
             }
+            28 if self.troubles.clocks => {
+                let group = self.wanted.first().copied().filter(|_| once_in(2));
+                failures::clock(group.unwrap_or_else(|| pick(&["a", "b", "s", "k"])));
+            }
             25 => {
                 // Who was superseded may still be written to.
                 let node = with(|sim| below(sim.nodes.len() as u64) as usize);
@@ -367,28 +374,7 @@ impl Director {
             return;
         }
         self.started += 1;
-        let process = Process::new(&format!("k.{}", self.started));
-        let memory_limit = pick(&[1 << 16, 1 << 20, 256 << 20]);
-        let now_unix_ms = with(|sim| sim.now_ms());
-        note(|| format!("{} consolidates", process.name));
-        let task = within(&process, || {
-            runtime::spawn(async move {
-                let archive = Archive::open(store::store()).await?;
-                let request = consolidate::Request {
-                    history: None,
-                    service: Some("redis:6379".to_owned()),
-                    when: When::Latest,
-                    memory_limit,
-                    worth: Worth::AnyLog,
-                    time_limit: None,
-                    now_unix_ms,
-                };
-                let report = consolidate(&archive, &request, &()).await?;
-                note(|| format!("consolidated from {} to {}", report.from, report.to));
-                Ok(())
-            })
-        });
-        self.consolidation = Some((process, task));
+        self.consolidation = Some(begin_consolidation(self.started, "redis:6379"));
     }
 
     /// Who died or ended, and whether that was right; starts those who are to run.
@@ -470,7 +456,7 @@ impl Director {
             self.taking_over = false;
         } else if self.takeovers.len() < self.rivals && self.candidates.is_empty() {
             self.started += 1;
-            let takeover = Takeover::begin(self.started, self.master, clock());
+            let takeover = Takeover::begin(self.started, self.master, clock("s"));
             self.takeovers.push(takeover);
         }
         Ok(())
@@ -496,13 +482,6 @@ impl Director {
         self.wanted = vec![*group];
         self.master = goes_on;
         self.taking_over = false;
-        // Who loads an RDB of the very point that was served cannot be told from another server that was restored to it.
-        self.saved.take_if(|saved| {
-            with(|sim| {
-                let key = sim.key_of(saved);
-                sim.nodes[goes_on].replid2 == key.map(|key| (key, saved.offset))
-            })
-        });
         let in_vain = self.candidates.len() as u64 - 1;
         with(|sim| {
             sim.oracle.counts.takeovers += 1;
@@ -547,6 +526,7 @@ impl Director {
     async fn calm(&mut self) -> Result<(), String> {
         note(|| "calm".to_owned());
         with(|sim| {
+            sim.wrong_clocks.clear();
             sim.store_weather = store::Weather::FAIR;
             sim.weather = net::Weather {
                 latency: 2,
@@ -660,7 +640,34 @@ impl Director {
     }
 }
 
-fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String> {
+/// A new base is made of what `service` wrote last.
+pub(crate) fn begin_consolidation(number: u64, service: &str) -> Consolidation {
+    let service = service.to_owned();
+    let process = Process::new(&format!("k.{number}"));
+    let memory_limit = pick(&[1 << 16, 1 << 20, 256 << 20]);
+    let now_unix_ms = clock("k")();
+    note(|| format!("{} consolidates", process.name));
+    let task = within(&process, || {
+        runtime::spawn(async move {
+            let archive = Archive::open(store::store()).await?;
+            let request = consolidate::Request {
+                history: None,
+                service: Some(service),
+                when: When::Latest,
+                memory_limit,
+                worth: Worth::AnyLog,
+                time_limit: None,
+                now_unix_ms,
+            };
+            let report = consolidate(&archive, &request, &()).await?;
+            note(|| format!("consolidated from {} to {}", report.from, report.to));
+            Ok(())
+        })
+    });
+    (process, task)
+}
+
+pub(crate) fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String> {
     let Err(error) = done else {
         return Ok(());
     };
@@ -681,7 +688,7 @@ fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String>
 }
 
 /// The wall clock of a process.
-fn clock() -> Clock {
+pub(crate) fn clock(group: &'static str) -> Clock {
     let skew = if once_in(3) {
         below(20_000) as i64 - 10_000
     } else {
@@ -689,7 +696,10 @@ fn clock() -> Clock {
     };
     Arc::new(move || {
         if simulated::is_on() {
-            with(|sim| sim.now_ms()) + skew
+            with(|sim| {
+                let wrong = sim.wrong_clocks.get(group).copied();
+                sim.now_ms() + skew + wrong.unwrap_or(0)
+            })
         } else {
             0
         }

@@ -34,6 +34,21 @@ pub(crate) fn links() {
     });
 }
 
+/// The clock of a machine jumps, or is set right.
+pub(crate) fn clock(group: &'static str) {
+    const HOUR: i64 = 3_600_000;
+    with(|sim| {
+        let is_wrong = sim.wrong_clocks.get(group).is_some_and(|wrong| *wrong != 0);
+        let by = match is_wrong && once_in(2) {
+            true => 0,
+            false => pick(&[1, 5, 48, 48, -1, -5, -48]) * HOUR,
+        };
+        note(|| format!("the clock of {group} is wrong by {by} ms"));
+        sim.wrong_clocks.insert(group.to_owned(), by);
+        sim.oracle.counts.jumps += 1;
+    });
+}
+
 /// The weather of the store changes.
 pub(crate) fn store() {
     let weather = match below(5) {
@@ -62,7 +77,7 @@ pub(crate) fn store() {
 
 impl Sim {
     /// Another server stands behind the name; the old one is gone.
-    fn replace(&mut self, old: usize, new: Node) -> usize {
+    pub(crate) fn replace(&mut self, old: usize, new: Node) -> usize {
         self.stop_node(old);
         self.nodes.push(new);
         let new = self.nodes.len() - 1;
@@ -161,7 +176,8 @@ pub(crate) async fn ping() {
         sleep(Duration::from_secs(10)).await;
         with(|sim| {
             for node in 0..sim.nodes.len() {
-                if sim.nodes[node].up && !sim.nodes[node].shutting_down {
+                let server = &sim.nodes[node];
+                if server.up && server.is_master() && !server.shutting_down {
                     sim.write_bare(node, &["PING"]);
                 }
             }

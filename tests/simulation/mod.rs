@@ -24,7 +24,9 @@ mod failures;
 mod model;
 pub(crate) mod net;
 mod oracle;
+mod pods;
 mod redis;
+mod replica;
 mod restoring;
 mod scenes;
 pub(crate) mod store;
@@ -49,6 +51,8 @@ use truth::Truth;
 
 /// Seeds of an ordinary run of the tests.
 const SEEDS: std::ops::Range<u64> = 0..800;
+/// The same, of pods.
+const PODS: std::ops::Range<u64> = 0..200;
 /// Lines of a trace that are shown with a failure.
 const SHOWN: usize = 60;
 /// The wall clock at the beginning, Unix milliseconds.
@@ -62,6 +66,9 @@ pub(crate) struct Sim {
     /// Which server stands behind the name, for each group of processes.
     pub(crate) routes: BTreeMap<String, usize>,
     pub(crate) connections: Vec<Connection>,
+    /// Where sidecars listen.
+    pub(crate) ports: net::Ports,
+    pub(crate) ports_opened: u64,
     pub(crate) weather: net::Weather,
     pub(crate) store_weather: store::Weather,
     pub(crate) objects: Objects,
@@ -72,6 +79,8 @@ pub(crate) struct Sim {
     pub(crate) oracle: Oracle,
     /// Some values are longer than a segment.
     pub(crate) huge: bool,
+    /// How far the clocks of the program are wrong, by group of processes.
+    pub(crate) wrong_clocks: BTreeMap<String, i64>,
 }
 
 impl Sim {
@@ -82,6 +91,8 @@ impl Sim {
             nodes: Vec::new(),
             routes: BTreeMap::new(),
             connections: Vec::new(),
+            ports: net::Ports::new(),
+            ports_opened: 0,
             weather: net::Weather {
                 latency: 2,
                 piece: usize::MAX,
@@ -92,6 +103,7 @@ impl Sim {
             births: BTreeMap::new(),
             oracle: Oracle::default(),
             huge: false,
+            wrong_clocks: BTreeMap::new(),
         }
     }
 
@@ -165,8 +177,30 @@ struct Outcome {
     counts: Counts,
 }
 
-fn run(seed: u64, aloud: bool) -> Result<Outcome, String> {
-    play(seed, aloud, director::direct())
+/// Which seeds are played.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// `backfeed backup`, and pieces of the rest.
+    Capture,
+    /// `backfeed sidecar`, in pods.
+    Pods,
+}
+
+fn run(kind: Kind, seed: u64, aloud: bool) -> Result<Outcome, String> {
+    let name = match kind {
+        Kind::Capture => "seeds_of_the_simulation",
+        Kind::Pods => "seeds_of_pods",
+    };
+    match kind {
+        Kind::Capture => play(seed, aloud, director::direct()),
+        Kind::Pods => play(seed, aloud, pods::direct()),
+    }
+    .map_err(|error| {
+        format!(
+            "{error}\n  once more:\n    BACKFEED_SIMULATION_SEEDS={seed} BACKFEED_SIMULATION_TRACE=1 cargo test --lib \
+             simulation_tests::{name} -- --nocapture"
+        )
+    })
 }
 
 /// Runs `scene` in a world of its own.
@@ -205,8 +239,7 @@ fn play(
         Err(error) => {
             let before: Vec<String> = trace.last.into();
             Err(format!(
-                "seed {seed}: {error}\n  before that:\n    {}\n  once more:\n    BACKFEED_SIMULATION_SEEDS={seed} \
-                 BACKFEED_SIMULATION_TRACE=1 cargo test --lib simulation_tests::seeds -- --nocapture",
+                "seed {seed}: {error}\n  before that:\n    {}",
                 before.join("\n    ")
             ))
         }
@@ -214,9 +247,9 @@ fn play(
 }
 
 /// `17`, `0..1000`, or nothing: the ordinary ones.
-fn seeds() -> std::ops::Range<u64> {
+fn seeds(ordinary: std::ops::Range<u64>) -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("BACKFEED_SIMULATION_SEEDS") else {
-        return SEEDS;
+        return ordinary;
     };
     let number = |text: &str| text.trim().parse::<u64>().expect("a seed");
     match text.split_once("..") {
@@ -225,10 +258,15 @@ fn seeds() -> std::ops::Range<u64> {
     }
 }
 
-#[test]
-fn seeds_of_the_simulation_hold() {
+/// Plays the seeds, and gives what was seen, if all of the ordinary ones were played.
+fn hold(kind: Kind, ordinary: std::ops::Range<u64>) -> Option<Counts> {
     let aloud = std::env::var_os("BACKFEED_SIMULATION_TRACE").is_some();
-    let seeds = seeds();
+    if aloud {
+        let told = tracing_subscriber::fmt().without_time().with_ansi(false);
+        let told = told.with_max_level(tracing::Level::DEBUG);
+        let _ = told.with_writer(std::io::stderr).try_init();
+    }
+    let seeds = seeds(ordinary.clone());
     let next = AtomicU64::new(seeds.start);
     let total = Mutex::new(Counts::default());
     let failures: Mutex<Vec<(u64, String)>> = Mutex::default();
@@ -242,7 +280,7 @@ fn seeds_of_the_simulation_hold() {
                     if seed >= seeds.end || !failures.lock().unwrap().is_empty() {
                         return;
                     }
-                    match run(seed, aloud) {
+                    match run(kind, seed, aloud) {
                         Ok(outcome) => total.lock().unwrap().add(&outcome.counts),
                         Err(error) => failures.lock().unwrap().push((seed, error)),
                     }
@@ -253,15 +291,33 @@ fn seeds_of_the_simulation_hold() {
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     let total = total.into_inner().unwrap();
-    eprintln!("seeds {seeds:?} in {:?}: {total:?}", began.elapsed());
+    eprintln!(
+        "{kind:?}: seeds {seeds:?} in {:?}: {total:?}",
+        began.elapsed()
+    );
     if let Some((_, first)) = failures.first() {
         panic!("{first}");
     }
-    if seeds == SEEDS {
-        // What does not happen proves nothing.
-        let seen = [
+    (seeds == ordinary).then_some(total)
+}
+
+/// What does not happen proves nothing.
+fn were_seen(total: &Counts, seen: &[(&str, u64, u64)]) {
+    for (what, count, least) in seen {
+        assert!(count >= least, "{count} {what}: {total:?}");
+    }
+}
+
+#[test]
+fn seeds_of_the_simulation_hold() {
+    let Some(total) = hold(Kind::Capture, SEEDS) else {
+        return;
+    };
+    were_seen(
+        &total,
+        &[
             ("restarts from one RDB", total.crashes, 100),
-            ("servers that were set back", total.set_back, 50),
+            ("servers that were set back", total.set_back, 40),
             ("histories under keys of our own", total.own_keys, 30),
             ("latest histories", total.latest, 300),
             ("restores", total.restores, 1000),
@@ -271,17 +327,50 @@ fn seeds_of_the_simulation_hold() {
             ("waits for another's claim", total.waits, 1),
             ("overridden claims", total.overridden, 1),
             ("servers that were promoted in vain", total.in_vain, 1),
-        ];
-        for (what, count, least) in seen {
-            assert!(count >= least, "{count} {what}: {total:?}");
-        }
-    }
+            ("clocks that jumped", total.jumps, 200),
+            (
+                "segments that say that a clock went back",
+                total.clock_back,
+                100,
+            ),
+            ("points by time", total.times, 500),
+            ("points by time that are refused", total.times_refused, 20),
+        ],
+    );
+}
+
+#[test]
+fn seeds_of_pods_hold() {
+    let Some(total) = hold(Kind::Pods, PODS) else {
+        return;
+    };
+    were_seen(
+        &total,
+        &[
+            ("stores that were begun", total.begun, 100),
+            ("servers that were restored", total.restored, 500),
+            ("servers that were opened as they were", total.kept, 1),
+            ("servers without room", total.unproved, 10),
+            ("restarts from one RDB", total.crashes, 10),
+            ("restarts from the same RDB", total.twofold, 5),
+            ("servers that were set back", total.set_back, 10),
+            ("histories under keys of our own", total.own_keys, 5),
+            ("overridden claims", total.overridden, 1),
+            ("sidecars that yielded", total.yielded, 1),
+            ("sidecars that were superseded", total.superseded, 5),
+            ("decisions", total.decided, 5),
+            ("latest histories", total.latest, 100),
+        ],
+    );
 }
 
 #[test]
 fn a_seed_gives_the_same_run_each_time() {
-    for seed in 0..10 {
-        let first = run(seed, false).unwrap();
-        assert_eq!(first, run(seed, false).unwrap(), "seed {seed}");
+    for kind in [Kind::Capture, Kind::Pods] {
+        for seed in 0..10 {
+            let first = run(kind, seed, false).unwrap();
+            let again = run(kind, seed, false).unwrap();
+            assert_eq!(first, again, "{kind:?} {seed}");
+        }
     }
 }

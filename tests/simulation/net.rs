@@ -1,8 +1,9 @@
 //! The network: connections that deliver in order, in pieces, late, or never, and that break.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::{note, redis, with};
@@ -144,6 +146,82 @@ pub(crate) async fn connect(source: &Source) -> Result<Wire, LinkError> {
     note(|| format!("{process} connects to node {node}"));
     tokio::spawn(redis::serve(node, process, theirs));
     Ok(ours)
+}
+
+/// Where everybody is, seen from the same pod.
+pub(crate) const LOOPBACK: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000);
+
+/// Ports that are open, by the group of processes that share a pod: how to connect to them.
+pub(crate) type Ports = BTreeMap<String, (u64, mpsc::UnboundedSender<Wire>)>;
+
+/// The port at which a sidecar listens in its pod.
+#[derive(Debug)]
+pub struct Port {
+    group: String,
+    number: u64,
+    addr: SocketAddr,
+    incoming: mpsc::UnboundedReceiver<Wire>,
+}
+
+impl Port {
+    /// Of the current process. What an earlier one has opened is closed.
+    pub(crate) fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let process = current().map_or(String::new(), |process| process.name.clone());
+        let group = process.split('.').next().unwrap_or_default().to_owned();
+        let (sender, incoming) = mpsc::unbounded_channel();
+        let number = with(|sim| {
+            sim.ports_opened += 1;
+            let number = sim.ports_opened;
+            sim.ports.insert(group.clone(), (number, sender));
+            number
+        });
+        Ok(Self {
+            group,
+            number,
+            addr,
+            incoming,
+        })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) async fn next(&mut self) -> Wire {
+        match self.incoming.recv().await {
+            Some(wire) => wire,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        with(|sim| {
+            let is_ours = |open: &(u64, _)| open.0 == self.number;
+            if sim.ports.get(&self.group).is_some_and(is_ours) {
+                sim.ports.remove(&self.group);
+            }
+        });
+    }
+}
+
+/// Connects a server to the sidecar of its pod. None: nobody listens.
+pub(crate) async fn knock(node: usize, group: &str) -> Option<(Wire, Connection)> {
+    let weather = with(|sim| sim.weather);
+    sleep(Duration::from_millis(below(weather.latency + 1))).await;
+    if once_in(60) {
+        return None;
+    }
+    let (ours, theirs, connection) = pair(node, weather);
+    with(|sim| {
+        let (_, port) = sim.ports.get(group)?;
+        port.send(theirs).ok()?;
+        sim.connections.retain(|connection| !connection.is_over());
+        sim.connections.push(connection.clone());
+        Some((ours, connection))
+    })
 }
 
 impl AsyncRead for Wire {

@@ -9,8 +9,8 @@ use super::model::Model;
 use super::redis::Node;
 use super::{Sim, fail, note};
 use crate::archive::takeover::{ClaimDoc, SuccessorDoc};
-use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name, ServerInfo};
-use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX};
+use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name, ServerInfo, begins_at};
+use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX, TINY};
 use crate::log::segment::{self, Entry};
 use crate::store::StoreError;
 use crate::wire::position::ReplId;
@@ -26,8 +26,26 @@ pub(crate) struct Stored {
     pub(crate) bases: BTreeMap<u64, BaseKind>,
     /// By start: end, whether it bridges a gap, last boundary.
     segments: BTreeMap<u64, (u64, bool, Option<u64>)>,
+    /// Of segments, by start.
+    clocks: BTreeMap<u64, SegmentClock>,
+    /// Of snapshots that servers sent: were they made at the time that they say?
+    right_bases: BTreeMap<u64, bool>,
     pub(crate) sealed: Option<u64>,
 }
+
+/// What a segment tells of time.
+#[derive(Clone, Copy)]
+struct SegmentClock {
+    /// When it was stored really.
+    stored_ms: i64,
+    end: u64,
+    /// Was the clock right when its first bytes were received, and when its last were?
+    begins_right: bool,
+    ends_right: bool,
+}
+
+/// Clocks of the program differ by so much, and are not wrong.
+pub(crate) const CLOCK_MS: i64 = 25_000;
 
 /// All that was created and acknowledged.
 #[derive(Default)]
@@ -47,6 +65,14 @@ pub(crate) struct Oracle {
     lines: BTreeMap<ReplId, ReplId>,
     /// The same, recorded before the history is there.
     recorded_lines: BTreeMap<ReplId, ReplId>,
+    /// The furthest that clients were told to be stored, by what really happened.
+    pub(crate) confirmed: BTreeMap<ReplId, u64>,
+    /// What an operator, or something that counts as one, has given up: the first line of it.
+    pub(crate) given_up: BTreeSet<ReplId>,
+    /// The last of that.
+    last_confirmed: Option<(ReplId, u64)>,
+    /// Which process has ever claimed a history.
+    pub(crate) claimants: BTreeSet<(ReplId, String)>,
     /// The line that a process was given its last full sync of.
     pub(crate) synced: BTreeMap<String, ReplId>,
 }
@@ -94,6 +120,32 @@ pub(crate) struct Counts {
     pub(crate) own_keys: u64,
     /// The latest was there to be told, and right.
     pub(crate) latest: u64,
+    /// Clocks that were set, wrong or right.
+    pub(crate) jumps: u64,
+    /// Segments that say that a clock went back.
+    pub(crate) clock_back: u64,
+    /// Times that led to what was there then.
+    pub(crate) times: u64,
+    /// Times that a clock went back over.
+    pub(crate) times_refused: u64,
+    /// Servers that a sidecar has restored and opened.
+    pub(crate) restored: u64,
+    /// Servers that a sidecar has opened as they were.
+    pub(crate) kept: u64,
+    /// Stores that a sidecar has begun, with an empty history.
+    pub(crate) begun: u64,
+    /// Restarts from the same RDB file as before.
+    pub(crate) twofold: u64,
+    /// Sidecars that ended as another one has restored its server.
+    pub(crate) yielded: u64,
+    /// Sidecars that ended as their server's history goes on in another.
+    pub(crate) superseded: u64,
+    /// Servers that did not hold what they were given, and were not opened.
+    pub(crate) unproved: u64,
+    /// Servers that came up with something of their own, and enough of it.
+    pub(crate) replaced: u64,
+    /// Servers that an operator had to decide about.
+    pub(crate) decided: u64,
 }
 
 impl Counts {
@@ -122,6 +174,19 @@ impl Counts {
             (&mut self.set_back, other.set_back),
             (&mut self.own_keys, other.own_keys),
             (&mut self.latest, other.latest),
+            (&mut self.jumps, other.jumps),
+            (&mut self.clock_back, other.clock_back),
+            (&mut self.times, other.times),
+            (&mut self.times_refused, other.times_refused),
+            (&mut self.restored, other.restored),
+            (&mut self.kept, other.kept),
+            (&mut self.begun, other.begun),
+            (&mut self.twofold, other.twofold),
+            (&mut self.yielded, other.yielded),
+            (&mut self.superseded, other.superseded),
+            (&mut self.unproved, other.unproved),
+            (&mut self.replaced, other.replaced),
+            (&mut self.decided, other.decided),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -307,6 +372,34 @@ impl Sim {
         }
     }
 
+    /// A server came up with something of its own, and has not far less than is stored. It is taken as it is, as nothing tells it from
+    /// one whose data an operator has put there: what was confirmed before does not come back by itself.
+    fn takes_the_place(&mut self, id: ReplId, found: &Model) {
+        let is_of_pod = |node: &Node| node.replid == id && node.line == id && node.pod.is_some();
+        let Some((line, at)) = self.oracle.last_confirmed else {
+            return;
+        };
+        let (root, other) = (self.truth.root(id), self.truth.root(line));
+        let last = self.truth.state_upto(line, at);
+        let is_other = root != other && self.nodes.iter().any(is_of_pod);
+        let Some(last) = last.filter(|_| is_other) else {
+            return;
+        };
+        // Somewhat more than that may be stored.
+        let less = |found: usize, stored: usize| found * (TINY as usize + 2) < stored;
+        // With what stands before the keys.
+        let size = |model: &Model| model.rdb(11, &[]).len() + 100;
+        let is_tiny = less(found.keys(), last.keys()) && less(size(found), size(last));
+        if found.keys() > 0 && !is_tiny {
+            let truth = &self.truth;
+            let stays = |line: &ReplId, _: &mut u64| truth.root(*line) != other;
+            self.oracle.confirmed.retain(stays);
+            self.oracle.given_up.insert(other);
+            self.oracle.given_up.remove(&root);
+            self.oracle.counts.replaced += 1;
+        }
+    }
+
     /// How much later a key may expire in a restore.
     pub(crate) fn late_ms(&self) -> i64 {
         if self.nodes[0].version == 6 {
@@ -352,11 +445,15 @@ impl Sim {
             }
             Name::BaseManifest(at) => self.check_base(at.history, at.offset.0, body),
             Name::BaseVerdict(_) => Ok(()),
-            Name::Claim { history, number } => self.check_claim(history, number, body),
-            Name::Successor(history) => self.check_successor(history, body, writer),
-            Name::First | Name::Sidecar => {
-                Err("nobody here is a sidecar in an empty store".to_owned())
+            Name::Claim { history, number } => {
+                self.check_claim(history, number, body)?;
+                let claimant = (history, writer.to_owned());
+                self.oracle.claimants.insert(claimant);
+                Ok(())
             }
+            Name::Successor(history) => self.check_successor(history, body, writer),
+            Name::First => self.check_first(body),
+            Name::Sidecar => Ok(()),
             Name::Log {
                 history,
                 first_byte,
@@ -376,6 +473,27 @@ impl Sim {
         let overridden = before.is_some_and(|(_, writer)| *writer != doc.writer);
         self.oracle.counts.overridden += u64::from(overridden);
         self.oracle.claims.insert(history, (number, doc.writer));
+        Ok(())
+    }
+
+    /// A store begins with the history of one sidecar.
+    fn check_first(&mut self, body: &Bytes) -> Result<(), String> {
+        let doc: SuccessorDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if doc.history.is_some() {
+            return Err("it comes after another history".to_owned());
+        }
+        let at = begins_at(&doc.child).offset.0;
+        match &doc.base {
+            Some(base) => {
+                let stored = self.oracle.histories.get(&base.history);
+                if stored.is_none_or(|stored| !stored.data.contains_key(&base.offset.0)) {
+                    return Err("its snapshot is not stored".to_owned());
+                }
+            }
+            // It begins here, and not in a server.
+            None => self.truth.begin(doc.child.id, None, at, Model::default()),
+        }
+        self.oracle.counts.begun += 1;
         Ok(())
     }
 
@@ -413,6 +531,9 @@ impl Sim {
             return Err("it is of another history".to_owned());
         }
         if doc.replid.is_some() {
+            if !self.nodes.iter().any(|node| node.was_set_back) {
+                return Err("no server was set back".to_owned());
+            }
             // Another process may do for who recorded it what is left to do.
             let recorded = self.oracle.recorded_lines.get(&id);
             let line = recorded.or(self.oracle.synced.get(writer));
@@ -467,6 +588,7 @@ impl Sim {
         let found = Model::read(&raw)?;
         if manifest.kind == BaseKind::Sync {
             self.goes_on_elsewhere_by(id, at, &found);
+            self.takes_the_place(id, &found);
         }
         let line = self.oracle.line(id);
         let wanted = self
@@ -481,9 +603,13 @@ impl Sim {
         if consolidated && !self.oracle.holds(id, at) {
             return Err("it stands beyond the log".to_owned());
         }
+        let is_right = self.is_right(line, at, manifest.created_unix_ms);
         let stored = self.oracle.histories.entry(id).or_default();
         if stored.sealed.is_none_or(|sealed| at <= sealed) {
             stored.bases.insert(at, manifest.kind);
+            if !consolidated {
+                stored.right_bases.insert(at, is_right);
+            }
         }
         self.oracle.counts.bases += 1;
         self.oracle.counts.consolidated += u64::from(consolidated);
@@ -544,12 +670,57 @@ impl Sim {
                 ));
             }
         }
+        let line = self.oracle.line(id);
+        let said = header.meta.marks.first().zip(header.meta.marks.last());
+        let clock = said.map(|(first, last)| {
+            let back = header.meta.clock_back;
+            let last_ms = back.map_or(last.unix_ms, |back| back.now_unix_ms);
+            SegmentClock {
+                stored_ms: self.now_ms(),
+                end,
+                begins_right: self.is_right(line, start, first.unix_ms),
+                ends_right: self.is_right(line, end, last_ms),
+            }
+        });
+        self.oracle.counts.clock_back += u64::from(header.meta.clock_back.is_some());
         let stored = self.oracle.histories.entry(id).or_default();
+        stored.clocks.extend(clock.map(|clock| (start, clock)));
         stored
             .segments
             .insert(start, (end, header.is_gap(), boundary));
         self.oracle.counts.segments += 1;
         Ok(())
+    }
+
+    /// May a clock that is right have said this when what stands there was received?
+    fn is_right(&self, line: ReplId, offset: u64, said_ms: i64) -> bool {
+        let written = self.truth.written(line, offset).unwrap_or(super::BEGAN_MS);
+        (written - CLOCK_MS..=self.now_ms() + CLOCK_MS).contains(&said_ms)
+    }
+
+    /// What must be restored for a time: everything that was stored before, at least. None: with a clock that was wrong from the
+    /// beginning, or at the end, nothing tells.
+    pub(crate) fn stored_by(&self, id: ReplId, unix_ms: i64) -> Option<u64> {
+        let mut least = 0;
+        let (mut at, mut upto, mut last) = (id, u64::MAX, None);
+        loop {
+            let stored = self.oracle.histories.get(&at)?;
+            let bases = stored.right_bases.range(..=upto);
+            if !bases.into_iter().all(|(_, right)| *right) {
+                return None;
+            }
+            let clocks = || stored.clocks.range(..upto).map(|(_, clock)| *clock);
+            last = last.or(clocks().next_back().map(|clock| clock.ends_right));
+            let by_then = clocks().filter(|clock| clock.stored_ms <= unix_ms);
+            least = by_then
+                .map(|clock| clock.end.min(upto))
+                .fold(least, u64::max);
+            let Some(parent) = stored.doc.as_ref()?.parent else {
+                let first = clocks().next().is_none_or(|clock| clock.begins_right);
+                return (first && last != Some(false)).then_some(least);
+            };
+            (at, upto) = (parent.history, upto.min(parent.offset.0));
+        }
     }
 
     /// A server was told that all up to `offset` is stored.
@@ -612,6 +783,22 @@ impl Sim {
             }
         }
         self.oracle.counts.idle_acknowledgements += u64::from(!stored);
+        if let Some((from, shared)) = node.replid2.filter(|_| node.is_restored)
+            && offset > shared
+            && key == id
+            && self.oracle.successors.get(&from) != Some(&id)
+            && node.pod.is_some()
+        {
+            fail(format!(
+                "{process} acknowledged {offset} of {id}, and nothing says that {from} goes on in it"
+            ));
+        }
+        if node.up && node.pod.is_some() {
+            let line = node.line;
+            let upto = offset.min(end.unwrap_or(0));
+            self.confirm(line, upto);
+            self.oracle.last_confirmed = Some((line, upto));
+        }
         let furthest = self.oracle.acknowledged.entry(key).or_default();
         *furthest = offset.min(end.unwrap_or(0)).max(*furthest);
     }
@@ -644,20 +831,21 @@ impl Sim {
             replid2: node.replid2,
             offset: node.offset,
             backlog_first: node.backlog_first,
-            stored: known.filter(|(id, end)| !node.was_set_back && node.continues(*id, *end)),
+            // With nothing in the backlog that is in the store, the server cannot show that it is the one of before.
+            stored: known.filter(|(id, end)| {
+                let shows = *id != node.replid || !self.oracle.logs(*id, *end);
+                node.is_master()
+                    && !node.was_set_back
+                    && node.continues(*id, *end)
+                    && (shows || node.continues(*id, end - 1))
+            }),
         };
         self.oracle.asked.insert(process.to_owned(), asked);
     }
 
-    pub(crate) fn continued(&mut self, node: usize, process: &str, from: ReplId, offset: u64) {
+    /// From anywhere: what the program has is sent again, and compared. Where it goes on shows in what it stores.
+    pub(crate) fn continued(&mut self) {
         self.oracle.counts.partial_syncs += 1;
-        let server = &self.nodes[node];
-        // One that was set back may be anywhere at a point that was a boundary before.
-        if !server.was_set_back && self.truth.state(server.line, offset).is_none() {
-            fail(format!(
-                "{process} goes on from {offset} of {from}, which is no boundary"
-            ));
-        }
     }
 
     /// A server has to make a snapshot.

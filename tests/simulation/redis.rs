@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::model::{Model, Text, text};
-use super::net::Wire;
-use super::{Sim, note, with};
-use crate::runtime::simulated::{below, between, number, once_in};
+use super::net::{Connection, Wire};
+use super::{Sim, note, replica, with};
+use crate::runtime::simulated::{below, between, id, once_in};
 use crate::wire::position::ReplId;
 use crate::wire::resp::encode_command;
 
@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) was_set_back: bool,
     /// A sidecar has restored it from a history.
     pub(crate) is_restored: bool,
+    /// Of the program: another one after each start.
+    pub(crate) run: String,
     /// The id before, and the last byte of it.
     pub(crate) replid2: Option<(ReplId, u64)>,
     pub(crate) offset: u64,
@@ -43,14 +45,40 @@ pub(crate) struct Node {
     links: Vec<Arc<Notify>>,
     /// What it acknowledged when it was last asked for its facts: see the checks of full syncs.
     pub(crate) full_syncs: u64,
+    /// Which run of it this is.
+    run: ReplId,
+    /// Loads what it has on its disk.
+    pub(crate) loading: bool,
+    /// The pod that it is in, with a sidecar as its neighbour.
+    pub(crate) pod: Option<String>,
+    /// It is a replica of that sidecar. Each `REPLICAOF` has a number.
+    pub(crate) follows: Option<u64>,
+    /// Its link to that, while it is up.
+    pub(crate) master_link: Option<Connection>,
+    /// It can ask to go on from where it is.
+    pub(crate) cached: bool,
+    /// A sidecar has given it all that it has.
+    pub(crate) given: bool,
+    /// What it does to data for which it has no room.
+    pub(crate) loses: Option<Loss>,
+    pub(crate) lost: Option<(u32, Text)>,
+    pub(crate) refused: u64,
+    pub(crate) evicted: u64,
+}
+
+/// What becomes of data that a server has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Keys go, and are counted.
+    Evicts,
+    /// Commands are refused, and counted.
+    Refuses,
+    /// Keys are not there, and nobody says why.
+    Forgets,
 }
 
 pub(crate) fn new_id() -> ReplId {
-    let mut bytes = [0; 20];
-    for chunk in bytes.chunks_mut(4) {
-        chunk.copy_from_slice(&(number() as u32).to_le_bytes());
-    }
-    ReplId::from_random(bytes)
+    ReplId::from_random(id())
 }
 
 impl Node {
@@ -63,6 +91,7 @@ impl Node {
             line: replid,
             was_set_back: false,
             is_restored: false,
+            run: format!("run of {replid}"),
             replid2: None,
             offset: 0,
             backlog_first: 1,
@@ -74,6 +103,17 @@ impl Node {
             shutting_down: false,
             links: Vec::new(),
             full_syncs: 0,
+            run: replid,
+            loading: false,
+            pod: None,
+            follows: None,
+            master_link: None,
+            cached: false,
+            given: false,
+            loses: None,
+            lost: None,
+            refused: 0,
+            evicted: 0,
         }
     }
 
@@ -101,8 +141,25 @@ impl Node {
             backlog_first: 1,
             backlog_size: 1 << 20,
             links: Vec::new(),
+            master_link: None,
             ..self
         }
+    }
+
+    pub(crate) fn is_master(&self) -> bool {
+        self.follows.is_none()
+    }
+
+    /// It has received all this from its master.
+    pub(crate) fn received(&mut self, count: u64) {
+        self.offset += count;
+        let oldest = self.offset.saturating_sub(self.backlog_size) + 1;
+        self.backlog_first = self.backlog_first.max(oldest);
+    }
+
+    /// From here on it goes its own way.
+    pub(crate) fn select_anew(&mut self) {
+        self.selected = None;
     }
 
     /// Would `PSYNC` of the byte after `offset` be continued?
@@ -112,7 +169,7 @@ impl Node {
         known && offset + 1 >= self.backlog_first
     }
 
-    fn info(&self) -> String {
+    fn info(&self, now_ms: i64) -> String {
         let (id2, second) = match self.replid2 {
             Some((id, shared)) => (id.to_string(), (shared + 1).to_string()),
             None => ("0".repeat(40), "-1".to_owned()),
@@ -122,18 +179,50 @@ impl Node {
         } else {
             ""
         };
-        format!(
-            "# Server\r\nredis_version:{}\r\n{shutdown}# Persistence\r\nloading:0\r\n# Replication\r\nrole:master\r\n\
+        let role = match &self.follows {
+            None => "role:master\r\n".to_owned(),
+            Some(_) => format!(
+                "role:slave\r\nmaster_host:127.0.0.1\r\nmaster_port:{}\r\nmaster_link_status:{}\r\n",
+                replica::PORT,
+                if self.master_link.is_some() {
+                    "up"
+                } else {
+                    "down"
+                }
+            ),
+        };
+        // Enough for what it takes. What it loses, it loses on the way.
+        let (limit, policy) = match self.loses {
+            None | Some(Loss::Forgets) => (0, "noeviction"),
+            Some(Loss::Refuses) => (2000, "noeviction"),
+            Some(Loss::Evicts) => (2000, "allkeys-lru"),
+        };
+        let mut info = format!(
+            "# Server\r\nredis_version:{}\r\nrun_id:{}\r\nserver_time_usec:{}\r\n{shutdown}\
+             # Memory\r\nused_memory:1000\r\nmaxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n\
+             # Persistence\r\nloading:{}\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\n\
+             # Stats\r\nevicted_keys:{}\r\nunexpected_error_replies:{}\r\n\
+             # Replication\r\n{role}\
              master_replid:{}\r\nmaster_replid2:{id2}\r\nmaster_repl_offset:{}\r\nsecond_repl_offset:{second}\r\n\
              repl_backlog_active:1\r\nrepl_backlog_size:{}\r\nrepl_backlog_first_byte_offset:{}\r\n\
-             # Keyspace\r\ndb0:keys={},expires=0,avg_ttl=0\r\n",
+             # Keyspace\r\n",
             if self.version == 6 { "6.2.14" } else { "7.2.4" },
+            self.run,
+            now_ms * 1000,
+            u8::from(self.loading),
+            self.evicted,
+            self.refused,
             self.replid,
             self.offset,
             self.backlog_size,
             self.backlog_first,
-            self.model.keys()
-        )
+        );
+        for (db, keys) in &self.model.dbs {
+            let expires = keys.values().filter(|key| key.expiry.is_some()).count();
+            let keys = keys.len();
+            info += &format!("db{db}:keys={keys},expires={expires},avg_ttl=0\r\n");
+        }
+        info
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -175,7 +264,7 @@ impl Sim {
             let args: Vec<&[u8]> = command.iter().map(|arg| &arg[..]).collect();
             encode_command(&args, &mut bytes);
         }
-        self.truth.write(node.line, &bytes, Some(&node.model));
+        self.truth.write(node.line, &bytes, Some(&node.model), now);
         node.offset += bytes.len() as u64;
         let oldest = node.offset.saturating_sub(node.backlog_size) + 1;
         node.backlog_first = node.backlog_first.max(oldest);
@@ -258,7 +347,14 @@ pub(crate) async fn serve(node: usize, process: String, wire: Wire) {
                         let info = with(|sim| sim.asked_for_facts(node, &process));
                         format!("${}\r\n{info}\r\n", info.len())
                     }
+                    _ if with(|sim| sim.nodes[node].loading) => {
+                        "-LOADING Redis is loading the dataset in memory\r\n".to_owned()
+                    }
                     "PING" => "+PONG\r\n".to_owned(),
+                    "REPLICAOF" => {
+                        replica::replicaof(node, &process, &word(1));
+                        "+OK\r\n".to_owned()
+                    }
                     _ => "+OK\r\n".to_owned(),
                 };
                 if writer.write_all(answer.as_bytes()).await.is_err() {
@@ -291,7 +387,11 @@ impl Sim {
         more: &Arc<Notify>,
     ) -> Answer {
         let id = self.nodes[at].replid;
-        if !self.nodes[at].up || once_in(40) {
+        if !self.nodes[at].up
+            || !self.nodes[at].is_master()
+            || self.nodes[at].loading
+            || once_in(40)
+        {
             return Answer {
                 id,
                 line: "-NOMASTERLINK Can't SYNC while not connected with my master\r\n".to_owned(),
@@ -307,7 +407,7 @@ impl Sim {
             && self.nodes[at].continues(from, offset)
         {
             note(|| format!("{process} continues {from} after {offset} as {id}"));
-            self.continued(at, process, from, offset);
+            self.continued();
             return Answer {
                 id,
                 line: format!("+CONTINUE {id}\r\n"),
@@ -336,7 +436,7 @@ impl Sim {
 
     fn asked_for_facts(&mut self, node: usize, process: &str) -> String {
         self.facts_asked(node, process);
-        self.nodes[node].info()
+        self.nodes[node].info(self.now_ms())
     }
 }
 

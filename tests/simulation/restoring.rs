@@ -3,13 +3,15 @@
 use futures::TryStreamExt;
 
 use super::model::{Model, text};
+use super::oracle::CLOCK_MS;
 use super::redis::parse;
 use super::store::Objects;
-use super::with;
+use super::{BEGAN_MS, with};
 use crate::archive::{Archive, Catalog};
 use crate::rebuild::{self, Limits, Stand};
 use crate::recovery;
 use crate::recovery::{BadBases, LogForm, Plan, When};
+use crate::restore::{self, RestoreError};
 use crate::runtime::simulated::{between, once_in, pick};
 use crate::store::MemoryStore;
 use crate::wire::position::ReplId;
@@ -62,6 +64,11 @@ pub(crate) async fn check(objects: Objects, all: bool) -> Result<(), String> {
             wanted.push(end);
             wanted.dedup();
         }
+        for _ in 0..if all { 6 } else { 1 } {
+            check_time(&archive, &catalog, id)
+                .await
+                .map_err(|error| format!("{id}: {error}"))?;
+        }
         for upto in wanted {
             restore_at(&archive, &catalog, id, upto)
                 .await
@@ -72,7 +79,11 @@ pub(crate) async fn check(objects: Objects, all: bool) -> Result<(), String> {
 }
 
 /// What the service wrote last is its latest.
-pub(crate) async fn check_latest(objects: Objects, key: Option<ReplId>) -> Result<(), String> {
+pub(crate) async fn check_latest(
+    objects: Objects,
+    key: Option<ReplId>,
+    service: &str,
+) -> Result<(), String> {
     let store = MemoryStore::new();
     for (name, body) in objects {
         store.put(&name, body);
@@ -81,7 +92,7 @@ pub(crate) async fn check_latest(objects: Objects, key: Option<ReplId>) -> Resul
         .await
         .map_err(|error| error.to_string())?;
     let catalog = archive.catalog().await.map_err(|error| error.to_string())?;
-    let latest = catalog.latest(Some("redis:6379"));
+    let latest = catalog.latest(Some(service));
     if latest != Ok(key) {
         return Err(format!("the latest is {latest:?}, and should be {key:?}"));
     }
@@ -98,6 +109,44 @@ fn check_catalog(catalog: &Catalog) -> Result<(), String> {
     damage
         .next()
         .map_or(Ok(()), |problem| Err(problem.to_string()))
+}
+
+/// A time leads to what had been received by then, or to nothing.
+async fn check_time(archive: &Archive, catalog: &Catalog, id: ReplId) -> Result<(), String> {
+    let (began, now) = (BEGAN_MS, with(|sim| sim.now_ms()));
+    let time = between(began as u64, now as u64) as i64;
+    let Some(least) = with(|sim| sim.stored_by(id, time - CLOCK_MS)) else {
+        return Ok(());
+    };
+    let when = When::AtUnixMs(time);
+    match recovery::plan(archive, catalog, id, when, &BadBases::new()).await {
+        Ok(plan) => {
+            let end = plan.end.offset.0;
+            let line = with(|sim| sim.oracle.line(id));
+            let written = with(|sim| sim.truth.written(line, end));
+            let ago = now - time;
+            if written.is_some_and(|written| written > time + CLOCK_MS) {
+                return Err(format!(
+                    "{ago} ms ago is taken for offset {end}, which was written {written:?}, after {time}"
+                ));
+            }
+            let boundary = with(|sim| sim.truth.boundary(line, least));
+            if Some(end) < boundary {
+                return Err(format!(
+                    "{ago} ms ago ({time}) is taken for offset {end}, and {least} was stored before"
+                ));
+            }
+            with(|sim| sim.oracle.counts.times += 1);
+            Ok(())
+        }
+        Err(RestoreError::ClockWentBack(_)) => {
+            with(|sim| sim.oracle.counts.times_refused += 1);
+            Ok(())
+        }
+        Err(RestoreError::BeforeOldest { .. }) if least == 0 => Ok(()),
+        Err(RestoreError::SteppedOver { .. } | RestoreError::Gap { .. }) => Ok(()),
+        Err(error) => Err(format!("{time}: {error}")),
+    }
 }
 
 async fn restore_at(

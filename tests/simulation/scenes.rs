@@ -6,7 +6,9 @@ use tokio::time::sleep;
 
 use super::director::Writer;
 use super::redis::Node;
-use super::{failure, failures, play, restoring, with};
+use super::{failure, failures, play, restoring, store, with};
+use crate::archive::Archive;
+use crate::archive::takeover::Claimant;
 use crate::config::CaptureConfig;
 use crate::wire::position::ReplId;
 
@@ -96,6 +98,97 @@ fn a_snapshot_whose_writer_died_before_the_bridge_is_joined_by_the_next() {
         write_more().await;
         assert!(with(|sim| sim.objects.contains_key(&bridge)));
         assert_eq!(full_syncs(), 2);
+        check().await
+    };
+    play(1, false, scene).unwrap();
+}
+
+fn node(at: usize) -> Node {
+    with(|sim| sim.nodes[at].clone())
+}
+
+/// Is all that a server has in the store?
+fn is_stored(at: usize) -> bool {
+    let node = node(at);
+    let key = with(|sim| sim.key_of(&node));
+    key.is_some_and(|key| with(|sim| sim.oracle.holds(key, node.offset)))
+}
+
+/// The link to the server before it was set back has brought nothing: what is compared with the next one comes from the store.
+#[test]
+fn a_server_that_is_set_back_beneath_a_link_that_brought_nothing_is_seen_by_the_next() {
+    let scene = async {
+        server();
+        let a = start("a", 1).await;
+        with(|sim| sim.clients(0, 2));
+        settle().await;
+        let snapshot = node(0);
+        with(|sim| sim.clients(0, 3));
+        settle().await;
+        assert!(is_stored(0));
+        a.process.kill();
+        let _a = start("a", 2).await;
+        let end = node(0).offset;
+        failures::set_back(0, &snapshot);
+        while node(1).offset <= end + 100 {
+            with(|sim| sim.clients(1, 1));
+        }
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(with(|sim| sim.oracle.counts.own_keys), 1);
+        assert!(is_stored(1));
+        check().await
+    };
+    play(1, false, scene).unwrap();
+}
+
+/// The backlog holds nothing of what is stored: whether the server still has that, it cannot show.
+#[test]
+fn what_cannot_be_compared_is_not_continued() {
+    let scene = async {
+        server();
+        let a = start("a", 1).await;
+        with(|sim| sim.clients(0, 2));
+        settle().await;
+        assert!(is_stored(0));
+        a.process.kill();
+        let end = node(0).offset;
+        for (first, syncs) in [(end, 1), (end + 1, 2)] {
+            with(|sim| sim.nodes[0].backlog_first = first);
+            let a = start("a", first).await;
+            assert_eq!(full_syncs(), syncs, "{first}");
+            a.process.kill();
+        }
+        check().await
+    };
+    play(1, false, scene).unwrap();
+}
+
+/// It crashes twice, and loads the same RDB both times, of a point that a sidecar claimed to restore another one from.
+#[test]
+fn a_server_that_loads_an_rdb_of_the_point_that_was_served_is_no_second_one() {
+    let scene = async {
+        let id = server();
+        let _a = start("a", 1).await;
+        with(|sim| sim.clients(0, 5));
+        settle().await;
+        let archive = Archive::open(store::store()).await.unwrap();
+        let claimant = Claimant {
+            writer: "s.1".to_owned(),
+            redis: Some("another run".to_owned()),
+            now_unix_ms: 0,
+        };
+        let stands = Duration::from_secs(6);
+        archive.claim(id, 1, &claimant, stands).await.unwrap();
+        let saved = node(0);
+        for crashed in 0..2 {
+            failures::crash(crashed, &saved);
+            settle().await;
+            with(|sim| sim.clients(crashed + 1, 5));
+            sleep(Duration::from_secs(60)).await;
+            assert!(is_stored(crashed + 1), "after crash {crashed}");
+        }
+        let key = with(|sim| sim.key_of(&sim.nodes[2]));
+        restoring::check_latest(with(|sim| sim.objects.clone()), key).await?;
         check().await
     };
     play(1, false, scene).unwrap();

@@ -117,6 +117,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
     }
     let memory = 1 << 28;
     let writer = claimant.writer.clone();
+    let run = claimant.redis.clone().unwrap_or_default();
     let waiting = handshake(wire, None).await.map_err(|error| text(&error))?;
     let wait = |claim: &ClaimDoc| {
         with(|sim| sim.oracle.counts.waits += 1);
@@ -139,7 +140,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
         ready.lease.stop_renewing();
         sleep(Duration::from_millis(between(1, 90_000))).await;
     }
-    let node = promote(old, &reached)?;
+    let node = promote(old, run, &reached)?;
     if once_in(2) {
         let (id, server) = with(|sim| (sim.nodes[node].replid, sim.oracle.server(history)));
         let doc = HistoryDoc {
@@ -164,7 +165,7 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
 }
 
 /// The fresh server becomes a master.
-fn promote(old: usize, reached: &Shared) -> Result<usize, String> {
+fn promote(old: usize, run: String, reached: &Shared) -> Result<usize, String> {
     let mut reached = reached.lock().unwrap();
     let Received { id, offset, model } =
         reached.received.take().ok_or("it has received nothing")?;
@@ -187,6 +188,7 @@ fn promote(old: usize, reached: &Shared) -> Result<usize, String> {
         node.replid2 = Some((id, offset));
         note(|| format!("{id} is restored as {} from {offset}", node.replid));
         node.is_restored = true;
+        node.run = run;
         sim.truth.begin(node.replid, Some(line), offset, model);
         sim.nodes.push(node);
         let at = sim.nodes.len() - 1;
@@ -259,9 +261,9 @@ async fn replicate(wire: Wire, reached: Shared) -> Result<(), String> {
     }
 }
 
-type Reader = tokio::io::ReadHalf<Wire>;
+pub(crate) type Reader = tokio::io::ReadHalf<Wire>;
 
-async fn more(reader: &mut Reader, inbox: &mut BytesMut) -> Result<(), String> {
+pub(crate) async fn more(reader: &mut Reader, inbox: &mut BytesMut) -> Result<(), String> {
     match reader.read_buf(inbox).await {
         Ok(0) => Err("the link ended".to_owned()),
         Ok(_) => Ok(()),
@@ -269,7 +271,7 @@ async fn more(reader: &mut Reader, inbox: &mut BytesMut) -> Result<(), String> {
     }
 }
 
-async fn line(reader: &mut Reader, inbox: &mut BytesMut) -> Result<String, String> {
+pub(crate) async fn line(reader: &mut Reader, inbox: &mut BytesMut) -> Result<String, String> {
     loop {
         while inbox.first() == Some(&b'\n') {
             let _ = inbox.split_to(1);

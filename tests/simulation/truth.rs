@@ -14,6 +14,8 @@ struct History {
     bytes: Vec<u8>,
     /// The data set at each boundary.
     states: BTreeMap<u64, Model>,
+    /// When the bytes before each boundary were written, Unix milliseconds.
+    written: BTreeMap<u64, i64>,
 }
 
 /// All that happened.
@@ -30,17 +32,19 @@ impl Truth {
             start,
             bytes: Vec::new(),
             states: BTreeMap::from([(start, model)]),
+            written: BTreeMap::new(),
         };
         self.histories.insert(id, history);
     }
 
     /// Bytes of the feed. `state`: they end at a boundary, with this data set.
-    pub(crate) fn write(&mut self, id: ReplId, bytes: &[u8], state: Option<&Model>) {
+    pub(crate) fn write(&mut self, id: ReplId, bytes: &[u8], state: Option<&Model>, now_ms: i64) {
         let history = self.histories.get_mut(&id).unwrap();
         history.bytes.extend_from_slice(bytes);
         let end = history.start + history.bytes.len() as u64;
         if let Some(state) = state {
             history.states.insert(end, state.clone());
+            history.written.insert(end, now_ms);
         }
     }
 
@@ -84,6 +88,15 @@ impl Truth {
         idle && scanned.is_ok()
     }
 
+    /// The first of those that a history goes on from.
+    pub(crate) fn root(&self, id: ReplId) -> ReplId {
+        let mut root = id;
+        while let Some(parent) = self.histories.get(&root).and_then(|history| history.parent) {
+            root = parent;
+        }
+        root
+    }
+
     /// Where a history begins, and what it goes on from.
     pub(crate) fn origin(&self, id: ReplId) -> Option<(u64, Option<ReplId>)> {
         let history = self.histories.get(&id)?;
@@ -107,6 +120,21 @@ impl Truth {
             return self.state(history.parent?, at);
         }
         history.states.get(&at)
+    }
+
+    /// When the last of the bytes up to an offset was written; none: before anything.
+    pub(crate) fn written(&self, id: ReplId, upto: u64) -> Option<i64> {
+        let history = self.histories.get(&id)?;
+        let own = history.written.range(..=upto).next_back();
+        match own {
+            Some((_, at)) => Some(*at),
+            None => self.written(history.parent?, upto.min(history.start)),
+        }
+    }
+
+    /// The data set at the last boundary at or before an offset.
+    pub(crate) fn state_upto(&self, id: ReplId, upto: u64) -> Option<&Model> {
+        self.state(id, self.boundary(id, upto)?)
     }
 
     /// The last boundary at or before an offset.

@@ -37,7 +37,8 @@ impl Sim {
     }
 
     fn client(&mut self, node: usize) {
-        if !self.nodes[node].up || self.nodes[node].shutting_down {
+        let server = &self.nodes[node];
+        if !server.up || !server.is_master() || server.loading || server.shutting_down {
             return;
         }
         self.expire(node);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-pub(crate) use crate::simulation_tests::net::{Wire, connect};
+pub(crate) use crate::simulation_tests::net::{LOOPBACK, Port, Wire, connect};
 pub(crate) use crate::simulation_tests::store::store;
 
 thread_local! {
@@ -46,6 +46,15 @@ pub(crate) fn number() -> u64 {
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)
+}
+
+/// Bytes of an id.
+pub(crate) fn id() -> [u8; 20] {
+    let mut bytes = [0; 20];
+    for chunk in bytes.chunks_mut(4) {
+        chunk.copy_from_slice(&(number() as u32).to_le_bytes());
+    }
+    bytes
 }
 
 /// From 0 to `end - 1`.

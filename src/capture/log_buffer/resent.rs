@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::super::overlap::{SAMPLE_LEAST, SAMPLE_MOST, Sample};
-use super::LogBuffer;
-use crate::capture::spool::Held;
-use crate::log::segment::SegmentMeta;
+use super::super::overlap::{SAMPLE_MOST, Sample};
+use super::{LogBuffer, PushError};
+use crate::capture::spool::{self, Held};
+use crate::runtime;
 use crate::wire::position::{Boundary, Offset};
 use crate::wire::resp::FeedScanner;
 
@@ -28,58 +28,92 @@ impl LogBuffer {
         self.overlaps.extend(stored);
     }
 
-    /// The first boundary held from which on as much is held up to `end` as a sample may have; none: that would be too little.
-    pub(super) fn sample_from(&self, end: Offset) -> Option<Boundary> {
-        let boundaries = self.chunks.iter().filter_map(|chunk| chunk.boundary);
-        let mut within = boundaries
-            .filter(|boundary| boundary.offset < end && end.since(boundary.offset) <= SAMPLE_MOST);
-        let first = within.next();
-        first.filter(|first| end.since(first.offset) >= SAMPLE_LEAST)
+    /// These bytes after `start` were stored.
+    pub fn note_recent(&mut self, start: Offset, chunks: &[Bytes]) {
+        self.recent = Sample::and_then(self.recent.take(), start, chunks);
     }
 
-    /// This segment was stored; `sample`: from there on it makes one alone.
-    pub fn note_recent(&mut self, meta: &SegmentMeta, chunks: &[Bytes], sample: Option<Boundary>) {
-        let start = meta.starts_at_boundary.then_some(Boundary {
-            offset: meta.start,
-            db: meta.db_at_start,
-        });
-        let recent = Sample::and_then(self.recent.take(), meta.start, start, chunks);
-        self.recent = recent.or_else(|| Sample::end_of(meta.start, chunks, sample?));
-    }
-
-    /// What is to be sent again by a new link, to be compared: the end of what is stored, and what is held after it, up to the
-    /// boundary. None: too little is in memory, or too much.
+    /// The end of what is stored.
     #[must_use]
-    pub fn again(&self) -> Option<Sample> {
+    pub fn recent(&self) -> Option<Sample> {
+        self.recent.clone()
+    }
+
+    /// This is stored, and what is received goes on within it, or after it.
+    pub fn remember(&mut self, recent: Option<Sample>) {
+        let recent = recent.filter(|recent| self.is_end(recent));
+        self.recent = recent.or(self.recent.take());
+    }
+
+    /// Does it reach the end of what is stored, or of what is received?
+    fn is_end(&self, recent: &Sample) -> bool {
+        recent.end() == self.stored || recent.up_to(self.scanner.boundary().offset).is_some()
+    }
+
+    /// What a new link is to be sent again, to be compared: the end of what is stored, and what is held after it, up to the boundary.
+    #[must_use]
+    pub fn again(&self) -> Again {
         let upto = self.scanner.boundary().offset;
-        let alone = self.sample_from(upto);
-        let from = alone.map_or(self.stored, |boundary| boundary.offset);
-        let held: Option<Vec<Bytes>> = self
-            .held(from, upto)
-            .into_iter()
-            .map(|held| match held {
-                Held::Memory(bytes) => Some(bytes),
-                Held::Spooled { .. } => None,
-            })
-            .collect();
-        let held = held.filter(|_| upto >= self.stored)?;
-        match alone {
-            Some(boundary) => Sample::and_then(None, from, Some(boundary), &held),
-            None => {
-                let recent = self.recent.as_ref();
-                let recent = recent.filter(|recent| recent.end() == self.stored)?;
-                Sample::and_then(Some(recent.clone()), self.stored, None, &held)
-            }
+        let recent = self.recent.clone();
+        let recent = recent.filter(|recent| self.is_end(recent));
+        let from = self.stored.max(upto.minus(SAMPLE_MOST));
+        Again {
+            recent,
+            from,
+            held: self.held(from, upto),
         }
     }
 
-    /// The server sends that again, up to `upto`, before it goes on.
+    /// The server sends this again, up to `upto`, before it goes on.
     pub fn begin_again(&mut self, sample: Sample, upto: Boundary) {
-        self.scanner = FeedScanner::new(sample.boundary);
-        if sample.end() == self.stored {
-            self.recent = Some(sample.clone());
+        self.scanner = FeedScanner::new(upto);
+        self.overlaps.extend(sample.after(upto.offset));
+        self.proving = sample.up_to(upto.offset);
+    }
+
+    /// Compares what is sent again, and drops it; what comes after it is left.
+    pub(super) fn prove(&mut self, bytes: &mut Bytes) -> Result<(), PushError> {
+        let Some(proof) = self.proving.take() else {
+            return Ok(());
+        };
+        let again = bytes.split_to(bytes.len().min(proof.bytes.len()));
+        if proof.differs(proof.start, &again) {
+            let at = proof.start;
+            self.proving = Some(proof);
+            return Err(PushError::Differs(at));
         }
-        self.overlaps = vec![sample];
-        self.proving = Some(upto);
+        self.proving = proof.after(proof.start.plus(again.len() as u64));
+        Ok(())
+    }
+}
+
+/// See [`LogBuffer::again`].
+#[derive(Debug)]
+pub struct Again {
+    recent: Option<Sample>,
+    from: Offset,
+    held: Vec<Held>,
+}
+
+impl Again {
+    /// Is there nothing?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.recent.is_none() && self.held.is_empty()
+    }
+
+    /// Reads what of it is in the spool. None: the spool has lost it.
+    pub async fn load(self) -> Option<Sample> {
+        let Self { recent, from, held } = self;
+        if held.is_empty() {
+            return recent;
+        }
+        let loaded = if held.iter().all(|held| matches!(held, Held::Memory(_))) {
+            spool::load(&held)
+        } else {
+            let load = runtime::spawn_blocking(move || spool::load(&held));
+            load.await.ok()?
+        };
+        Sample::and_then(recent, from, &loaded.ok()?)
     }
 }

@@ -1,7 +1,8 @@
 //! Which offset a time means: by the time marks in the headers of the log.
 //!
 //! Marks never go back. A clock that did is in the headers of the segments that were cut before it came to the last mark again
-//! ([`ClockBack`]): in such a stretch all marks are the same, and a time there names no point.
+//! ([`ClockBack`]): in such a stretch all marks are the same, and a time there names no point. Nor does a time after the last of
+//! those marks and before the next one: a clock that was set right may have leapt over it.
 
 use super::{Planner, Span};
 use crate::archive::BaseKind;
@@ -24,10 +25,16 @@ impl Planner<'_> {
             matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
         });
         let by_snapshot = snapshots.map(|(_, base)| base.offset).max();
+        // What a clock that had been ahead went back to, in a later history.
+        let mut went_back_to: Option<i64> = None;
         for span in &self.spans {
             let found = self.mark_at(*span, unix_ms).await?;
-            self.check_clock(*span, found, unix_ms).await?;
-            if let Some(Found { mark, .. }) = found {
+            let to = self.check_clock(*span, found, unix_ms).await?;
+            went_back_to = went_back_to.into_iter().chain(to).min();
+            if let Some(at @ Found { mark, .. }) = found {
+                if let Some(to) = went_back_to {
+                    self.check_ahead(*span, at, unix_ms, to).await?;
+                }
                 return Ok(by_snapshot.max(Some(mark.offset.min(span.upto))));
             }
         }
@@ -92,14 +99,27 @@ impl Planner<'_> {
     /// A stretch in which marks are held lasts as long as the clock had been ahead, and what was received while it was ahead comes
     /// before. So of the segments at distances 1, 2, 4, … behind `found`, and the last one, one lies in it, if there is such a
     /// stretch that concerns that time.
+    ///
+    /// Gives what the clock went back to, if that is behind the time, and the time before all marks here.
     async fn check_clock(
         &self,
         span: Span,
         found: Option<Found>,
         unix_ms: i64,
-    ) -> Result<(), RecoveryError> {
-        let last = self.log_of(span).len().saturating_sub(1);
+    ) -> Result<Option<i64>, RecoveryError> {
         let first = found.map_or(0, |found| found.index);
+        let mut last = self.log_of(span).len().saturating_sub(1);
+        // A seal, or the bridge of a gap, has no marks.
+        while last > first && self.meta_at(span, last).await?.is_none() {
+            last = last.saturating_sub(1);
+        }
+        if let Some(found) = found
+            && let Some(meta) = self.meta_at(span, first).await?
+            && let Some(back) = meta.clock_back
+        {
+            let held = meta.marks.last().map_or(unix_ms, |mark| mark.unix_ms);
+            return Err(self.names_no_point(span, Some(found), back, held, meta.end));
+        }
         let (mut index, mut distance) = (first, 1_usize);
         // The first mark behind that time.
         let mut next = None;
@@ -108,14 +128,15 @@ impl Planner<'_> {
                 let mut later = meta.marks.iter().filter(|mark| mark.unix_ms > unix_ms);
                 next = next.or_else(|| later.next().map(|mark| mark.unix_ms));
                 let held = meta.marks.last().map(|mark| mark.unix_ms);
-                if let (Some(held), Some(next), Some(_)) = (held, next, meta.clock_back)
+                if let (Some(held), Some(next), Some(back)) = (held, next, meta.clock_back)
                     && held > unix_ms
                 {
-                    return self.check_held(span, found, unix_ms, next, held).await;
+                    let times = (unix_ms, next, held);
+                    return self.check_held(span, found, times, back).await;
                 }
             }
             if index >= last {
-                return Ok(());
+                return Ok(None);
             }
             index = first.saturating_add(distance).min(last);
             distance = distance.saturating_mul(2);
@@ -137,55 +158,100 @@ impl Planner<'_> {
     }
 
     /// Marks were held at `held`, which is behind that time: is it one of those that the clock went back over? `next` is the
-    /// first mark behind it.
+    /// first mark behind it. `back`: of one of the segments with held marks.
     async fn check_held(
         &self,
         span: Span,
         found: Option<Found>,
-        unix_ms: i64,
-        next: i64,
-        held: i64,
-    ) -> Result<(), RecoveryError> {
+        (unix_ms, next, held): (i64, i64, i64),
+        back: ClockBack,
+    ) -> Result<Option<i64>, RecoveryError> {
         // The segment with the first mark of `held` may have been cut before the clock went back, and so may the one before.
         let before = self.mark_at(span, held.saturating_sub(1)).await?;
         let from = before.map_or(0, |before| before.index);
-        let mut went_back: Option<ClockBack> = None;
+        // It may have gone back several times, as writers differ: the furthest counts.
+        let mut went_back = back;
+        let further = |went_back: ClockBack, meta: Option<SegmentMeta>| {
+            let other = meta.and_then(|meta| meta.clock_back);
+            let all = other.into_iter().chain([went_back]);
+            all.min_by_key(|back| back.to_unix_ms).unwrap_or(went_back)
+        };
         for index in from..from.saturating_add(HELD_BEGINS_WITHIN) {
-            let meta = self.meta_at(span, index).await?;
-            went_back = went_back.or(meta.and_then(|meta| meta.clock_back));
+            went_back = further(went_back, self.meta_at(span, index).await?);
         }
         let Some(end) = self.mark_at(span, held).await? else {
-            return Ok(());
+            return Ok(None);
         };
-        let last = self.meta_at(span, end.index).await?;
-        let last = last.and_then(|meta| meta.clock_back);
-        let Some(went_back) = went_back.or(last) else {
-            return Ok(());
-        };
-        // None: the clock has come to the last mark again. At the end of the log, it may say anything by now.
-        let is_last = end.index >= self.log_of(span).len().saturating_sub(1);
-        let said = last
-            .filter(|_| !is_last)
-            .map_or(held, |back| back.now_unix_ms);
-        let repeated = went_back.to_unix_ms <= unix_ms && unix_ms <= said;
+        went_back = further(went_back, self.meta_at(span, end.index).await?);
+        // Received after the clock went back, and before it came to the last mark again: when, nothing tells.
+        let repeated = went_back.to_unix_ms <= unix_ms;
         // Between the last right time and a wrong one ahead of it.
         let skipped = unix_ms < went_back.to_unix_ms && went_back.to_unix_ms < next;
-        if !repeated && !skipped {
-            return Ok(());
+        let is_last = self.spans.last().map(|last| last.history) == Some(span.history);
+        if !repeated && skipped && found.is_none() && !is_last {
+            // It may have been right at that time: the marks of the parent tell.
+            return Ok(Some(went_back.to_unix_ms));
         }
+        if !repeated && !skipped {
+            return Ok(None);
+        }
+        Err(self.names_no_point(span, found, went_back, held, end.mark.offset))
+    }
+
+    /// In a later history, the clock went back `to` this time, which is behind the one that is asked for. Was it ahead here already, when
+    /// what comes after `found` was received?
+    async fn check_ahead(
+        &self,
+        span: Span,
+        found: Found,
+        unix_ms: i64,
+        to: i64,
+    ) -> Result<(), RecoveryError> {
+        let after = self.log_of(span).get(found.index..).unwrap_or_default();
+        let (here, behind) = after.split_at(after.len().min(1));
+        for log in [here, behind] {
+            let Some((_, meta)) = self.first_marks(span.history, log).await? else {
+                continue;
+            };
+            let later = meta.marks.iter().find(|mark| mark.unix_ms > unix_ms);
+            let Some(next) = later else {
+                continue;
+            };
+            if next.unix_ms <= to {
+                return Ok(());
+            }
+            let back = ClockBack {
+                to_unix_ms: to,
+                now_unix_ms: to,
+            };
+            let held = next.unix_ms;
+            return Err(self.names_no_point(span, Some(found), back, held, span.upto));
+        }
+        Ok(())
+    }
+
+    /// `found`: the last mark at or before the time. `upto`: the last byte that has a wrong time.
+    fn names_no_point(
+        &self,
+        span: Span,
+        found: Option<Found>,
+        went_back: ClockBack,
+        held: i64,
+        upto: Offset,
+    ) -> RecoveryError {
         let right = found.map(|found| found.mark);
         let from_time = right.map_or(went_back.to_unix_ms, |mark| {
             mark.unix_ms.min(went_back.to_unix_ms)
         });
-        Err(RecoveryError::ClockWentBack(Box::new(ClockWentBack {
+        RecoveryError::ClockWentBack(Box::new(ClockWentBack {
             goal: self.when.to_string(),
             history: span.history,
             held: show_time(held),
             back: show_time(went_back.to_unix_ms),
             from_time: show_time(from_time),
             from: right.map_or(Offset(0), |mark| mark.offset),
-            upto: end.mark.offset.min(span.upto),
-        })))
+            upto: upto.min(span.upto),
+        }))
     }
 }
 

@@ -7,17 +7,18 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{Admission, Listen};
 use crate::link::Stream;
-use crate::link::accept::{AcceptError, accept};
-use crate::link::connection_limit::{self, ConnectionLimit};
+use crate::link::accept::{AcceptError, ListenOptions, accept};
+use crate::link::connection_limit::ConnectionLimit;
 use crate::restore::master::error::ServeError;
 use crate::restore::master::password_guesses::PasswordGuesses;
 use crate::restore::master::{WaitingReplica, handshake, refuse_replica};
+use crate::runtime;
 
 /// Guests that wait to be served: one is the target, the others are mistakes.
 pub const WAITING_REPLICAS: usize = 4;
@@ -43,8 +44,8 @@ impl Listener {
     /// # Errors
     /// Of the system: the port is taken.
     pub async fn bind(listen: &Listen, reason: &str) -> std::io::Result<Self> {
-        let socket = TcpListener::bind(listen.addr).await?;
-        Self::new(socket, listen.admission.clone(), reason)
+        let listener = ListenOptions::bind(listen.addr).await?;
+        Self::at(socket, listen.admission.clone(), reason)
     }
 
     /// Takes over an open port. Guests are told `reason` until [`Self::open`].
@@ -52,6 +53,10 @@ impl Listener {
     /// # Errors
     /// Of the system.
     pub fn new(socket: TcpListener, admission: Admission, reason: &str) -> std::io::Result<Self> {
+        Self::at(ListenOptions::Tcp(socket), admission, reason)
+    }
+
+    fn at(listener: ListenOptions, admission: Admission, reason: &str) -> std::io::Result<Self> {
         let addr = socket.local_addr()?;
         if let Some(warning) = admission.warning(addr) {
             tracing::warn!("{warning}");
@@ -66,7 +71,7 @@ impl Listener {
             problems: problems.clone(),
             guesses: PasswordGuesses::default(),
         };
-        let task = tokio::spawn(reception.run(socket));
+        let task = runtime::spawn(reception.run(socket));
         Ok(Self {
             addr,
             closed,
@@ -156,10 +161,10 @@ struct Reception {
 
 impl Reception {
     /// Dropping it ends all greetings.
-    async fn run(self, socket: TcpListener) {
+    async fn run(self, mut listener: ListenOptions) {
         let mut greetings = ConnectionLimit::new(HANDSHAKES_AT_ONCE);
         loop {
-            let (stream, peer) = connection_limit::next(&socket).await;
+            let (stream, peer) = listener.next().await;
             let reception = self.clone();
             greetings.admit(async move {
                 if let Err(ended) = reception.receive(stream, peer).await {
@@ -169,7 +174,7 @@ impl Reception {
         }
     }
 
-    async fn receive(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Ended> {
+    async fn receive(&self, stream: Stream, peer: SocketAddr) -> Result<(), Ended> {
         if !self.guesses.turn(peer.ip()).await {
             return Ok(());
         }
