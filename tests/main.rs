@@ -16,6 +16,7 @@ mod support;
 
 mod acks;
 mod bad_input;
+mod boot;
 mod cli;
 mod clocks;
 mod clouds;

@@ -9,6 +9,8 @@
 //! - `restore`: a restore to a server against the server's own load of the same RDB
 //! - `apply`: the commands of a log, applied, against a server's load of the same as its append-only file
 //! - `beside`: `WAIT` and a server's full load while bases are made beside the capture, against the capture alone
+//! - `boot`: a sidecar's boot and a restore with 0, 3,600 and 100,000 segments behind the base (no more than KEYS), against a store whose
+//!   answers come 0, 30, 50 and 100 ms late; and what is asked of the store
 //! - `consolidate`: a new base against a server that loads base and log and saves; a walk over an RDB against its checker
 
 #![allow(
@@ -28,6 +30,7 @@
 
 mod apply;
 mod beside;
+mod boot;
 mod consolidate;
 mod full_sync;
 mod master;
@@ -50,13 +53,14 @@ use support::{Env, Gcs, Server, Version};
 const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     "full-sync",
     "master",
     "wait",
     "restore",
     "apply",
     "beside",
+    "boot",
     "consolidate",
 ];
 
@@ -100,6 +104,9 @@ fn main() {
     }
     if wanted("beside") {
         beside::run(&Place::directory(), keys);
+    }
+    if wanted("boot") {
+        boot::run(keys);
     }
     if wanted("consolidate") {
         consolidate::run(&Place::directory(), keys);

@@ -4,7 +4,7 @@ use futures::StreamExt;
 
 use super::{Archive, ArchiveError, Catalog, ChainItem};
 use crate::log::segment::SegmentHeader;
-use crate::wire::position::{Boundary, Offset, ReplId};
+use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::resp::FeedScanner;
 
 impl Archive {
@@ -23,6 +23,13 @@ impl Archive {
         };
         if !catalog.is_restorable_at(history, offset) {
             return Ok(None);
+        }
+        if found.extent.unread.contains_key(&offset) {
+            let at = Position { history, offset };
+            if let Ok(manifest) = self.manifest(at).await? {
+                let db = manifest.db;
+                return Ok(Some(Boundary { offset, db }));
+            }
         }
         let bases = found.bases.iter().map(|base| (base.offset, base.db));
         let parent = found.doc.parent.map(|parent| (parent.offset, parent.db));

@@ -62,33 +62,35 @@ impl Archive {
         history: ReplId,
         writer: &str,
     ) -> Result<Option<Offset>, ArchiveError> {
-        let (_, end) = self.bridged(history, writer).await?;
-        Ok(end)
+        let mut catalog = self.only(history).await?;
+        self.bridged(&mut catalog, history, writer).await
     }
 
-    /// The same, with the catalog that says so: in a later one, another base may stand beyond another gap.
+    /// The same, of what `catalog` knows: in a later one, another base may stand beyond another gap. What is bridged is listed in it
+    /// then, and what the log has come to since.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.
     pub async fn bridged(
         &self,
+        catalog: &mut Catalog,
         history: ReplId,
         writer: &str,
-    ) -> Result<(Catalog, Option<Offset>), ArchiveError> {
+    ) -> Result<Option<Offset>, ArchiveError> {
         for _ in 0..BRIDGES {
-            let catalog = self.catalog().await?;
-            let end = match self.log_end(&catalog, history).await {
+            let end = match self.log_end(catalog, history).await {
                 Ok(end) => end,
                 Err(error @ ArchiveError::Store(_)) => return Err(error),
-                Err(_) => return Ok((catalog, None)),
+                Err(_) => return Ok(None),
             };
             let Some(gap) = end.unbridged else {
-                return Ok((catalog, Some(end.end)));
+                return Ok(Some(end.end));
             };
             match self.bridge(history, &gap, writer).await {
                 Ok(()) | Err(AppendError::Taken(_)) => {}
                 Err(AppendError::Archive(error)) => return Err(error),
             }
+            self.refresh(catalog, history).await?;
         }
         Err(ArchiveError::Store(StoreError::Transient {
             what: format!("cannot bridge the gaps in the log of history {history}"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ArchiveError, BaseManifest, HistoryDoc, Problem};
+use super::{ArchiveError, BaseManifest, Extent, HistoryDoc, Problem};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
@@ -30,6 +30,8 @@ pub struct History {
     pub log: Vec<u64>,
     /// Objects of it that cannot be used.
     pub problems: Vec<Problem>,
+    /// How much of it is listed here.
+    pub extent: Extent,
 }
 
 /// Several histories could be meant.
@@ -73,7 +75,7 @@ impl Catalog {
         Ok(lineage)
     }
 
-    /// Has it, or an ancestor at or below the offset where `id` left it, a base?
+    /// Has it, or an ancestor at or below the offset where `id` left it, a base? (Of one whose bases are not listed here: none.)
     #[must_use]
     pub fn is_restorable(&self, id: ReplId) -> bool {
         self.is_restorable_at(id, Offset(u64::MAX))
@@ -85,24 +87,42 @@ impl Catalog {
         let has_base = |at: &Position| {
             let history = self.histories.get(&at.history);
             let shared = at.offset.min(offset);
-            history.is_some_and(|found| found.bases.iter().any(|base| base.offset <= shared))
+            history.is_some_and(|found| {
+                let mut unread = found.extent.unread.keys();
+                found.bases.iter().any(|base| base.offset <= shared)
+                    || unread.any(|offset| *offset <= shared)
+            })
         };
         self.lineage(id)
             .is_ok_and(|lineage| lineage.iter().any(has_base))
     }
 
-    /// The histories that go on: the restorable ones that no other restorable one comes after ([`HistoryDoc::before`]).
+    /// The histories that go on: the restorable ones that no other restorable one comes after ([`HistoryDoc::before`]), not even
+    /// through others between them.
     #[must_use]
     pub fn tips(&self) -> Vec<&HistoryDoc> {
-        let restorable = || {
-            let all = self.histories.values().map(|history| &history.doc);
-            all.filter(|doc| self.is_restorable(doc.id))
-        };
-        let superseded: BTreeSet<ReplId> = restorable()
-            .flat_map(|doc| doc.before().filter(|id| *id != doc.id))
-            .collect();
-        let tips = restorable().filter(|doc| !superseded.contains(&doc.id));
-        tips.collect()
+        let superseded = self.superseded();
+        let tips = self.restorable();
+        tips.filter(|doc| !superseded.contains(&doc.id)).collect()
+    }
+
+    fn restorable(&self) -> impl Iterator<Item = &HistoryDoc> {
+        let all = self.histories.values().map(|history| &history.doc);
+        all.filter(|doc| self.is_restorable(doc.id))
+    }
+
+    /// Those that a restorable one comes after.
+    pub(super) fn superseded(&self) -> BTreeSet<ReplId> {
+        let mut superseded = BTreeSet::new();
+        let mut later: Vec<&HistoryDoc> = self.restorable().collect();
+        while let Some(doc) = later.pop() {
+            for id in doc.before().filter(|id| *id != doc.id) {
+                if superseded.insert(id) {
+                    later.extend(self.histories.get(&id).map(|history| &history.doc));
+                }
+            }
+        }
+        superseded
     }
 
     /// The history that goes on: of the [`Self::tips`], the only

@@ -27,6 +27,7 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
             verified: BTreeSet::new(),
             log: Vec::new(),
             problems: Vec::new(),
+            extent: Extent::whole(),
         };
         (doc.id, history)
     });

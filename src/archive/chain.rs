@@ -20,17 +20,15 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::chain::window::{Item, Window};
+use super::kept::IN_FLIGHT;
 use super::log::{PARALLEL_UPLOADS, log_name};
 use super::{Archive, ArchiveError, Catalog, History};
 use crate::log::segment::{Entry, SealHeader, SegmentHeader};
 use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
 
-/// Headers that are read at the same time.
-const PARALLEL_READS: usize = 16;
-
 /// How many segments before the wanted one are looked at, at first: enough for the log to make the longest run among the strays of
 /// three writers that died one right after the other.
-const LOOK_BACK: usize = 4 * PARALLEL_UPLOADS;
+pub(super) const LOOK_BACK: usize = 4 * PARALLEL_UPLOADS;
 
 /// Where a log ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,15 +100,29 @@ impl Archive {
         catalog: &Catalog,
         history: ReplId,
     ) -> Result<LogEnd, ArchiveError> {
-        let found = find(catalog, history)?;
+        let found = self.listed_history(catalog, history).await?;
+        match self.end_of(catalog, &found).await {
+            Err(error @ ArchiveError::Store(_)) => Err(error),
+            // Decided by all that there is.
+            Err(_) if !found.extent.is_whole() => {
+                let found = self.whole_history(&found.doc).await?;
+                self.end_of(catalog, &found).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn end_of(&self, catalog: &Catalog, found: &History) -> Result<LogEnd, ArchiveError> {
+        let history = found.doc.id;
         let starts = starts(found);
-        let implied = implied(catalog, history);
+        let implied = implied(catalog, found);
+        let is_all = found.begins_safely();
         let mut log = found.log.clone();
         let mut looked_up = BTreeSet::new();
         let mut look_back = LOOK_BACK;
         loop {
             let window = self
-                .window(history, &log, &starts, log.len(), look_back)
+                .window(history, &log, is_all, &starts, log.len(), look_back)
                 .await?;
             let walked = walk_to_end(found, &window, implied)?;
             let mut unlisted = Vec::new();
@@ -129,11 +141,21 @@ impl Archive {
                 let object = log_name(history, walked.end.next_byte());
                 return Err(ArchiveError::Missing { object });
             }
+            // The list begins where neither the log does nor a base stands: what is before it may count.
+            let is_blind =
+                (window.begins_list() && !is_all) || (walked.crossed && !found.extent.is_whole());
+            if is_blind {
+                return Err(ArchiveError::NothingStored { id: history });
+            }
             // A command can be cut into more segments than the window has.
             if let Some(end) = walked.log_end(found, window.is_whole()) {
+                // The last mark may stand before the base with which the list begins.
+                if end.last_mark.is_none() && found.begins_at_base() {
+                    return Err(ArchiveError::NothingStored { id: history });
+                }
                 return Ok(end);
             }
-            if window.is_whole() {
+            if window.begins_list() {
                 return Err(ArchiveError::NothingStored { id: history });
             }
             look_back = look_back.saturating_mul(4);
@@ -150,13 +172,24 @@ impl Archive {
         after: Offset,
     ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
         let archive = self.clone();
-        let found = find(catalog, history).map(|found| Start {
-            log: found.log.clone(),
-            starts: starts(found),
-            implied: implied(catalog, history),
+        let found = find(catalog, history).map(|found| {
+            let listed = found.extent.log_from;
+            let is_listed = listed.is_some_and(|from| from <= after.next_byte());
+            match is_listed {
+                true => Ok(Start::of(catalog, found)),
+                false => Err((Box::new(found.doc.clone()), left(catalog, history))),
+            }
         });
         let begin = async move {
-            let start = found?;
+            let start = match found? {
+                Ok(start) => start,
+                Err((doc, left)) => {
+                    let whole = archive.whole_history(&doc).await?;
+                    let mut start = Start::of(&Catalog::default(), &whole);
+                    start.implied = start.implied.max(left);
+                    start
+                }
+            };
             let first = archive.first_of_chain(history, &start, after).await?;
             Ok::<_, ArchiveError>(match first {
                 First::Index { index, next } => {
@@ -183,7 +216,7 @@ impl Archive {
                 let archive = archive.clone();
                 async move { archive.listed(history, first).await }
             })
-            .buffered(PARALLEL_READS)
+            .buffered(IN_FLIGHT)
             .boxed();
         let follower = Follower {
             archive: self.clone(),
@@ -220,7 +253,7 @@ impl Archive {
         let wanted = after.next_byte();
         let upto = start.log.partition_point(|first| *first <= wanted);
         let window = self
-            .window(history, &start.log, &start.starts, upto, LOOK_BACK)
+            .window(history, &start.log, true, &start.starts, upto, LOOK_BACK)
             .await?;
         let found = window.holding(wanted, start.starts.contains(&wanted))?;
         if let Some((index, item)) = found.and_then(|index| Some((index, window.get(index)?))) {
@@ -268,6 +301,7 @@ impl Archive {
         &self,
         history: ReplId,
         log: &[u64],
+        is_all: bool,
         starts: &[u64],
         upto: usize,
         look_back: usize,
@@ -276,10 +310,10 @@ impl Archive {
         let firsts = log.get(offset..upto).unwrap_or_default().to_vec();
         let items = stream::iter(firsts)
             .map(|first| self.listed(history, first))
-            .buffered(PARALLEL_READS)
+            .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
-        Ok(Window::new(offset, items, starts))
+        Ok(Window::new(offset, is_all, items, starts))
     }
 
     /// A listed object: what is wrong with it alone matters only if it turns out to be part of the chain.
@@ -365,6 +399,16 @@ struct Start {
     implied: Offset,
 }
 
+impl Start {
+    fn of(catalog: &Catalog, found: &History) -> Self {
+        Self {
+            log: found.log.clone(),
+            starts: starts(found),
+            implied: implied(catalog, found),
+        }
+    }
+}
+
 enum First {
     /// From this index of the list on, beginning with the segment of first byte `next`.
     Index {
@@ -382,7 +426,9 @@ struct Anchor {
     is_start: bool,
 }
 
+/// Those from which on the log is listed.
 fn anchors(history: &History) -> impl Iterator<Item = Anchor> + '_ {
+    let from = history.extent.log_from.unwrap_or(0);
     let parent = history.doc.parent.iter().map(|parent| Anchor {
         offset: parent.offset,
         db: parent.db,
@@ -393,7 +439,8 @@ fn anchors(history: &History) -> impl Iterator<Item = Anchor> + '_ {
         db: base.db,
         is_start: base.kind == super::BaseKind::Sync,
     });
-    parent.chain(bases)
+    let all = parent.chain(bases);
+    all.filter(move |anchor| anchor.offset.next_byte() >= from)
 }
 
 fn find(catalog: &Catalog, id: ReplId) -> Result<&History, ArchiveError> {
@@ -403,14 +450,19 @@ fn find(catalog: &Catalog, id: ReplId) -> Result<&History, ArchiveError> {
 
 /// What else is listed says that the log was stored up to here, unless it has a gap: a base stands there, or another history has
 /// left it there. That may have been listed much later than the log.
-fn implied(catalog: &Catalog, history: ReplId) -> Offset {
+fn implied(catalog: &Catalog, found: &History) -> Offset {
+    let bases = found.bases.iter().map(|base| base.offset);
+    bases
+        .max()
+        .unwrap_or_default()
+        .max(left(catalog, found.doc.id))
+}
+
+/// The last point where another history has left it.
+fn left(catalog: &Catalog, history: ReplId) -> Offset {
     let parents = catalog.histories.values().filter_map(|it| it.doc.parent);
     let left = parents.filter(|parent| parent.history == history);
-    let left = left.map(|parent| parent.offset);
-    let found = catalog.histories.get(&history);
-    let bases = found.into_iter().flat_map(|found| &found.bases);
-    let bases = bases.map(|base| base.offset);
-    left.chain(bases).max().unwrap_or_default()
+    left.map(|parent| parent.offset).max().unwrap_or_default()
 }
 
 /// The bytes right after those anchors.
@@ -432,6 +484,8 @@ struct Walked {
     sealed: Option<SealHeader>,
     /// The last byte before a gap, where nothing of the log stands behind the base beyond it.
     gap: Option<Offset>,
+    /// It went over a gap to a base, between which and the log's end others may stand.
+    crossed: bool,
     /// Bytes with which nothing listed begins, though the log may go on with them: something beyond is listed, or [`implied`].
     holes: Vec<u64>,
 }
@@ -486,6 +540,7 @@ fn walk_to_end(
                 let Some(anchor) = beyond.min_by_key(|anchor| anchor.offset) else {
                     break;
                 };
+                walked.crossed = true;
                 walked.gap.get_or_insert(at);
                 at = anchor.offset;
                 entry = Enter::at(anchor);

@@ -1,4 +1,4 @@
-//! Reading the catalog: one listing of all names, then the documents.
+//! Reading the whole catalog: one listing of all names, then the documents. ([`super::outline`] reads less.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,27 +7,27 @@ use serde::de::DeserializeOwned;
 
 use super::names::{self, Name};
 use super::{
-    Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, Problem, documents,
+    Archive, ArchiveError, BaseManifest, Catalog, Extent, History, HistoryDoc, Problem, documents,
 };
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// Documents that are read at the same time.
-const PARALLEL_READS: usize = 16;
+pub(super) const PARALLEL_READS: usize = 32;
 
 /// Foreign objects that are named; more are counted.
 const FOREIGN_NAMED: usize = 10;
 
 /// What the names of one history's objects tell.
 #[derive(Default)]
-struct Listed {
+pub(super) struct Listed {
     /// First bytes.
     log: Vec<u64>,
     /// Stored sizes of base data, by offset.
-    data: BTreeMap<u64, u64>,
+    pub(super) data: BTreeMap<u64, u64>,
     /// Offsets.
-    manifests: Vec<u64>,
+    pub(super) manifests: Vec<u64>,
     /// Offsets.
-    verdicts: Vec<u64>,
+    pub(super) verdicts: Vec<u64>,
 }
 
 impl Listed {
@@ -54,19 +54,14 @@ impl Archive {
         Ok(catalog)
     }
 
-    async fn add_histories(
+    pub(super) async fn add_histories(
         &self,
         catalog: &mut Catalog,
         listed: BTreeMap<ReplId, Listed>,
     ) -> Result<(), ArchiveError> {
         let documented: Vec<_> = stream::iter(listed)
             .map(|(id, listed)| async move {
-                let object = Name::History(id).to_string();
-                let doc = self.document::<HistoryDoc>(&object).await?;
-                let doc = doc.and_then(|doc| {
-                    check_name(&object, &Name::History(doc.id))?;
-                    Ok(doc)
-                });
+                let doc = self.history_doc(id).await?;
                 Ok::<_, ArchiveError>((id, listed, doc))
             })
             .buffered(PARALLEL_READS)
@@ -93,7 +88,20 @@ impl Archive {
         Ok(())
     }
 
-    async fn list_names(
+    /// Outside: the store cannot be read. Inside: this document cannot be used.
+    pub(super) async fn history_doc(
+        &self,
+        id: ReplId,
+    ) -> Result<Result<HistoryDoc, ArchiveError>, ArchiveError> {
+        let object = Name::History(id).to_string();
+        let doc = self.document::<HistoryDoc>(&object).await?;
+        Ok(doc.and_then(|doc| {
+            check_name(&object, &Name::History(doc.id))?;
+            Ok(doc)
+        }))
+    }
+
+    pub(super) async fn list_names(
         &self,
         prefix: &str,
         problems: &mut Vec<Problem>,
@@ -162,6 +170,7 @@ impl Archive {
             verified: listed.verdicts.iter().copied().map(Offset).collect(),
             log: listed.log,
             problems: Vec::new(),
+            extent: Extent::whole(),
         };
         let mut unread = None;
         let manifests: Vec<_> = stream::iter(listed.manifests.clone())
@@ -224,17 +233,18 @@ impl Archive {
         if let Some(history) = catalog.histories.get_mut(&at.history) {
             history.bases.push(manifest);
             history.bases.sort_by_key(|base| base.offset);
+            history.extent.unread.remove(&at.offset);
         }
         Ok(Some(catalog))
     }
 
     /// Data and manifest may have been created while the names were listed, which is not done in one moment.
-    async fn has_data(&self, manifest: &BaseManifest) -> Result<bool, ArchiveError> {
+    pub(super) async fn has_data(&self, manifest: &BaseManifest) -> Result<bool, ArchiveError> {
         let object = Name::BaseData(manifest.position()).to_string();
         Ok(self.read_range(&object, 1).await?.is_some())
     }
 
-    async fn manifest(
+    pub(super) async fn manifest(
         &self,
         at: Position,
     ) -> Result<Result<BaseManifest, ArchiveError>, ArchiveError> {
@@ -263,7 +273,7 @@ impl Archive {
 }
 
 /// A history that another one has as its parent, and that is not in the catalog.
-fn missing_parent(catalog: &Catalog, looked_up: &BTreeSet<ReplId>) -> Option<ReplId> {
+pub(super) fn missing_parent(catalog: &Catalog, looked_up: &BTreeSet<ReplId>) -> Option<ReplId> {
     let parents = catalog.histories.values().filter_map(|it| it.doc.parent);
     let mut missing = parents.map(|parent| parent.history).filter(|id| {
         let is_known = catalog.histories.contains_key(id) || catalog.unreadable.contains_key(id);
@@ -284,7 +294,7 @@ fn check_name(object: &str, says: &Name) -> Result<(), ArchiveError> {
 }
 
 /// What the listing tells against a base; it stays in the catalog, so that reading it says what is wrong.
-fn data_problem(manifest: &BaseManifest, stored: Option<u64>) -> Option<Problem> {
+pub(super) fn data_problem(manifest: &BaseManifest, stored: Option<u64>) -> Option<Problem> {
     let (base, says) = (manifest.position(), manifest.stored_bytes);
     match stored {
         None => Some(Problem::NoData { base }),

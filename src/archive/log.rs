@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 
+use super::kept::AT_ONCE;
 use super::names::Name;
-use super::object_reads::{Decode, decode_stream};
+use super::object_reads::{Decode, decode_here, decode_stream};
 use super::{Archive, ArchiveError, RawStream};
 use crate::log::segment::{
     self, Entry, FORMAT_VERSION, HEADER_LIMIT, PayloadReader, SealHeader, SegmentError,
@@ -20,6 +21,9 @@ pub const PARALLEL_UPLOADS: usize = 1;
 
 /// Bytes of an object that are fetched to read its header: few have longer ones.
 const HEADER_READ: usize = 8 << 10;
+
+/// A payload up to so many bytes, stored and raw, is decompressed at once: threads and queues would cost more.
+const SHORT: u64 = 64 << 10;
 
 /// Why a segment or a seal was not created.
 #[derive(Debug, thiserror::Error)]
@@ -90,18 +94,31 @@ impl Archive {
         }
     }
 
-    /// The header of the segment or seal whose first byte is number `first_byte`, read without its payload.
+    /// The header of the segment or seal whose first byte is number `first_byte`, read without its payload; or, for a restore, with
+    /// as much of it as comes with the same request.
     pub async fn entry(
         &self,
         history: ReplId,
         first_byte: u64,
     ) -> Result<Option<Entry>, ArchiveError> {
         let object = log_name(history, first_byte);
-        let mut wanted = HEADER_READ;
+        let kept = self.kept.as_ref();
+        if let Some(bytes) = kept.and_then(|kept| kept.short(history, first_byte)) {
+            let decoded =
+                segment::decode_entry(&bytes).map_err(|error| archive_error(&object, &error))?;
+            let Some((entry, _)) = decoded else {
+                return Err(header_cut_off(&object));
+            };
+            return check_name(&object, history, first_byte, entry).map(Some);
+        }
+        let mut wanted = kept.map_or(HEADER_READ, |_| AT_ONCE);
         loop {
             let Some(bytes) = self.read_range(&object, wanted as u64).await? else {
                 return Ok(None);
             };
+            if let Some(kept) = kept.filter(|_| bytes.len() < wanted) {
+                kept.put(history, first_byte, &bytes);
+            }
             let decoded =
                 segment::decode_entry(&bytes).map_err(|error| archive_error(&object, &error))?;
             if let Some((entry, _)) = decoded {
@@ -117,8 +134,18 @@ impl Archive {
     /// The raw bytes of a segment, verified against its header. Only the end of the stream without an error says that all was
     /// right; until then each piece has passed its zstd frame's checksum.
     pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
-        let object = log_name(header.meta.history, header.meta.start.next_byte());
-        let source = self.read_existing(&object).await?;
+        let (history, first) = (header.meta.history, header.meta.start.next_byte());
+        let object = log_name(history, first);
+        let source = match &self.kept {
+            None => self.read_existing(&object).await?,
+            Some(kept) => match kept.stream(history, first) {
+                Some(source) => source,
+                None => {
+                    let source = self.read_existing(&object).await?;
+                    kept.keeping(history, first, header.payload_stored, source)
+                }
+            },
+        };
         let decoder = SegmentDecoder {
             payload: PayloadReader::new(header, self.buffers.clone())
                 .map_err(|error| archive_error(&object, &error))?,
@@ -126,7 +153,12 @@ impl Archive {
             expected: Entry::Segment(header.clone()),
             head: Some(Vec::new()),
         };
-        Ok(decode_stream(source, decoder))
+        let raw = header.meta.end.since(header.meta.start);
+        let is_short = raw <= SHORT && header.payload_stored <= SHORT;
+        Ok(match &self.kept {
+            Some(_) if is_short => decode_here(source, decoder),
+            _ => decode_stream(source, decoder),
+        })
     }
 
     async fn existing_entry(

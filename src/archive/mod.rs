@@ -23,15 +23,19 @@ mod catalog;
 mod chain;
 mod documents;
 mod empty_start;
+mod kept;
 mod listing;
 mod log;
 mod names;
 mod object_reads;
+mod outline;
 mod owner;
 mod problem;
 mod store_check;
 pub mod takeover;
 mod tip;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -48,12 +52,14 @@ pub use documents::{
 pub use empty_start::begins_at;
 pub use log::{AppendError, PARALLEL_UPLOADS};
 pub use names::Name;
+pub use outline::Extent;
 pub use owner::SidecarDoc;
 pub use problem::Problem;
 pub use tip::Tip;
 
+use self::kept::Kept;
 use crate::runtime::buffers::Buffers;
-use crate::store::{SharedStore, StoreError};
+use crate::store::{Listing, SharedStore, StoreError};
 use crate::wire::position::ReplId;
 
 /// Raw bytes in order, verified as far as they have come; the last item is an error unless everything was right.
@@ -65,6 +71,8 @@ pub struct Archive {
     store: SharedStore,
     /// Of what is decompressed.
     buffers: Buffers,
+    /// Of a restore: the segments that were read.
+    kept: Option<Arc<Kept>>,
 }
 
 /// What can go wrong with an archive.
@@ -181,9 +189,15 @@ impl ArchiveError {
 impl Archive {
     /// Opens the archive in `store`: [`ArchiveError::EmptyStore`] or [`ArchiveError::NotAnArchive`] when there is none.
     pub async fn open(store: SharedStore) -> Result<Self, ArchiveError> {
+        Ok(Self::open_read(store).await?.0)
+    }
+
+    /// The same, with what `archive.json` holds.
+    async fn open_read(store: SharedStore) -> Result<(Self, Bytes), ArchiveError> {
         let archive = Self {
             store,
             buffers: Buffers::default(),
+            kept: None,
         };
         let object = Name::Archive.to_string();
         let bytes = match archive.read_document(&object).await? {
@@ -207,7 +221,7 @@ impl Archive {
         if doc.kind != ARCHIVE_KIND {
             return Err(not_ours(format!("{object} says that it is `{}`", doc.kind)));
         }
-        Ok(archive)
+        Ok((archive, bytes))
     }
 
     /// Opens the archive in `store`, or makes one if the store is empty. `now_unix_ms` goes into `archive.json` then.
@@ -215,7 +229,14 @@ impl Archive {
         store: SharedStore,
         now_unix_ms: i64,
     ) -> Result<Self, ArchiveError> {
-        match Self::open(store.clone()).await {
+        Ok(Self::open_or_create_read(store, now_unix_ms).await?.0)
+    }
+
+    async fn open_or_create_read(
+        store: SharedStore,
+        now_unix_ms: i64,
+    ) -> Result<(Self, Bytes), ArchiveError> {
+        match Self::open_read(store.clone()).await {
             Err(ArchiveError::EmptyStore { .. }) => {}
             other => return other,
         }
@@ -227,12 +248,22 @@ impl Archive {
         let archive = Self {
             store: store.clone(),
             buffers: Buffers::default(),
+            kept: None,
         };
         let object = Name::Archive.to_string();
         let body = documents::to_bytes(&object, &doc)?;
         archive.create_unless_there(&object, body).await?;
         // Somebody may have been faster, and may not be us.
-        Self::open(store).await
+        Self::open_read(store).await
+    }
+
+    /// The same archive for a restore, which reads each segment several times: it is asked for once, and kept as long as this lives.
+    #[must_use]
+    pub fn keeping(&self) -> Self {
+        Self {
+            kept: Some(Arc::default()),
+            ..self.clone()
+        }
     }
 
     /// The store, for what an operator should be told.
@@ -252,7 +283,8 @@ impl Archive {
     /// Why there is no `archive.json`.
     async fn nothing_there(&self) -> ArchiveError {
         let url = self.store.url();
-        match self.store.list("", None).await.try_next().await {
+        let one = Listing::of("").pages_of(1);
+        match self.store.list_with(one).await.try_next().await {
             Err(error) => error.into(),
             Ok(None) => ArchiveError::EmptyStore { url },
             Ok(Some(object)) => ArchiveError::NotAnArchive {

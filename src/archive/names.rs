@@ -93,6 +93,22 @@ pub(super) fn claims(history: ReplId) -> String {
     format!("{HISTORIES}{history}/takeover/")
 }
 
+/// What the names of all bases of a history begin with.
+pub(super) fn bases(history: ReplId) -> String {
+    format!("{HISTORIES}{history}/base/")
+}
+
+/// What the names of all objects of a history's log begin with.
+pub(super) fn log(history: ReplId) -> String {
+    format!("{HISTORIES}{history}/log/")
+}
+
+/// The history that such a folder is of.
+pub(super) fn history_of(folder: &str) -> Option<ReplId> {
+    let id = folder.strip_prefix(HISTORIES)?.strip_suffix('/')?;
+    id.parse().ok().filter(|it: &ReplId| it.as_str() == id)
+}
+
 /// What the names of all objects of a history begin with.
 pub(super) fn prefix(history: ReplId) -> String {
     format!("{HISTORIES}{history}/")

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::{Archive, ArchiveError, DOCUMENT_LIMIT, RawStream};
 use crate::runtime;
-use crate::store::{ByteStream, ObjectMeta, StoreError};
+use crate::store::{ByteStream, Listing, ObjectMeta, StoreError};
 
 /// Pieces that are fetched before the decoder asks for them (half a MiB each from our stores).
 const FETCH_AHEAD: usize = 2;
@@ -80,9 +80,8 @@ pub(super) fn decode_stream(mut source: ByteStream, mut decoder: impl Decode) ->
     pieces.fuse().boxed()
 }
 
-/// The same without threads, for the simulation.
-#[cfg(test)]
-fn decode_here(source: ByteStream, decoder: impl Decode) -> RawStream {
+/// The same without threads, for what is short, and for the simulation.
+pub(super) fn decode_here(source: ByteStream, decoder: impl Decode) -> RawStream {
     let pieces = stream::unfold(Some((source, decoder)), |state| async move {
         let (mut source, mut decoder) = state?;
         let mut pieces: Vec<Piece> = Vec::new();
@@ -160,7 +159,8 @@ impl Archive {
 
     /// The stored size of an object that should be there.
     pub(super) async fn size_of(&self, object: &str) -> Result<u64, ArchiveError> {
-        let found: Option<ObjectMeta> = self.store.list(object, None).await.try_next().await?;
+        let one = Listing::of(object).pages_of(1);
+        let found: Option<ObjectMeta> = self.store.list_with(one).await.try_next().await?;
         match found {
             Some(found) if found.name == object => Ok(found.size),
             _ => Err(ArchiveError::Missing {

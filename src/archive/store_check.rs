@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::{Archive, ArchiveError, Name};
-use crate::store::{SharedStore, StoreError};
+use crate::store::{Listing, SharedStore, StoreError};
 
 impl Archive {
     /// Opens the archive in `store`, or makes one if the store is empty, for somebody who will write: proves that the store can
@@ -24,18 +24,16 @@ impl Archive {
     /// # Errors
     /// As [`Self::open_or_create`], and [`ArchiveError::Unfit`].
     pub async fn open_to_write(store: SharedStore, now_unix_ms: i64) -> Result<Self, ArchiveError> {
-        let archive = Self::open_or_create(store, now_unix_ms).await?;
-        archive.probe().await?;
+        let (archive, body) = Self::open_or_create_read(store, now_unix_ms).await?;
+        archive.probe(body).await?;
         Ok(archive)
     }
 
-    async fn probe(&self) -> Result<(), ArchiveError> {
+    /// `body`: what `archive.json` holds.
+    async fn probe(&self, body: Bytes) -> Result<(), ArchiveError> {
         let object = Name::Archive.to_string();
-        let body = match self.read_document(&object).await? {
-            Some(body) => body,
-            None => return Err(ArchiveError::Missing { object }),
-        };
-        let listed = self.store.list(&object, None).await.try_next().await?;
+        let one = Listing::of(&object).pages_of(1);
+        let listed = self.store.list_with(one).await.try_next().await?;
         if listed.is_none_or(|found| found.name != object || found.size != body.len() as u64) {
             return Err(self.unfit(format!("its listing does not show {object} as it is")));
         }
@@ -162,14 +160,13 @@ mod tests {
         ) -> Result<ByteStream, StoreError> {
             self.0.read(name, range).await
         }
-        async fn list(
+        async fn list_with(
             &self,
-            prefix: &str,
-            from: Option<&str>,
+            wanted: Listing<'_>,
         ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
             match self.1 {
                 Flaw::ListsNothing => stream::empty().boxed(),
-                Flaw::Overwrites | Flaw::Lies => self.0.list(prefix, from).await,
+                Flaw::Overwrites | Flaw::Lies => self.0.list_with(wanted).await,
             }
         }
         async fn delete(&self, name: &str) -> Result<(), StoreError> {

@@ -87,7 +87,7 @@ impl Commit {
         archive.commit_base(&manifest).await?;
         if is_own_key {
             // Of two that begin it, the first says what it comes after.
-            let catalog = archive.catalog().await?;
+            let catalog = archive.only(doc.id).await?;
             let stored = catalog.histories.get(&doc.id);
             ends.extend(stored.iter().flat_map(|stored| stored.doc.replaced()));
             predecessor::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
@@ -119,9 +119,17 @@ async fn join_log(
     writer: &str,
 ) -> Result<Offset, FullSyncError> {
     loop {
-        let mut catalog = archive.catalog().await?;
+        let mut catalog = archive.outline().await?;
+        archive.list_whole(&mut catalog, base.history).await?;
         if let Some(history) = catalog.histories.get_mut(&base.history) {
-            history.bases.retain(|other| other.offset != base.offset);
+            // Before another one's, ours counts: whoever goes on behind that one bridges what is between, as the other does.
+            if history
+                .bases
+                .iter()
+                .all(|other| other.offset <= base.offset)
+            {
+                history.bases.retain(|other| other.offset != base.offset);
+            }
             if history.bases.is_empty() && history.log.is_empty() && history.doc.parent.is_none() {
                 return Ok(base.offset);
             }

@@ -120,3 +120,27 @@ async fn the_manifest_comes_after_all_that_it_stands_on() {
         "{order:?} {calls:?}"
     );
 }
+
+#[tokio::test]
+async fn of_two_snapshots_without_a_log_the_earlier_one_is_bridged_to_the_later_one() {
+    let sample = Sample::new("7.0.15").await;
+    let (id, archive) = (id(1), &sample.archive);
+    sample.history(id, None).await;
+    let earlier = sample.base(id, 100, DB, 0).await;
+    let later = sample.base(id, 500, DB, 0).await;
+    // Both writers go on behind the later one, and meet before it.
+    for (base, writer) in [(&earlier, "one"), (&later, "other"), (&earlier, "one")] {
+        let goes_on = join_log(archive, base, writer).await.unwrap();
+        assert_eq!(goes_on, Offset(500), "{writer}");
+        match archive.entry(id, 101).await.unwrap() {
+            Some(Entry::Segment(header)) => {
+                assert!(header.is_gap());
+                assert_eq!(
+                    (header.meta.end, header.meta.writer),
+                    (Offset(500), "one".into())
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -23,6 +23,7 @@ pub mod log_writer;
 mod master_watch;
 mod overlap;
 mod predecessor;
+mod promoted;
 pub mod refetch;
 mod resume;
 mod session;
@@ -30,7 +31,7 @@ mod shutdown_probe;
 mod streaming;
 mod succession;
 
-pub(crate) use self::captured_server::{server_info, wants_version};
+pub(crate) use self::captured_server::wants_version;
 pub(crate) use self::session::REPLICA_VERSION;
 
 use std::sync::Arc;
@@ -60,7 +61,7 @@ pub use self::full_sync_limit::{
     FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
 };
 pub use self::master_watch::MasterWatch;
-pub(crate) use self::succession::succeeded;
+pub use self::promoted::Promoted;
 
 /// The wall clock: Unix milliseconds. Handed in, as it may jump.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -256,6 +257,10 @@ pub struct Capture {
     one_link: bool,
     /// What the clock of the server said, and when, where that matters. From there on time is measured: our clock may jump.
     server_clock: Option<(i64, Instant)>,
+    /// The server was promoted by us, and is to be followed from there.
+    promoted: Option<Promoted>,
+    /// Another one goes on from where it was.
+    refused: bool,
 }
 
 impl Capture {
@@ -290,6 +295,8 @@ impl Capture {
             full_syncs: FullSyncLimit::default(),
             one_link: false,
             server_clock: None,
+            promoted: None,
+            refused: false,
         }
     }
 

@@ -142,12 +142,17 @@ async fn read(
     end: &LogEnd,
 ) -> Result<Option<Sample>, ArchiveError> {
     let upto = end.boundary.offset;
-    let log = catalog.histories.get(&history).map(|found| &found.log);
-    let log = log.into_iter().flatten();
+    let mut log = archive
+        .last_of_log(catalog, history, SAMPLE_SEGMENTS)
+        .await?;
+    if log.first().is_some_and(|first| *first > upto.0) {
+        // The point was left long ago.
+        log = archive.last_of_log(catalog, history, usize::MAX).await?;
+    }
     let mut after = Bytes::new();
     if upto < end.end {
         // A unit that is cut: it may be sent again in full, and is longer than what is compared of it.
-        let mut following = log.clone().filter(|first| **first > upto.0);
+        let mut following = log.iter().filter(|first| **first > upto.0);
         if let Some(Entry::Segment(header)) = match following.next() {
             Some(first) => archive.entry(history, *first).await?,
             None => None,
@@ -160,7 +165,12 @@ async fn read(
     let mut bytes = Bytes::new();
     let mut begins = upto;
     let before_end = |first: &&u64| **first > upto.0;
-    for first in log.rev().skip_while(before_end).take(SAMPLE_SEGMENTS) {
+    for first in log
+        .iter()
+        .rev()
+        .skip_while(before_end)
+        .take(SAMPLE_SEGMENTS)
+    {
         let header = match archive.entry(history, *first).await? {
             Some(Entry::Segment(header)) if header.meta.end >= begins && !header.is_gap() => header,
             _ => break,

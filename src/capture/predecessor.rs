@@ -108,7 +108,7 @@ pub(super) async fn has_grown(
     archive: &Archive,
     before: &mut Previous,
 ) -> Result<bool, ArchiveError> {
-    let catalog = archive.catalog().await?;
+    let catalog = archive.only(before.at.history).await?;
     match archive.log_end(&catalog, before.at.history).await {
         Ok(end) if end.end > before.end => {
             before.end = end.end;

@@ -34,7 +34,7 @@ pub async fn new_base(
     let mut link = Link::connect_for_snapshot(source, version).await?;
     let at = match link.next().await? {
         Event::FullResync(at) => Position {
-            history: archive.catalog().await?.aliases().key(at.history),
+            history: archive.outline().await?.aliases().key(at.history),
             ..at
         },
         event => return Err(out_of_place(&event)),

@@ -4,12 +4,12 @@ use super::overlap::Sample;
 use super::predecessor::{self, Previous};
 use crate::archive::{Aliases, Archive, ArchiveError, Catalog, LogEnd, Tip};
 use crate::link::replication_info::Facts;
-use crate::wire::position::{Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// What the store knows of a server's history.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Everything in the store.
+    /// What the store holds of it, and the documents of all histories.
     pub catalog: Catalog,
     /// What servers call the histories that have a key of their own.
     pub aliases: Aliases,
@@ -51,11 +51,19 @@ pub(super) async fn find(
     service: &str,
     said: Option<&Facts>,
 ) -> Result<Known, ArchiveError> {
-    let catalog = archive.catalog().await?;
+    let mut catalog = archive.outline().await?;
     let aliases = catalog.aliases();
     let facts = said.map(|facts| facts.named(|id| aliases.key(id)));
     let facts = facts.as_ref();
     let latest = catalog.latest(Some(service)).unwrap_or_default();
+    if let Some(facts) = facts {
+        let ids = [facts.replid, facts.replid2.map(|(id, _)| id)];
+        for id in ids.into_iter().flatten() {
+            if catalog.histories.contains_key(&id) {
+                load(archive, &mut catalog, id).await?;
+            }
+        }
+    }
     let own = |id: &ReplId| {
         catalog
             .histories
@@ -127,6 +135,14 @@ async fn with_last_mark(
         end.last_mark = of_parent.and_then(|of_parent| of_parent.last_mark);
     }
     Ok(end)
+}
+
+/// Lists the newest base of a lineage, and the log after it, as far as there is one.
+async fn load(archive: &Archive, catalog: &mut Catalog, id: ReplId) -> Result<(), ArchiveError> {
+    match archive.load(catalog, id, Offset(u64::MAX)).await {
+        Err(ArchiveError::Cycle { .. } | ArchiveError::UnknownHistory { .. }) => Ok(()),
+        loaded => loaded,
+    }
 }
 
 /// A server that was promoted, and had not received all that is stored of its old history, goes on from the point that it has.

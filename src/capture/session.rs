@@ -36,7 +36,7 @@ pub(super) struct Origin {
     pub(super) boundary: Boundary,
     pub(super) stored: Offset,
     pub(super) last_mark_ms: i64,
-    sealed: Option<SealHeader>,
+    pub(super) sealed: Option<SealHeader>,
     /// Before it, in the store.
     unbridged: Option<Gap>,
     /// The end of it, to be sent once more, and compared.
@@ -147,15 +147,21 @@ impl Capture {
             // The store is to say where to go on, so it has to have everything.
             unless_stopped(shutdown, self.drain()).await??;
         }
-        let known = match &self.log {
-            Some(log) if log.is_of_use() && !once => None,
-            _ => {
+        let promoted = self.known_of_promoted(facts.as_ref());
+        let is_promoted = promoted.is_some();
+        let known = match (promoted, &self.log) {
+            (Some(promoted), _) => {
+                self.log = None;
+                Some(promoted)
+            }
+            (None, Some(log)) if log.is_of_use() && !once => None,
+            (None, _) => {
                 self.log = None;
                 let find = resume::find(&self.archive, &self.service, said.as_ref());
                 Some(unless_stopped(shutdown, find).await??)
             }
         };
-        if let Some(known) = &known {
+        if let Some(known) = known.as_ref().filter(|_| !is_promoted) {
             self.before = known.before.clone();
             self.aliases = known.aliases.clone();
             facts = said.as_ref().map(|facts| self.named(facts));
@@ -216,10 +222,15 @@ impl Capture {
                 achieved.continued = true;
                 let id = id.map(|id| self.aliases.key(id));
                 let continued = self.continued(from, id, facts.as_ref());
-                unless_stopped(shutdown, continued).await??;
+                let continued = unless_stopped(shutdown, continued).await?;
+                let is_refused = matches!(continued, Err(SessionEnd::Superseded { .. }));
+                self.refused = is_promoted && is_refused;
+                continued?;
+                self.promoted = None;
                 (None, FeedLink::here(link))
             }
             (Event::FullResync(at), from) => {
+                self.promoted = None;
                 achieved.full_sync_begun = true;
                 let tally = self.status.full_sync_begun();
                 let wait = self.full_syncs.wait(Instant::now());
@@ -493,7 +504,7 @@ impl Capture {
 
     /// There is no use in receiving a snapshot of a history that was sealed.
     async fn check_unsealed(&self, known: &Known, id: ReplId) -> Result<(), SessionEnd> {
-        if !known.catalog.is_restorable(id) {
+        if !known.catalog.histories.contains_key(&id) {
             return Ok(());
         }
         match self.archive.log_end(&known.catalog, id).await {

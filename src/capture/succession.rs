@@ -4,7 +4,7 @@ use super::captured_server::server_info;
 use super::session::Origin;
 use super::{Capture, SessionEnd, log_writer, predecessor};
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
-use crate::archive::{ArchiveError, FORMAT, HistoryDoc, Parent, ServerInfo};
+use crate::archive::{Archive, ArchiveError, Catalog, FORMAT, HistoryDoc, Parent, ServerInfo};
 use crate::link::replication_info::Facts;
 use crate::wire::position::{Position, ReplId};
 
@@ -51,8 +51,16 @@ impl Capture {
         }
         let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
         let (id_before, now) = (from.history, (self.clock)());
-        let sealed =
-            log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now).await?;
+        let sealed = match &from.sealed {
+            Some(seal) => Position {
+                history: id_before,
+                offset: seal.start,
+            },
+            None => {
+                log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now)
+                    .await?
+            }
+        };
         let parent = Parent {
             history: from.history,
             offset: from.boundary.offset,
@@ -68,7 +76,7 @@ impl Capture {
                 SuccessionError::Archive(error) => error.into(),
             })?;
         // Another listener of the same feed may have been here before us, at another offset.
-        let catalog = self.archive.catalog().await?;
+        let catalog = self.archive.only(id).await?;
         let end = self.archive.log_end(&catalog, id).await?;
         if end.sealed.is_some() || end.boundary.offset < from.boundary.offset {
             return Err(SessionEnd::StartOver(format!(
@@ -83,14 +91,17 @@ impl Capture {
         Ok(())
     }
 
-    /// Looks what a history that begins now comes after.
+    /// Looks what a history that begins now comes after, by what `catalog` knows.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    pub async fn look_before(&mut self) -> Result<(), ArchiveError> {
-        let catalog = self.archive.catalog().await?;
+    pub async fn look_before(
+        &mut self,
+        archive: &Archive,
+        catalog: &Catalog,
+    ) -> Result<(), ArchiveError> {
         self.aliases = catalog.aliases();
-        self.before = predecessor::find(&self.archive, &catalog, &self.service).await?;
+        self.before = predecessor::find(archive, catalog, &self.service).await?;
         Ok(())
     }
 
@@ -146,7 +157,7 @@ impl Capture {
 }
 
 /// Another server goes on from where this one does: a sidecar has restored it from the same history.
-pub(crate) fn succeeded(sealed: Position, other: &SuccessorDoc) -> SessionEnd {
+pub(super) fn succeeded(sealed: Position, other: &SuccessorDoc) -> SessionEnd {
     SessionEnd::Superseded {
         at: sealed,
         reason: format!(

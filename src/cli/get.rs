@@ -132,7 +132,7 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let key = &args.key()?;
     let when = args.point.when(unix_ms_now())?;
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.gcs).await?.keeping();
     let history = args.point.history;
     if args.changes {
         let mut shown: Result<(), Failure> = Ok(());

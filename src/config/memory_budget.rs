@@ -17,10 +17,11 @@ const MOST_UNASKED: usize = 1 << 30;
 /// The program's own data, its threads, connections, TLS, the page tables.
 const PROGRAM: usize = 16 << 20;
 /// A base on its way to the store (6 MiB, and up to 24 MiB of parts with a store on the network), one that is read back, a segment
-/// read ahead. A segment that is stored takes as much again as it has bytes: [`Wanted::segment_size`].
-const OBJECTS: usize = 32 << 20;
-/// The list of what the store holds, and the headers of the log that a base is made of: some 300 bytes a segment.
-const PLANS: usize = 8 << 20;
+/// read ahead. A segment that is stored takes as much again as it has bytes: [`Wanted::segment_size`]. While a Redis is restored:
+/// the segments that are read for that.
+pub const OBJECTS: usize = 32 << 20;
+/// The list of what the store holds, and the headers of the log that a base is made of: some 400 bytes a segment.
+pub const PLANS: usize = 8 << 20;
 /// Of the whole: what the allocator keeps, and what the accounts of the others miss.
 const MARGIN_DIVISOR: usize = 8;
 /// Of what is left, so many fifths are for the feed.

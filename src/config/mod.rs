@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
-pub use memory_budget::{Budget, DEFAULT_BUDGET, Shares, Wanted, least_feed};
+pub use memory_budget::{Budget, DEFAULT_BUDGET, OBJECTS, PLANS, Shares, Wanted, least_feed};
 pub use parse::{HttpAddr, Size, in_flags, parse_addr, parse_duration, parse_size, redact};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use server_name::{DEFAULT_NAME, name_of_pod, parse_name};

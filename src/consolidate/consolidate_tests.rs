@@ -221,3 +221,34 @@ async fn a_function_command_that_cannot_be_applied_stops_it_there() {
     let report = consolidated(&["FUNCTION FLUSH", "SET a 1"]).await.unwrap();
     assert_eq!((report.keys, report.stopped), (3, None));
 }
+
+#[tokio::test]
+async fn a_log_of_many_segments_is_taken_in_parts() {
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(1), None).await;
+    sample.base(id(1), 100, 3, 0).await;
+    let mut at = Boundary {
+        offset: Offset(100),
+        db: 3,
+    };
+    // The middle one stands for the log of a child.
+    for (history, segments) in [(id(1), PART + 3), (id(2), PART / 2), (id(3), PART * 2)] {
+        if history != id(1) {
+            let parent = (id(if history == id(2) { 1 } else { 2 }), at.offset.0);
+            sample.history(history, Some(parent)).await;
+        }
+        for n in 0..segments {
+            let log = feed(&[&format!("SET n:{n} {}", at.offset)]);
+            sample.log(history, at, &log, &[]).await;
+            at.offset = at.offset.plus(log.len() as u64);
+        }
+    }
+    let request = request();
+    let report = consolidate(&sample.archive, &request, &()).await.unwrap();
+    // 3.56 parts.
+    assert_eq!((report.bases, report.to.offset), (4, at.offset));
+    assert_eq!(report.to.history, id(3));
+    assert_eq!(report.keys, 2 + 2 * PART as u64);
+    let (base, behind) = newest_base(&sample.archive, &request).await.unwrap();
+    assert_eq!((base.position(), behind), (report.to, 0));
+}

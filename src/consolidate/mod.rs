@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
+use crate::config::PLANS;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
 use crate::recovery;
 use crate::recovery::{BadBases, Plan, Progress, RecoveryError, Stage, When};
@@ -26,6 +27,8 @@ pub use server_values::{consolidate_given, lost_keys};
 
 /// Tries of a stage, each with less of the log: as often can a log be cut in half, and a few more for commands that are refused.
 const TRIES: u32 = 50;
+/// Segments that a stage takes at most, of which each takes some 400 bytes of a plan.
+const PART: usize = if cfg!(test) { 50 } else { PLANS / 400 };
 /// Stages of a consolidation. Each leaves a base: so many would fill a store with copies of the data set.
 const STAGES: u64 = if cfg!(test) { 120 } else { 1000 };
 
@@ -178,15 +181,22 @@ impl ConsolidateError {
     }
 }
 
-/// The base that a consolidation of what `request` names would begin with.
+/// The base that a consolidation of what `request` names would begin with, and how many segments stand behind it. It is told by their
+/// names: none of them is read.
 ///
 /// # Errors
 /// [`ConsolidateError::Restore`].
 pub async fn newest_base(
     archive: &Archive,
     request: &Request,
-) -> Result<BaseManifest, ConsolidateError> {
-    Ok(plan(archive, request).await?.base)
+) -> Result<(BaseManifest, usize), ConsolidateError> {
+    let service = request.service.as_deref();
+    let looked = recovery::look(archive, request.history, service, request.when).await;
+    let (catalog, history) = looked?;
+    match catalog.newest_base(history) {
+        Some((base, segments)) => Ok((base.clone(), segments)),
+        None => Err(ArchiveError::NothingStored { id: history }.into()),
+    }
 }
 
 /// Makes the base at the end of what `request` names, in as many stages as its memory limit asks for.
@@ -224,7 +234,7 @@ async fn stages(
 ) -> Result<Report, ConsolidateError> {
     let mut report: Option<Report> = None;
     loop {
-        let plan = plan(archive, request).await?;
+        let (plan, has_more) = part(archive, request).await?;
         let base = plan.base.position();
         let report = report.get_or_insert_with(|| Report::begin(&plan.base));
         if let Some(reached) = reached.replace(base)
@@ -243,12 +253,18 @@ async fn stages(
         if let Worth::Writes {
             base_bytes_for_each,
         } = request.worth
+            && !has_more
             && plan.bytes_log().saturating_mul(base_bytes_for_each) < plan.bytes_base()
         {
             report.now(&plan.base);
             return Ok(report.clone());
         }
-        let Some(stage) = stage(archive, &plan, request, progress).await? else {
+        let mut wanted = request.clone();
+        if has_more {
+            // What is not worth a base by itself may be with what follows.
+            wanted.worth = Worth::AnyLog;
+        }
+        let Some(stage) = stage(archive, &plan, &wanted, progress).await? else {
             report.now(&plan.base);
             return Ok(report.clone());
         };
@@ -259,6 +275,7 @@ async fn stages(
             return Err(ConsolidateError::Stuck { base, what });
         }
         match stage.stop {
+            None if has_more => {}
             None => return Ok(report.clone()),
             Some(stop @ Stop::Command { .. }) => {
                 report.stopped = Some(stop.to_string());
@@ -269,10 +286,29 @@ async fn stages(
     }
 }
 
-async fn plan(archive: &Archive, request: &Request) -> Result<Plan, ConsolidateError> {
-    let catalog = archive.catalog().await.map_err(RecoveryError::from)?;
+/// The plan of the next stage, and whether there is more log behind it: of a long log, it takes no more than fits into the memory for
+/// plans.
+async fn part(archive: &Archive, request: &Request) -> Result<(Plan, bool), ConsolidateError> {
     let service = request.service.as_deref();
-    let history = recovery::choose(archive, &catalog, request.history, service)?;
+    let looked = recovery::look(archive, request.history, service, request.when).await;
+    let (catalog, history) = looked?;
+    let upto = catalog.log_after(history, PART);
+    if let Some(upto) = upto.filter(|_| request.when == When::Latest) {
+        let when = When::Offset(upto.0);
+        let mut plan = recovery::plan(archive, &catalog, history, when, &BadBases::new()).await?;
+        // A command may be longer than that.
+        if plan.bytes_log() > 0 {
+            plan.set_relative_ttls(true);
+            return Ok((plan, true));
+        }
+    }
+    Ok((plan(archive, request).await?, false))
+}
+
+async fn plan(archive: &Archive, request: &Request) -> Result<Plan, ConsolidateError> {
+    let service = request.service.as_deref();
+    let looked = recovery::look(archive, request.history, service, request.when).await;
+    let (catalog, history) = looked?;
     let none_bad = BadBases::new();
     let mut plan = recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
     // Only the commands tell, and they are made absolute where they are.

@@ -21,12 +21,14 @@ use crate::link::sentinel::Finder;
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::{BLOCKING_READERS, When};
 use crate::store::{self, LISTINGS};
-use crate::wire::position::Position;
+use crate::wire::position::{Position, ReplId};
 
 /// Between two looks at how much log there is, which costs nothing.
 const LOOK: Duration = Duration::from_secs(5);
 /// A log below this is not worth a base before its time, however small the base is.
 const LOG_MIN: u64 = 64 << 20;
+/// A base is also made when so many segments stand behind the last one, however short they are: a boot asks for each of them.
+const SEGMENTS_MAX: u64 = 10_000;
 /// By time alone, a base is made when the log has at least a hundredth of its size: a base of 10 GB is not written again
 /// for one write an hour.
 const BY_TIME: Worth = Worth::Writes {
@@ -127,7 +129,7 @@ impl Upkeep {
             let Some(stored) = self.status.stored_position() else {
                 continue;
             };
-            let is_of = |base: &Known| base.at.history == stored.history;
+            let is_of = |base: &Known| base.of == stored.history;
             if !base.as_ref().is_some_and(is_of) {
                 // It was for another one.
                 refetches.owed = None;
@@ -150,11 +152,17 @@ impl Upkeep {
             }
             let grown = base
                 .as_ref()
-                .is_some_and(|base| base.is_outgrown(stored, self.config.share));
+                .is_some_and(|base| base.is_outgrown(stored, self.config.share, self.segments()));
             let begun = Instant::now();
             let Some(worth) = pace.due(begun, grown) else {
                 continue;
             };
+            if worth == BY_TIME && base.as_ref().is_some_and(|base| !base.is_worth(stored)) {
+                // Two offsets tell that: nothing is asked of the store.
+                pace.made(begun, begun);
+                continue;
+            }
+            let segments = self.segments();
             let made = self.consolidate(stored, worth).await;
             pace.made(begun, Instant::now());
             match made {
@@ -162,8 +170,10 @@ impl Upkeep {
                     pause = LOOK;
                     refetches.owed.clone_from(&report.stopped);
                     base = Some(Known {
+                        of: stored.history,
                         at: report.to,
                         raw_bytes: report.raw_bytes,
+                        segments,
                     });
                     self.made(&report);
                     if let Some(stopped) = &report.stopped {
@@ -186,10 +196,20 @@ impl Upkeep {
     /// The one that the capture went on from.
     async fn newest_base(&self, stored: Position) -> Option<Known> {
         let archive = self.archive().await.ok()?;
-        let base = newest_base(&archive, &self.request(stored, BY_TIME))
+        let now = self.segments();
+        let (base, behind) = newest_base(&archive, &self.request(stored, BY_TIME))
             .await
             .ok()?;
-        Some(Known::of(&base))
+        Some(Known {
+            of: stored.history,
+            segments: now.wrapping_sub(behind as u64),
+            ..Known::of(&base, now)
+        })
+    }
+
+    /// Segments that were stored by this process.
+    fn segments(&self) -> u64 {
+        self.status.metrics().segments_stored.get()
     }
 
     async fn archive(&self) -> Result<Archive, ArchiveError> {
@@ -292,8 +312,10 @@ impl Upkeep {
         );
         self.made(&report);
         Ok(Some(Known {
+            of: stored.history,
             at: report.to,
             raw_bytes: report.raw_bytes,
+            segments: self.segments(),
         }))
     }
 
@@ -334,7 +356,7 @@ impl Upkeep {
             Ok(base) => {
                 tracing::info!(base = %base.position(), "a new base was received");
                 self.status.based(base.position());
-                Some(Known::of(&base))
+                Some(Known::of(&base, self.segments()))
             }
             Err(error) => {
                 tracing::warn!("no new base could be received: {error}");
@@ -431,22 +453,50 @@ impl Pace {
 
 /// The newest base, as far as is known here.
 struct Known {
+    /// The history that it is the base of. It may stand in an earlier one of its lineage.
+    of: ReplId,
     at: Position,
     raw_bytes: u64,
+    /// How many segments had been stored when it had none behind it. (Less than none, if those of another process stand there:
+    /// `u64` wraps around for them as well.)
+    segments: u64,
 }
 
 impl Known {
-    fn of(base: &BaseManifest) -> Self {
+    fn of(base: &BaseManifest, segments: u64) -> Self {
         Self {
+            of: base.history,
             at: base.position(),
             raw_bytes: base.raw_bytes,
+            segments,
         }
     }
 
-    fn is_outgrown(&self, stored: Position, share: u32) -> bool {
+    /// Bytes of log behind it.
+    fn log(&self, stored: Position) -> u64 {
+        match stored.history == self.of && stored.offset >= self.at.offset {
+            true => stored.offset.since(self.at.offset),
+            false => 0,
+        }
+    }
+
+    /// `segments`: how many have been stored by now.
+    fn is_outgrown(&self, stored: Position, share: u32, segments: u64) -> bool {
         let allowed = (self.raw_bytes / 100).saturating_mul(share.into());
-        stored.history == self.at.history
-            && stored.offset.since(self.at.offset) >= allowed.max(LOG_MIN)
+        let log = self.log(stored);
+        log >= allowed.max(LOG_MIN)
+            || (log > 0 && segments.wrapping_sub(self.segments) >= SEGMENTS_MAX)
+    }
+
+    /// Is a base worth its bytes by time alone ([`BY_TIME`])?
+    fn is_worth(&self, stored: Position) -> bool {
+        let Worth::Writes {
+            base_bytes_for_each,
+        } = BY_TIME
+        else {
+            return true;
+        };
+        self.log(stored).saturating_mul(base_bytes_for_each) >= self.raw_bytes
     }
 }
 
@@ -500,6 +550,34 @@ mod tests {
         refetches.ended(now, false);
         assert_eq!(refetches.left(now), Some(REFETCH_AGAIN));
         assert!(refetches.is_due(now + REFETCH_AGAIN));
+    }
+
+    #[test]
+    fn two_offsets_and_a_count_tell_whether_a_base_is_worth_it() {
+        use crate::wire::position::Offset;
+        let (of, other) = (ReplId::from_random([1; 20]), ReplId::from_random([2; 20]));
+        let at = |history, offset| Position {
+            history,
+            offset: Offset(offset),
+        };
+        // It stands in the history before, and 40 segments of that, and of this one before this process, behind it.
+        let base = Known {
+            of,
+            at: at(other, 1000),
+            raw_bytes: 50_000,
+            segments: 0_u64.wrapping_sub(40),
+        };
+        for (stored, worth) in [(1499, false), (1500, true), (1000, false), (900, false)] {
+            assert_eq!(base.is_worth(at(of, stored)), worth, "{stored}");
+        }
+        let grown = |stored, segments| base.is_outgrown(at(of, stored), 50, segments);
+        assert!(!grown(2000, SEGMENTS_MAX - 41));
+        assert!(grown(2000, SEGMENTS_MAX - 40));
+        assert!(grown(1000 + LOG_MIN, 1));
+        assert!(
+            !base.is_outgrown(at(other, 2000), 50, SEGMENTS_MAX),
+            "of another"
+        );
     }
 
     #[test]

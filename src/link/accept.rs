@@ -40,7 +40,7 @@ pub enum AcceptError {
 
 /// A port that replicas connect to.
 #[derive(Debug)]
-pub enum Listener {
+pub enum ListeningSocket {
     /// Of the system.
     Tcp(TcpListener),
     /// In the simulation.
@@ -48,7 +48,7 @@ pub enum Listener {
     Simulated(simulated::Port),
 }
 
-impl Listener {
+impl ListeningSocket {
     /// Opens the port.
     ///
     /// # Errors

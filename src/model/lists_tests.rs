@@ -231,11 +231,29 @@ fn nodes_without_elements_are_passed_over() {
     };
     let ziplist = b"\x0b\x0b\0\0\0\x0a\0\0\0\0\0\xff";
     let full = b"\x0e\x0e\0\0\0\x0a\0\0\0\x01\0\0\x01a\xff";
-    assert_eq!(read(ZIPLISTS, &[&[2], &ziplist[..], full].concat()), [b"a"]);
-    assert!(read(ZIPLISTS, &[&[1], &ziplist[..]].concat()).is_empty());
+    assert_eq!(
+        read(
+            value_type::LIST_QUICKLIST,
+            &[&[2], &ziplist[..], full].concat()
+        ),
+        [b"a"]
+    );
+    assert!(read(value_type::LIST_QUICKLIST, &[&[1], &ziplist[..]].concat()).is_empty());
     let listpack = b"\x02\x07\x07\0\0\0\0\0\xff";
     let one = b"\x01\x01b";
-    assert_eq!(read(NODES, &[&[2], &listpack[..], one].concat()), [b"b"]);
-    assert!(read(NODES, &[&[1], &listpack[..]].concat()).is_empty());
-    assert!(read(NODES, &[0]).is_empty());
+    assert_eq!(
+        read(
+            value_type::LIST_QUICKLIST_2,
+            &[&[2], &listpack[..], one].concat()
+        ),
+        [b"b"]
+    );
+    assert!(
+        read(
+            value_type::LIST_QUICKLIST_2,
+            &[&[1], &listpack[..]].concat()
+        )
+        .is_empty()
+    );
+    assert!(read(value_type::LIST_QUICKLIST_2, &[0]).is_empty());
 }

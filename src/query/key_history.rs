@@ -105,7 +105,7 @@ pub async fn plan_of(
     history: Option<ReplId>,
     when: When,
 ) -> Result<Plan, RecoveryError> {
-    let (catalog, history) = chosen(archive, history).await?;
+    let (catalog, history) = recovery::look(archive, history, None, when).await?;
     let mut plan = recovery::plan(archive, &catalog, history, when, &BadBases::new()).await?;
     // Only the commands tell, and they are made absolute where they are.
     plan.set_relative_ttls(true);

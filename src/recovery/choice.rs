@@ -1,12 +1,37 @@
 //! Which history is meant, and the plan for a point of it that is known to be sound.
 
-use crate::archive::{Archive, Catalog};
+use crate::archive::{Archive, ArchiveError, Catalog};
 use crate::recovery::check::{self, Checked, check};
 use crate::recovery::error::RecoveryError;
 use crate::recovery::plan::{self, BadBases, Plan, Usable};
 use crate::recovery::progress::Progress;
 use crate::recovery::target::When;
 use crate::wire::position::{Offset, Position, ReplId};
+
+/// What a restore to `when` needs of the archive, and the history that is meant ([`choose`]).
+///
+/// # Errors
+/// As [`choose`], and of the store.
+pub async fn look(
+    archive: &Archive,
+    named: Option<ReplId>,
+    service: Option<&str>,
+    when: When,
+) -> Result<(Catalog, ReplId), RecoveryError> {
+    let mut catalog = archive.outline().await?;
+    let history = choose(archive, &catalog, named, service)?;
+    match when {
+        When::Latest => {
+            archive
+                .load(&mut catalog, history, Offset(u64::MAX))
+                .await?
+        }
+        When::Offset(offset) => archive.load(&mut catalog, history, Offset(offset)).await?,
+        // A time is looked for in all of the log.
+        When::AtUnixMs(_) => catalog = archive.whole_line(&catalog, history).await?,
+    }
+    Ok((catalog, history))
+}
 
 /// Makes the plan for `when` on `history`, without the bases in `bad`.
 ///
@@ -42,6 +67,29 @@ pub async fn plan_from(
 }
 
 async fn plan_with(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: ReplId,
+    when: When,
+    usable: Usable<'_>,
+) -> Result<Plan, RecoveryError> {
+    if !catalog.is_partial(history) {
+        return plan_of(archive, catalog, history, when, usable).await;
+    }
+    let by_newest = usable.bad.is_empty() && usable.upto.is_none();
+    if by_newest && !matches!(when, When::AtUnixMs(_)) {
+        let planned = plan_of(archive, catalog, history, when, usable).await;
+        match planned {
+            Err(RecoveryError::Archive(ArchiveError::Store(_))) | Ok(_) => return planned,
+            // What there is no way to by the newest base is looked for in all that there is.
+            Err(_) => {}
+        }
+    }
+    let whole = archive.whole_line(catalog, history).await?;
+    plan_of(archive, &whole, history, when, usable).await
+}
+
+async fn plan_of(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
@@ -93,7 +141,7 @@ pub async fn sound(
                     return Err(error);
                 }
                 tracing::warn!(%error, "this snapshot cannot be used; looking for an older one");
-                let catalog = archive.catalog().await?;
+                let catalog = archive.outline().await?;
                 plan = self::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
             }
         }

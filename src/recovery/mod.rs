@@ -22,7 +22,7 @@ pub(crate) mod target;
 pub(crate) mod testing;
 
 pub use check::{Checked, check};
-pub use choice::{choose, plan, plan_from, sound};
+pub use choice::{choose, look, plan, plan_from, sound};
 pub use content::{BLOCKING_READERS, Content, LogForm, log, snapshot, source};
 pub use error::{ClockWentBack, RecoveryError};
 pub use expected_keys::{Count, Expected};

@@ -328,8 +328,10 @@ impl Planner<'_> {
                     let has_marks = walk.marks <= MARKS_KEPT;
                     if !has_marks {
                         header.meta.marks = Vec::new();
-                        header.meta.writer = String::new();
                     }
+                    // A long log has millions of them.
+                    header.meta.marks.shrink_to_fit();
+                    header.meta.writer = String::new();
                     let upto = header.meta.end.min(limit);
                     let after = walk.reached;
                     walk.reached = upto;

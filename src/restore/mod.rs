@@ -17,7 +17,7 @@ mod proof;
 mod report;
 mod server;
 
-use crate::recovery::{BadBases, Checked, Count, Plan, Progress, When, choose, sound};
+use crate::recovery::{BadBases, Checked, Count, Plan, Progress, When, look, sound};
 pub use error::RestoreError;
 pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
@@ -76,13 +76,9 @@ pub async fn restore(
     request: &Request,
     progress: &dyn Progress,
 ) -> Result<Report, RestoreError> {
-    let catalog = archive.catalog().await?;
-    let history = choose(
-        archive,
-        &catalog,
-        request.history,
-        request.service.as_deref(),
-    )?;
+    let archive = &archive.keeping();
+    let service = request.service.as_deref();
+    let (catalog, history) = look(archive, request.history, service, request.when).await?;
     let none_bad = BadBases::new();
     let plan = crate::recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
@@ -118,7 +114,9 @@ pub async fn restore(
         // Last of all, as it ends the work of a writer that is still alive.
         lease = Some(take_lease(archive, history, request, server.as_ref()).await?);
         let why = format!("continued on {}", request.target);
-        let sealed = seal(archive, history, &why, &request.writer, request.now_unix_ms).await?;
+        let mut known = catalog.clone();
+        let now = request.now_unix_ms;
+        let sealed = seal(archive, &mut known, history, &why, &request.writer, now).await?;
         master::may_continue(&sealed, history)?;
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
@@ -273,12 +271,14 @@ async fn write(
 const SEAL_TRIES: usize = 1000;
 
 /// Seals the log of `history` where it ends, so that nothing that is stored later can be missing from a restore, and makes the
-/// plan that ends there. A writer that is still alive finds the seal and stops.
+/// plan that ends there. A writer that is still alive finds the seal and stops. `catalog` is what was known of it before: of the
+/// store nothing is asked but what came since.
 ///
 /// # Errors
 /// As [`plan`] does.
 pub async fn seal(
     archive: &Archive,
+    catalog: &mut Catalog,
     history: ReplId,
     reason: &str,
     writer: &str,
@@ -286,10 +286,10 @@ pub async fn seal(
 ) -> Result<Plan, RestoreError> {
     let mut last_taken = None;
     for _ in 0..SEAL_TRIES {
-        let (catalog, _) = archive.bridged(history, writer).await?;
-        let plan =
-            crate::recovery::plan(archive, &catalog, history, When::Latest, &BadBases::new())
-                .await?;
+        archive.refresh(catalog, history).await?;
+        archive.bridged(catalog, history, writer).await?;
+        let plan = crate::recovery::plan(archive, catalog, history, When::Latest, &BadBases::new())
+            .await?;
         let Some(end) = plan.stored_end else {
             let reason = "where its log ends cannot be told".to_owned();
             return Err(RestoreError::CannotContinue { history, reason });

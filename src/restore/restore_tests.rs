@@ -282,7 +282,16 @@ async fn a_base_that_appears_before_a_log_is_sealed_does_not_move_the_seal() {
         sample.store.hide(name, 1);
     }
     let archive = &sample.archive;
-    let plan = seal(archive, id(1), "test", "test", 7).await.unwrap();
+    let plan = seal(
+        archive,
+        &mut archive.catalog().await.unwrap(),
+        id(1),
+        "test",
+        "test",
+        7,
+    )
+    .await
+    .unwrap();
     // Whoever goes on storing after what is there meets it.
     let met = archive.entry(id(1), end + 1).await.unwrap();
     let is_met = match met {
@@ -297,14 +306,28 @@ async fn a_base_that_appears_before_a_log_is_sealed_does_not_move_the_seal() {
 async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
     let sample = sample("7.0.15", &LOG).await;
     let end = Offset(1000 + feed(&LOG).len() as u64);
-    let plan = seal(&sample.archive, id(1), "test", "test", 7)
-        .await
-        .unwrap();
+    let plan = seal(
+        &sample.archive,
+        &mut sample.archive.catalog().await.unwrap(),
+        id(1),
+        "test",
+        "test",
+        7,
+    )
+    .await
+    .unwrap();
     assert_eq!(plan.end.offset, end);
     // The seal stands: a second one is no error, and a writer that is still alive finds it.
-    seal(&sample.archive, id(1), "test", "another", 8)
-        .await
-        .unwrap();
+    seal(
+        &sample.archive,
+        &mut sample.archive.catalog().await.unwrap(),
+        id(1),
+        "test",
+        "another",
+        8,
+    )
+    .await
+    .unwrap();
     let entry = sample
         .archive
         .entry(id(1), end.next_byte())

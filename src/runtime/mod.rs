@@ -40,6 +40,15 @@ pub(crate) fn spawn_blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
 }
 
+/// Are there no disk and no threads?
+pub(crate) fn is_simulated() -> bool {
+    #[cfg(test)]
+    if simulated::is_on() {
+        return true;
+    }
+    false
+}
+
 /// Any number.
 pub(crate) fn random() -> u64 {
     #[cfg(test)]

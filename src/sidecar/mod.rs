@@ -35,7 +35,7 @@ use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
 use crate::service::{
     Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
-use crate::wire::position::{Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 use self::behind::Judged;
 use self::decision::{Claim, Tip};
@@ -263,6 +263,14 @@ async fn promote_if_replica(config: &SidecarConfig) -> Result<bool, ControlError
     }
 }
 
+/// What the store can give a Redis.
+struct Found {
+    /// With what was read of it.
+    archive: Archive,
+    catalog: Catalog,
+    tip: Tip,
+}
+
 struct Sidecar {
     /// The fresh id under which Redis was served last: what it has is ours, though the store does not know the id.
     forked: Option<ReplId>,
@@ -335,6 +343,11 @@ impl Sidecar {
                 );
                 self.capture.accept(facts.replid);
             }
+            Role::Master | Role::Unknown if self.capture.has_promoted(&facts) => {
+                // It has just been given everything.
+                self.capture.accept(None);
+                self.status.promoted(true);
+            }
             Role::Master | Role::Unknown => {
                 match (self.judge(&facts, shutdown).await?, self.config.when_behind) {
                     (decision::Master::Restore, _)
@@ -365,6 +378,8 @@ impl Sidecar {
         // Only a second seal in a row says that the server itself still is in the sealed history.
         if !matches!(ended, SessionEnd::Superseded { .. }) {
             self.superseded = false;
+        } else if self.capture.is_refused() {
+            self.superseded = true;
         }
         self.status.promoted(false);
         if let SessionEnd::Tiny { at, found } = ended {
@@ -414,10 +429,11 @@ impl Sidecar {
                 "some of what the last Redis had sent went with the spool, and that Redis is gone; it was not acknowledged as stored"
             );
         }
-        let tip = self.tip().await?;
-        let aliases = tip.as_ref().map(|(catalog, _)| catalog.aliases());
+        // What is read now is what the restore reads, and what the capture goes on from.
+        let archive = self.capture.archive().keeping();
+        let found = self.tip_in(&archive).await?;
+        let aliases = found.as_ref().map(|(catalog, _)| catalog.aliases());
         let aliases = aliases.unwrap_or_default();
-        let tip = tip.map(|(_, tip)| tip);
         self.status.phase(
             Phase::WaitingForRedis,
             "Redis is our replica: waiting for it to ask for its data",
@@ -451,15 +467,25 @@ impl Sidecar {
         let is_ours = claim.is_some_and(|claim| Some(claim.id) == self.forked);
         let keys = if is_ours { 0 } else { keys };
         let before = Before::of(&now);
-        let given_up = self.is_given_up(&now, claim, tip.as_ref());
-        let replica = decision::replica(keys, claim, now.replid2, given_up, tip.as_ref());
-        match (replica, tip) {
-            (decision::Replica::Serve, Some(tip)) => {
-                self.restore(control, &before, waiting, &tip).await
+        let tip = found.as_ref().map(|(_, tip)| tip);
+        let given_up = self.is_given_up(&now, claim, tip);
+        let replica = decision::replica(keys, claim, now.replid2, given_up, tip);
+        let with = |(catalog, tip)| Found {
+            archive: archive.clone(),
+            catalog,
+            tip,
+        };
+        match (replica, found) {
+            (decision::Replica::Serve, Some(found)) => {
+                self.restore(control, &before, waiting, with(found)).await
             }
             (decision::Replica::Promote(_), None) if empty_start::is_blank(&now) => {
                 match self.begin(&now).await? {
-                    Some(tip) => self.restore(control, &before, waiting, &tip).await,
+                    Some(tip) => {
+                        let catalog = archive.only(tip.end.history).await?;
+                        self.restore(control, &before, waiting, with((catalog, tip)))
+                            .await
+                    }
                     // Redis comes again, and is given what that one has stored.
                     None => Ok(()),
                 }
@@ -504,8 +530,11 @@ impl Sidecar {
 
     /// The latest that the store can give, and everything in it.
     async fn tip(&self) -> Result<Option<(Catalog, Tip)>, SidecarError> {
-        let archive = self.capture.archive();
-        let catalog = archive.catalog().await?;
+        self.tip_in(self.capture.archive()).await
+    }
+
+    async fn tip_in(&self, archive: &Archive) -> Result<Option<(Catalog, Tip)>, SidecarError> {
+        let mut catalog = archive.outline().await?;
         let latest = match (
             catalog.latest(Some(self.capture.service())),
             self.config.history,
@@ -519,6 +548,9 @@ impl Sidecar {
         let Some(history) = latest else {
             return Ok(None);
         };
+        archive
+            .load(&mut catalog, history, Offset(u64::MAX))
+            .await?;
         let end = archive.log_end(&catalog, history).await?;
         let end = Position {
             history,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::archive::Archive;
 use crate::consolidate::{self, Worth};
 use crate::monitoring::status::{Phase, Status};
-use crate::recovery::{BadBases, Plan, When, plan, sound};
+use crate::recovery::{BadBases, Plan, When, look, plan, sound};
 use crate::wire::position::ReplId;
 
 /// How long a Redis waits for a base at the end of its log. After that it is served the log, as a fork.
@@ -43,7 +43,8 @@ pub(super) async fn without_log(
         status.consolidate_failed(why);
         return None;
     }
-    let catalog = archive.catalog().await.ok()?;
+    let latest = look(archive, Some(history), None, When::Latest).await;
+    let (catalog, history) = latest.ok()?;
     let none_bad = BadBases::new();
     let based = plan(archive, &catalog, history, When::Latest, &none_bad).await;
     let (plan, _) = sound(archive, based.ok()?, &()).await.ok()?;

@@ -1,27 +1,33 @@
 //! Taking over: the Redis beside us is restored from the latest history under the id of that, and goes on from it. Who may,
 //! when several would, stands in [`crate::archive::takeover`].
 
-use super::decision::Tip;
 use super::relative_expiries::without_log;
-use super::{Sidecar, SidecarError};
-use crate::archive::takeover::{ClaimDoc, Claimant, SuccessionError};
-use crate::archive::{Archive, Parent};
-use crate::capture::{server_info, succeeded};
+use super::{Found, Sidecar, SidecarError};
+use crate::archive::takeover::{ClaimDoc, Claimant};
+use crate::archive::{Archive, Catalog, LogEnd};
+use crate::capture::Promoted;
 use crate::link::Stream;
 use crate::link::control::Control;
+use crate::log::segment::SealHeader;
 use crate::monitoring::status::{Phase, Status};
+#[cfg(test)]
+use crate::recovery::When;
 use crate::recovery::{Count, Plan, sound};
 use crate::restore::{
     Before, Identity, Lease, RestoreError, ServeError, WaitingReplica, offer, seal,
 };
 use crate::runtime;
-use crate::wire::position::{Position, ReplId};
+use crate::wire::position::ReplId;
 
 /// What a Redis is to be given, and the right to give it.
 pub(crate) struct Takeover {
     pub(crate) lease: Lease,
     pub(crate) plan: Plan,
     pub(crate) identity: Identity,
+    /// What the store was known to hold when it was sealed.
+    catalog: Catalog,
+    /// Where it was sealed.
+    end: LogEnd,
 }
 
 impl Sidecar {
@@ -31,13 +37,17 @@ impl Sidecar {
         control: &mut Control,
         before: &Before,
         waiting: WaitingReplica<Stream>,
-        tip: &Tip,
+        found: Found,
     ) -> Result<(), SidecarError> {
+        let Found {
+            archive,
+            catalog,
+            tip,
+        } = found;
         let history = tip.end.history;
         if let Some(of) = self.yielded.filter(|of| *of != history) {
             return Err(self.lost(of, Some(history)));
         }
-        let archive = self.capture.archive().clone();
         let memory = self.config.consolidate.memory_limit;
         let claimant = Claimant {
             writer: self.capture.writer().to_owned(),
@@ -46,8 +56,8 @@ impl Sidecar {
         };
         let status = self.status.clone();
         status.phase(Phase::Serving, format!("restoring history {history}"));
-        // Now, as nothing is to be asked of the store between the promotion and the capture that could be asked before.
-        self.capture.look_before().await?;
+        // Now, as nothing is to be asked of the store between the promotion and the capture.
+        self.capture.look_before(&archive, &catalog).await?;
         let (mut takeover, mut count, mut yielded) = (None, None, self.yielded);
         let prepare = async {
             let wait = |claim: &ClaimDoc| {
@@ -60,7 +70,8 @@ impl Sidecar {
                 tracing::warn!("{what}");
                 status.phase(Phase::Serving, what);
             };
-            let ready = prepare(&archive, history, claimant, memory, &status, wait).await?;
+            let ready = prepare_of(&archive, catalog, history, claimant, memory, &status, wait);
+            let ready = ready.await?;
             status.store_works();
             let what = format!(
                 "restoring {} ({} keys)",
@@ -95,48 +106,29 @@ impl Sidecar {
             self.yielded = Some(history);
             return Err(self.is_lost(Box::new(error).into()));
         }
+        let Takeover {
+            lease,
+            plan,
+            identity,
+            catalog,
+            end,
+        } = takeover;
         self.open_restored(control, caught_up, &opening).await?;
-        self.go_on(control, takeover).await
-    }
-
-    /// Records at once that the history goes on in this Redis. For one with a history of its own, its first snapshot does that.
-    async fn go_on(
-        &mut self,
-        control: &mut Control,
-        takeover: Takeover,
-    ) -> Result<(), SidecarError> {
-        let Takeover { lease, plan, .. } = takeover;
-        let facts = control.facts().await?;
-        let came_from = facts.replid2.map(|(id, _)| id) == Some(plan.history);
-        let Some(id) = facts.replid.filter(|_| came_from) else {
-            self.lease = Some(lease);
-            return Ok(());
-        };
-        let parent = Parent {
-            history: plan.history,
-            offset: plan.end.offset,
-            db: plan.end.db,
-        };
-        let begun = self
-            .capture
-            .begin_child(id, parent, server_info(Some(&facts)));
-        match begun.await {
-            Ok(()) => Ok(()),
-            Err(SuccessionError::Archive(error)) => {
-                // The capture tries again, for as long as it takes.
-                tracing::debug!(%error, "it could not be recorded yet that the history goes on");
-                self.lease = Some(lease);
-                Ok(())
-            }
-            Err(SuccessionError::GoesOn(other)) => {
-                self.superseded = true;
-                let at = Position {
-                    history: plan.history,
-                    offset: plan.stored_end.unwrap_or(plan.end.offset),
-                };
-                Err(succeeded(at, &other).into())
-            }
+        match identity {
+            // The capture asks Redis to go on at this point, and records then that the history does.
+            Identity::Continue { .. } => self.capture.promoted(Promoted {
+                history,
+                end: LogEnd {
+                    boundary: plan.end,
+                    ..end
+                },
+                catalog,
+                held: Box::new(lease),
+            }),
+            // Its first snapshot records that.
+            Identity::Fork { .. } => self.lease = Some(lease),
         }
+        Ok(())
     }
 
     /// Another sidecar has restored its Redis, and ours waits in vain.
@@ -164,8 +156,33 @@ impl Sidecar {
 /// Takes the lease on the history, seals it, so that no other writer can add to it, and plans its restore to the very end. A log
 /// that cannot be replayed byte for byte (relative expiries of an old server) is served as a fork. `wait` is told who else is
 /// at it.
+#[cfg(test)]
 pub(crate) async fn prepare(
     archive: &Archive,
+    history: ReplId,
+    claimant: Claimant,
+    memory_limit: usize,
+    status: &Status,
+    wait: impl FnMut(&ClaimDoc),
+) -> Result<Takeover, RestoreError> {
+    let archive = &archive.keeping();
+    let (known, _) = crate::recovery::look(archive, Some(history), None, When::Latest).await?;
+    prepare_of(
+        archive,
+        known,
+        history,
+        claimant,
+        memory_limit,
+        status,
+        wait,
+    )
+    .await
+}
+
+/// The same, of what is known of the store already: what came since is asked for, and nothing else.
+async fn prepare_of(
+    archive: &Archive,
+    mut catalog: Catalog,
     history: ReplId,
     claimant: Claimant,
     memory_limit: usize,
@@ -175,7 +192,16 @@ pub(crate) async fn prepare(
     let (writer, now_unix_ms) = (claimant.writer.clone(), claimant.now_unix_ms);
     let lease = Lease::take(archive, history, claimant, wait).await?;
     let reason = "it is served to a fresh Redis, and goes on under the id of that";
-    let plan = seal(archive, history, reason, &writer, now_unix_ms).await?;
+    let plan = seal(archive, &mut catalog, history, reason, &writer, now_unix_ms).await?;
+    // By what was read for the plan: from the promotion on, nothing can be asked of the store.
+    let mut end = archive.log_end(&catalog, history).await?;
+    end.sealed.get_or_insert_with(|| SealHeader {
+        history,
+        start: end.end,
+        reason: reason.to_owned(),
+        writer: writer.clone(),
+        sealed_unix_ms: now_unix_ms,
+    });
     let (mut plan, _) = sound(archive, plan, &()).await?;
     if plan.relative_ttls
         && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit, status).await
@@ -197,6 +223,8 @@ pub(crate) async fn prepare(
         lease,
         plan,
         identity,
+        catalog,
+        end,
     })
 }
 

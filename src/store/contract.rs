@@ -28,6 +28,7 @@ pub(super) async fn run_without(fresh: impl Fn() -> SharedStore, refused: &[&str
     what_is_not_there_is_not_found(&*fresh()).await;
     listing_goes_by_full_names(&*fresh()).await;
     a_long_listing_is_complete(&*fresh()).await;
+    folders_stand_for_what_is_below_them(&*fresh()).await;
     odd_names_work_and_bad_ones_are_refused(&*fresh(), refused).await;
     an_object_can_be_deleted(&*fresh()).await;
 }
@@ -221,6 +222,51 @@ async fn a_long_listing_is_complete(store: &dyn Store) {
     // Nobody need read a listing to its end.
     let mut stream = store.list("", None).await;
     assert_eq!(stream.try_next().await.unwrap().unwrap().name, all[0]);
+}
+
+async fn folders_stand_for_what_is_below_them(store: &dyn Store) {
+    for name in [
+        "archive.json",
+        "h/0/log/1",
+        "h/1.json",
+        "h/1/base/1",
+        "h/1/log/1",
+        "h/1/log/2",
+        "h/2-x",
+        "h/2/log/1",
+        "hh/3",
+    ] {
+        store.create(name, text("12")).await.unwrap();
+    }
+    for page in [1, 2, PAGE] {
+        let listed = async |prefix: &str| {
+            let wanted = Listing::of(prefix).folders().pages_of(page);
+            let found = store.list_with(wanted).await;
+            let found: Vec<ObjectMeta> = found.try_collect().await.unwrap();
+            for object in &found {
+                assert_eq!(object.size, if object.is_folder() { 0 } else { 2 });
+            }
+            let names = found.into_iter().map(|object| object.name);
+            names.collect::<Vec<String>>()
+        };
+        assert_eq!(listed("").await, ["archive.json", "h/", "hh/"]);
+        assert_eq!(
+            listed("h/").await,
+            ["h/0/", "h/1.json", "h/1/", "h/2-x", "h/2/"]
+        );
+        assert_eq!(listed("h/1").await, ["h/1.json", "h/1/"]);
+        assert_eq!(listed("h/1/").await, ["h/1/base/", "h/1/log/"]);
+        assert_eq!(listed("h/1/log/").await, ["h/1/log/1", "h/1/log/2"]);
+        assert_eq!(listed("x").await, [""; 0]);
+        let all = store.list_with(Listing::of("h/1/").pages_of(page)).await;
+        let all: Vec<ObjectMeta> = all.try_collect().await.unwrap();
+        assert_eq!(all.len(), 3);
+    }
+    // What is gone leaves no folder.
+    store.delete("hh/3").await.unwrap();
+    let found = store.list_with(Listing::of("").folders()).await;
+    let found: Vec<ObjectMeta> = found.try_collect().await.unwrap();
+    assert_eq!(found.len(), 2);
 }
 
 async fn odd_names_work_and_bad_ones_are_refused(store: &dyn Store, refused: &[&str]) {

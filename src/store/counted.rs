@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use super::{ByteStream, ObjectMeta, SharedStore, Store, StoreError, Upload};
+use super::{ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload};
 use crate::monitoring::status::Status;
 
 /// The same store; the bytes of the objects created in it are counted in the metrics of `status`.
@@ -58,12 +58,11 @@ impl Store for Counted {
         self.store.read(name, range).await
     }
 
-    async fn list(
+    async fn list_with(
         &self,
-        prefix: &str,
-        from: Option<&str>,
+        wanted: Listing<'_>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
-        self.store.list(prefix, from).await
+        self.store.list_with(wanted).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::file_walk::Walk;
-use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
+use super::{ByteStream, Listing, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
 use crate::runtime::buffers::Buffers;
 
 /// Where temporary files are, in the store's directory: the same filesystem, and never listed.
@@ -142,14 +142,14 @@ impl Store for FileStore {
         Ok(pieces.fuse().boxed())
     }
 
-    async fn list(
+    async fn list_with(
         &self,
-        prefix: &str,
-        from: Option<&str>,
+        wanted: Listing<'_>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
-        let walk = Walk::new(&self.0.root, prefix, from);
+        let walk = Walk::new(&self.0.root, wanted);
+        let length = wanted.page.min(LIST_PAGE);
         let (pages, page) = mpsc::channel(1);
-        tokio::task::spawn_blocking(move || send_pages(walk, &pages));
+        tokio::task::spawn_blocking(move || send_pages(walk, length, &pages));
         let pages = stream::unfold(page, |mut page| async move {
             let next: Vec<_> = page.recv().await?;
             Some((stream::iter(next), page))
@@ -458,13 +458,17 @@ fn not_a_file(name: &str) -> StoreError {
     }
 }
 
-fn send_pages(walk: Walk, pages: &mpsc::Sender<Vec<Result<ObjectMeta, StoreError>>>) {
+fn send_pages(
+    walk: Walk,
+    length: usize,
+    pages: &mpsc::Sender<Vec<Result<ObjectMeta, StoreError>>>,
+) {
     let mut page = Vec::new();
     for found in walk {
         let found = found
             .map_err(|(path, error)| explain(format!("cannot list {}", path.display()), &error));
         page.push(found);
-        if page.len() >= LIST_PAGE && pages.blocking_send(std::mem::take(&mut page)).is_err() {
+        if page.len() >= length && pages.blocking_send(std::mem::take(&mut page)).is_err() {
             return;
         }
     }

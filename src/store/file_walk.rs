@@ -5,13 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::{LOST_AND_FOUND, TEMPORARY};
-use super::{NAME_LIMIT, ObjectMeta, check_name};
+use super::{Listing, NAME_LIMIT, ObjectMeta, check_name};
 
 /// A walk over the files of a store. It holds the names of one directory of each level at a time.
 pub(super) struct Walk {
     root: PathBuf,
     prefix: String,
     from: String,
+    /// Directories behind the prefix are given by their names, and not opened.
+    folders: bool,
     /// For each directory that is open: what is still to come of it, the next last.
     open: Vec<Vec<String>>,
     /// The directory to begin with.
@@ -22,8 +24,9 @@ pub(super) struct Walk {
 pub(super) type WalkError = (PathBuf, io::Error);
 
 impl Walk {
-    /// Names that start with `prefix`, and are `>= from`.
-    pub(super) fn new(root: &Path, prefix: &str, from: Option<&str>) -> Self {
+    /// What `wanted` says.
+    pub(super) fn new(root: &Path, wanted: Listing<'_>) -> Self {
+        let prefix = wanted.prefix;
         // The part of the prefix that names directories tells where to begin.
         let first = prefix
             .rfind('/')
@@ -34,7 +37,8 @@ impl Walk {
         Self {
             root: root.to_owned(),
             prefix: prefix.to_owned(),
-            from: from.unwrap_or("").to_owned(),
+            from: wanted.from.unwrap_or("").to_owned(),
+            folders: wanted.folders,
             open: Vec::new(),
             first: plain.then(|| first.to_owned()),
         }
@@ -116,6 +120,17 @@ impl Iterator for Walk {
                 continue;
             };
             if name.ends_with('/') {
+                if self.folders && name.len() > self.prefix.len() {
+                    // A directory in which there is no object is no folder.
+                    match Self::new(&self.root, Listing::of(&name)).next() {
+                        Some(Ok(_)) => return Some(Ok(ObjectMeta::folder(&name))),
+                        Some(Err(error)) => {
+                            self.open.clear();
+                            return Some(Err(error));
+                        }
+                        None => continue,
+                    }
+                }
                 if let Err(error) = self.descend(&name) {
                     self.open.clear();
                     return Some(Err(error));

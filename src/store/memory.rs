@@ -14,7 +14,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::{
-    ByteStream, ObjectMeta, SharedStore, Store, StoreError, Upload, byte_range, check_name,
+    ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload, byte_range, check_name,
 };
 
 /// Bytes of one piece of a read, as small as a network's, so that readers are tested on pieces.
@@ -61,7 +61,7 @@ pub enum Call {
     Commit(String),
     /// Of [`Store::read`].
     Read(String, Option<Range<u64>>),
-    /// Of [`Store::list`].
+    /// Of [`Store::list_with`], once for each page.
     List(String),
     /// Of [`Store::delete`].
     Delete(String),
@@ -312,27 +312,33 @@ impl Store for MemoryStore {
         Ok(stream::iter(pieces).boxed())
     }
 
-    async fn list(
+    async fn list_with(
         &self,
-        prefix: &str,
-        from: Option<&str>,
+        wanted: Listing<'_>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        let prefix = wanted.prefix;
         self.begin(Call::List(prefix.to_owned())).await;
-        let first = from.map_or(prefix, |from| from.max(prefix)).to_owned();
+        let first = wanted.from.map_or(prefix, |from| from.max(prefix));
         let mut state = self.state();
-        let found: Vec<_> = state
+        let mut found: Vec<ObjectMeta> = state
             .objects
-            .range(first..)
+            .range(first.to_owned()..)
             .take_while(|(name, _)| name.starts_with(prefix))
-            .map(|(name, body)| {
-                Ok(ObjectMeta {
+            .map(|(name, body)| match wanted.folder_of(name) {
+                Some(folder) => ObjectMeta::folder(folder),
+                None => ObjectMeta {
                     name: name.clone(),
                     size: body.len() as u64,
-                })
+                },
             })
             .collect();
+        found.dedup();
+        // As a service is asked for them.
+        for _ in found.chunks(wanted.page).skip(1) {
+            state.calls.push(Call::List(prefix.to_owned()));
+        }
         state.after_listing();
-        stream::iter(found).boxed()
+        stream::iter(found.into_iter().map(Ok)).boxed()
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

@@ -50,6 +50,84 @@ pub struct ObjectMeta {
     pub size: u64,
 }
 
+impl ObjectMeta {
+    /// Does it stand for all objects below it ([`Listing::folders`])? No object's name ends so.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.name.ends_with('/')
+    }
+
+    fn folder(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            size: 0,
+        }
+    }
+}
+
+/// The most that a service gives on one page of a listing, and what is asked for if nothing else is said.
+pub const PAGE: usize = 1000;
+
+/// What is to be listed.
+#[derive(Debug, Clone, Copy)]
+pub struct Listing<'a> {
+    /// What all names begin with.
+    pub prefix: &'a str,
+    /// The first name that is wanted. (Not together with `folders`: services differ there.)
+    pub from: Option<&'a str>,
+    /// What lies below a further `/` is not listed. In place of all of it the name up to that `/` is given once, with size 0.
+    pub folders: bool,
+    /// How many names a request asks for, at most [`PAGE`]. Whoever wants the first alone need not pay for more.
+    pub page: usize,
+}
+
+impl<'a> Listing<'a> {
+    /// All objects whose names begin so.
+    #[must_use]
+    pub fn of(prefix: &'a str) -> Self {
+        Self {
+            prefix,
+            from: None,
+            folders: false,
+            page: PAGE,
+        }
+    }
+
+    /// Of those, the names from this one on.
+    #[must_use]
+    pub fn from(self, from: &'a str) -> Self {
+        Self {
+            from: Some(from),
+            ..self
+        }
+    }
+
+    /// The names of the next level alone.
+    #[must_use]
+    pub fn folders(self) -> Self {
+        Self {
+            folders: true,
+            ..self
+        }
+    }
+
+    /// So many names at once.
+    #[must_use]
+    pub fn pages_of(self, page: usize) -> Self {
+        Self {
+            page: page.clamp(1, PAGE),
+            ..self
+        }
+    }
+
+    /// The folder that an object is listed as, if it is.
+    fn folder_of<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let rest = name.strip_prefix(self.prefix).filter(|_| self.folders)?;
+        let end = self.prefix.len().saturating_add(rest.find('/')?);
+        name.get(..=end)
+    }
+}
+
 /// Bytes of an object, in order, in chunks of bounded size.
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
@@ -68,12 +146,22 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Reads `range` of an object, or all of it. A range beyond the end is cut at the end.
     async fn read(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream, StoreError>;
 
+    /// What `wanted` says, in ascending order of name (bytewise).
+    async fn list_with(
+        &self,
+        wanted: Listing<'_>,
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>>;
+
     /// Objects whose names start with `prefix`, in ascending order of name (bytewise), those `>= from` if given.
     async fn list(
         &self,
         prefix: &str,
         from: Option<&str>,
-    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>>;
+    ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        let mut wanted = Listing::of(prefix);
+        wanted.from = from;
+        self.list_with(wanted).await
+    }
 
     /// Deletes an object; no error when it is not there.
     async fn delete(&self, name: &str) -> Result<(), StoreError>;

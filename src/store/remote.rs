@@ -19,7 +19,7 @@ use super::names::Place;
 use super::parts::{Assembly, PartWise};
 use super::resume::{Opened, Reading};
 use super::retry::{Advice, Attempt, Call, too_slow};
-use super::{ByteStream, ObjectMeta, Store, StoreError, Upload, check_name};
+use super::{ByteStream, Listing, ObjectMeta, Store, StoreError, Upload, check_name};
 
 /// Up to so many bytes that are in memory anyway go up in one request. The longest log segments are below it.
 const SINGLE: usize = 32 << 20;
@@ -75,13 +75,8 @@ pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
         range: Range<u64>,
         tag: Option<&str>,
     ) -> Result<Option<Opened>, Attempt>;
-    /// Objects whose names in the bucket begin with `prefix`, maybe more than those `>= from`.
-    async fn page(
-        &self,
-        prefix: &str,
-        from: Option<&str>,
-        token: Option<String>,
-    ) -> Result<Page, Attempt>;
+    /// A page of what is wanted, with names in the bucket; maybe more than those `>= from`.
+    async fn page(&self, wanted: Listing<'_>, token: Option<String>) -> Result<Page, Attempt>;
     /// Deletes an object.
     async fn remove(&self, object: &str) -> Result<(), Attempt>;
     /// Begins an object of parts. Nothing is asked of the service yet.
@@ -101,7 +96,7 @@ pub(super) struct Head {
 
 /// A page of a listing, and how to ask for the next one.
 pub(super) struct Page {
-    /// With names in the bucket.
+    /// With names in the bucket, in any order; folders among them.
     pub(super) objects: Vec<ObjectMeta>,
     pub(super) next: Option<String>,
 }
@@ -233,18 +228,22 @@ impl<S: Service> Store for S {
         Ok(chunks.boxed())
     }
 
-    async fn list(
+    async fn list_with(
         &self,
-        prefix: &str,
-        from: Option<&str>,
+        wanted: Listing<'_>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
-        let listing = Listing {
+        let listing = UnderWay {
             service: self.clone(),
-            prefix: self.place().object(prefix),
-            from: from.map(|from| self.place().object(from)),
+            prefix: self.place().object(wanted.prefix),
+            from: wanted.from.map(|from| self.place().object(from)),
+            folders: wanted.folders,
+            page: wanted.page,
             last: String::new(),
             next: Some(None),
         };
+        if wanted.folders {
+            return stream::once(listing.folders()).try_flatten().boxed();
+        }
         let pages = stream::try_unfold(listing, |mut listing| async move {
             let Some(token) = listing.next.take() else {
                 return Ok(None);
@@ -267,17 +266,19 @@ impl<S: Service> Store for S {
 }
 
 /// A listing under way. Names are those in the bucket.
-struct Listing<S> {
+struct UnderWay<S> {
     service: S,
     prefix: String,
     from: Option<String>,
+    folders: bool,
+    page: usize,
     /// The name that came last.
     last: String,
     /// How to ask for the next page; None after the last one.
     next: Option<Option<String>>,
 }
 
-impl<S: Service> Listing<S> {
+impl<S: Service> UnderWay<S> {
     /// What of the next page is asked for.
     async fn page(
         &mut self,
@@ -286,10 +287,13 @@ impl<S: Service> Listing<S> {
         let (service, from) = (&self.service, self.from.as_deref());
         let limits = service.limits();
         let call = service.call("list", &format!("{}*", self.prefix), limits.call);
-        let page = call.run(|| {
-            let page = service.page(&self.prefix, from, token.clone());
-            within(limits.attempt, page)
-        });
+        let wanted = Listing {
+            prefix: &self.prefix,
+            from,
+            folders: self.folders,
+            page: self.page,
+        };
+        let page = call.run(|| within(limits.attempt, service.page(wanted, token.clone())));
         let page = page.await?;
         self.next = page.next.filter(|token| !token.is_empty()).map(Some);
         let mut found = Vec::new();
@@ -301,7 +305,7 @@ impl<S: Service> Listing<S> {
                 continue;
             }
             // Readers follow the log by its order.
-            if object <= self.last {
+            if !self.folders && object <= self.last {
                 found.push(Err(disorder(service, &self.prefix, &object, &self.last)));
                 self.next = None;
                 break;
@@ -313,6 +317,23 @@ impl<S: Service> Listing<S> {
             self.last = object;
         }
         Ok(found)
+    }
+}
+
+impl<S: Service> UnderWay<S> {
+    /// All of one level: objects and folders come apart, and not every service has those of one page before those of the next.
+    async fn folders(
+        mut self,
+    ) -> Result<BoxStream<'static, Result<ObjectMeta, StoreError>>, StoreError> {
+        let mut all = Vec::new();
+        while let Some(token) = self.next.take() {
+            for found in self.page(token).await? {
+                all.push(found?);
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.dedup();
+        Ok(stream::iter(all.into_iter().map(Ok)).boxed())
     }
 }
 

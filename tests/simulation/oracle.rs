@@ -67,7 +67,9 @@ pub(crate) struct Oracle {
     recorded_lines: BTreeMap<ReplId, ReplId>,
     /// The furthest that clients were told to be stored, by what really happened.
     pub(crate) confirmed: BTreeMap<ReplId, u64>,
-    /// What an operator, or something that counts as one, has given up: the first line of it.
+    /// The same, with what has been given up since.
+    pub(crate) told: BTreeMap<ReplId, u64>,
+    /// What an operator, or something that counts as one, has given up.
     pub(crate) given_up: BTreeSet<ReplId>,
     /// The last of that.
     last_confirmed: Option<(ReplId, u64)>,
@@ -394,8 +396,8 @@ impl Sim {
             let truth = &self.truth;
             let stays = |line: &ReplId, _: &mut u64| truth.root(*line) != other;
             self.oracle.confirmed.retain(stays);
-            self.oracle.given_up.insert(other);
-            self.oracle.given_up.remove(&root);
+            let lost = truth.all().filter(|line| truth.root(*line) == other);
+            self.oracle.given_up.extend(lost);
             self.oracle.counts.replaced += 1;
         }
     }

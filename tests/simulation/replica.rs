@@ -254,8 +254,9 @@ impl Sim {
         note(|| format!("{process} opens node {at}: {before} goes on as {id} from {offset}"));
         self.truth.begin(id, Some(line), offset, model);
         if given {
-            let root = self.truth.root(line);
-            self.oracle.given_up.remove(&root);
+            for line in self.truth.line_of(line) {
+                self.oracle.given_up.remove(&line);
+            }
         }
         let counts = &mut self.oracle.counts;
         match given {
@@ -324,7 +325,7 @@ impl Sim {
     /// Was a client of the server told that all up to here is stored?
     pub(crate) fn is_confirmed(&self, node: usize, offset: u64) -> bool {
         let line = self.nodes[node].line;
-        self.oracle.confirmed.get(&line) >= Some(&offset)
+        self.oracle.told.get(&line) >= Some(&offset)
     }
 
     /// How many keys the store has at most, as far as clients were told of it.
@@ -342,7 +343,10 @@ impl Sim {
         {
             line = parent;
         }
-        if self.oracle.given_up.contains(&self.truth.root(line)) {
+        let told = self.oracle.told.entry(line).or_default();
+        *told = offset.max(*told);
+        // It may have been stored before, and is told after.
+        if self.oracle.given_up.contains(&line) {
             return;
         }
         let furthest = self.oracle.confirmed.entry(line).or_default();
@@ -353,6 +357,11 @@ impl Sim {
     /// from `before`. Of that, what it lacks does not come back by itself.
     pub(crate) fn decide_for(&mut self, at: usize, before: Option<(ReplId, u64)>) {
         let (line, offset) = (self.nodes[at].line, self.nodes[at].offset);
+        if before.is_none() {
+            let kept: Vec<ReplId> = self.truth.line_of(line).collect();
+            let lost = self.truth.all().filter(|line| !kept.contains(line));
+            self.oracle.given_up.extend(lost);
+        }
         for (of, at) in std::mem::take(&mut self.oracle.confirmed) {
             let concerned = before.is_none_or(|(line, offset)| self.has(line, offset, of, at));
             if !concerned {

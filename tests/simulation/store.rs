@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::{note, with};
 use crate::runtime::simulated::{below, between, current, once_in};
-use crate::store::{ByteStream, ObjectMeta, SharedStore, Store, StoreError, Upload};
+use crate::store::{ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload};
 
 /// What goes wrong at the moment: once in so many calls; `u64::MAX` for never.
 #[derive(Debug, Clone, Copy)]
@@ -180,13 +180,13 @@ impl Store for SimulatedStore {
         Ok(stream::iter(pieces).boxed())
     }
 
-    async fn list(
+    async fn list_with(
         &self,
-        prefix: &str,
-        from: Option<&str>,
+        wanted: Listing<'_>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
-        let prefix = prefix.to_owned();
-        let first = from.map_or(prefix.clone(), |from| from.max(&prefix).to_owned());
+        let (prefix, folders) = (wanted.prefix.to_owned(), wanted.folders);
+        let from = wanted.from.unwrap_or_default();
+        let first = from.max(&prefix).to_owned();
         let begun = with(|sim| sim.created);
         let pages = stream::unfold(Some(first), move |from| {
             let prefix = prefix.clone();
@@ -202,17 +202,36 @@ impl Store for SimulatedStore {
                     let there = sim.objects.range(from..);
                     let is_found =
                         |name: &String| !misses || sim.births[name] <= begun || !once_in(2);
-                    there
-                        .take_while(|(name, _)| name.starts_with(&prefix))
-                        .filter(|(name, _)| is_found(name))
-                        .take(size)
-                        .map(|(name, body)| ObjectMeta {
-                            name: name.clone(),
-                            size: body.len() as u64,
-                        })
-                        .collect()
+                    let mut found: Vec<ObjectMeta> = Vec::new();
+                    for (name, body) in there.take_while(|(name, _)| name.starts_with(&prefix)) {
+                        let below = name[prefix.len()..].find('/').filter(|_| folders);
+                        let listed = match below {
+                            Some(end) => &name[..=prefix.len() + end],
+                            None => name,
+                        };
+                        if found.last().is_some_and(|last| last.name == listed) {
+                            continue;
+                        }
+                        if found.len() == size {
+                            break;
+                        }
+                        if is_found(name) {
+                            let size = if below.is_some() {
+                                0
+                            } else {
+                                body.len() as u64
+                            };
+                            let name = listed.to_owned();
+                            found.push(ObjectMeta { name, size });
+                        }
+                    }
+                    found
                 });
                 let next = match page.last() {
+                    // Behind all that the last one stands for.
+                    Some(last) if page.len() == size && last.is_folder() => {
+                        Some(format!("{}\u{10ffff}", last.name))
+                    }
                     Some(last) if page.len() == size => Some(format!("{}\0", last.name)),
                     _ => None,
                 };

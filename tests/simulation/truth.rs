@@ -88,6 +88,17 @@ impl Truth {
         idle && scanned.is_ok()
     }
 
+    /// All that there are.
+    pub(crate) fn all(&self) -> impl Iterator<Item = ReplId> + '_ {
+        self.histories.keys().copied()
+    }
+
+    /// A history, and all that it goes on from.
+    pub(crate) fn line_of(&self, id: ReplId) -> impl Iterator<Item = ReplId> + '_ {
+        let parent = |id: &ReplId| self.histories.get(id).and_then(|history| history.parent);
+        std::iter::successors(Some(id), parent)
+    }
+
     /// The first of those that a history goes on from.
     pub(crate) fn root(&self, id: ReplId) -> ReplId {
         let mut root = id;

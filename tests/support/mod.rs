@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod load;
 pub mod master;
 pub mod proxy;
+pub mod s3;
 pub mod server;
 pub mod state;
 pub mod write;

@@ -12,6 +12,8 @@ const SURE: usize = PARALLEL_UPLOADS;
 pub(crate) struct Window {
     /// Index of the first of them in the list.
     offset: usize,
+    /// Nothing of the log lies before the list.
+    is_all_listed: bool,
     items: Vec<Item>,
     /// For each item, how many make the longest run that ends with it; at least [`SURE`] if it is a link for sure.
     lengths: Vec<usize>,
@@ -50,13 +52,19 @@ impl Item {
 impl Window {
     /// `items`, ascending, are those of the list from index `offset` on. `starts` are the bytes at which a writer begins a
     /// segment after a gap: those after a full sync, and after the point where the history left its parent.
-    pub(crate) fn new(offset: usize, mut items: Vec<Item>, starts: &[u64]) -> Self {
+    pub(crate) fn new(
+        offset: usize,
+        is_all_listed: bool,
+        mut items: Vec<Item>,
+        starts: &[u64],
+    ) -> Self {
         // A seal is created at the end of the log, so it is never a stray, and nothing after it counts.
         if let Some(seal) = items.iter().position(Item::is_seal) {
             items.truncate(seal.saturating_add(1));
         }
         let mut window = Self {
             offset,
+            is_all_listed,
             lengths: vec![1; items.len()],
             items,
         };
@@ -101,8 +109,13 @@ impl Window {
         self.items.get(index).map_or(0, |item| item.first)
     }
 
-    /// Does it begin with the list?
+    /// Does it begin with the log, or with the base from which on it was listed?
     pub(crate) fn is_whole(&self) -> bool {
+        self.begins_list() && self.is_all_listed
+    }
+
+    /// Does it begin with the list?
+    pub(crate) fn begins_list(&self) -> bool {
         self.offset == 0
     }
 

@@ -187,19 +187,19 @@ fn golden_strings_of_servers_are_read_and_written() {
         (b"\xc3\x09\x40\x40\x01aa\xe0\x33\x00\x01aa", &"a".repeat(64)),
     ] {
         let raw = Raw {
-            kind: TYPE,
+            kind: value_type::STRING,
             payload: payload.into(),
         };
         let decoded = Text::decode(&raw, REDIS_13).unwrap().unwrap();
         assert_eq!(decoded.0, string.as_bytes());
         let mut out = Vec::new();
-        assert_eq!(decoded.encode(REDIS_13, &mut out), TYPE);
+        assert_eq!(decoded.encode(REDIS_13, &mut out), value_type::STRING);
         if string.len() < 20 {
             assert_eq!(out, payload); // we do not compress
         }
     }
     let long = Raw {
-        kind: TYPE,
+        kind: value_type::STRING,
         payload: Box::from(&b"\x05hello!"[..]),
     };
     assert!(Text::decode(&long, REDIS_13).unwrap().is_err());

@@ -291,11 +291,41 @@ fn a_zero_that_was_loaded_keeps_its_sign_where_servers_keep_it() {
     };
     let (ziplist, listpack) = (blob(ziplist.finish()), blob(listpack.finish()));
     for (dialect, kind, payload, zero, kept_in) in [
-        (REDIS_9, ZIPLIST, &ziplist, "-0", ZIPLIST),
-        (REDIS_13, ZIPLIST, &ziplist, "-0", LISTPACK),
-        (REDIS_13, LISTPACK, &listpack, "-0", LISTPACK),
-        (REDIS_9, BINARY, &plain, "-0", ZIPLIST),
-        (REDIS_13, BINARY, &plain, "0", LISTPACK),
+        (
+            REDIS_9,
+            value_type::ZSET_ZIPLIST,
+            &ziplist,
+            "-0",
+            value_type::ZSET_ZIPLIST,
+        ),
+        (
+            REDIS_13,
+            value_type::ZSET_ZIPLIST,
+            &ziplist,
+            "-0",
+            value_type::ZSET_LISTPACK,
+        ),
+        (
+            REDIS_13,
+            value_type::ZSET_LISTPACK,
+            &listpack,
+            "-0",
+            value_type::ZSET_LISTPACK,
+        ),
+        (
+            REDIS_9,
+            value_type::ZSET_2,
+            &plain,
+            "-0",
+            value_type::ZSET_ZIPLIST,
+        ),
+        (
+            REDIS_13,
+            value_type::ZSET_2,
+            &plain,
+            "0",
+            value_type::ZSET_LISTPACK,
+        ),
     ] {
         let mut space = empty(dialect);
         space.run("ZADD z 1 x").unwrap();
@@ -324,7 +354,7 @@ fn a_blob_whose_members_are_not_in_order_is_told() {
         elements.iter().for_each(|one| blob.push(one.as_bytes()));
         let mut payload = Vec::new();
         put_string(&mut payload, &blob.finish());
-        let (kind, payload) = (LISTPACK, payload.into());
+        let (kind, payload) = (value_type::ZSET_LISTPACK, payload.into());
         let decoded = Zset::decode(&Raw { kind, payload }, REDIS_13);
         assert!(decoded.unwrap().is_err(), "{elements:?}");
     }

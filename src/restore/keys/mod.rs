@@ -31,7 +31,7 @@ use crate::rebuild::{self, BaseStop, Counts, Limits, RebuildError, Selection};
 use crate::recovery::content::source;
 use crate::recovery::progress::{Progress, Stage};
 use crate::recovery::target::When;
-use crate::recovery::{BadBases, Plan, choose, plan, sound};
+use crate::recovery::{BadBases, Plan, look, plan, sound};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
 use crate::wire::rdb::magic;
@@ -98,8 +98,8 @@ pub async fn restore_keys(
     request: &KeysRequest,
     progress: &dyn Progress,
 ) -> Result<KeysReport, RestoreError> {
-    let catalog = archive.catalog().await?;
-    let history = choose(archive, &catalog, request.history, None)?;
+    let archive = &archive.keeping();
+    let (catalog, history) = look(archive, request.history, None, request.when).await?;
     let plan = plan(archive, &catalog, history, request.when, &BadBases::new()).await?;
     let mut target = match &request.target {
         KeysDest::Server(source) => Some(Target::connect(source, &plan).await?),

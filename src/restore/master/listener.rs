@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Admission, Listen};
 use crate::link::Stream;
-use crate::link::accept::{AcceptError, ListenOptions, accept};
+use crate::link::accept::{AcceptError, ListeningSocket, accept};
 use crate::link::connection_limit::ConnectionLimit;
 use crate::restore::master::error::ServeError;
 use crate::restore::master::password_guesses::PasswordGuesses;
@@ -44,7 +44,7 @@ impl Listener {
     /// # Errors
     /// Of the system: the port is taken.
     pub async fn bind(listen: &Listen, reason: &str) -> std::io::Result<Self> {
-        let listener = ListenOptions::bind(listen.addr).await?;
+        let socket = ListeningSocket::bind(listen.addr).await?;
         Self::at(socket, listen.admission.clone(), reason)
     }
 
@@ -53,10 +53,10 @@ impl Listener {
     /// # Errors
     /// Of the system.
     pub fn new(socket: TcpListener, admission: Admission, reason: &str) -> std::io::Result<Self> {
-        Self::at(ListenOptions::Tcp(socket), admission, reason)
+        Self::at(ListeningSocket::Tcp(socket), admission, reason)
     }
 
-    fn at(listener: ListenOptions, admission: Admission, reason: &str) -> std::io::Result<Self> {
+    fn at(socket: ListeningSocket, admission: Admission, reason: &str) -> std::io::Result<Self> {
         let addr = socket.local_addr()?;
         if let Some(warning) = admission.warning(addr) {
             tracing::warn!("{warning}");
@@ -161,7 +161,7 @@ struct Reception {
 
 impl Reception {
     /// Dropping it ends all greetings.
-    async fn run(self, mut listener: ListenOptions) {
+    async fn run(self, mut listener: ListeningSocket) {
         let mut greetings = ConnectionLimit::new(HANDSHAKES_AT_ONCE);
         loop {
             let (stream, peer) = listener.next().await;

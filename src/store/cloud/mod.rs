@@ -35,7 +35,7 @@ use super::names::Place;
 use super::remote::{Head, LIMITS, Limits, Page, Service};
 use super::resume::Opened;
 use super::retry::{Advice, Attempt};
-use super::{ObjectMeta, StoreError};
+use super::{Listing, ObjectMeta, StoreError};
 use upload::Multipart;
 
 /// Metadata of an object: the token of the create that made it, and CRC32C of what was sent. Names that S3 takes as headers through every
@@ -280,14 +280,9 @@ impl Service for CloudStore {
         }
     }
 
-    async fn page(
-        &self,
-        prefix: &str,
-        from: Option<&str>,
-        token: Option<String>,
-    ) -> Result<Page, Attempt> {
+    async fn page(&self, wanted: Listing<'_>, token: Option<String>) -> Result<Page, Attempt> {
         // The services begin after a name, or at it: one character less is before it for either.
-        let before = from.and_then(|from| {
+        let before = wanted.from.and_then(|from| {
             let mut characters = from.chars();
             characters.next_back();
             Some(characters.as_str()).filter(|before| !before.is_empty())
@@ -295,9 +290,11 @@ impl Service for CloudStore {
         let options = PaginatedListOptions {
             offset: before.map(str::to_owned),
             page_token: token,
+            max_keys: Some(wanted.page),
+            delimiter: wanted.folders.then_some(Cow::Borrowed("/")),
             ..PaginatedListOptions::default()
         };
-        let prefix = Some(self.side.asked(prefix)).filter(|prefix| !prefix.is_empty());
+        let prefix = Some(self.side.asked(wanted.prefix)).filter(|prefix| !prefix.is_empty());
         self.authorize().await?;
         let page = self.cloud.list_paginated(prefix, options).await;
         let page = page.map_err(|error| error::of(&error))?;
@@ -305,8 +302,10 @@ impl Service for CloudStore {
             name: object.location.to_string(),
             size: object.size,
         });
+        let folders = page.result.common_prefixes.iter();
+        let folders = folders.map(|name| ObjectMeta::folder(&format!("{name}/")));
         Ok(Page {
-            objects: objects.collect(),
+            objects: objects.chain(folders).collect(),
             next: page.page_token,
         })
     }

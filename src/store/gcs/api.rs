@@ -17,12 +17,11 @@ use url::Url;
 
 use super::{TOKEN_KEY, error};
 use crate::config::{Encryption, EncryptionKey, GcsOptions};
+use crate::store::Listing;
 use crate::store::retry::{Attempt, chain};
 
 const ENDPOINT: &str = "https://storage.googleapis.com";
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// What the service gives at most on one page.
-const PAGE: &str = "1000";
 
 /// Requests about one bucket.
 #[derive(Debug, Clone)]
@@ -72,6 +71,8 @@ impl Metadata {
 pub(super) struct List {
     #[serde(default)]
     pub(super) items: Vec<Item>,
+    #[serde(default)]
+    pub(super) prefixes: Vec<String>,
     pub(super) next_page_token: Option<String>,
 }
 
@@ -132,19 +133,18 @@ impl Api {
     }
 
     /// One page of names from `from` on; `page` is empty for the first.
-    pub(super) async fn list(
-        &self,
-        prefix: &str,
-        from: Option<&str>,
-        page: &str,
-    ) -> Result<List, Attempt> {
+    pub(super) async fn list(&self, wanted: Listing<'_>, page: &str) -> Result<List, Attempt> {
+        let most = wanted.page.to_string();
         let mut request = self.request(Method::GET, self.url(&[])).await?.query(&[
-            ("prefix", prefix),
-            ("maxResults", PAGE),
-            ("fields", "items(name,size),nextPageToken"),
+            ("prefix", wanted.prefix),
+            ("maxResults", &most),
+            ("fields", "items(name,size),prefixes,nextPageToken"),
         ]);
-        if let Some(from) = from {
+        if let Some(from) = wanted.from {
             request = request.query(&[("startOffset", from)]);
+        }
+        if wanted.folders {
+            request = request.query(&[("delimiter", "/")]);
         }
         if !page.is_empty() {
             request = request.query(&[("pageToken", page)]);

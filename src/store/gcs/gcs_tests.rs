@@ -61,7 +61,7 @@ fn a_long_upload_goes_up_in_parts_and_is_one_object() {
         }
         assert_eq!(at, piece.len() * pieces);
         // Nothing is left beside it.
-        let left = store.api.list("p/", None, "").await.unwrap().items;
+        let left = store.api.list(Listing::of("p/"), "").await.unwrap().items;
         let left: Vec<String> = left.into_iter().map(|item| item.name).collect();
         assert_eq!(left, ["p/long"]);
     });

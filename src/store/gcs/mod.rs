@@ -30,7 +30,7 @@ use super::names::Place;
 use super::remote::{Head, LIMITS, Limits, Page, Service};
 use super::resume::{Body, Opened};
 use super::retry::{Advice, Attempt};
-use super::{ObjectMeta, StoreError};
+use super::{Listing, ObjectMeta, StoreError};
 
 /// An emulator instead of Google, as in Google's own SDKs: `http://host:port` or `host:port`.
 const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
@@ -235,20 +235,16 @@ impl Service for GcsStore {
         }))
     }
 
-    async fn page(
-        &self,
-        prefix: &str,
-        from: Option<&str>,
-        token: Option<String>,
-    ) -> Result<Page, Attempt> {
+    async fn page(&self, wanted: Listing<'_>, token: Option<String>) -> Result<Page, Attempt> {
         let token = token.unwrap_or_default();
-        let list = self.api.list(prefix, from, &token).await?;
+        let list = self.api.list(wanted, &token).await?;
         let objects = list.items.into_iter().map(|item| ObjectMeta {
             name: item.name,
             size: item.size.parse().unwrap_or(0),
         });
+        let folders = list.prefixes.iter().map(|name| ObjectMeta::folder(name));
         Ok(Page {
-            objects: objects.collect(),
+            objects: objects.chain(folders).collect(),
             next: list.next_page_token,
         })
     }
