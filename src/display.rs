@@ -1,4 +1,4 @@
-//! Bytes of a key or a value, and counts, as people and scripts are shown them.
+//! How bytes of a key or value, and counts, are shown to people and scripts.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ impl Shown {
         Self(bytes.to_vec())
     }
 
-    /// At most `limit` of these bytes, with `…` in the place of the others.
+    /// At most `limit` of these bytes, with `…` in place of the others.
     #[must_use]
     pub fn cut(bytes: &[u8], limit: usize) -> Self {
         match bytes.get(..limit) {

@@ -19,7 +19,8 @@
 //! | L1 | [`config`]: typed configuration; [`monitoring`]: status, metrics, log lines; [`log`]: the format of segments; [`model`]: the key space and all commands |
 //! | L0 | [`wire`]: positions, RESP, the replication protocol, RDB; [`display`]: keys and counts as people read them; [`runtime`]: tasks, threads, chance, buffers |
 //!
-//! `wire`, `display`, `log` and `model` are pure: bytes and values in, bytes and values out. `docs/dev/ARCHITECTURE.md` is the guide to the rooms.
+//! `wire`, `display`, `log` and `model` are pure: bytes and values in, bytes and values out. `docs/dev/ARCHITECTURE.md`
+//! is the guide to the rooms.
 //!
 //! Imports go downward only (`tests/tidy.rs` holds that).
 

@@ -10,8 +10,8 @@ use backfeed::monitoring::logging::{LogFormat, has_colour};
 use backfeed::recovery::BLOCKING_READERS;
 use backfeed::store::LISTINGS;
 
-/// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives longer, and each
-/// thread has an arena of its own.
+/// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives
+/// longer, and each thread has an arena of its own.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -32,11 +32,13 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => Exit::Ok.into(),
         Err(error) => {
-            report(log_format, &format!("{error:#}"));
-            error
-                .downcast_ref::<Failure>()
-                .map_or(Exit::Error, Failure::exit)
-                .into()
+            let failure = error.downcast_ref::<Failure>();
+            report(
+                log_format,
+                &format!("{error:#}"),
+                failure.and_then(Failure::hint),
+            );
+            failure.map_or(Exit::Error, Failure::exit).into()
         }
     }
 }
@@ -76,11 +78,15 @@ fn refuse(refused: &cli::Refused) -> ExitCode {
     }
 }
 
-fn report(log_format: LogFormat, error: &str) {
+/// `hint`: the flag that may help.
+fn report(log_format: LogFormat, error: &str, hint: Option<&str>) {
     match log_format {
-        LogFormat::Json => tracing::error!("{error}"),
+        LogFormat::Json => tracing::error!(hint, "{error}"),
         LogFormat::Text => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
+            if let Some(hint) = hint {
+                let _ = writeln!(std::io::stderr(), "  try: {hint}");
+            }
         }
     }
 }

@@ -205,8 +205,7 @@ fn without_the_right_to_ask_info_a_shutdown_takes_its_timeout_and_loses_nothing(
     backfeed.wait_following();
     let log = backfeed.log();
     assert!(
-        log.contains("INFO is not permitted (+info)")
-            && log.contains("will wait for its shutdown-timeout"),
+        log.contains("INFO is not permitted") && log.contains("waits for its shutdown-timeout"),
         "{log}"
     );
     let load = Load::start(&redis, 4);

@@ -112,7 +112,7 @@ fn a_host_that_cannot_be_reached() {
         4,
         &[
             &format!("error: cannot connect to {addr}: Connection refused"),
-            "Is Redis running there, and may this host reach it?",
+            "Check that Redis runs there, and that this host can reach it",
         ],
     );
     backup_fails(
@@ -129,7 +129,7 @@ fn credentials_that_are_refused() {
             .arg("requirepass", "correct-horse")
             .start();
         let addr = server.addr();
-        let refused = format!("error: {addr}: the server refused our credentials: ");
+        let refused = format!("error: {addr}: the server refused the credentials: ");
         let advice = "Check user and password (or the password file)";
         backup_fails(
             &format!("redis://:battery-staple@{addr}"),
@@ -209,7 +209,7 @@ fn a_password_file_that_cannot_be_used() {
     fails(
         &both,
         2,
-        &["a password in the URL and a password file exclude each other"],
+        &["there is a password in the URL and a password file"],
     );
 }
 
@@ -232,7 +232,7 @@ fn something_that_is_not_redis() {
     backup_fails(
         &stranger(b"", true),
         4,
-        &["the link was lost in an ordinary command: "],
+        &["the connection was lost in an ordinary command: "],
     );
 }
 
@@ -242,7 +242,7 @@ fn something_that_says_nothing() {
     backup_fails(
         &stranger(b"", false),
         4,
-        &["the link was lost in an ordinary command: no answer to INFO within 15 s"],
+        &["the connection was lost in an ordinary command: no answer to INFO within 15 s"],
     );
     assert!(begun.elapsed() < Duration::from_secs(25));
 }
@@ -266,7 +266,7 @@ fn a_server_without_psync() {
             &master.url(),
             4,
             &[
-                "the server does not offer replication to us: ERR ",
+                "the server does not offer replication to backfeed: ERR ",
                 "ElastiCache, MemoryDB, Memorystore, Azure Cache and most proxies",
                 "a server that you run yourself",
             ],
@@ -279,7 +279,7 @@ fn a_server_without_psync() {
     backup_fails(
         &server.url(),
         4,
-        &["the server does not offer replication to us"],
+        &["the server does not offer replication to backfeed"],
     );
 }
 
@@ -311,7 +311,7 @@ fn a_master_that_hangs_up_early() {
             &master.url(),
             4,
             &[&format!(
-                "error: the full sync was cut short: {addr}: the link was lost during the full sync: "
+                "error: the full sync was cut short: {addr}: the connection was lost during the full sync: "
             )],
         );
     }
@@ -453,7 +453,7 @@ fn stores_that_cannot_be_used() {
         3,
         &[
             "is not a backfeed archive: it holds cat.jpg but no archive.json",
-            "choose another directory or prefix",
+            "Choose another directory or prefix",
             &place("photos"),
         ],
     );
@@ -482,10 +482,10 @@ fn stores_that_cannot_be_used() {
         ),
         ("s3://bucket/a//b", "write s3://BUCKET"),
         ("az://UP/x", "write az://CONTAINER"),
-        ("bucket", "it is no URL; for a directory write file:///"),
+        ("bucket", "it is not a URL. For a directory write file:///"),
         (
             "/bucket",
-            "it is no URL; for a directory write file:///bucket",
+            "it is not a URL. For a directory write file:///bucket",
         ),
         ("file://bucket/x", "with three slashes"),
     ] {
@@ -504,7 +504,7 @@ fn a_store_with_nothing_in_it() {
     let home = TempDir::new().unwrap();
     let store = store(&home);
     let restore = ["restore", "--store", &store, "--to", "x.rdb"];
-    let nothing = "is empty: is it the right place? Nothing has been backed up there";
+    let nothing = "is empty: nothing has been backed up there";
     fails(&restore, 6, &["error: file:///", nothing]);
     fails(
         &["list", "--store", &store],
@@ -528,9 +528,7 @@ fn a_store_with_nothing_in_it() {
     fails(
         &restore,
         6,
-        &[
-            "holds no snapshot that could be restored yet: the first full sync has not been completed",
-        ],
+        &["holds no complete snapshot yet: the first full sync is not finished"],
     );
     let id = "0123456789abcdef0123456789abcdef01234567";
     fails(

@@ -152,7 +152,7 @@ fn what_cannot_work_ends_with_what_to_do() {
     };
     let env = emulator.environment();
     let told = once(&env, "s3://no-such-bucket/x");
-    assert!(told.contains("Does the bucket exist?"), "{told}");
+    assert!(told.contains("Check that the bucket exists"), "{told}");
     let told = once(&env, "s3://BUCKET/x");
     assert!(told.contains("write s3://BUCKET or"), "{told}");
     emulator.fault(

@@ -24,7 +24,7 @@ const UNITS: u64 = 800;
 /// Documented too, but whether it comes to that, the data decides.
 pub const BY_DATA: [&str; 5] = [
     "a score is no position",
-    "a member lies on the very border of the area",
+    "a member is exactly on the border of the area",
     "members are equally far, and which of them is taken is left to chance",
     "versions differ in what they find",
     // Something was appended to one; servers up to 6.2 merge what they call corrupted elsewhere.
@@ -336,7 +336,7 @@ fn a_log_that_cannot_be_applied_has_a_base_fetched_beside_the_capture() {
     }
     it.captured();
     wait_until("a base is fetched", PATIENCE, || {
-        it.backfeed.log().contains("a new base was received")
+        it.backfeed.log().contains("received a new base")
     });
     let fetched = it.bases().len();
     it.redis.cmd(&["SET", "later", "1"]);

@@ -201,7 +201,7 @@ fn what_a_flush_takes_is_counted_and_its_database_alone() {
             &"offset:99999999".to_owned(),
             &third,
             6,
-            "lies after the last point",
+            "is after the last point",
         ),
     ] {
         let output = compare(&stored.store, from, to, &[]);
@@ -292,7 +292,7 @@ fn points_with_missing_log_between_them_are_not_compared() {
         assert!(
             output
                 .stderr
-                .contains("as a full sync stepped over them (it goes on"),
+                .contains("because a full sync stepped over it (it continues"),
             "{output:?}"
         );
     }
@@ -301,7 +301,7 @@ fn points_with_missing_log_between_them_are_not_compared() {
     assert!(
         output
             .stderr
-            .contains("cannot be restored: nobody has the bytes"),
+            .contains("cannot be restored: nobody has the log"),
         "{output:?}"
     );
 }

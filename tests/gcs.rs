@@ -105,7 +105,7 @@ fn what_cannot_work_ends_with_what_to_do() {
         output.stderr
     };
     let told = once("gs://no-such-bucket/x");
-    assert!(told.contains("Does the bucket exist?"), "{told}");
+    assert!(told.contains("Check that the bucket exists"), "{told}");
     let told = once("gs://BUCKET/x");
     assert!(told.contains("write gs://BUCKET or"), "{told}");
     gcs.fault("GET", "/o?", 1, Fault::Status(403, None));
@@ -325,22 +325,22 @@ fn flags_that_cannot_be_meant_are_refused() {
         (
             &elsewhere,
             vec!["--kms-key", kms],
-            "gs://BUCKET/PREFIX) alone",
+            "is only for Google Cloud Storage (gs://BUCKET/PREFIX)",
         ),
         (
             &elsewhere,
             vec!["--encryption-key-file", key],
-            "gs://BUCKET/PREFIX) alone",
+            "is only for Google Cloud Storage (gs://BUCKET/PREFIX)",
         ),
         (
             &elsewhere,
             vec!["--storage-class", "ARCHIVE"],
-            "gs://BUCKET/PREFIX) alone",
+            "is only for Google Cloud Storage (gs://BUCKET/PREFIX)",
         ),
         (
             &elsewhere,
             vec!["--user-project", "p"],
-            "gs://BUCKET/PREFIX) alone",
+            "is only for Google Cloud Storage (gs://BUCKET/PREFIX)",
         ),
     ] {
         for verb in [

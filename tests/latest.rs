@@ -220,7 +220,7 @@ fn an_older_rdb_that_was_written_to_waits_for_a_decision(version: Version) {
         wait_undecided(
             &setting,
             &sidecar,
-            "Redis came up from an older snapshot, without the last",
+            "Redis came up from an older snapshot. It lacks the last",
         );
         assert_eq!(list(&setting.store())["latest"], before, "{version}");
         assert_eq!(
@@ -273,7 +273,7 @@ fn a_redis_that_is_suddenly_tiny_waits_for_a_decision(version: Version) {
         wait_undecided(
             &setting,
             &sidecar,
-            "Redis came up with 1 keys, of a history that the store does not know, and the store has 1000 keys",
+            "Redis came up with 1 keys, in a history that the store does not know, and the store has 1000 keys",
         );
         assert_eq!(setting.comes_back().text(&["DBSIZE"]), "1000", "{version}");
         if way == "flush" {

@@ -115,7 +115,7 @@ fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
             .arg("replica-ignore-maxmemory", "no")
             .start();
         let output = stored.restore(&target, &[]);
-        assert_fails(&output, &["cannot hold it", "Nothing was changed there"]);
+        assert_fails(&output, &["is too small", "Nothing was changed there"]);
         assert_eq!(role(&target), "master");
     }
     // The least that it can take would fit; what it does take does not.
@@ -125,7 +125,7 @@ fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
         (
             "yes",
             "allkeys-lru",
-            "would let keys go as soon as it is opened",
+            "would evict keys as soon as it is opened",
         ),
     ] {
         let target = Server::builder(version)
@@ -135,7 +135,7 @@ fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
             .start();
         let output = stored.restore(&target, &[]);
         let context = format!("{version} {ignore} {policy}");
-        assert_fails(&output, &["has not been opened", "CONFIG SET maxmemory 0"]);
+        assert_fails(&output, &["is not promoted", "CONFIG SET maxmemory 0"]);
         assert!(output.stderr.contains(words), "{context}: {output:?}");
         assert_eq!(role(&target), "slave", "{context}");
         // The way that the error names.
@@ -173,7 +173,7 @@ fn a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored(version: Versi
     let sidecar = Backfeed::sidecar(&redis.url(), &stored.store(), listen, &[]);
     sidecar.wait("it says that Redis was not opened", |view| {
         let error = view["last_error"].as_str().unwrap_or_default();
-        error.contains("Redis has not been opened, as it does not hold what is stored")
+        error.contains("Redis is not promoted, because it does not hold what is stored")
             && error.contains("--promote-incomplete")
             && view["ready"] == false
     });
@@ -198,7 +198,7 @@ fn a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored(version: Versi
     let more = ["--promote-incomplete"];
     let sidecar = Backfeed::sidecar(&redis.url(), &stored.store(), listen, &more);
     wait_until("it is opened", PATIENCE, || role(&redis) == "master");
-    assert!(sidecar.log().contains("It is opened all the same"));
+    assert!(sidecar.log().contains("It is promoted all the same"));
     assert!(keys(&redis) < VALUES);
 }
 
@@ -387,7 +387,7 @@ fn chosen_keys_that_are_not_there_in_the_end_are_told(version: Version) {
         .arg("maxmemory-policy", "allkeys-lru")
         .start();
     let output = keys_of(&target, &[]);
-    assert_fails(&output, &["cannot hold them", "Nothing was changed there"]);
+    assert_fails(&output, &["is too small", "Nothing was changed there"]);
     assert_eq!(keys(&target), 0);
 
     let target = Server::builder(version)
@@ -398,8 +398,8 @@ fn chosen_keys_that_are_not_there_in_the_end_are_told(version: Version) {
     assert_fails(
         &output,
         &[
-            "and are not there, such as ",
-            "has let",
+            "and are missing there, such as ",
+            "evicted",
             "CONFIG SET maxmemory",
         ],
     );
@@ -497,8 +497,11 @@ fn a_target_that_is_taken_away_is_told_at_once() {
     let stored = Stored::new(version);
     let other = Server::start(version, &[]);
     for (act, words) in [
-        ("promote", "somebody has promoted it meanwhile"),
-        ("replicate", "somebody has made it a replica of 127.0.0.1:"),
+        ("promote", "another client promoted it meanwhile"),
+        (
+            "replicate",
+            "another client made it a replica of 127.0.0.1:",
+        ),
         ("restart", "it was restarted meanwhile"),
     ] {
         let mut target = Server::start(version, &[]);

@@ -190,7 +190,7 @@ fn what_is_there_is_not_written_over_unless_it_is_said() {
     let refused = stored.restore(&live.url(), &["user:*"]);
     assert_eq!(refused.code, 4, "{refused:?}");
     for word in [
-        "has 1 of the chosen keys already",
+        "already has 1 of the chosen keys",
         "user:zset (database 0)",
         "--replace",
         "Nothing was changed",

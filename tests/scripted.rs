@@ -231,7 +231,7 @@ fn hanging_up_at_every_byte_of_the_handshake() {
                     ..Manner::default()
                 },
             );
-            assert!(end.contains("the link was lost"), "{cut}: {end}");
+            assert!(end.contains("the connection was lost"), "{cut}: {end}");
         }
     }
 }
@@ -272,7 +272,7 @@ fn hanging_up_in_the_payload() {
                 },
             );
             assert!(
-                end.contains("the link was lost during the full sync"),
+                end.contains("the connection was lost during the full sync"),
                 "{cut}: {end}"
             );
         }
@@ -297,7 +297,7 @@ fn hanging_up_in_the_feed() {
                 },
             );
             assert!(
-                end.contains("the link was lost while following the feed"),
+                end.contains("the connection was lost while following the feed"),
                 "{cut}: {end}"
             );
         }
@@ -390,7 +390,7 @@ fn noise_in_the_feed_ends_the_link_and_is_not_stored() {
             let at = format!("the command feed is corrupt at offset {}", recording.end());
             let at = at.trim_end_matches(|c: char| c.is_ascii_digit());
             assert!(
-                text.starts_with(at) && text.ends_with("taking the link for broken"),
+                text.starts_with(at) && text.ends_with("the link counts as broken"),
                 "{text}"
             );
             assert!(!end.is_permanent());
@@ -551,7 +551,7 @@ fn a_half_open_link_ends_after_a_minute_of_silence() {
         };
         let (end, waited) = silence(&recording, manner);
         assert!(
-            end.contains(&format!("nothing was heard for {wanted} s {during}")),
+            end.contains(&format!("nothing was received for {wanted} s {during}")),
             "{cut}: {end}"
         );
         // From the last byte heard on; all that was before took real time.

@@ -368,7 +368,7 @@ fn a_master_that_hangs_is_left_when_the_sentinels_have_replaced_it() {
     backfeed.wait_captured(&all.servers[new]);
     // It was the watch that noticed, not the link.
     assert!(
-        backfeed.log().contains("the Sentinels have made"),
+        backfeed.log().contains("the Sentinels have promoted"),
         "{}",
         backfeed.log()
     );
@@ -461,7 +461,7 @@ fn a_name_that_nobody_knows_is_told_and_tried_again() {
     let once = run(&["backup", "--redis", &url, "--store", &store, "--once"]);
     assert_eq!(once.code, 4, "{once:?}");
     assert!(
-        once.stderr.contains("no master is named `market`")
+        once.stderr.contains("know no master named `market`")
             && once.stderr.contains("(they know shop)"),
         "{once:?}"
     );

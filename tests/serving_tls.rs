@@ -133,7 +133,7 @@ fn restored_at_boot(version: Version) {
     wait_told(
         &redis,
         &sidecar,
-        "it gave a wrong user or password: set masterauth on Redis to the password in --listen-password-file, and masteruser \
+        "it gave a wrong user or password. Set masterauth on Redis to the password in --listen-password-file, and masteruser \
          to guest",
     );
     redis.cmd(&["CONFIG", "SET", "masterauth", "open barley"]);
@@ -177,7 +177,7 @@ fn certificates(version: Version) {
     wait_told(
         &redis,
         &sidecar,
-        "its certificate was signed by no authority in --listen-tls-client-ca",
+        "no authority in --listen-tls-client-ca signed its certificate",
     );
     fs::copy(authority.file(), &clients).unwrap();
     wait_open(&redis, &sidecar);
@@ -244,11 +244,11 @@ fn only_one_side(version: Version) {
     for (redis_does, words) in [
         (
             false,
-            "it speaks no TLS, which --listen-tls-cert demands here: set `tls-replication yes`",
+            "the client did not use TLS, which --listen-tls-cert requires. Set `tls-replication yes`",
         ),
         (
             true,
-            "it speaks TLS, and this listener does not: give backfeed a certificate with --listen-tls-cert",
+            "it speaks TLS, and this listener does not. Give backfeed a certificate (--listen-tls-cert",
         ),
     ] {
         let listen = free_port();
@@ -360,7 +360,7 @@ fn what_crosses_a_network_in_the_clear_is_warned_of() {
         view["phase"] == "waiting_for_redis"
     });
     let log = sidecar.log();
-    assert_eq!(log.matches("in the clear").count(), 1, "{log}");
+    assert_eq!(log.matches("unencrypted").count(), 1, "{log}");
     assert!(log.contains("--listen-tls-cert"), "{log}");
 }
 
@@ -414,7 +414,7 @@ fn restore(version: Version) {
         &[],
         &[
             "has tls-replication set",
-            "--listen-tls-cert and --listen-tls-key",
+            "(--listen-tls-cert, --listen-tls-key)",
             "CONFIG SET tls-replication no",
         ],
     );
@@ -422,7 +422,9 @@ fn restore(version: Version) {
     let as_user = [&flags[..], &["--listen-user", "replica"]].concat();
     refused(
         &as_user,
-        &["has another masteruser than --listen-user: CONFIG SET masteruser replica there"],
+        &[
+            "has another masteruser than --listen-user. Run there: redis-cli CONFIG SET masteruser replica",
+        ],
     );
     target.cmd(&["CONFIG", "SET", "masteruser", "replica"]);
     target.cmd(&["CONFIG", "SET", "tls-replication", "no"]);
@@ -472,7 +474,7 @@ fn a_restore_that_cannot_let_its_target_in_says_why() {
     let output = run(&[&["restore", "--store", &archive, "--to", &to][..], &flags].concat());
     assert_eq!(output.code, 4, "{output:?}");
     for words in [
-        "it could not be let in within 60 s",
+        "it was not admitted within 60 s",
         "it refuses our certificate",
         "run the restore again with --force",
     ] {
@@ -542,7 +544,7 @@ fn files_that_cannot_be_used_are_told_before_anything_else() {
         // Encrypted, but open to everybody.
         (
             with(&["--listen"], "0.0.0.0:6390"),
-            "demand certificates with --listen-tls-client-ca",
+            "require certificates (--listen-tls-client-ca)",
         ),
     ] {
         for verb in [

@@ -373,7 +373,7 @@ fn an_empty_master_is_restored_not_captured(version: Version) {
         assert!(
             sidecar
                 .log()
-                .contains("Redis is an empty master although the store has data")
+                .contains("Redis is an empty master, but the store has data")
         );
         sidecar.wait_captured(&fresh);
         fresh.kill9();
@@ -449,7 +449,11 @@ fn a_replica_of_somebody_else_is_left_alone_and_captured_as_it_is(version: Versi
     assert!(refuses_writes(&redis));
     let view = sidecar.readyz().unwrap();
     assert_eq!(view["promoted"], false, "{view}");
-    assert!(sidecar.log().contains("not of us: it is left alone"));
+    assert!(
+        sidecar
+            .log()
+            .contains("not of backfeed: it is captured as it is")
+    );
     let copy = restored(version, &store(&home));
     assert_eq!(copy.debug_digest(), master.debug_digest(), "{version}");
 }
@@ -544,15 +548,15 @@ fn open_after_opens_redis_without_its_store_and_captures_it_later() {
     assert!(refuses_writes(&redis));
     wait_promoted(&redis);
     assert!(sidecar.log().contains("--open-after"));
-    redis.cmd(&["SET", "unrestored", "1"]);
+    redis.cmd(&["SET", "without the stored data", "1"]);
     sidecar.wait("it is ready, though the store is away", |view| {
         view["ready"] == true && view["phase"] == "waiting_for_store"
     });
     blocked.unblock(None);
     sidecar.wait_captured(&redis);
-    assert_eq!(redis.text(&["GET", "unrestored"]), "1");
+    assert_eq!(redis.text(&["GET", "without the stored data"]), "1");
     assert_eq!(
-        restored(Version::Redis70, &blocked.url()).text(&["GET", "unrestored"]),
+        restored(Version::Redis70, &blocked.url()).text(&["GET", "without the stored data"]),
         "1"
     );
 }
@@ -628,12 +632,12 @@ fn redis_must_give_the_listeners_password() {
     assert_eq!(sidecar.readyz().unwrap()["ready"], false);
     let told = |words: &str| sidecar.log().matches(words).count();
     assert_eq!(
-        told("it gave a wrong password: set masterauth on Redis to the password"),
+        told("it gave a wrong password. Set masterauth on Redis to the password"),
         1
     );
     redis.cmd(&["CONFIG", "SET", "masterauth", ""]);
     wait_until("the missing one is told", PATIENCE, || {
-        told("it gave no password: set masterauth on Redis") == 1
+        told("it gave no password. Set masterauth on Redis") == 1
     });
     redis.cmd(&["CONFIG", "SET", "masterauth", "open sesame"]);
     wait_promoted(&redis);
@@ -655,8 +659,8 @@ fn beyond_loopback_it_listens_with_a_password_alone() {
     assert_eq!(output.code, 2, "{output:?}");
     assert!(
         output.stderr.contains(
-            "--listen: 0.0.0.0:6390 can be reached from other machines, and whoever connects is served all data: set a \
-             password with --listen-password-file, demand certificates with --listen-tls-client-ca, or listen on 127.0.0.1"
+            "--listen: 0.0.0.0:6390 can be reached from other machines, and whoever connects gets all data. Set a \
+             password (--listen-password-file), require certificates (--listen-tls-client-ca), or listen on 127.0.0.1"
         ),
         "{output:?}"
     );

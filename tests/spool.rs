@@ -213,7 +213,7 @@ fn a_spool_that_is_lost_is_told_and_the_server_asked_again() {
     assert!(stage.backfeed.metric("backfeed_spool_errors_total") >= 1.0);
     assert!(stage.backfeed.metric("backfeed_partial_syncs_total") >= 1.0);
     let log = stage.backfeed.log();
-    assert!(log.contains("the server is asked for it again"), "{log}");
+    assert!(log.contains("asks the server for it again"), "{log}");
 }
 
 /// To stop is no reason to be silent about what is not stored.
@@ -241,7 +241,7 @@ fn a_full_spool_is_hung_up_on_and_gone_on_from() {
     // What the spool spares the master.
     let most = stage.write(3);
     assert!(most > 5 * MB, "the master held {most} bytes");
-    let hung_up = "wait for the store, which is all that memory and spool take: hanging up";
+    let hung_up = "wait for the store, and the limit is all of memory and spool: disconnecting";
     wait_until("it hangs up", PATIENCE, || {
         stage.backfeed.log().contains(hung_up)
     });

@@ -243,7 +243,7 @@ fn a_full_sync_comes_for_what_cannot_be_applied(version: Version) {
         };
         again();
         it.backfeed
-            .wait_log("a full sync is taken", "a new base was received");
+            .wait_log("a full sync is taken", "received a new base");
         assert!(it.backfeed.log().contains(why), "{version}: {why}");
         it.backfeed.wait("all is well again", |view| {
             view["consolidate_error"].is_null() && view["base_offset"].is_u64()

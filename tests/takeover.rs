@@ -189,7 +189,7 @@ fn one_serves_one_waits(version: Version, store: &str) -> (Pod, Pod) {
     waiting.sidecar.wait("it waits", |view| {
         view["detail"]
             .to_string()
-            .contains("restores another Redis")
+            .contains("is restoring another Redis")
     });
     (serving, waiting)
 }
@@ -283,7 +283,10 @@ fn a_restore_that_continues_the_history_takes_it_as_a_sidecar_does() {
         &url,
     ]);
     assert_eq!(output.code, 6, "{output:?}");
-    assert!(output.stderr.contains("goes on as"), "{output:?}");
+    assert!(
+        output.stderr.contains("already continues history"),
+        "{output:?}"
+    );
     assert_eq!(other.text(&["DBSIZE"]), "0");
     // What the target writes is the latest.
     let mut backup = Backfeed::backup(&target.url(), &store, QUICK);

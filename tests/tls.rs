@@ -166,7 +166,7 @@ fn rotation(version: Version) {
     backfeed.wait("it says what is wrong", |view| {
         view["last_error"]
             .as_str()
-            .is_some_and(|error| error.contains("no authority that is trusted here"))
+            .is_some_and(|error| error.contains("no trusted authority signed"))
     });
     fs::copy(new.file(), &trusted).unwrap();
     source.server.fill_with_records("after");
@@ -214,7 +214,7 @@ fn wrong_certificates(version: Version) {
     let foreign = stranger.file();
     refused(
         &once(&good.url(), &home, &["--tls-ca", &foreign]),
-        "signed by no authority that is trusted here: give the certificate of its authority with --tls-ca",
+        "no trusted authority signed the server's certificate. Give the certificate of its authority with --tls-ca",
     );
     // The system's authorities have not signed it either.
     refused(&once(&good.url(), &home, &[]), "--tls-ca FILE");
@@ -294,10 +294,10 @@ fn only_one_side(version: Version) {
         None,
     );
     let plain_to_tls = format!("redis://127.0.0.1:{}", server.port);
-    refused(&once(&plain_to_tls, &home, &[]), "TLS at this port");
+    refused(&once(&plain_to_tls, &home, &[]), "rediss://");
     let tls_to_plain = format!("rediss://{}", server.server.addr());
     let output = once(&tls_to_plain, &home, &["--tls-ca", &ca]);
-    refused(&output, "speaks no TLS at this port, write redis://");
+    refused(&output, "this port does not speak TLS, write redis://");
 }
 on!(only_one_side: redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);
 
@@ -366,7 +366,7 @@ fn files_that_cannot_be_used_are_told_before_anything_else() {
     }
     let output = once("redis://127.0.0.1:1", &home, &["--tls-ca", &ca]);
     assert_eq!(output.code, 2, "{output:?}");
-    assert!(output.stderr.contains("write rediss://"), "{output:?}");
+    assert!(output.stderr.contains("Write rediss://"), "{output:?}");
 
     let server = Secure::start(
         Server::builder(Version::Redis86),

@@ -196,7 +196,7 @@ fn a_vector_set_is_asked_of_the_server() {
         }
         backfeed.wait_captured(&server);
         assert_eq!(server.info("stats")["sync_full"], "1", "{version}");
-        assert!(backfeed.log().contains("were asked of the server"));
+        assert!(backfeed.log().contains("asked the server for the values"));
         let copy = restored(version, &store);
         assert_eq!(copy.debug_digest(), server.debug_digest(), "{version}");
         for ask in [

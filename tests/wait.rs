@@ -271,7 +271,7 @@ fn a_backlog_that_was_overrun_costs_a_full_sync_by_one_link() {
     wait_until("it is told", PATIENCE, || {
         backfeed
             .log()
-            .contains("more was written than the server's backlog holds")
+            .contains("the server wrote more than its backlog holds")
     });
     backfeed.wait_captured(&redis);
     assert_eq!(redis.info("stats")["sync_full"], "2");

@@ -159,13 +159,19 @@ fn a_superseded_sidecar_acknowledges_nothing_more_and_says_so() {
     });
     assert_eq!(cut_off.wait_exit(), 5, "{}", cut_off.log());
     assert!(
-        cut_off.log().contains("superseded: history") && cut_off.log().contains("was sealed"),
+        cut_off
+            .log()
+            .contains("superseded: another backfeed has taken over: history")
+            && cut_off.log().contains("was sealed"),
         "{}",
         cut_off.log()
     );
     let (code, body) = told.last().unwrap();
     assert_eq!(*code, 503, "{body}");
-    assert!(body.contains("superseded: history"), "{body}");
+    assert!(
+        body.contains("superseded: another backfeed has taken over: history"),
+        "{body}"
+    );
 
     assert_eq!(
         old.set_and_wait(0, "after the seal", 1, 1000),
@@ -212,7 +218,7 @@ fn two_different_servers_on_one_store_are_kept_apart() {
         wait_all_stored(server, &[backfeed]);
     }
     let id = |server: &Server| server.position().0;
-    let warning = "the store also holds a history of another server; they are kept apart";
+    let warning = "the store also holds a history of another server; both are kept apart";
     assert!(
         !first.log().contains(warning),
         "it was alone: {}",
@@ -501,7 +507,8 @@ fn outage(home: &TempDir, cause: &str, outage: impl FnOnce(&str) -> Box<dyn Outa
     let wait = redis::cmd("WAIT").arg(1).arg(300).to_owned();
     let stored: u32 = wait.query(&mut connection).unwrap();
     assert_eq!(stored, 0, "it is not stored");
-    let hung_up = "bytes of feed wait for the store, which is the memory limit: hanging up";
+    let hung_up =
+        "bytes of feed wait for the store, and the limit is the memory limit: disconnecting";
     wait_until("it hangs up", PATIENCE, || {
         most = most.max(resident_kib(backfeed.pid()));
         backfeed.log().contains(hung_up)

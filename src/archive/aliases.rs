@@ -1,4 +1,5 @@
-//! Histories that are stored under a key of their own, because the store holds another one of the id that the server has.
+//! Histories that are stored under a derived key, because the store holds another history under the id that the server
+//! has.
 
 use std::collections::BTreeMap;
 
@@ -23,14 +24,14 @@ impl Aliases {
         said.next().map_or(key, |(said, _)| *said)
     }
 
-    /// From now on, the history that a server with this id writes is `key`.
+    /// From now on, a server with this id writes the history `key`.
     pub fn add(&mut self, said: ReplId, key: ReplId) {
         self.0.insert(said, key);
     }
 }
 
 impl Catalog {
-    /// Of one id, the history that none of the others of that id comes after.
+    /// Of the histories with one id, the one that no other one of that id comes after.
     #[must_use]
     pub fn aliases(&self) -> Aliases {
         let docs = || {

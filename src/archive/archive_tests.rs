@@ -257,7 +257,7 @@ async fn newer_formats_are_told_from_damage(store: SharedStore) {
     .await;
     let catalog = archive.catalog().await.unwrap();
     for n in [2, 3] {
-        assert!(catalog.unreadable[&id(n)].contains("use a newer backfeed"));
+        assert!(catalog.unreadable[&id(n)].contains("Use a newer backfeed"));
     }
     assert!(catalog.latest(None).is_err());
 

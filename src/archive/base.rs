@@ -1,7 +1,8 @@
 //! Bases: RDB bytes in, zstd frames with a seek table out, and back.
 //!
-//! A base's object is a run of independent zstd frames of 1 MiB of RDB each (up to 4 MiB are read), then the seek table of the zstd seekable format
-//! (`contrib/seekable_format/zstd_seekable_compression_format.md` in zstd's repository), which is a skippable frame.
+//! The object of a base is a run of independent zstd frames. Each holds 1 MiB of RDB (the reader accepts up to 4 MiB).
+//! The seek table of the zstd seekable format follows (`contrib/seekable_format/zstd_seekable_compression_format.md` in
+//! zstd's repository). It is a skippable frame.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,12 +24,12 @@ use crate::wire::crc64::Crc64;
 use crate::wire::position::Position;
 use crate::wire::rdb::{Summary, WalkError, Walker};
 
-/// Bytes of RDB in one zstd frame: twice the window of `LEVEL`, so that larger ones would hardly be smaller in all. Two frames
-/// are compressed or waiting while one is uploaded and one filled, each with its result: at most 6 MiB in all.
+/// Bytes of RDB in one zstd frame. It is twice the window of `LEVEL`, so larger frames would hardly save space. Two
+/// frames are compressed or wait while one is uploaded and one is filled, each with its result: at most 6 MiB together.
 pub const BASE_FRAME_RAW: usize = 1 << 20;
 
-/// Frames of one base that are compressed or wait for it: one that the uploader waits for, one in its queue, one that waits for room
-/// there. Each holds a thread of the blocking pool for a moment.
+/// Frames of one base that are being compressed or wait: one that the uploader waits for, one in its queue, one that
+/// waits for room there. Each one uses a thread of the blocking pool for a moment.
 pub const FRAMES_AT_ONCE: usize = FRAMES_QUEUED + 2;
 const FRAMES_QUEUED: usize = 1;
 
@@ -57,10 +58,10 @@ pub struct BaseWriter {
     uploader: JoinHandle<Result<Uploaded, ArchiveError>>,
 }
 
-/// A base whose data is stored; its manifest is still to be written ([`Archive::commit_base`]).
+/// A base whose data is stored. Its manifest is still to be written ([`Archive::commit_base`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredBase {
-    /// Where it stands.
+    /// The position of the base.
     pub at: Position,
     /// Bytes of the RDB.
     pub raw_bytes: u64,
@@ -122,8 +123,8 @@ impl BaseWriter {
         }
     }
 
-    /// Appends bytes of the RDB. Compression and upload go on beside it; it waits when they are behind. After an error the
-    /// writer is of no more use.
+    /// Appends bytes of the RDB. Compression and upload run at the same time; this call waits when they are behind.
+    /// After an error the writer is of no more use.
     pub async fn write(&mut self, raw: Bytes) -> Result<(), ArchiveError> {
         self.crc.update(&raw);
         self.digest.update(&raw);
@@ -148,8 +149,8 @@ impl BaseWriter {
         Ok(())
     }
 
-    /// Stores the object. [`ArchiveError::BaseExists`] when its data is already there (a crash before the manifest was
-    /// written): the caller reads it with [`Archive::walk_stray_base`], and adopts it.
+    /// Stores the object. [`ArchiveError::BaseExists`] when its data is already there (after a crash before the
+    /// manifest was written). The caller then reads it with [`Archive::walk_stray_base`], and adopts it.
     pub async fn finish(mut self) -> Result<StoredBase, ArchiveError> {
         if !self.filling.is_empty() {
             self.send_filled().await?;
@@ -217,7 +218,7 @@ impl Drop for BaseWriter {
     }
 }
 
-/// Writes the frames in their order, then the seek table. It ends when the sender is dropped; the commit is the writer's.
+/// Writes the frames in their order, then the seek table. It ends when the sender is dropped. The writer commits.
 async fn upload_frames(
     object: String,
     mut upload: Box<dyn Upload>,
@@ -288,20 +289,20 @@ impl Archive {
         self.create_unless_there(&object, body).await
     }
 
-    /// Says beside a base that it was read and found sound. What was said before stays, and is no error.
+    /// Records beside a base that it was read and found sound. An earlier record stays, and is no error.
     pub async fn commit_verdict(&self, verdict: &VerdictDoc) -> Result<(), ArchiveError> {
         let object = Name::BaseVerdict(verdict.position()).to_string();
         let body = documents::to_bytes(&object, verdict)?;
         self.create_unless_there(&object, body).await
     }
 
-    /// The RDB of a base, verified: stored size, raw size, digest. Only the end of the stream without an error says that all
-    /// was right; until then each piece has passed its zstd frame's checksum.
+    /// The RDB of a base, verified: stored size, raw size, digest. Only an end of the stream without an error means
+    /// that all was right. Until then, each piece has passed the checksum of its zstd frame.
     pub async fn read_base(&self, manifest: &BaseManifest) -> Result<RawStream, ArchiveError> {
         self.read_compared(manifest, Compared::Data).await
     }
 
-    /// The same, with what is to be compared.
+    /// The same, with the expected digest.
     pub async fn read_compared(
         &self,
         manifest: &BaseManifest,
@@ -314,8 +315,8 @@ impl Archive {
         Ok(decode_stream(source, decoder))
     }
 
-    /// Reads the data of a base that has no manifest (yet) to its end: is it a sound RDB, and what is in it? Each zstd frame's
-    /// checksum is verified.
+    /// Reads the data of a base without a manifest to its end: is it a sound RDB, and what is in it? The checksum of
+    /// each zstd frame is verified.
     pub async fn walk_stray_base(
         &self,
         at: Position,
@@ -359,11 +360,11 @@ pub enum Compared {
     Object,
 }
 
-/// What becomes of what the decoder has reckoned.
+/// What to do with the values that the decoder computed.
 enum Goal {
     /// It must be what the manifest says.
     Compare(Box<BaseManifest>, Compared),
-    /// There is no manifest: it is told.
+    /// There is no manifest: reports what was found.
     Tell(Position, Arc<OnceLock<StoredBase>>),
 }
 

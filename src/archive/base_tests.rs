@@ -162,7 +162,8 @@ async fn base_data_without_a_manifest_can_be_adopted(store: SharedStore) {
     ));
 }
 
-/// The bytes of another base, of the same sizes and with the same CRC-64, as every RDB has that ends with its own checksum.
+/// The bytes of another base, of the same sizes and with the same CRC-64, as every RDB has that ends with its own
+/// checksum.
 async fn the_data_of_another_base_is_not_taken_for_that_of_this_one(store: SharedStore) {
     let archive = archive_in(store).await;
     let raw = |value: &[u8]| {
@@ -201,8 +202,8 @@ async fn the_data_of_another_base_is_not_taken_for_that_of_this_one(store: Share
     }
 }
 
-/// A bit that means nothing to a reader from front to back does not keep a restore from its data, and is found when the object
-/// itself is compared.
+/// A bit that means nothing to a reader from front to back does not keep a restore from its data, and is found when the
+/// object itself is compared.
 async fn a_seek_table_that_was_changed_is_found_and_hinders_no_restore(store: SharedStore) {
     let archive = archive_in(store).await;
     let raw = feed(0, 5000);
@@ -236,8 +237,8 @@ async fn a_damaged_base_is_a_typed_error(store: SharedStore) {
         let names_it = matches!(&error, ArchiveError::Truncated { object, .. } if *object == name);
         assert!(names_it, "cut to {length}: {error}");
     }
-    // Some bits of zstd's frame headers, and the seek table, mean nothing to a reader from front to back: if one of those changes,
-    // the data is right all the same. What does not happen is wrong data.
+    // Some bits of zstd's frame headers, and the seek table, mean nothing to a reader from front to back: if one of
+    // those changes, the data is right all the same. What does not happen is wrong data.
     let mut harmless = 0;
     for flipped in 0..whole.len() {
         let mut bytes = whole.to_vec();

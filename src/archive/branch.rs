@@ -1,4 +1,4 @@
-//! Where a history that has gone on in another server may be left: at a point in its log, before its end.
+//! Where a history that another server continues may be left: at a point in its log, before its end.
 
 use futures::StreamExt;
 
@@ -8,10 +8,10 @@ use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::resp::FeedScanner;
 
 impl Archive {
-    /// The boundary at exactly `offset` of `history`, with the database selected there. None: `offset` is inside a command or a
-    /// transaction, or not in the log, or no base stands before it, so that nothing could go on from there.
+    /// The boundary at exactly `offset` of `history`, with the database selected there. None: `offset` is inside a
+    /// command or a transaction, or not in the log, or no base is before it, so nothing could continue from there.
     ///
-    /// It reads the one segment that holds the offset, and those before it that the same unit began in.
+    /// It reads the segment that holds the offset, and earlier ones if a command or transaction began in them.
     pub async fn boundary_at(
         &self,
         catalog: &Catalog,

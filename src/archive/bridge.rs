@@ -1,16 +1,16 @@
-//! Bridges over the gaps of a log, and its seal: it stays one chain in which all its writers meet.
+//! Bridges over the gaps of a log, and its seal. With them the log stays one chain, and all of its writers meet in it.
 
 use super::{AppendError, Archive, ArchiveError, Catalog, Gap};
 use crate::log::segment::{self, SegmentMeta};
 use crate::store::StoreError;
 use crate::wire::position::{Offset, ReplId};
 
-/// Gaps that are bridged one after another. Each belongs to a full sync whose writer died before its own bridge, or is one that another
-/// writer was first to bridge.
+/// The most gaps that are bridged one after another. Each one is left by a full sync whose writer died before its
+/// bridge, or another writer bridged it first.
 const BRIDGES: u32 = 100;
 
 impl Archive {
-    /// After which byte a log is sealed. None: it is not, or damage keeps that from being told.
+    /// The byte after which a log is sealed. None: it is not sealed, or damage hides it.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.
@@ -26,10 +26,11 @@ impl Archive {
         }
     }
 
-    /// Bridges a gap up to the base behind it. Any other writer of this history will meet that, as it would meet a seal.
+    /// Bridges a gap up to the base after it. Any other writer of this history will meet the bridge, as it would meet a
+    /// seal.
     ///
     /// # Errors
-    /// [`AppendError::Taken`] when one was first.
+    /// [`AppendError::Taken`] when another writer was first.
     pub async fn bridge(
         &self,
         history: ReplId,
@@ -52,8 +53,9 @@ impl Archive {
         self.append(&header, body).await
     }
 
-    /// Bridges the gap before the end of a log, if there is one that nobody has bridged: before it is sealed, or a writer on the
-    /// other side would not find the seal. Gives where the log ends then; none: that cannot be told.
+    /// Bridges the gap before the end of a log, if nobody has bridged it. This is done before the log is sealed,
+    /// because a writer on the other side would not find the seal. Returns where the log then ends. None: that is not
+    /// known.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.
@@ -66,8 +68,7 @@ impl Archive {
         self.bridged(&mut catalog, history, writer).await
     }
 
-    /// The same, of what `catalog` knows: in a later one, another base may stand beyond another gap. What is bridged is listed in it
-    /// then, and what the log has come to since.
+    /// The same, with the catalog that shows it: in a later one, another base may be beyond another gap.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.
@@ -94,7 +95,7 @@ impl Archive {
         }
         Err(ArchiveError::Store(StoreError::Transient {
             what: format!("cannot bridge the gaps in the log of history {history}"),
-            cause: format!("{BRIDGES} bridges were created, and the store still shows a gap"),
+            cause: format!("{BRIDGES} bridges were created, and the log still has a gap"),
         }))
     }
 }

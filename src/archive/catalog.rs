@@ -1,4 +1,4 @@
-//! What the archive holds: histories, their bases and logs, and how they descend from one another.
+//! What the archive holds: histories, their bases and logs, and which history descends from which.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ use crate::wire::position::{Offset, Position, ReplId};
 pub struct Catalog {
     /// The histories whose `history.json` could be read.
     pub histories: BTreeMap<ReplId, History>,
-    /// Histories of which too little could be read to tell what they are, and why: `history.json`, or the manifest of the only
-    /// base. While there are any, [`Catalog::latest`] does not choose: the right one may be among them.
+    /// Histories of which too little could be read, and why: `history.json`, or the manifest of the only base. While
+    /// there are any, [`Catalog::latest`] does not choose, because the right one may be among them.
     pub unreadable: BTreeMap<ReplId, String>,
     /// What else was found and cannot be used: foreign objects, histories without `history.json`.
     pub problems: Vec<Problem>,
@@ -36,7 +36,7 @@ pub struct History {
 
 /// Several histories could be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is not clear which history is meant, name one of them: {}", join(.0))]
+#[error("several histories could be meant. Name one of them: {}", join(.0))]
 pub struct Ambiguous(pub Vec<ReplId>);
 
 fn join(ids: &[ReplId]) -> String {
@@ -45,8 +45,9 @@ fn join(ids: &[ReplId]) -> String {
 }
 
 impl Catalog {
-    /// From `id` (offset `u64::MAX`) up to the root: each ancestor with the last offset that `id` shares with it. It stops
-    /// before an ancestor that is not in the catalog. Errors: [`ArchiveError::UnknownHistory`], [`ArchiveError::Cycle`].
+    /// From `id` (offset `u64::MAX`) up to the root: each ancestor with the last offset that `id` shares with it. It
+    /// stops before an ancestor that is not in the catalog. Errors: [`ArchiveError::UnknownHistory`],
+    /// [`ArchiveError::Cycle`].
     pub fn lineage(&self, id: ReplId) -> Result<Vec<Position>, ArchiveError> {
         let mut history = self
             .histories
@@ -64,7 +65,7 @@ impl Catalog {
             if lineage.iter().any(|at| at.history == parent.history) {
                 return Err(ArchiveError::Cycle { id });
             }
-            // Offsets go on counting from parent to child, so less is shared if an ancestor was left earlier still.
+            // Offsets continue to count from parent to child, so less is shared if an ancestor was left earlier.
             shared = shared.min(parent.offset);
             lineage.push(Position {
                 history: parent.history,
@@ -81,7 +82,7 @@ impl Catalog {
         self.is_restorable_at(id, Offset(u64::MAX))
     }
 
-    /// The same for what goes on from `id` after `offset`: has it a base at or below that?
+    /// The same for the part of `id` after `offset`: has it a base at or below that?
     #[must_use]
     pub fn is_restorable_at(&self, id: ReplId, offset: Offset) -> bool {
         let has_base = |at: &Position| {
@@ -97,8 +98,8 @@ impl Catalog {
             .is_ok_and(|lineage| lineage.iter().any(has_base))
     }
 
-    /// The histories that go on: the restorable ones that no other restorable one comes after ([`HistoryDoc::before`]), not even
-    /// through others between them.
+    /// The ends of all lines: the restorable histories that no other restorable one comes after
+    /// ([`HistoryDoc::before`]).
     #[must_use]
     pub fn tips(&self) -> Vec<&HistoryDoc> {
         let superseded = self.superseded();
@@ -125,9 +126,8 @@ impl Catalog {
         superseded
     }
 
-    /// The history that goes on: of the [`Self::tips`], the only
-    /// one that `service` wrote, or else the only one. None: there is nothing to restore. [`Ambiguous`] when there are
-    /// several, or some that cannot be read.
+    /// The latest history: among the [`Self::tips`], the only one that `service` wrote, or else the only one. None:
+    /// there is nothing to restore. [`Ambiguous`] when there are several, or some that cannot be read.
     pub fn latest(&self, service: Option<&str>) -> Result<Option<ReplId>, Ambiguous> {
         let tips = self.tips();
         if !self.unreadable.is_empty() {

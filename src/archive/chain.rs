@@ -1,16 +1,16 @@
-//! Following a log: which of the listed segments are part of it, and where it ends.
+//! Follows a log: which of the listed segments are part of it, and where it ends.
 //!
-//! Each segment's header says where the next one begins, so the log is a chain from one to the next. Not every listed
-//! segment is a link of it: a writer has up to [`PARALLEL_UPLOADS`] segments in flight, and if it dies, those beyond the first one
-//! that did not arrive are **strays**. The next writer fills the hole and goes on with cuts of its own, past the strays:
+//! The header of each segment says where the next one begins, so the log is a chain. Not every listed segment is part
+//! of it. A writer has up to [`PARALLEL_UPLOADS`] uploads at the same time. If it dies, the segments after the first
+//! missing one are **strays**. The next writer fills the gap, and cuts its segments at other places, past the strays:
 //!
 //! ```text
 //!   1─────100 101────────250 251─────400      the log
 //!                    201───300 301─350        strays of a writer that died with 101‥200 in flight
 //! ```
 //!
-//! Where a chain is entered in its middle, strays are told from links by looking back: of all runs of segments that follow one
-//! another, strays make short ones (fewer than [`PARALLEL_UPLOADS`]), the log a long one.
+//! Where a chain is entered in its middle, we look back to tell strays from the log. Of all runs of segments that
+//! follow one another, strays make short ones (fewer than [`PARALLEL_UPLOADS`]), and the log makes a long one.
 
 pub(crate) mod window;
 
@@ -39,10 +39,11 @@ pub struct LogEnd {
     pub boundary: Boundary,
     /// The last time mark of the log; None when it has no segment with one.
     pub last_mark: Option<TimeMark>,
-    /// The seal of the log, if there is one. It stands after `end`, or the log has a gap before it.
+    /// The seal of the log, if there is one. It is after `end`, or the log has a gap before it.
     pub sealed: Option<SealHeader>,
-    /// `end` is a base that stands beyond a gap which nothing bridges yet: its writer has died before. Whoever goes on from
-    /// there, or seals the log there, bridges it first ([`Archive::bridge`]): another writer may be on the other side.
+    /// `end` is a base beyond a gap that nothing bridges yet: its writer died before that. Whoever continues from
+    /// there, or seals the log there, bridges the gap first ([`Archive::bridge`]), because another writer may be on the
+    /// other side.
     pub unbridged: Option<Gap>,
 }
 
@@ -55,11 +56,11 @@ pub struct Gap {
     pub db: u32,
     /// `from` is a boundary.
     pub at_boundary: bool,
-    /// Where the base stands.
+    /// The position of the base.
     pub to: Boundary,
 }
 
-/// What [`Archive::chain`] gives: segments, and last of all why it ends.
+/// What [`Archive::chain`] returns: segments, and finally the reason why it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChainItem {
     /// The next segment.
@@ -85,7 +86,7 @@ pub enum ChainEnd {
     SteppedOver {
         /// The last byte before them.
         at: Offset,
-        /// The last of them. The base of that full sync stands there.
+        /// The last of them. The base of that full sync is there.
         resumes: Offset,
     },
     /// The log is sealed.
@@ -93,8 +94,8 @@ pub enum ChainEnd {
 }
 
 impl Archive {
-    /// Where the log of `history` ends, as far as `catalog` knows. It reads the last few headers, and goes over to a base that
-    /// stands beyond a gap. [`ArchiveError::NothingStored`] when the history has no base, no segment and no parent.
+    /// Where the log of `history` ends, as far as `catalog` knows. It reads the last few headers, and follows a base
+    /// beyond a gap. [`ArchiveError::NothingStored`] when the history has no base, no segment and no parent.
     pub async fn log_end(
         &self,
         catalog: &Catalog,
@@ -136,7 +137,7 @@ impl Archive {
                 log.sort_unstable();
                 continue;
             }
-            // The log goes on, but not from there, and no base stands between: an object was lost.
+            // The log continues, but not from there, and no base is between: an object was lost.
             if window.goes_on_beyond(walked.end) {
                 let object = log_name(history, walked.end.next_byte());
                 return Err(ArchiveError::Missing { object });
@@ -162,8 +163,8 @@ impl Archive {
         }
     }
 
-    /// The headers in order, from the segment that holds byte `after + 1` on, and why they end. An error is the last item. What
-    /// `catalog` does not list yet is not followed.
+    /// The headers in order, from the segment that holds byte `after + 1`, and why they end. An error is the last item.
+    /// What `catalog` does not list yet is not followed.
     #[must_use]
     pub fn chain(
         &self,
@@ -202,7 +203,7 @@ impl Archive {
         stream::once(begin).try_flatten().fuse().boxed()
     }
 
-    /// The chain through `log` from the segment whose first byte is `next`. Headers are read ahead; strays are passed over.
+    /// The chain through `log` from the segment whose first byte is `next`. Headers are read ahead; strays are skipped.
     fn follow(
         &self,
         history: ReplId,
@@ -235,8 +236,8 @@ impl Archive {
         items.fuse().boxed()
     }
 
-    /// An object that a listing does not show, though it shows later ones: it may have been created while that was made, as
-    /// the names of a directory are not read in one moment.
+    /// An object that a listing does not show, although it shows later ones. It may have been created during the
+    /// listing, because the names of a directory are not read in one moment.
     async fn unlisted(&self, history: ReplId, first: u64) -> Result<Option<Item>, ArchiveError> {
         let item = self.listed(history, first).await?;
         let is_there = !matches!(item.entry, Err(ArchiveError::Missing { .. }));
@@ -277,8 +278,8 @@ impl Archive {
         Ok(First::End(ChainEnd::Log(after)))
     }
 
-    /// Where the segment begins that holds byte `wanted`, if a listing shows neither that one nor those before it back to the
-    /// one that begins at `next`. Else it should begin at `wanted` itself.
+    /// Where the segment begins that holds byte `wanted`, if a listing shows neither that one nor the ones between it
+    /// and the one that begins at `next`. Otherwise it should begin at `wanted` itself.
     async fn unlisted_holding(
         &self,
         history: ReplId,
@@ -316,7 +317,7 @@ impl Archive {
         Ok(Window::new(offset, is_all, items, starts))
     }
 
-    /// A listed object: what is wrong with it alone matters only if it turns out to be part of the chain.
+    /// A listed object. If only this object is wrong, that matters only if it turns out to be part of the chain.
     async fn listed(&self, history: ReplId, first: u64) -> Result<Item, ArchiveError> {
         let entry = match self.entry(history, first).await {
             Err(error @ ArchiveError::Store(_)) => return Err(error),
@@ -482,7 +483,7 @@ struct Walked {
     /// Where it began, before the first of them.
     began: Option<Offset>,
     sealed: Option<SealHeader>,
-    /// The last byte before a gap, where nothing of the log stands behind the base beyond it.
+    /// The last byte before a gap, if nothing of the log follows the base beyond it.
     gap: Option<Offset>,
     /// It went over a gap to a base, between which and the log's end others may stand.
     crossed: bool,
@@ -568,7 +569,7 @@ impl Enter {
 }
 
 impl Walked {
-    /// None: no boundary is known, or a later one may stand before what was looked at.
+    /// None: no boundary is known, or a later one may be before what was read.
     fn log_end(&self, history: &History, is_whole: bool) -> Option<LogEnd> {
         let began = self.began?;
         let boundary = self.boundary(history, self.end)?;

@@ -1,7 +1,7 @@
 //! The JSON documents of the archive: `archive.json`, `history.json` and the manifest of a base.
 //!
-//! Pretty-printed, because operators read them. Unknown fields are ignored (an older build may read what a newer one
-//! of the same format wrote); a higher `format` is an error, because ignoring what it means could lose data.
+//! They are pretty-printed, because operators read them. Unknown fields are ignored, so an older build can read what a
+//! newer one of the same format wrote. A higher `format` is an error, because to ignore it could lose data.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ use crate::wire::rdb::{self, Checksum, Summary};
 /// The format of every document that this build writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 
-/// The longest document that is read, in bytes: a manifest with a count for each of 100 000 databases fits; what is
-/// longer is not one of ours, and is not worth the memory.
+/// The longest document that is read, in bytes. A manifest with counts for 100 000 databases fits. A longer one is not
+/// ours, and is not worth the memory.
 pub const DOCUMENT_LIMIT: usize = 8 << 20;
 
 /// What `kind` says in `archive.json`.
@@ -42,14 +42,15 @@ pub struct HistoryDoc {
     pub format: u32,
     /// The history.
     pub id: ReplId,
-    /// What the server calls it, if that is not `id`: the store holds another history of that id, which is not what the server has.
+    /// What the server calls it, if that is not `id`: the store holds another history of that id, which the server does
+    /// not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replid: Option<ReplId>,
-    /// Where it left the history that it goes on from. None: it begins with a base of its own.
+    /// Where it left the history that it continues. None: it begins with a base of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
-    /// What this service wrote before, when the data does not descend from it: of a new, perhaps empty, server, or of a branch
-    /// that was left. It is sealed.
+    /// What this service wrote before, when the data does not descend from it: the server is new (perhaps empty), or a
+    /// branch was left. The old history is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Position>,
     /// Others of the same kind: branches that were left before what came last was recorded.
@@ -105,8 +106,8 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Does it put relative TTLs into the feed, so that replaying them later would lengthen lives? Redis and `KeyDB` before
-    /// 7 do (PROTOCOL.md, "Expiry in the feed"). An unknown version does not count as old.
+    /// Does it put relative TTLs into the feed, so that replaying them later would lengthen lives? Redis and `KeyDB`
+    /// before 7 do (PROTOCOL.md, "Expiry in the feed"). An unknown version does not count as old.
     #[must_use]
     pub fn relative_ttls(&self) -> bool {
         let old = self
@@ -136,8 +137,9 @@ pub struct BaseManifest {
     pub raw_bytes: u64,
     /// Bytes of the object.
     pub stored_bytes: u64,
-    /// CRC-64/REDIS over all bytes of the RDB, 16 hexadecimal digits. As an RDB ends with its own CRC-64, it is 0 for every whole
-    /// RDB that has one, and tells two of them apart no more than their lengths do: earlier versions had nothing else, and want it.
+    /// CRC-64/REDIS over all bytes of the RDB, 16 hexadecimal digits. An RDB ends with its own CRC-64, so this is 0 for
+    /// every complete RDB with a checksum, and does not tell two of them apart. Earlier versions had nothing else, and
+    /// need it.
     pub crc64: String,
     /// What identifies the bytes. None: an earlier version wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,8 +152,8 @@ pub struct BaseManifest {
     pub server: ServerInfo,
     /// Unix milliseconds.
     pub created_unix_ms: i64,
-    /// When the last byte of the feed that it stands on had been received, Unix milliseconds, if that was not right before it
-    /// was made.
+    /// When the last byte of the feed before the base was received, Unix milliseconds, if that was not right before the
+    /// base was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received_unix_ms: Option<i64>,
     /// Keys in each database.
@@ -175,7 +177,7 @@ pub struct BaseManifest {
 }
 
 impl BaseManifest {
-    /// Of a base that is stored, and was walked.
+    /// The manifest of a base that is stored, and was walked.
     #[must_use]
     pub fn new(
         stored: &StoredBase,
@@ -217,15 +219,15 @@ impl BaseManifest {
         }
     }
 
-    /// The database selected in the feed where a snapshot stands: a master says 0, as it selects one before its next
-    /// write; a replica as the source says what its master had selected (PROTOCOL.md C.2).
+    /// The database selected in the feed at the snapshot. A master says 0, because it selects one before its next
+    /// write. A replica says what its master had selected (PROTOCOL.md C.2).
     #[must_use]
     pub fn selected_db(summary: &Summary) -> u32 {
         let says = summary.aux.get("repl-stream-db");
         says.and_then(|db| db.parse().ok()).unwrap_or(0)
     }
 
-    /// Where it stands.
+    /// The position of the base.
     #[must_use]
     pub fn position(&self) -> Position {
         Position {
@@ -252,14 +254,14 @@ impl BaseManifest {
 pub struct BaseDigest {
     /// [`crate::archive::digest::ALGORITHM`]. Another one cannot be checked by this build.
     pub algorithm: String,
-    /// Of the RDB.
+    /// The digest of the RDB.
     pub raw: String,
-    /// Of the object as it is stored.
+    /// The digest of the object as it is stored.
     pub stored: String,
 }
 
 impl BaseDigest {
-    /// Of bytes that have all passed.
+    /// The digests of bytes that have all passed.
     #[must_use]
     pub fn new(raw: &Digest, stored: &Digest) -> Self {
         Self {
@@ -283,13 +285,14 @@ pub struct VerdictDoc {
     pub format: u32,
     /// The history of the base.
     pub history: ReplId,
-    /// Where it stands.
+    /// The offset of the base.
     pub offset: Offset,
     /// Bytes of RDB that were read.
     pub raw_bytes: u64,
     /// Their CRC-64, as in the manifest.
     pub crc64: String,
-    /// What identifies them, as in the manifest. None there: they were not compared with what was once stored.
+    /// The digest that identifies them, as in the manifest. None there: they were not compared with what was once
+    /// stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<BaseDigest>,
     /// Who read it.

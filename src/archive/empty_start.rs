@@ -1,7 +1,8 @@
 //! How a store without any history begins: with an empty base, which is stored before its Redis takes a write.
 //!
-//! Of two sidecars that find it empty, one is named in `first.json` ([`super::takeover`]). The base comes after that, and is the same
-//! whoever stores it: so the one that lost leaves nothing there, and one that dies in between is helped.
+//! If two sidecars find the store empty, `first.json` names one of them ([`super::takeover`]). The base comes after
+//! that, and it has the same bytes whoever stores it. So the sidecar that lost leaves nothing in the store. If one dies
+//! between the two steps, the other one completes them.
 
 use bytes::Bytes;
 
@@ -9,12 +10,13 @@ use super::{Archive, ArchiveError, BaseKind, BaseManifest, HistoryDoc};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::{Offset, Position};
 
-/// An RDB without keys, up to its checksum, in the oldest version of the servers that are supported: all newer ones load it.
+/// An RDB without keys, up to its checksum, in the oldest version of the servers that are supported: all newer ones
+/// load it.
 const EMPTY_RDB: &[u8] = b"REDIS0009\xff";
 /// Where the history begins. Not at 0, which a replica without any data has as well.
 const BEGINS_AT: Offset = Offset(1);
 
-/// The point at which a history stands that begins empty.
+/// The point at which an empty history begins.
 #[must_use]
 pub fn begins_at(doc: &HistoryDoc) -> Position {
     Position {
@@ -33,7 +35,7 @@ impl Archive {
         let mut base = self.begin_base(at).await?;
         base.write(empty_rdb()).await?;
         match base.finish().await {
-            // Whoever did it may have died before the manifest.
+            // The process that did it may have died before the manifest.
             Ok(_) | Err(ArchiveError::BaseExists { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! Reading the whole catalog: one listing of all names, then the documents. ([`super::outline`] reads less.)
+//! Reads the catalog: one listing of all names, then the documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub(super) const PARALLEL_READS: usize = 32;
 /// Foreign objects that are named; more are counted.
 const FOREIGN_NAMED: usize = 10;
 
-/// What the names of one history's objects tell.
+/// What the names of one history's objects show.
 #[derive(Default)]
 pub(super) struct Listed {
     /// First bytes.
@@ -38,7 +38,8 @@ impl Listed {
 }
 
 impl Archive {
-    /// Lists what is there. What cannot be used is told in it, and is no error; that the store cannot be read is.
+    /// Lists what is there. Objects that cannot be used are reported in the catalog, and are no error. It is an error
+    /// if the store cannot be read.
     pub async fn catalog(&self) -> Result<Catalog, ArchiveError> {
         let mut catalog = Catalog::default();
         let listed = self.list_names("", &mut catalog.problems).await?;
@@ -73,7 +74,7 @@ impl Archive {
                 // It is written before the first manifest and the first segment, so no crash explains this.
                 Err(error @ ArchiveError::Missing { .. }) if listed.counts() => {
                     let reason = format!(
-                        "{error}, though the history has a base or a log: it was deleted or lost"
+                        "{error}, but the history has a base or a log: it was deleted or lost"
                     );
                     catalog.unreadable.insert(id, reason);
                 }
@@ -111,7 +112,7 @@ impl Archive {
         let mut objects = self.store.list(prefix, None).await;
         while let Some(object) = objects.try_next().await? {
             match Name::parse(&object.name) {
-                // Whose it is, and who goes on from a history, is asked when it matters.
+                // Whose it is, and who continues a history, is asked when it matters.
                 Some(
                     Name::Archive
                     | Name::Sidecar
@@ -211,8 +212,8 @@ impl Archive {
         Ok(())
     }
 
-    /// `catalog` with the base at `at`, if that is there and not listed: bases are listed before the log that may bridge a gap up
-    /// to one of them.
+    /// `catalog` with the base at `at`, if that is there and not listed. Bases are listed before the log, which may
+    /// bridge a gap up to one of them.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.

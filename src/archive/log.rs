@@ -1,4 +1,4 @@
-//! The objects of a log: appending, sealing and reading them one by one. ([`super::chain`] follows them.)
+//! The objects of a log: creates, seals and reads them one by one. ([`super::chain`] follows them.)
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -14,8 +14,8 @@ use crate::log::segment::{
 use crate::store::StoreError;
 use crate::wire::position::{Offset, ReplId};
 
-/// How many segments a writer may have in flight at once. Readers rely on it: with one, a writer that dies leaves no segment
-/// beyond a hole, so whatever lies there says that something was lost. With more, so many less one could be **strays**,
+/// How many uploads of segments a writer may have at once. Readers rely on it. With one, a writer that dies leaves no
+/// segment beyond a gap, so a segment there means that something was lost. With more, all but one could be **strays**,
 /// and readers would have to tell them from the log.
 pub const PARALLEL_UPLOADS: usize = 1;
 
@@ -28,7 +28,7 @@ const SHORT: u64 = 64 << 10;
 /// Why a segment or a seal was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Somebody else's segment, or a seal, is there.
+    /// Another writer's segment, or a seal, is there.
     #[error("another writer was first")]
     Taken(Box<Entry>),
     /// The archive failed.
@@ -45,8 +45,8 @@ impl AppendError {
 }
 
 impl Archive {
-    /// Creates a segment from what [`segment::encode`] gave. If the very same bytes are there already (an earlier try whose
-    /// answer was lost), that is success. Transient errors are the caller's to retry.
+    /// Creates a segment from what [`segment::encode`] gave. If the very same bytes are there already (an earlier try
+    /// whose answer was lost), that is success. Transient errors are the caller's to retry.
     pub async fn append(&self, header: &SegmentHeader, body: Bytes) -> Result<(), AppendError> {
         let first_byte = header.meta.start.next_byte();
         let object = log_name(header.meta.history, first_byte);
@@ -64,8 +64,8 @@ impl Archive {
         Err(AppendError::Taken(Box::new(entry)))
     }
 
-    /// Seals a log after its last byte. A seal that is there already is success, as it says nothing of who goes on from there
-    /// ([`super::takeover`]); a segment is [`AppendError::Taken`].
+    /// Seals a log after its last byte. If a seal is already there, this succeeds, because a seal does not say who
+    /// continues ([`super::takeover`]). If a segment is there, it is [`AppendError::Taken`].
     pub async fn seal(
         &self,
         history: ReplId,
@@ -131,8 +131,8 @@ impl Archive {
         }
     }
 
-    /// The raw bytes of a segment, verified against its header. Only the end of the stream without an error says that all was
-    /// right; until then each piece has passed its zstd frame's checksum.
+    /// The raw bytes of a segment, verified against its header. Only an end of the stream without an error means that
+    /// all was right. Until then, each piece has passed the checksum of its zstd frame.
     pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
         let (history, first) = (header.meta.history, header.meta.start.next_byte());
         let object = log_name(history, first);
@@ -240,7 +240,7 @@ fn archive_error(object: &str, error: &SegmentError) -> ArchiveError {
 struct SegmentDecoder {
     object: String,
     expected: Entry,
-    /// What has come of the header frame, until it is whole.
+    /// The received part of the header frame, until it is complete.
     head: Option<Vec<u8>>,
     payload: PayloadReader,
 }
@@ -266,7 +266,7 @@ impl Decode for SegmentDecoder {
         if !entry.is_same(&self.expected) {
             return Err(ArchiveError::damaged(
                 &self.object,
-                "it is another segment than its header said before; objects must not be changed",
+                "its header changed since it was first read; objects must not be changed",
             ));
         }
         let pushed = self

@@ -7,10 +7,10 @@
 //! histories/<id>/history.json                    parent, source server, created
 //! histories/<id>/base/<offset:020>.rdb.zst       snapshot
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
-//! histories/<id>/base/<offset:020>.verified.json who has read it from end to end since, and found it sound
+//! histories/<id>/base/<offset:020>.verified.json who has since read it to the end, and found it sound
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
-//! histories/<id>/takeover/<number:020>.json      who restores a Redis from it just now
-//! histories/<id>/successor.json                  which history goes on from it ([`takeover`])
+//! histories/<id>/takeover/<number:020>.json      who is restoring a Redis from it
+//! histories/<id>/successor.json                  which history continues it ([`takeover`])
 //! ```
 
 pub mod digest;
@@ -62,14 +62,14 @@ use crate::runtime::buffers::Buffers;
 use crate::store::{Listing, SharedStore, StoreError};
 use crate::wire::position::ReplId;
 
-/// Raw bytes in order, verified as far as they have come; the last item is an error unless everything was right.
+/// Raw bytes in order, verified as far as they have come. The last item is an error unless everything was right.
 pub type RawStream = BoxStream<'static, Result<Bytes, ArchiveError>>;
 
 /// An archive in a store.
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: SharedStore,
-    /// Of what is decompressed.
+    /// Buffers for what is decompressed.
     buffers: Buffers,
     /// Of a restore: the segments that were read.
     kept: Option<Arc<Kept>>,
@@ -90,22 +90,22 @@ pub enum ArchiveError {
         reason: String,
     },
     /// The store does not do what an archive needs of it.
-    #[error("{url} cannot hold an archive: {reason}; use another store")]
+    #[error("{url} cannot hold an archive: {reason}. Use another store")]
     Unfit {
         /// The store.
         url: String,
         /// What it did.
         reason: String,
     },
-    /// There is nothing at all.
-    #[error("{url} is empty: is it the right place? Nothing has been backed up there")]
+    /// The store is empty.
+    #[error("{url} is empty: nothing has been backed up there. Check the URL")]
     EmptyStore {
         /// The store.
         url: String,
     },
     /// Written by a newer backfeed.
     #[error(
-        "{object} has format {version}, and this build reads up to {supported}: use a newer backfeed"
+        "{object} has format {version}, and this version of backfeed reads up to {supported}. Use a newer backfeed"
     )]
     NewerFormat {
         /// The object.
@@ -138,7 +138,7 @@ pub enum ArchiveError {
         reason: String,
     },
     /// An object says that it is another one than its name says: it was renamed or copied.
-    #[error("{object} was renamed: it says that it is {says}")]
+    #[error("{object} was renamed: its content says that it is {says}")]
     Renamed {
         /// The object.
         object: String,
@@ -152,7 +152,7 @@ pub enum ArchiveError {
         object: String,
     },
     /// There is no such history.
-    #[error("there is no history {id} in the archive: `backfeed list` shows those that are there")]
+    #[error("there is no history {id} in the archive. `backfeed list` shows all histories")]
     UnknownHistory {
         /// The id asked for.
         id: ReplId,
@@ -204,7 +204,7 @@ impl Archive {
             Some(bytes) => bytes,
             None => {
                 let why = archive.nothing_there().await;
-                // Unless somebody has made it between the two looks.
+                // Another process may have made it between the two looks.
                 archive.read_document(&object).await?.ok_or(why)?
             }
         };
@@ -266,13 +266,13 @@ impl Archive {
         }
     }
 
-    /// The store, for what an operator should be told.
+    /// The store, for messages to an operator.
     #[must_use]
     pub fn store(&self) -> &SharedStore {
         &self.store
     }
 
-    /// Writes `history.json`. One that exists already stays, and is no error. Whoever writes a log begins with
+    /// Writes `history.json`. If there is one already, it stays, and this is no error. A writer of a log begins with
     /// [`Self::begin_history`].
     pub(crate) async fn create_history(&self, doc: &HistoryDoc) -> Result<(), ArchiveError> {
         let object = Name::History(doc.id).to_string();
@@ -290,7 +290,7 @@ impl Archive {
             Ok(Some(object)) => ArchiveError::NotAnArchive {
                 url,
                 reason: format!(
-                    "it holds {} but no archive.json; choose another directory or prefix",
+                    "it holds {} but no archive.json. Choose another directory or prefix",
                     object.name
                 ),
             },

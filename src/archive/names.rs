@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::wire::position::{Offset, Position, ReplId};
 
-/// What stands before every history.
+/// The prefix of every history.
 pub(super) const HISTORIES: &str = "histories/";
 
 /// An object of the archive. Its [`Display`](fmt::Display) is the object's name; [`Name::parse`] is the way back.
@@ -37,13 +37,13 @@ pub enum Name {
     Log {
         /// The history.
         history: ReplId,
-        /// The number of the segment's first byte, or of the byte that a seal stands in place of.
+        /// The number of the segment's first byte, or of the byte that has a seal in its place.
         first_byte: u64,
     },
 }
 
 impl Name {
-    /// The object that has this name; None when it is none of ours.
+    /// The object that has this name. None when it does not belong to an archive.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {

@@ -1,4 +1,4 @@
-//! Reading objects: small ones at once, large ones as a stream that is decompressed beside the reader.
+//! Reads objects: small ones at once, large ones as a stream. The stream is decompressed while the reader works.
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,8 +14,8 @@ const FETCH_AHEAD: usize = 2;
 /// Decompressed pieces (at most a zstd frame each) that wait for the consumer.
 const DECODE_AHEAD: usize = 1;
 
-/// Compressed bytes pushed at once: several of zstd's blocks, as it copies those that are cut. Between two pushes the decoder
-/// notices that nobody listens any more.
+/// Compressed bytes that are pushed at once: several of zstd's blocks, because it copies blocks that are cut. Between
+/// two pushes the decoder notices that nobody listens any more.
 const PUSH_BYTES: usize = 512 << 10;
 
 /// Turns an object's bytes into raw ones.
@@ -26,8 +26,8 @@ pub(super) trait Decode: Send + 'static {
     fn finish(self) -> Result<(), ArchiveError>;
 }
 
-/// Fetches, decodes (on the blocking pool) and hands out at the same time, each a bounded way ahead of the next. Dropping
-/// the stream ends it all.
+/// Fetches, decodes (on the blocking pool) and hands out at the same time. Each step is ahead of the next by a bounded
+/// amount. Dropping the stream ends all of them.
 pub(super) fn decode_stream(mut source: ByteStream, mut decoder: impl Decode) -> RawStream {
     #[cfg(test)]
     if runtime::simulated::is_on() {
@@ -102,7 +102,7 @@ pub(super) fn decode_here(source: ByteStream, decoder: impl Decode) -> RawStream
 
 type Piece = Result<Bytes, ArchiveError>;
 
-/// To a listener who may have gone.
+/// Sends to a listener that may have ended.
 fn send(to: &mpsc::Sender<Piece>, piece: Piece) {
     let _ = to.blocking_send(piece);
 }

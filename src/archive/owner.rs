@@ -1,4 +1,5 @@
-//! Whose sidecar an archive belongs to: there is one line of histories for sidecars in an archive, so one server's.
+//! Whose sidecar an archive belongs to. An archive holds one line of histories for sidecars, so it belongs to one
+//! server.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +17,8 @@ pub struct SidecarDoc {
 }
 
 impl Archive {
-    /// The name of the sidecar that the archive belongs to: `name`, unless another one is recorded. An archive of an older build
-    /// has none, and belongs to the first that asks.
+    /// The name of the sidecar that the archive belongs to: `name`, unless another one is recorded. An archive of an
+    /// older build has no name, and belongs to the first sidecar that asks.
     ///
     /// # Errors
     /// [`ArchiveError`].

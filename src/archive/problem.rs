@@ -5,7 +5,7 @@ use std::fmt;
 use super::{ArchiveError, Name};
 use crate::wire::position::{Position, ReplId};
 
-/// What is in an archive and cannot be used. An operator is told its text; code asks what it is.
+/// An object in an archive that cannot be used. An operator reads its text; code asks for its kind.
 #[derive(Debug, Clone)]
 pub enum Problem {
     /// An object that is not one of an archive.
@@ -13,36 +13,37 @@ pub enum Problem {
         /// Its name.
         name: String,
     },
-    /// So many more of those.
+    /// How many more there are.
     MoreForeign {
         /// How many.
         count: usize,
     },
-    /// A history without its document and without anything that counts: its first full sync is under way, or was cut off.
+    /// A history without its document and without anything that counts: its first full sync is under way, or was cut
+    /// off.
     Unborn {
         /// The history.
         history: ReplId,
     },
     /// The data of a base without a manifest: it is being written, or its writer died.
     Stray {
-        /// Where the base would stand.
+        /// The position that the base would have.
         base: Position,
     },
     /// A manifest that cannot be read or says that it is another.
     Manifest {
-        /// Where the base stands, as the object's name says.
+        /// The position of the base, according to the object's name.
         base: Position,
         /// What is wrong.
         error: ArchiveError,
     },
-    /// The data of a base that has a manifest is gone.
+    /// A base has a manifest, but its data is missing.
     NoData {
-        /// Where the base stands.
+        /// The position of the base.
         base: Position,
     },
     /// The data of a base has another size than its manifest says.
     Size {
-        /// Where the base stands.
+        /// The position of the base.
         base: Position,
         /// Bytes of the object.
         found: u64,
@@ -82,21 +83,24 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Foreign { name } => write!(f, "{name}: not an object of an archive"),
-            Self::MoreForeign { count } => write!(f, "{count} more objects are not of an archive"),
+            Self::MoreForeign { count } => {
+                write!(f, "{count} more objects do not belong to an archive")
+            }
             Self::Unborn { history } => write!(
                 f,
-                "history {history} is ignored: {} is not there, as its first full sync is under way or was cut off",
+                "history {history} is ignored: {} is missing, because its first full sync is still running or was cut \
+                 off",
                 Name::History(*history)
             ),
             Self::Stray { base } => write!(
                 f,
-                "{}: no manifest, so it does not count: it is being written, or its writer died",
+                "{}: it has no manifest, so it does not count. It is being written, or its writer died",
                 Name::BaseData(*base)
             ),
             Self::Manifest { error, .. } => error.fmt(f),
             Self::NoData { base } => write!(
                 f,
-                "{} is missing, though its manifest is there",
+                "{} is missing, but its manifest is there",
                 Name::BaseData(*base)
             ),
             Self::Size { base, found, says } => write!(

@@ -1,4 +1,4 @@
-//! A look, before anything depends on it, at whether a store does what the archive needs of it.
+//! Checks that a store does what the archive needs, before anything depends on it.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -7,19 +7,20 @@ use super::{Archive, ArchiveError, Name};
 use crate::store::{Listing, SharedStore, StoreError};
 
 impl Archive {
-    /// Opens the archive in `store`, or makes one if the store is empty, for somebody who will write: proves that the store can
-    /// be read, listed and written, and that it creates an object once.
+    /// Opens the archive in `store`, or makes one if the store is empty, for a caller that will write. It proves that
+    /// the store can be read, listed and written, and that it creates an object once.
     ///
-    /// The probe is `archive.json` itself, so it leaves no object behind, however often it runs: it is read, found in a listing,
-    /// and created again. A store that creates once refuses that. One that does not writes the same bytes over it, which does no
-    /// harm, and is told apart by that. It costs a listing and a create for each start.
+    /// The probe is `archive.json` itself, so the check leaves nothing behind, however often it runs. The object is
+    /// read, found in a listing, and created again. A store that creates once refuses that. A store that does not
+    /// writes the same bytes over it. This does no harm, and is noticed. The check costs a listing and a create for
+    /// each start.
     ///
-    /// That the create is refused *because the object exists* proves the permission to create, too. Google Cloud Storage needs
-    /// `storage.objects.create` for each insert and `storage.objects.delete` as well when there is an object of that name (the
-    /// IAM table of its JSON API), and says 403 to who lacks them; 412 is the answer to a request that is allowed, and whose
-    /// precondition fails. Should an account without `storage.objects.delete` get 403 here, it is told so, and rightly: it would
-    /// get the same where another writer was faster, and could not find out that it was. On a file system, the temporary file
-    /// that is to be linked has to be written first.
+    /// The create is refused *because the object exists*, and this also proves the permission to create. Google Cloud
+    /// Storage needs `storage.objects.create` for each insert, and also `storage.objects.delete` when there is an
+    /// object of that name (the IAM table of its JSON API). It says 403 to an account that lacks them. 412 is the
+    /// answer to a request that is allowed, but whose precondition fails. An account without `storage.objects.delete`
+    /// would get 403 here, and is told so. It would get the same answer where another writer was faster, and could not
+    /// find that out. On a file system, the temporary file to be linked has to be written first.
     ///
     /// # Errors
     /// As [`Self::open_or_create`], and [`ArchiveError::Unfit`].
@@ -35,7 +36,7 @@ impl Archive {
         let one = Listing::of(&object).pages_of(1);
         let listed = self.store.list_with(one).await.try_next().await?;
         if listed.is_none_or(|found| found.name != object || found.size != body.len() as u64) {
-            return Err(self.unfit(format!("its listing does not show {object} as it is")));
+            return Err(self.unfit(format!("its listing does not show {object} correctly")));
         }
         match self.store.create(&object, body.clone()).await {
             Err(StoreError::AlreadyExists { .. }) => {}
@@ -52,7 +53,7 @@ impl Archive {
     async fn check_unchanged(&self, object: &str, before: &Bytes) -> Result<(), ArchiveError> {
         match self.read_document(object).await? {
             Some(after) if after == before => Ok(()),
-            _ => Err(self.unfit(format!("{object} does not read as it was written"))),
+            _ => Err(self.unfit(format!("{object} has other bytes than were written"))),
         }
     }
 
@@ -124,7 +125,7 @@ mod tests {
     enum Flaw {
         Overwrites,
         ListsNothing,
-        /// Says that the object exists, and writes it all the same.
+        /// Says that the object exists, but writes it.
         Lies,
     }
 
@@ -179,7 +180,7 @@ mod tests {
         for (flaw, says) in [
             (Flaw::Overwrites, "created a second time"),
             (Flaw::ListsNothing, "its listing"),
-            (Flaw::Lies, "does not read as it was written"),
+            (Flaw::Lies, "has other bytes than were written"),
         ] {
             let store: SharedStore = std::sync::Arc::new(Flawed(MemoryStore::new(), flaw));
             let error = Archive::open_to_write(store, NOW).await.unwrap_err();

@@ -1,57 +1,55 @@
-//! Who goes on from a history, when several would: two sidecars may restore their Redis from one history at the same time, as
-//! when a node comes back while the new pod boots.
+//! Who may continue a history when several could. Two sidecars may restore their Redis from one history at the same
+//! time, for example when a node comes back while the new pod boots.
 //!
 //! ```text
-//! histories/<id>/takeover/<number:020>.json      a claim: who restores a Redis from this history just now; the highest counts
-//! histories/<id>/successor.json                  which history goes on from this one, created once
+//! histories/<id>/takeover/<number:020>.json      a claim: who is restoring a Redis from this history; the highest counts
+//! histories/<id>/successor.json                  which history continues this one, created once
 //! first.json                                     the same for a store without any history
 //! ```
 //!
 //! # The protocol
-//! 1. **Claim**, before anything is sealed or served: create `takeover/<last + 1>`. Whoever finds the claim of another one there
-//!    waits. The holder creates further claims while it serves. A claim that is not followed by another one for the time that it
-//!    names is *overridden*: whoever waits creates the next number. How long that was is measured by the one who waits, with a
-//!    monotonic clock; no two clocks are ever compared. A claim for the same run of the same Redis, or of the same process, is
-//!    one's own: nobody else can serve that Redis.
+//! 1. **Claim**, before anything is sealed or served: create `takeover/<last + 1>`. Whoever finds the claim of another
+//!    one waits. The holder creates further claims while it serves. A claim is *overridden* when no other claim follows
+//!    it for the time that it names: then the one who waits creates the next number. The one who waits measures that
+//!    time with its own monotonic clock. No two clocks are ever compared. A claim for the same run of the same Redis,
+//!    or of the same process, counts as one's own: nobody else can serve that Redis.
 //! 2. **Seal** the log, and serve everything up to the seal.
-//! 3. **Look again**, right before `REPLICAOF NO ONE`: create the next claim, and then read `successor.json`. Somebody else's
-//!    claim, or a successor: it was lost, and Redis is not promoted.
-//! 4. **Succeed**: the promoted Redis has an id of its own, a child of the history. Create `successor.json` with the child's
-//!    `history.json` in it (after a full sync, its first manifest too). If another child is there, this one is *superseded*.
-//! 5. Only then `history.json` of the child, its log, and the first acknowledgement ([`Archive::begin_history`]).
+//! 3. **Look again**, right before `REPLICAOF NO ONE`: create the next claim, and then read `successor.json`. If there
+//!    is a claim of another one, or a successor, the claim was lost, and Redis is not promoted.
+//! 4. **Succeed**: the promoted Redis has an id of its own, a child of the history. Create `successor.json` with the
+//!    child's `history.json` in it (after a full sync, also its first manifest). If another child is there, this one is
+//!    *superseded*.
+//! 5. Only then create `history.json` of the child and its log, and send the first acknowledgement
+//!    ([`Archive::begin_history`]).
 //!
 //! # Why at most one side's `WAIT` can say 1
-//! A process acknowledges bytes after the seal only as those of a child, and only after step 5. Step 5 needs that
-//! `successor.json` names the child. That object has one name and is created once, so it names one child, for ever. Two Redis
-//! servers that were restored from one history have two ids, so they are two children, and one of them at most is named. Nothing
-//! of that depends on the claims, on their order, on time, or on who is alive: a holder that was overridden while it slept finds
-//! the other child's name when it wakes. Claims only keep two Redis servers from being promoted, and clients from writing to the one
-//! that loses.
+//! A process acknowledges bytes after the seal only as bytes of a child, and only after step 5. Step 5 needs that
+//! `successor.json` names the child. That object has one name and is created once, so it names one child for ever. Two
+//! Redis servers that were restored from one history have two ids. So they are two children, and at most one of them is
+//! named. None of this depends on the claims, on their order, on time, or on who is alive. A holder that was overridden
+//! while it slept finds the name of the other child when it wakes. Claims have only one use: they keep two Redis
+//! servers from being promoted, and clients from writing to the one that loses.
 //!
-//! A server that goes on from the very point of the seal, under an id that is not recorded, need not have been restored by a sidecar: the
-//! one that was may have saved an RDB there, and may have crashed. That is another run of the program, with another `run_id`, and each claim names the run that it
-//! was made for. So a run that no claim names is a branch, as after any restart from an older RDB: it comes after what the
-//! service wrote last, which is sealed before.
-//!
-//! The seal keeps whoever wrote the history before from acknowledging more of it. It does not say who may go on: a seal that is
-//! there already is as good as one's own.
+//! The seal keeps the earlier writer of the history from acknowledging more of it. It does not say who may continue. A
+//! seal that is already there is as good as one's own.
 //!
 //! # When the winner dies
 //! | it dies after | what the next one finds | and does |
 //! |---|---|---|
-//! | 1, 2, 3 | its claim, and no successor | waits until the claim has stood still for its time, and overrides it |
-//! | `REPLICAOF NO ONE` | the same; the promoted Redis has taken no write that was confirmed | the same; if that Redis' own sidecar comes back before, that one succeeds |
-//! | 4 | a successor without `history.json` | creates what `successor.json` holds ([`Archive::complete`]), and goes on from the child |
-//! | 5 | the child, as the latest | takes the child over, as any history |
+//! | 1, 2, 3 | its claim, and no successor | waits until the claim was not renewed for its time, and overrides it |
+//! | `REPLICAOF NO ONE` | the same; the promoted Redis has taken no write that was confirmed | the same; if the sidecar of that Redis comes back first, that one succeeds |
+//! | 4 | a successor without `history.json` | creates what `successor.json` holds ([`Archive::complete`]), and continues from the child |
+//! | 5 | the child, as the latest | takes over the child, like any history |
 //!
-//! A store without any history is taken over in the same way, in one step: of two sidecars that find it empty and open their Redis,
-//! one is named in `first.json`, with its first snapshot, before anything of it is acknowledged.
+//! A store without any history is taken over in the same way, in one step. If two sidecars find it empty and promote
+//! their Redis, `first.json` names one of them, with its first snapshot, before anything of it is acknowledged.
 //!
-//! A history under a key of our own (`archive::aliases`) takes the place of the one that the store has under its server's id. It is recorded
-//! and begun *before* that is sealed: who finds the seal must find it too, as no server says its key. Nothing of it is acknowledged
-//! before the seal.
+//! A history under a derived key (`archive::aliases`) replaces the one that the store has under its server's id. It is
+//! recorded and begun *before* the old one is sealed. The reason: whoever finds the seal must also find the new
+//! history, and no server says its key. Nothing of it is acknowledged before the seal.
 //!
-//! Archives of older builds have neither object: no claim is no holder, and a history that has gone on already is not the latest.
+//! Archives of older builds have neither object. Without a claim there is no holder. A history that another one already
+//! continues is not the latest.
 
 use std::time::Duration;
 
@@ -88,7 +86,7 @@ pub struct ClaimDoc {
     /// The `run_id` of that Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<String>,
-    /// If no claim follows for so long, its holder is taken to be gone.
+    /// If no claim follows for this long, its holder counts as dead.
     pub stands_ms: u64,
     /// Unix milliseconds.
     pub created_unix_ms: i64,
@@ -101,7 +99,7 @@ impl ClaimDoc {
         self.writer == claimant.writer || (self.redis.is_some() && self.redis == claimant.redis)
     }
 
-    /// How long it must stand still to be overridden.
+    /// How long it must go without a renewal to be overridden.
     #[must_use]
     pub fn stands(&self) -> Duration {
         Duration::from_millis(self.stands_ms)
@@ -116,9 +114,9 @@ pub struct SuccessorDoc {
     /// The history that was taken over. None: the store was empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<ReplId>,
-    /// The `history.json` of the one that goes on.
+    /// The `history.json` of the one that continues it.
     pub child: HistoryDoc,
-    /// Its first snapshot, when it does not go on from the log. None in an empty store: an empty one.
+    /// Its first snapshot, when it does not continue from the log. None in an empty store: an empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseManifest>,
     /// Which process has recorded it.
@@ -126,16 +124,16 @@ pub struct SuccessorDoc {
 }
 
 impl SuccessorDoc {
-    /// For messages.
+    /// The history and its writer, for messages.
     #[must_use]
     pub fn says(&self) -> String {
         let (child, writer) = (self.child.id, &self.writer);
         match self.history {
             Some(history) => {
-                format!("history {history} goes on as {child}, which {writer} has recorded")
+                format!("{writer} has recorded that {child} continues history {history}")
             }
             None => {
-                format!("{writer} has begun with history {child} in the store, which was empty")
+                format!("{writer} has begun history {child} in the store, which was empty")
             }
         }
     }
@@ -144,7 +142,7 @@ impl SuccessorDoc {
 /// Why a history does not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
-    /// Another one goes on from its parent.
+    /// Another history already continues its parent.
     #[error("{}", .0.says())]
     GoesOn(Box<SuccessorDoc>),
     /// The archive failed.
@@ -153,7 +151,8 @@ pub enum SuccessionError {
 }
 
 impl Archive {
-    /// The last claim on a history. What is claimed meanwhile may be missed: whoever creates the next number finds out.
+    /// The last claim on a history. A claim that is made meanwhile may be missed: whoever creates the next number finds
+    /// out.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -196,7 +195,8 @@ impl Archive {
         Ok(Some(doc))
     }
 
-    /// Creates claim `number`. The one that is there in its place: somebody else's, or that of an earlier try.
+    /// Creates claim `number`. Returns the one that is there instead: that of another process, or that of an earlier
+    /// try.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -228,7 +228,7 @@ impl Archive {
         }
     }
 
-    /// Which history goes on from this one.
+    /// Which history continues this one.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -252,7 +252,7 @@ impl Archive {
         Ok(Some(doc))
     }
 
-    /// Does for whoever recorded a successor what is left to do: it may have died.
+    /// Completes what the process that recorded a successor may have left undone, because it died.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -265,10 +265,12 @@ impl Archive {
         }
     }
 
-    /// Writes `history.json`, as the one that goes on from what it names as `previous` or `parent`; that must be sealed (or be, before
-    /// anything is acknowledged, if it has a key of our own). One that exists already stays, and is no error. `base`: its first snapshot, of which all but the manifest is stored.
+    /// Writes `history.json`, as the history that continues what it names as `previous` or `parent`. That one must be
+    /// sealed. (If this one has a derived key, the other one must be sealed before anything is acknowledged.) If there
+    /// is a `history.json` already, it stays, and this is no error. `base`: its first snapshot, of which everything but
+    /// the manifest is stored.
     ///
-    /// This is the only way into a history's first acknowledgement.
+    /// This is the only way to the first acknowledgement of a history.
     ///
     /// # Errors
     /// [`SuccessionError::GoesOn`] when another one was recorded first, and this one may not be a second branch.
@@ -317,8 +319,8 @@ impl Archive {
         Ok(self.create_history(doc).await?)
     }
 
-    /// The same for a sidecar that has found no history at all: of two that open an empty Redis, one is the first. Without a `base`
-    /// it begins with an empty one, which is stored then.
+    /// The same for a sidecar that has found no history at all. If two promote an empty Redis, one of them is the
+    /// first. Without a `base` it begins with an empty one, which is then stored.
     ///
     /// # Errors
     /// [`SuccessionError::GoesOn`] when another one was first.
@@ -336,10 +338,9 @@ impl Archive {
         Err(SuccessionError::GoesOn(Box::new(recorded)))
     }
 
-    /// Who goes on from the very point of a history where server `id` does, when a sidecar has restored both from it. Else the
-    /// server is a branch, which has gone on by itself: after a failover, or from an RDB. The RDB may be of that very point, as
-    /// the one that went on may have saved it and crashed. So a `run` of a server that no claim names was not restored by a
-    /// sidecar. None: the server does not say its `run_id`, and every claim may be its own.
+    /// Which other history continues from exactly the point of a history where server `id` does, when a sidecar has
+    /// restored both from it. Otherwise the server is a branch that has continued by itself: after a failover, or from
+    /// an older RDB.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -353,7 +354,7 @@ impl Archive {
         let Some(recorded) = self.successor(history).await? else {
             return Ok(None);
         };
-        // Its server goes on by the log (a parent), or had to send a snapshot (previous).
+        // Its server continues the log (a parent), or had to send a snapshot (previous).
         let child = &recorded.child;
         let parent = child.parent.iter().map(|it| (it.history, it.offset));
         let previous = child.replaced().map(|it| (it.history, it.offset));

@@ -99,7 +99,8 @@ async fn a_branch_that_was_not_served_from_here_is_a_second_child(store: SharedS
         let begun = archive.begin_history(&doc, None, "w").await;
         assert_eq!(begun.is_ok(), goes_on, "{n}: {begun:?}");
     }
-    // Nor is one that was served the very point at which another one, which had to send a snapshot, has taken its place.
+    // Nor is one that was served the very point at which another one, which had to send a snapshot, has taken its
+    // place.
     archive.claim(id(6), 1, &claimant(1), STANDS).await.unwrap();
     for (offset, goes_on) in [(10, false), (9, true)] {
         let doc = child(9, 6, offset);

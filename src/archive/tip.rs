@@ -1,4 +1,4 @@
-//! The end of the line that goes on, and the way to it.
+//! The end of the line of histories that continues, and the way to it.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Tip {
         std::iter::once(self.end).chain(self.ancestors.iter().copied())
     }
 
-    /// How far the line to the tip runs in `id`; `None` when it does not touch it.
+    /// How far the line to the tip runs in `id`. `None` when it does not touch it.
     #[must_use]
     pub fn reaches(&self, id: ReplId) -> Option<Offset> {
         let mut line = self.line().filter(|position| position.history == id);

@@ -1,4 +1,4 @@
-//! The server that is captured: what it says of itself, and what an operator should know of it.
+//! The server that is captured: its facts, and the warnings about it that an operator should see.
 
 use super::SessionEnd;
 use super::resume::Known;
@@ -8,7 +8,7 @@ use crate::link::control::Control;
 use crate::link::replication_info::Facts;
 use crate::wire::position::{Position, ReplId};
 
-/// What the server says of itself. None when the user may not ask; that costs comfort, not the backup.
+/// The server's facts, from `INFO`. None when the user may not ask. Then comfort is lost, but not the backup.
 pub(super) async fn look(source: &Source) -> Result<Option<Facts>, SessionEnd> {
     let facts = match Control::connect(source).await {
         Ok(mut control) => match control.facts().await {
@@ -21,17 +21,17 @@ pub(super) async fn look(source: &Source) -> Result<Option<Facts>, SessionEnd> {
         Ok(facts) => {
             if facts.is_keydb() {
                 tracing::warn!(
-                    "the server is a KeyDB: what backfeed knows of it was read in its source code, not tried. Values that it \
-                     sends by RESTORE, and members that expire, are stored, but no new base can be made of them. Try a restore \
-                     before you rely on it"
+                    "the server is a KeyDB. backfeed supports it by what its source code says, and this was not tried. \
+                     Values that it sends by RESTORE, and members that expire, are stored, but no new base can be made \
+                     of them. Test a restore before you rely on it"
                 );
             }
             Ok(Some(facts))
         }
         Err(error) if error.is_permission() || error.is_unknown_command() => {
             tracing::warn!(
-                "INFO is not permitted (+info): resuming by the latest history in the store, and a SHUTDOWN of the server \
-                 will wait for its shutdown-timeout"
+                "INFO is not permitted: backfeed resumes by the latest history in the store, and a SHUTDOWN of the \
+                 server waits for its shutdown-timeout. To permit it: ACL SETUSER <user> +info"
             );
             Ok(None)
         }
@@ -39,19 +39,19 @@ pub(super) async fn look(source: &Source) -> Result<Option<Facts>, SessionEnd> {
     }
 }
 
-/// Redis 6.0 does not tell its clock in `INFO`. It matters to servers alone that send relative expiries.
+/// `INFO` of Redis 6.0 does not have its clock. This matters only for servers that send relative expiries.
 async fn with_time(mut facts: Facts, control: &mut Control) -> Facts {
     if facts.time_unix_ms.is_none() && server_info(Some(&facts)).relative_ttls() {
         match control.time_unix_ms().await {
             Ok(time) => facts.time_unix_ms = time,
-            Err(error) => tracing::debug!(%error, "the server does not tell its clock"),
+            Err(error) => tracing::debug!(%error, "the server does not show its clock"),
         }
     }
     facts
 }
 
-/// How far the server's clock is ahead of ours, which said `asked` before and `answered` after it was asked. 0: by no more than
-/// can be told.
+/// How far the server's clock is ahead of ours. Our clock said `asked` before the question and `answered` after the
+/// answer. 0: no difference that can be measured.
 pub(super) fn ahead_ms(server_unix_ms: i64, asked: i64, answered: i64) -> i64 {
     let took = answered.saturating_sub(asked).max(0);
     let ahead = server_unix_ms.saturating_sub(asked.saturating_add(took / 2));
@@ -63,7 +63,7 @@ pub(super) fn ahead_ms(server_unix_ms: i64, asked: i64, answered: i64) -> i64 {
 
 /// Clocks that differ by less are the same.
 const CLOCK_GRAIN_MS: i64 = 100;
-/// An operator is told of clocks that differ by more.
+/// An operator is warned of clocks that differ by more.
 const CLOCK_WORTH_A_WORD_MS: i64 = 2000;
 
 /// Says that the clocks differ, and what that means.
@@ -76,12 +76,12 @@ pub(super) fn warn_of_clock(ahead_ms: i64, relative_ttls: bool) {
         if ahead_ms > 0 { "ahead of" } else { "behind" },
     );
     let meaning = if relative_ttls {
-        "the log is given the server's time, as its expiries count from that, and times of a restore (--at) mean the same"
+        "the log uses the server's time, because its expiries count from it. `--at` means the server's time, too"
     } else {
-        "times of a restore (--at) mean ours"
+        "`--at` means the time of this machine"
     };
     tracing::warn!(
-        "the server's clock is {seconds} s {way} that of this machine: {meaning}. Have both set by NTP"
+        "the server's clock is {seconds} s {way} the clock of this machine: {meaning}. Set both with NTP"
     );
 }
 
@@ -104,8 +104,8 @@ pub(crate) fn wants_version(facts: Option<&Facts>) -> bool {
     })
 }
 
-/// Says why there is a full sync although there was something to go on from, and what would have avoided it.
-/// Without `from`, there never was one, or `--once` asks for it.
+/// Says why there is a full sync although there was a point to continue from, and what would have avoided it. Without
+/// `from`, there never was such a point, or `--once` asks for a full sync.
 pub(super) fn explain_full_sync(
     from: Option<Position>,
     at: Position,
@@ -125,14 +125,15 @@ pub(super) fn explain_full_sync(
         let backlog = facts.and_then(|facts| facts.backlog_size).unwrap_or(0);
         tracing::warn!(
             stored = %from, now = %at, backlog_bytes = backlog,
-            "the server's backlog no longer holds what follows the stored offset: a new full sync. A larger \
-             repl-backlog-size (it should hold the writes of the longest outage), or repl-backlog-ttl 0, avoids it"
+            "the server's backlog no longer holds what follows the stored offset: taking a full sync. A larger \
+             repl-backlog-size avoids this (it should hold the writes of the longest outage). So does repl-backlog-ttl \
+             0"
         );
     } else {
         tracing::warn!(
             stored = %from, now = %at,
-            "the server has another history than the store: a new full sync. It was restarted without a clean shutdown \
-             that saves (save, or appendonly), or is another server"
+            "the server has another history than the store: taking a full sync. It was restarted without saving (save, \
+             or appendonly), or it is another server"
         );
     }
 }
@@ -146,8 +147,8 @@ pub(super) fn warn_of_strangers(known: &Known, id: ReplId) {
             .map_or("?", |history| &history.doc.service);
         tracing::warn!(
             history = %stranger, of = service,
-            "the store also holds a history of another server; they are kept apart. Give each server a store (or prefix) \
-             of its own, and `latest` needs no --history"
+            "the store also holds a history of another server; both are kept apart. Give each server a store or prefix \
+             of its own; then `latest` needs no --history"
         );
     }
 }

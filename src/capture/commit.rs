@@ -14,7 +14,7 @@ use crate::wire::position::{Boundary, Offset, Position};
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
 
-/// The snapshot, and the offset from which on the log goes on.
+/// The snapshot, and the offset after which the log continues.
 pub(super) type Committed = Result<(BaseManifest, Offset), FullSyncError>;
 pub(super) type Committing = Pin<Box<dyn Future<Output = Result<Committed, JoinError>> + Send>>;
 
@@ -26,20 +26,21 @@ pub(super) struct Commit {
     pub(super) received: Received,
     /// The log of what was captured before.
     pub(super) old: Option<LogWriter>,
-    /// What `doc` comes after, as it was before the transfer.
+    /// The histories that `doc` comes after, as they were before the transfer.
     pub(super) before: Vec<Previous>,
     pub(super) doc: HistoryDoc,
     /// We are the sidecar of one Redis, whose history the latest one is.
     pub(super) is_sole: bool,
-    /// Nothing is stored that this one could go on from.
+    /// Nothing is stored that this history could continue.
     pub(super) is_first: bool,
 }
 
 impl Commit {
-    /// History, seal of the one before, and the manifest last. Gives it with the offset from which on the log goes on: that
-    /// of the snapshot, or the end of what another writer of this history has stored.
+    /// Writes the history, the seal of the one before, and the manifest last. Returns the manifest with the offset
+    /// after which the log continues: that of the snapshot, or the end of what another writer of this history has
+    /// stored.
     pub(super) async fn run(mut self) -> Committed {
-        // What the server before had sent comes first: whatever becomes of the snapshot, it was received.
+        // What the earlier server had sent comes first: it was received, whatever happens to the snapshot.
         let old_end = self.drain_old().await;
         let Self {
             archive,
@@ -73,7 +74,8 @@ impl Commit {
             doc.comes_after(boundary);
         }
         ends.extend(predecessor::name(&archive, &before, &mut doc).await?);
-        // Another listener that finds the seal asks its server which history it has now. Of a key of our own the store alone knows.
+        // Another listener that finds the seal asks its server which history it has now. Only the store knows a derived
+        // key.
         let is_own_key = doc.replid.is_some();
         if !is_own_key {
             predecessor::seal(&archive, &ends, &doc, &writer, now_unix_ms).await?;
@@ -96,8 +98,8 @@ impl Commit {
         Ok((manifest, goes_on))
     }
 
-    /// Stores the rest of an older log, as far as that works in time: of what does not, nothing was acknowledged. Gives what
-    /// is stored of it, and its last boundary.
+    /// Stores the rest of an older log, as far as that works in time. What is not stored was never acknowledged.
+    /// Returns what is stored of it, and its last boundary.
     async fn drain_old(&mut self) -> Option<(Position, Position)> {
         let old = self.old.take()?;
         let _ = tokio::time::timeout(OLD_LOG_LIMIT, old.drain()).await;
@@ -111,8 +113,9 @@ impl Commit {
     }
 }
 
-/// Other writers may have stored of this history before the snapshot. The log stays one chain: ours goes on where theirs
-/// ends, or the gap up to the snapshot is bridged, which any other writer will meet, as it would meet a seal.
+/// Other writers may have stored a part of this history before the snapshot. The log stays one chain: ours continues
+/// where theirs ends, or a bridge covers the gap up to the snapshot. Any other writer will meet the bridge, as it would
+/// meet a seal.
 async fn join_log(
     archive: &Archive,
     base: &BaseManifest,
@@ -139,14 +142,14 @@ async fn join_log(
             Err(error @ ArchiveError::Store(_)) => return Err(error.into()),
             Err(ArchiveError::NothingStored { .. }) => return Ok(base.offset),
             Err(error) => {
-                tracing::warn!(%error, "the log before this snapshot is damaged; it goes on after the snapshot");
+                tracing::warn!(%error, "the log before this snapshot is damaged; it continues after the snapshot");
                 return Ok(base.offset);
             }
         };
         if let Some(seal) = end.sealed {
             return Err(FullSyncError::Sealed(Box::new(seal)));
         }
-        // Somebody has died between a snapshot and its bridge.
+        // A process has died between a snapshot and its bridge.
         let gap = match end.unbridged {
             Some(gap) => gap,
             None if end.end >= base.offset => return Ok(end.end),
@@ -164,7 +167,7 @@ async fn join_log(
             Ok(()) if gap.to.offset == base.offset => return Ok(base.offset),
             Ok(()) => {}
             Err(AppendError::Taken(entry)) => {
-                tracing::debug!(at = %entry.start(), "another writer of this history was first");
+                tracing::debug!(at = %entry.start(), "another writer of this history stored it first");
             }
             Err(AppendError::Archive(error)) => return Err(error.into()),
         }

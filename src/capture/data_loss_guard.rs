@@ -1,4 +1,5 @@
-//! What a sidecar must not make the latest: the state of a Redis that has less than the store, unless that is known to be right.
+//! What a sidecar must not make the latest state: a Redis that has less than the store. The exception is a Redis that
+//! is known to be right.
 
 use super::resume::Known;
 use super::{Capture, SessionEnd};
@@ -6,7 +7,7 @@ use crate::archive::{BaseManifest, Catalog, Tip};
 use crate::wire::position::{Position, ReplId};
 use crate::wire::rdb::Summary;
 
-/// A server is **suddenly tiny** (invariant 1) if it has less than one in so many of the stored keys, and of their bytes.
+/// A server is **suddenly tiny** (invariant 1) if it has less than one in `TINY` of the stored keys and of their bytes.
 pub const TINY: u64 = 10;
 
 /// How much data there is.
@@ -19,7 +20,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Of a base.
+    /// The amount in a base.
     #[must_use]
     pub fn of_base(base: &BaseManifest) -> Self {
         let keys = base.databases.values().map(|db| db.keys);
@@ -29,7 +30,7 @@ impl Amount {
         }
     }
 
-    /// Is a server with so much suddenly tiny, held against what is stored?
+    /// Is a server with this amount suddenly tiny, compared with what is stored?
     #[must_use]
     pub fn is_tiny(&self, stored: &Self) -> bool {
         let less = |found: u64, stored: u64| found.saturating_mul(TINY) < stored;
@@ -58,15 +59,16 @@ fn stored(catalog: &Catalog, tip: &Tip) -> Option<Amount> {
 }
 
 impl Capture {
-    /// Never makes the state of a server the latest that has lost what the store has, unless it [accepts](Self::accept) it:
-    /// one that comes up empty, or tiny, of an unknown history; or from an older snapshot.
+    /// Never makes the state of a server the latest if it has lost what the store has, unless the guard
+    /// [accepts](Self::accept) it. Such a server comes up empty, or tiny, with an unknown history, or from an older
+    /// snapshot.
     #[must_use]
     pub fn guarding_the_store(mut self) -> Self {
         self.guards = true;
         self
     }
 
-    /// A server of this history is captured all the same: that it has less was seen, and is right.
+    /// Captures a server of this history although it has less: this was checked, and is right.
     pub fn accept(&mut self, id: Option<ReplId>) {
         self.accepted = id;
     }
@@ -79,7 +81,8 @@ impl Capture {
             .map(|log| log.buffer(|buffer| buffer.history()))
     }
 
-    /// A sidecar looked at its Redis before it connected. One that has come up since, and lacks what is stored, is looked at again.
+    /// A sidecar checked its Redis before it connected. If Redis has restarted since, and lacks what is stored, it is
+    /// checked again.
     pub(super) fn check_left_behind(
         &self,
         known: &Known,
@@ -88,14 +91,14 @@ impl Capture {
         match known.lacks {
             Some(lacks) if self.guards && (server.is_none() || self.accepted != server) => {
                 Err(SessionEnd::StartOver(format!(
-                    "Redis came up without the last {lacks} bytes that are stored: looking at it again"
+                    "Redis lacks the last {lacks} bytes that are stored: checking it again"
                 )))
             }
             _ => Ok(()),
         }
     }
 
-    /// The same for a snapshot of a history that the store does not know, and that comes from none that it knows.
+    /// The same for a snapshot of a history that the store does not know, and that does not come from a known one.
     pub(super) fn check_amount(
         &self,
         known: &Known,
@@ -114,7 +117,7 @@ impl Capture {
             && others.any(|id| known.catalog.is_restorable(*id))
         {
             return Err(SessionEnd::StartOver(
-                "Redis came up empty although the store has data: it is to be restored".to_owned(),
+                "Redis is empty, but the store has data: it must be restored".to_owned(),
             ));
         }
         let found = Amount {

@@ -1,9 +1,10 @@
-//! The link that the feed of a full sync comes by.
+//! The link that carries the feed of a full sync.
 //!
-//! A server counts a replica for `WAIT` as soon as it has sent it the whole snapshot, whatever the replica acknowledges: all that
-//! was written before is in the snapshot, and a replica of Redis has that in memory. Ours is not stored yet. So the snapshot comes by a
-//! link of its own, which the server never counts (`REPLCONF rdb-only`), and which ends with the snapshot. The feed comes by a
-//! second link, made once the snapshot is stored. Until then the server's backlog holds the feed.
+//! A server counts a replica for `WAIT` as soon as it has sent the whole snapshot, whatever the replica acknowledges.
+//! The reason: the snapshot holds all earlier writes, and a replica of Redis then has them in memory. Our snapshot is
+//! not stored at that moment. So the snapshot comes by a link of its own (`REPLCONF rdb-only`), which the server never
+//! counts, and which ends with the snapshot. The feed comes by a second link, which is made when the snapshot is
+//! stored. Until then the server's backlog holds the feed.
 //!
 //! ```text
 //!  first:  PSYNC ? -1 ──▶ +FULLRESYNC id N ──▶ RDB ──▶ closed     stored
@@ -26,8 +27,8 @@ use crate::link::{Link, LinkError};
 use crate::wire::position::{Offset, Position};
 use crate::wire::psync::replica::Event;
 
-/// One half of the backlog may fill before the feed is taken all the same. The other half is for what is written while we look
-/// and connect: beyond it, all would have to be sent anew.
+/// One half of the backlog may fill before the feed is taken without waiting longer. The other half is for what is
+/// written while we look and connect. If it overflows, all data would have to be sent again.
 const BACKLOG_SHARE: u64 = 2;
 /// Between two looks at the backlog.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -37,8 +38,8 @@ const KEEPALIVE: Duration = Duration::from_secs(1);
 const TRIES: u32 = 5;
 const TRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Is a full sync of this server taken by two links? A replica counts for no `WAIT`, a server that does not say what it is cannot be
-/// asked for its backlog, and KeyDB's way to replicate is another.
+/// Does a full sync of this server use two links? No, if the server is a replica (it counts for no `WAIT`), if it does
+/// not say what it is (its backlog cannot be asked for), or if it is a KeyDB (it replicates in another way).
 pub(super) fn takes_two(facts: Option<&Facts>) -> bool {
     facts.is_some_and(|facts| {
         facts.role == Role::Master
@@ -69,7 +70,7 @@ impl FeedLink {
         }
     }
 
-    /// One that goes on after the snapshot at `at`, once it is wanted, or the backlog fills.
+    /// A link that continues after the snapshot at `at`. It is made when it is wanted, or when the backlog fills.
     pub(super) fn coming(source: Source, version: Option<&'static str>, at: Position) -> Self {
         let wanted = Arc::<Notify>::default();
         let connecting = connect(source, version, at, wanted.clone());
@@ -96,13 +97,13 @@ impl FeedLink {
         matches!(self.state, State::Here(_))
     }
 
-    /// The next event; none: the link has just been made. May be dropped while waiting without losing anything.
+    /// The next event. None: the link has just been made. The future may be dropped without losing anything.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, SessionEnd> {
         match &mut self.state {
             State::Here(link) => Ok(Some(link.next().await?)),
             State::Coming(connecting) => {
                 let link = connecting.await;
-                // It is over, and must not be asked again.
+                // It has ended, and must not be polled again.
                 self.state = State::Coming(Box::pin(std::future::pending()));
                 self.state = State::Here(Box::new(link?));
                 Ok(None)
@@ -118,8 +119,8 @@ impl FeedLink {
         }
     }
 
-    /// Makes the link when the backlog fills, and keeps it alive unread: the snapshot is still being received. Ends only with an
-    /// error.
+    /// Makes the link when the backlog fills, and keeps it alive without reading it, because the snapshot is still
+    /// being received. Ends only with an error.
     pub(super) async fn wait_unread(&mut self) -> SessionEnd {
         loop {
             let done = match &mut self.state {
@@ -149,9 +150,9 @@ async fn connect(
             fills?;
             tracing::warn!(
                 snapshot = %at,
-                "half of the server's backlog was written before the snapshot was stored: taking the feed now. Until the snapshot is \
-                 stored, the server counts backfeed for a WAIT of clients that have not written since the full sync began. A \
-                 larger repl-backlog-size avoids it"
+                "half of the server's backlog was written before the snapshot was stored: taking the feed now. Until \
+                 the snapshot is stored, WAIT counts backfeed for clients that have not written since the full sync \
+                 began. A larger repl-backlog-size avoids this"
             );
         }
     }
@@ -161,7 +162,7 @@ async fn connect(
         tries = tries.saturating_sub(1);
         match begin(&source, version, at).await {
             Err(SessionEnd::Link(error)) if !error.is_permanent() && tries > 0 => {
-                tracing::debug!(%error, "the link for the feed is tried again");
+                tracing::debug!(%error, "connecting again for the feed");
                 sleep(TRY_PAUSE).await;
             }
             done => return done,
@@ -178,7 +179,7 @@ async fn begin(
     match link.next().await? {
         Event::Continue(id) if id.is_none_or(|id| id == at.history) => Ok(link),
         Event::Continue(Some(id)) => Err(SessionEnd::StartOver(format!(
-            "during the full sync of history {} the server went on under the id {id}",
+            "during the full sync of history {}, the server changed to the id {id}",
             at.history
         ))),
         Event::FullResync(_) => Err(SessionEnd::BacklogOverrun { at }),
@@ -186,11 +187,11 @@ async fn begin(
     }
 }
 
-/// How the backlog stands that holds the feed meanwhile.
+/// The state of the backlog that holds the feed meanwhile.
 #[derive(Debug, PartialEq, Eq)]
 enum Backlog {
     Lasts,
-    /// Half full, or nobody can tell.
+    /// Half full, or not known.
     Fills,
 }
 
@@ -205,7 +206,7 @@ async fn backlog_fills(source: &Source, at: Position) -> Result<(), SessionEnd> 
     Ok(())
 }
 
-/// Asked before the server is asked to continue: what it cannot continue it would begin anew, with a fork.
+/// Asked before the server is asked to continue: if it could not continue, it would begin a full sync, with a fork.
 async fn check_backlog(source: &Source, at: Position) -> Result<(), SessionEnd> {
     if let Ok(mut control) = Control::connect(source).await {
         look(&mut control, at).await?;

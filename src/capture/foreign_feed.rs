@@ -1,5 +1,5 @@
-//! A server whose feed is not that of the history that the store has under its id: its machine was set back to an earlier state, or
-//! it is a copy of another one. It gets a full sync, and a history under a key of our own.
+//! A server whose feed differs from the history that the store has under its id. Its machine was set back to an earlier
+//! state, or it is a copy of another server. It gets a full sync, and a history under a key that we derive.
 
 use super::{Capture, SessionEnd, predecessor};
 use crate::archive::{ArchiveError, Catalog};
@@ -7,7 +7,7 @@ use crate::link::replication_info::{Facts, Role};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::{Offset, Position, ReplId};
 
-/// So often what follows one point may be no feed at all, before the server is taken for a foreign one.
+/// After so many invalid feeds at one point in a row, the feed of the server counts as foreign.
 const CORRUPT_MAX: u32 = 3;
 
 /// What was seen of the server's feed.
@@ -39,7 +39,8 @@ impl ForeignFeed {
     }
 }
 
-/// The key of what a server does that was set back, instead of `history`. Two listeners of the server make the same, and meet there.
+/// The key for the new history of a server that was set back. It is used instead of `history`. Two listeners of the
+/// server compute the same key, so they share one log.
 fn key_instead_of(history: ReplId) -> ReplId {
     let mut bytes = [0; 20];
     for (number, part) in bytes.chunks_mut(8).enumerate() {
@@ -49,7 +50,7 @@ fn key_instead_of(history: ReplId) -> ReplId {
     ReplId::from_random(bytes)
 }
 
-/// A history that a server goes on with under its id, and how far it is known.
+/// A history that a server continues under its id, and how far it is known.
 pub(super) type Had = Option<(ReplId, Offset)>;
 
 impl Capture {
@@ -77,7 +78,8 @@ impl Capture {
                 };
                 self.foreign.corrupt = Some((at, times));
                 if times >= CORRUPT_MAX {
-                    tracing::warn!(%at, "what follows was no feed {times} times: taking a full sync, as a history of its own");
+                    tracing::warn!(%at, "what follows was no valid feed {times} times: taking a full sync, as a \
+                                         history of its own");
                     self.foreign.found = Some(Found {
                         history: at.history,
                         is_written: false,
@@ -93,8 +95,8 @@ impl Capture {
         self.foreign = ForeignFeed::default();
     }
 
-    /// The key under which a full sync of a server is stored. `had`: of the history with its id, so much was stored before it was
-    /// asked. A master that is below that was set back; a replica may be behind.
+    /// The key under which a full sync of a server is stored. `had`: how much of the history with its id was stored
+    /// before the server was asked. A master that is below that was set back. A replica may be behind.
     pub(super) fn key_of_full_sync(
         &mut self,
         at: Position,
@@ -107,9 +109,9 @@ impl Capture {
         if let Some((_, end)) = before {
             tracing::warn!(
                 stored = %end, now = %at,
-                "the server is before what is stored of its history, and no replica: it was set back to an earlier state (a \
-                 snapshot of its machine). What it does now becomes a history of its own; `restore --history {known}` \
-                 restores what was stored before"
+                "the server is before what is stored of its history, and it is no replica: its machine was set back to \
+                 a snapshot. What it does now becomes a history of its own. To restore what was stored before: \
+                 `backfeed restore --history {known}`"
             );
         }
         if before.is_none() && !self.foreign.is_other_than(known) {
@@ -120,7 +122,8 @@ impl Capture {
         key
     }
 
-    /// Whoever began a history under a key of our own may have died before it sealed what that comes after.
+    /// The process that began a history under a derived key may have died before it sealed the one that this history
+    /// comes after.
     pub(super) async fn seal_before(
         &self,
         catalog: &Catalog,
@@ -147,7 +150,7 @@ impl Capture {
         known.unwrap_or_else(|| self.aliases.said(history))
     }
 
-    /// The ids of a server, as the store knows its histories.
+    /// The ids of a server, as the keys under which the store has its histories.
     #[must_use]
     pub fn named(&self, facts: &Facts) -> Facts {
         facts.named(|id| self.aliases.key(id))

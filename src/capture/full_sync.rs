@@ -1,4 +1,4 @@
-//! A full sync: the RDB is walked, compressed and stored as it comes, and counts once its manifest is written.
+//! A full sync: the RDB is walked, compressed and stored while it is received. It counts when its manifest is written.
 
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest, BaseWriter, ServerInfo};
@@ -18,7 +18,7 @@ pub enum FullSyncError {
     /// The bytes are no RDB, or a damaged one.
     #[error("the RDB that the server sent is damaged, and was not kept: {0}")]
     Rdb(#[from] WalkError),
-    /// The payload ended, and the RDB had not; or the other way round.
+    /// The payload ended before the RDB, or the RDB ended before the payload.
     #[error("the RDB that the server sent is damaged, and was not kept: {0}")]
     Length(String),
     /// The history was sealed meanwhile: another backfeed has taken over.
@@ -29,9 +29,9 @@ pub enum FullSyncError {
     GoesOn(Box<SuccessorDoc>),
     /// A sidecar is one of one: there is another one whose Redis is alive.
     #[error(
-        "history {0} of a sidecar is written by another backfeed just now, whose Redis is not this one. If this is another \
-         server, give it a --store, or a prefix, of its own. If it is to take that one's place, start it empty, as a replica \
-         of its sidecar"
+        "another backfeed is writing history {0} of a sidecar now, and its Redis is not this one. If this is another \
+         server, give it a store or prefix of its own. If it must replace that server, start it empty, as a replica of \
+         its sidecar"
     )]
     Twin(ReplId),
     /// The archive does not take it.
@@ -96,7 +96,7 @@ impl Received {
 
 #[cfg(test)]
 impl Received {
-    /// As if a server had sent it.
+    /// Makes one as if a server had sent it.
     pub(super) async fn of(
         archive: &Archive,
         at: Position,
@@ -124,7 +124,7 @@ pub async fn receive(
     receive_payload(link, archive, at, status).await
 }
 
-/// The same, without telling that this is what the process does.
+/// The same, but the status does not report it as what the process is doing.
 ///
 /// # Errors
 /// As [`receive`].
@@ -188,8 +188,8 @@ fn warn_unwalked(summary: &Summary) {
     }
 }
 
-/// A snapshot of this position lies in the store, maybe without a manifest: somebody died between the two. It is as good as
-/// ours (same history, same offset), if it is whole.
+/// The store has a snapshot of this position, maybe without a manifest: a process died between the two. It is as good
+/// as ours (same history, same offset), if it is complete.
 async fn adopt(
     archive: &Archive,
     at: Position,

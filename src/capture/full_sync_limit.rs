@@ -1,8 +1,8 @@
 //! How often a master may be asked for a full sync.
 //!
-//! It forks for each, copies pages that are written meanwhile, and sends all of its data. Whatever goes wrong on our side, or on
-//! the way, must not make it do that again and again: a store that loses every base, a process between us that cuts long
-//! connections, a server that forgets its history with every restart.
+//! For each one, the master forks, copies the pages that are written meanwhile, and sends all of its data. No fault on
+//! our side or in the network may make it repeat that without an end. Examples: a store that loses every base, a proxy
+//! that cuts long connections, a server that forgets its history with every restart.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use tokio::time::Instant;
 
 use super::log_writer::jittered;
 
-/// No more full syncs than these are begun within [`FULL_SYNC_WINDOW`]: enough for the server to be restarted, and for the
-/// odd mishap, one after the other.
+/// At most this many full syncs are begun within [`FULL_SYNC_WINDOW`]. This is enough for a restart of the server, and
+/// for a few mishaps, one after the other.
 pub const FULL_SYNCS_MAX: usize = 4;
 /// See [`FULL_SYNCS_MAX`]: a master that forked four times in ten minutes has done enough for us.
 pub const FULL_SYNC_WINDOW: Duration = Duration::from_secs(600);
-/// After the second full sync in a row that came to nothing, the pause before the third; it doubles with each. (The second
-/// comes soon, as most mishaps happen once.) Full syncs that take longer than the window are held back by this alone.
+/// After the second failed full sync in a row: the pause before the third. It doubles with each further one. (The
+/// second comes soon, because most mishaps happen once.) This pause is the only limit for full syncs that take longer
+/// than the window.
 pub const FULL_SYNC_PAUSE_FIRST: Duration = Duration::from_secs(10);
 /// The longest such pause.
 pub const FULL_SYNC_PAUSE_MAX: Duration = Duration::from_secs(1800);
@@ -27,7 +28,7 @@ pub const FULL_SYNC_PAUSE_MAX: Duration = Duration::from_secs(1800);
 pub(super) struct FullSyncLimit {
     /// When they were begun; the last [`FULL_SYNCS_MAX`].
     begun: VecDeque<Instant>,
-    /// How many in a row came to nothing.
+    /// How many in a row failed.
     in_vain: u32,
     not_before: Option<Instant>,
     /// A partial sync was expected of the server, and it began a full one.
@@ -60,7 +61,7 @@ impl FullSyncLimit {
         }
     }
 
-    /// It came to nothing.
+    /// It failed.
     pub(super) fn in_vain(&mut self, now: Instant) {
         let doubled = 1_u32.checked_shl(self.in_vain.saturating_sub(1));
         let pause = FULL_SYNC_PAUSE_FIRST.saturating_mul(doubled.unwrap_or(u32::MAX));
@@ -92,7 +93,7 @@ impl FullSyncLimit {
 mod tests {
     use super::*;
 
-    /// When full syncs are begun by somebody who asks every second, if each takes so long and then comes to this.
+    /// When full syncs are begun by a caller that asks every second, if each one takes this long and ends like this.
     fn begun(hours: u64, takes: Duration, stored: bool) -> Vec<Duration> {
         let start = Instant::now();
         let end = start + Duration::from_secs(hours * 3600);

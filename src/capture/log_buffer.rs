@@ -1,7 +1,8 @@
-//! The end of the log that is in memory, or has its bytes in the spool: received, not yet stored.
+//! The end of the log: bytes that were received and are not stored yet. They are in memory or in the spool.
 //!
-//! Pure: it is told what arrives, when, and what was stored; it says what the next segment is and what may be
-//! acknowledged, and which bytes may go to the spool; reading and writing that is others' business. The invariant, for one history:
+//! This module is pure. It is told what arrives, when it arrives, and what was stored. It says what the next segment
+//! is, what may be acknowledged, and which bytes may go to the spool. Other modules read and write. The invariant, for
+//! one history:
 //!
 //! ```text
 //!   stored boundary ≤ stored      bytes held: (stored, received]
@@ -23,23 +24,23 @@ use crate::log::segment::{ClockBack, SegmentMeta};
 use crate::wire::position::{Boundary, Offset, Position, ReplId, TimeMark};
 use crate::wire::resp::{FeedError, FeedScanner};
 
-/// A stretch of so much time has one time mark, at its end.
+/// A stretch of this length has one time mark, at its end.
 const MARK_INTERVAL_MS: i64 = 100;
 /// Time marks of one segment, about: its header holds tens of thousands ([`crate::log::segment::HEADER_LIMIT`]).
 const MARKS_LIMIT: i64 = 8192;
-/// What a chunk costs beside its bytes; tiny chunks must not evade the memory limit.
+/// What a chunk costs beside its bytes. Tiny chunks must not evade the memory limit.
 const CHUNK_OVERHEAD: usize = 128;
-/// What a chunk costs whose bytes are in the spool, its share of record and file included.
+/// What a chunk costs when its bytes are in the spool, including its share of record and file.
 const SPOOLED_COST: usize = 256;
 
-/// What is received at once is kept in pieces of this size: boundaries are known to this grain, and a segment is some
-/// pieces long at least ([`crate::config::SEGMENT_SIZE_MIN`]).
+/// Received bytes are kept in pieces of this size. Boundaries are known to this grain, and a segment is at least some
+/// pieces long ([`crate::config::SEGMENT_SIZE_MIN`]).
 const PIECE: usize = 16 * 1024;
 
-/// A clock that is behind the last mark by less is being set right; marks need not be more exact.
+/// A clock that is behind the last mark by less than this is being corrected. Marks need not be more exact.
 const CLOCK_TOLERANCE_MS: i64 = 1000;
 
-/// Bytes as they were received at once; of what went to the spool, within 100 ms.
+/// Bytes that were received at once, or, for bytes in the spool, within 100 ms.
 #[derive(Debug, Clone)]
 struct Chunk {
     /// Offset before the first byte.
@@ -137,7 +138,7 @@ pub enum PushError {
     #[error(transparent)]
     Feed(#[from] FeedError),
     /// After this offset, something else is stored.
-    #[error("what is received after offset {0} is not what is stored there")]
+    #[error("the bytes received after offset {0} differ from those that are stored there")]
     Differs(Offset),
 }
 
@@ -186,7 +187,7 @@ impl LogBuffer {
         }
     }
 
-    /// The last boundary received: where a new link goes on.
+    /// The last boundary received: where a new link continues.
     #[must_use]
     pub fn boundary(&self) -> Boundary {
         self.scanner.boundary()
@@ -213,7 +214,8 @@ impl LogBuffer {
         self.last_mark_ms
     }
 
-    /// The clock says this. True when that is news: it has gone back behind the last mark, which has not been said before.
+    /// Tells the time of the clock. Returns true when this is news: the clock has gone back before the last mark, and
+    /// this was not reported yet.
     pub fn clock_says(&mut self, now_unix_ms: i64) -> bool {
         let behind = self.last_mark_ms.saturating_sub(now_unix_ms);
         if behind <= 0
@@ -268,7 +270,7 @@ impl LogBuffer {
         self.chunks.iter().any(|chunk| chunk.boundary.is_some())
     }
 
-    /// Up to here everything not stored is idle traffic: no lag.
+    /// Up to here, everything that is not stored is idle traffic. That is no lag.
     #[must_use]
     pub fn idle_up_to(&self) -> Offset {
         if self.has_data() {
@@ -292,7 +294,8 @@ impl LogBuffer {
     /// Takes bytes that were received `now` (a wall clock that went back is held).
     ///
     /// # Errors
-    /// [`PushError`]: the bytes are no command feed, or not what is stored; nothing of them after the last boundary counts.
+    /// [`PushError`]: the bytes are no command feed, or not what is stored; nothing of them after the last boundary
+    /// counts.
     pub fn push(&mut self, mut bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
         let mut arrival = Arrival::default();
         self.prove(&mut bytes)?;
@@ -331,7 +334,7 @@ impl LogBuffer {
         self.getack |= arrival.getack;
         let boundary = Some(self.scanner.boundary()).filter(|boundary| boundary.offset > start);
         if scanned.is_err() {
-            // The whole commands before the noise count: a new link goes on after them.
+            // The complete commands before the noise count: a new link continues after them.
             let keep = boundary.map_or(0, |boundary| boundary.offset.since(start));
             bytes.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
         }
@@ -356,12 +359,12 @@ impl LogBuffer {
         Ok(scanned.map(|()| arrival)?)
     }
 
-    /// The link is gone: forgets what was received after the last boundary. A new link starts there.
+    /// The link has ended: forgets what was received after the last boundary. A new link starts there.
     pub fn truncate_to_boundary(&mut self) {
         self.go_back(self.scanner.boundary());
     }
 
-    /// The spool has lost what stands at `offset`: forgets it and everything after it, to be asked for again.
+    /// The spool has lost what is at `offset`: forgets it and everything after it. The server is asked for it again.
     pub fn lose_from(&mut self, offset: Offset) {
         let kept = self.chunks.partition_point(|chunk| chunk.end() <= offset);
         let last = self.chunks.iter().take(kept).rev();
@@ -396,8 +399,8 @@ impl LogBuffer {
         let mut chunks = Vec::new();
         let mut marks: Vec<TimeMark> = Vec::new();
         let mut boundary = None;
-        // Behind each stretch of so many milliseconds stands a mark with the time of its last byte: what came before a
-        // pause must not seem to have come after it.
+        // After each stretch of this many milliseconds there is a mark with the time of its last byte: what came before
+        // a pause must not seem to have come after it.
         let mut last: Option<TimeMark> = None;
         let mut stretch_began = None;
         let stretch = self.mark_interval(cut);
@@ -440,8 +443,8 @@ impl LogBuffer {
         Some(Pending { meta, chunks })
     }
 
-    /// Marks stand closer than this in no segment: what was received up to `cut` over hours (the store was away) must still
-    /// fit into one header.
+    /// No segment has marks that are closer together than this. What was received up to `cut` over hours (while the
+    /// store was away) must still fit into one header.
     fn mark_interval(&self, cut: Offset) -> i64 {
         let mut waiting = self.chunks.iter().take_while(|chunk| chunk.start < cut);
         let first = waiting.next().map_or(0, |chunk| chunk.received.unix_ms);
@@ -467,14 +470,15 @@ impl LogBuffer {
         best.or_else(|| must.then_some(soft.min(received)))
     }
 
-    /// Is there memory in use for two segments of `size`? Nothing more may be read then, so one must be stored, even if
-    /// it is short: pieces that came in one by one cost more than their bytes.
+    /// Is memory in use for two segments of `size`? Then nothing more may be read, so one must be stored, even if it is
+    /// short: pieces that came in one by one cost more than their bytes.
     #[must_use]
     pub fn is_full(&self, size: usize) -> bool {
         self.memory >= size.saturating_mul(2)
     }
 
-    /// Everything up to `end` is stored, by us or by another writer of the same feed; `boundary` is its last safe point.
+    /// Everything up to `end` is stored, by us or by another writer of the same feed. `boundary` is its last safe
+    /// point.
     pub fn mark_stored(&mut self, end: Offset, boundary: Option<Boundary>) {
         if end <= self.stored {
             return;
@@ -515,7 +519,7 @@ impl LogBuffer {
             .saturating_sub(usize::from(chunk.data_to.is_some()));
     }
 
-    /// What was received now may have been stored before, by a faster writer.
+    /// What was just received may have been stored before, by a faster writer.
     fn note_stored_boundary(&mut self) {
         let received = self.scanner.boundary();
         if received.offset <= self.stored && received.offset > self.stored_boundary.offset {
@@ -535,10 +539,11 @@ impl LogBuffer {
         end
     }
 
-    /// What may be acknowledged: what is stored (or received, when `received` says so), and the idle traffic right after it, which
-    /// servers up to 7.0 want from `WAIT`. At a boundary, and one byte short of the end of the stream, as `FAILOVER` takes any
-    /// replica that has all of it. With `exact` (the master is shutting down) the very end too, but only what is stored: it comes
-    /// back from there, and has nothing before it in its backlog.
+    /// What may be acknowledged: what is stored (or received, when `received` says so), and the idle traffic right
+    /// after it, which servers up to 7.0 need for `WAIT`. It is at a boundary, and one byte short of the end of the
+    /// stream, because `FAILOVER` takes any replica that has all of it. With `exact` (the master is shutting down) the
+    /// very end is acknowledged, too, but only what is stored: the master comes back from there, and has nothing before
+    /// it in its backlog.
     #[must_use]
     pub fn acknowledge(&self, received: bool, exact: bool) -> Offset {
         if self.proving.is_some() {
@@ -559,7 +564,8 @@ impl LogBuffer {
         safe
     }
 
-    /// Is nothing but idle traffic among what waits and begins before `end`? (Of a chunk with data that is known up to its first.)
+    /// Is everything that waits and begins before `end` idle traffic? (Of a chunk with data this is known up to its
+    /// first data.)
     fn holds_no_data_before(&self, end: Offset) -> bool {
         let mut before = self.chunks.iter().take_while(|chunk| chunk.start < end);
         before.all(|chunk| chunk.data_to.is_none() || chunk.idle_to.is_some_and(|idle| end <= idle))

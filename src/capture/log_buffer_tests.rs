@@ -475,8 +475,8 @@ fn feed(random: &mut StdRng) -> (Vec<u8>, Vec<Boundary>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Spooled at any moment, in any pieces, lost and asked for again: what is stored is the feed, cut where it may be, with
-    /// time marks as near as without a spool.
+    /// Spooled at any moment, in any pieces, lost and asked for again: what is stored is the feed, cut where it may be,
+    /// with time marks as near as without a spool.
     #[test]
     fn a_feed_through_the_spool_is_stored_as_it_came(seed: u64) {
         let mut random = StdRng::seed_from_u64(seed);
@@ -571,8 +571,8 @@ fn unit(which: u8) -> (Vec<u8>, bool) {
 }
 
 proptest! {
-    /// Whatever comes in whichever pieces and is stored up to wherever: of what is not stored, the idle traffic before the next
-    /// data is acknowledged, and nothing else.
+    /// Whatever comes in whichever pieces and is stored up to wherever: of what is not stored, the idle traffic before
+    /// the next data is acknowledged, and nothing else.
     #[test]
     fn what_is_not_stored_is_acknowledged_only_if_it_is_idle(
         units in prop::collection::vec(0_u8..5, 1..12),

@@ -1,4 +1,4 @@
-//! Stores the feed: takes segments off the [`LogBuffer`] when it is time, creates them in the archive, in order.
+//! Stores the feed: takes segments from the [`LogBuffer`] when they are due, and creates them in the archive, in order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,11 +49,12 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) buffer: LogBuffer,
-    /// Up to here it is being stored.
+    /// What is being stored ends here.
     pub(super) in_flight: Offset,
     /// What the spool has lost since the link began: what the link brings has no place any more.
     lost: Option<String>,
-    /// The last boundary received when the spool lost something, and what it lost: not stored before the server has sent it again.
+    /// The last boundary received when the spool lost something, and what it lost. That is not stored until the server
+    /// has sent it again.
     missing: Option<(Offset, String)>,
     /// Store everything that can be, idle traffic too.
     flush: bool,
@@ -118,10 +119,10 @@ impl LogWriter {
         }
     }
 
-    /// Takes bytes of the feed; none after a loss ([`Self::lost`]), as they follow on what has gone.
+    /// Takes bytes of the feed. Takes none after a loss ([`Self::lost`]), because they follow what was lost.
     ///
     /// # Errors
-    /// [`PushError`]: they are no command feed, or something else is stored in their place.
+    /// [`PushError`]: they are no command feed, or other bytes are stored in their place.
     pub fn push(&self, bytes: Bytes, now: Moment) -> Result<Arrival, PushError> {
         let mut state = self.shared.state();
         if state.lost.is_some() {
@@ -134,13 +135,13 @@ impl LogWriter {
         arrival
     }
 
-    /// What the spool has lost: the link is of no more use, and a new one asks for it again.
+    /// What the spool has lost. The link is then of no use, and a new one asks for it again.
     #[must_use]
     pub fn lost(&self) -> Option<String> {
         self.shared.state().lost.clone()
     }
 
-    /// What the spool has lost and nobody has stored since.
+    /// What the spool has lost and no writer has stored since.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
         let state = self.shared.state();
@@ -149,7 +150,7 @@ impl LogWriter {
         missing.map(|(_, error)| error.clone())
     }
 
-    /// A new link goes on from where the log buffer ends now.
+    /// A new link continues where the log buffer now ends.
     pub fn new_link(&self) {
         self.shared.state().lost = None;
     }
@@ -187,7 +188,7 @@ impl LogWriter {
         !self.shared.state().buffer.has_whole_unit()
     }
 
-    /// Waits until every whole unit is stored; false if it was superseded before.
+    /// Waits until every whole unit is stored. False if it was superseded before.
     pub async fn drain(&self) -> bool {
         loop {
             // The wish is renewed, as it ends with every flush.
@@ -209,7 +210,7 @@ impl LogWriter {
         self.shared.state().superseded.clone()
     }
 
-    /// Does it go on storing?
+    /// Does it still store?
     #[must_use]
     pub fn is_of_use(&self) -> bool {
         self.superseded().is_none() && self.foreign().is_none()
@@ -249,7 +250,7 @@ enum Next {
 }
 
 enum Stored {
-    /// Up to here; by us, or by another writer of the same feed.
+    /// Stored up to here, by us or by another writer of the same feed.
     UpTo(Offset, Option<Boundary>),
     Sealed(SealHeader),
     /// It has something else after this offset.
@@ -379,10 +380,13 @@ impl Worker {
         }
     }
 
-    /// What another writer of the same feed has stored need not be stored again, if it is the same.
+    /// What another writer of the same feed has stored need not be stored again, if the bytes are the same.
     async fn take_over(&self, theirs: &SegmentHeader) -> Result<Stored, ArchiveError> {
         let (start, end) = (theirs.meta.start, theirs.meta.end);
-        tracing::debug!(from = %start, to = %end, by = theirs.meta.writer, "another writer of the same feed was first");
+        tracing::debug!(
+            from = %start, to = %end, by = theirs.meta.writer,
+            "another writer of the same feed stored this segment first"
+        );
         // A bridge has nothing to compare.
         let is_same = theirs.is_gap()
             || overlap::compare(&self.archive, &self.shared, theirs, |buffer, rest| {
@@ -396,13 +400,13 @@ impl Worker {
         })
     }
 
-    /// What the spool has lost was not stored, and so not acknowledged as stored: the master is asked for it again.
+    /// What the spool has lost was not stored, and so not acknowledged as stored. The master is asked for it again.
     fn lost(&self, from: Offset, error: &SpoolError) -> Stored {
         if let Some(spool) = &self.spool {
             spool.lost(error);
         }
         let mut state = self.shared.state();
-        // Of two losses the first may reach further, when the server has not sent it all again.
+        // If there are two losses, the first may reach further, when the server has not sent all of it again.
         let before = state.missing.take().map_or(Offset(0), |(end, _)| end);
         let end = state.buffer.boundary().offset.max(before);
         state.missing = Some((end, error.to_string()));
@@ -421,21 +425,21 @@ impl Worker {
             .status
             .store_failed(text.clone(), !error.is_transient(), (self.clock)());
         if news {
-            tracing::warn!(%error, "cannot store the log; what was received is kept and tried again");
+            tracing::warn!(%error, "cannot store the log. What was received is kept, and storing it is retried");
         }
         self.shared.state().failing = Some(text);
     }
 
     /// A segment that cannot be encoded (out of memory in zstd): nothing is acknowledged, and the next try is as good.
     async fn refuse_to_lose(&self, error: &SegmentError) -> Stored {
-        tracing::error!(%error, "cannot make a log segment; nothing more is acknowledged until it works");
+        tracing::error!(%error, "cannot make a log segment. Nothing more is acknowledged until this works");
         sleep(RETRY_MAX).await;
         let stored = self.shared.state().buffer.stored().offset;
         Stored::UpTo(stored, None)
     }
 }
 
-/// Brings together what is in memory and in the spool; where the loss begins, if some of it is gone.
+/// Joins what is in memory and in the spool. If a part is lost: returns where the loss begins.
 async fn load(pending: Pending) -> Result<(SegmentMeta, Vec<Bytes>), (Offset, SpoolError)> {
     let Pending { meta, chunks, .. } = pending;
     let in_memory = |held: &Held| matches!(held, Held::Memory(_));
@@ -474,7 +478,7 @@ fn left(since: Instant, interval: Duration) -> Duration {
     interval.saturating_sub(since.elapsed())
 }
 
-/// Up to a quarter less, so that many writers do not try in step.
+/// Makes a pause up to a quarter shorter, so that many writers do not try in step.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(1.0 - runtime::random_unit() / 4.0)
 }

@@ -1,4 +1,4 @@
-//! The log while its store is away: the clock is the test's, so that minutes take no time.
+//! The log while its store is away. The test sets the clock, so minutes take no time.
 
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 

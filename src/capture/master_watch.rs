@@ -1,7 +1,8 @@
-//! Notices that the Sentinels have made another server the master.
+//! Notices that the Sentinels have promoted another server.
 //!
-//! The old one, alive, becomes a replica of the new one and may keep our link. What it sends is still the same history, but
-//! `WAIT` on the new master does not count us there, and the next failover would find us a step further away.
+//! The old master, if it is alive, becomes a replica of the new one and may keep our link. What it sends is still the
+//! same history. But `WAIT` on the new master does not count us there, and after the next failover we could be another
+//! step away from the master.
 
 use std::time::Duration;
 

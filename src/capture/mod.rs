@@ -1,7 +1,7 @@
-//! Capture: follows one server, and keeps what it says in the archive.
+//! Capture: follows one server, and stores its snapshot and feed in the archive.
 //!
-//! [`Capture`] outlives links: what was received and not yet stored stays in its [`log_buffer::LogBuffer`], and its
-//! [`log_writer::LogWriter`] goes on storing while there is no link. A [`Capture::session`] is one link, from the
+//! [`Capture`] outlives links. What was received and is not stored yet stays in its [`log_buffer::LogBuffer`]. Its
+//! [`log_writer::LogWriter`] continues to store while there is no link. A [`Capture::session`] is one link, from the
 //! handshake to its end:
 //!
 //! ```text
@@ -63,7 +63,7 @@ pub use self::full_sync_limit::{
 pub use self::master_watch::MasterWatch;
 pub use self::promoted::Promoted;
 
-/// The wall clock: Unix milliseconds. Handed in, as it may jump.
+/// The wall clock: Unix milliseconds. It is a parameter, because it may jump.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Becomes true when the process is to end.
@@ -82,7 +82,7 @@ pub enum SessionEnd {
     #[error(transparent)]
     Sentinel(#[from] SentinelError),
     /// The Sentinels have made another server the master.
-    #[error("the Sentinels have made {to} the master, in place of {from}: following it there")]
+    #[error("the Sentinels have promoted {to} in place of {from}: following it")]
     Moved {
         /// host:port of the old one.
         from: String,
@@ -91,20 +91,22 @@ pub enum SessionEnd {
     },
     /// There were full syncs enough for now.
     #[error(
-        "a full sync is needed, and the server is not asked for one before {} s have passed: each makes it fork and send \
-         all of its data, so there are no more than {FULL_SYNCS_MAX} in {} s, and fewer when they come to nothing. See \
-         above in the log why they were needed", .wait.as_secs().saturating_add(1), FULL_SYNC_WINDOW.as_secs()
+        "a full sync is needed, and the next one is allowed in {} s. Each makes the server fork and send all of its \
+         data, so there are at most {FULL_SYNCS_MAX} in {} s, and fewer when they fail. The log above says why they \
+         were needed", .wait.as_secs().saturating_add(1), FULL_SYNC_WINDOW.as_secs()
     )]
     FullSyncLimit {
-        /// For so long.
+        /// How long to wait.
         wait: Duration,
     },
     /// More was written during a full sync than the server's backlog holds.
     #[error(
-        "more was written than the server's backlog holds before the snapshot at {at} was stored, so the feed after it is gone. The          next full sync takes snapshot and feed by one link, which costs the server's output buffer (a larger repl-backlog-size          avoids it)"
+        "before the snapshot at {at} was stored, the server wrote more than its backlog holds, so the feed after the \
+         snapshot is gone. The next full sync uses one connection for both, and needs the server's output buffer. A \
+         larger repl-backlog-size avoids this"
     )]
     BacklogOverrun {
-        /// Where the snapshot stands.
+        /// The position of the snapshot.
         at: Position,
     },
     /// The full sync did not come to its end.
@@ -114,13 +116,13 @@ pub enum SessionEnd {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     /// The server sent something that is no feed.
-    #[error("{0}; taking the link for broken")]
+    #[error("{0}; the link counts as broken")]
     Feed(String),
     /// What the server sends is not what is stored of its history.
     #[error(
-        "after {at} the server sends something else than what is stored there, under the same replication id: it was set back \
-         to an earlier state (a snapshot of its machine), or is a copy of another server. Nothing of it is acknowledged; a \
-         full sync begins a history of its own"
+        "after {at} the server sends other bytes than are stored, under the same replication id. Its machine was set \
+         back to a snapshot, or it is a copy of another server. Nothing of it is acknowledged. A full sync begins a \
+         history of its own"
     )]
     ForeignFeed {
         /// Where the two were compared.
@@ -128,8 +130,8 @@ pub enum SessionEnd {
     },
     /// The store is too slow, or away, and the memory for the feed is full.
     #[error(
-        "{pending} bytes of feed wait for the store, which is {limit}: hanging up, so that the master's memory \
-         does not fill in our place. Later it goes on from the last stored offset, if the master's backlog holds it \
+        "{pending} bytes of feed wait for the store, and the limit is {limit}: disconnecting, so that the memory of \
+         the master does not fill. backfeed resumes from the last stored offset if the master's backlog still holds it \
          (repl-backlog-size){}", .cause.as_ref().map(|cause| format!("; the store says: {cause}")).unwrap_or_default()
     )]
     StoreStalled {
@@ -140,20 +142,20 @@ pub enum SessionEnd {
         /// What the store last failed with.
         cause: Option<String>,
     },
-    /// What waited for the store is gone.
+    /// The spool has lost what waited for the store.
     #[error(
-        "{0}; what it held was not acknowledged as stored, and the server is asked for it again by the next link"
+        "{0}. What it held was not acknowledged as stored. The next connection asks the server for it again"
     )]
     SpoolLost(String),
     /// Another writer has sealed the history: whatever this server does now belongs to no backup of that history.
     #[error(
-        "superseded: history {} was sealed at offset {} ({reason}). Another backfeed has taken over; nothing more of this \
-         server is acknowledged or stored. (If that is another server, give each a --store, or a prefix, of its own)", .at.history, .at.offset
+        "superseded: another backfeed has taken over: history {} was sealed at offset {} ({reason}). Nothing more of \
+         this server is acknowledged or stored. If this is another server, give each a store or prefix of its own", .at.history, .at.offset
     )]
     Superseded {
         /// Where it was sealed.
         at: Position,
-        /// By whom and why.
+        /// Who sealed it, and why.
         reason: String,
     },
     /// A sidecar: the server has far less than the store, and comes from nothing that is stored.
@@ -170,7 +172,7 @@ pub enum SessionEnd {
     /// The world changed under the session in a way that a new one will see.
     #[error("starting over: {0}")]
     StartOver(String),
-    /// Asked to stop; everything received is stored and acknowledged.
+    /// It was asked to stop. Everything received is stored and acknowledged.
     #[error("stopped")]
     Stopped,
     /// `--once`: the snapshot is stored.
@@ -204,7 +206,7 @@ impl SessionEnd {
     }
 }
 
-/// What a session achieved, however it ended. It steers what comes next; the metrics only report.
+/// What a session achieved, however it ended. It decides what comes next. The metrics only report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Achieved {
     /// The server has continued the feed.
@@ -223,7 +225,7 @@ impl Achieved {
     }
 }
 
-/// A session that is over.
+/// A session that has ended.
 #[derive(Debug)]
 pub struct Session {
     /// How it ended.
@@ -244,7 +246,7 @@ pub struct Capture {
     status: Status,
     clock: Clock,
     log: Option<LogWriter>,
-    /// What a new history comes after, as the store was when it was last looked at.
+    /// What a new history comes after, according to the last look at the store.
     before: Vec<Previous>,
     /// Histories that have another key in the store than the id that the server has.
     aliases: Aliases,
@@ -318,7 +320,7 @@ impl Capture {
         &self.writer
     }
 
-    /// Is everything received stored, or in vain?
+    /// Is everything that was received stored, or of no use?
     #[must_use]
     pub fn is_flushed(&self) -> bool {
         let settled = |log: &LogWriter| {
@@ -338,14 +340,14 @@ impl Capture {
             && self.spool.as_ref().is_none_or(Spool::has_room)
     }
 
-    /// Stores what was received, up to the last boundary, and forgets the link's state: the next session goes by the
-    /// store alone. Waits as long as the store is away.
+    /// Stores what was received, up to the last boundary, and forgets the state of the link: the next session relies
+    /// only on the store. Waits as long as the store is away.
     ///
     /// # Errors
-    /// [`SessionEnd::SpoolLost`]: the spool has lost some of it, and the server has not sent it again.
+    /// [`SessionEnd::SpoolLost`]: the spool has lost a part of it, and the server has not sent it again.
     pub async fn drain(&mut self) -> Result<(), SessionEnd> {
         let mut missing = None;
-        // The log stays while we wait: whoever stops waiting may come back for it.
+        // The log stays while we wait, because a caller that stops waiting may come back for it.
         if let Some(log) = &self.log {
             log.buffer(log_buffer::LogBuffer::truncate_to_boundary);
             let complete = log.drain().await;
@@ -372,9 +374,9 @@ impl Capture {
         let last = display::time(log.buffer(|buffer| buffer.last_mark_ms()));
         let now = display::time(now_unix_ms);
         let text = format!(
-            "the clock went back, or was ahead before: the last bytes stored were received at {last}, and it is {now} now. Nothing is \
-             lost, but until it is {last} again, the log's times stand still: a restore of a time between is refused (`--at \
-             latest` and `--at offset:N` are not). Have the clock of this machine set by NTP"
+            "the clock went back, or was ahead before: the last stored bytes were received at {last}, and it is {now} \
+             now. Nothing is lost. Until {last}, the times of the log stand still, and a restore of a time in between \
+             is refused (`--at latest` and `--at offset:N` work). Set the clock of this machine with NTP"
         );
         tracing::warn!("{text}");
         self.status.error(text, (self.clock)());

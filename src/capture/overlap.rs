@@ -1,5 +1,6 @@
-//! What a server sends again is held against what is stored, before it is dropped or acknowledged: a server that was set back to
-//! an earlier state (a snapshot of its memory) goes on under the same id, from an older offset, with other bytes.
+//! What a server sends again is compared with what is stored, before it is dropped or acknowledged. A server that was
+//! set back to an earlier state (a snapshot of its memory) continues under the same id, from an older offset, with
+//! other bytes.
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
@@ -15,13 +16,13 @@ use crate::wire::crc64::Crc64;
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::resp::FeedScanner;
 
-/// How much of the end of a log is sent once more, at most.
+/// How much of the end of a log is sent again, at most.
 pub(super) const SAMPLE_MOST: u64 = 64 << 10;
 /// So much of it is asked for even where the backlog may lose that soon: it would lose what comes after it as soon.
 const SAMPLE_LEAST: u64 = 256;
 /// So many writes are enough.
 const SAMPLE_WRITES: u64 = 8;
-/// In so many segments. Those of an idle server are short.
+/// The most segments that a sample comes from. Those of an idle server are short.
 const SAMPLE_SEGMENTS: usize = 16;
 
 /// A stretch of a stored log. It may begin and end anywhere: it is compared, not read.
@@ -40,7 +41,7 @@ impl Sample {
         self.start.plus(self.bytes.len() as u64)
     }
 
-    /// Is what is received after `at` something else, as far as the two overlap?
+    /// Does what is received after `at` differ, as far as the two overlap?
     #[must_use]
     pub fn differs(&self, at: Offset, received: &[u8]) -> bool {
         let from = at.max(self.start);
@@ -53,7 +54,8 @@ impl Sample {
         pairs.any(|(stored, received)| stored != received)
     }
 
-    /// What of it comes after `from`. None: nothing.
+    /// Would the server send it again, before it continues at `boundary`? We do not ask a promoted server for what it
+    /// did not have. A server that was set back may have come as far again since it was asked.
     #[must_use]
     pub fn after(&self, from: Offset) -> Option<Self> {
         let skip = length(from.since(self.start));
@@ -72,8 +74,7 @@ impl Sample {
         (part.end() == end && !part.bytes.is_empty()).then_some(part)
     }
 
-    /// What of it the server would send again, before it goes on at `upto`, and after that. None: nothing, or it would not go on there.
-    /// (One that was set back may have come as far again since it was asked. What a promoted one did not have, it does not send.)
+    /// What was stored last: this sample, then `chunks`, which begin after `at` (a boundary, if that is known).
     #[must_use]
     pub fn to_be_sent_again(&self, history: ReplId, upto: Offset, facts: &Facts) -> Option<Self> {
         let facts = facts.later(Position {
@@ -239,8 +240,8 @@ async fn begin_of(archive: &Archive, header: &SegmentHeader) -> Result<Bytes, Ar
     Ok(bytes.freeze())
 }
 
-/// Compares a segment of another writer with what `shared` holds of the same bytes. They are the same: `note` is told, before more
-/// is received, with what of it is still to come. `false`: it is something else; the other feed is not ours.
+/// Compares a segment of another writer with the same bytes in `shared`. If they are the same, calls `note` with the
+/// part that is still to come, before more is received. `false`: they differ, so the other feed is not ours.
 ///
 /// # Errors
 /// [`ArchiveError::Store`]; the same call may succeed later.

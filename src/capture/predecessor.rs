@@ -1,5 +1,6 @@
-//! What this service wrote before, when what it captures now does not descend from it. It is sealed, and the new history says
-//! that it comes after it: what the service wrote last is the latest, without a clock.
+//! What this service wrote before, when it now captures something that does not descend from it. The old history is
+//! sealed, and the new history says that it comes after the old one. So what the service wrote last is the latest,
+//! without a clock.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::resume::end_of;
 use crate::archive::{Archive, ArchiveError, Catalog, HistoryDoc};
 use crate::wire::position::{Offset, Position, ReplId};
 
-/// A log that has grown with each of so many looks, with such a pause before each, is written by another server.
+/// A log that has grown at each of so many looks, with such a pause before each, is being written by another server.
 const LOOKS: u32 = 3;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,8 +53,8 @@ pub(super) async fn find(
     Ok(found)
 }
 
-/// Those that a branch of `parent` replaces: what this service wrote; and, if the `store` is one Redis' alone (a sidecar's), what
-/// others wrote of the same data before.
+/// The histories that a branch of `parent` replaces: what this service wrote, and, if the `store` belongs to one Redis
+/// (a sidecar's store), what others wrote of the same data before.
 pub(super) fn of_branch(before: &[Previous], parent: ReplId, store_is_ours: bool) -> Vec<Previous> {
     let before = before.iter().filter(|previous| {
         let of_the_same = store_is_ours && previous.lineage.contains(&parent);
@@ -62,7 +63,8 @@ pub(super) fn of_branch(before: &[Previous], parent: ReplId, store_is_ours: bool
     before.cloned().collect()
 }
 
-/// Notes in `doc` that it comes after each, unless that is written just now. Gives where those end, to be [sealed](seal).
+/// Notes in `doc` that it comes after each of these, except those that are being written now. Returns where they end,
+/// to be [sealed](seal).
 pub(super) async fn name(
     archive: &Archive,
     before: &[Previous],
@@ -121,8 +123,8 @@ pub(super) async fn has_grown(
     }
 }
 
-/// Does its log grow, time after time? Then its writer, and so its server, is alive. (Another listener of our server may be storing
-/// the rest of what that had sent.)
+/// Does its log grow at look after look? Then its writer is alive, and so is its server. (Another listener of our
+/// server may be storing the rest of what that server had sent.)
 async fn is_written(archive: &Archive, before: &mut Previous) -> Result<bool, ArchiveError> {
     for look in 0..LOOKS {
         if look > 0 {
@@ -138,7 +140,7 @@ async fn is_written(archive: &Archive, before: &mut Previous) -> Result<bool, Ar
 fn warn_of_twin(history: ReplId, doc: &HistoryDoc) {
     tracing::warn!(
         %history, service = doc.service,
-        "the store holds a history of the same name that another backfeed writes just now: another server. They are kept \
-         apart. Give each server a store (or prefix) of its own, and `latest` needs no --history"
+        "another backfeed is writing a history of the same name, so this is another server. Both are kept apart. Give \
+         each server a store or prefix of its own; then `latest` needs no --history"
     );
 }

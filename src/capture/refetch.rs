@@ -1,4 +1,4 @@
-//! A new base of a history that is being captured, from the server: for a log that cannot be consolidated.
+//! A new base of a history that is being captured, taken from the server. It is for a log that cannot be consolidated.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use crate::wire::psync::replica::Event;
 const CATCH_UP: Duration = Duration::from_secs(600);
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Takes a full sync on a link of its own, beside the one that is captured, and makes a base of it once the log has
-/// reached it. The capture is not touched by that.
+/// Takes a full sync on a separate link, beside the running capture, and makes a base of it when the log has reached
+/// it. The capture does not notice.
 ///
 /// # Errors
-/// [`SessionEnd`]; nothing counts then.
+/// [`SessionEnd`]; then nothing counts.
 pub async fn new_base(
     source: &Source,
     archive: &Archive,

@@ -1,4 +1,4 @@
-//! Where a capture goes on: what the store holds, held against what the server says it is.
+//! Where a capture continues: compares what the store holds with what the server says about itself.
 
 use super::overlap::Sample;
 use super::predecessor::{self, Previous};
@@ -13,17 +13,18 @@ pub(super) struct Known {
     pub catalog: Catalog,
     /// What servers call the histories that have a key of their own.
     pub aliases: Aliases,
-    /// The history to go on with, and its end.
+    /// The history to continue, and its end.
     pub resume: Option<(ReplId, LogEnd)>,
     /// The end of its log, to be compared with what the server sends again.
     pub sample: Option<Sample>,
     /// The latest of this service.
     pub latest: Option<Tip>,
-    /// So many bytes of it the server lacks: it has come up from an older snapshot, or was promoted while it was behind.
+    /// How many bytes of it the server lacks: it has come up from an older snapshot, or was promoted while it was
+    /// behind.
     pub lacks: Option<u64>,
-    /// What a new history may come after, if the server turns out to be of another one.
+    /// What a new history may come after, if the server turns out to have another history.
     pub before: Vec<Previous>,
-    /// Histories of other services, which are none of our business, but worth a word.
+    /// Histories of other services. They do not matter here, but the operator is told of them.
     pub strangers: Vec<ReplId>,
 }
 
@@ -34,15 +35,16 @@ impl Known {
         own.map(|previous| previous.at)
     }
 
-    /// Is there nothing to restore, of nobody?
+    /// Is there nothing that anyone could restore?
     pub(super) fn is_empty(&self) -> bool {
         let mut ids = self.catalog.histories.keys();
         self.catalog.unreadable.is_empty() && !ids.any(|id| self.catalog.is_restorable(*id))
     }
 }
 
-/// Finds the point to go on from. A server that says its ids is believed: the history of its own id first, then that of
-/// the id before its promotion. One that does not (`INFO` not permitted) is asked for the latest of this service.
+/// Finds the point to continue from. If a server says its ids, they are used: first the history of its own id, then
+/// that of its id before the promotion. If it does not (`INFO` not permitted), it is asked to continue the latest of
+/// this service.
 ///
 /// # Errors
 /// [`ArchiveError`], of the store.
@@ -164,9 +166,8 @@ async fn branch(
         Ok(Some(boundary)) => {
             tracing::warn!(
                 history = %id, stored = %end.end, shared = %shared,
-                "the server did not have the last {} bytes of its old history when it was promoted: going on from where it \
-                 left that. Those bytes stay in the store; `restore --history {id}` restores them, the latest state is \
-                 without them",
+                "when it was promoted, the server lacked the last {} bytes of its old history. The new history \
+                 continues without them. They stay in the store: `restore --history {id}` restores them",
                 end.end.since(shared)
             );
             Ok(LogEnd { boundary, ..end })
@@ -180,7 +181,7 @@ async fn branch(
     }
 }
 
-/// The end of a log. Damage there is no reason to leave a live server without a backup: a new snapshot is taken then.
+/// The end of a log. If it is damaged, a live server must still have a backup: then a new snapshot is taken.
 pub(super) async fn end_of(
     archive: &Archive,
     catalog: &Catalog,
@@ -190,7 +191,10 @@ pub(super) async fn end_of(
         Ok(end) => Ok(Some(end)),
         Err(error @ ArchiveError::Store(_)) => Err(error),
         Err(error) => {
-            tracing::warn!(history = %id, %error, "the end of this log cannot be told, so it cannot be continued");
+            tracing::warn!(
+                history = %id, %error,
+                "the end of this log cannot be determined, so it cannot be continued"
+            );
             Ok(None)
         }
     }

@@ -27,10 +27,10 @@ use crate::runtime;
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::psync::replica::Event;
 
-/// What Valkey 9 and later must be told, to send field TTLs (PROTOCOL.md A.4).
+/// The version that Valkey 9 and later must be told, to send field TTLs (PROTOCOL.md A.4).
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
 
-/// Where a session goes on.
+/// Where a session continues.
 pub(super) struct Origin {
     pub(super) history: ReplId,
     pub(super) boundary: Boundary,
@@ -39,7 +39,7 @@ pub(super) struct Origin {
     pub(super) sealed: Option<SealHeader>,
     /// Before it, in the store.
     unbridged: Option<Gap>,
-    /// The end of it, to be sent once more, and compared.
+    /// The stored end of it, which is sent again and compared.
     pub(super) sample: Option<Sample>,
     /// The end of what is stored, for the next link.
     pub(super) recent: Option<Sample>,
@@ -53,7 +53,7 @@ impl Origin {
         }
     }
 
-    /// What the server is asked to go on after.
+    /// The position after which the server is asked to continue.
     fn asked(&self) -> Position {
         let sample = self.sample.as_ref();
         Position {
@@ -90,8 +90,8 @@ impl Origin {
 }
 
 impl Capture {
-    /// Follows `source` until the link ends, or the server, or we, or `watch` sees another master. With `once`, until one full
-    /// sync is stored.
+    /// Follows `source` until the link, the server or this process ends, or `watch` sees another master. With `once`,
+    /// until one full sync is stored.
     pub async fn session(
         &mut self,
         source: &Source,
@@ -269,7 +269,7 @@ impl Capture {
         let keep = follow.settle(shutdown).await;
         achieved.full_sync_stored = synced && keep;
         if keep && once {
-            // What was asked for is stored, however the link ended.
+            // The requested full sync is stored, however the link ended.
             return Ok(SessionEnd::Once(log.buffer(|buffer| buffer.stored())));
         }
         if keep {
@@ -326,8 +326,8 @@ impl Capture {
         })
     }
 
-    /// Would the server not continue what we have in memory, as its backlog has gone on? Another writer of the same feed may
-    /// have brought the store further.
+    /// Is the server unable to continue what we have in memory, because its backlog no longer holds the next bytes?
+    /// Another writer of the same feed may have stored more.
     fn is_left_behind(&self, facts: Option<&Facts>) -> bool {
         let log = self.log.as_ref().zip(facts);
         log.is_some_and(|(log, facts)| {
@@ -382,7 +382,7 @@ impl Capture {
         resume.map(|end| Origin::of_store(end, known.sample.clone(), facts))
     }
 
-    /// `+CONTINUE`: the same feed goes on, maybe under a new id.
+    /// `+CONTINUE`: the same feed continues, maybe under a new id.
     async fn continued(
         &mut self,
         from: Origin,
@@ -408,7 +408,8 @@ impl Capture {
         self.move_to(from, id, facts).await
     }
 
-    /// Whoever made the base that we go on from may have died before the log was joined to it; others may still write before it.
+    /// The process that made the base from which we continue may have died before the log was joined to it. Others may
+    /// still write before it.
     async fn bridge(&self, from: &Origin) -> Result<(), SessionEnd> {
         let Some(gap) = &from.unbridged else {
             return Ok(());
@@ -416,7 +417,7 @@ impl Capture {
         let bridged = self.archive.bridge(from.history, gap, &self.writer).await;
         bridged.map_err(|error| match error {
             AppendError::Taken(_) => SessionEnd::StartOver(format!(
-                "another writer of history {} stores what is before the base at {}",
+                "another writer of history {} stores the log before the base at {}",
                 from.history, gap.to.offset
             )),
             AppendError::Archive(error) => error.into(),
@@ -437,7 +438,8 @@ impl Capture {
         }
     }
 
-    /// `+FULLRESYNC`: receives the RDB; committing it goes on beside the feed, which comes by `feed` or, without, by the same link.
+    /// `+FULLRESYNC`: receives the RDB. Committing it runs while the feed is received, which comes by `feed`, or else
+    /// by the same link.
     async fn full_sync(
         &mut self,
         mut link: Link,
@@ -512,7 +514,7 @@ impl Capture {
                 sealed: Some(seal), ..
             }) => Err(superseded(id, &seal)),
             Err(error @ ArchiveError::Store(_)) => Err(error.into()),
-            // What is damaged before the snapshot is told when the log is joined to it.
+            // Damage before the snapshot is reported when the log is joined to it.
             Ok(_) | Err(_) => Ok(()),
         }
     }
@@ -556,7 +558,7 @@ fn newest_base(catalog: &Catalog, at: Position) -> Option<Position> {
     lineage.iter().find_map(newest)
 }
 
-/// A sealed history is gone on with under a new id only.
+/// A sealed history is continued only under a new id.
 fn check_seal(from: &Origin, facts: Option<&Facts>) -> Result<(), SessionEnd> {
     match (&from.sealed, facts.and_then(|facts| facts.replid)) {
         (Some(seal), Some(id)) if id == from.history => Err(superseded(from.history, seal)),
@@ -577,9 +579,9 @@ pub(super) fn superseded(history: ReplId, seal: &SealHeader) -> SessionEnd {
 pub(super) fn out_of_place(event: &Event) -> SessionEnd {
     let what = match event {
         Event::FullResync(_) => "a full resync",
-        Event::Continue(_) => "a +CONTINUE that was not asked for",
+        Event::Continue(_) => "the server sent +CONTINUE, but backfeed had not asked for it",
         Event::Payload(_) | Event::PayloadEnd => "RDB bytes",
         Event::Feed(_) => "feed bytes",
     };
-    SessionEnd::Feed(format!("the server sent {what} out of place"))
+    SessionEnd::Feed(format!("the server sent {what} at the wrong time"))
 }

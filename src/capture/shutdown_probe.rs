@@ -1,8 +1,8 @@
 //! Notices that the master is shutting down and waits for us.
 //!
-//! `SHUTDOWN` (7.0 and later) asks with `REPLCONF GETACK`, then sends nothing more and waits until every replica has
-//! acknowledged the very end of the stream. We stay one byte short of it otherwise, so silence after a `GETACK` makes us
-//! look at `INFO server` on a connection of its own.
+//! `SHUTDOWN` (7.0 and later) asks with `REPLCONF GETACK`. Then it sends nothing more, and waits until every replica
+//! has acknowledged the very end of the stream. Otherwise we stay one byte short of that end. So when silence follows a
+//! `GETACK`, we look at `INFO server` on a separate connection.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::config::Source;
 use crate::link::control::Control;
 use crate::runtime;
 
-/// The first look, after so much silence.
+/// The length of the silence before the first look.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 /// Masters wait `shutdown-timeout` for their replicas, 10 s unless set otherwise: long after that there is no point.
 const LAST_LOOK: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub(super) struct ShutdownProbe {
 }
 
 impl ShutdownProbe {
-    /// For the master at `source`.
+    /// A probe for the master at `source`.
     #[must_use]
     pub(super) fn new(source: Source) -> Self {
         Self {
@@ -52,8 +52,8 @@ impl ShutdownProbe {
         self.next = None;
     }
 
-    /// Waits for the outcome of the next look: true when the master is shutting down. Waits for ever when there is
-    /// nothing to look for. May be dropped while waiting.
+    /// Waits for the result of the next look: true when the master is shutting down. Waits for ever when there is
+    /// nothing to look for. The future may be dropped.
     pub(super) async fn wait(&mut self) -> bool {
         if let Some(look) = &mut self.look {
             let found = look.await.unwrap_or(false);

@@ -1,8 +1,8 @@
-//! The spool: feed that waits for the store and finds no room in memory, in files without a name.
+//! The spool: feed that waits for the store and has no room in memory. It is kept in files without a name.
 //!
-//! A file is unlinked as soon as it is made: a crash leaves nothing behind, and nobody can mistake what is in it for a backup.
-//! It goes when the last [`Record`] in it does, and its space with it. What is spooled was received and not stored, so it was
-//! not acknowledged as stored: when the spool loses it, the master is asked for it again.
+//! A file is unlinked as soon as it is made. So a crash leaves nothing behind, and nobody can mistake its content for a
+//! backup. The file and its space are freed with the last [`Record`] in it. What is in the spool was received but not
+//! stored, so it was not acknowledged as stored. If the spool loses it, we ask the master for it again.
 
 pub(crate) mod spooler;
 
@@ -22,11 +22,12 @@ use crate::monitoring::status::{Status, unix_ms_now};
 use crate::runtime;
 use crate::wire::crc64::Crc64;
 
-/// Files that a full spool consists of, about: each is an open file, and its space comes back when the last byte of it was stored.
+/// About how many files a full spool has. Each one is an open file, and its space is freed when its last byte was
+/// stored.
 const FILES: u64 = 64;
 /// No file is shorter than this, unless the whole spool is.
 const FILE_MIN: u64 = 1 << 20;
-/// After an error the spool rests for so long: a disk that is full or gone should not be asked for each record.
+/// How long the spool rests after an error: a disk that is full or gone should not be asked for each record.
 const REST: Duration = Duration::from_secs(10);
 
 /// What went wrong with the spool.
@@ -37,7 +38,7 @@ pub enum SpoolError {
     Io {
         /// `write to`, `read from`.
         verb: &'static str,
-        /// Of `--spool-dir`.
+        /// The directory in `--spool-dir`.
         dir: String,
         /// What the system said.
         cause: io::Error,
@@ -45,12 +46,12 @@ pub enum SpoolError {
     /// What comes back is not what was written.
     #[error("the spool in {dir} gave back other bytes than were written to it")]
     Damaged {
-        /// Of `--spool-dir`.
+        /// The directory in `--spool-dir`.
         dir: String,
     },
 }
 
-/// A bounded place on a disk; clones are the same.
+/// A bounded place on a disk. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Spool(Arc<Shared>);
 
@@ -111,7 +112,7 @@ pub struct Record {
 }
 
 impl Spool {
-    /// A directory that cannot be used is told at once, and tried again when the spool is needed.
+    /// If the directory cannot be used, this is logged at once. It is tried again when the spool is needed.
     #[must_use]
     pub fn new(config: &SpoolConfig, status: &Status) -> Self {
         let spool = Self(Arc::new(Shared {
@@ -130,8 +131,8 @@ impl Spool {
         spool
     }
 
-    /// Keeps bytes, which blocks as long as the disk takes. None: there is no room for them, or the spool is out of order
-    /// (which is told here); they stay where they are.
+    /// Keeps bytes; blocks as long as the disk takes. None: there is no room for them, or the spool does not work (this
+    /// is logged). They then stay where they are.
     #[must_use]
     pub fn put(&self, parts: &[Bytes]) -> Option<Record> {
         let mut state = self.0.state();
@@ -160,7 +161,7 @@ impl Spool {
         }
     }
 
-    /// A record could not be read back: told, and no more is put into that file.
+    /// A record could not be read back: logs this, and puts no more into that file.
     pub fn lost(&self, error: &SpoolError) {
         self.failed(&mut self.0.state(), error);
     }
@@ -186,8 +187,8 @@ impl Spool {
         let text = error.to_string();
         if state.failing.as_ref() != Some(&text) {
             tracing::warn!(
-                "{text}; the feed waits in memory alone until the spool works again (is there room in --spool-dir, and may \
-                 backfeed write there?)"
+                "{text}. The feed waits only in memory until the spool works again. Check that --spool-dir has room, \
+                 and that backfeed may write there"
             );
         }
         status.spool_error(Some(text.clone()));
@@ -212,7 +213,7 @@ impl Shared {
     fn create(&self) -> io::Result<File> {
         let name = format!(".backfeed-spool-{:016x}", runtime::random());
         let path = self.dir.join(name);
-        // Whoever may not read Redis may not read this either.
+        // A user that may not read Redis may not read this either.
         let file = File::options()
             .read(true)
             .write(true)
@@ -338,7 +339,7 @@ impl Held {
     }
 }
 
-/// Loads what is in the spool, each record once; blocks as long as the disk takes.
+/// Loads what is in the spool, each record once. Blocks as long as the disk takes.
 ///
 /// # Errors
 /// What is lost, with the number of bytes before it.

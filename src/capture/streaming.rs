@@ -1,4 +1,4 @@
-//! The feed of one link: into the log buffer, and acknowledged as far as the store has come.
+//! The feed of one link: puts it into the log buffer, and acknowledges what is stored.
 
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use crate::wire::psync::replica::Event;
 
 /// Replicas acknowledge once a second.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
-/// With full memory the master's output buffer has to hold the feed. When nothing more was stored for so long, we hang up
-/// instead. A store that is merely slower than a burst is read for at its own pace: the master has its own limit
-/// (`client-output-buffer-limit`), and to hang up could cost a full sync.
+/// While memory is full, the output buffer of the master has to hold the feed. When nothing more was stored for this
+/// long, we disconnect instead. A store that is only slower than a burst is no reason: we then read at its pace. The
+/// master has its own limit (`client-output-buffer-limit`), and a disconnect could cost a full sync.
 const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// The feed of one link.
 pub(super) struct Follow<'a> {
@@ -34,7 +34,7 @@ pub(super) struct Follow<'a> {
     /// Is there a restore point that the feed belongs to? Nothing is acknowledged before.
     committed: bool,
     committing: Option<Committing>,
-    /// Of that snapshot.
+    /// The counter for the full sync of that snapshot.
     tally: Option<FullSyncTally>,
     probe: ShutdownProbe,
     source: &'a Source,
@@ -42,7 +42,7 @@ pub(super) struct Follow<'a> {
     /// The master is shutting down and waits for its very last byte.
     exact: bool,
     stopping: bool,
-    /// The furthest that this link was told.
+    /// The highest offset that was acknowledged on this link.
     acknowledged: Offset,
     /// Since when memory has been full with no more stored than this.
     full_since: Option<(Instant, Offset)>,
@@ -50,7 +50,7 @@ pub(super) struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    /// Follows `feed` into `log`; `committing` is the snapshot that it begins with, if it began with one.
+    /// Follows `feed` into `log`. `committing` is the snapshot that it begins with, if there is one.
     pub(super) fn new(
         capture: &'a Capture,
         feed: FeedLink,
@@ -154,7 +154,7 @@ impl<'a> Follow<'a> {
         }
         if arrival.getack {
             self.probe.getack();
-            // What is stored, and the idle traffic after it. The rest is being stored, and acknowledged when it is.
+            // What is stored, and the idle traffic after it. The rest is being stored, and is acknowledged after that.
             let received = self.capture.config.ack == AckPolicy::Received;
             let (more, data) = self.log.buffer(|buffer| {
                 let offset = buffer.acknowledge(received, self.exact);
@@ -167,8 +167,8 @@ impl<'a> Follow<'a> {
         Ok(())
     }
 
-    /// Says how far the store has come. Before the snapshot counts that is nowhere, though the first `ACK` makes a
-    /// diskless master start its feed, so it must be sent, and repeated (PROTOCOL.md A.6).
+    /// Acknowledges what is stored. Before the snapshot counts, that is nothing. But the first `ACK` makes a diskless
+    /// master start its feed, so it must be sent, and repeated (PROTOCOL.md A.6).
     async fn ack(&mut self) -> Result<(), SessionEnd> {
         let received = self.capture.config.ack == AckPolicy::Received;
         let offset = if self.committed {
@@ -293,7 +293,7 @@ impl<'a> Follow<'a> {
             .log
             .buffer(|buffer| buffer.received().offset.since(buffer.stored().offset));
         let limit = match self.capture.spool {
-            Some(_) => "all that memory and spool take",
+            Some(_) => "all of memory and spool",
             None => "the memory limit",
         };
         Err(SessionEnd::StoreStalled {
@@ -303,8 +303,8 @@ impl<'a> Follow<'a> {
         })
     }
 
-    /// The link is over. Does what was received belong to a restore point?
-    /// A store that is away does not hold up the end of the process: what is not stored by then does not count.
+    /// The link has ended. Does what was received belong to a restore point? A store that is away does not delay the
+    /// end of the process: what is not stored by then does not count.
     pub(super) async fn settle(&mut self, shutdown: &mut Shutdown) -> bool {
         if let Some(committing) = self.committing.take()
             && !self.stopping
@@ -324,7 +324,7 @@ impl<'a> Follow<'a> {
     }
 }
 
-/// Waits for the commit; for ever when there is none.
+/// Waits for the commit, or for ever when there is none.
 async fn join(committing: &mut Option<Committing>) -> Result<Committed, JoinError> {
     match committing {
         Some(task) => task.await,

@@ -1,4 +1,4 @@
-//! A history goes on in another one: which one is recorded in the store, before anything of it is acknowledged.
+//! Another history continues this one. Which one it is, is recorded in the store before anything of it is acknowledged.
 
 use super::captured_server::server_info;
 use super::session::Origin;
@@ -9,7 +9,8 @@ use crate::link::replication_info::Facts;
 use crate::wire::position::{Position, ReplId};
 
 impl Capture {
-    /// A server that was restored from a history that goes on in another one belongs to no backup of it, full sync or not.
+    /// A server that was restored from a history which another one already continues does not belong to a backup of
+    /// that history, with or without a full sync.
     pub(super) async fn check_twin(&self, said: Option<&Facts>) -> Result<(), SessionEnd> {
         let Some(said) = said else {
             return Ok(());
@@ -30,7 +31,7 @@ impl Capture {
         }
     }
 
-    /// A failover or a restore: the history goes on as `id`, which has the old one as its parent.
+    /// A failover or a restore: the history continues as `id`, which has the old one as its parent.
     pub(super) async fn move_to(
         &mut self,
         from: Origin,
@@ -49,7 +50,7 @@ impl Capture {
                 )));
             }
         }
-        let reason = format!("goes on as {id} from offset {}", from.boundary.offset);
+        let reason = format!("continues as {id} from offset {}", from.boundary.offset);
         let (id_before, now) = (from.history, (self.clock)());
         let sealed = match &from.sealed {
             Some(seal) => Position {
@@ -105,10 +106,10 @@ impl Capture {
         Ok(())
     }
 
-    /// Records that a history goes on as `id`, which its server says it is now. The history must be sealed.
+    /// Records that a history continues as `id`, the present id of its server. The history must be sealed.
     ///
     /// # Errors
-    /// [`SuccessionError::GoesOn`]: it goes on in another server.
+    /// [`SuccessionError::GoesOn`]: another server continues it.
     pub async fn begin_child(
         &self,
         id: ReplId,
@@ -161,7 +162,7 @@ pub(super) fn succeeded(sealed: Position, other: &SuccessorDoc) -> SessionEnd {
     SessionEnd::Superseded {
         at: sealed,
         reason: format!(
-            "by {}: it goes on as {} there",
+            "by {}: it continues as {} there",
             other.writer, other.child.id
         ),
     }

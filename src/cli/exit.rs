@@ -1,6 +1,6 @@
-//! Which exit code an error of the layers below means.
-
-use std::fmt;
+//! Which exit code an error of the layers below means, and which flag may help.
+//!
+//! The layers below do not know the names of flags: [`Failure::hint`] adds them.
 
 use super::{Exit, Failure};
 use crate::archive::ArchiveError;
@@ -14,8 +14,29 @@ use crate::query::key_history::LookupError;
 use crate::rebuild::RebuildError;
 use crate::recovery::RecoveryError;
 use crate::restore::RestoreError;
+use crate::service::http::BindError;
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
+
+/// For a history that has to be named.
+const HISTORY: &str = "--history ID";
+/// For keys that take more memory than is allowed.
+const MEMORY: &str = "--memory-limit SIZE, with a larger size";
+
+impl Failure {
+    /// What to change on the command line, if this may help.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    fn with_hint(self, hint: Option<impl Into<String>>) -> Self {
+        Self {
+            hint: hint.map(Into::into),
+            ..self
+        }
+    }
+}
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
@@ -63,7 +84,15 @@ impl From<SessionEnd> for Failure {
 
 impl From<RecoveryError> for Failure {
     fn from(error: RecoveryError) -> Self {
-        Self::new(of_recovery(&error), error)
+        let hint = hint_of_recovery(&error);
+        Self::new(of_recovery(&error), error).with_hint(hint)
+    }
+}
+
+fn hint_of_recovery(error: &RecoveryError) -> Option<&'static str> {
+    match error {
+        RecoveryError::Ambiguous(_) | RecoveryError::UnreadableHistory { .. } => Some(HISTORY),
+        _ => None,
     }
 }
 
@@ -108,10 +137,26 @@ impl From<RestoreError> for Failure {
             | RestoreError::Differs { .. } => Exit::Redis,
             _ => Exit::Error,
         };
-        match &error {
-            RestoreError::Rebuild(of) => Self::of_rebuild(of, exit, &error),
-            _ => Self::new(exit, error),
+        let hint = hint_of_restore(&error);
+        Self::new(exit, error).with_hint(hint)
+    }
+}
+
+fn hint_of_restore(error: &RestoreError) -> Option<&'static str> {
+    match error {
+        RestoreError::Recovery(error) => hint_of_recovery(error),
+        RestoreError::Rebuild(error) => hint_of_rebuild(error),
+        RestoreError::CannotContinue { .. } | RestoreError::GoesOn { .. } => {
+            Some("leave out --continue-history")
         }
+        RestoreError::InTheWay { .. }
+        | RestoreError::Feeding { .. }
+        | RestoreError::LeftFollowing { .. }
+        | RestoreError::Unproved { .. }
+        | RestoreError::Changed { .. } => Some("--force"),
+        RestoreError::KeysLeft { .. } | RestoreError::KeysMissing { .. } => Some("--replace"),
+        RestoreError::Listen { .. } => Some("--listen ADDR, with another address"),
+        _ => None,
     }
 }
 
@@ -120,12 +165,10 @@ impl From<ConsolidateError> for Failure {
         match error {
             ConsolidateError::Restore(error) => error.into(),
             ConsolidateError::Archive(error) => error.into(),
-            ConsolidateError::Rebuild(error) => {
-                Self::of_rebuild(&error, of_rebuild(&error), &error)
-            }
+            ConsolidateError::Rebuild(error) => error.into(),
             ConsolidateError::Blocked { .. } => Self::new(Exit::NothingToRestore, error),
             ConsolidateError::TooManyStages { .. } => {
-                Self::new(Exit::Error, format_args!("{error} ({MEMORY_FLAG})"))
+                Self::new(Exit::Error, error).with_hint(Some(MEMORY))
             }
             ConsolidateError::TooLong { .. }
             | ConsolidateError::Stuck { .. }
@@ -138,17 +181,17 @@ impl From<LookupError> for Failure {
     fn from(error: LookupError) -> Self {
         match error {
             LookupError::Restore(error) => error.into(),
-            LookupError::Rebuild(error) => Self::of_rebuild(&error, of_rebuild(&error), &error),
-            LookupError::Reversed { .. } => Self::new(
-                Exit::Usage,
-                format_args!("{error} (--from is the earlier one, --at the later one)"),
-            ),
-            LookupError::Stopped { .. }
-            | LookupError::Unknown { .. }
-            | LookupError::Apart { .. } => Self::new(Exit::NothingToRestore, error),
-            LookupError::Memory { .. } => {
-                Self::new(Exit::Error, format_args!("{error} ({MEMORY_FLAG})"))
+            LookupError::Rebuild(error) => error.into(),
+            LookupError::Reversed { .. } => Self::new(Exit::Usage, error).with_hint(Some(
+                "--from with the earlier point, --at with the later one",
+            )),
+            LookupError::Stopped { .. } | LookupError::Unknown { .. } => {
+                Self::new(Exit::NothingToRestore, error)
             }
+            LookupError::Apart { .. } => Self::new(Exit::NothingToRestore, error).with_hint(Some(
+                "backfeed restore --to FILE.rdb, for each of both points",
+            )),
+            LookupError::Memory { .. } => Self::new(Exit::Error, error).with_hint(Some(MEMORY)),
         }
     }
 }
@@ -157,15 +200,31 @@ impl From<SidecarError> for Failure {
     fn from(error: SidecarError) -> Self {
         match error {
             SidecarError::Session(end) => end.into(),
-            SidecarError::Restore(error) => error.into(),
+            SidecarError::Restore(error) => {
+                // The other flags of a restore are none of a sidecar.
+                let hint = match &error {
+                    RestoreError::Recovery(error) => hint_of_recovery(error),
+                    _ => None,
+                };
+                Self::from(error).with_hint(hint)
+            }
             SidecarError::Control(_)
             | SidecarError::Serve(_)
             | SidecarError::Unproved(_)
             | SidecarError::NotPromoted
             | SidecarError::KeyDb => Self::new(Exit::Redis, error),
-            SidecarError::Name { .. } => Self::new(Exit::Usage, error),
+            SidecarError::Name {
+                ref url,
+                ref recorded,
+                ref name,
+            } => {
+                let hint = format!("--store {url}/{name}, or --name {recorded}");
+                Self::new(Exit::Usage, error).with_hint(Some(hint))
+            }
             SidecarError::TakenOver { .. } => Self::new(Exit::Superseded, error),
-            SidecarError::Listen { .. } => Self::new(Exit::Error, error),
+            SidecarError::Listen { .. } => {
+                Self::new(Exit::Error, error).with_hint(Some("--listen ADDR, with another address"))
+            }
         }
     }
 }
@@ -186,17 +245,21 @@ impl From<FixtureError> for Failure {
     }
 }
 
-/// What the verbs that end call their limit of memory.
-const MEMORY_FLAG: &str = "--memory-limit";
-
-impl Failure {
-    /// With the flag that helps, where one does.
-    fn of_rebuild(of: &RebuildError, exit: Exit, error: &dyn fmt::Display) -> Self {
-        if of.needs_memory() {
-            return Self::new(exit, format_args!("{error}: raise it with {MEMORY_FLAG}"));
-        }
-        Self::new(exit, error)
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        Self::new(Exit::Error, error).with_hint(Some("--http ADDR, with another port"))
     }
+}
+
+impl From<RebuildError> for Failure {
+    fn from(error: RebuildError) -> Self {
+        let hint = hint_of_rebuild(&error);
+        Self::new(of_rebuild(&error), error).with_hint(hint)
+    }
+}
+
+fn hint_of_rebuild(error: &RebuildError) -> Option<&'static str> {
+    error.needs_memory().then_some(MEMORY)
 }
 
 /// The same cause is the same code, whoever wanted the state of a point: a file, a base, one key, a comparison.
@@ -283,5 +346,37 @@ mod tests {
         };
         agree(&command, Exit::NothingToRestore);
         agree(&|| RebuildError::Memory { limit: 1 }, Exit::Error);
+    }
+
+    #[test]
+    fn an_error_without_flags_gets_the_flag_that_helps() {
+        let memory = || RebuildError::Memory { limit: 1 };
+        let of = |failure: &Failure| failure.hint().map(str::to_owned);
+        for failure in [
+            Failure::from(RestoreError::Rebuild(memory())),
+            Failure::from(ConsolidateError::Rebuild(memory())),
+            Failure::from(LookupError::Rebuild(memory())),
+        ] {
+            assert!(!failure.to_string().contains("--"), "{failure}");
+            assert_eq!(of(&failure).as_deref(), Some(MEMORY));
+        }
+        let in_the_way = || RestoreError::InTheWay {
+            path: "/dump.rdb".into(),
+            reason: "exists",
+        };
+        let of_restore = Failure::from(in_the_way());
+        assert_eq!(of(&of_restore).as_deref(), Some("--force"));
+        // A sidecar has no such flag.
+        assert_eq!(of(&SidecarError::Restore(in_the_way()).into()), None);
+        let name = Failure::from(SidecarError::Name {
+            url: "file:///b".to_owned(),
+            recorded: "a".to_owned(),
+            name: "b".to_owned(),
+        });
+        assert!(!name.to_string().contains("--"), "{name}");
+        assert_eq!(
+            of(&name).as_deref(),
+            Some("--store file:///b/b, or --name a")
+        );
     }
 }

@@ -160,6 +160,7 @@ fn cut(is_cut: bool) -> &'static str {
 pub struct Failure {
     exit: Exit,
     message: String,
+    hint: Option<String>,
 }
 
 impl Failure {
@@ -169,6 +170,7 @@ impl Failure {
         Self {
             exit,
             message: message.to_string().lines().collect::<Vec<_>>().join(" "),
+            hint: None,
         }
     }
 

@@ -39,9 +39,7 @@ where
         tracing::warn!("{warning}");
     }
     if let Some(addr) = http_addr {
-        let listener = http::bind(&addr)
-            .await
-            .map_err(|error| Failure::new(Exit::Error, format_args!("--http: {error}")))?;
+        let listener = http::bind(&addr).await?;
         tracing::info!(%addr, "serving /healthz, /readyz and /metrics");
         // Ends with the process: it answers to the very last.
         tokio::spawn(http::serve(

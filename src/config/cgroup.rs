@@ -1,4 +1,5 @@
-//! The memory that the system lets this process have: the limits of its cgroup and of those above it (versions 1 and 2).
+//! The memory that the system allows this process: the limits of its cgroup and of the cgroups above it (versions 1 and
+//! 2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,12 @@ const NONE_FROM: u64 = 1 << 60;
 pub struct CgroupLimit {
     /// Bytes.
     pub bytes: u64,
-    /// It is that of the cgroup of this very process, as a container has one. Else it is that of a cgroup above, in which others
-    /// have their memory too.
+    /// It belongs to the cgroup of this very process, as a container has one. Otherwise it belongs to a cgroup above,
+    /// which other processes share.
     pub own: bool,
 }
 
-/// The limit; none: there is none, or it cannot be seen.
+/// The limit. None: there is none, or it is not visible.
 #[must_use]
 pub fn memory_limit() -> Option<CgroupLimit> {
     let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -29,7 +30,7 @@ pub fn memory_limit() -> Option<CgroupLimit> {
 struct Place {
     /// Where its hierarchy is mounted.
     mount: PathBuf,
-    /// The cgroup below that; empty: it is the mount itself, as in a container.
+    /// The cgroup below that. Empty: it is the mount itself, as in a container.
     inside: PathBuf,
     /// The name of the file with the limit.
     file: &'static str,
@@ -95,8 +96,8 @@ impl<'a> Mount<'a> {
         self.kind == "cgroup" && self.options.split(',').any(|option| option == "memory")
     }
 
-    /// Where a cgroup is below this mount. One that is not below what is mounted is the mount itself: a container that was given its
-    /// own part alone, and is told the whole path.
+    /// The path of a cgroup below this mount. A path that is not below it means the mount itself: a container can see
+    /// only its own part, but be told the whole path.
     fn inside(&self, path: &Path) -> PathBuf {
         let inside = path.strip_prefix(&self.root).unwrap_or(Path::new(""));
         let inside = inside.strip_prefix("/").unwrap_or(inside);
@@ -109,7 +110,7 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// Blanks and the like stand there as three octal digits.
+/// Blanks and the like are written there as three octal digits.
 fn unescaped(text: &str) -> PathBuf {
     let known = [
         ("\\040", " "),
@@ -125,7 +126,7 @@ fn unescaped(text: &str) -> PathBuf {
 
 fn lowest(places: &[Place]) -> Option<CgroupLimit> {
     let limits = places.iter().flat_map(|place| {
-        // One that is gone, or was never to be seen here, says nothing: those above it may.
+        // A cgroup that is gone, or was never visible here, says nothing. Those above it may.
         let cgroups = place.inside.ancestors().enumerate();
         cgroups.filter_map(|(above, cgroup)| {
             let path = place.mount.join(cgroup).join(place.file);
@@ -136,7 +137,7 @@ fn lowest(places: &[Place]) -> Option<CgroupLimit> {
             })
         })
     });
-    // Of equal ones, one's own.
+    // Of equal ones, our own.
     limits.min_by_key(|limit| (limit.bytes, !limit.own))
 }
 
@@ -187,7 +188,7 @@ mod tests {
                 place("/sys/fs/cgroup/uni fied", "docker/ab", "memory.max"),
             ]
         );
-        // Somebody else's part of the tree.
+        // Another container's part of the tree.
         assert_eq!(
             places("0::/../../other\n", V2),
             [place("/sys/fs/cgroup", "", "memory.max")]

@@ -1,4 +1,4 @@
-//! Where backfeed serves as a master, and whom.
+//! Where backfeed listens as a master, and which servers it admits.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::tls::{certificates, private_key};
 use super::{ConfigError, Secret};
 
-/// Whom we serve as a master, and how it must speak. Whoever is let in is given all data. The files are read for every
-/// connection, as they may be rotated.
+/// Which servers we admit as their master, and how they must speak. A server that is admitted gets all data. The files
+/// are read for every connection, because they may be rotated.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Admission {
-    /// A replica must log in as this user (`masteruser`). None: the password alone counts.
+    /// A replica must log in as this user (`masteruser`). None: only the password counts.
     pub user: Option<String>,
     /// A replica must give the password in it (`masterauth`).
     pub password_file: Option<PathBuf>,
@@ -20,7 +20,7 @@ pub struct Admission {
     pub tls: Option<ListenTls>,
 }
 
-/// Our side of TLS as a master.
+/// Our TLS settings as a master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenTls {
     /// Our certificate and what leads to its authority, in PEM.
@@ -57,14 +57,14 @@ impl Admission {
             .map_err(|error| error.of_flag("--listen-password-file"))
     }
 
-    /// What an operator should think over, when it is served at `addr`.
+    /// A warning for the operator, if there is one for `addr`.
     #[must_use]
     pub fn warning(&self, addr: SocketAddr) -> Option<String> {
         let clear = self.tls.is_none() && !is_loopback(addr);
         clear.then(|| {
             format!(
-                "{addr} can be reached from other machines, and without --listen-tls-cert the password and all data cross \
-                 the network in the clear"
+                "{addr} can be reached from other machines. Without --listen-tls-cert, the password and all data cross \
+                 the network unencrypted"
             )
         })
     }
@@ -93,19 +93,19 @@ pub struct Listen {
 }
 
 impl Listen {
-    /// Whoever can connect is served the whole data set, so beyond loopback it must be guarded.
+    /// Whoever can connect gets the whole data set, so beyond loopback there must be a password or certificates.
     pub fn new(addr: SocketAddr, admission: Admission) -> Result<Self, ConfigError> {
         if !admission.is_guarded() && !is_loopback(addr) {
             return Err(ConfigError(format!(
-                "{addr} can be reached from other machines, and whoever connects is served all data: set a password \
-                 with --listen-password-file, demand certificates with --listen-tls-client-ca, or listen on 127.0.0.1"
+                "{addr} can be reached from other machines, and whoever connects gets all data. Set a password \
+                 (--listen-password-file), require certificates (--listen-tls-client-ca), or listen on 127.0.0.1"
             )));
         }
         Ok(Self { addr, admission })
     }
 }
 
-/// Can `addr` be reached from this host alone?
+/// Can `addr` be reached only from this host?
 #[must_use]
 pub fn is_loopback(addr: SocketAddr) -> bool {
     addr.ip().to_canonical().is_loopback()

@@ -1,4 +1,4 @@
-//! The memory of a process that goes on running, and how it is shared out: said here alone.
+//! The memory of a service, and how it is divided. This is the only place that says so.
 //!
 //! ```text
 //! budget = the program ─ objects on their way ─ plans ─ what the allocator keeps ─┬─ the feed (two fifths of the rest)
@@ -9,9 +9,9 @@ use std::fmt;
 
 use super::cgroup::CgroupLimit;
 
-/// Where there is no limit, and the most in a cgroup that others share: what the manifests in `docker/` give.
+/// The budget without a limit, and the most in a cgroup that others share. The manifests in `docker/` give the same.
 pub const DEFAULT_BUDGET: usize = 256 << 20;
-/// Of a higher limit no more is taken unasked: the cgroup may be that of a whole machine.
+/// No more of a higher limit is taken by default: the cgroup may be that of a whole machine.
 const MOST_UNASKED: usize = 1 << 30;
 
 /// The program's own data, its threads, connections, TLS, the page tables.
@@ -24,9 +24,9 @@ pub const OBJECTS: usize = 32 << 20;
 pub const PLANS: usize = 8 << 20;
 /// Of the whole: what the allocator keeps, and what the accounts of the others miss.
 const MARGIN_DIVISOR: usize = 8;
-/// Of what is left, so many fifths are for the feed.
+/// How many fifths of the rest are for the feed.
 const FEED_FIFTHS: usize = 2;
-/// With less, next to no base could be made.
+/// With less, almost no base could be made.
 const CONSOLIDATION_MIN: usize = 16 << 20;
 
 /// Why a budget is what it is.
@@ -73,7 +73,7 @@ pub struct Shares {
 }
 
 impl Budget {
-    /// What was asked for; else what the cgroup allows; else the default.
+    /// The budget that a flag sets, else what the cgroup allows, else the default.
     #[must_use]
     pub fn new(asked: Option<usize>, cgroup: Option<CgroupLimit>) -> Self {
         let (bytes, origin) = match (asked, cgroup) {
@@ -98,7 +98,7 @@ impl Budget {
         }
     }
 
-    /// Shares it out. What was asked for is given, whatever comes of it: see [`Self::warning`].
+    /// Divides it. Flags are followed even if the sum does not fit: see [`Self::warning`].
     #[must_use]
     pub fn shares(&self, wanted: Wanted) -> Shares {
         let rest = self.rest(wanted.segment_size);
@@ -119,8 +119,8 @@ impl Budget {
         }
     }
 
-    /// Of a command that ends: bytes for the keys that the log touches, at most `most`, and no more than the cgroup's limit leaves. It
-    /// holds no feed.
+    /// For a command that ends: bytes for the keys that the log touches, at most `most`, and no more than the cgroup's
+    /// limit leaves. It holds no feed.
     #[must_use]
     pub fn keys(&self, most: usize) -> usize {
         let limit = self.cgroup.map(|limit| usize::try_from(limit.bytes));
@@ -143,8 +143,8 @@ impl Budget {
                 _ => "leave out `feed_memory` and `consolidate_memory`, which take what is there by themselves".to_owned(),
             };
             format!(
-                "{shares}: that is {} together, and more than {self}. The system may end backfeed when it uses them: allow it {} or \
-                 more, or {flags}",
+                "{shares}: together {}, which is more than {self}. The system may kill backfeed when it uses them. \
+                 Allow {} or more, or {flags}",
                 Size(needed),
                 Size(needed),
             )

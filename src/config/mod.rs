@@ -1,7 +1,7 @@
-//! Typed configuration: what the command's flags are lowered into, once.
+//! Typed configuration: the flags of the command line are turned into it once.
 //!
-//! Everything here is checked when it is made, so that the layers above need not ask again. Secrets are held in
-//! [`Secret`], which no formatting shows.
+//! Everything is checked when it is made, so the layers above need not check again. Secrets are held in [`Secret`],
+//! which no formatting shows.
 
 mod cgroup;
 mod listen;
@@ -33,7 +33,7 @@ pub use tls::{Identity, Tls, TlsFiles};
 
 use crate::wire::position::{Offset, ReplId};
 
-/// Stretches of `PING` alone are stored this often at most, so that an idle server costs next to nothing.
+/// Stretches that hold only `PING`s are stored at most this often, so that an idle server costs almost nothing.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A segment below this would be mostly header, and a busy server would make thousands of objects a minute.
@@ -64,10 +64,10 @@ impl ConfigError {
     }
 }
 
-/// What the master is told to have been saved (`REPLCONF ACK`), which is what `WAIT` counts.
+/// What is acknowledged to the master (`REPLCONF ACK`), and so counts for `WAIT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AckPolicy {
-    /// What lies in the store.
+    /// What is in the store.
     #[default]
     Stored,
     /// What was received. `WAIT` then says nothing about the store.
@@ -91,7 +91,7 @@ impl FromStr for AckPolicy {
 /// What a sidecar does with a Redis that lacks something of the store, and has been written to since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenBehind {
-    /// Nothing: the stored state stays the latest, and somebody decides.
+    /// Nothing: the stored state stays the latest, and an operator decides.
     #[default]
     Wait,
     /// The stored state replaces what Redis has.
@@ -109,19 +109,19 @@ impl FromStr for WhenBehind {
             "restore" => Ok(Self::Restore),
             "capture" => Ok(Self::Capture),
             _ => Err(ConfigError(format!(
-                "`{text}` is none of `wait`, `restore` and `capture`"
+                "`{text}` is not `wait`, `restore` or `capture`"
             ))),
         }
     }
 }
 
-/// A spool below this holds next to nothing, and would be told to be full all the time.
+/// A smaller spool holds almost nothing, and would always be reported as full.
 pub const SPOOL_LIMIT_MIN: u64 = 1 << 20;
 
 /// Where feed waits for the store when memory has no room for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolConfig {
-    /// A directory; the files in it have no names.
+    /// A directory. The files in it have no names.
     pub dir: PathBuf,
     /// Bytes on its disk, at most.
     pub limit: u64,
@@ -132,7 +132,7 @@ pub struct SpoolConfig {
 pub struct CaptureConfig {
     /// What was received is stored after this time at the latest.
     pub flush_interval: Duration,
-    /// The same for stretches of `PING` alone.
+    /// The same for stretches that hold only `PING`s.
     pub idle_interval: Duration,
     /// Raw bytes of feed after which a segment is cut even before its time.
     pub segment_size: usize,
@@ -147,7 +147,7 @@ pub struct CaptureConfig {
 /// `--segment-size`.
 const SEGMENT_SIZE: usize = 8 * 1024 * 1024;
 
-/// What the flags say nothing about, with the default segments.
+/// The shares when no flag sets them, with the default segments.
 fn default_shares() -> Shares {
     Budget::new(None, None).shares(Wanted {
         segment_size: SEGMENT_SIZE,
@@ -200,9 +200,9 @@ impl CaptureConfig {
 /// When and how new bases are made in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsolidateConfig {
-    /// So often, if the log has grown by something. None: never.
+    /// How often, if the log has grown. None: never.
     pub every: Option<Duration>,
-    /// And when the log since the base is this share of the base, in percent.
+    /// And when the size of the log since the base reaches this share of the base, in percent.
     pub share: u32,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
@@ -233,7 +233,7 @@ pub struct SidecarConfig {
     pub open_after: Option<Duration>,
     /// Promote a Redis that does not hold what it was given.
     pub promote_incomplete: bool,
-    /// What becomes of a Redis that lacks something of the store, and has been written to since.
+    /// What happens to a Redis that lacks something of the store, and has been written to since.
     pub when_behind: WhenBehind,
     /// How to store what comes.
     pub capture: CaptureConfig,
@@ -380,7 +380,7 @@ pub struct RestoreConfig {
     pub force: bool,
     /// An RDB file: bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
-    /// Where the target finds us as its master; none: where it can reach us, on a free port.
+    /// Where the target finds us as its master. None: where it can reach us, on a free port.
     pub listen: Option<SocketAddr>,
     /// Host and port by which the target reaches that, where it is another address.
     pub announce: Option<(String, u16)>,

@@ -1,4 +1,4 @@
-//! Sentinels, who know which server is the master, and how to log in to them and to it.
+//! Sentinels, which know which server is the master, and how to log in to them and to the master.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ const FORM: &str = "redis+sentinel://[user[:password]@]host[:port][,host[:port]�
 /// Sentinels, and the name of the master that they are asked for. `Display` shows no password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentinels {
-    /// The master's name, as the Sentinels' `sentinel monitor` gives it.
+    /// The master's name, as in the Sentinels' `sentinel monitor`.
     pub name: String,
-    /// The Sentinels, each with how to log in to it; one or more.
+    /// One or more Sentinels, each with its login.
     pub seeds: Vec<Source>,
     /// How to log in to the servers that they name.
     server: Source,
@@ -37,7 +37,7 @@ impl Sentinels {
         }
     }
 
-    /// A Sentinel that another one has named: as the others are, as they share a password.
+    /// A Sentinel that another one has named. It has the same login, because Sentinels share a password.
     #[must_use]
     pub fn sentinel(&self, host: String, port: u16) -> Option<Source> {
         let like = self.seeds.first()?.clone();
@@ -94,8 +94,8 @@ impl Sentinels {
 impl FromStr for Sentinels {
     type Err = ConfigError;
 
-    /// `redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]…]/name`. User and password are those of the servers.
-    /// No part of the text stands in the error.
+    /// `redis[s]+sentinel://[user[:password]@]host[:port][,host[:port]…]/name`. User and password are those of the
+    /// servers. The error contains no part of the text.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let wrong = |why: &str| ConfigError(format!("{why}: write {FORM}"));
         let (tls, rest) = match text.split_once("://") {
@@ -112,13 +112,11 @@ impl FromStr for Sentinels {
         })?;
         let name = decode(name, "master's name")?;
         if name.is_empty() || name.contains(['/', '?', '#']) || name.contains(char::is_whitespace) {
-            return Err(wrong(
-                "after the hosts stands the master's name, and nothing else",
-            ));
+            return Err(wrong("only the master's name may follow the hosts"));
         }
         let parse = |host: &str| {
             if host.contains('@') {
-                return Err(wrong("user and password stand once, before the first host"));
+                return Err(wrong("write user and password once, before the first host"));
             }
             let url = format!("redis://{host}");
             Source::parse(&url, tls.clone(), SENTINEL_PORT, FORM)

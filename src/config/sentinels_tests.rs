@@ -75,15 +75,15 @@ fn what_cannot_be_meant_is_refused_without_repeating_it() {
         ),
         (
             "redis+sentinel://:s3cret@one/",
-            "the master's name, and nothing else",
+            "only the master's name may follow",
         ),
         (
             "redis+sentinel://:s3cret@one/shop/0",
-            "the master's name, and nothing else",
+            "only the master's name may follow",
         ),
         (
             "redis+sentinel://:s3cret@one/shop?db=1",
-            "the master's name, and nothing else",
+            "only the master's name may follow",
         ),
         ("redis+sentinel://:s3cret@one,,two/shop", "master-name"),
         ("redis+sentinel://:s3cret@one:port/shop", "master-name"),
@@ -103,7 +103,7 @@ fn a_single_server_is_not_found_through_sentinels() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("`backfeed backup` alone") && !error.contains("s3cret"),
+        error.contains("only `backfeed backup`") && !error.contains("s3cret"),
         "{error}"
     );
     assert!(matches!("redis://one".parse(), Ok(Upstream::Server(_))));

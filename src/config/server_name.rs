@@ -1,13 +1,14 @@
-//! Which server a sidecar stands beside, so that two of them on one store by mistake are told apart.
+//! The name of the server beside a sidecar. It shows when two sidecars use one store by mistake.
 
 use super::ConfigError;
 
-/// The name of a sidecar that was given none, and whose pod tells none.
+/// The name of a sidecar when none was given, and the pod has none.
 pub const DEFAULT_NAME: &str = "sidecar";
 
-/// What Kubernetes makes random names of (`k8s.io/apimachinery/pkg/util/rand`): no vowels, and nothing that looks like another.
+/// The characters of Kubernetes' random names (`k8s.io/apimachinery/pkg/util/rand`): no vowels, and none that looks
+/// like another.
 const RANDOM: &str = "bcdfghjklmnpqrstvwxz2456789";
-/// Of a pod, after the name of what it was made from.
+/// Length of the random end of a pod's name.
 const RANDOM_LENGTH: usize = 5;
 /// The hash of a Deployment's template is a number below 2³², each digit put as one of these (`SafeEncodeString`).
 const HASH: &str = "456789bcdf";
@@ -29,9 +30,9 @@ pub fn parse_name(text: &str) -> Result<String, ConfigError> {
     Ok(text.to_owned())
 }
 
-/// The name of the sidecar in a pod: what stays when Kubernetes puts another pod in its place. That is the pod's own name in
-/// a `StatefulSet` (`redis-0`), and in a Deployment (`redis-6b7c8d-x2x9k`) what its pods are called after (`redis`). Anything else
-/// may change with each start, and is no name.
+/// The name of the sidecar in a pod: the part that stays when Kubernetes replaces the pod. In a `StatefulSet` this is
+/// the pod's own name (`redis-0`). In a Deployment (`redis-6b7c8d-x2x9k`) it is the common part of its pods' names
+/// (`redis`). Anything else may change with each start, and is no name.
 #[must_use]
 pub fn name_of_pod(pod: &str) -> String {
     let name = of_deployment(pod).or_else(|| of_stateful_set(pod));

@@ -13,7 +13,7 @@ use super::{ConfigError, Tls};
 /// The port of a URL that names none.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// A password file is read whole; a longer one is surely the wrong file.
+/// A password file is read whole. A longer one is certainly the wrong file.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
 /// A password. `Debug` and `Display` print `***`.
@@ -27,14 +27,14 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The password itself: for the wire alone.
+    /// The password itself: only for the wire.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Reads a password file: its content without the line end. Blocking, but of bounded length. Read it anew for
-    /// every connection, as mounted secrets are rotated.
+    /// Reads a password file: its content without the line end. Blocking, but of bounded length. Read it for every
+    /// connection, because mounted secrets are rotated.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let complain = |why: &dyn fmt::Display| {
             ConfigError(format!("password file {}: {why}", path.display()))
@@ -76,11 +76,11 @@ pub struct Source {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// ACL user; the default user when there is none.
+    /// ACL user. None for the default user.
     pub username: Option<String>,
-    /// From the URL.
+    /// The password in the URL.
     pub password: Option<Secret>,
-    /// From a file, read for every connection. Never together with `password`.
+    /// The file with the password, read for every connection. Never together with `password`.
     pub password_file: Option<PathBuf>,
     /// TLS (`rediss://`). None: in the clear.
     pub tls: Option<Tls>,
@@ -110,7 +110,7 @@ impl Source {
         if let Some(path) = file {
             if self.password.is_some() {
                 return Err(ConfigError::new(
-                    "a password in the URL and a password file exclude each other: leave one out",
+                    "there is a password in the URL and a password file. Leave one out",
                 ));
             }
             Secret::from_file(&path)?;
@@ -127,8 +127,8 @@ impl Source {
             self.tls = Some(tls);
         } else if tls != Tls::default() {
             return Err(ConfigError::new(
-                "redis:// is without TLS, so --tls-ca, --tls-cert, --tls-key and --tls-server-name mean nothing: write \
-                 rediss://, or leave them out",
+                "redis:// is without TLS, so --tls-ca, --tls-cert, --tls-key and --tls-server-name have no effect. \
+                 Write rediss://, or leave them out",
             ));
         }
         Ok(self)
@@ -138,8 +138,8 @@ impl Source {
 impl FromStr for Source {
     type Err = ConfigError;
 
-    /// `redis[s]://[user[:password]@]host[:port]`, user and password percent-encoded. No part of the text stands in the
-    /// error, as a mistyped URL may have its password anywhere.
+    /// `redis[s]://[user[:password]@]host[:port]`, user and password percent-encoded. The error contains no part of the
+    /// text, because a mistyped URL may have its password anywhere.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         const FORM: &str = "redis://[user[:password]@]host[:port], or rediss:// for TLS";
         let tls = match text.split_once("://") {
@@ -147,8 +147,7 @@ impl FromStr for Source {
             Some(("rediss", _)) => Some(Tls::default()),
             Some((SENTINEL | SENTINEL_TLS, _)) => {
                 return Err(ConfigError::new(
-                    "Sentinels are asked by `backfeed backup` alone, which follows whatever server is the master. Here one \
-                     server is meant: write redis://HOST:PORT or rediss://HOST:PORT",
+                    "only `backfeed backup` takes Sentinels. Name one server: redis://HOST:PORT or rediss://HOST:PORT",
                 ));
             }
             _ => return Err(ConfigError(format!("not a Redis URL: write {FORM}"))),
@@ -158,7 +157,7 @@ impl FromStr for Source {
 }
 
 impl Source {
-    /// Of a URL that nothing may follow; `form` is what should have been written.
+    /// Parses a URL that nothing may follow. `form` is what should have been written.
     pub(super) fn parse(
         text: &str,
         tls: Option<Tls>,

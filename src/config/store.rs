@@ -1,4 +1,4 @@
-//! Where the archive lies, and how its objects are kept there.
+//! Where the archive is, and how its objects are kept there.
 
 use std::fmt;
 use std::path::Path;
@@ -9,19 +9,19 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::ConfigError;
 
-/// A key file is read whole. Base64 of a key has 44 characters; a longer file than this is surely the wrong one.
+/// A key file is read whole. Base64 of a key has 44 characters. A longer file than this is certainly the wrong one.
 const KEY_FILE_MAX: u64 = 4 * 1024;
 
-/// Where the archive lies, and how its objects are kept there.
+/// Where the archive is, and how its objects are kept there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
     /// `gs://…`, `s3://…`, `az://…`, `file:///…`.
     pub url: String,
-    /// What is said to Google Cloud Storage alone.
+    /// Settings that only Google Cloud Storage has.
     pub gcs: GcsOptions,
 }
 
-/// How objects are kept in Google Cloud Storage. The default is what the bucket has as its own.
+/// How objects are kept in Google Cloud Storage. The default is the bucket's own setting.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GcsOptions {
     /// What objects are encrypted with.
@@ -32,10 +32,10 @@ pub struct GcsOptions {
     pub user_project: Option<String>,
 }
 
-/// What objects are encrypted with, there.
+/// The key with which the service encrypts objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Encryption {
-    /// As the bucket does it.
+    /// The bucket's own setting.
     #[default]
     OfBucket,
     /// New objects with this key of Cloud KMS (customer-managed).
@@ -45,7 +45,7 @@ pub enum Encryption {
 }
 
 impl StoreConfig {
-    /// The store at `url`, with nothing said about it.
+    /// The store at `url`, with default settings.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
         Self {
@@ -143,7 +143,7 @@ pub enum StorageClass {
 }
 
 impl StorageClass {
-    /// As the service writes it.
+    /// The name that the service uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -191,7 +191,7 @@ pub fn parse_project(text: &str) -> Result<String, ConfigError> {
 pub struct EncryptionKey([u8; 32]);
 
 impl EncryptionKey {
-    /// The key itself: for the wire alone.
+    /// The key itself: only for the wire.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
@@ -202,9 +202,10 @@ impl EncryptionKey {
         let complain =
             |why: &dyn fmt::Display| ConfigError(format!("key file {}: {why}", path.display()));
         if Self::from_base64(path.as_os_str().as_encoded_bytes()).is_some() {
-            // It must not stand in an error, nor in a list of processes.
+            // It must not appear in an error, nor in a list of processes.
             return Err(ConfigError::new(
-                "this looks like the key itself, and who lists processes sees it: write the name of a file that has it",
+                "this looks like the key itself, which other users can see in the list of processes. Write the name of \
+                 a file that holds the key",
             ));
         }
         let length = std::fs::metadata(path)
@@ -314,7 +315,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            text.contains("a file that has it") && !text.contains(&base64[..9]),
+            text.contains("a file that holds the key") && !text.contains(&base64[..9]),
             "{text}"
         );
     }

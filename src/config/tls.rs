@@ -1,4 +1,5 @@
-//! TLS to a Redis server (`rediss://`): whom we trust there, and who we are. (As its master: `listen.rs`.)
+//! TLS to a Redis server (`rediss://`): which authorities we trust, and our own certificate. (As its master:
+//! `listen.rs`.)
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 
 use super::ConfigError;
 
-/// A PEM file is read whole. A system's bundle of all public authorities has a quarter of a MiB; a longer one than this
-/// is surely the wrong file.
+/// A PEM file is read whole. A system's bundle of all public authorities has a quarter of a MiB. A longer file than
+/// this is certainly the wrong one.
 const PEM_FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// How to speak TLS to a server. Its certificate is always verified.
@@ -35,14 +36,15 @@ pub struct Identity {
 /// What the files held. `Debug` shows no key.
 #[derive(Debug)]
 pub struct TlsFiles {
-    /// The authorities that we trust; none: the system's.
+    /// The authorities that we trust. None: the system's.
     pub ca: Option<Vec<CertificateDer<'static>>>,
     /// Our certificate, with its chain, and its key.
     pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
 impl Tls {
-    /// Reads the files: anew for every connection, as mounted certificates are rotated. Blocking, but of bounded length.
+    /// Reads the files. This is done for every connection, because mounted certificates are rotated. Blocking, but of
+    /// bounded length.
     pub fn read(&self) -> Result<TlsFiles, ConfigError> {
         let ca = self
             .ca
@@ -88,7 +90,7 @@ pub(super) fn certificates(
     Ok(found)
 }
 
-/// The reader's own error is left out, as it may quote the file.
+/// The reader's own error is left out, because it may quote the file.
 pub(super) fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, ConfigError> {
     PrivateKeyDer::from_pem_slice(&bounded(path, flag)?).map_err(|_| {
         let why = "there is no private key in it (PEM, without a passphrase: -----BEGIN PRIVATE KEY-----)";

@@ -140,7 +140,8 @@ async fn every_memory_limit_is_enough_for_the_whole_log_or_ends_with_an_error() 
     assert!(most > 20 && refused > 0, "{most} stages, {refused} refused");
 }
 
-/// The log of one piece takes long: the time limit is looked at all the same, and not only when there is something to wait for.
+/// The log of one piece takes long: the time limit is looked at all the same, and not only when there is something to
+/// wait for.
 #[tokio::test]
 async fn a_time_limit_ends_what_never_waits() {
     let members: Vec<String> = (0..3000).map(|n| n.to_string()).collect();

@@ -1,8 +1,8 @@
-//! New bases from old ones and the log, so that restores stay short and the master is never asked for a snapshot again.
+//! New bases from old ones and the log. So restores stay short, and the master is never asked for a snapshot again.
 //!
-//! A base counts only once its manifest is written, and that happens after the stored bytes were read back and walked to
-//! their end. Whatever fails before leaves everything as it was. Two at once make the same base, and one of them stores
-//! it.
+//! A base counts only when its manifest is written. Before that, the stored bytes are read back and walked to their
+//! end. If something fails earlier, everything stays as it was. If two processes consolidate at once, they make the
+//! same base, and one of them stores it.
 
 pub mod scheduler;
 
@@ -25,7 +25,8 @@ use crate::wire::rdb::reader::ReadError;
 
 pub use server_values::{consolidate_given, lost_keys};
 
-/// Tries of a stage, each with less of the log: as often can a log be cut in half, and a few more for commands that are refused.
+/// Tries of a stage, each with less of the log. A log can be cut in half about this often, and a few more tries are for
+/// commands that are refused.
 const TRIES: u32 = 50;
 /// Segments that a stage takes at most, of which each takes some 400 bytes of a plan.
 const PART: usize = if cfg!(test) { 50 } else { PLANS / 400 };
@@ -35,19 +36,19 @@ const STAGES: u64 = if cfg!(test) { 120 } else { 1000 };
 /// What to consolidate.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Which history; none: the one that goes on.
+    /// Which history. None: the latest one.
     pub history: Option<ReplId>,
     /// Whose, where there are several.
     pub service: Option<String>,
-    /// Up to when.
+    /// Up to which point.
     pub when: When,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
     /// How much there must be, for it to be worth a base.
     pub worth: Worth,
-    /// How long it may take, where nobody watches it.
+    /// How long it may take, when no operator watches it.
     pub time_limit: Option<Duration>,
-    /// What time it is, Unix milliseconds.
+    /// The current time, Unix milliseconds.
     pub now_unix_ms: i64,
 }
 
@@ -56,7 +57,7 @@ pub struct Request {
 pub enum Worth {
     /// Whenever there is any log.
     AnyLog,
-    /// When the log holds writes, and has at least one byte for so many of the base.
+    /// When the log holds writes, and has at least one byte for this many bytes of the base.
     Writes {
         /// Bytes of base.
         base_bytes_for_each: u64,
@@ -100,8 +101,8 @@ pub enum ConsolidateError {
     Archive(#[from] ArchiveError),
     /// The very first command cannot be applied.
     #[error(
-        "nothing can be consolidated after the base at {base}: {stop}. The log is kept, and restores replay it; a new \
-         full sync makes a base behind that command"
+        "nothing can be consolidated after the base at {base}: {stop}. The log is kept, and restores replay it. A new \
+         full sync makes a base after that command"
     )]
     Blocked {
         /// The newest base.
@@ -132,8 +133,8 @@ pub enum ConsolidateError {
     },
     /// A stage has not advanced, or a try was not smaller than the one before: there would be no end.
     #[error(
-        "the log after the base at {base} cannot be consolidated: {what}. This is a bug in backfeed. The log is kept, and restores \
-         replay it; a new full sync makes a base behind it"
+        "the log after the base at {base} cannot be consolidated: {what}. This is a bug in backfeed. The log is kept, \
+         and restores replay it. A new full sync makes a base after it"
     )]
     Stuck {
         /// The newest base.
@@ -142,7 +143,7 @@ pub enum ConsolidateError {
         what: &'static str,
     },
     /// The base that was stored is not what was written.
-    #[error("{base}: what was stored differs from what was written; it does not count")]
+    #[error("{base}: what was stored differs from what was written, so it does not count")]
     Differs {
         /// The base.
         base: Position,
@@ -199,10 +200,10 @@ pub async fn newest_base(
     }
 }
 
-/// Makes the base at the end of what `request` names, in as many stages as its memory limit asks for.
+/// Makes the base at the end of what `request` names, in as many stages as its memory limit needs.
 ///
 /// # Errors
-/// [`ConsolidateError`]. What was made in earlier stages stays.
+/// [`ConsolidateError`]. Bases of earlier stages stay.
 pub async fn consolidate(
     archive: &Archive,
     request: &Request,
@@ -225,7 +226,7 @@ pub async fn consolidate(
     }
 }
 
-/// One stage after the other; `reached` is the newest base.
+/// Runs one stage after the other. `reached` is the newest base.
 async fn stages(
     archive: &Archive,
     request: &Request,
@@ -446,7 +447,7 @@ async fn make(
     }
     let written = match writer.finish().await {
         Ok(stored) => Some(stored),
-        // Somebody else made it, and perhaps died before the manifest.
+        // Another process made it, and perhaps died before the manifest.
         Err(ArchiveError::BaseExists { .. }) => None,
         Err(error) => return Err(error.into()),
     };

@@ -1,5 +1,5 @@
-//! Upkeep of an archive while a capture goes on: new bases in the background, on a thread of its own that yields to
-//! everything else, with a store connection of its own.
+//! New bases in the background while a capture runs. The scheduler has a thread of its own, which yields to everything
+//! else, and a store connection of its own.
 
 mod ask_server;
 
@@ -34,27 +34,29 @@ const SEGMENTS_MAX: u64 = 10_000;
 const BY_TIME: Worth = Worth::Writes {
     base_bytes_for_each: 100,
 };
-/// A log that has outgrown its base waits for so long after the last base: a burst of writes is left alone by us until it is over.
+/// How long we wait after the last base when the log has outgrown it, so that we do not disturb a burst of writes.
 const GROWN_PAUSE: Duration = Duration::from_secs(60);
-/// And for so many times as long as the last base took to make: a log that grows fast takes a tenth of a core, not all of it.
+/// We also wait for this many times the duration of the last consolidation. So a log that grows fast takes a tenth of a
+/// core, not all of it.
 const GROWN_PAUSE_FACTOR: u32 = 9;
 /// A full sync for a log that cannot be consolidated makes the master fork: no more often than this.
 pub const REFETCH_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// The same where one has failed: the link may have been lost. Each further failure doubles it.
 const REFETCH_AGAIN: Duration = Duration::from_secs(600);
-/// How long a base may be in the making, or a full sync under way. After so long, a full sync may come instead.
+/// How long a consolidation or a full sync may take. After that, a full sync may come instead.
 const TIME_LIMIT: Duration = REFETCH_EVERY;
-/// What the server was asked about is waited for so long: it is stored within a flush interval, unless the store is away.
+/// How long we wait until the server's answer is stored. This takes one flush interval, unless the store is away.
 const ASK_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks meanwhile.
 const ASK_LOOK: Duration = Duration::from_millis(200);
-/// A stream that is decompressed and a listing hold a thread each, and the frames of the new base are compressed beside them.
+/// A stream that is decompressed and a listing each hold a thread. The frames of the new base are compressed at the
+/// same time.
 const BLOCKING_THREADS: usize = 16;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS + FRAMES_AT_ONCE);
 /// How much the thread yields to others: the most there is.
 const NICENESS: i32 = 19;
 
-/// What is to be kept up.
+/// The archive and the server that the scheduler works for.
 pub struct Upkeep {
     /// When, and how.
     pub config: ConsolidateConfig,
@@ -87,7 +89,7 @@ impl Upkeep {
         match spawned {
             Ok(_) => Some(Running { _alive: alive }),
             Err(error) => {
-                tracing::warn!("no bases are made in the background: no thread: {error}");
+                tracing::warn!("bases are not made in the background: {error}");
                 None
             }
         }
@@ -103,7 +105,7 @@ impl Upkeep {
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
-                tracing::warn!("no bases are made in the background: {error}");
+                tracing::warn!("bases are not made in the background: {error}");
                 return;
             }
         };
@@ -193,7 +195,7 @@ impl Upkeep {
         }
     }
 
-    /// The one that the capture went on from.
+    /// The base from which the capture continued.
     async fn newest_base(&self, stored: Position) -> Option<Known> {
         let archive = self.archive().await.ok()?;
         let now = self.segments();
@@ -248,18 +250,19 @@ impl Upkeep {
         self.status.metrics().consolidations.inc_by(report.bases);
         tracing::info!(
             base = %report.to, from = %report.from.offset, commands = report.commands, keys = report.keys,
-            "a new base was made from the last one and the log"
+            "made a new base from the last one and the log"
         );
     }
 
     fn failed(&self, why: &dyn Display) {
         let why = why.to_string();
         if self.status.consolidate_failed(why.clone()) {
-            tracing::warn!("no base can be made of all of the log, which is kept: {why}");
+            tracing::warn!("no base can be made of all of the log: {why}. The log is kept");
         }
     }
 
-    /// A base with what the log does not tell: the values of those keys are asked for, or there is a full sync.
+    /// Makes a base although the log does not have all values: asks the server for the values of those keys, or takes a
+    /// full sync.
     async fn ask_server(&self, stored: Position, refetches: &mut Refetches) -> Option<Known> {
         match timeout(TIME_LIMIT, self.asked(stored)).await {
             Ok(Ok(Some(base))) => {
@@ -267,15 +270,15 @@ impl Upkeep {
                 return Some(base);
             }
             Ok(Ok(None)) => {}
-            Err(_) => tracing::debug!("the server was asked for values, and a base takes too long"),
+            Err(_) => tracing::debug!("asked the server for values, but a base takes too long"),
             Ok(Err(why)) => {
-                tracing::debug!("the server was asked for values, and no base came of it: {why}")
+                tracing::debug!("asking the server for values did not lead to a base: {why}")
             }
         }
         self.refetch(refetches).await
     }
 
-    /// A base at an offset at which the server told the values that the log does not tell.
+    /// A base at an offset at which the server gave the values that the log does not have.
     async fn asked(&self, stored: Position) -> Result<Option<Known>, String> {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let archive = self.archive().await.map_err(|error| told(&error))?;
@@ -308,7 +311,7 @@ impl Upkeep {
         let report = made.map_err(|error| told(&error))?;
         tracing::info!(
             keys = keys.len(),
-            "the values of keys that the log does not tell were asked of the server"
+            "asked the server for the values of keys that the log does not have"
         );
         self.made(&report);
         Ok(Some(Known {
@@ -327,24 +330,24 @@ impl Upkeep {
         })
     }
 
-    /// A full sync beside the capture, seldom.
+    /// A full sync beside the capture, at long intervals.
     async fn refetch(&self, refetches: &mut Refetches) -> Option<Known> {
         let why = refetches.owed.clone()?;
         let now = Instant::now();
         if let Some(left) = refetches.left(now) {
             let minutes = left.as_secs().div_ceil(60);
-            let what = format!("The next full sync for a new base is {minutes} min away");
+            let what = format!("The next full sync for a new base is in {minutes} min");
             self.status.consolidate_failed_and(&why, &what);
             return None;
         }
         if self.status.view().phase != Phase::Following {
-            let what = "A full sync for a new base waits until Redis is followed";
+            let what = "A full sync for a new base waits until backfeed follows Redis";
             self.status.consolidate_failed_and(&why, what);
             return None;
         }
-        let what = "A full sync for a new base is under way";
+        let what = "A full sync for a new base is running";
         self.status.consolidate_failed_and(&why, what);
-        tracing::info!("taking a full sync for a new base, as the log cannot be consolidated");
+        tracing::info!("taking a full sync for a new base, because the log cannot be consolidated");
         let made = timeout(TIME_LIMIT, self.new_base()).await;
         let made = match made {
             Ok(Ok(base)) => Ok(base),
@@ -354,12 +357,12 @@ impl Upkeep {
         refetches.ended(now, made.is_ok());
         match made {
             Ok(base) => {
-                tracing::info!(base = %base.position(), "a new base was received");
+                tracing::info!(base = %base.position(), "received a new base");
                 self.status.based(base.position());
                 Some(Known::of(&base, self.segments()))
             }
             Err(error) => {
-                tracing::warn!("no new base could be received: {error}");
+                tracing::warn!("could not receive a new base: {error}");
                 self.failed(&why);
                 let what = format!("The full sync for a new base failed: {error}");
                 self.status.consolidate_failed_and(&why, &what);
@@ -384,9 +387,9 @@ fn later(pause: Duration) -> Instant {
 /// How often full syncs are taken for a new base.
 #[derive(Default)]
 struct Refetches {
-    /// Why one is to be taken.
+    /// Why one is needed.
     owed: Option<String>,
-    /// Not before.
+    /// The earliest time for the next one.
     next: Option<Instant>,
     failures: u32,
 }
@@ -500,7 +503,7 @@ impl Known {
     }
 }
 
-/// Where it cannot be done, bases are made with everybody else's priority.
+/// If this is not possible, bases are made with the same priority as everything else.
 fn yield_to_others() {
     let _ = rustix::process::nice(NICENESS);
 }

@@ -1,4 +1,4 @@
-//! A base at a point at which the log does not tell the values of some keys, and the server did.
+//! A base at a point where the log does not have the values of some keys, and the server gave them.
 
 use super::{ConsolidateError, Report, Request, make, plan};
 use crate::archive::Archive;
@@ -6,8 +6,8 @@ use crate::rebuild::{self, Given, Limits, RebuildError};
 use crate::recovery;
 use crate::wire::position::Position;
 
-/// The keys whose values the log that `request` names does not tell in its end, by database: commands that cannot be applied have
-/// changed them. At most `most`.
+/// The keys whose values are not known at the end of the log that `request` names, by database: commands that cannot be
+/// applied have changed them. At most `most`.
 ///
 /// # Errors
 /// [`ConsolidateError`].

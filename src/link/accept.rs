@@ -1,4 +1,4 @@
-//! A replica's connection to us: TLS where it is demanded, and what it must log in with.
+//! A replica's connection to us: TLS where it is required, and the login.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,20 +21,20 @@ use crate::runtime;
 use crate::runtime::simulated;
 use crate::wire::psync::master::Credentials;
 
-/// A replica takes part in the TLS handshake as soon as it is connected; one that has not finished it by then hangs.
+/// A replica takes part in the TLS handshake as soon as it is connected. One that has not finished it by then hangs.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     /// A file of ours cannot be used.
-    #[error("nobody can be let in: {0}")]
+    #[error("no server can be admitted: {0}")]
     Files(#[from] ConfigError),
-    /// There is no TLS with it, for a reason that an operator can mend.
+    /// The TLS handshake failed for a reason that an operator can remove.
     #[error("{0}")]
     Tls(String),
-    /// It went, as a probe of the port does.
-    #[error("it went in the TLS handshake: {0}")]
+    /// It disconnected, as a probe of the port does.
+    #[error("the client disconnected during the TLS handshake: {0}")]
     Gone(io::Error),
 }
 
@@ -103,7 +103,7 @@ pub fn check(admission: &Admission) -> Result<(), ConfigError> {
     terms(admission).map(|_| ())
 }
 
-/// Takes a connection. The files are read anew, as they may have been rotated.
+/// Takes a connection. The files are read each time, because they may have been rotated.
 ///
 /// # Errors
 /// [`AcceptError`]; the connection is closed then.
@@ -138,7 +138,7 @@ fn terms(admission: &Admission) -> Result<Terms, ConfigError> {
     Ok((credentials, tls))
 }
 
-/// Reads the files anew. The provider is named, as a program may have several compiled in.
+/// Reads the files. The provider is named, because a program may have several compiled in.
 fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
     let files = settings.read()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -180,43 +180,43 @@ async fn handshake(config: ServerConfig, tcp: TcpStream) -> Result<Stream, Accep
     }
 }
 
-/// What a failed handshake says about TLS; none when it says nothing.
+/// What a failed handshake says about TLS. None when it says nothing.
 fn fault_of(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::InvalidMessage(_) => {
-            "it speaks no TLS, which --listen-tls-cert demands here: set `tls-replication yes` on Redis, or leave out \
-             --listen-tls-cert and --listen-tls-key"
+            "the client did not use TLS, which --listen-tls-cert requires. Set `tls-replication yes` on Redis, or \
+             leave out --listen-tls-cert and --listen-tls-key"
                 .to_owned()
         }
         rustls::Error::NoCertificatesPresented => {
-            "it presented no certificate, which --listen-tls-client-ca demands: set tls-cert-file and tls-key-file on Redis (or \
-             tls-client-cert-file and tls-client-key-file)"
+            "the client sent no certificate, which --listen-tls-client-ca requires. Set tls-cert-file and tls-key-file \
+             on Redis (or tls-client-cert-file and tls-client-key-file)"
                 .to_owned()
         }
         rustls::Error::InvalidCertificate(error) => certificate_fault(error),
         rustls::Error::AlertReceived(alert) => alert_fault(*alert),
         rustls::Error::PeerIncompatible(why) => format!(
-            "it and backfeed have no TLS in common ({why:?}): backfeed speaks TLS 1.2 and 1.3 (tls-protocols and tls-ciphers \
-             of Redis)"
+            "it and backfeed have no TLS version or cipher in common ({why:?}). backfeed speaks TLS 1.2 and 1.3 \
+             (tls-protocols and tls-ciphers of Redis)"
         ),
         other => format!("TLS failed: {other}"),
     })
 }
 
-/// Of the certificate that it presented.
+/// What is wrong with the certificate that it presented.
 fn certificate_fault(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate was signed by no authority in --listen-tls-client-ca (it is what tls-cert-file on Redis names, or \
-             tls-client-cert-file)"
+            "no authority in --listen-tls-client-ca signed its certificate. Redis sends tls-client-cert-file, or else \
+             tls-cert-file"
                 .to_owned()
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => format!(
-            "its certificate is not for clients ({error}): give Redis one with the extended key usage clientAuth, in \
+            "its certificate is not for clients ({error}). Give Redis one with the extended key usage clientAuth, in \
              tls-client-cert-file"
         ),
-        // Without the times that the error holds: the same text is told once.
+        // Without the times in the error, because the same text is logged once.
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired: renew it on Redis, and check the clock here".to_owned()
         }

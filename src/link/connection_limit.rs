@@ -1,6 +1,6 @@
-//! Connections that others open to us. There are no more than so many at once, as each takes a file descriptor, and without one
-//! nothing can be stored. One that is too many takes the place of the one that has been there for the longest: whoever means well
-//! is done soon, and must not be kept out by those who hang.
+//! Connections that others open to us. Their number is limited, because each one takes a file descriptor, and without a
+//! free one nothing can be stored. One that is too many replaces the oldest one: an honest client is done soon, and
+//! clients that hang must not keep it out.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,7 +25,7 @@ pub struct ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    /// For `most` connections.
+    /// A limit of `most` connections.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Runs `connection` beside the others.
+    /// Runs `connection` at the same time as the others.
     pub fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
         while self.connections.try_join_next().is_some() {}
         self.oldest.retain(|connection| !connection.is_finished());

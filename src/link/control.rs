@@ -15,7 +15,7 @@ use crate::link::{LinkError, auth};
 use crate::wire::psync::replica::{Refusal, shorten};
 use crate::wire::resp::encode_command;
 
-/// A server that does not answer an ordinary command for so long hangs (a script may be running).
+/// A server that does not answer an ordinary command for this long hangs (a script may be running).
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest reply that is taken: `INFO everything` is far below.
 const REPLY_LIMIT: usize = 8 * 1024 * 1024;
@@ -74,7 +74,7 @@ pub struct Control {
     addr: String,
     stream: Stream,
     inbox: Vec<u8>,
-    /// Has the server said anything yet?
+    /// Has the server sent anything yet?
     heard: bool,
 }
 
@@ -123,7 +123,8 @@ impl Control {
     /// Runs one command.
     ///
     /// # Errors
-    /// [`ControlError::Reply`] for an error reply, [`ControlError::Link`] when the connection broke or the server hangs.
+    /// [`ControlError::Reply`] for an error reply, [`ControlError::Link`] when the connection broke or the server
+    /// hangs.
     pub async fn call(&mut self, args: &[&str]) -> Result<Reply, ControlError> {
         let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
         self.call_bytes(&args).await
@@ -175,7 +176,7 @@ impl Control {
         })
     }
 
-    /// What `INFO` tells.
+    /// The facts in `INFO`.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -183,7 +184,7 @@ impl Control {
         Ok(Facts::parse(&self.text(&["INFO"]).await?))
     }
 
-    /// What `INFO replication` tells: ids, offset and backlog; the rest is as if it were unknown.
+    /// What `INFO replication` has: ids, offset and backlog. Everything else stays unknown.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -191,7 +192,7 @@ impl Control {
         Ok(Facts::parse(&self.text(&["INFO", "replication"]).await?))
     }
 
-    /// The server's clock, Unix milliseconds. None: it does not tell.
+    /// The server's clock, Unix milliseconds. None: the server does not show it.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -216,7 +217,7 @@ impl Control {
         }
         loop {
             if self.inbox.starts_with(&TLS_ALERT) {
-                return Err(self.not_redis(&"it speaks TLS at this port: write rediss://"));
+                return Err(self.not_redis(&"it speaks TLS at this port. Write rediss://"));
             }
             if let Some((frame, length)) =
                 decode(&self.inbox).map_err(|error| self.not_redis(&error))?
@@ -229,7 +230,7 @@ impl Control {
             }
             let read = self.stream.read_buf(&mut self.inbox).await;
             match read {
-                Ok(0) => return Err(self.lost(self.ended("the server closed it"))),
+                Ok(0) => return Err(self.lost(self.ended("the server closed the connection"))),
                 Ok(_) => self.heard = true,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     return Err(self.lost(self.ended(&error.to_string())));
@@ -239,12 +240,12 @@ impl Control {
         }
     }
 
-    /// A server that speaks TLS alone hangs up on plain text.
+    /// A server that speaks only TLS closes the connection when it gets plain text.
     fn ended(&self, how: &str) -> String {
         if self.heard || self.stream.is_tls() {
             return how.to_owned();
         }
-        format!("{how}, before it said a word. If it speaks TLS at this port, write rediss://")
+        format!("{how}, before it sent anything. If this port speaks TLS, write rediss://")
     }
 
     fn lost(&self, cause: String) -> ControlError {

@@ -1,15 +1,15 @@
-//! What `INFO` tells of a server's limits and of its disk, and of what it refused or let go.
+//! What `INFO` says about a server's limits and its disk, and about the commands it refused and the keys it evicted.
 
 use std::collections::BTreeMap;
 
-/// What a server could do for the data it is given, and what it did to them.
+/// The server's limits, and what it did to the data that it was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
     /// Another one after each start.
     pub run_id: Option<String>,
     /// Commands of its master that it answered with an error (`unexpected_error_replies`).
     pub refused_commands: Option<u64>,
-    /// Keys that it let go for want of memory (`evicted_keys`).
+    /// Keys that it evicted because it had no memory (`evicted_keys`).
     pub evicted_keys: Option<u64>,
     /// Its memory.
     pub memory: Memory,
@@ -24,7 +24,7 @@ pub struct Health {
 /// A server's memory, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// What it takes, as far as it counts for the limit.
+    /// The memory that it uses, as far as it counts for the limit.
     pub used: u64,
     /// The limit (`maxmemory`); 0: none.
     pub limit: u64,
@@ -40,7 +40,7 @@ pub enum Aof {
     Off,
     /// The data set is being written to it, or will be at once.
     Rewriting,
-    /// The data set could not be written to it; the server may be trying again.
+    /// The data set could not be written to it. The server may be trying again.
     Failed,
     /// It holds the data set.
     Whole,

@@ -1,5 +1,5 @@
-//! Sockets: a replication link ([`Link`]), ordinary connections beside it ([`control`]), and those that replicas make to us
-//! ([`accept`]).
+//! Sockets: a replication link ([`Link`]), ordinary connections beside it ([`control`]), and connections that replicas
+//! make to us ([`accept`]).
 
 pub mod accept;
 pub mod connection_limit;
@@ -24,12 +24,12 @@ use crate::config::{ConfigError, Source};
 use crate::wire::position::{Offset, Position};
 use crate::wire::psync::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};
 
-/// A server that does not answer a connect for so long is away.
+/// A server that does not answer a connect for this long is away.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A link without a byte for so long is half open. Masters send `PING` every 10 s, and a newline each second while they
-/// prepare a full sync; this is the servers' own `repl-timeout`.
+/// A link without a byte for this long is half open. Masters send `PING` every 10 s, and a newline each second while
+/// they prepare a full sync. This is the servers' own `repl-timeout`.
 pub const LINK_TIMEOUT: Duration = Duration::from_secs(60);
-/// A master that does not take a 60-byte acknowledgement for so long does not read.
+/// A master that does not take a 60-byte acknowledgement for this long does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes asked of the socket at once.
 const READ_SIZE: usize = 64 * 1024;
@@ -37,9 +37,9 @@ const READ_SIZE: usize = 64 * 1024;
 /// Why there is no link, or no longer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
-    /// There is nobody.
+    /// Nobody answers there.
     #[error(
-        "cannot connect to {addr}: {cause}. Is Redis running there, and may this host reach it?"
+        "cannot connect to {addr}: {cause}. Check that Redis runs there, and that this host can reach it"
     )]
     Connect {
         /// host:port
@@ -47,7 +47,7 @@ pub enum LinkError {
         /// What the system said.
         cause: String,
     },
-    /// The server answered, and said no.
+    /// The server answered, and refused.
     #[error("{addr}: {refusal}")]
     Refused {
         /// host:port
@@ -56,7 +56,7 @@ pub enum LinkError {
         refusal: Refusal,
     },
     /// The link broke.
-    #[error("{addr}: the link was lost {during}: {cause}")]
+    #[error("{addr}: the connection was lost {during}: {cause}")]
     Lost {
         /// host:port
         addr: String,
@@ -66,13 +66,13 @@ pub enum LinkError {
         cause: String,
     },
     /// The link is half open.
-    #[error("{addr}: nothing was heard for {seconds} s {during}; taking the link for dead")]
+    #[error("{addr}: nothing was received for {seconds} s {during}: the link counts as dead")]
     Silent {
         /// host:port
         addr: String,
         /// In which part of the conversation.
         during: &'static str,
-        /// For how long.
+        /// How long.
         seconds: u64,
     },
     /// No TLS with the server.
@@ -109,8 +109,8 @@ impl LinkError {
                 addr,
                 during,
                 cause: match error.kind() {
-                    // Of TLS: without a close_notify, as a killed process does.
-                    io::ErrorKind::UnexpectedEof => "the server closed it".to_owned(),
+                    // With TLS: it closed without a close_notify, as a killed process does.
+                    io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
                     _ => error.to_string(),
                 },
             },
@@ -131,7 +131,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, and begins the handshake. The credentials are read anew, as they may have been rotated.
+    /// Connects, and begins the handshake. The credentials are read each time, because they may have been rotated.
     ///
     /// # Errors
     /// [`LinkError::Connect`], [`LinkError::Tls`], [`LinkError::Config`].
@@ -181,10 +181,10 @@ impl Link {
         })
     }
 
-    /// The next event. Once the handshake is over, it may be dropped while waiting without losing anything.
+    /// The next event. After the handshake, the future may be dropped without losing anything.
     ///
     /// # Errors
-    /// [`LinkError::Refused`], [`LinkError::Lost`], [`LinkError::Silent`]; the link is then over.
+    /// [`LinkError::Refused`], [`LinkError::Lost`], [`LinkError::Silent`]; the link has then ended.
     pub async fn next(&mut self) -> Result<Event, LinkError> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -213,7 +213,7 @@ impl Link {
         self.flush().await
     }
 
-    /// Bytes of the payload still to come, where the master said how many there are.
+    /// Bytes of the payload that are still missing, if the master said how many there are.
     #[must_use]
     pub fn payload_remaining(&self) -> Option<u64> {
         self.machine.payload_remaining()
@@ -228,7 +228,7 @@ impl Link {
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(LinkError::of_io(&self.addr, self.during(), &error)),
-            Err(_) => Err(self.lost("it does not read what we send".to_owned())),
+            Err(_) => Err(self.lost("the server does not read what backfeed sends".to_owned())),
         }
     }
 
@@ -239,7 +239,7 @@ impl Link {
             .checked_add(LINK_TIMEOUT)
             .unwrap_or(self.last_heard);
         match timeout_at(deadline, self.stream.read_buf(&mut self.inbox)).await {
-            Ok(Ok(0)) => return Err(self.lost("the server closed it".to_owned())),
+            Ok(Ok(0)) => return Err(self.lost("the server closed the connection".to_owned())),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(LinkError::of_io(&self.addr, self.during(), &error)),
             Err(_) => {

@@ -1,4 +1,4 @@
-//! What `INFO` tells about a server, as far as we ask.
+//! What `INFO` says about a server, as far as we need it.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub struct Facts {
     pub replid2: Option<(ReplId, Offset)>,
     /// How far its stream has come.
     pub offset: Option<Offset>,
-    /// Its clock, Unix milliseconds; 6.0 does not say it here.
+    /// Its clock, Unix milliseconds. Redis 6.0 does not show it here.
     pub time_unix_ms: Option<i64>,
     /// Keys per database.
     pub keys: BTreeMap<u32, u64>,
@@ -52,7 +52,7 @@ pub struct Facts {
     pub libraries: u64,
     /// Size of the replication backlog in bytes.
     pub backlog_size: Option<u64>,
-    /// The number of the first byte in the backlog; none when it has no backlog.
+    /// The number of the first byte in the backlog. None when it has no backlog.
     pub backlog_first: Option<u64>,
     /// Its limits, its disk, what it refused.
     pub health: Health,
@@ -104,8 +104,8 @@ impl Facts {
         Some(Position { history, offset })
     }
 
-    /// The history that it left when it was promoted, and the last byte that it has of it. What others have received of that
-    /// history beyond it belongs to a branch that this server does not continue.
+    /// The history that it left when it was promoted, and the last byte that it has of it. What others have received of
+    /// that history beyond it belongs to a branch that this server does not continue.
     #[must_use]
     pub fn branched_off(&self) -> Option<(ReplId, Offset)> {
         self.replid2.filter(|(old, _)| Some(*old) != self.replid)
@@ -121,7 +121,7 @@ impl Facts {
         }
     }
 
-    /// Would it continue the feed after `from`? (Fact sheet A.3; by the time of asking it may have changed.)
+    /// Would it continue the feed after `from`? (PROTOCOL.md A.3. This may have changed since it was asked.)
     #[must_use]
     pub fn would_continue(&self, from: Position) -> bool {
         let known = match (self.replid, self.replid2) {
@@ -143,13 +143,14 @@ impl Facts {
         self.flavour == "keydb"
     }
 
-    /// May it continue the feed after `from`, if it has gone on since it was asked? (Another writer may have stored more meanwhile.)
+    /// May it continue the feed after `from`, if it has written more since it was asked? (Another writer may have
+    /// stored more meanwhile.)
     #[must_use]
     pub fn may_continue(&self, from: Position) -> bool {
         self.later(from).would_continue(from)
     }
 
-    /// As it is when it has come so far.
+    /// Its facts when it has come to that point.
     #[must_use]
     pub fn later(&self, end: Position) -> Self {
         let mut later = self.clone();
@@ -159,8 +160,7 @@ impl Facts {
         later
     }
 
-    /// After which offset its backlog holds the feed; and after which it will still do so when it has gone on for a while. None: it has
-    /// no backlog.
+    /// The same, with room to spare: its backlog has room for more before it loses what follows `from`.
     #[must_use]
     pub fn backlog_begins(&self) -> Option<(Offset, Offset)> {
         let room = (self.backlog_size? / 4).saturating_mul(3);

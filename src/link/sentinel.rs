@@ -1,7 +1,7 @@
 //! Asks Sentinels which server is the master.
 //!
-//! All are asked at the same time, and the answer of the highest configuration epoch counts: that of the last failover. So a
-//! Sentinel that was cut off or is late does not lead back to a server that is no longer the master.
+//! All are asked at the same time. The answer with the highest configuration epoch counts: that of the last failover.
+//! So a Sentinel that was cut off or is late does not lead back to a server that is no longer the master.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,16 +22,16 @@ use crate::wire::psync::replica::Refusal;
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the others may take once one has answered: one host that is down must not delay a failover.
 const LATE_ANSWER: Duration = Duration::from_millis(500);
-/// A server that does not say its role within this time is taken for away; the Sentinels are asked again then.
+/// A server that does not say its role within this time counts as away. The Sentinels are then asked again.
 const ROLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Sentinels that are remembered at most; there are rarely more than seven.
+/// Sentinels that are remembered at most. There are rarely more than seven.
 const OTHERS_LIMIT: usize = 64;
 
 /// Why no master was found.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SentinelError {
     /// No Sentinel answers.
-    #[error("no Sentinel of `{name}` can be asked: {}{}", join(.causes), hint(.causes))]
+    #[error("no Sentinel of `{name}` answers: {}{}", join(.causes), hint(.causes))]
     Away {
         /// The master's name.
         name: String,
@@ -40,7 +40,8 @@ pub enum SentinelError {
     },
     /// No Sentinel knows the name.
     #[error(
-        "no master is named `{name}` at the Sentinels {}: compare the end of the URL with their `sentinel monitor`{}",
+        "the Sentinels {} know no master named `{name}`. Compare the end of the URL with `sentinel monitor` in their \
+         configuration{}",
         .asked.join(", "), list_known(.known)
     )]
     Unknown {
@@ -53,8 +54,8 @@ pub enum SentinelError {
     },
     /// The server is a replica.
     #[error(
-        "the Sentinels say that the master `{name}` is {addr}, which is {role}: a failover is under way, or they have not \
-         heard of one"
+        "the Sentinels say that the master `{name}` is {addr}, but it is {role}. A failover is running, or they do not \
+         know of it yet"
     )]
     NotMaster {
         /// The master's name.
@@ -87,7 +88,7 @@ impl SentinelError {
         }
     }
 
-    /// Is there little use in trying again soon? A name that is wrong stays wrong; but one may be added at any time.
+    /// Is there little use in a try soon? A wrong name stays wrong, but one may be added at any time.
     #[must_use]
     pub fn is_unknown_name(&self) -> bool {
         matches!(self, Self::Unknown { .. })
@@ -108,7 +109,7 @@ fn hint(causes: &[ControlError]) -> &'static str {
         matches!(refusal, Refusal::Auth(_))
     };
     if causes.iter().any(auth) {
-        ". The Sentinels' own password is that of --sentinel-password-file (and --sentinel-user)"
+        ". Use --sentinel-password-file and --sentinel-user for the Sentinels' own password"
     } else {
         ""
     }
@@ -127,7 +128,7 @@ pub struct Finder {
     sentinels: Sentinels,
     /// Those that the Sentinels of the URL have named, for when none of these answers.
     others: Vec<Source>,
-    /// Which did not answer, as it was last told.
+    /// Those that did not answer, as logged last.
     told: String,
 }
 
@@ -228,7 +229,8 @@ impl Finder {
     }
 }
 
-/// Asks them at the same time. Whoever is slower than the first by [`LATE_ANSWER`] is neither an answer nor a failure.
+/// Asks them at the same time. One that is slower than the first by [`LATE_ANSWER`] counts neither as an answer nor as
+/// a failure.
 async fn ask_all(sentinels: &[Source], name: &str) -> (Vec<Answer>, Vec<ControlError>) {
     let mut asked: FuturesUnordered<_> = sentinels
         .iter()
@@ -264,7 +266,7 @@ async fn ask_one(sentinel: &Source, name: &str) -> Result<Answer, ControlError> 
         others: Vec::new(),
         names: Vec::new(),
     };
-    // What follows may be refused (by an ACL), and is good to have.
+    // An ACL may refuse the next question. Its answer is useful, but not needed.
     if answer.master.is_none() {
         if let Ok(masters) = control.call(&["SENTINEL", "MASTERS"]).await {
             let names = items(&masters).iter().map(fields);

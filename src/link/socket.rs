@@ -27,7 +27,7 @@ const ADDRESSES: usize = 5;
 pub enum Stream {
     /// In the clear.
     Plain(TcpStream),
-    /// TLS, either side of it. Boxed, as it is ten times as large.
+    /// TLS, on either side. Boxed, because it is ten times as large.
     Tls(Box<TlsStream<TcpStream>>),
     /// In the simulation.
     #[cfg(test)]
@@ -35,7 +35,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Connects. The name is resolved and the files are read anew.
+    /// Connects. The name is resolved and the files are read each time.
     pub(crate) async fn connect(source: &Source) -> Result<Self, LinkError> {
         #[cfg(test)]
         if simulated::is_on() {
@@ -80,8 +80,8 @@ impl Stream {
         self.tcp().peer_addr()
     }
 
-    /// Sends all of it. When the server has ended TLS meanwhile (it refuses our certificate only after the handshake), the
-    /// error is its reason.
+    /// Sends all of it. When the server has ended TLS meanwhile (it refuses our certificate only after the handshake),
+    /// the error is its reason.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let sent = match self.write_all(bytes).await {
             Ok(()) => self.flush().await,
@@ -161,7 +161,8 @@ async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(lookup_host((host, port)).await?.collect())
 }
 
-/// Connects a socket. The name is resolved anew, as a server may have moved; each of its addresses is tried in turn.
+/// Connects a socket. The name is resolved each time, because a server may have moved. Each of its addresses is tried
+/// in turn.
 async fn dial<F>(
     source: &Source,
     resolve: impl Fn(String, u16) -> F,
@@ -271,7 +272,8 @@ mod tests {
         }
     }
 
-    /// An address that swallows packets, as that of a pod that is gone: its queue of connections is full, and nobody takes any.
+    /// An address that swallows packets, like that of a pod that is gone: its queue of connections is full, and nobody
+    /// takes any.
     #[tokio::test]
     async fn an_address_without_an_answer_does_not_use_up_the_time_of_the_next() {
         let silent = tokio::net::TcpSocket::new_v4().unwrap();

@@ -1,4 +1,4 @@
-//! TLS to the server, by rustls, and what its errors mean to an operator. (As its master: `accept.rs`.)
+//! TLS to the server, with rustls, and what its errors mean to an operator. (For TLS as its master: `accept.rs`.)
 
 use std::io;
 use std::sync::Arc;
@@ -68,14 +68,14 @@ pub(super) async fn handshake(
         Ok(Err(error)) => Err(fail(fault_of(&error).unwrap_or_else(|| broken(&error)))),
         // Redis takes our first message for a command without its end, and waits for that.
         Err(_) => Err(fail(TlsFault::passing(format!(
-            "the server did not answer the handshake within {} s. If it speaks no TLS at this port, write redis://, or the \
-             port of its tls-port",
+            "the server did not answer the handshake within {} s. If this port does not speak TLS, write redis://, or \
+             the tls-port of the server",
             CONNECT_TIMEOUT.as_secs()
         )))),
     }
 }
 
-/// Reads the files anew. The provider is named, as a program may have several compiled in.
+/// Reads the files. The provider is named, because a program may have several compiled in.
 fn client_config(settings: &Tls) -> Result<ClientConfig, ConfigError> {
     let files = settings.read()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -129,22 +129,22 @@ pub(super) fn roots(
 /// The handshake ended without a word of TLS.
 fn broken(error: &io::Error) -> TlsFault {
     TlsFault::passing(format!(
-        "the handshake broke off: {error}. Is this the port of its tls-port?"
+        "the handshake failed: {error}. Check that this is the tls-port of the server"
     ))
 }
 
-/// What an error of the socket says about TLS; none when it says nothing.
+/// What an error of the socket says about TLS. None when it says nothing.
 pub(super) fn fault_of(error: &io::Error) -> Option<TlsFault> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::InvalidCertificate(error) => certificate_fault(error),
         rustls::Error::AlertReceived(alert) => alert_fault(*alert),
         rustls::Error::InvalidMessage(_) => TlsFault::permanent(
-            "the server speaks no TLS at this port: write redis://, or the port of its tls-port",
+            "the server does not speak TLS at this port. Write redis://, or the tls-port of the server",
         ),
         rustls::Error::PeerIncompatible(why) => TlsFault::permanent(format!(
-            "the server and backfeed have no TLS in common ({why:?}): backfeed speaks TLS 1.2 and 1.3 (tls-protocols and \
-             tls-ciphers of the server)"
+            "the server and backfeed have no TLS version or cipher in common ({why:?}). backfeed speaks TLS 1.2 and \
+             1.3 (tls-protocols and tls-ciphers of the server)"
         )),
         other => TlsFault::passing(format!("{other}")),
     })
@@ -153,14 +153,14 @@ pub(super) fn fault_of(error: &io::Error) -> Option<TlsFault> {
 fn certificate_fault(error: &CertificateError) -> TlsFault {
     let text = match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "the server's certificate was signed by no authority that is trusted here: give the certificate of its authority \
-             with --tls-ca FILE (without it, the system's are trusted)"
+            "no trusted authority signed the server's certificate. Give the certificate of its authority with --tls-ca \
+             FILE (without it, the system's authorities are trusted)"
                 .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!(
-                "the server's certificate is for another name ({error}): connect by a name that is in it, or give that \
-                 name with --tls-server-name NAME"
+                "the server's certificate is for another name ({error}): connect by a name that is in it, or name it \
+                 with --tls-server-name NAME"
             )
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -196,7 +196,7 @@ fn alert_fault(alert: AlertDescription) -> TlsFault {
              that the server trusts (its tls-ca-cert-file)"
         )),
         AlertDescription::ProtocolVersion => TlsFault::permanent(
-            "the server takes neither TLS 1.2 nor 1.3, which backfeed speaks: see its tls-protocols",
+            "the server does not accept TLS 1.2 or 1.3, which backfeed speaks. Check its tls-protocols",
         ),
         other => TlsFault::passing(format!("the server ended TLS with the alert {other:?}")),
     }

@@ -1,7 +1,7 @@
-//! Runs of zstd frames, as bases and segments use them: each frame small, independent and with zstd's own checksum.
+//! Runs of zstd frames, as bases and segments use them. Each frame is small, independent and has zstd's own checksum.
 //!
-//! A reader holds one frame at a time and hands its bytes on once the frame's checksum is right, so damaged data is never
-//! passed on, in bounded memory. `zstd -dc` decompresses such a run as if it were one frame.
+//! A reader holds one frame at a time, and hands on its bytes when the checksum of the frame is right. So damaged data
+//! are never passed on, and memory is bounded. `zstd -dc` decompresses such a run as if it were one frame.
 
 use std::io;
 
@@ -10,7 +10,8 @@ use zstd::stream::raw::{CParameter, DParameter, Decoder, InBuffer, Operation, Ou
 
 use crate::runtime::buffers::Buffers;
 
-/// Largest window that a frame may ask for: 8 MiB, twice our largest frame. A damaged header cannot make us allocate more.
+/// Largest window that a frame may ask for: 8 MiB, twice our largest frame. A damaged header cannot make us allocate
+/// more.
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// First allocation for the bytes of a frame.
@@ -18,7 +19,7 @@ const FIRST_RESERVE: usize = 64 << 10;
 
 /// The level for bytes that hardly shrink: nothing is gained by looking closer.
 const DENSE_LEVEL: i32 = -5;
-/// Whether they do is tried with so many of them.
+/// How many bytes are tried to find out whether they shrink.
 const SAMPLE: usize = 32 << 10;
 
 /// Compresses frames.
@@ -40,7 +41,7 @@ impl FrameEncoder {
         self.compressor.compress(raw)
     }
 
-    /// The same in less time where `raw` hardly shrinks, as random or compressed values do; into a buffer.
+    /// The same in less time if `raw` hardly shrinks (random or compressed values); writes into a buffer.
     pub(crate) fn frame_of_any(&mut self, raw: &[u8], to: &Buffers) -> io::Result<Bytes> {
         let middle = raw.len() / 2;
         let sample = raw.get(middle..middle.saturating_add(SAMPLE));
@@ -80,19 +81,19 @@ pub(crate) struct FrameDecoder {
     /// The bytes of the frame that is being read.
     frame: Vec<u8>,
     frame_limit: usize,
-    /// What to allocate for the next frame: as much as the last one took, so that few frames grow.
+    /// What to allocate for the next frame: as much as the last one took, so that few frames have to grow.
     reserve: usize,
     within: bool,
     buffers: Buffers,
 }
 
 impl FrameDecoder {
-    /// For frames of at most `frame_limit` bytes each when decompressed.
+    /// A decoder for frames of at most `frame_limit` decompressed bytes each.
     pub(crate) fn new(frame_limit: usize) -> Result<Self, FrameError> {
         Self::with(frame_limit, Buffers::default())
     }
 
-    /// The same, which hands out frames in these buffers.
+    /// The same, with these buffers for the frames.
     pub(crate) fn with(frame_limit: usize, buffers: Buffers) -> Result<Self, FrameError> {
         let mut decoder = Decoder::new().map_err(zstd_error)?;
         decoder
@@ -108,7 +109,7 @@ impl FrameDecoder {
         })
     }
 
-    /// Takes in `input`; `out` gets each frame that ended in it. After an error nothing more may be pushed.
+    /// Takes in `input`. `out` gets each frame that ended in it. After an error nothing more may be pushed.
     pub(crate) fn push(
         &mut self,
         input: &[u8],
@@ -132,7 +133,7 @@ impl FrameDecoder {
                 self.reserve = self.frame.len().saturating_add(1).max(FIRST_RESERVE);
                 out(self.buffers.lend(std::mem::take(&mut self.frame)));
             }
-            // With room left in the output, zstd has given all that it could make of the input.
+            // If there is room left in the output, zstd has returned everything that it could make of the input.
             let output_full = self.frame.len() == self.frame.capacity() && self.within;
             if input.pos() == length && !output_full {
                 return Ok(());

@@ -7,9 +7,9 @@
 //! zstd frames            the feed's bytes, raw RESP, at most 1 MiB in each frame (none in a seal)
 //! ```
 //!
-//! `zstd -dc` skips the first frame (RFC 8878, section 3.1.2) and gives the RESP alone. In the JSON, `from` is the number of
-//! the first byte and `to` that of the last (the first byte of a feed is number 1); in memory `start` is exclusive and
-//! `end` inclusive, as offsets are.
+//! `zstd -dc` skips the first frame (RFC 8878, section 3.1.2) and gives only the RESP. In the JSON, `from` is the
+//! number of the first byte and `to` that of the last (the first byte of a feed is number 1). In memory, `start` is
+//! exclusive and `end` inclusive, as offsets are.
 
 mod document;
 
@@ -27,14 +27,14 @@ use self::document::Document;
 /// The newest format version that this build reads, and the one it writes.
 pub const FORMAT_VERSION: u16 = 1;
 
-/// The longest header frame, in bytes. Time marks take about 35 bytes each and are at least 100 ms apart, so this is 50 minutes
-/// of marks in one segment; segments are cut after seconds. What claims more is damaged, and is not worth the memory.
+/// The longest header frame, in bytes. Time marks take about 35 bytes each and are at least 100 ms apart, so this is 50
+/// minutes of marks in one segment. Segments are cut after seconds. A header that claims more is damaged.
 pub const HEADER_LIMIT: usize = 1 << 20;
 
 /// Raw bytes in one zstd frame. It bounds a reader's memory: a frame is handed on when its checksum is right.
 pub const FRAME_RAW_LIMIT: usize = 1 << 20;
 
-/// A skippable frame's magic may end in any of 0x50 to 0x5F; ours ends in `B`, as the seek table's ends in `E`.
+/// A skippable frame's magic may end in any of 0x50 to 0x5F. Ours ends in `B`, the seek table's in `E`.
 const MAGIC: u32 = 0x184D_2A5B;
 const SIGNATURE: &[u8; 8] = b"BACKFEED";
 /// Magic and length.
@@ -50,7 +50,7 @@ pub struct SegmentMeta {
     pub history: ReplId,
     /// Exclusive: the first byte is number `start + 1`.
     pub start: Offset,
-    /// Inclusive: the last byte is number `end`; above `start`.
+    /// Inclusive: the last byte is number `end`. Greater than `start`.
     pub end: Offset,
     /// The database selected before the first byte.
     pub db_at_start: u32,
@@ -60,18 +60,19 @@ pub struct SegmentMeta {
     pub boundary: Option<Boundary>,
     /// When its bytes were received, ascending, with offsets in `[start, end]`.
     pub marks: Vec<TimeMark>,
-    /// The clock had gone back before it was cut, and had not come to the last mark again. None: it goes on as it should.
+    /// The clock had gone back before this segment was cut, and had not reached the last mark again. None: the clock is
+    /// right.
     pub clock_back: Option<ClockBack>,
     /// Who wrote it, for operators.
     pub writer: String,
 }
 
-/// A clock that went back. Until it comes to the last mark again, marks are held, and tell no times.
+/// A clock that went back. Until it reaches the last mark again, marks are held, and name no times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockBack {
-    /// What it went back to, Unix milliseconds.
+    /// The time that it went back to, Unix milliseconds.
     pub to_unix_ms: i64,
-    /// What it said last.
+    /// The last time that it showed.
     pub now_unix_ms: i64,
 }
 
@@ -84,14 +85,14 @@ pub struct SegmentHeader {
     pub payload_crc64: u64,
     /// Compressed bytes after the header frame.
     pub payload_stored: u64,
-    /// CRC-64/REDIS of those compressed bytes: a zstd frame's header has bits that can change without harm to the raw bytes, and a
-    /// damaged object should be told even then.
+    /// CRC-64/REDIS of those compressed bytes. A zstd frame's header has bits that can change without harm to the raw
+    /// bytes, and even then a damaged object should be reported.
     pub stored_crc64: u64,
 }
 
 impl SegmentHeader {
-    /// Does it bridge a gap: bytes that no log will ever hold, as a snapshot that stands at its end covers them? It keeps the
-    /// log one chain, in which two writers meet.
+    /// Does it bridge a gap? A gap has bytes that no log will ever hold, because a snapshot at its end covers them. The
+    /// bridge keeps the log one chain, in which two writers meet.
     #[must_use]
     pub fn is_gap(&self) -> bool {
         self.payload_stored == 0
@@ -103,7 +104,7 @@ impl SegmentHeader {
 pub struct SealHeader {
     /// The history that is sealed.
     pub history: ReplId,
-    /// The last byte of its log. The seal stands where the segment with byte `start + 1` would.
+    /// The last byte of its log. The seal has the name of a segment that would begin with byte `start + 1`.
     pub start: Offset,
     /// Why, for operators.
     pub reason: String,
@@ -247,8 +248,8 @@ pub fn encode_seal(seal: &SealHeader) -> Result<Bytes, SegmentError> {
     Ok(header_frame(&Document::of_seal(seal))?.freeze())
 }
 
-/// Reads the header from the first bytes of an object: what it is, and how many bytes the header frame takes. None: more
-/// bytes are needed (never more than [`HEADER_LIMIT`]).
+/// Reads the header from the first bytes of an object: what it is, and how many bytes the header frame takes. None:
+/// more bytes are needed (never more than [`HEADER_LIMIT`]).
 pub fn decode_entry(prefix: &[u8]) -> Result<Option<(Entry, usize)>, SegmentError> {
     let Some((magic, rest)) = prefix.split_first_chunk::<4>() else {
         return Ok(None);
@@ -278,7 +279,8 @@ pub fn decode_entry(prefix: &[u8]) -> Result<Option<(Entry, usize)>, SegmentErro
 
 /// Decompresses a segment's payload, pushed in pieces of any size, in bounded memory.
 ///
-/// What it hands out has passed its zstd frame's checksum; that nothing is missing shows in [`PayloadReader::finish`] alone.
+/// What it hands out has passed the checksum of its zstd frame. Only [`PayloadReader::finish`] shows that nothing is
+/// missing.
 pub struct PayloadReader {
     frames: FrameDecoder,
     expected: SegmentHeader,
@@ -289,7 +291,7 @@ pub struct PayloadReader {
 }
 
 impl PayloadReader {
-    /// For the bytes after the header frame of the segment with this header.
+    /// A reader for the bytes after the header frame of the segment with this header.
     pub fn new(header: &SegmentHeader, buffers: Buffers) -> Result<Self, SegmentError> {
         let frames = FrameDecoder::with(FRAME_RAW_LIMIT, buffers);
         Ok(Self {
@@ -302,7 +304,7 @@ impl PayloadReader {
         })
     }
 
-    /// Takes in the next bytes of the object; `out` gets raw bytes in order. After an error nothing more may be pushed.
+    /// Takes in the next bytes of the object. `out` gets raw bytes in order. After an error nothing more may be pushed.
     pub fn push(&mut self, bytes: &[u8], out: &mut impl FnMut(Bytes)) -> Result<(), SegmentError> {
         self.stored = self.stored.saturating_add(bytes.len() as u64);
         if self.stored > self.expected.payload_stored {
@@ -376,12 +378,12 @@ fn check(meta: &SegmentMeta) -> Result<(), SegmentError> {
     if let Some(boundary) = meta.boundary
         && (boundary.offset <= meta.start || boundary.offset > meta.end)
     {
-        return Err(SegmentError::Inconsistent("its boundary lies outside it"));
+        return Err(SegmentError::Inconsistent("its boundary is outside of it"));
     }
     let inside = |mark: &TimeMark| mark.offset >= meta.start && mark.offset <= meta.end;
     if !meta.marks.iter().all(inside) || !meta.marks.is_sorted_by_key(|mark| mark.offset) {
         return Err(SegmentError::Inconsistent(
-            "its time marks lie outside it or are out of order",
+            "its time marks are outside of it or out of order",
         ));
     }
     Ok(())

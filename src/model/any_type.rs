@@ -126,7 +126,7 @@ fn renamenx(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     rename(space, args)
 }
 
-/// Takes away an entry that goes on elsewhere.
+/// Removes an entry that will be put elsewhere.
 fn take(space: &mut Keyspace, args: &Args, key: &[u8]) -> Result<Slot, ApplyError> {
     if space.entry(key)?.is_some_and(|entry| entry.has_meta()) {
         return Err(args.unmodelled(HAS_META));
@@ -194,7 +194,7 @@ fn move_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyE
     Ok(())
 }
 
-/// `MOVE key db`: with its expiry; there was no such key there on the master.
+/// `MOVE key db`: moves it with its expiry. The master had no such key there.
 fn move_(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let (key, db) = (args.get(1)?, args.db(2)?);
     if db == space.selected() {
@@ -213,7 +213,7 @@ fn move_(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
 }
 
 /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s] [FREQ f]`: the expiry, and whether to replace. How long the
-/// key has been idle, or how often it is used, is not kept: the feed does not tell how that goes on.
+/// key has been idle, or how often it is used, is not kept, because the feed does not show how this changes later.
 fn restore_options(args: &Args) -> Result<(Option<i64>, bool), ApplyError> {
     let (mut replace, mut absolute) = (false, false);
     let mut index = 4usize;
@@ -254,7 +254,7 @@ fn restore(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let Payload { body, dialect } = Payload::open(args.get(3)?).map_err(unreadable)?;
     let bad = |why| {
         if payload::ends_with_keydbs_field(body) {
-            args.unmodelled("its payload ends with a field of KeyDB alone (mvcc-tstamp)")
+            args.unmodelled("its payload ends with a field that only KeyDB has (mvcc-tstamp)")
         } else {
             unreadable(why)
         }

@@ -6,14 +6,14 @@ use crate::wire::rdb::cursor::{BadValue, canonical_i64};
 /// Two arguments that belong together.
 pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// A command with its arguments; the first is its name.
+/// A command with its arguments. The first is its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Args<'a> {
     argv: &'a [&'a [u8]],
 }
 
 impl<'a> Args<'a> {
-    /// Of a command as it stands in the feed.
+    /// The arguments of a command of the feed.
     #[must_use]
     pub fn new(argv: &'a [&'a [u8]]) -> Self {
         Self { argv }
@@ -48,7 +48,7 @@ impl<'a> Args<'a> {
             .ok_or_else(|| self.diverged("it has too few arguments"))
     }
 
-    /// The arguments from `index` on; none if there are fewer.
+    /// The arguments from `index` on. None if there are fewer.
     #[must_use]
     pub fn from(&self, index: usize) -> &'a [&'a [u8]] {
         self.argv.get(index..).unwrap_or_default()
@@ -140,7 +140,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// Its name, as a message shows it: what a client sends as a name can be anything.
+    /// Its name in a form for messages: a client can send anything as a name.
     fn shown(&self) -> String {
         const LONGEST: usize = 40;
         let name = self.name();

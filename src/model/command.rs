@@ -1,12 +1,12 @@
-//! What a command is: its name, the keys that it touches, and what becomes of it. Each data type lists its own in its `COMMANDS`;
-//! [`super::command_table`] joins the lists.
+//! What a command is: its name, the keys that it touches, and the function that applies it. Each data type lists its
+//! own commands in its `COMMANDS`. [`super::command_table`] joins the lists.
 
 use super::Keyspace;
 use super::args::Args;
 use super::error::ApplyError;
 use super::key_specs::Keys;
 
-/// What becomes of a command.
+/// How a command is handled.
 #[derive(Clone, Copy, Debug)]
 pub enum Support {
     /// It is applied.
@@ -24,7 +24,7 @@ pub struct Spec {
     pub name: &'static str,
     /// What it touches.
     pub keys: Keys,
-    /// What becomes of it.
+    /// How it is handled.
     pub support: Support,
 }
 
@@ -51,7 +51,7 @@ impl Spec {
         }
     }
 
-    /// One that cannot be applied, which changes these keys and no other ones.
+    /// A command that cannot be applied. It changes these keys and no other ones.
     pub(super) const fn losing(name: &'static str, keys: Keys, why: &'static str) -> Self {
         Self {
             name,
@@ -60,7 +60,7 @@ impl Spec {
         }
     }
 
-    /// One that cannot be applied, and whose keys are not known.
+    /// A command that cannot be applied, and whose keys are not known.
     pub(super) const fn refused(name: &'static str, why: &'static str) -> Self {
         Self {
             name,

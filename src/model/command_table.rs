@@ -1,4 +1,4 @@
-//! The commands that can stand in a feed (PROTOCOL.md C.9), of all data types.
+//! The commands that a feed can contain (PROTOCOL.md C.9), of all data types.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

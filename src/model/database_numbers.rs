@@ -1,13 +1,13 @@
-//! Which database of the snapshot stands under which number, after `SWAPDB`, `FLUSHDB` and `FLUSHALL`.
+//! Which database of the snapshot has which number, after `SWAPDB`, `FLUSHDB` and `FLUSHALL`.
 
 use std::collections::BTreeMap;
 
 /// Maps the databases of a snapshot to those after the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// Number now → number in the snapshot; none: flushed. Those that are missing are as they were.
+    /// Present number → number in the snapshot. None: flushed. Numbers that are missing did not change.
     moved: BTreeMap<u32, Option<u32>>,
-    /// All were flushed before what `moved` tells.
+    /// All were flushed before the changes in `moved`.
     flushed: bool,
 }
 
@@ -22,7 +22,7 @@ impl Layout {
         }
     }
 
-    /// The number now of a database of the snapshot; none: its keys are gone.
+    /// The present number of a database of the snapshot. None: its keys are gone.
     #[must_use]
     pub fn now(&self, base: u32) -> Option<u32> {
         let moved = self.moved.iter().find(|(_, from)| **from == Some(base));

@@ -4,10 +4,10 @@ use super::Blob;
 use crate::wire::position::Offset;
 use crate::wire::rdb::cursor::BadValue;
 
-/// Why a command was not applied as the server applied it. Nothing is ever guessed.
+/// Why a command was not applied as the server applied it. We never guess.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// What it does is not modelled: a module's command, an unknown one, a script.
+    /// Its effect is not modelled: a module's command, an unknown one, a script.
     #[error("{command}: {why}")]
     Unmodelled {
         /// The command, without its data.
@@ -62,7 +62,7 @@ impl ApplyError {
     }
 }
 
-/// A key as a message shows it: no control characters, not without end.
+/// A key in a form for messages: no control characters, and a limited length.
 fn show(key: &[u8]) -> String {
     const LONGEST: usize = 60;
     let shown = key.get(..LONGEST).unwrap_or(key).escape_ascii();

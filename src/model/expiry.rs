@@ -1,9 +1,9 @@
-//! Relative expiries of old servers made absolute.
+//! Makes the relative expiries of old servers absolute.
 //!
-//! Redis up to 6.2 and KeyDB send relative TTLs as the client gave them (PROTOCOL.md C.4): replaying such a log later
-//! would lengthen lives. Wherever one is served or exported, these commands are replaced by forms with the absolute
-//! time, receive time + TTL. Only commands that Redis 6.0 knows are given out (`SET k v` then `PEXPIREAT`, no `PXAT`).
-//! An expiry in the past is kept as it is: the target decides, as with any other key.
+//! Redis up to 6.2 and KeyDB send relative TTLs as the client gave them (PROTOCOL.md C.4). A later replay of such a log
+//! would make lives longer. So wherever such a log is served or exported, these commands are replaced by forms with the
+//! absolute time (receive time + TTL). Only commands that Redis 6.0 knows are used (`SET k v`, then `PEXPIREAT`, not
+//! `PXAT`). An expiry in the past is kept as it is: the target decides, as with any other key.
 
 pub mod feed;
 
@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use crate::wire::resp::{HEAD_ARGS, Head};
 
-/// Is this one of the commands that [`rewrite`] looks at? By name and number of arguments alone, so that a reader can
-/// decide before a value of any size has come. `true` for some commands that [`rewrite`] leaves as they are.
+/// Does [`rewrite`] look at this command? Decided only by name and number of arguments, so a reader can decide before a
+/// value of any size has come. `true` for some commands that [`rewrite`] leaves as they are.
 #[must_use]
 pub fn may_need_rewrite(name: &[u8], argument_count: usize) -> bool {
     kind_of(name).is_some_and(|kind| match kind {
@@ -24,8 +24,8 @@ pub fn may_need_rewrite(name: &[u8], argument_count: usize) -> bool {
     })
 }
 
-/// Does this command, of which the head alone is known, give an expiry as a time from now? Servers from 7.0 on send
-/// none such (PROTOCOL.md C.4).
+/// Does this command, of which only the head is known, give an expiry relative to now? Servers from 7.0 on send no such
+/// commands (PROTOCOL.md C.4).
 #[must_use]
 pub fn is_relative(head: &Head) -> bool {
     let option = |from: usize, words: [&str; 2]| {
@@ -46,8 +46,8 @@ pub fn needs_rewrite(args: &[Bytes]) -> bool {
     rewrite(args, 0).is_some()
 }
 
-/// The commands to put in this one's place, given when it was received (Unix milliseconds); `None` leaves it as it is.
-/// A TTL that is no number is left as it is, too: no server would have taken it.
+/// The commands that replace this one, when it was received at that time (Unix milliseconds). `None` leaves it as it
+/// is. A TTL that is not a number is also left as it is: no server would have accepted it.
 #[must_use]
 pub fn rewrite(args: &[Bytes], received_unix_ms: i64) -> Option<Vec<Vec<Bytes>>> {
     let (name, rest) = args.split_first()?;

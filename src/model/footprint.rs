@@ -28,8 +28,8 @@ pub struct Footprint {
     functions: Vec<Vec<Blob>>,
     weight: usize,
     kept: Kept,
-    /// Keys that a command changes which cannot be applied, by database at this point of the log: as far as the commands tell. What
-    /// the values tell is seen when they are applied.
+    /// Keys that are changed by a command that cannot be applied, by database at this point of the log, as far as the
+    /// commands show it. What depends on values is seen when they are applied.
     lost: BTreeSet<(u32, Blob)>,
 }
 
@@ -37,7 +37,7 @@ pub struct Footprint {
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     pub(super) names: Names,
-    /// By number of the name: which touch was the last one, and [`AGAIN`] if it was not the only one.
+    /// By number of the name: which touch was the last one, with [`AGAIN`] if it was not the only one.
     last: Vec<u32>,
     /// What the snapshot holds of them does not matter: the first that touches them overwrites them.
     pub(super) overwritten: Flags,
@@ -78,8 +78,8 @@ impl Lasts {
     }
 }
 
-/// How much of a footprint counts, so that the commands after it can be taken back: a transaction counts whole or not
-/// at all.
+/// How much of a footprint counts, so that the commands after it can be taken back. A transaction counts as a whole or
+/// not.
 #[derive(Debug, Default)]
 struct Kept {
     layout: Layout,
@@ -89,7 +89,7 @@ struct Kept {
 }
 
 impl Footprint {
-    /// Of a log that begins with this database selected.
+    /// An empty footprint for a log that begins with this database selected.
     #[must_use]
     pub fn new(selected: u32) -> Self {
         let mut footprint = Self {
@@ -182,7 +182,7 @@ impl Footprint {
     fn touch_of_base(&mut self, base: u32, key: &[u8], touch: u32, overwrites: bool) {
         let of = self.touched.entry(base).or_default();
         let Some((number, new)) = of.names.insert(key) else {
-            // As if they took more memory than there is, so that the rest is left for another stage.
+            // Counts as more memory than there is, so that the rest is left for another stage.
             self.weight = usize::MAX;
             return;
         };
@@ -203,14 +203,14 @@ impl Footprint {
         self.weight = self.weight.saturating_add(bytes);
     }
 
-    /// Wants a key beside those that the log touches, by its database after the log.
+    /// Also wants a key that the log does not touch, by its database after the log.
     pub fn want(&mut self, db: u32, key: &[u8]) {
         if let Some(base) = self.layout.base_of(db) {
             self.want_of_base(base, key);
         }
     }
 
-    /// The same, by its database in the snapshot: for who wants to know what a flush took.
+    /// The same, by its database in the snapshot: for code that wants to know what a flush removed.
     pub fn want_of_base(&mut self, base: u32, key: &[u8]) {
         self.touch_of_base(base, key, UNCOUNTED, false);
     }

@@ -1,7 +1,7 @@
 //! Function libraries: the source texts that a server of 7.0 or later keeps beside its keys.
 //!
-//! They are no keys: [`super::Footprint::functions`] collects the `FUNCTION` commands of a log, and [`Libraries`] applies
-//! them to those of the snapshot.
+//! They are not keys. [`super::Footprint::functions`] collects the `FUNCTION` commands of a log, and [`Libraries`]
+//! applies them to the libraries of the snapshot.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl Libraries {
         }
     }
 
-    /// Applies a `FUNCTION …` command as [`super::Footprint::functions`] gives it.
+    /// Applies a `FUNCTION …` command that [`super::Footprint::functions`] returned.
     ///
     /// # Errors
     /// [`ApplyError`], when it cannot be applied as the server did it.
@@ -145,8 +145,8 @@ fn name_of(source: &[u8]) -> Result<Blob, BadValue> {
     }
 }
 
-/// The words of a line; a part in quotes is to the end of the word, and may hold blanks. None if a quote is not closed, or
-/// closed within a word.
+/// The words of a line. A part in quotes ends a word, and may hold blanks. None if a quote is not closed, or closed
+/// within a word.
 fn words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut words = Vec::new();
     let mut rest = line.iter().copied().peekable();
@@ -170,12 +170,12 @@ fn words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     }
 }
 
-/// As C's `isspace`.
+/// Like C's `isspace`.
 fn is_blank(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0B
 }
 
-/// What stands up to the closing quote, which ends the word.
+/// The text up to the closing quote, which ends the word.
 fn quoted(
     quote: u8,
     rest: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>,
@@ -194,7 +194,7 @@ fn quoted(
         .then_some(word)
 }
 
-/// The byte that stands behind a backslash.
+/// The byte that an escape (after a backslash) means.
 fn escaped(rest: &mut std::iter::Peekable<impl Iterator<Item = u8> + Clone>) -> Option<u8> {
     let byte = rest.next()?;
     if byte == b'x' {

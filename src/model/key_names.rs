@@ -1,17 +1,17 @@
-//! Names of keys: each once, close together, and numbered. A log can touch very many keys, and what a name takes beside
-//! its bytes is most of what is known of them.
+//! Names of keys: each one once, close together, and numbered. A log can touch very many keys. What a name costs beside
+//! its bytes is most of the memory that we use for such a key.
 
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 
-/// What the accounts take for a name beside its bytes: its place in the table, its number, its length, and what is kept by
+/// What is counted for a name beside its bytes: its place in the table, its number, its length, and what is kept for
 /// its number.
 pub(super) const OVERHEAD: usize = 48;
 
 /// Names begin at multiples of this, so that 32 bits reach 32 GiB of them.
 const UNIT: usize = 8;
-/// The byte before a name is its length; this says that the length stands in four bytes behind it.
+/// The byte before a name is its length. This value says that the length is in the four bytes after it.
 const LONG: u8 = 0xFF;
 const FIRST_TABLE: usize = 16;
 /// The filter of a table with more places would not stay in the caches: this one takes 256 KiB.
@@ -19,15 +19,16 @@ const MOST_FILTERED: usize = 1 << 18;
 
 /// A set of names, numbered in the order in which they came.
 ///
-/// A name is found with two accesses to memory: the table, and the name with its number. On more names than caches hold,
-/// nothing else counts.
+/// A name is found with two accesses to memory: the table, and the name with its number. On more names than caches
+/// hold, nothing else counts.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// Open addressing; its length is a power of two. A place: low half, the low half of the name's hash, which is where it
-    /// would be, wrapped; high half, where the name lies, in units from 1 on. 0: free.
+    /// Open addressing; its length is a power of two. A place has two halves. The low half is the low half of the
+    /// name's hash: its index in the table, wrapped. The high half is the position of the name, in units, counted from
+    /// 1. 0: free.
     table: Vec<u64>,
-    /// Eight bits for each place of a small table, one set for each name: that most names are not there is seen in the
-    /// caches, and without following what the table has at their places.
+    /// Eight bits for each place of a small table, one set for each name. Most names that are not there are found out
+    /// in the caches, without a look at what the table has at their places.
     filter: Vec<u64>,
     /// Each: number, length, bytes.
     bytes: Vec<u8>,
@@ -35,7 +36,7 @@ pub(super) struct Names {
     hasher: RandomState,
 }
 
-/// Where a name lies.
+/// The position of a name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     /// Its number.
@@ -70,17 +71,17 @@ impl Names {
         self.probe(tag, name).ok().map(|place| place.number)
     }
 
-    /// Where a name lies.
+    /// The position of the name.
     pub(super) fn place(&self, name: &[u8]) -> Option<Place> {
         self.probe(self.tag(name), name).ok()
     }
 
-    /// The name that lies there.
+    /// The name at that position.
     pub(super) fn name(&self, place: Place) -> &[u8] {
         self.record(place.at).1
     }
 
-    /// The number of a name, and whether it is new; none if there are too many to be numbered.
+    /// The number of a name, and whether it is new. None if there are too many names.
     pub(super) fn insert(&mut self, name: &[u8]) -> Option<(u32, bool)> {
         // At most three quarters full, so that runs stay short.
         let quarter = self.table.len() / 4;
@@ -204,7 +205,7 @@ impl Names {
         ((tag >> 6) as usize, 1 << (tag & 63))
     }
 
-    /// Where the name lies, or else where in the table it would be noted.
+    /// The position of the name, or else where in the table it would be noted.
     #[inline]
     fn probe(&self, tag: u32, name: &[u8]) -> Result<Place, usize> {
         let mask = self.table.len().wrapping_sub(1);
@@ -235,7 +236,7 @@ impl Names {
         place as u32
     }
 
-    /// The index of what a place tells.
+    /// The index in a place.
     fn at(place: u64) -> usize {
         let unit = usize::try_from(place >> 32).unwrap_or_default();
         unit.saturating_sub(1).saturating_mul(UNIT)
@@ -261,7 +262,7 @@ impl Names {
     }
 }
 
-/// Flags by number; those that were never set are not.
+/// Flags by number. Those that were never set are false.
 #[derive(Debug, Default)]
 pub(super) struct Flags(Vec<u64>);
 

@@ -6,8 +6,8 @@ use super::Blob;
 
 /// Patterns, by database of the snapshot.
 ///
-/// A log can hold very many of them (`SORT … BY user:4711:*`), and each key of the snapshot is looked up here. So
-/// they are found by the first bytes of the key; of different lengths of these there are few.
+/// A log can hold very many of them (`SORT … BY user:4711:*`), and each key of the snapshot is looked up here. So they
+/// are found by the first bytes of the key. There are few different lengths of these.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patterns {
     dbs: BTreeMap<u32, OfDb>,

@@ -3,7 +3,7 @@
 use super::args::Args;
 use super::error::ApplyError;
 
-/// Where the keys stand among the arguments of a command (the name is argument 0).
+/// Which arguments of a command are keys (the name is argument 0).
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {
     /// There are none.
@@ -15,7 +15,7 @@ pub enum Keys {
         /// 2: keys and values.
         step: usize,
     },
-    /// The same, of keys that are overwritten or deleted, whatever they hold.
+    /// The same, for keys that are overwritten or deleted, whatever they hold.
     Overwritten {
         /// The first key.
         first: usize,
@@ -24,9 +24,9 @@ pub enum Keys {
     },
     /// These arguments.
     At(&'static [usize]),
-    /// As many as argument `count` says, right behind it; and before it those at `also`.
+    /// As many keys as argument `count` says, right after it, and before it those at `also`.
     Counted {
-        /// Where the number of keys stands.
+        /// The argument that holds the number of keys.
         count: usize,
         /// Keys elsewhere.
         also: &'static [usize],
@@ -43,7 +43,8 @@ pub(super) type Teller = fn(&Args, &mut dyn FnMut(Touch<'_>)) -> Result<(), Appl
 pub enum Touch<'a> {
     /// A key of the selected database.
     Key(&'a [u8]),
-    /// A key of the selected database that is overwritten or deleted, whatever it holds: the command must not look at it.
+    /// A key of the selected database that is overwritten or deleted, whatever it holds. The command must not look at
+    /// it.
     Overwritten(&'a [u8]),
     /// A key of another database.
     In(u32, &'a [u8]),

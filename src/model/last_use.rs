@@ -1,5 +1,5 @@
-//! Keys leave the key space after the last command that touches them, so that what is held follows the keys that are still to
-//! be touched. The footprint knows which touch is the last one, by its number: nothing is kept for each key.
+//! A key leaves the key space after the last command that touches it. So memory holds only keys that are still to be
+//! touched. The footprint knows the number of the last touch, so nothing is stored for each key.
 
 use super::args::Args;
 use super::command::Spec;
@@ -7,7 +7,7 @@ use super::error::ApplyError;
 use super::key_specs::Touch;
 use super::{Blob, Entry, Keyspace, Slot};
 
-/// A key that one command alone touches, which overwrites it: nothing need be looked up.
+/// A key that only one command touches, and which that command overwrites: it need not be looked up.
 #[derive(Debug)]
 pub(super) struct Alone {
     /// The database of the snapshot.
@@ -17,12 +17,12 @@ pub(super) struct Alone {
     pub(super) slot: Slot,
 }
 
-/// Of a command that touches more keys, the others are looked up: these are compared one by one.
+/// If a command touches more keys, they are looked up. Up to this many are compared one by one.
 const MOST_ALONE: usize = 8;
 
 impl Keyspace {
-    /// Applies a command, and hands out the keys that no later one touches, with the database that is theirs in the end.
-    /// They are not here any more then.
+    /// Applies a command, and hands out the keys that no later command touches, with their final database. They are
+    /// then no longer here.
     ///
     /// # Errors
     /// As of [`Self::apply`].
@@ -40,7 +40,7 @@ impl Keyspace {
                 continue;
             };
             db.left.set(place.number);
-            // Of a database that will be flushed, nothing is left.
+            // If a database will be flushed, nothing is left of it.
             if let Some(entry) = db.take(place.number)
                 && let Some(last) = self.layout.now(base)
             {
@@ -57,7 +57,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Which keys leave after a command: counts as [`Footprint::note`] does.
+    /// Finds which keys leave after a command. It counts like [`Footprint::note`].
     fn find_leaving(&mut self, spec: &Spec, args: &Args) -> Result<(), ApplyError> {
         let Self {
             dbs,

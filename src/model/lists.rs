@@ -34,7 +34,8 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("LTRIM", Keys::At(&[1]), ltrim),
     Spec::new("LMOVE", Keys::At(&[1, 2]), lmove),
     Spec::new("RPOPLPUSH", Keys::At(&[1, 2]), rpoplpush),
-    // What follows is rewritten by all servers in scope, and told in full all the same by what is between.
+    // All servers in scope rewrite the following commands. A program between them and us may still send them as they
+    // were.
     Spec::new("BLPOP", Keys::By(pop::all_but_last), |space, args| {
         pop::blocking::<List>(space, args, End::Left)
     }),
@@ -112,7 +113,7 @@ impl List {
         }
     }
 
-    /// Where an index points to; negative ones count from the right.
+    /// The position that an index means. Negative ones count from the right.
     fn place(&self, index: i64) -> Option<usize> {
         if index >= 0 {
             usize::try_from(index)
@@ -287,7 +288,7 @@ fn lset(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// `LREM key count element`: so many from the left, or from the right, or all.
+/// `LREM key count element`: this many from the left, or from the right, or all.
 fn lrem(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let (count, element) = (args.int(2)?, args.get(3)?);
     let key = args.get(1)?;
@@ -342,7 +343,7 @@ fn ltrim(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     space.drop_if_empty(key)
 }
 
-/// The first index and the number of elements from `start` to `stop`, both inclusive, of `length` elements; negative
+/// The first index and the number of elements from `start` to `stop`, both inclusive, of `length` elements. Negative
 /// ones count from the end.
 pub(super) fn span(start: i64, stop: i64, length: usize) -> (usize, usize) {
     let end = i64::try_from(length).unwrap_or(i64::MAX);

@@ -1,20 +1,19 @@
-//! The key space: what a server's data becomes when the commands of its feed are applied to it.
+//! The key space: what the data of a server become when the commands of its feed are applied to them.
 //!
-//! It is lazy. [`Footprint`] goes over the log first and collects which keys it reads or writes; only those are loaded
-//! from the snapshot ([`Keyspace::load`]), as undecoded bytes, and a value is decoded when a command needs to look into
-//! it. All else of the snapshot is never seen here.
+//! It is lazy. [`Footprint`] first goes over the log, and collects which keys it reads or writes. Only those are loaded
+//! from the snapshot ([`Keyspace::load`]), as undecoded bytes. A value is decoded when a command needs to look into it.
+//! The rest of the snapshot is never seen here.
 //!
 //! ```text
 //! log ──▶ Footprint: keys touched, databases swapped or flushed
 //!             │
-//! snapshot ──▶ Keyspace::load (touched keys alone) ──▶ log ──▶ Keyspace::apply ──▶ Keyspace::write
+//! snapshot ──▶ Keyspace::load (only touched keys) ──▶ log ──▶ Keyspace::apply ──▶ Keyspace::write
 //! ```
 //!
-//! Commands are applied as a replica applies them (PROTOCOL.md C): conditions are evaluated against what is there, a key
-//! whose time has passed is there until the feed deletes it, and a command that cannot have succeeded on the master stops
-//! everything ([`ApplyError::Diverged`]): it is never guessed. One that cannot be applied to the value that it finds, or at all, costs
-//! the keys that it writes and no other ones: their value is [`Unknown`] until it is overwritten.
-//!
+//! Commands are applied as a replica applies them (PROTOCOL.md C). Conditions are evaluated against the data. A key
+//! whose time has passed stays until the feed deletes it. A command that cannot have succeeded on the master stops
+//! everything ([`ApplyError::Diverged`]): we never guess. A command that cannot be applied to the value that it finds,
+//! or at all, affects only the keys that it writes: their value is [`Unknown`] until it is overwritten.
 #![doc = include_str!("commands.md")]
 
 pub mod expiry;
@@ -76,10 +75,11 @@ use crate::wire::rdb::Family;
 /// Bytes of a key, a member, a field.
 pub type Blob = Box<[u8]>;
 
-/// What the accounts take for a key or an element beside its bytes: hash table, pointers, allocator.
+/// What is counted for a key or an element beside its bytes: hash table, pointers, allocator.
 const OVERHEAD: usize = 100;
 
-/// The part of a memory limit that must be left after everything was weighed anew, or else it counts as reached.
+/// The part of a memory limit that must be free after everything was weighed again. Otherwise the limit counts as
+/// reached.
 const LEFT: usize = 16;
 
 /// A key's value and what belongs to it.
@@ -93,10 +93,10 @@ pub struct Entry {
     pub more: Option<Box<More>>,
 }
 
-/// What stands beside few keys.
+/// Data that only few keys have.
 #[derive(Clone, Debug)]
 pub struct More {
-    /// Further records before the key, as they stand in the snapshot: `IDLE`, `FREQ`, and with [`Self::has_meta`]
+    /// Further records before the key, as the snapshot has them: `IDLE`, `FREQ`, and with [`Self::has_meta`]
     /// `KEY_META`.
     pub prefix: Blob,
     /// Modules have attached data to the key, whose rules only they know.
@@ -114,7 +114,7 @@ impl Entry {
         }
     }
 
-    /// Further records before the key, as they stand in the snapshot.
+    /// Further records before the key, as the snapshot has them.
     #[must_use]
     pub fn prefix(&self) -> &[u8] {
         self.more.as_ref().map_or(&[], |more| &more.prefix)
@@ -141,7 +141,7 @@ type Slot = Option<Box<Entry>>;
 pub enum Wanted {
     /// No command touches it.
     No,
-    /// It is to be loaded.
+    /// It will be loaded.
     Yes,
     /// Its value does not matter: it is overwritten or deleted first.
     Overwritten,
@@ -150,11 +150,11 @@ pub enum Wanted {
 /// One database.
 #[derive(Debug, Default)]
 struct Db {
-    /// The database of the snapshot whose keys these are; none once it was flushed.
+    /// The database of the snapshot that has these keys. None after a flush.
     base: Option<u32>,
     /// The keys of which something is known. Of other keys of `base`, nothing is.
     names: Names,
-    /// By number of the name; those behind the end are not there.
+    /// By number of the name. Those after the end are not there.
     slots: Vec<Slot>,
     /// Keys that are not known until they are overwritten.
     unread: Flags,
@@ -201,25 +201,25 @@ pub struct Keyspace {
     received: Option<i64>,
     touches: Touches,
     lasts: Lasts,
-    /// A value was loaded though it is overwritten, as a module has attached something to it.
+    /// A value was loaded although it is overwritten, because a module has attached data to it.
     is_attached: bool,
     /// The server is known to be a Valkey.
     is_valkey: bool,
     /// Where the databases of the snapshot are in the end.
     layout: Layout,
-    /// Keys that leave after the command at hand: the database of the snapshot, the database, the name.
+    /// Keys that leave after the present command: the database of the snapshot, the database, the name.
     leaving: Vec<(u32, u32, Place)>,
     /// Keys that the command at hand is the only one to touch.
     alone: Vec<Alone>,
     /// The offset before the command at hand.
     at: Offset,
-    /// A command that cannot have succeeded on the master costs its keys alone, too.
+    /// A command that cannot have succeeded on the master also affects only its keys.
     is_lenient: bool,
 }
 
 impl Keyspace {
-    /// Knows nothing yet. What `footprint` has collected can be loaded, and stays to the end: for who looks at keys. What
-    /// cannot be applied, for whatever reason, costs the keys that it writes.
+    /// Knows nothing yet. What `footprint` has collected can be loaded, and stays until the end: for code that looks at
+    /// keys. A command that cannot be applied, for whatever reason, affects only the keys that it writes.
     #[must_use]
     pub fn new(footprint: &mut Footprint, dialect: Dialect, selected: u32) -> Self {
         let mut space = Self::passing(footprint, dialect, selected);
@@ -231,7 +231,7 @@ impl Keyspace {
         space
     }
 
-    /// The same, with no more in memory than has to be: values that are overwritten before any command looks at them
+    /// The same, with as little in memory as possible: values that are overwritten before any command looks at them
     /// need not be loaded, and [`Self::apply_passing`] hands out each key after the last command that touches it.
     #[must_use]
     pub fn passing(footprint: &mut Footprint, dialect: Dialect, selected: u32) -> Self {
@@ -265,7 +265,7 @@ impl Keyspace {
         }
     }
 
-    /// Is the server a Valkey? The RDB does not always tell: versions up to 8.1 write that of Redis 7.2.
+    /// Is the server a Valkey? The RDB does not always show it: versions up to 8.1 write the RDB version of Redis 7.2.
     pub fn set_valkey(&mut self, is_valkey: bool) {
         self.is_valkey |= is_valkey;
     }
@@ -287,7 +287,7 @@ impl Keyspace {
         self.weight
     }
 
-    /// Weighs everything anew: what commands brought is accounted for as if nothing had been replaced.
+    /// Weighs everything again. Until then, what commands add is counted as if nothing had been replaced.
     pub fn weigh(&mut self) -> usize {
         let of = |db: &Db| {
             let entries = db
@@ -300,8 +300,8 @@ impl Keyspace {
         self.weight
     }
 
-    /// Does it take more memory than this? It looks at everything before it says so, and so it does when there is not enough left
-    /// for many commands: with each of the next few, it would have to look again.
+    /// Does it take more memory than this? It weighs everything before it says yes. It also says yes when too little is
+    /// left for many commands: otherwise it would have to weigh everything again with each of the next few.
     pub fn outgrows(&mut self, limit: usize) -> bool {
         let enough = limit.saturating_sub(limit / LEFT);
         self.weight > limit && self.weigh() > enough
@@ -338,17 +338,17 @@ impl Keyspace {
         self.is_attached |= is_attached;
     }
 
-    /// When the commands that come next were received, Unix milliseconds: the time marks of their segment. Servers note
-    /// such times of their own for the consumers of streams; nothing else depends on it.
+    /// When the next commands were received, Unix milliseconds, by the time marks of their segment. Servers note such
+    /// times of their own for the consumers of streams. Nothing else depends on it.
     pub fn received_at(&mut self, unix_ms: i64) {
         self.received = Some(unix_ms);
     }
 
-    /// Applies a command. If that cannot be done as the server did it, the keys that it writes are not known any more
-    /// ([`Self::unknown`]). After an error the key space is of no more use.
+    /// Applies a command. If that cannot be done as the server did it, the values of the keys that it writes are not
+    /// known any more ([`Self::unknown`]). After an error the key space is of no more use.
     ///
     /// # Errors
-    /// [`ApplyError`]: which keys the command has changed cannot be told.
+    /// [`ApplyError`]: it is not known which keys the command has changed.
     pub fn apply(&mut self, argv: &[&[u8]]) -> Result<(), ApplyError> {
         let args = Args::new(argv);
         self.apply_spec(Self::spec(&args)?, &args)
@@ -385,7 +385,7 @@ impl Keyspace {
         db.slots.get(number as usize)?.as_deref()
     }
 
-    /// What is left at the end: per database its keys, in no order.
+    /// The keys at the end, by database, in no order.
     pub fn entries(&self) -> impl Iterator<Item = (u32, impl Iterator<Item = (&[u8], &Entry)>)> {
         self.dbs.iter().map(|(number, db)| (*number, db.iter()))
     }
@@ -419,7 +419,7 @@ impl Keyspace {
         })
     }
 
-    /// What stands under a key of a database.
+    /// The slot of a key in a database.
     fn slot_in(&mut self, db: u32, key: &[u8]) -> Result<&mut Slot, ApplyError> {
         self.slot_or_unread(db, key, false)
     }
@@ -472,9 +472,9 @@ impl Keyspace {
         Ok(self.slot_in(self.selected, key)?.as_deref_mut())
     }
 
-    /// The value of a key of the selected database, to be read or changed in place; none if there is no such key.
+    /// The value of a key of the selected database, to be read or changed in place. None if there is no such key.
     ///
-    /// An aggregate from which elements were taken has to be given to [`Self::drop_if_empty`] afterwards.
+    /// After elements were taken from an aggregate, call [`Self::drop_if_empty`].
     fn value<T: DataType>(
         &mut self,
         args: &Args,
@@ -529,8 +529,8 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Puts a value in the place of whatever is there: a new key, without expiry (`SET`, `…STORE`). An empty aggregate
-    /// deletes the key.
+    /// Replaces whatever is there with a value: a new key, without expiry (`SET`, `…STORE`). An empty aggregate deletes
+    /// the key.
     fn put(&mut self, args: &Args, key: &[u8], value: Value) -> Result<(), ApplyError> {
         self.charge(value.weight().saturating_add(OVERHEAD));
         let entry = (!value.is_empty()).then(|| Box::new(Entry::new(value)));
@@ -538,7 +538,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Puts an entry, or nothing, in the place of whatever is there; gives what was there.
+    /// Replaces whatever is there with an entry, or with nothing. Returns what was there.
     fn put_entry(
         &mut self,
         args: &Args,
@@ -553,7 +553,7 @@ impl Keyspace {
         Ok(std::mem::replace(slot, entry))
     }
 
-    /// Takes a key of the selected database away; gives what was there.
+    /// Removes a key of the selected database. Returns what was there.
     fn remove(&mut self, args: &Args, key: &[u8]) -> Result<Slot, ApplyError> {
         self.put_entry(args, self.selected, key, None)
     }

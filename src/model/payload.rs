@@ -7,21 +7,21 @@ use crate::wire::rdb::cursor::{BadValue, Cursor};
 
 /// The RDB type of a module's value.
 
-/// Valkey counts on from here; Redis has not come so far.
+/// Valkey counts on from here. Redis has not reached this number.
 const FIRST_OF_VALKEY: u16 = 80;
 
 /// One whose footer was found to be right.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payload<'a> {
-    /// What stands before the footer.
+    /// The bytes before the footer.
     pub(super) body: &'a [u8],
-    /// By whom it was written.
+    /// The dialect of the server that wrote it.
     pub(super) dialect: Dialect,
 }
 
 impl<'a> Payload<'a> {
-    /// Takes the footer off: the RDB version (2 bytes) and the CRC-64 of all before. A checksum of 0 is none; the servers
-    /// that send none take such.
+    /// Removes the footer: the RDB version (2 bytes) and the CRC-64 of everything before. A checksum of 0 means none.
+    /// The servers that send none accept such payloads.
     pub(super) fn open(payload: &'a [u8]) -> Result<Self, BadValue> {
         const CRC_LEN: usize = 8;
         let short = BadValue("a dump is too short");
@@ -43,7 +43,8 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Does it end with the field that KeyDB puts behind a value: when it was changed, for its own comparison of several masters?
+/// Does it end with the field that KeyDB writes after a value? It is the time of the change, with which KeyDB compares
+/// several masters.
 pub(super) fn ends_with_keydbs_field(body: &[u8]) -> bool {
     // An AUX record (D.7) with this name.
     const FIELD: &[u8] = b"\xFA\x0Bmvcc-tstamp";
@@ -66,7 +67,7 @@ pub(super) enum Fit {
     Not,
 }
 
-/// Can a value of RDB type `kind` that was written as `from` says stand in a snapshot as `to` says?
+/// Can a value of RDB type `kind` in the dialect `from` be put into a snapshot of the dialect `to`?
 pub(super) fn fit(kind: u8, from: Dialect, to: Dialect) -> Fit {
     use Family::{Redis, Valkey};
     // The RDB version that brought the type.

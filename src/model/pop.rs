@@ -1,4 +1,4 @@
-//! Taking elements off an end: what lists and sorted sets have in common.
+//! Takes elements from an end: what lists and sorted sets have in common.
 
 use super::Keyspace;
 use super::args::Args;
@@ -40,7 +40,7 @@ pub(super) fn blocking<T: Ends>(
     of_first::<T>(space, args, keys_before_last(args), end, 1)
 }
 
-/// `LMPOP numkeys key … LEFT|RIGHT [COUNT count]`, and with a timeout before: argument `numkeys` has their number.
+/// `LMPOP numkeys key … LEFT|RIGHT [COUNT count]`, and with a timeout before. The argument `numkeys` has their number.
 pub(super) fn of_many<T: Ends>(
     space: &mut Keyspace,
     args: &Args,
@@ -58,7 +58,7 @@ pub(super) fn of_many<T: Ends>(
     of_first::<T>(space, args, keys, T::end_of(args, word)?, count)
 }
 
-/// From the first of them that is there.
+/// Takes from the first of them that is there.
 fn of_first<T: Ends>(
     space: &mut Keyspace,
     args: &Args,

@@ -16,7 +16,7 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("SELECT", Keys::None, select),
     Spec::ignored("PING"),
     Spec::ignored("REPLCONF"),
-    // Whoever reads the log keeps transactions whole.
+    // The reader of the log keeps transactions whole.
     Spec::ignored("MULTI"),
     Spec::ignored("EXEC"),
     Spec::ignored("PUBLISH"),
@@ -72,8 +72,8 @@ fn swapdb(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// The slot of a cluster that a key belongs to: CRC-16 (XMODEM) of what stands between its first `{` and the next `}`,
-/// or of the whole key if that is nothing.
+/// The slot of a cluster that a key belongs to: CRC-16 (XMODEM) of the text between its first `{` and the next `}`, or
+/// of the whole key if that text is empty.
 #[must_use]
 pub fn slot_of(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
@@ -100,8 +100,8 @@ fn crc16(bytes: &[u8]) -> u16 {
     crc
 }
 
-/// The slots whose keys a command deletes: `CLUSTER FLUSHSLOT slot [ASYNC | SYNC]`, `TRIMSLOTS RANGES count first last …`,
-/// `SFLUSH first last … [ASYNC | SYNC]`. Other words of `CLUSTER` are about the cluster, not about keys.
+/// The slots whose keys a command deletes: `CLUSTER FLUSHSLOT slot [ASYNC | SYNC]`, `TRIMSLOTS RANGES count first last
+/// …`, `SFLUSH first last … [ASYNC | SYNC]`. Other words of `CLUSTER` are about the cluster, not about keys.
 fn slots(args: &Args) -> Result<Vec<(u16, u16)>, ApplyError> {
     let slot = |arg: &[u8]| {
         u16::try_from(args.parse_int(arg)?)
@@ -152,7 +152,7 @@ fn slot_keys(args: &Args, touch: &mut dyn FnMut(Touch<'_>)) -> Result<(), ApplyE
     Ok(())
 }
 
-/// Deletes the keys that are known here; whoever writes the snapshot leaves out the others.
+/// Deletes the keys that are known here. The writer of the snapshot leaves out the others.
 fn drop_slots(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let slots = slots(args)?;
     if slots.is_empty() {

@@ -15,7 +15,7 @@ use crate::wire::rdb::packed::{self, ListpackWriter};
 /// The first RDB version with [`value_type::SET_LISTPACK`], of either family.
 const FIRST_WITH_LISTPACK: u32 = 11;
 
-/// Up to how many members servers pack (their default `set-max-…` settings).
+/// Up to this many members, servers pack a set (their default `set-max-…` settings).
 const MOST_IN_INTSET: usize = 512;
 const MOST_IN_LISTPACK: usize = 128;
 /// The longest member that they pack.
@@ -95,7 +95,7 @@ impl Set {
             if set.add(member) {
                 Ok(())
             } else {
-                Err(BadValue("a member stands there twice"))
+                Err(BadValue("a member is there twice"))
             }
         };
         match kind {
@@ -119,7 +119,7 @@ impl Set {
         Ok(set)
     }
 
-    /// The members as an intset's, if that is how servers keep them.
+    /// The members as integers, if servers keep them in an intset.
     fn numbers(&self) -> Option<Vec<i64>> {
         if self.members.len() > MOST_IN_INTSET {
             return None;

@@ -20,7 +20,7 @@ struct Sort<'a> {
     key: &'a [u8],
     by: By<'a>,
     gets: Vec<Get<'a>>,
-    /// Offset and count; a negative count means all.
+    /// Offset and count. A negative count means all.
     limit: (i64, i64),
     descending: bool,
     alpha: bool,

@@ -33,7 +33,8 @@ pub(crate) fn empty(dialect: Dialect) -> Keyspace {
 }
 
 impl Keyspace {
-    /// Applies a command given as text, split at spaces; and notes it, as the first pass would. What cannot be applied is an error.
+    /// Applies a command given as text, split at spaces, and notes it, as the first pass would. A command that cannot
+    /// be applied is an error.
     pub(crate) fn run(&mut self, command: &str) -> Result<(), ApplyError> {
         let argv: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         Footprint::new(0).note(&argv)?;

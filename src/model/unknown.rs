@@ -1,5 +1,5 @@
-//! Keys whose value is not known any more: a command that could not be applied has changed them. They take no other key with
-//! them, unless a command reads them to write that.
+//! Keys whose value is no longer known: a command that could not be applied has changed them. Other keys are not
+//! affected, unless a command reads such a key to write them.
 //!
 //! ```text
 //!            a command fails, which is to change the key                overwritten, deleted, flushed
@@ -56,7 +56,7 @@ impl Spec {
         let only = one.and_then(|(_, at)| args.get(*at).ok());
         let may = |key: &[u8]| only.is_none_or(|only| only == key);
         self.keys.of(args, &mut |touch| match touch {
-            // Where it was, it is not any more.
+            // The key is no longer in its old database.
             Touch::Key(_) if self.name == "MOVE" => {}
             Touch::Key(key) | Touch::Overwritten(key) if may(key) => write(None, key),
             Touch::In(db, key) if may(key) => write(Some(db), key),
@@ -65,7 +65,7 @@ impl Spec {
         })
     }
 
-    /// The key that is gone for certain, as the command succeeded on the master, whatever it has moved.
+    /// The key that is certainly gone, because the command succeeded on the master, whatever it has moved.
     pub(super) fn moves_away<'a>(&self, args: &Args<'a>) -> Option<&'a [u8]> {
         let from = args.get(1).ok()?;
         match self.name {
@@ -77,12 +77,13 @@ impl Spec {
 }
 
 impl Keyspace {
-    /// Where the command stands that is applied next: the offset before it.
+    /// The position of the command that is applied next: the offset before it.
     pub fn stands_at(&mut self, offset: Offset) {
         self.at = offset;
     }
 
-    /// A command failed: what it was to write is not known from here on. It is an error still where that cannot be said of keys.
+    /// A command failed: the values that it should write are not known from here on. If this cannot be said of single
+    /// keys, it is still an error.
     pub(super) fn lose(
         &mut self,
         spec: &Spec,
@@ -147,7 +148,7 @@ impl Keyspace {
         self.dbs.values().all(|db| db.unknown.is_empty())
     }
 
-    /// The keys whose value is not known, by database; those too that [`Self::apply_passing`] has let go.
+    /// The keys whose value is not known, by database. This includes those that [`Self::apply_passing`] has handed out.
     pub fn unknowns(&self) -> impl Iterator<Item = (u32, &[u8], &Unknown)> {
         self.dbs.iter().flat_map(|(number, db)| {
             let named = db.names.iter().enumerate().filter_map(|(at, name)| {
@@ -162,7 +163,7 @@ impl Keyspace {
         })
     }
 
-    /// Why the value of a key that was collected is not known; none: it is, or there is no such key.
+    /// Why the value of a key that was collected is not known. None: it is known, or there is no such key.
     #[must_use]
     pub fn unknown(&self, db: u32, key: &[u8]) -> Option<&Unknown> {
         let db = self.dbs.get(&db)?;

@@ -13,7 +13,7 @@ pub struct Dialect {
     pub version: u32,
 }
 
-/// A value as it stands in an RDB.
+/// A value as an RDB holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raw {
     /// The RDB's type byte.
@@ -24,7 +24,7 @@ pub struct Raw {
 
 /// A value of one of the built-in data types. Encode and decode of a type live in its file.
 pub trait DataType: Default {
-    /// Reads a value of one of this type's RDB types; none if `raw` is of another data type.
+    /// Reads a value of one of this type's RDB types. None if `raw` is of another data type.
     ///
     /// # Errors
     /// When the payload is not as its type says.
@@ -49,7 +49,7 @@ pub trait DataType: Default {
 /// The value of a key.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Not looked into.
+    /// Not decoded.
     Raw(Raw),
     /// A string.
     Text(Text),

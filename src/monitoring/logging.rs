@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people; coloured at a terminal (see [`has_colour`]).
+    /// For people. Coloured at a terminal, unless `NO_COLOR` is set.
     #[default]
     Text,
     /// One object a line.

@@ -15,7 +15,7 @@ pub struct Metrics {
     pub full_syncs_begun: Counter,
     /// Those whose snapshot is stored and counts.
     pub full_syncs: Counter,
-    /// Those that came to nothing.
+    /// Those that failed.
     pub full_syncs_failed: Counter,
     /// Feeds resumed by `+CONTINUE`.
     pub partial_syncs: Counter,
@@ -72,10 +72,10 @@ impl Metrics {
         };
         let full_syncs_begun = counter(
             "full_syncs_begun",
-            "Full syncs that the master has begun for us, those beside the feed included",
+            "Full syncs that the master began for backfeed, including those beside the feed",
         );
         let full_syncs = counter("full_syncs", "Full syncs whose snapshot is stored");
-        let full_syncs_failed = counter("full_syncs_failed", "Full syncs that came to nothing");
+        let full_syncs_failed = counter("full_syncs_failed", "Full syncs that failed");
         let partial_syncs = counter("partial_syncs", "Feeds resumed by +CONTINUE");
         let segments_stored = counter("segments_stored", "Log segments created");
         let bytes_received = counter("received_bytes", "Bytes of RDB and feed received");
@@ -130,28 +130,29 @@ impl Gauges {
         registry.register("received_offset", received, gauges.received_offset.clone());
         let stored = "The last byte of the feed stored";
         registry.register("stored_offset", stored, gauges.stored_offset.clone());
-        let master = "The last byte of the master's stream, as far as it was asked or heard";
+        let master = "The last byte of the master's stream, as last reported by the master";
         registry.register("master_offset", master, gauges.master_offset.clone());
-        let base = "Where the newest snapshot stands";
+        let base = "Offset of the newest snapshot";
         registry.register("base_offset", base, gauges.base_offset.clone());
         registry.register_with_unit(
             "stored_timestamp",
-            "When something of the feed was last stored, Unix time, NaN before that",
+            "Unix time at which a part of the feed was last stored, NaN before that",
             Unit::Seconds,
             gauges.stored_timestamp.clone(),
         );
         let lag = "Received but not yet stored, NaN before anything is stored";
         registry.register_with_unit("lag", lag, Unit::Bytes, gauges.lag_bytes.clone());
-        let age = "Age of the oldest byte not yet stored, or the time since the server was last heard while it is not followed";
+        let age = "Age of the oldest byte that is not stored yet. While the server is not followed: time since it was \
+                   last heard";
         registry.register_with_unit("lag", age, Unit::Seconds, gauges.lag_seconds.clone());
-        let failing = "1 while the store takes nothing, or cannot be opened";
+        let failing = "1 while the store refuses writes, or cannot be opened";
         registry.register("store_failing", failing, gauges.store_failing.clone());
         let spool = "Disk in use for feed that waits for the store";
         registry.register_with_unit("spool", spool, Unit::Bytes, gauges.spool_bytes.clone());
         registry.register("ready", "1 when /readyz answers 200", gauges.ready.clone());
         registry.register(
             "phase",
-            "1 for what it is doing, else 0",
+            "1 for the phase that backfeed is in, else 0",
             gauges.phase.clone(),
         );
         gauges

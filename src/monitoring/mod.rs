@@ -1,4 +1,4 @@
-//! What the process says of itself: status for `/readyz`, metrics for Prometheus, the log. They report; they decide nothing.
+//! What the process reports: status for `/readyz`, metrics for Prometheus, the log. They report, and never decide.
 
 pub mod logging;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! What the process is doing: for `/readyz`, `/metrics` and the log. Handed around, no globals.
+//! What the process is doing: for `/readyz`, `/metrics` and the log. It is handed around; there are no globals.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -11,8 +11,8 @@ use crate::config::Size;
 use crate::monitoring::metrics::Metrics;
 use crate::wire::position::{Offset, Position, ReplId, TimeMark};
 
-/// Time marks of bytes not yet stored, at most. One stands for 100 ms or more, so they reach back over a minute of
-/// a store that is away; beyond that, the oldest one stays, which is the one that counts.
+/// Time marks of bytes that are not stored yet, at most. One stands for 100 ms or more, so they reach back over a
+/// minute of a store that is away. Beyond that, the oldest one stays, which is the one that counts.
 const PENDING_MARKS: usize = 1024;
 /// Bytes received within this time share a mark.
 const MARK_MS: i64 = 100;
@@ -106,7 +106,7 @@ pub struct StatusView {
     pub ready: bool,
     /// What it is doing.
     pub phase: Phase,
-    /// What precisely, for people.
+    /// The details, for people.
     pub detail: String,
     /// Work that takes long, how far it is: a full sync, a restore, a new base.
     pub work: Vec<WorkView>,
@@ -120,12 +120,13 @@ pub struct StatusView {
     pub stored_offset: Option<u64>,
     /// When something was last stored, Unix milliseconds.
     pub stored_unix_ms: Option<i64>,
-    /// The last byte of the master's stream, as it last said, or as we have heard of it since.
+    /// The last byte of the master's stream, as the master said last, or as we have received since.
     pub master_offset: Option<u64>,
-    /// Bytes received, not stored, and to be stored soon (`PING`s of an idle server may wait). None: nothing stored yet.
+    /// Bytes received, not stored, and to be stored soon (`PING`s of an idle server may wait). None: nothing stored
+    /// yet.
     pub lag_bytes: Option<u64>,
-    /// Age of the oldest of them, in seconds. While the server is not followed, the time since it was last heard (or since the
-    /// start), if that is longer: nobody knows what it has written since.
+    /// Age of the oldest of them, in seconds. While the server is not followed: the time since it was last heard (or
+    /// since the start), if that is longer, because nobody knows what it has written since.
     pub lag_seconds: f64,
     /// Why the store takes nothing at the moment, and what to do.
     pub store_error: Option<String>,
@@ -133,15 +134,16 @@ pub struct StatusView {
     pub spool_bytes: u64,
     /// Why the spool does not work at the moment.
     pub spool_error: Option<String>,
-    /// Where the newest base stands.
+    /// The offset of the newest base.
     pub base_offset: Option<u64>,
     /// Why no base could be made of the log at the last try.
     pub consolidate_error: Option<String>,
-    /// What went wrong last, though it may be over.
+    /// The last error, which may be repaired by now.
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
     pub last_error_unix_ms: Option<i64>,
-    /// Who has taken over, if somebody has (or seems to have: a seal was found, and the server is asked whether it moved on).
+    /// Who has taken over, if another backfeed has (or seems to have: a seal was found, and the server is asked whether
+    /// it has changed its history).
     pub superseded: Option<String>,
 }
 
@@ -254,7 +256,7 @@ struct StoreFailure {
     permanent: bool,
 }
 
-/// A handle on what the process is doing; clones share it.
+/// A handle on the state of the process. Clones share it.
 #[derive(Clone)]
 pub struct Status(Arc<Shared>);
 
@@ -272,9 +274,9 @@ struct State {
     stored: Option<Position>,
     stored_unix_ms: Option<i64>,
     master: Option<Position>,
-    /// When the server was last heard; before that, when we started.
+    /// When something was last received from the server. Before that, when we started.
     heard_unix_ms: i64,
-    /// Up to here nothing is worth storing now.
+    /// Nothing up to here is worth storing now.
     idle: Offset,
     /// When bytes beyond what is stored were received, oldest first.
     pending: VecDeque<TimeMark>,
@@ -321,8 +323,8 @@ impl Status {
         }))
     }
 
-    /// Enters a phase; `detail` says what precisely, to people. A change is logged, here alone.
-    /// [`Phase::Superseded`] is left for [`Phase::Stopped`] only.
+    /// Enters a phase. `detail` gives the details, for people. A change is logged, and only here. After
+    /// [`Phase::Superseded`] only [`Phase::Stopped`] may follow.
     pub fn phase(&self, phase: Phase, detail: impl Into<String>) {
         let detail = detail.into();
         let mut state = self.state();
@@ -335,7 +337,7 @@ impl Status {
             } else {
                 &detail
             };
-            // What went wrong was logged by whoever handled it; being superseded is the error that the process ends with.
+            // The code that handled the error has logged it. Being superseded is the error that the process ends with.
             if phase == Phase::Superseded
                 || matches!(&state.last_error, Some((error, _)) if *error == detail)
             {
@@ -388,7 +390,7 @@ impl Status {
         state.settle();
     }
 
-    /// Bytes up to `position` lie in the store, since `unix_ms` (now, not when they were received).
+    /// Bytes up to `position` are in the store, since `unix_ms` (now, not when they were received).
     pub fn stored(&self, position: Position, unix_ms: i64) {
         let mut state = self.state();
         state.stored = Some(position);
@@ -396,7 +398,7 @@ impl Status {
         state.settle();
     }
 
-    /// The last byte that lies in the store.
+    /// The last byte that is in the store.
     #[must_use]
     pub fn stored_position(&self) -> Option<Position> {
         self.state().stored
@@ -443,7 +445,7 @@ impl Status {
         self.state().base = Some(base);
     }
 
-    /// The newest base stands here; nothing is wrong with consolidation.
+    /// The position of the newest base. Consolidation works.
     pub fn based(&self, base: Position) {
         let mut state = self.state();
         state.base = Some(base);
@@ -458,12 +460,12 @@ impl Status {
         !before.is_some_and(|before| before.starts_with(&text))
     }
 
-    /// What comes of that failure: it is told behind it.
+    /// Adds to that failure what happens next.
     pub fn consolidate_failed_and(&self, error: &str, what: &str) {
         self.state().consolidate_error = Some(format!("{error}. {what}"));
     }
 
-    /// What was received up to `offset` and is not stored is `PING`s alone: that is no lag.
+    /// What was received up to `offset` and is not stored is only `PING`s. That is no lag.
     pub fn idle(&self, offset: Offset) {
         let mut state = self.state();
         state.idle = offset;
@@ -475,8 +477,8 @@ impl Status {
         self.state().promoted = promoted;
     }
 
-    /// The store took nothing, and will be tried again; `permanent`: it will not take anything without a change. True when that
-    /// is news, to be logged: it is told once, not with every try.
+    /// The store refused a write, and is tried again. `permanent`: it will refuse everything until something is
+    /// changed. Returns true when this is new, and so has to be logged: it is logged once, not with every try.
     pub fn store_failed(&self, error: impl Into<String>, permanent: bool, unix_ms: i64) -> bool {
         self.metrics().store_errors.inc();
         let text = error.into();
@@ -494,7 +496,7 @@ impl Status {
         self.state().store_error = None;
     }
 
-    /// So much of the spool's disk is in use.
+    /// This much of the spool's disk is in use.
     pub fn spool_bytes(&self, bytes: u64) {
         self.state().spool_bytes = bytes;
     }
@@ -504,20 +506,20 @@ impl Status {
         self.state().spool_error = error;
     }
 
-    /// Something went wrong and will be tried again. Shown, not logged: whoever handles it logs it.
+    /// An error that is retried. It is shown, not logged: the code that handles it logs it.
     pub fn error(&self, error: impl Into<String>, unix_ms: i64) {
         self.state().last_error = Some((error.into(), unix_ms));
     }
 
-    /// The log was found to be sealed; whether the server has moved on to another history is still to be asked. Not ready until
-    /// it follows again.
+    /// The log was found to be sealed. The server is still to be asked whether it has changed its history. Not ready
+    /// until it follows again.
     pub fn sealed(&self, detail: impl Into<String>) {
         let detail = detail.into();
         self.phase(Phase::Connecting, detail.clone());
         self.state().superseded = Some(detail);
     }
 
-    /// Another writer has taken over; `detail` says which, as far as it is known. There is no way back.
+    /// Another writer has taken over. `detail` says which, as far as it is known. This is final.
     pub fn superseded(&self, detail: impl Into<String>) {
         let detail = detail.into();
         self.phase(Phase::Superseded, detail.clone());
@@ -536,7 +538,7 @@ impl Status {
         self.view_at(unix_ms_now())
     }
 
-    /// What is known, the lag reckoned to `now_unix_ms`.
+    /// The present state, with the lag at `now_unix_ms`.
     #[must_use]
     pub fn view_at(&self, now_unix_ms: i64) -> StatusView {
         let state = self.state();
@@ -591,8 +593,8 @@ impl Status {
     }
 }
 
-/// A full sync that the server has begun for us. It counts as failed when it is dropped before it was [`Self::stored`]: no way
-/// out can forget to count it.
+/// A full sync that the server has begun for us. It counts as failed when it is dropped before it was [`Self::stored`].
+/// So no exit can forget to count it.
 #[derive(Debug)]
 pub struct FullSyncTally {
     status: Status,
@@ -600,7 +602,7 @@ pub struct FullSyncTally {
 }
 
 impl FullSyncTally {
-    /// Its snapshot counts, and stands at `base`.
+    /// Its snapshot counts. It is at `base`.
     pub fn stored(mut self, base: Position) {
         self.is_settled = true;
         self.status.metrics().full_syncs.inc();

@@ -1,7 +1,7 @@
-//! What two points of a history differ in: keys added, changed, removed.
+//! How two points of a history differ: keys added, changed, removed.
 //!
-//! Only keys that the log between the two touches can differ, so only those are compared. What a flush takes away is counted from
-//! the base.
+//! Only keys that the log between the two touches can differ, so only those are compared. Keys that a flush removes are
+//! counted from the base.
 
 mod report;
 
@@ -22,30 +22,30 @@ use crate::wire::rdb::elements::{Part, names, parts};
 
 pub use report::{Count, Diff, KeyChange, Moved, OfPrefix, UnknownKey, What};
 
-/// Prefixes that are told apart; changes of further ones are summed up.
+/// How many prefixes are counted separately. Changes of further ones are added up.
 const PREFIXES: usize = 1000;
 /// Longest prefix that is told apart from others.
 const PREFIX_BYTES: usize = 128;
-/// So much of a key's name is told.
+/// How much of a key's name is shown.
 const NAME_BYTES: usize = 512;
 
 /// What to compare.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// Of which history; none: the one that goes on.
+    /// Of which history. None: the latest one.
     pub history: Option<ReplId>,
     /// The earlier point.
     pub from: When,
     /// The later point.
     pub to: When,
-    /// Keys that are told one by one, at most.
+    /// Keys that are listed one by one, at most.
     pub limit: usize,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory: usize,
 }
 
-/// Why the log does not lead from the earlier point to the later one. That may be there all the same, from a snapshot behind what
-/// is missing.
+/// Why the log does not lead from the earlier point to the later one. The later point may still be there, from a
+/// snapshot after what is missing.
 async fn apart(
     archive: &Archive,
     earlier: &Plan,
@@ -101,7 +101,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     rebuild::each_command(&source, plan.end.offset, request.memory, &mut between)
         .await
         .map_err(failed)?;
-    // A key that was flushed and made anew is touched behind the flush alone.
+    // Only the part of the log after the flush touches a key that was flushed and made again.
     for (db, key) in &between.touched {
         if let Some(base) = between.layout.base_of(*db) {
             survey.want_of_base(base, key);
@@ -164,7 +164,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     Ok(diff)
 }
 
-/// By database, as it is numbered at the earlier point, and name.
+/// By database (with its number at the earlier point) and name.
 type Keys<V> = BTreeMap<(u32, Box<[u8]>), V>;
 
 /// What the log between the two points touches.
@@ -308,7 +308,7 @@ enum Was {
     /// Not there.
     Gone,
     There(Looks),
-    /// Its value cannot be told.
+    /// Its value is not known.
     Unknown(Unknown),
 }
 
@@ -342,7 +342,7 @@ impl Looks {
     }
 }
 
-/// The same for the same value in another encoding, and in another order where order means nothing.
+/// The same result for the same value in another encoding, and in another order if the order means nothing.
 fn digest(family: Family, kind: u8, payload: &[u8]) -> [u8; 32] {
     let is_stream = names(family, kind).0 == "stream";
     let mut ordered = Sha256::new();
@@ -476,7 +476,7 @@ fn compare(diff: &mut Diff, before: Keys<Was>, swapped: &Swapped, space: &Keyspa
     }
     diff.unknown
         .sort_by(|a, b| (a.db, &a.key).cmp(&(b.db, &b.key)));
-    // Of swapped databases, they came in another order; those that were not listed are as many.
+    // Keys of swapped databases came in another order. The number of keys that were not listed is the same.
     diff.keys
         .sort_by(|a, b| (a.db, &a.key).cmp(&(b.db, &b.key)));
     diff.more = diff.more.saturating_add(diff.removed_unlisted);

@@ -1,7 +1,7 @@
 //! What is in an RDB: keys by database, type and encoding, expiries, the biggest keys, bytes by prefix.
 //!
-//! It is read as it passes by. No value is held, and the tables are bounded, so memory does not depend on what is read. Where values are
-//! to be checked, one is held at a time.
+//! The RDB is read as a stream. No value is held, and the tables are bounded, so memory does not depend on the RDB. If
+//! values are to be checked, one is held at a time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -16,15 +16,15 @@ use crate::wire::rdb::elements::{names, parts};
 use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 use crate::wire::rdb::{DbCounts, Family, Summary};
 
-/// Prefixes that are told apart; keys of further ones are summed up.
+/// How many prefixes are counted separately. Keys of further ones are added up.
 const PREFIXES: usize = 10_000;
 /// Longest prefix that is told apart from others.
 const PREFIX_BYTES: usize = 128;
-/// So much of a key's name is kept among the biggest.
+/// How much of a key's name is kept for the biggest keys.
 const NAME_BYTES: usize = 512;
-/// Names, and with values to be checked those, may take so much memory: twice what servers allow by default.
+/// How much memory names (and values, if they are checked) may take: twice what servers allow by default.
 const HELD_BYTES: usize = 1 << 30;
-/// Most of the biggest keys, and of the prefixes, that are told.
+/// The most of the biggest keys, and of the prefixes, that are shown.
 pub const TOP_LIMIT: usize = 10_000;
 
 /// What was found. The names of its fields are part of the interface (`--json`).
@@ -58,16 +58,16 @@ pub struct Inspection {
     pub modules: BTreeSet<String>,
     /// Is its RDB version one that is known here? What a newer one has may be missing from the counts.
     pub version_known: bool,
-    /// What became of the values, if they were looked into.
+    /// The result of the check of the values, if they were checked.
     pub values: Option<Values>,
-    /// From this byte on it could not be read, as it has something in it that is not known here, or has bytes after its end; the
-    /// counts end there.
+    /// From this byte on it could not be read: it holds something that is not known here, or has bytes after its end.
+    /// The counts end there.
     pub unread_from: Option<u64>,
     /// Why not.
     pub unread_reason: Option<String>,
 }
 
-/// What became of values that were looked into.
+/// The result of the check of values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Values {
     /// Keys whose value was read from its first to its last byte.
@@ -120,7 +120,7 @@ impl Tally {
 /// One encoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Encoding {
-    /// As `TYPE` names it; `module` for all of modules.
+    /// The type that `TYPE` names, or `module` for all types of modules.
     #[serde(rename = "type")]
     pub type_name: &'static str,
     /// How the value is written.
@@ -182,7 +182,7 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// That tells the `top` biggest keys and prefixes.
+    /// An inspector that reports the `top` biggest keys and prefixes.
     #[must_use]
     pub fn new(top: usize) -> Self {
         Self {
@@ -196,7 +196,7 @@ impl Inspector {
         }
     }
 
-    /// The same, and each value is looked into.
+    /// The same, and each value is checked.
     #[must_use]
     pub fn of_values(top: usize) -> Self {
         let mut inspector = Self::new(top);
@@ -242,16 +242,16 @@ impl Inspector {
     }
 }
 
-/// What stands behind the end of an RDB, by its first byte.
+/// What follows the end of an RDB, by its first byte.
 fn what_follows(first: Option<u8>) -> String {
     let follows = match first {
         // A command, or a time that servers note between commands.
         Some(b'*' | b'#') => {
-            "what follows looks like commands, as in an append-only file that begins with an RDB: they are not counted"
+            "what follows looks like commands, as in an append-only file that begins with an RDB. They are not counted"
         }
-        _ => "what follows is no part of it",
+        _ => "what follows does not belong to it",
     };
-    format!("the RDB is over there; {follows}")
+    format!("the RDB ends there; {follows}")
 }
 
 /// What is counted.
@@ -259,7 +259,7 @@ fn what_follows(first: Option<u8>) -> String {
 struct Tables {
     top: usize,
     family: Family,
-    /// The key that is passing by: database, type, name as far as it may be told, prefix.
+    /// The present key: database, type, name as far as it may be shown, prefix.
     key: (u32, u8, Vec<u8>, Option<Box<[u8]>>),
     encodings: BTreeMap<u8, Tally>,
     expiries: Expiries,
@@ -287,7 +287,7 @@ impl Sink for Tables {
         let (_, _, name, _) = &mut self.key;
         let mut name = std::mem::take(name);
         name.clear();
-        // One byte more than is told, so that it shows that there is more.
+        // One byte more than is shown, to show that there is more.
         let kept = key.get(..NAME_BYTES.saturating_add(1)).unwrap_or(key);
         name.extend_from_slice(kept);
         self.key = (db, kind, name, prefix);
@@ -450,7 +450,7 @@ mod tests {
         let sum = whole.encodings.iter().map(|encoding| encoding.tally.keys);
         assert_eq!(sum.sum::<u64>(), whole.keys);
         let expires: u64 = whole.databases.values().map(|db| db.expires).sum();
-        // One of them stands before an AUX field that only KeyDB puts there.
+        // One of them is before an AUX field that only KeyDB writes there.
         assert_eq!(whole.expiries.keys, expires - 1);
         for chunk in [1, 2, 7, 100] {
             let cut = inspect(&bytes, chunk, 3);

@@ -1,4 +1,4 @@
-//! One key as it was at a point, and what became of it.
+//! One key as it was at a point, and what happened to it.
 
 use crate::archive::{Archive, ArchiveError, Catalog};
 use crate::display::Shown;
@@ -19,13 +19,13 @@ pub enum LookupError {
     /// It cannot be reached.
     #[error(transparent)]
     Restore(#[from] RecoveryError),
-    /// Its keys cannot be told.
+    /// Its keys are not known.
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
     /// A command of the log cannot be applied.
     #[error(
-        "the state at {goal} cannot be told: {why}. It can be at offset {reachable}: ask for that, or restore to a server \
-         of your own, which replays the log, and ask that"
+        "the state at {goal} is not known: {why}. It is known up to offset {reachable}: ask for that offset. Or \
+         restore to a server of your own, and ask that server"
     )]
     Stopped {
         /// What was asked for.
@@ -37,9 +37,9 @@ pub enum LookupError {
     },
     /// A command could not be applied, and this is a key that it changes.
     #[error(
-        "the value of the key {key} in database {db} at {goal} cannot be told, as a command after offset {since} cannot be applied: \
-         {why}. Ask for an offset up to {since}, or restore to a server of your own, which replays the log, and ask that. Other keys \
-         can be asked for"
+        "the value of key {key} in database {db} at {goal} is not known, because a command after offset {since} cannot \
+         be applied: {why}. Ask for an offset up to {since}, or restore to a server of your own. Other keys are not \
+         affected"
     )]
     Unknown {
         /// Its name.
@@ -66,9 +66,10 @@ pub enum LookupError {
     },
     /// Both points can be restored, and a full sync stepped over log between them.
     #[error(
-        "what changed between offset {from} and offset {to} cannot be told: nobody has the bytes of the log from {missing} on, as a \
-         full sync stepped over them{}. Restore both points, each with `backfeed restore --to FILE.rdb`, and compare the files; or ask for two \
-         points on the same side", .next.map(|next| format!(" (it goes on at byte {next})")).unwrap_or_default()
+        "what changed between offset {from} and offset {to} is not known: nobody has the log from byte {missing} on, \
+         because a full sync stepped over it{}. Ask for two points on the same side. Or restore both points to RDB \
+         files, and compare the files", .next.map(|next| format!(" (it continues at byte \
+                                                                                             {next})")).unwrap_or_default()
     )]
     Apart {
         /// The earlier one.
@@ -77,7 +78,7 @@ pub enum LookupError {
         to: Offset,
         /// The first byte that is missing.
         missing: u64,
-        /// Where the log goes on.
+        /// Where the log continues.
         next: Option<u64>,
     },
     /// The later point lies before the earlier one.
@@ -112,7 +113,7 @@ pub async fn plan_of(
     Ok(plan)
 }
 
-/// What there is, and the history that is meant.
+/// The catalog, and the history that is meant.
 async fn chosen(
     archive: &Archive,
     history: Option<ReplId>,
@@ -158,7 +159,7 @@ pub struct Found {
     pub at: Position,
     /// When its last byte had been received, Unix milliseconds.
     pub unix_ms: Option<i64>,
-    /// The key; none: there was none.
+    /// The key. None: there was none.
     pub value: Option<FoundValue>,
 }
 
@@ -171,7 +172,7 @@ pub struct FoundValue {
     pub dialect: Dialect,
     /// The RDB's type byte.
     pub kind: u8,
-    /// The value as it would stand in an RDB.
+    /// The value as an RDB would hold it.
     pub payload: Vec<u8>,
 }
 
@@ -251,7 +252,7 @@ pub(crate) fn memory_of(error: RebuildError, plan: &Plan, limit: usize) -> Looku
 /// A command that touches the key.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Change {
-    /// Of its last byte.
+    /// The offset of its last byte.
     pub offset: Offset,
     /// When it had been received.
     pub unix_ms: i64,
@@ -268,7 +269,8 @@ pub struct Looked {
     pub to: Position,
 }
 
-/// Hands out every command that touches the key `key` of the database that has number `db` then, up to `when`, in order.
+/// Hands out every command that touches the key `key` of the database that has number `db` then, up to `when`, in
+/// order.
 ///
 /// # Errors
 /// [`LookupError`].

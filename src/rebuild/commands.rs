@@ -1,4 +1,5 @@
-//! The commands of a log as they are to be applied: whole, in order, with absolute expiries, transactions told.
+//! The commands of a log in the form in which they are applied: complete, in order, with absolute expiries, and with
+//! the borders of transactions.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::model::expiry::{may_need_rewrite, rewrite};
 use crate::wire::position::{Offset, TimeMark};
 use crate::wire::resp::commands::{CommandReader, CommandsError, Then, Whole};
 
-/// So long commands are handed on before others have their turn: a time limit, or an end of the program, waits no longer than that
-/// and a few commands more.
+/// How long commands are handed on before other tasks have their turn. A time limit, or an end of the program, waits no
+/// longer than this and a few commands more.
 const TURN: Duration = Duration::from_millis(10);
 /// Commands between two looks at the clock.
 const LOOK: u32 = 16;
@@ -26,17 +27,17 @@ pub type Argv<'a> = &'a [&'a [u8]];
 
 /// What is done with the commands of a log.
 pub trait Taker: Send {
-    /// A unit: one command of the log, as the commands that are to be applied in its place (mostly itself). There is nothing
-    /// between these where one could stop: `at` is before the first and behind the last of them.
+    /// A unit: one command of the log, as the commands that are applied in its place (mostly itself). One cannot stop
+    /// between these: `at` is before the first and after the last of them.
     ///
     /// # Errors
-    /// Whatever the taker does not want to go on with.
+    /// Whatever makes the receiver stop.
     fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError>;
     /// A part of the log was taken: should more come?
     fn goes_on(&mut self) -> bool;
 }
 
-/// Where a unit stands.
+/// The position of a unit.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     /// Offset before it.
@@ -80,7 +81,7 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Those up to offset `upto`; one may take `limit` bytes of memory.
+    /// A reader for the commands up to offset `upto`. One command may take `limit` bytes of memory.
     pub(super) fn new(source: &Source, upto: Offset, limit: usize) -> Self {
         let base = source.base.offset;
         Self {
@@ -203,7 +204,7 @@ struct Times {
 }
 
 impl Times {
-    /// That of the first mark at or behind the command's end; behind the last mark, that one's.
+    /// The time of the first mark at or after the command's end. After the last mark: the time of that one.
     fn received(&mut self, end: Offset) -> i64 {
         while let Some(mark) = self.marks.front() {
             if mark.offset >= end {

@@ -9,11 +9,11 @@ use crate::wire::position::{Boundary, Offset};
 #[derive(Debug)]
 pub struct Survey {
     pub(super) footprint: Footprint,
-    /// Of each of its `FUNCTION` commands, the boundary before it.
+    /// The boundary before each of its `FUNCTION` commands.
     pub(super) functions_after: Vec<Offset>,
-    /// The last boundary up to which the log is to be applied.
+    /// The last boundary up to which the log will be applied.
     pub end: Boundary,
-    /// Why not further; none: this is all of it.
+    /// Why it ends here. None: this is all of it.
     pub stop: Option<Stop>,
     /// When the last of them had been received, Unix milliseconds.
     pub received_unix_ms: Option<i64>,
@@ -21,11 +21,11 @@ pub struct Survey {
     pub commands: u64,
     /// Those among them that change data.
     pub writes: u64,
-    /// Values at the end that are known otherwise, of keys that the log does not tell.
+    /// Final values of keys that the log does not have, known from elsewhere.
     pub given: Vec<Given>,
 }
 
-/// A value of a key that the log does not tell.
+/// The value of a key that the log does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     /// Its database.
@@ -39,23 +39,24 @@ pub struct Given {
 }
 
 impl Survey {
-    /// The keys whose value at the end the commands do not tell: their database and name.
+    /// The keys whose final value the commands do not show: their database and name.
     pub fn lost(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.footprint.lost()
     }
 }
 
-/// Goes over the log of `source`, for all keys: it ends where the value of each is known, as far as the commands tell.
+/// Goes over the log of `source`, for all keys. It ends where the value of each key is known, as far as the commands
+/// show it.
 ///
 /// # Errors
-/// [`RebuildError::Archive`] and [`RebuildError::Log`]. A command that cannot be applied is none: the survey ends before
-/// it, and before the transaction that it is in, unless what it changes is overwritten before the end.
+/// [`RebuildError::Archive`] and [`RebuildError::Log`]. A command that cannot be applied is no error: the survey ends
+/// before it, and before its transaction, unless what it changes is overwritten before the end.
 pub async fn survey(source: &Source, limits: Limits) -> Result<Survey, RebuildError> {
     go_over(source, limits, true).await
 }
 
-/// The same for some of the keys: a command that cannot be applied, and whose keys are known, ends nothing. Which keys it has made
-/// unknown, the state at the end tells.
+/// The same for some of the keys. A command that cannot be applied, and whose keys are known, ends nothing. The state
+/// at the end says which keys it has made unknown.
 ///
 /// # Errors
 /// As of [`survey()`].
@@ -221,7 +222,7 @@ fn changes_data(spec: &Spec) -> bool {
     match spec.support {
         Support::Applied(_) => spec.name != "SELECT",
         Support::Ignored => spec.name == "FUNCTION",
-        // What cannot be applied at all was an error before.
+        // A command that cannot be applied at all was an error before.
         Support::Refused(_) => true,
     }
 }

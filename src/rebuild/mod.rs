@@ -7,9 +7,9 @@
 //!                                   └───▶ what became of them ───────────────┘
 //! ```
 //!
-//! Memory follows the keys that the log touches, not the data set; and their values are held from the first command that looks
-//! at them to the last one that touches them. Where they are too many, the survey ends early, at a boundary between commands:
-//! the rest is another stage.
+//! Memory grows with the keys that the log touches, not with the data set. A value is held from the first command that
+//! reads it to the last one that touches it. If there are too many, the survey ends early, at a boundary between
+//! commands. The rest is another stage.
 
 mod commands;
 mod first_pass;
@@ -49,7 +49,7 @@ pub type Log = Box<dyn Fn() -> BoxStream<'static, Result<LogItem, ArchiveError>>
 
 /// What a snapshot is made of.
 pub struct Source {
-    /// Where the old snapshot lies.
+    /// The archive with the old snapshot.
     pub archive: Archive,
     /// The old snapshot.
     pub base: BaseManifest,
@@ -63,7 +63,7 @@ impl Source {
         self.base.server.flavour == "valkey"
     }
 
-    /// The boundary at which the old snapshot stands.
+    /// The boundary of the old snapshot.
     #[must_use]
     pub fn start(&self) -> Boundary {
         Boundary {
@@ -78,14 +78,14 @@ impl Source {
 pub struct Limits {
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory: usize,
-    /// Bytes of log that are taken at most; the rest is left for another stage.
+    /// Bytes of log that are taken at most. The rest is left for another stage.
     pub log: u64,
 }
 
-/// Which point of which history the new snapshot says that it stands at.
+/// The point and the history that the new snapshot names as its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stand {
-    /// The history's, so that a replica can go on from it.
+    /// The point of the history, so that a replica can continue it.
     At(ReplId),
     /// None: it is a fork.
     Nowhere,
@@ -105,7 +105,7 @@ pub enum Stop {
     /// What it touches takes too much memory: the rest is for another stage.
     #[error("its keys take more memory than is allowed")]
     Memory,
-    /// As much log was taken as is allowed: the rest is for another stage.
+    /// The allowed amount of log was taken. The rest is for another stage.
     #[error("enough log was taken for one stage")]
     Enough,
 }
@@ -119,18 +119,18 @@ pub enum RebuildError {
     /// The log is no feed.
     #[error("the log after the snapshot at offset {base}: {source}")]
     Log {
-        /// Where the snapshot stands.
+        /// The offset of the snapshot.
         base: Offset,
         /// What is wrong.
         source: Box<CommandsError<ApplyError>>,
     },
-    /// The log ends within a command or a transaction: a bug, as it was planned not to.
+    /// The log ends within a command or a transaction. This is a bug, because the plan avoids it.
     #[error("the log ends within a command or a transaction, after offset {0}")]
     Incomplete(Offset),
     /// The old snapshot cannot be read.
     #[error("the snapshot at offset {base}: {source}")]
     Base {
-        /// Where it stands.
+        /// Its offset.
         base: Offset,
         /// What is wrong.
         source: Box<ReadError<BaseStop>>,

@@ -1,4 +1,4 @@
-//! The new snapshot on its way out.
+//! Writes the new snapshot.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -25,7 +25,7 @@ pub(super) type Piece = Result<Bytes, RebuildError>;
 /// What a new snapshot holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Keys by database; one without keys does not appear.
+    /// Keys by database. A database without keys does not appear.
     pub keys: BTreeMap<u32, u64>,
     /// Function libraries.
     pub libraries: u64,
@@ -49,10 +49,10 @@ impl Counts {
 /// Where the new snapshot goes.
 pub(super) struct Out {
     pub(super) bytes: Vec<u8>,
-    /// Of these keys alone.
+    /// Only these keys.
     pub(super) selection: Option<Selection>,
     pub(super) counts: Counts,
-    /// Values of keys that the log does not tell.
+    /// Values of keys that the log does not have.
     pub(super) given: Vec<Given>,
     /// The database that is selected in what was written.
     selected: Option<u32>,
@@ -63,7 +63,7 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// To `to`, or nowhere: then it is only counted.
+    /// Sends the RDB to `to`. Without it, the RDB is only counted.
     pub(super) fn new(to: Option<mpsc::Sender<Piece>>, selection: Option<Selection>) -> Self {
         Self {
             bytes: Vec::new(),
@@ -121,7 +121,7 @@ impl Out {
                 .any(|given| given.db == db && given.key == key)
     }
 
-    /// The values that were given of keys that the log does not tell.
+    /// Writes the given values of keys that the log does not have.
     pub(super) async fn given(&mut self, space: &Keyspace) -> Result<(), RebuildError> {
         for given in std::mem::take(&mut self.given) {
             if space.unknown(given.db, &given.key).is_some() {

@@ -47,7 +47,7 @@ pub fn write(
     write_counted(source, survey, stand, limits).0
 }
 
-/// The same, and what it holds: known when the last item has come, unless that is an error.
+/// The same, and what it holds. This is known when the last item has come, unless that is an error.
 pub fn write_counted(
     source: Source,
     survey: Survey,
@@ -183,7 +183,7 @@ struct Builder {
     aux: Option<()>,
     /// The database of the snapshot at hand.
     base_db: u32,
-    /// Its number after the log; none: its keys are gone.
+    /// Its number after the log. None: its keys are gone.
     now: Option<u32>,
     keys_begun: bool,
     /// What modules say after the keys.

@@ -9,11 +9,11 @@ pub const TYPES: [&str; 7] = ["string", "list", "set", "zset", "hash", "stream",
 /// Chosen keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// `*`, `?`, `[a-z]`, `[^a]`, and `\` before a character that is meant as it is.
+    /// `*`, `?`, `[a-z]`, `[^a]`, and `\` before a character that stands for itself.
     pub pattern: Vec<u8>,
-    /// Of this database alone.
+    /// Only keys of this database.
     pub db: Option<u32>,
-    /// Of this type alone; one of [`TYPES`].
+    /// Only keys of this type, one of [`TYPES`].
     pub type_name: Option<String>,
 }
 
@@ -37,7 +37,7 @@ impl Selection {
 /// Does `text` match a pattern of Redis?
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut left) = (pattern, text);
-    // The last `*`: what stands after it, and what is left of the text if it takes one more byte.
+    // The last `*`: the pattern after it, and the rest of the text if it takes one more byte.
     let mut star: Option<(&[u8], &[u8])> = None;
     loop {
         match (rest.split_first(), left.split_first()) {
@@ -67,7 +67,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Does a byte fit what the pattern begins with (no `*`), and what stands after that?
+/// Does a byte match the beginning of the pattern (no `*`)? Also returns the rest of the pattern.
 fn one(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
     match pattern {
         [b'?', after @ ..] => (true, after),
@@ -78,7 +78,7 @@ fn one(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
     }
 }
 
-/// `a-z]`, `^abc]`, with `\` before a byte that is meant as it is; one that does not end ends with the pattern.
+/// `a-z]`, `^abc]`, with `\` before a byte that stands for itself. A class without an end ends with the pattern.
 fn class_of(class: &[u8], byte: u8) -> (bool, &[u8]) {
     let (negated, mut rest) = match class {
         [b'^', rest @ ..] => (true, rest),

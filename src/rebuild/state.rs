@@ -1,4 +1,4 @@
-//! The keys that a log touches, in memory: for who looks at some of them instead of writing all.
+//! The keys that a log touches, in memory. For code that looks at some of them, and does not write all of them.
 
 use futures::StreamExt;
 
@@ -18,7 +18,7 @@ pub struct State {
 }
 
 impl Survey {
-    /// Wants a key beside those that the log touches, by its database at the end of the log.
+    /// Also wants a key that the log does not touch, by its database at the end of the log.
     pub fn want(&mut self, db: u32, key: &[u8]) {
         self.footprint.want(db, key);
     }
@@ -29,8 +29,8 @@ impl Survey {
     }
 }
 
-/// Loads the wanted keys of the snapshot, before the log. `unwanted` is told of each other key: its database in the snapshot and its
-/// RDB type.
+/// Loads the wanted keys of the snapshot, before the log. Calls `unwanted` for each other key, with its database in the
+/// snapshot and its RDB type.
 ///
 /// # Errors
 /// [`RebuildError`].
@@ -65,7 +65,7 @@ pub async fn load(
     Ok(State { space })
 }
 
-/// The keys that the log touches, or that are wanted beside, as they are at the end of `survey`.
+/// The keys that the log touches, and those that are wanted in addition, with their values at the end of `survey`.
 ///
 /// # Errors
 /// [`RebuildError`].
@@ -79,12 +79,13 @@ pub async fn state(
     Ok(State { space })
 }
 
-/// Applies the log up to `end` to the keys that were loaded. Keys that no later command touches go out, if there is an out: then all
-/// that are wanted there must be known in the end. Else the key space tells which are not.
+/// Applies the log up to `end` to the keys that were loaded. If there is an output, keys that no later command touches
+/// go there. Then all keys that are wanted there must be known in the end. Without an output, the key space says which
+/// keys are not known.
 ///
 /// # Errors
-/// [`RebuildError::Command`] when one cannot be applied to what it finds, [`RebuildError::Memory`], and what is wrong with
-/// the log.
+/// [`RebuildError::Command`] when one cannot be applied to what it finds, [`RebuildError::Memory`], and what is wrong
+/// with the log.
 pub(super) async fn apply(
     source: &Source,
     space: Keyspace,
@@ -199,9 +200,9 @@ struct Applier<'a> {
     limit: usize,
     /// The last boundary up to which all was applied.
     boundary: Offset,
-    /// The last one at which the values of all keys were known,
+    /// The last one at which the values of all keys were known.
     known: Offset,
-    /// and why not behind it.
+    /// Why they are not known after it.
     lost: Option<ApplyError>,
     /// They have become too much.
     full: bool,

@@ -1,4 +1,4 @@
-//! The first pass: everything is read once, and is known to be whole, before any target is touched.
+//! The first pass: everything is read once, and is known to be complete, before any target is changed.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use crate::wire::position::Boundary;
 use crate::wire::rdb::{Summary, WalkError, Walker};
 use crate::wire::resp::{Command, FeedScanner, Head};
 
-/// Command names that are remembered. Redis and Valkey together have fewer than 500 commands, modules some hundred; in a
-/// log there are only writes.
+/// Command names that are remembered. Redis and Valkey together have fewer than 500 commands, modules some hundred. A
+/// log has only writes.
 const MAX_NAMES: usize = 1000;
 
 /// What the first pass found.
@@ -29,10 +29,10 @@ pub struct Checked {
     pub commands: BTreeSet<String>,
     /// How many commands the log has, `PING` and the like included.
     pub command_count: u64,
-    /// The log holds relative expiries. Told by the commands themselves, as a new server that follows an old one passes
-    /// them on, and as a server that may not be asked for its version is of an unknown one.
+    /// The log holds relative expiries. The commands themselves show it: a new server that follows an old one passes
+    /// them on, and the version of a server may be unknown.
     pub relative_ttls: bool,
-    /// The log makes values that are at least so long, by commands that say where in a value they write.
+    /// The log makes values of at least this length, with commands that say where in a value they write.
     pub longest_value: u64,
 }
 
@@ -62,7 +62,7 @@ pub async fn check(
     })
 }
 
-/// The snapshot alone: [`is_bad_base`] tells from its error whether another one should be taken.
+/// Checks only the snapshot. [`is_bad_base`] tells from its error whether another one should be taken.
 pub(crate) async fn check_base(
     archive: &Archive,
     plan: &Plan,
@@ -203,8 +203,8 @@ async fn check_log(
     Ok(log)
 }
 
-/// The headers said where the end is; the bytes must say the same. (The database may differ: a snapshot taken beside a
-/// running capture stands where its master was about to select one.)
+/// The bytes must end where the headers said. (The database may differ: a snapshot that is taken beside a running
+/// capture may be at a point where its master was about to select one.)
 fn ends_where_planned(plan: &Plan, found: Boundary) -> Result<(), RecoveryError> {
     if found.offset == plan.end.offset {
         return Ok(());

@@ -48,7 +48,7 @@ pub async fn plan(
     plan_with(archive, catalog, history, when, usable).await
 }
 
-/// The same, beginning with a base at or before `from`.
+/// The same, with a base at or before `from`.
 ///
 /// # Errors
 /// As [`plan()`].
@@ -119,11 +119,11 @@ async fn plan_of(
     }
 }
 
-/// [`check`]s a plan. Where its base is damaged, an older one and more of the log lead to the same point: the plan for that is
-/// given back, and tells so in its notes.
+/// [`check`]s a plan. If its base is damaged, an older one and more of the log lead to the same point: then returns the
+/// plan for that, with a note.
 ///
 /// # Errors
-/// As [`check`] and [`plan()`] do; never a plan that ends earlier.
+/// As [`check`] and [`plan()`] do. Never returns a plan that ends earlier.
 pub async fn sound(
     archive: &Archive,
     mut plan: Plan,
@@ -148,7 +148,7 @@ pub async fn sound(
     }
 }
 
-/// Which history is meant: the one that is named, or else the one that goes on.
+/// Which history is meant: the one that is named, or else the latest.
 ///
 /// # Errors
 /// When there is none, or several could be meant.

@@ -23,19 +23,19 @@ pub type Content = BoxStream<'static, Result<Bytes, RecoveryError>>;
 
 /// Segments read at once: each costs a round trip to the store, and many are small.
 const SEGMENTS_AHEAD: usize = 4;
-/// Threads of the blocking pool that a restore holds: each stream that is decompressed holds one until it is over, those that are read
-/// ahead, the one that is given out, and the snapshot. The files that they come from are read by further ones: with none left, all
-/// would wait for each other for ever.
+/// Threads of the blocking pool that a restore holds. Each stream that is decompressed holds one until its end: those
+/// that are read ahead, the one that is handed out, and the snapshot. Further threads read the files that they come
+/// from. If none were left, all would wait for each other for ever.
 pub const BLOCKING_READERS: usize = SEGMENTS_AHEAD + 2;
-/// Larger segments are not read ahead whole, but as far as a reader of an object goes: two zstd frames of 1 MiB each, and as much
-/// compressed. With the number above: at most 16 MiB.
+/// Larger segments are not read ahead whole, but as far as a reader of an object goes: two zstd frames of 1 MiB each,
+/// and as much compressed. With the number above: at most 16 MiB.
 const WHOLE_SEGMENT: u64 = 1 << 20;
-/// Chunks read ahead of a slow target; a chunk is a zstd frame, mostly of 1 MiB.
+/// Chunks that are read ahead of a slow target. A chunk is a zstd frame, mostly of 1 MiB.
 const CHUNKS_AHEAD: usize = 2;
 
-/// A snapshot, as it is (`stripped` false) or without the position in the history it came from.
+/// A snapshot, unchanged (`stripped` false) or without the position in the history that it came from.
 ///
-/// Gives the length first: `$<length>` goes before the bytes.
+/// Returns the length first, because `$<length>` is sent before the bytes.
 pub async fn snapshot(
     archive: &Archive,
     base: &BaseManifest,
@@ -79,10 +79,10 @@ pub async fn snapshot(
 /// What the log is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogForm {
-    /// The bytes as they were received: offsets stay true.
+    /// The bytes as they were received. Offsets stay true.
     Raw,
-    /// To be replayed at any later time, by a server or as an AOF: relative expiries become absolute, newlines between
-    /// commands go, and a `SELECT` stands at the front unless it begins in database 0.
+    /// To be replayed later, by a server or from append-only files. Relative expiries become absolute, newlines between
+    /// commands are removed, and a `SELECT` comes first, unless the log begins in database 0.
     Replay,
 }
 
@@ -182,7 +182,7 @@ fn items(
 }
 
 impl Piece {
-    /// The header as it is stored: from here, or else read again.
+    /// The header as it is stored: from memory if it is there, else it is read again.
     pub(crate) async fn stored_header(
         &self,
         archive: &Archive,
@@ -204,8 +204,8 @@ impl Piece {
     }
 }
 
-/// The marks up to an offset, at which the log may be left for that of another history: there, the offsets beyond it have other
-/// bytes, and other times.
+/// The marks up to an offset at which another history may continue. There, the offsets beyond it have other bytes, and
+/// other times.
 fn marks_of(marks: &[TimeMark], upto: Offset) -> Vec<TimeMark> {
     let within = marks.partition_point(|mark| mark.offset < upto);
     let mut marks: Vec<TimeMark> = marks
@@ -219,7 +219,7 @@ fn marks_of(marks: &[TimeMark], upto: Offset) -> Vec<TimeMark> {
     marks
 }
 
-/// The wanted bytes of a segment. It is read to its end all the same, so that its checksum is verified.
+/// The wanted bytes of a segment. It is always read to its end, so that its checksum is verified.
 pub(crate) async fn piece_bytes(
     archive: &Archive,
     piece: &Piece,

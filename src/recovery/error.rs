@@ -15,11 +15,12 @@ pub enum RecoveryError {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     /// Several histories could be meant.
-    #[error("{0}. Name one with --history")]
+    #[error("{0}")]
     Ambiguous(#[from] Ambiguous),
     /// A document that says what there is cannot be used.
     #[error(
-        "history {history} cannot be read, and may be the latest: {reason}. To restore another one, name that with --history"
+        "history {history}, which may be the latest, cannot be read: {reason}. Another history can be restored by its \
+         id"
     )]
     UnreadableHistory {
         /// Which.
@@ -28,9 +29,7 @@ pub enum RecoveryError {
         reason: String,
     },
     /// There is no base at all.
-    #[error(
-        "{url} holds no snapshot that could be restored yet: the first full sync has not been completed"
-    )]
+    #[error("{url} holds no complete snapshot yet: the first full sync is not finished")]
     NothingToRestore {
         /// The archive.
         url: String,
@@ -38,17 +37,17 @@ pub enum RecoveryError {
     /// The point cannot be read.
     #[error(transparent)]
     When(#[from] BadWhen),
-    /// The goal lies before everything that is stored.
-    #[error("{goal} lies before the oldest point that can be restored, {oldest}")]
+    /// The goal is before everything that is stored.
+    #[error("{goal} is before the oldest point that can be restored, {oldest}")]
     BeforeOldest {
         /// What was asked for.
         goal: String,
         /// The oldest base.
         oldest: String,
     },
-    /// The goal lies after everything that is stored.
+    /// The goal is after everything that is stored.
     #[error(
-        "{goal} lies after the last point that is stored, {last}: ask for `latest`, or an earlier point"
+        "{goal} is after the last point that is stored, {last}. Ask for `latest`, or an earlier point"
     )]
     AfterLatest {
         /// What was asked for.
@@ -62,7 +61,7 @@ pub enum RecoveryError {
     /// The log has a hole before the goal.
     #[error(
         "the log of history {history} has a gap: byte {missing} is missing{}, so {goal} cannot be reached from the \
-         snapshot at offset {base}. What can be restored from it ends at offset {reachable}: ask for that",
+         snapshot at offset {base}. Ask for offset {reachable}, the last one before the gap",
         .next.map(|next| format!(" (the next segment begins at byte {next})")).unwrap_or_default()
     )]
     Gap {
@@ -70,7 +69,7 @@ pub enum RecoveryError {
         history: ReplId,
         /// The first missing byte.
         missing: u64,
-        /// Where the log goes on.
+        /// Where the log continues.
         next: Option<u64>,
         /// What was asked for.
         goal: String,
@@ -78,13 +77,13 @@ pub enum RecoveryError {
         base: Offset,
         /// The last boundary before the gap.
         reachable: Offset,
-        /// Nobody has those bytes, as a full sync stepped over them: a snapshot stands behind them instead.
+        /// Nobody has those bytes, because a full sync stepped over them. A snapshot follows them instead.
         stepped_over: bool,
     },
-    /// The goal lies where a full sync stepped over bytes that nobody has.
+    /// The goal is in a part that a full sync stepped over, and that nobody has.
     #[error(
-        "{goal} cannot be restored: nobody has the bytes of the log after {from} up to offset {upto}, as a full sync stepped \
-         over them. Ask for offset {reachable}, which is the last point before them, or for one from offset {upto} on"
+        "{goal} cannot be restored: nobody has the log after {from} up to offset {upto}, because a full sync stepped \
+         over it. Ask for offset {reachable}, the last point before, or for one from offset {upto} on"
     )]
     SteppedOver {
         /// What was asked for.
@@ -97,7 +96,7 @@ pub enum RecoveryError {
         reachable: Offset,
     },
     /// The bases that could have served are damaged.
-    #[error("no sound snapshot is left for {goal}: {}", .damaged.join("; "))]
+    #[error("there is no sound snapshot for {goal}: {}", .damaged.join("; "))]
     NoSoundBase {
         /// What was asked for.
         goal: String,
@@ -121,7 +120,7 @@ pub enum RecoveryError {
         source: FeedError,
     },
     /// A log cannot be rewritten for replay.
-    #[error("the log cannot be made fit for replay: {0}")]
+    #[error("the log cannot be prepared for a replay: {0}")]
     Rewrite(#[from] FeedRewriteError),
     /// The replication position could not be taken out of the snapshot.
     #[error("the snapshot cannot be prepared for a fork: {0}")]
@@ -176,9 +175,9 @@ impl RecoveryError {
 /// The clock that times were taken from went back.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{goal} names no point of history {history}: the clock of backfeed's machine went back then, from {held} to {back}, and times \
-     from {from_time} to {held} do not tell what had been received. What was received with a wrong or a repeated time lies between \
-     offsets {from} and {upto}: ask for one of those (`offset:{upto}`), for `latest`, or for a time outside"
+    "{goal} names no point of history {history}: the clock of backfeed's machine went back from {held} to {back}, so \
+     times from {from_time} to {held} do not say what had been received. Ask for `latest`, for a time outside of that \
+     span, or for an offset between {from} and {upto} (`offset:{upto}`)"
 )]
 pub struct ClockWentBack {
     /// What was asked for.

@@ -1,4 +1,4 @@
-//! How many keys there are at the end of a plan: what a target must hold, to the key.
+//! How many keys there are at the end of a plan. A target must hold exactly as many.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub enum Expected {
     Unknown(String),
 }
 
-/// Counts beside everything else: without a log the manifest says it, else the log is applied to the snapshot.
+/// Counts while other work runs. Without a log, the manifest has the counts. Otherwise the log is applied to the
+/// snapshot.
 #[derive(Debug)]
 pub struct Count {
     task: Option<JoinHandle<Expected>>,
@@ -68,7 +69,7 @@ impl Count {
         &self.expected
     }
 
-    /// The same, or else that it takes too long.
+    /// The same, or an answer that it takes too long.
     pub async fn within(&mut self, limit: Duration) -> Expected {
         match timeout(limit, self.wait()).await {
             Ok(expected) => expected.clone(),

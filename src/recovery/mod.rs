@@ -3,8 +3,8 @@
 //! ```text
 //! choice    which history, and a plan whose base is sound
 //! target    up to when: `latest`, a time, an offset
-//! plan      which base, which pieces of the log, where precisely it ends     (headers alone are read)
-//! check     everything is read once: whole and sound
+//! plan      which base, which pieces of the log, where exactly it ends       (reads only headers)
+//! check     everything is read once: complete and sound
 //! content   the bytes of a plan: snapshot and log, verified and read ahead
 //! ```
 //!

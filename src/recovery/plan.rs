@@ -1,4 +1,4 @@
-//! What a restore consists of: which base, which pieces of which segments, and where precisely it ends.
+//! What a restore consists of: which base, which pieces of which segments, and where exactly it ends.
 //!
 //! ```text
 //! lineage   root ────────────▶ left at N ─ child ─────────▶ goal
@@ -22,9 +22,9 @@ use crate::wire::resp::FeedScanner;
 /// A part of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The segment. Of a long log, the time marks are left out (`has_marks`), as it has millions of them.
+    /// The segment. In a long log, time marks are left out (`has_marks`), because there are millions of them.
     pub header: SegmentHeader,
-    /// The header is as it is stored; else its time marks are missing here.
+    /// The header is complete. Otherwise its time marks are missing here.
     pub has_marks: bool,
     /// Wanted: the bytes after this offset, at least the segment's start,
     pub after: Offset,
@@ -34,8 +34,8 @@ pub struct Piece {
     pub relative_ttls: bool,
 }
 
-/// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when needed
-/// (in tests from the third segment on).
+/// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when
+/// needed (in tests from the third segment on).
 const MARKS_KEPT: usize = if cfg!(test) { 4 } else { 1 << 20 };
 
 /// What a restore consists of.
@@ -53,16 +53,16 @@ pub struct Plan {
     pub end: Boundary,
     /// The same with the history that the end belongs to: `history` or an ancestor.
     pub end_position: Position,
-    /// When the last byte had been received; none when nothing tells.
+    /// When the last byte was received. None when this is not known.
     pub end_unix_ms: Option<i64>,
     /// The end is exactly the last safe point of `history`: it may be continued.
     pub is_tip_end: bool,
-    /// The last stored byte of `history`'s log, behind which a seal stands or would stand. Told when the end is in
+    /// The last stored byte of `history`'s log, which a seal follows or would follow. Known when the end is in
     /// `history` itself.
     pub stored_end: Option<Offset>,
     /// The log holds relative TTLs: it cannot be served under its own offsets.
     pub relative_ttls: bool,
-    /// What an operator should know: damaged bases that were passed over, segments beyond a gap.
+    /// What an operator should know: damaged bases that were skipped, segments beyond a gap.
     pub notes: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ impl Plan {
         self.end.offset.since(self.base.offset)
     }
 
-    /// The boundary at which the base stands.
+    /// The boundary of the base.
     #[must_use]
     pub fn start(&self) -> Boundary {
         Boundary {
@@ -103,9 +103,9 @@ pub type BadBases = BTreeMap<(ReplId, Offset), String>;
 /// Which bases a plan may begin with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usable<'a> {
-    /// Not with these.
+    /// These are not used.
     pub(crate) bad: &'a BadBases,
-    /// With none behind this offset: what comes after it is to be seen command by command.
+    /// Use no base after this offset: the commands after it are wanted one by one.
     pub(crate) upto: Option<Offset>,
 }
 
@@ -119,7 +119,7 @@ impl Usable<'_> {
     }
 }
 
-/// The plan as far as `catalog` tells ([`super::plan()`]).
+/// The plan according to `catalog` ([`super::plan()`]).
 pub(crate) async fn of_listed(
     archive: &Archive,
     catalog: &Catalog,
@@ -146,7 +146,7 @@ pub(crate) async fn of_listed(
     planner.finish(base, walk, end, tip, notes).await
 }
 
-/// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant stands first.
+/// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant comes first.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     history: ReplId,
@@ -243,7 +243,8 @@ impl Planner<'_> {
         let root = self.spans.last()?.history;
         let previous = self.catalog.histories.get(&root)?.doc.previous?;
         Some(format!(
-            "history {root} began with a new full sync, and what was stored before is history {}, up to offset {} (--history)",
+            "history {root} began with a new full sync. What was stored before is history {}, up to offset {}. Name \
+             that history to restore it",
             previous.history, previous.offset
         ))
     }
@@ -277,7 +278,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Follows the log from the base towards the goal, from each history into the one that went on from it.
+    /// Follows the log from the base towards the goal, from each history into the one that continued it.
     async fn walk(
         &self,
         span: usize,
@@ -409,7 +410,7 @@ impl Planner<'_> {
         end: Boundary,
         tip: Option<Tip>,
     ) -> Result<(), RecoveryError> {
-        // No end may lie before a snapshot that was passed over: the data went on.
+        // No end may be before a snapshot that was skipped, because the data continued.
         let passed_over = self
             .bases()
             .filter(|(_, base)| !self.usable.allows(base) && base.offset <= goal);
@@ -420,7 +421,7 @@ impl Planner<'_> {
         let log_ended = walk.span == 0
             && match walk.stopped {
                 Some(ChainEnd::Log(_) | ChainEnd::Sealed(_)) => true,
-                // Segments beyond a gap may be strays of a writer that died: then the log ends here all the same.
+                // Segments beyond a gap may be strays of a writer that died. Then the log ends here.
                 Some(ChainEnd::Gap { .. } | ChainEnd::SteppedOver { .. }) => {
                     tip.is_some_and(|tip| tip.stored <= walk.reached)
                 }
@@ -486,14 +487,12 @@ impl Planner<'_> {
             .get(walk.span)
             .map_or(self.history, |span| span.history);
         for ((id, offset), why) in self.usable.bad {
-            notes.push(format!(
-                "the snapshot at {id}:{offset} was passed over: {why}"
-            ));
+            notes.push(format!("the snapshot at {id}:{offset} was skipped: {why}"));
         }
         if let Some(ChainEnd::Gap { at, next }) = walk.stopped {
             notes.push(format!(
-                "the log of history {end_history} ends at offset {at}; segments from byte {next} on lie beyond a gap and \
-                 belong to no restore point"
+                "the log of history {end_history} ends at offset {at}. Segments from byte {next} on are after a gap, \
+                 and belong to no restore point"
             ));
         }
         notes.extend(self.before());
@@ -516,7 +515,7 @@ impl Planner<'_> {
         })
     }
 
-    /// Where the log of the history asked for ends, if the restore ends in that history (the first span).
+    /// Where the log of the requested history ends, if the restore ends in that history (the first span).
     async fn tip(
         &self,
         span: usize,
@@ -531,14 +530,14 @@ impl Planner<'_> {
                 boundary: end.boundary,
             })),
             Err(error) if is_damage(&error) => {
-                notes.push(format!("the end of the log cannot be told: {error}"));
+                notes.push(format!("the end of the log is not known: {error}"));
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// When the end had been received: the first mark at or behind it, else the last one before it.
+    /// When the end was received: the first mark at or after it, else the last one before it.
     async fn end_time(
         &self,
         base: &BaseManifest,
@@ -562,7 +561,7 @@ struct Tip {
     boundary: Boundary,
 }
 
-/// Takes away what lies behind `end`.
+/// Removes what is after `end`.
 fn trim(pieces: &mut Vec<Piece>, end: Offset) {
     pieces.retain(|piece| piece.after < end);
     if let Some(last) = pieces.last_mut() {

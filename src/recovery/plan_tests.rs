@@ -210,7 +210,10 @@ async fn a_gap_before_the_goal_is_named_and_a_newer_base_steps_over_it() {
         "{text}"
     );
     assert!(
-        text.contains(&format!("ends at offset {}", ends[2])),
+        text.contains(&format!(
+            "Ask for offset {}, the last one before the gap",
+            ends[2]
+        )),
         "{text}"
     );
 }

@@ -13,7 +13,7 @@ pub enum Stage {
     Snapshot,
     /// Sending or writing the log.
     Log,
-    /// Everything is sent; the target loads and applies it.
+    /// Everything is sent. The target loads and applies it.
     Applying,
     /// The target has been opened, and writes its append-only file.
     Rewriting,
@@ -36,9 +36,9 @@ impl Stage {
 
 /// Is told how far a restore has come.
 pub trait Progress: Send + Sync {
-    /// A stage begins, of so many bytes if that is known.
+    /// A stage begins, with this many bytes if that is known.
     fn stage(&self, stage: Stage, bytes: Option<u64>);
-    /// So many more bytes of it are done.
+    /// This many more bytes of it are done.
     fn advance(&self, bytes: u64);
 }
 

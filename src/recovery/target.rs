@@ -68,7 +68,7 @@ impl When {
                 .ok_or_else(|| bad("is no point in time"))?
         };
         if at > now_unix_ms {
-            return Err(bad("has not come yet"));
+            return Err(bad("is in the future"));
         }
         Ok(Self::AtUnixMs(at))
     }

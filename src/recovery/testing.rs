@@ -158,9 +158,9 @@ impl Sample {
         manifest
     }
 
-    /// Stores `bytes`, which begin at the boundary `from`, cut after each of the `cuts` (offsets) and at the end. Whether
-    /// a segment is left out is told by `keep`. The byte at offset n was received at n * 10 ms, told for each segment's
-    /// first and last byte.
+    /// Stores `bytes`, which begin at the boundary `from`, cut after each of the `cuts` (offsets) and at the end.
+    /// `keep` says which segments are stored. The byte at offset n was received at n * 10 ms; each segment says so for
+    /// its first and last byte.
     pub(crate) async fn log_with_holes(
         &self,
         history: ReplId,

@@ -18,7 +18,8 @@ pub enum RestoreError {
     Recovery(#[from] RecoveryError),
     /// The original history may not be continued from here.
     #[error(
-        "history {history} cannot be continued: {reason}. Without --continue-history, the restore gets an id of its own"
+        "history {history} cannot be continued: {reason}. A restore that does not continue it gives the server an id \
+         of its own"
     )]
     CannotContinue {
         /// The history.
@@ -26,21 +27,20 @@ pub enum RestoreError {
         /// Why.
         reason: String,
     },
-    /// Another history goes on from the one that was to be continued.
+    /// Another history already continues the one that was to be continued.
     #[error(
-        "history {history} goes on as {child}, so it cannot be continued once more. Restore {child}, or leave \
-         --continue-history out"
+        "{child} already continues history {history}. Restore {child}, or restore without continuing the history"
     )]
     GoesOn {
         /// The history.
         history: ReplId,
-        /// The one that goes on from it.
+        /// The one that continues it.
         child: ReplId,
     },
-    /// Another process restores a server from the history, and took us for gone.
+    /// Another process is restoring a server from the history, because it took this one for dead.
     #[error(
-        "{writer} restores another Redis from history {history} now, as nothing was heard from here for too long: this one is \
-         not promoted"
+        "this server is not promoted: this restore was silent for too long, and {writer} restores another Redis from \
+         history {history} now"
     )]
     LeaseLost {
         /// The history.
@@ -50,7 +50,7 @@ pub enum RestoreError {
     },
     /// A file or directory is in the way.
     #[error(
-        "{path} {reason}. Nothing was written; choose another place, or use --force to replace it"
+        "{path} {reason}. Nothing was written. Choose another place, or force the restore to replace it"
     )]
     InTheWay {
         /// What.
@@ -60,8 +60,8 @@ pub enum RestoreError {
     },
     /// The log cannot be applied up to the goal, so no RDB file can hold it.
     #[error(
-        "an RDB file cannot be made for {goal} (offset {end}): {why}. Restore to aof:DIRECTORY or to a server, which replay \
-         the log, or ask for offset {reachable}"
+        "an RDB file cannot be made for {goal} (offset {end}): {why}. Restore to aof:DIRECTORY or to a server, which \
+         replay the log. Or ask for offset {reachable}"
     )]
     NotASnapshot {
         /// What was asked for.
@@ -89,7 +89,7 @@ pub enum RestoreError {
     /// The target does not answer, or not as expected.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The target cannot take this restore; nothing has been changed there.
+    /// The target cannot take this restore. Nothing was changed there.
     #[error("{addr} {reason}. Nothing was changed there")]
     Refused {
         /// The target.
@@ -99,8 +99,8 @@ pub enum RestoreError {
     },
     /// Feeding the target failed.
     #[error(
-        "feeding {addr} failed: {source}. It is still a replica of this restore and takes no writes: run the restore \
-         again with --force, or `REPLICAOF NO ONE` there to open it as it is"
+        "feeding {addr} failed: {source}. It may still be a replica of this restore, and then takes no writes. Force \
+         the restore again, or open it as it is: redis-cli REPLICAOF NO ONE"
     )]
     Feeding {
         /// The target.
@@ -108,10 +108,10 @@ pub enum RestoreError {
         /// Why.
         source: Box<ServeError>,
     },
-    /// The target was told to follow us, and then could not be asked or told any more.
+    /// The target was told to follow us, and after that it no longer answered.
     #[error(
-        "{doing} failed: {source}. {addr} may still be a replica of this restore, and takes no writes then: run the restore \
-         again with --force, or `REPLICAOF NO ONE` there to open it as it is"
+        "{doing} failed: {source}. {addr} may still be a replica of this restore, and then takes no writes. Force the \
+         restore again, or open it as it is: redis-cli REPLICAOF NO ONE"
     )]
     LeftFollowing {
         /// The target.
@@ -123,7 +123,8 @@ pub enum RestoreError {
     },
     /// Some of the chosen keys are there, and some are not.
     #[error(
-        "{written} of the chosen keys are restored to {addr}; then {what} failed: {source}. Run the restore again with --replace"
+        "{written} of the chosen keys are restored to {addr}. Then {what} failed: {source}. Run the restore again, and \
+         replace the keys that are there"
     )]
     KeysLeft {
         /// The target.
@@ -137,8 +138,8 @@ pub enum RestoreError {
     },
     /// Some of the chosen keys were written, and are not there.
     #[error(
-        "{missing} of the chosen keys were written to {addr} and are not there, such as {such_as}: {why}. Then run the restore again with \
-         --replace"
+        "{missing} of the chosen keys were written to {addr} and are missing there, such as {such_as}: {why}. Correct \
+         that. Then run the restore again, and replace the keys that are there"
     )]
     KeysMissing {
         /// The target.
@@ -155,11 +156,11 @@ pub enum RestoreError {
     NoKeys {
         /// What was asked for.
         pattern: String,
-        /// As of when.
+        /// At which point.
         goal: String,
     },
     /// The port for the target could not be opened.
-    #[error("cannot listen on {addr}: {source}. Choose another address for --listen")]
+    #[error("cannot listen on {addr}: {source}. Choose another address to listen on")]
     Listen {
         /// Where.
         addr: String,
@@ -168,8 +169,9 @@ pub enum RestoreError {
     },
     /// The target has everything, and does not hold what it should: it was not opened.
     #[error(
-        "{addr} has not been opened, as it does not hold what was restored: {differs}. It may still be a replica of this restore, and takes \
-         no writes then: run the restore again with --force, or `REPLICAOF NO ONE` there to open it as it is"
+        "{addr} is not promoted, because it does not hold what was restored: {differs}. It may still be a replica of \
+         this restore, and then takes no writes. Force the restore again, or open it as it is: redis-cli REPLICAOF NO \
+         ONE"
     )]
     Unproved {
         /// The target.
@@ -179,17 +181,17 @@ pub enum RestoreError {
     },
     /// The target is not what it was any more.
     #[error(
-        "{addr} was not restored: {differs}. What it holds now was left as it is: look at `INFO replication` there, and run the restore \
-         again with --force if it may be written over"
+        "{addr} was not restored: {differs}. What it holds now was left as it is. Check `INFO replication` there. If \
+         its data may be overwritten, force the restore again"
     )]
     Changed {
         /// The target.
         addr: String,
-        /// What became of it.
+        /// How it changed.
         differs: Differs,
     },
     /// After the restore, the target does not hold what it should.
-    #[error("{addr} has been restored and opened, but {reason}")]
+    #[error("{addr} was restored and promoted, but {reason}")]
     Differs {
         /// The target.
         addr: String,
@@ -249,7 +251,7 @@ impl RestoreError {
 /// What to do about a file that cannot be written.
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::NotFound => ". Is there such a directory?",
+        std::io::ErrorKind::NotFound => ". Check that the directory exists",
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
             ". Choose a place where you may write"
         }

@@ -1,5 +1,5 @@
-//! The lease on a history for as long as a Redis is restored from it under its own id. What it is good for, and why it cannot
-//! do harm, stands in [`crate::archive::takeover`].
+//! The lease on a history while a Redis is restored from it under its own id. [`crate::archive::takeover`] says what it
+//! is for, and why it cannot do harm.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::recovery::plan::Plan;
 use crate::runtime;
 use crate::wire::position::ReplId;
 
-/// The first claim is renewed after this time, each further one after twice the time, up to the longest: a short restore whose
-/// process died is taken over soon, and one of an hour leaves few objects.
+/// The first claim is renewed after this time, each further one after twice the time, up to the longest. So a short
+/// restore whose process died is taken over soon, and a restore of an hour leaves few objects.
 const RENEW_FIRST: Duration = Duration::from_secs(2);
 const RENEW_MAX: Duration = Duration::from_secs(16);
-/// A claim stands for so many times its renewal: the store may be slow, or fail once.
+/// A claim is valid for this many times its renewal: the store may be slow, or fail once.
 const STANDS: u32 = 3;
-/// Between two looks at somebody else's claim.
+/// Pause between two looks at the claim of another process.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The right to restore a Redis from a history.
@@ -50,10 +50,11 @@ struct State {
 }
 
 impl Lease {
-    /// Takes it, however long another one holds it and shows that it is alive. `tell` is told whose it is.
+    /// Takes the lease. Waits as long as another process holds it and shows that it is alive. Calls `tell` with its
+    /// name.
     ///
     /// # Errors
-    /// [`RestoreError::GoesOn`] when another history goes on from this one.
+    /// [`RestoreError::GoesOn`] when another history continues this one.
     pub async fn take(
         archive: &Archive,
         history: ReplId,
@@ -84,7 +85,7 @@ impl Lease {
                     sleep(LOOK).await;
                     continue;
                 }
-                tracing::warn!(%history, "whoever restored a Redis from it has not gone on: taking its place");
+                tracing::warn!(%history, "the process that restored a Redis from it stopped: continuing in its place");
             }
             let stands = RENEW_FIRST.saturating_mul(STANDS);
             let claim = archive.claim(history, number, &claimant, stands).await?;
@@ -109,7 +110,7 @@ impl Lease {
         Self { shared, keeper }
     }
 
-    /// The look right before a Redis is promoted: is it still ours, and for long enough?
+    /// The look right before a Redis is promoted: is the lease still ours, and for long enough?
     ///
     /// # Errors
     /// [`RestoreError::LeaseLost`], [`RestoreError::GoesOn`]: it must not be promoted.
@@ -128,11 +129,11 @@ impl Lease {
 }
 
 impl Lease {
-    /// Records that the history goes on in a server that was restored from it to the end, and promoted. One that has an id of
-    /// which it was not restored is recorded by its own first snapshot.
+    /// Records that the history continues in a server that was completely restored from it, and promoted. If that
+    /// server has an id under which it was not restored, its own first snapshot records it.
     ///
     /// # Errors
-    /// [`RestoreError::GoesOn`]: it goes on in another server.
+    /// [`RestoreError::GoesOn`]: another server continues it.
     pub(super) async fn record(
         &self,
         facts: &Facts,
@@ -223,7 +224,7 @@ async fn keep(shared: Arc<Shared>) {
         match shared.renew().await {
             Err(RestoreError::LeaseLost { .. }) => return,
             Err(error) => {
-                tracing::debug!(%error, "a lease could not be renewed; it is tried again")
+                tracing::debug!(%error, "a lease could not be renewed; retrying")
             }
             Ok(()) => {}
         }

@@ -1,12 +1,13 @@
 //! Archive → server or files.
 //!
 //! ```text
-//! plan     which base, which pieces of the log, where precisely it ends     (headers alone are read)
-//! check    everything is read once: whole, sound, fit for the target?       (nothing has been touched yet)
+//! plan     which base, which pieces of the log, where exactly it ends       (reads only headers)
+//! check    reads everything once: complete, sound, right for the target?    (nothing has been changed yet)
 //! serve    we are the target's master: snapshot, log, promotion             aof, rdb_file: the same into files
 //! ```
 //!
-//! All but a sidecar's restore of its own Redis are **forks**: a fresh id, and no replication position in the snapshot.
+//! Every restore is a **fork**, except for a sidecar's restore of its own Redis. A fork has a fresh id, and no
+//! replication position in the snapshot.
 
 mod error;
 mod files;
@@ -41,29 +42,30 @@ use crate::wire::position::{Offset, ReplId};
 pub struct Request {
     /// Where to.
     pub target: Dest,
-    /// Up to when.
+    /// Up to which point.
     pub when: When,
-    /// Which history; none: the one that goes on.
+    /// Which history. None: the latest one.
     pub history: Option<ReplId>,
     /// Whose history, where there are several (`host:port`, or `sidecar`).
     pub service: Option<String>,
     /// Replace what is there.
     pub force: bool,
-    /// Only tell what would be done.
+    /// Only say what would be done.
     pub dry_run: bool,
     /// Serve the history's own id, so that what comes later continues it. Seals its log.
     pub continue_history: bool,
-    /// For `aof:`.
+    /// The layout for `aof:`.
     pub aof_layout: AofLayout,
-    /// For an RDB file, and to know how many keys there must be: bytes of memory for the keys that the log touches, at most.
+    /// Bytes of memory for the keys that the log touches, at most. It is used for an RDB file, and to find how many
+    /// keys there must be.
     pub memory_limit: usize,
-    /// For `redis://`.
+    /// Where to listen for `redis://`.
     pub listen: ListenOptions,
     /// The id of the fork: random.
     pub fork_id: ReplId,
     /// Who restores, for the seal.
     pub writer: String,
-    /// What time it is, Unix milliseconds.
+    /// The current time, Unix milliseconds.
     pub now_unix_ms: i64,
 }
 
@@ -140,7 +142,7 @@ pub async fn restore(
     write(archive, request, found, server, progress).await
 }
 
-/// What is to be restored: sound, and read to its end.
+/// What will be restored. It is sound, and was read to its end.
 struct Found<'a> {
     plan: &'a Plan,
     checked: &'a Checked,
@@ -160,7 +162,7 @@ async fn take_lease(
     };
     let wait = |claim: &ClaimDoc| {
         tracing::warn!(
-            "waiting: {} restores another Redis from history {history} just now. Its place is taken if it does not go on",
+            "waiting: {} is restoring another Redis from history {history}. backfeed takes its place if it stops",
             claim.writer
         );
     };
@@ -251,7 +253,7 @@ async fn write(
                 files::aof::write(archive, plan, directory, request.aof_layout, progress).await?;
             held = count.wait().await.clone();
             notes.push(format!(
-                "wrote {}; start the server with dir {} and appendonly yes",
+                "wrote {}. To load it, start the server with: --dir {} --appendonly yes",
                 made.display(),
                 directory.display()
             ));
@@ -270,9 +272,8 @@ async fn write(
 /// How often another writer may be faster with a segment than we with the seal. Each time it has stored some more.
 const SEAL_TRIES: usize = 1000;
 
-/// Seals the log of `history` where it ends, so that nothing that is stored later can be missing from a restore, and makes the
-/// plan that ends there. A writer that is still alive finds the seal and stops. `catalog` is what was known of it before: of the
-/// store nothing is asked but what came since.
+/// Seals the log of `history` where it ends, so that a restore cannot lack what is stored later, and makes the plan
+/// that ends there. A writer that is still alive finds the seal and stops.
 ///
 /// # Errors
 /// As [`plan`] does.
@@ -291,7 +292,7 @@ pub async fn seal(
         let plan = crate::recovery::plan(archive, catalog, history, When::Latest, &BadBases::new())
             .await?;
         let Some(end) = plan.stored_end else {
-            let reason = "where its log ends cannot be told".to_owned();
+            let reason = "it is not known where its log ends".to_owned();
             return Err(RestoreError::CannotContinue { history, reason });
         };
         match archive
@@ -304,7 +305,7 @@ pub async fn seal(
         }
     }
     let at = last_taken.unwrap_or(Offset(0));
-    let reason = format!("another writer goes on storing, now after offset {at}: stop it first");
+    let reason = format!("another writer is still storing, now after offset {at}. Stop it first");
     Err(RestoreError::CannotContinue { history, reason })
 }
 

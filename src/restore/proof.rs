@@ -1,14 +1,14 @@
-//! Does a target hold what it was given? It is asked while it is a replica still: nothing is opened, and nothing is called
-//! restored, without a [`Proof`].
+//! Checks that a target holds what it was given. The check runs while the target is still a replica. Without a
+//! [`Proof`], nothing is promoted, and nothing is called restored.
 //!
 //! ```text
 //! Before ──▶ snapshot, log ──▶ caught up ──▶ prove ──▶ Proof ──▶ REPLICAOF NO ONE
 //!                                              └─────▶ Differs: it stays a replica, and takes no writes
 //! ```
 //!
-//! A replica answers its master with no errors: what it refuses (for want of memory, by a limit that its master had not) it refuses in
-//! silence, and acknowledges all the same. But it counts them. It expires no keys either, so that its keys can be
-//! compared to the key with what the archive holds.
+//! A replica sends no errors to its master. When it refuses a command (no memory, or a limit that the master did not
+//! have), it does so without a word, and acknowledges the command all the same. But it counts what it refused. It also
+//! expires no keys, so its keys can be compared one by one with what the archive holds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,18 +22,19 @@ use crate::link::health::Memory;
 use crate::link::replication_info::{Facts, Role};
 use crate::recovery::expected_keys::{Count, Expected};
 
-/// A target that gets no `PING` waits so long for the end of the counting. It leaves a silent master after `repl-timeout`, 60 s by
-/// default.
+/// How long a target without `PING` waits for the end of the counting. It leaves a silent master after `repl-timeout`,
+/// 60 s by default.
 const COUNT_PATIENCE: Duration = Duration::from_secs(20);
-/// For a target to which `PING`s are sent meanwhile.
+/// The limit for a target to which `PING`s are sent meanwhile.
 const COUNT_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How far above its memory limit a target may be that lets keys go there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slack {
-    /// Not a byte: it would lose keys as soon as it is opened.
+    /// Not a byte: it would lose keys as soon as it is promoted.
     None,
-    /// A tenth: a cache that lived at its limit comes back a little above or below it, and goes on letting keys go, as ever.
+    /// A tenth: a cache that ran at its limit comes back a little above or below it, and continues to evict keys, as
+    /// before.
     Cache,
 }
 
@@ -86,10 +87,10 @@ pub enum Unproved {
     Differs(#[from] Differs),
 }
 
-/// Looks at a target that has acknowledged everything. `port`: by which it knows us as its master.
+/// Checks a target that has acknowledged everything. `port`: the port by which it knows us as its master.
 ///
 /// # Errors
-/// [`Unproved`]: it must not be opened.
+/// [`Unproved`]: it must not be promoted.
 pub async fn prove(
     control: &mut Control,
     before: &Before,
@@ -146,9 +147,9 @@ impl Before {
             _ if run_id.is_some() && *run_id != self.run_id => {
                 "it was restarted meanwhile".to_owned()
             }
-            Role::Master => "somebody has promoted it meanwhile".to_owned(),
+            Role::Master => "another client promoted it meanwhile".to_owned(),
             Role::Replica { host, port: of, .. } if *of != port => {
-                format!("somebody has made it a replica of {host}:{of} meanwhile")
+                format!("another client made it a replica of {host}:{of} meanwhile")
             }
             Role::Replica { .. } | Role::Unknown => return Ok(()),
         };
@@ -177,7 +178,7 @@ impl Before {
         }
         let evicted = since(health.evicted_keys, self.evicted_keys);
         if evicted > 0 {
-            reasons.push(format!("it let {evicted} keys go (evicted_keys)"));
+            reasons.push(format!("it evicted {evicted} keys (evicted_keys)"));
         }
         let mut notes = Vec::new();
         match expected {
@@ -201,7 +202,8 @@ impl Before {
         if !reasons.is_empty() {
             let remedy = (memory.limit > 0).then(|| {
                 format!(
-                    "its maxmemory is {} bytes, with maxmemory-policy {}: raise it there (CONFIG SET maxmemory 0 is no limit)",
+                    "its maxmemory is {} bytes, with maxmemory-policy {}. Raise it there: redis-cli CONFIG SET \
+                     maxmemory 0 (no limit)",
                     memory.limit, memory.policy
                 )
             });
@@ -213,11 +215,11 @@ impl Before {
         }
         if memory.limit > 0 && memory.used > memory.limit {
             notes.push(format!(
-                "the server takes {} bytes, and its maxmemory is {}: {} until that is raised (CONFIG SET maxmemory)",
+                "the server uses {} bytes, and its maxmemory is {}: {} until you raise it (CONFIG SET maxmemory)",
                 memory.used,
                 memory.limit,
                 if memory.evicts() {
-                    "it lets keys go"
+                    "it evicts keys"
                 } else {
                     "it takes no writes that need memory"
                 }
@@ -238,13 +240,13 @@ impl Proof {
         &self.keys
     }
 
-    /// What could not be compared, and what to know.
+    /// What could not be compared, and what an operator should know.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// How many keys it has let go since.
+    /// How many keys it has evicted since.
     #[must_use]
     pub fn evicted_since(&self, now: &Facts) -> u64 {
         since(now.health.evicted_keys, self.evicted_keys)
@@ -256,7 +258,7 @@ impl Differs {
     #[must_use]
     pub(super) fn gone(error: &ControlError) -> Self {
         Self {
-            reasons: vec![format!("it does not answer any more ({error})")],
+            reasons: vec![format!("it no longer answers ({error})")],
             remedy: None,
             is_another: true,
         }
@@ -303,7 +305,7 @@ fn compare_keys(wanted: &BTreeMap<u32, u64>, have: &BTreeMap<u32, u64>, reasons:
 fn overrun(memory: &Memory, slack: Slack) -> Option<String> {
     (memory.evicts() && memory.used > slack.limit(memory.limit)).then(|| {
         format!(
-            "it takes {} bytes, and would let keys go as soon as it is opened",
+            "it uses {} bytes, and would evict keys as soon as it is opened",
             memory.used
         )
     })

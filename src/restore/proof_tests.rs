@@ -58,11 +58,11 @@ fn each_way_to_differ_is_told() {
             "0 function libraries instead of 1",
         ),
         ("run_id:b\n", "it was restarted"),
-        ("role:master\n", "somebody has promoted it"),
+        ("role:master\n", "another client promoted it"),
         ("master_port:1\n", "made it a replica of h:1"),
         (
             "maxmemory:999\nmaxmemory_policy:volatile-ttl\n",
-            "would let keys go as soon as it is opened; its maxmemory is 999 bytes, with maxmemory-policy volatile-ttl",
+            "would evict keys as soon as it is opened; its maxmemory is 999 bytes, with maxmemory-policy volatile-ttl",
         ),
     ] {
         let differs = compared(more, Slack::None).unwrap_err().to_string();

@@ -37,13 +37,13 @@ pub struct Report {
     pub end_unix_ms: Option<i64>,
     /// The end is the last point that is stored.
     pub is_latest: bool,
-    /// The id that the target is served; none for files.
+    /// The id under which the target is fed. None for files.
     pub served_id: Option<ReplId>,
     /// The target continues the history.
     pub continued: bool,
     /// The history of the snapshot.
     pub base_history: ReplId,
-    /// Where the snapshot stands.
+    /// The offset of the snapshot.
     pub base_offset: u64,
     /// Its format.
     pub base_format: String,
@@ -51,11 +51,11 @@ pub struct Report {
     pub base_bytes: u64,
     /// Segments after it.
     pub segments: usize,
-    /// Their bytes, as far as they are used, uncompressed.
+    /// Their bytes, uncompressed, as far as they are used.
     pub log_bytes: u64,
     /// Commands in them, once they have been read.
     pub commands: Option<u64>,
-    /// Keys by database at that point; in the target, before it was opened, if it is a server.
+    /// Keys by database at that point. If the target is a server: the keys in it before it was promoted.
     pub keys: BTreeMap<u32, u64>,
     /// They are those of the snapshot, before the log, as those at the point are not known.
     pub keys_before_log: bool,
@@ -108,7 +108,7 @@ impl Report {
         }
     }
 
-    /// With the keys at the point, if they are known.
+    /// Adds the keys at the point, if they are known.
     pub(super) fn of(mut self, expected: &Expected) -> Self {
         match expected {
             Expected::Known(counts) => {

@@ -1,12 +1,12 @@
-//! Buffers that are used again. Large ones that come and go on several threads would leave the allocator with several times what is
-//! in use, as it keeps some for each thread.
+//! Buffers that are used again. The allocator keeps some memory for each thread. If several threads allocated large
+//! buffers again and again, it would keep several times what is in use.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// More of them are not kept: nothing of ours has so many on the way at once.
+/// No more buffers than this are kept: we never use that many at once.
 const MOST_KEPT: usize = 16;
 /// Longer ones are seldom, and not kept.
 const LONGEST_KEPT: usize = 2 << 20;
@@ -26,7 +26,7 @@ impl Buffers {
         buffer
     }
 
-    /// Bytes that give their buffer back when nobody needs them any more.
+    /// Bytes that return their buffer when nobody needs them any more.
     #[must_use]
     pub fn lend(&self, buffer: Vec<u8>) -> Bytes {
         if buffer.is_empty() {

@@ -1,13 +1,13 @@
-//! What the program takes from the world around it beside sockets, files and clocks: tasks, threads, chance.
+//! What the program takes from the world outside, beside sockets, files and clocks: tasks, threads, chance.
 //!
-//! The simulation (`tests/simulation`) puts its own in their place, so that one seed decides everything that happens. Of
-//! that nothing is left in the program itself.
+//! The simulation (`tests/simulation`) replaces them, so that one seed decides everything that happens. The program
+//! itself contains nothing of the simulation.
 
 pub mod buffers;
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-/// Runs `task` beside its caller.
+/// Runs `task` at the same time as its caller.
 pub(crate) fn spawn<F>(task: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -60,7 +60,7 @@ pub(crate) fn random() -> u64 {
     number
 }
 
-/// So many bytes of chance.
+/// This many random bytes.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     for chunk in bytes.chunks_mut(size_of::<u64>()) {

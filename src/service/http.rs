@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`: how the process is, never data.
+//! `/healthz`, `/readyz` and `/metrics`: the state of the process, never data.
 
 use std::future::Future;
 use std::io;
@@ -20,12 +20,11 @@ use crate::config::HttpAddr;
 use crate::link::connection_limit::{self, ConnectionLimit};
 use crate::monitoring::status::{Phase, Status};
 
-/// Probes and scrapes take milliseconds, and there are few at once. When there are more, the one that has been there for the
-/// longest goes.
+/// Probes and scrapes take milliseconds, and there are few at once. When there are more, the oldest one is closed.
 pub const CONNECTIONS: usize = 32;
-/// Whoever asks says what within this time: probes give up after fewer seconds.
+/// A client must send its request within this time. Probes give up after fewer seconds.
 const HEADER: Duration = Duration::from_secs(5);
-/// And has taken the answer by then.
+/// And it must have read the answer within this time.
 const ANSWER: Duration = Duration::from_secs(15);
 
 /// The content type of Prometheus' (OpenMetrics) text format.
@@ -67,7 +66,7 @@ pub async fn serve(listener: TcpListener, status: Status, end: impl Future<Outpu
     connections.ended().await;
 }
 
-/// One request, one answer: a connection that is kept open for the next request is a file descriptor that nobody uses.
+/// One request, one answer: a connection that is kept open for the next request wastes a file descriptor.
 async fn answer(stream: TcpStream, routes: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -76,7 +75,7 @@ async fn answer(stream: TcpStream, routes: Router) {
     let service = TowerToHyperService::new(routes);
     let answered = http.serve_connection(TokioIo::new(stream), service);
     if let Ok(Err(error)) = timeout(ANSWER, answered).await {
-        tracing::debug!(%error, "a connection to --http came to nothing");
+        tracing::debug!(%error, "a connection to the HTTP server failed");
     }
 }
 

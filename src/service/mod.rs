@@ -16,13 +16,13 @@ use crate::link::sentinel::{Finder, SentinelError};
 use crate::monitoring::status::{Phase, Status};
 use crate::store::{self, StoreError};
 
-/// First and longest pause between two sessions. (How often a full sync may be asked for is [`crate::capture`]'s to say.)
+/// First and longest pause between two sessions. ([`crate::capture`] says how often a full sync may be requested.)
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Longest pause between two questions to the Sentinels. They answer from memory, and a failover should be noticed soon; a
-/// master that is away is not touched by it.
+/// Longest pause between two questions to the Sentinels. They answer from memory, and a failover should be noticed
+/// soon. The questions do not reach a master that is away.
 const FIND_PAUSE_MAX: Duration = Duration::from_secs(3);
-/// A session that followed the feed and lasted so long was a good one: the next pause is short again.
+/// A session that followed the feed and lasted this long was good: the next pause is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// The longest pause between two looks at a store that cannot be used: a Redis may be waiting for its data.
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(4);
@@ -72,14 +72,15 @@ pub enum Patience {
     None,
     /// `backup`: for a store that is away, not for one that refuses.
     Away,
-    /// `sidecar`: for whatever the store may say, as Redis waits with us; not for something that is no archive.
+    /// `sidecar`: waits whatever the error of the store, because Redis waits for us. Does not wait if the store is no
+    /// archive.
     Whatever,
 }
 
-/// Opens the archive, or makes one, as long as it may take.
+/// Opens the archive, or makes one. Waits as long as `patience` allows.
 ///
 /// # Errors
-/// [`SessionEnd::Archive`] when it is not worth waiting; [`SessionEnd::Stopped`].
+/// [`SessionEnd::Archive`] when waiting makes no sense; [`SessionEnd::Stopped`].
 pub async fn open_archive(
     store: &StoreConfig,
     patience: Patience,
@@ -142,7 +143,7 @@ pub async fn pause_or_stop(pause: Duration, shutdown: &mut Shutdown) -> Result<(
 /// `backfeed backup`: follows one server for as long as the process lives.
 ///
 /// # Errors
-/// The [`SessionEnd`] that no further try can mend: superseded, or refused at the very first try.
+/// The [`SessionEnd`] that no further try can repair: superseded, or refused at the very first try.
 pub async fn run_backup(
     config: BackupConfig,
     store: &StoreConfig,
@@ -201,8 +202,8 @@ pub async fn run_backup(
                 return Ok(());
             }
             SessionEnd::Superseded { .. } if superseded => return Err(give_up(&status, end)),
-            // The seal was found while writing. The server itself may have moved on since, as another listener has seen:
-            // the next session asks it.
+            // The seal was found while writing. The server itself may have moved on since, as another listener has
+            // seen: the next session asks it.
             SessionEnd::Superseded { .. } => {
                 doubt(&status, &clock, &end);
                 superseded = true;
@@ -228,7 +229,7 @@ pub async fn run_backup(
     }
 }
 
-/// Where the server is, each time anew.
+/// Where the server is. This is asked each time.
 enum Located {
     Server(Source),
     BySentinels { finder: Finder, backoff: Backoff },
@@ -265,7 +266,7 @@ impl Located {
         }
     }
 
-    /// How long to wait after a search that has failed. A wrong name is no reason to hurry; the rest is.
+    /// How long to wait after a search that has failed. A wrong name needs no hurry; other errors do.
     fn pause(&mut self, error: &SentinelError) -> Duration {
         match self {
             Self::BySentinels { backoff, .. } if !error.is_unknown_name() => {
@@ -276,7 +277,8 @@ impl Located {
     }
 }
 
-/// Memory is full of what waits for the store: no new link before it has room. Nor much later, as the master's backlog goes on.
+/// Memory is full of what waits for the store: no new link before there is room. But not much later either, because the
+/// master's backlog moves on.
 async fn wait_for_room(capture: &Capture, shutdown: &mut Shutdown) {
     while !capture.has_room() {
         if pause_or_stop(PAUSE_FIRST, shutdown).await.is_err() {
@@ -287,7 +289,7 @@ async fn wait_for_room(capture: &Capture, shutdown: &mut Shutdown) {
 
 /// A seal was found: either another writer has taken over, or the server has moved on, which it is asked next.
 pub fn doubt(status: &Status, clock: &Clock, end: &SessionEnd) {
-    let text = format!("{end}; asking the server whether it has moved on");
+    let text = format!("{end}; asking the server whether it has changed its history");
     tracing::warn!("{text}");
     status.error(text.clone(), clock());
     status.sealed(text);
@@ -299,7 +301,7 @@ pub fn give_up(status: &Status, end: SessionEnd) -> SessionEnd {
     end
 }
 
-/// A session ended in a way that the next one may mend.
+/// A session ended in a way that the next one may repair.
 pub fn report(status: &Status, clock: &Clock, end: &SessionEnd) {
     let text = end.to_string();
     tracing::warn!("{text}");

@@ -1,4 +1,4 @@
-//! A Redis that came up with less than the store has: the poorer state must not become the latest by itself.
+//! A Redis that came up with less than the store has. The smaller state must not become the latest by itself.
 
 use std::collections::BTreeSet;
 
@@ -14,19 +14,19 @@ use crate::recovery::When;
 use crate::service::pause_or_stop;
 use crate::wire::position::{Position, ReplId};
 
-/// What was found out about the Redis beside us.
+/// What is known about the Redis beside us.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
-    /// Histories that lack what the store has; with those that go on from them.
+    /// Histories that lack what the store has, and those that continue them.
     poorer: BTreeSet<ReplId>,
-    /// One that has as much as it should.
+    /// A history that has as much as it should.
     sound: Option<ReplId>,
-    /// What is wrong, in words.
+    /// What is wrong, as text.
     why: String,
 }
 
 impl Judged {
-    /// Is its history, or the one that it goes on from, one of those?
+    /// Is its history, or the one that it continues, one of those?
     fn is_poorer(&mut self, facts: &Facts) -> bool {
         let known = |id: Option<ReplId>| id.is_some_and(|id| self.poorer.contains(&id));
         let poorer = known(facts.replid) || known(facts.replid2.map(|(id, _)| id));
@@ -38,7 +38,7 @@ impl Judged {
 }
 
 impl Sidecar {
-    /// What is to be done with a Redis that is a master. Whether the capture may take it as it is, is told to that.
+    /// What to do with a Redis that is a master. The guard of the capture is told whether it may be captured as it is.
     pub(super) async fn judge(
         &mut self,
         facts: &Facts,
@@ -104,8 +104,8 @@ impl Sidecar {
         Ok(master)
     }
 
-    /// The store's latest, with what the Redis before had sent in it. What is wrong with it is no reason to leave a Redis with data
-    /// without a backup.
+    /// The latest state in the store, including what the earlier Redis had sent. An error in it is no reason to leave a
+    /// Redis with data without a backup.
     async fn tip_for_master(
         &mut self,
         keys: u64,
@@ -131,7 +131,7 @@ impl Sidecar {
         }
     }
 
-    /// Is what our replica has to be replaced, as `--when-behind restore` says?
+    /// Must the data of our replica be replaced, because of `--when-behind restore`?
     pub(super) fn is_given_up(
         &mut self,
         facts: &Facts,
@@ -143,7 +143,7 @@ impl Sidecar {
         self.config.when_behind == WhenBehind::Restore && (left || self.judged.is_poorer(facts))
     }
 
-    /// Nothing of this Redis is captured before somebody has decided. It is looked at again after a while.
+    /// Nothing of this Redis is captured until an operator has decided. It is checked again after a while.
     pub(super) async fn wait_for_decision(
         &mut self,
         facts: &Facts,
@@ -153,9 +153,9 @@ impl Sidecar {
         self.status.promoted(false);
         let redis = &self.config.redis;
         let text = format!(
-            "{}. It is not captured, WAIT does not count it, and the stored state stays the latest. To give Redis the stored \
-             state, without what it has taken since: `redis-cli -h {} -p {} FLUSHALL`. To keep what Redis has, as the latest \
-             state: start backfeed with `--when-behind capture`",
+            "{}. backfeed does not capture it, WAIT does not count backfeed, and the stored state stays the latest. To \
+             give Redis the stored state and lose what it has taken since: `redis-cli -h {} -p {} FLUSHALL`. To make \
+             what Redis has the latest state: start backfeed with `--when-behind capture`",
             self.judged.why, redis.host, redis.port
         );
         if self.status.view().last_error.as_ref() != Some(&text) {
@@ -166,7 +166,8 @@ impl Sidecar {
         Ok(pause_or_stop(super::REPLICA_PAUSE, shutdown).await?)
     }
 
-    /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the log.
+    /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the
+    /// log.
     pub(super) async fn weigh(&mut self, at: Position, found: Amount) -> Result<(), SidecarError> {
         let Some((_, tip)) = self.tip().await? else {
             return Ok(());
@@ -204,8 +205,8 @@ impl Sidecar {
             None => "far more".to_owned(),
         };
         self.judged.why = format!(
-            "Redis came up with {} keys, of a history that the store does not know, and the store has {keys} (less than one \
-             in {TINY} of the keys and bytes is taken for a loss)",
+            "Redis came up with {} keys, in a history that the store does not know, and the store has {keys} (less \
+             than one in {TINY} of the keys and bytes counts as a loss)",
             found.keys.unwrap_or(0)
         );
         self.judged.poorer.insert(at.history);

@@ -1,12 +1,12 @@
-//! Which situation a Redis is in, and what is right to do. Pure, so that every row of the table is a test.
+//! Which situation a Redis is in, and what to do. Pure, so every row of the table is a test.
 //!
 //! | Redis is | it holds | the store holds | then |
 //! |---|---|---|---|
 //! | our replica | no keys, no functions | nothing | store an empty base, serve that, then promote |
-//! | our replica | functions alone | nothing | promote it |
+//! | our replica | only functions | nothing | promote it |
 //! | our replica | no keys | a history | take the lease on it, serve it, look again, promote |
-//! | our replica | no keys | a history that another sidecar holds the lease on | wait; go on when that is not renewed |
-//! | our replica | no keys | a history that went on in the Redis of the one that was waited for | end: superseded |
+//! | our replica | no keys | a history that another sidecar holds the lease on | wait; continue when the lease is not renewed |
+//! | our replica | no keys | a history that the Redis of the other sidecar continues | end: superseded |
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
 //! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and look at it as a master |
 //! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
@@ -14,8 +14,8 @@
 //! | a master | the same, and it was written to, or had more at that point than is stored of it | a history | `--when-behind` decides |
 //! | a master | next to nothing, of no known history | a history | `--when-behind` decides |
 //! | a master | anything else | anything | capture it |
-//! | a master, restored from a history that goes on in another one ([`crate::archive::takeover`]) | anything | anything | store and acknowledge nothing: superseded |
-//! | a replica of somebody else | – | – | leave it, and capture it as it is |
+//! | a master, restored from a history that another one continues ([`crate::archive::takeover`]) | anything | anything | store and acknowledge nothing: superseded |
+//! | a replica of another server | – | – | leave it, and capture it as it is |
 
 pub use crate::archive::Tip;
 use crate::wire::position::{Offset, ReplId};
@@ -29,7 +29,7 @@ pub struct Claim {
     pub offset: Offset,
 }
 
-/// The history that a server left when it was promoted, or when it loaded an RDB as a master, and where.
+/// The history that a server left when it was promoted, or when it loaded an RDB as a master, and the offset.
 pub type Left = Option<(ReplId, Offset)>;
 
 /// What to do with a Redis that is our replica.
@@ -41,7 +41,7 @@ pub enum Replica {
     Promote(&'static str),
 }
 
-/// A Redis that is our replica, with `keys` keys. `given_up`: what it has is to be replaced, whatever it is.
+/// A Redis that is our replica, with `keys` keys. `given_up`: its data are replaced, whatever they are.
 #[must_use]
 pub fn replica(
     keys: u64,
@@ -54,20 +54,20 @@ pub fn replica(
         return Replica::Promote(if keys == 0 {
             "the store is empty: nothing to restore"
         } else {
-            "the store is empty, and Redis has data of its own: it is kept"
+            "the store is empty, and Redis has data of its own: it is captured as it is"
         });
     };
     let known = claim.map(|claim| (claim.offset, tip.knows(claim.id)));
     match known {
         Some((has, Some(stored))) if has <= stored => Replica::Serve,
         Some((_, Some(_))) => Replica::Promote(
-            "Redis has data of its own that goes beyond what is stored: it is kept, and captured anew",
+            "Redis has data of its own that goes beyond what is stored: it is captured as it is",
         ),
         _ if keys == 0 || given_up => Replica::Serve,
         _ if is_older(tip, left, claim.map(|claim| claim.offset)) => Replica::Serve,
         _ => Replica::Promote(
-            "Redis has data of its own, and nothing proves it to be older than the store: it is kept, and captured anew. \
-             (The stored history stays: `backfeed list` shows it)",
+            "Redis has data of its own, and nothing proves it to be older than the store: it is captured as it is. The \
+             stored history stays: `backfeed list` shows it",
         ),
     }
 }
@@ -79,7 +79,7 @@ pub enum Master {
     Capture,
     /// It came up empty and unguarded, or from an older snapshot, although there is data to restore.
     Restore,
-    /// It lacks so many bytes of the store, and has been written to: somebody has to decide.
+    /// It lacks this many bytes of the store, and has been written to: an operator has to decide.
     Behind(u64),
 }
 
@@ -103,9 +103,9 @@ fn is_older(tip: &Tip, left: Left, offset: Option<Offset>) -> bool {
     is_unwritten && tip.lacks(left).is_some() && !tip.is_beyond(left)
 }
 
-/// Did a master with these ids, which has no keys, have everything that is stored, so that its emptiness is the application's
-/// doing? `is_stored`: the store holds that history. One that has loaded an old RDB as it started has left the history that
-/// it was in before the end that is stored.
+/// Did a master with these ids, which has no keys, have everything that is stored? Then the application has deleted the
+/// keys. `is_stored`: the store holds that history. A master that loaded an old RDB at its start has left the earlier
+/// history before the end that is stored.
 #[must_use]
 pub fn was_emptied(
     id: Option<ReplId>,

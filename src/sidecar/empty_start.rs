@@ -1,7 +1,8 @@
-//! How a Redis begins that the store has nothing for: with an empty base, which is stored before Redis takes a write.
+//! How a Redis begins when the store is empty: with an empty base, which is stored before Redis takes a write.
 //!
-//! Redis is given that base under the id of a new history, as any other that is stored. So it goes on with the history from the first
-//! write on, without a full sync; a write that `WAIT` confirms is in the log at once, and the next Redis finds a history.
+//! Redis gets that base under the id of a new history, like any other stored base. So it continues the history from the
+//! first write on, without a full sync. A write that `WAIT` confirms is in the log at once, and the next Redis finds a
+//! history.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +49,8 @@ impl Sidecar {
             Err(SuccessionError::Archive(error)) => return Err(error),
         }
         let end = begins_at(&doc);
-        tracing::info!(at = %end, "the store is empty, and so is Redis: its history begins with an empty base, which is stored");
+        tracing::info!(at = %end, "the store and Redis are empty: storing an empty base, with which the history \
+                                   begins");
         Ok(Some(Tip {
             end,
             ancestors: Vec::new(),

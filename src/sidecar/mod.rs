@@ -1,4 +1,4 @@
-//! `backfeed sidecar`: the Redis beside us is restored when it comes up, promoted, and captured.
+//! `backfeed sidecar`: restores the Redis beside it when that starts, promotes it, and captures it.
 //!
 //! ```text
 //!        ┌───────────────────────────── the link is gone ───────────────────────────┐
@@ -6,7 +6,7 @@
 //!      look ──▶ our replica ──▶ listener: PSYNC ──▶ decide ──▶ [seal, serve] ─▶ promote ─▶ capture
 //!        │ └──▶ master ───────▶ decide ──▶ [make it our replica] ─▶ look            ▲
 //!        │                        └─────────────────────────────────────────────────┤
-//!        └────▶ a replica of somebody else ─────────────────────────────────────────┘
+//!        └────▶ a replica of another server ────────────────────────────────────────┘
 //! ```
 
 mod behind;
@@ -45,7 +45,7 @@ use self::opening::{Opening, Unopened};
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Between two tries to read whose the store is.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
-/// Redis tries its master every second. One that has not come for so long is looked at again.
+/// Redis tries its master every second. If it has not connected for this long, it is checked again.
 const REPLICA_PAUSE: Duration = Duration::from_secs(5);
 /// How long a promoted Redis may take to say that it is a master.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
@@ -56,17 +56,17 @@ pub enum SidecarError {
     /// The capture.
     #[error(transparent)]
     Session(#[from] SessionEnd),
-    /// Redis does not answer, or not as it should.
+    /// Redis does not answer, or its answer is wrong.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The stored state cannot be served.
     #[error("Redis cannot be restored: {0}")]
     Restore(#[from] RestoreError),
-    /// Serving broke off; Redis comes again.
-    #[error("restoring Redis broke off: {0}")]
+    /// Serving failed. Redis connects again.
+    #[error("restoring Redis failed: {0}")]
     Serve(#[from] ServeError),
     /// The listener.
-    #[error("cannot listen on {addr} for Redis: {cause}. Choose another address for --listen")]
+    #[error("cannot listen on {addr} for Redis: {cause}. Choose another address to listen on")]
     Listen {
         /// Where.
         addr: String,
@@ -75,15 +75,16 @@ pub enum SidecarError {
     },
     /// It was given everything, and does not hold it.
     #[error(
-        "Redis has not been opened, as it does not hold what is stored: {0}. It takes no writes, and is restored again when its maxmemory \
-         is changed or it restarts, and every 5 minutes; --promote-incomplete opens it as it is"
+        "Redis is not promoted, because it does not hold what is stored: {0}. It takes no writes. It is restored again \
+         when its maxmemory is changed, when it restarts, and every 5 minutes. To promote it as it is: \
+         --promote-incomplete"
     )]
     Unproved(Differs),
     /// The archive belongs to another server's sidecar.
     #[error(
-        "{url} belongs to the sidecar `{recorded}` (sidecar.json says so), and this is `{name}`: two servers must not share \
-         one, as each would be given the other's data. For another server, use a path of its own, such as --store \
-         {url}/{name}. If it is the same server under another name, start it with --name {recorded} (BACKFEED_NAME)"
+        "{url} belongs to the sidecar `{recorded}` (sidecar.json), and this sidecar is `{name}`. Two servers must not \
+         share a store: each would get the data of the other. For another server, use a path of its own, such as \
+         {url}/{name}. For the same server under another name, use the recorded name"
     )]
     Name {
         /// The store.
@@ -95,22 +96,23 @@ pub enum SidecarError {
     },
     /// Another sidecar has restored its Redis from the store, and this one waited for it.
     #[error(
-        "superseded: another backfeed has restored its Redis from history {history}{child}, and ours was not. (If that is \
-         another server, give each a --store, or a prefix, of its own.) To restore this one from what the other has \
-         stored, and shut that out, start this backfeed again"
+        "superseded: another backfeed has restored its Redis from history {history}{child}, and this one has not. If \
+         that is another server, give each a store or prefix of its own. To restore this Redis from what the other one \
+         stored, and shut the other one out, start this backfeed again"
     )]
     TakenOver {
         /// The history that both wanted.
         history: ReplId,
-        /// What goes on from it.
+        /// The history that continues it.
         child: String,
     },
     /// Redis should have become a master and did not.
-    #[error("Redis was told REPLICAOF NO ONE and says it is no master")]
+    #[error("Redis received REPLICAOF NO ONE, but says that it is not a master")]
     NotPromoted,
     /// It follows a master in a way of its own: it would never be restored.
     #[error(
-        "the server is a KeyDB, which asks its master for more than backfeed can serve: a sidecar cannot restore it. `backfeed backup` captures it"
+        "the server is a KeyDB. A sidecar cannot restore it, because KeyDB asks its master for more than backfeed \
+         serves. Use `backfeed backup`"
     )]
     KeyDb,
 }
@@ -182,7 +184,7 @@ pub async fn run(
     }
 }
 
-/// Opens the archive, however long it takes; `--open-after` opens Redis meanwhile.
+/// Opens the archive, however long it takes. Meanwhile `--open-after` promotes Redis.
 async fn open(
     config: &SidecarConfig,
     store: &StoreConfig,
@@ -199,7 +201,7 @@ async fn open(
         return opened;
     }
     tracing::warn!(
-        "the store has been away for {open_after:?} (--open-after): opening Redis as it is, unrestored"
+        "the store has been away for {open_after:?} (--open-after): opening Redis as it is, without the stored data"
     );
     tokio::select! {
         biased;
@@ -256,7 +258,7 @@ async fn promote_if_replica(config: &SidecarConfig) -> Result<bool, ControlError
         Role::Master => Ok(true),
         Role::Replica { port, .. } if port == config.listen.addr.port() => {
             control.call(&["REPLICAOF", "NO", "ONE"]).await?;
-            tracing::info!("Redis is a master and takes writes, unrestored");
+            tracing::info!("Redis is a master and takes writes, without the stored data");
             Ok(true)
         }
         Role::Replica { .. } | Role::Unknown => Ok(false),
@@ -274,7 +276,7 @@ struct Found {
 struct Sidecar {
     /// The fresh id under which Redis was served last: what it has is ours, though the store does not know the id.
     forked: Option<ReplId>,
-    /// What became of the last Redis that was given everything, if it was not opened.
+    /// The last Redis that received everything and was not promoted, and why.
     unopened: Option<Unopened>,
     judged: Judged,
     config: SidecarConfig,
@@ -288,7 +290,7 @@ struct Sidecar {
     lease: Option<Lease>,
     /// A seal was found by the session before: its history must have moved on, or we are superseded.
     superseded: bool,
-    /// By the session of this round.
+    /// Achieved by the session of this round.
     achieved: Achieved,
 }
 
@@ -324,7 +326,7 @@ impl Sidecar {
         }
     }
 
-    /// From a look at Redis to the end of what that leads to.
+    /// One round: a look at Redis, and everything that follows from it.
     async fn round(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
         let (mut control, facts) = self.look(shutdown).await?;
         match &facts.role {
@@ -339,7 +341,7 @@ impl Sidecar {
             Role::Replica { host, port, .. } => {
                 self.status.promoted(false);
                 tracing::warn!(
-                    "Redis is a replica of {host}:{port}, not of us: it is left alone, and captured as it is"
+                    "Redis is a replica of {host}:{port}, not of backfeed: it is captured as it is"
                 );
                 self.capture.accept(facts.replid);
             }
@@ -421,12 +423,13 @@ impl Sidecar {
         if !self.capture.is_flushed() {
             self.status.phase(
                 Phase::WaitingForStore,
-                "storing what the last Redis had sent, before it is served",
+                "storing what the last Redis had sent, before restoring",
             );
         }
         if self.capture.drain().await.is_err() {
             tracing::warn!(
-                "some of what the last Redis had sent went with the spool, and that Redis is gone; it was not acknowledged as stored"
+                "a part of what the last Redis had sent was in the spool and is lost, and that Redis is gone. It was \
+                 not acknowledged as stored"
             );
         }
         // What is read now is what the restore reads, and what the capture goes on from.
@@ -436,7 +439,7 @@ impl Sidecar {
         let aliases = aliases.unwrap_or_default();
         self.status.phase(
             Phase::WaitingForRedis,
-            "Redis is our replica: waiting for it to ask for its data",
+            "Redis is a replica of backfeed: waiting until it asks for its data",
         );
         self.listener.open();
         let waiting = timeout(REPLICA_PAUSE, self.listener.waiting()).await;
@@ -500,18 +503,19 @@ impl Sidecar {
         }
     }
 
-    /// Redis came up as a master with less than there is: nobody told it to wait for us.
+    /// Redis came up as a master with less than the store has: it was not started as our replica.
     async fn make_our_replica(
         &mut self,
         control: &mut Control,
         facts: &Facts,
     ) -> Result<(), SidecarError> {
         let what = match facts.total_keys() {
-            0 => "an empty master although the store has data",
+            0 => "an empty master, but the store has data",
             _ => "a master with less than the store has",
         };
         tracing::warn!(
-            "Redis is {what}: restoring it. Start it with --replicaof {}, so that it takes no writes before",
+            "Redis is {what}: restoring it. Start it with --replicaof {}: then it takes no writes before it is \
+             restored",
             self.listener.addr()
         );
         let ip = match self.listener.addr().ip() {
@@ -574,7 +578,7 @@ impl Sidecar {
         }
     }
 
-    /// A round failed in a way that the next one may mend.
+    /// A round failed in a way that the next one may repair.
     async fn told(&mut self, error: &SidecarError) {
         let text = error.to_string();
         if self.status.view().last_error.as_ref() != Some(&text) {
@@ -594,8 +598,8 @@ impl Sidecar {
     }
 }
 
-/// `--history` settles which of several branches goes on: the one that comes from it. Later, when that one has children of its
-/// own, the flag may stand there still, and must not lead back.
+/// `--history` decides which of several branches is meant: the one that descends from it. When that branch has children
+/// of its own, the flag may still be set, and must not lead back.
 fn choose(catalog: &Catalog, several: Ambiguous, wanted: ReplId) -> Result<ReplId, RestoreError> {
     let comes_from = |id: &ReplId| {
         let line = catalog.lineage(*id).unwrap_or_default();

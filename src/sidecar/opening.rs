@@ -1,4 +1,4 @@
-//! Opening a Redis: with a proof that it holds what it was given, or as it is for a reason that is said.
+//! Promotes a Redis: with a proof that it holds what it was given, or as it is for a reason that is logged.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::monitoring::status;
 use crate::recovery::Count;
 use crate::restore::{Before, CaughtUp, Differs, Phase, Proof, ServeError, Slack, Unproved, prove};
 
-/// A Redis that did not hold what it was given is given it again after so long, if nothing about it has changed: each time
-/// costs it a load of everything.
+/// If a Redis did not hold what it was given, and has not changed, it is given it again after this time. Each time it
+/// loads everything.
 const GIVE_AGAIN: Duration = Duration::from_secs(300);
 
 /// Why a Redis may be opened.
@@ -73,7 +73,7 @@ impl Sidecar {
             Err(Unproved::Control(error)) => return Err(error.into()),
             Err(Unproved::Serve(error)) => return Err(error.into()),
             Err(Unproved::Differs(differs)) if differs.is_another() => {
-                tracing::warn!("Redis was given everything, and {differs}");
+                tracing::warn!("Redis received everything, but {differs}");
                 return Err(ServeError::Closed(Phase::CaughtUp).into());
             }
             Err(Unproved::Differs(differs)) if self.config.promote_incomplete => {
@@ -104,7 +104,7 @@ impl Sidecar {
         tokio::select! {
             biased;
             promoted = self.promote(control, opening) => promoted,
-            // Redis closes the link when it is promoted: that is no error, and the promotion goes on above.
+            // Redis closes the link when it is promoted. That is not an error: the promotion continues above.
             Err(error) = waiting.hold() => Err(error.into()),
         }
     }
@@ -123,7 +123,7 @@ impl Sidecar {
             Opening::AsItIs(reason) => tracing::info!("{reason}"),
             Opening::Incomplete(differs) => {
                 tracing::warn!(
-                    "Redis does not hold what is stored: {differs}. It is opened all the same (--promote-incomplete)"
+                    "Redis does not hold what is stored: {differs}. It is promoted all the same (--promote-incomplete)"
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! The log of an old server cannot be replayed under its own offsets, as its relative expiries would count from now. A base at
-//! its end can.
+//! The log of an old server cannot be replayed under its own offsets, because its relative expiries would count from
+//! the replay. A base at the end of the log can be served.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Taking over: the Redis beside us is restored from the latest history under the id of that, and goes on from it. Who may,
-//! when several would, stands in [`crate::archive::takeover`].
+//! Takes over: restores the Redis beside us from the latest history, under the id of that history, and continues it.
+//! [`crate::archive::takeover`] says who may do so when several sidecars try.
 
 use super::relative_expiries::without_log;
 use super::{Found, Sidecar, SidecarError};
@@ -19,7 +19,7 @@ use crate::restore::{
 use crate::runtime;
 use crate::wire::position::ReplId;
 
-/// What a Redis is to be given, and the right to give it.
+/// What a Redis will be given, and the right to give it.
 pub(crate) struct Takeover {
     pub(crate) lease: Lease,
     pub(crate) plan: Plan,
@@ -63,8 +63,8 @@ impl Sidecar {
             let wait = |claim: &ClaimDoc| {
                 yielded = Some(history);
                 let what = format!(
-                    "waiting: {} restores another Redis from history {history} just now. Its place is taken if it \
-                     does not go on",
+                    "waiting: {} is restoring another Redis from history {history}. backfeed takes its place if it \
+                     stops",
                     claim.writer
                 );
                 tracing::warn!("{what}");
@@ -102,7 +102,7 @@ impl Sidecar {
             .prove_restored(control, before, &mut caught_up, count)
             .await?;
         if let Err(error) = takeover.lease.confirm().await {
-            // Whoever has it now is alive, and ours came second.
+            // The one that has it now is alive, and ours came second.
             self.yielded = Some(history);
             return Err(self.is_lost(Box::new(error).into()));
         }
@@ -131,11 +131,11 @@ impl Sidecar {
         Ok(())
     }
 
-    /// Another sidecar has restored its Redis, and ours waits in vain.
+    /// Another sidecar has restored its Redis, and ours cannot be restored.
     fn lost(&mut self, history: ReplId, child: Option<ReplId>) -> SidecarError {
         self.superseded = true;
         let child = child.map_or(String::new(), |child| {
-            format!(", and it goes on as {child}")
+            format!(", which continues as {child}")
         });
         SidecarError::TakenOver { history, child }
     }
@@ -210,8 +210,8 @@ async fn prepare_of(
     }
     let identity = if plan.relative_ttls {
         tracing::info!(
-            "the log of this old server holds relative expiries, which are made absolute, and cannot be consolidated: the \
-             restored Redis gets an id of its own, and one new full sync"
+            "the log of this old server holds relative expiries and cannot be consolidated: the restored Redis gets an \
+             id of its own, and needs one new full sync"
         );
         Identity::Fork {
             id: ReplId::from_random(runtime::random_bytes()),

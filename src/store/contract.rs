@@ -11,12 +11,12 @@ use futures::TryStreamExt;
 
 use super::*;
 
-/// Runs the whole suite; `fresh` makes an empty store.
+/// Runs the whole suite. `fresh` makes an empty store.
 pub(super) async fn run(fresh: impl Fn() -> SharedStore) {
     run_without(fresh, &[]).await;
 }
 
-/// The same, of a store whose service would change these names: it refuses them.
+/// The same, for a store whose service would change these names: it refuses them.
 pub(super) async fn run_without(fresh: impl Fn() -> SharedStore, refused: &[&str]) {
     an_object_is_created_once(&*fresh()).await;
     of_concurrent_creates_exactly_one_wins(fresh()).await;

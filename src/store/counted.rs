@@ -1,6 +1,6 @@
 //! A store that counts what is created in it.
 //!
-//! Whoever creates an object need not remember to count it: log segments, snapshots, documents and seals all pass here.
+//! Code that creates an object need not count it: log segments, snapshots, documents and seals all pass here.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use super::{ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload};
 use crate::monitoring::status::Status;
 
-/// The same store; the bytes of the objects created in it are counted in the metrics of `status`.
+/// The same store. The bytes of the objects that are created in it are counted in the metrics of `status`.
 #[must_use]
 pub fn counted(store: SharedStore, status: &Status) -> SharedStore {
     Arc::new(Counted {

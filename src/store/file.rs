@@ -1,8 +1,8 @@
 //! Objects as files below a directory (`file:///path`).
 //!
-//! An object is written to a temporary file, which is fsynced and then hard-linked to its name: a link either is made or finds
-//! that the name is taken, so the create is atomic, happens once, and survives a crash at any moment. A filesystem without hard
-//! links (exFAT, many FUSE mounts) cannot hold a store.
+//! An object is written to a temporary file. The file is fsynced, and then hard-linked to its name. A link is either
+//! made, or finds that the name is taken. So the create is atomic, happens once, and survives a crash at any moment. A
+//! filesystem without hard links (exFAT, many FUSE mounts) cannot hold a store.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -30,20 +30,22 @@ use crate::runtime::buffers::Buffers;
 /// Where temporary files are, in the store's directory: the same filesystem, and never listed.
 pub(super) const TEMPORARY: &str = ".tmp";
 
-/// The filesystem's own directory at its root, which often only root may read: a store in a fresh volume is empty in spite of it.
+/// The filesystem's own directory at its root. Often only root may read it. A store in a fresh volume is empty in spite
+/// of it.
 pub(super) const LOST_AND_FOUND: &str = "lost+found";
 
-/// Bytes of one piece of a read: large enough that the switch to the blocking pool costs nothing beside it.
+/// Bytes of one piece of a read. It is so large that the switch to the blocking pool costs almost nothing in
+/// comparison.
 const READ_PIECE: u64 = 512 << 10;
 
-/// Names that the directory walk gives at once, and holds back when nobody takes them.
+/// Names that the directory walk returns at once. It waits when nobody takes them.
 const LIST_PAGE: usize = 500;
 
-/// Temporary files that nobody has written to for so long belong to a process that died: no upload stands still for a day.
+/// Temporary files that nobody has written to for this long belong to a process that died: no upload pauses for a day.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An upload flushes to the disk each time it has written so much, while the next bytes are written: the last fsync has then
-/// little left to do, and the page cache does not fill up.
+/// An upload flushes to the disk each time it has written this much, while the next bytes are written. So the last
+/// fsync has little left to do, and the page cache does not fill up.
 const FLUSH_EVERY: u64 = 16 << 20;
 
 /// A directory as a store.
@@ -57,7 +59,7 @@ struct Shared {
     durable: Mutex<HashSet<PathBuf>>,
     counter: AtomicU64,
     swept: AtomicBool,
-    /// Of pieces that are read.
+    /// Buffers for pieces that are read.
     buffers: Buffers,
 }
 
@@ -218,7 +220,7 @@ impl Shared {
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         {
-            // Somebody has removed the directory since.
+            // Another process has removed the directory since.
             self.forget_durable();
             self.make_durable(&directory).map_err(failed)?;
             made = link(&temporary, &path);
@@ -226,7 +228,7 @@ impl Shared {
         match made {
             Ok(()) => fsync_directory(&directory).map_err(failed),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Whoever hears that it exists may rely on it, though its creator may have died before this.
+                // A caller that hears that it exists may rely on it, although its creator may have died before this.
                 fsync_directory(&directory).map_err(failed)?;
                 Err(StoreError::AlreadyExists {
                     name: name.to_owned(),
@@ -262,8 +264,8 @@ impl Shared {
                 Err(_) if path.is_dir() => false,
                 Err(error) => return Err(error),
             };
-            // Directories above the store may have been made by a process that died before this. Those that were there ever since
-            // are not ours to worry about, nor always to read.
+            // Directories above the store may have been made by a process that died before this. Those that were there
+            // ever since are not ours to worry about, nor always to read.
             let ours = made || (path.starts_with(&self.root) && path != self.root);
             match fsync_directory(&parent) {
                 Err(error) if ours => return Err(error),
@@ -281,8 +283,8 @@ fn link(temporary: &Temporary, path: &Path) -> io::Result<()> {
     fs::hard_link(&temporary.path, path).map_err(link_error)
 }
 
-/// How a filesystem says that it has no hard links: `EPERM` (which std does not tell from `EACCES`), `EOPNOTSUPP` or `ENOSYS`.
-/// Nothing else makes a create atomic there: a rename overwrites, and a lock may hold on this host alone.
+/// How a filesystem says that it has no hard links: `EPERM` (which std does not tell from `EACCES`), `EOPNOTSUPP` or
+/// `ENOSYS`. Nothing else makes a create atomic there: a rename overwrites, and a lock may hold only on this host.
 fn link_error(error: io::Error) -> io::Error {
     const EPERM: i32 = 1;
     if error.raw_os_error() != Some(EPERM) && error.kind() != io::ErrorKind::Unsupported {
@@ -291,8 +293,8 @@ fn link_error(error: io::Error) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
         format!(
-            "a store needs hard links, and they are refused here, as on exFAT and many FUSE mounts; ext4, XFS, Btrfs, ZFS and \
-             NFS have them: {error}"
+            "a store needs hard links, and this filesystem has none (exFAT and many FUSE mounts have none; ext4, XFS, \
+             Btrfs, ZFS and NFS have them): {error}"
         ),
     )
 }
@@ -323,7 +325,7 @@ struct FileUpload {
 }
 
 impl FileUpload {
-    /// Waits for the flush that is under way. Each error of a disk is told once.
+    /// Waits for the running flush. Each error of a disk is reported once.
     async fn flushed(&mut self) -> Result<(), StoreError> {
         let Some(flush) = self.flush.take() else {
             return Ok(());
@@ -332,7 +334,7 @@ impl FileUpload {
         flushed.map_err(|error| cannot("write", &self.name, &error))
     }
 
-    /// Begins the next flush, once the one before is over.
+    /// Begins the next flush when the one before has ended.
     async fn begin_flush(&mut self, temporary: &Temporary) -> Result<(), StoreError> {
         self.flushed().await?;
         let file = temporary.file.try_clone();
@@ -345,7 +347,7 @@ impl FileUpload {
     fn broken(&self) -> StoreError {
         StoreError::Permanent {
             what: format!("cannot write {}", self.name),
-            cause: "an earlier write of this upload failed; begin it anew".to_owned(),
+            cause: "an earlier write of this upload failed; begin it again".to_owned(),
         }
     }
 }
@@ -393,7 +395,7 @@ impl Reader {
         range: Option<Range<u64>>,
         buffers: Buffers,
     ) -> Result<Self, StoreError> {
-        // A pipe without a writer would hold whoever opens it for ever.
+        // A pipe without a writer would block whoever opens it for ever.
         let opened = File::options()
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
@@ -436,7 +438,7 @@ impl Reader {
         if (piece.len() as u64) < wanted {
             return Err(StoreError::Permanent {
                 what: format!("cannot read {}", self.name),
-                cause: "it has become shorter while it was read; objects must not be changed"
+                cause: "it became shorter while it was read; objects must not be changed"
                     .to_owned(),
             });
         }
@@ -453,8 +455,9 @@ fn is_no_file(path: &Path, error: &io::Error) -> bool {
 fn not_a_file(name: &str) -> StoreError {
     StoreError::Permanent {
         what: format!("cannot read {name}"),
-        cause: "it is not a regular file, but a pipe, a socket or a device: move it away; backfeed makes no such thing"
-            .to_owned(),
+        cause:
+            "it is a pipe, a socket or a device. Move it away: backfeed makes only regular files"
+                .to_owned(),
     }
 }
 
@@ -559,7 +562,7 @@ fn explain(what: String, error: &io::Error) -> StoreError {
         ),
         Kind::InvalidFilename => (false, "the filesystem does not take such names"),
         Kind::Unsupported => (false, "the filesystem cannot do that: use another one"),
-        _ => (true, "is the disk or its mount all right?"),
+        _ => (true, "check the disk and its mount"),
     };
     let cause = format!("{advice} ({error})");
     if transient {

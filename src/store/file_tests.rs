@@ -203,7 +203,7 @@ async fn a_full_disk_is_worth_another_try() {
     assert!(error.is_transient());
     assert!(error.to_string().contains("the disk is full"), "{error}");
     let again = upload.write(Bytes::from_static(b"x")).await.unwrap_err();
-    assert!(again.to_string().contains("begin it anew"), "{again}");
+    assert!(again.to_string().contains("begin it again"), "{again}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub(super) struct Walk {
     first: Option<String>,
 }
 
-/// Where it failed, and how.
+/// The path where it failed, and the error.
 pub(super) type WalkError = (PathBuf, io::Error);
 
 impl Walk {
@@ -44,8 +44,8 @@ impl Walk {
         }
     }
 
-    /// Opens a directory: `""`, or a name that ends with `/`. A file's name stands for it; a directory's ends with `/`, as the
-    /// names of all objects below it go on, so that sorting these sorts the objects.
+    /// Opens a directory: `""`, or a name that ends with `/`. A file is represented by its name. A directory's name
+    /// ends with `/`, as the names of all objects below it continue, so sorting these names sorts the objects.
     fn descend(&mut self, directory: &str) -> Result<(), WalkError> {
         let path = self.root.join(directory);
         let mut names = Vec::new();
@@ -68,7 +68,7 @@ impl Walk {
                 continue;
             };
             let is_directory = match entry.file_type() {
-                // One that leads nowhere, or in a circle, is no object.
+                // A link that leads nowhere, or in a circle, is no object.
                 Ok(kind) if kind.is_symlink() => match fs::metadata(entry.path()) {
                     Ok(found) => found.is_dir(),
                     Err(_) => continue,

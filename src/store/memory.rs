@@ -1,4 +1,4 @@
-//! A store in memory, for tests, with faults that can be asked for. No URL opens it: what is backed up to it is gone with the
+//! A store in memory, for tests. Tests can ask it for faults. No URL opens it, because its content is lost with the
 //! process.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use super::{
     ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload, byte_range, check_name,
 };
 
-/// Bytes of one piece of a read, as small as a network's, so that readers are tested on pieces.
+/// Bytes of one piece of a read. As small as a network's, so that readers are tested with pieces.
 const READ_PIECE: usize = 256 << 10;
 
 /// A store in memory. Clones are the same store.
@@ -37,7 +37,7 @@ struct State {
     read_faults: Vec<Fault>,
     delay: Duration,
     calls: Vec<Call>,
-    /// Taken away until so many listings more have been made.
+    /// Hidden until this many more listings have been made.
     hidden: Vec<(usize, String, Bytes)>,
 }
 
@@ -55,15 +55,15 @@ pub enum Fault {
 /// A call that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// Of [`Store::create`].
+    /// A call of [`Store::create`].
     Create(String),
-    /// Of [`Upload::commit`].
+    /// A call of [`Upload::commit`].
     Commit(String),
-    /// Of [`Store::read`].
+    /// A call of [`Store::read`].
     Read(String, Option<Range<u64>>),
-    /// Of [`Store::list_with`], once for each page.
+    /// A call of [`Store::list`].
     List(String),
-    /// Of [`Store::delete`].
+    /// A call of [`Store::delete`].
     Delete(String),
 }
 
@@ -90,7 +90,7 @@ impl MemoryStore {
         }))
     }
 
-    /// The same, as everybody else takes it.
+    /// The same store, as other code takes it.
     #[must_use]
     pub fn shared(&self) -> SharedStore {
         Arc::new(self.clone())
@@ -121,7 +121,7 @@ impl MemoryStore {
         state.read_faults.clear();
     }
 
-    /// Every create, commit and read takes so much longer.
+    /// Every create, commit and read takes this much longer.
     pub fn set_delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
@@ -164,7 +164,7 @@ impl MemoryStore {
         self.state().objects.remove(name);
     }
 
-    /// Takes an object away until so many listings more have been made, as if it were created then.
+    /// Hides an object until this many more listings have been made, as if it were created then.
     pub fn hide(&self, name: &str, listings: usize) {
         let mut state = self.state();
         if let Some(body) = state.objects.remove(name) {
@@ -303,7 +303,7 @@ impl Store for MemoryStore {
             name: name.to_owned(),
         })?;
         let (start, end) = byte_range(range, body.len() as u64);
-        // Both lie within the object, which lies in memory.
+        // Both are within the object, which is in memory.
         let mut rest = body.slice(start as usize..end as usize);
         let pieces = std::iter::from_fn(move || {
             let piece = rest.split_to(READ_PIECE.min(rest.len()));

@@ -1,10 +1,11 @@
-//! Where objects lie: a small create-once object store, and its backends.
+//! Where objects are kept: a small create-once object store, and its backends.
 //!
-//! Every object is created once and never changed; the create is the commit point. A store knows nothing of what the
+//! Every object is created once and never changed. The create is the commit point. A store does not know what the
 //! objects mean (that is [`crate::archive`]).
 //!
-//! What the stores on the network have in common is said once: `remote` (creates, reads, listings, deletions), `parts` (objects of
-//! unknown length), `resume` (reads that break off), `retry`, `names`. `gcs` and `cloud` make the single requests.
+//! What the stores on a network share is in one place: `remote` (creates, reads, listings, deletions), `parts` (objects
+//! of unknown length), `resume` (reads that fail in the middle), `retry`, `names`. `gcs` and `cloud` make the single
+//! requests.
 
 mod cloud;
 mod counted;
@@ -38,7 +39,8 @@ pub use memory::MemoryStore;
 /// The longest name of an object, in bytes: what Google Cloud Storage and S3 take.
 pub const NAME_LIMIT: usize = 1024;
 
-/// Threads of the blocking pool that a listing of a directory holds until its reader has taken all. None of ours has two at once.
+/// Threads of the blocking pool that a listing of a directory holds until its reader has taken all. We never run two at
+/// once.
 pub const LISTINGS: usize = 1;
 
 /// An object's name and size.
@@ -163,20 +165,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         self.list_with(wanted).await
     }
 
-    /// Deletes an object; no error when it is not there.
+    /// Deletes an object. It is no error when it is not there.
     async fn delete(&self, name: &str) -> Result<(), StoreError>;
 }
 
-/// An object in the making. Dropping it without a commit leaves nothing behind that counts.
+/// An upload that is not complete. If it is dropped without a commit, nothing stays that counts.
 #[async_trait]
 pub trait Upload: Send {
     /// Appends bytes. Memory stays bounded whatever the length of the object.
     async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError>;
-    /// Creates the object from what was written; durable when it returns. [`StoreError::AlreadyExists`] as in create.
+    /// Creates the object from what was written. It is durable when this returns. [`StoreError::AlreadyExists`] as in
+    /// create.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Opens the store that `url` names, with nothing said about it: see [`open_with`].
+/// Opens the store that `url` names, with default settings: see [`open_with`].
 pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
     open_with(&StoreConfig::at(url)).await
 }
@@ -197,7 +200,9 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
         } else {
             "/path/to/directory"
         };
-        return refuse(format!("it is no URL; for a directory write file://{path}"));
+        return refuse(format!(
+            "it is not a URL. For a directory write file://{path}"
+        ));
     };
     match scheme {
         #[cfg(test)]
@@ -228,7 +233,7 @@ fn file_path(url: &str) -> Result<PathBuf, String> {
     parsed.to_file_path().map_err(|()| wanted.to_owned())
 }
 
-/// What a backend can rely on in a name: relative, of plain parts, so that it cannot lead out of the store.
+/// What a backend can rely on in a name: it is relative and has plain parts, so it cannot lead out of the store.
 fn check_name(name: &str) -> Result<(), StoreError> {
     let cause = if name.len() > NAME_LIMIT {
         "it is too long"
@@ -245,7 +250,7 @@ fn check_name(name: &str) -> Result<(), StoreError> {
     })
 }
 
-/// First byte and end of what is to be read of an object of `size` bytes; the first is never behind the end.
+/// The first byte and the end of the range in an object of `size` bytes. The first byte is never after the end.
 fn byte_range(range: Option<Range<u64>>, size: u64) -> (u64, u64) {
     let range = range.unwrap_or(0..size);
     let end = range.end.min(size);

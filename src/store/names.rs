@@ -1,4 +1,4 @@
-//! Where a store on the network lies, and what its objects are called there and here.
+//! Where a store on a network is, and how the names of its objects there map to ours.
 
 use super::{StoreError, check_name};
 
@@ -12,14 +12,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Of `SCHEME://BUCKET[/PREFIX]`, with the service's own word for a bucket; or what is wrong with it.
+    /// Parses `SCHEME://BUCKET[/PREFIX]`. `noun`: the service's own word for a bucket. The error says what is wrong.
     pub(super) fn parse(scheme: &'static str, noun: &str, url: &str) -> Result<Self, String> {
         let name = noun.to_uppercase();
         let form = format!("write {scheme}://{name} or {scheme}://{name}/PREFIX");
         let rest = url
             .strip_prefix(scheme)
             .and_then(|rest| rest.strip_prefix("://"))
-            .ok_or_else(|| format!("it begins with no {scheme}://; {form}"))?;
+            .ok_or_else(|| format!("it does not begin with {scheme}://; {form}"))?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
         if bucket.len() < 3 || !bucket.chars().all(allowed) {
@@ -27,7 +27,7 @@ impl Place {
         }
         let mut prefix = prefix.trim_end_matches('/').to_owned();
         if prefix.contains(['?', '#']) {
-            return Err(format!("? and # are not taken in a prefix; {form}"));
+            return Err(format!("? and # are not allowed in a prefix; {form}"));
         }
         if !prefix.is_empty() {
             check_name(&prefix).map_err(|error| format!("{error}; {form}"))?;
@@ -45,17 +45,17 @@ impl Place {
         self.shown(&self.prefix).trim_end_matches('/').to_owned()
     }
 
-    /// What an operator calls an object, or a beginning of names.
+    /// How an object, or a beginning of names, is shown to an operator.
     pub(super) fn shown(&self, object: &str) -> String {
         format!("{}://{}/{object}", self.scheme, self.bucket)
     }
 
-    /// The name in the bucket of what is called `name` in the store; or of what begins so.
+    /// The name in the bucket of the object `name` of the store. Also for the beginning of names.
     pub(super) fn object(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// The name in the store; None for what lies elsewhere in the bucket.
+    /// The name in the store. None for an object elsewhere in the bucket.
     pub(super) fn name<'a>(&self, object: &'a str) -> Option<&'a str> {
         object.strip_prefix(&self.prefix)
     }

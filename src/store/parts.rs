@@ -1,4 +1,4 @@
-//! An object of unknown length: parts in parallel, made into one object at the end. For every store on the network.
+//! An object of unknown length: parts in parallel, joined into one object at the end. For every store on a network.
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::remote::{Service, crc32c, put};
 use super::{StoreError, Upload};
 
-/// Parts on their way at once, beside the one that fills.
+/// Parts that are being uploaded at once, beside the one that is being filled.
 const PARALLEL: usize = 2;
 
 /// How a service takes an object in parts. Dropping it gives the object up, unless it is complete.
@@ -20,7 +20,7 @@ pub(super) trait Assembly: Send + Sync + 'static {
 
     /// Size of the next part, in bytes.
     fn part_size(&self) -> usize;
-    /// Makes ready to send the next part; the future sends it.
+    /// Prepares the next part. The future sends it.
     async fn send(&mut self, body: Bytes) -> Result<Sending<Self::Part>, StoreError>;
     /// A part is there.
     fn arrived(&mut self, part: Self::Part);
@@ -28,11 +28,11 @@ pub(super) trait Assembly: Send + Sync + 'static {
     fn is_full(&self) -> bool {
         false
     }
-    /// Makes room for more parts; all that were sent are there.
+    /// Makes room for more parts. All that were sent have arrived.
     async fn fold(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
-    /// Makes the object; all parts are there, and have that CRC-32C together.
+    /// Makes the object. All parts have arrived, and have that CRC-32C together.
     async fn complete(&mut self, crc: u32) -> Result<(), StoreError>;
 }
 
@@ -78,7 +78,7 @@ impl<S: Service> PartWise<S> {
         }
         Err(StoreError::Permanent {
             what: self.what(),
-            cause: "an earlier write of this upload failed; begin it anew".to_owned(),
+            cause: "an earlier write of this upload failed; begin it again".to_owned(),
         })
     }
 

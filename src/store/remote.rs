@@ -1,8 +1,9 @@
-//! What every store on the network does alike, whatever its service: names, creates of which the answer may be lost, reads,
-//! listings. A service says how each single request is made ([`Service`]); how often, for how long and to what end is said here.
+//! What every store on a network does in the same way, whatever its service: names, creates whose answer may be lost,
+//! reads, listings. A service says how a single request is made ([`Service`]). This file says how often it is made, for
+//! how long, and what its outcome means.
 //!
-//! Every create carries a token of its own in the object's metadata: when the answer to a create was lost, and the next try is
-//! told that there is such an object, the token says whether it is this very one.
+//! Every create writes a token of its own into the object's metadata. The answer to a create may be lost. If the next
+//! try then hears that there is such an object, the token says whether it is this one.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,7 +22,7 @@ use super::resume::{Opened, Reading};
 use super::retry::{Advice, Attempt, Call, too_slow};
 use super::{ByteStream, Listing, ObjectMeta, Store, StoreError, Upload, check_name};
 
-/// Up to so many bytes that are in memory anyway go up in one request. The longest log segments are below it.
+/// Up to this many bytes that are in memory anyway are uploaded in one request. The longest log segments are shorter.
 const SINGLE: usize = 32 << 20;
 
 /// How long things may take.
@@ -29,13 +30,13 @@ const SINGLE: usize = 32 << 20;
 pub(super) struct Limits {
     /// One try of one request. The longest carries [`SINGLE`] bytes, which a line of 4 Mbit/s takes in this time.
     pub(super) attempt: Duration,
-    /// No byte of a read for so long: the connection is dead.
+    /// No byte of a read for this long: the connection is dead.
     pub(super) stall: Duration,
-    /// After so long without success a call returns, and tells; who can wait longer calls again.
+    /// After this long without success a call returns an error. A caller that can wait longer calls again.
     pub(super) call: Duration,
-    /// A part of a long object is tried for so long: an outage of minutes must not cost a full sync.
+    /// How long a part of a long object is tried: an outage of minutes must not cost a full sync.
     pub(super) part: Duration,
-    /// A read is resumed so many times without a byte in between.
+    /// How many times a read is resumed without a byte in between.
     pub(super) resumes: u32,
 }
 
@@ -47,7 +48,8 @@ pub(super) const LIMITS: Limits = Limits {
     resumes: 6,
 };
 
-/// A bucket of a service. Each method but the first few is one try of one request, which the caller ends when it takes too long.
+/// A bucket of a service. Each method but the first few is one try of one request. The caller ends it when it takes too
+/// long.
 #[async_trait]
 pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
     /// What makes one object out of parts.
@@ -56,7 +58,7 @@ pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
     fn place(&self) -> &Place;
     fn limits(&self) -> &Limits;
     fn advice(&self) -> Advice;
-    /// What is wrong with a name in the bucket, beyond what is with any.
+    /// What is wrong with a name in this bucket, beyond the rules for all.
     fn refuses(&self, object: &str) -> Option<String>;
     /// Is an object of that name in the store no business of its users?
     fn hides(&self, _name: &str) -> bool {
@@ -67,8 +69,8 @@ pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
     async fn put(&self, object: &str, body: Bytes, crc: u32, token: &str) -> Result<(), Attempt>;
     /// What is known of an object.
     async fn head(&self, object: &str) -> Result<Head, Attempt>;
-    /// Bytes of an object, which has that tag still if one is given (else [`Attempt::Exists`] or [`Attempt::NotFound`]). None: it
-    /// ends before the range.
+    /// Bytes of an object, which must still have that tag if one is given (else [`Attempt::Exists`] or
+    /// [`Attempt::NotFound`]). None: it ends before the range.
     async fn get(
         &self,
         object: &str,
@@ -89,7 +91,7 @@ pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
 
 /// What an object says of itself.
 pub(super) struct Head {
-    /// Of the create that made it.
+    /// The token of the create that made it.
     pub(super) token: Option<String>,
     pub(super) crc32c: Option<u32>,
 }
@@ -122,7 +124,8 @@ pub(super) fn crc32c(digest: &Digest) -> u32 {
     u32::try_from(digest.finalize()).unwrap_or_default()
 }
 
-/// Creates an object, as often as it takes within `limit`. The object is ours, and whole, when it returns.
+/// Creates an object, with as many tries as are needed within `limit`. The object is ours, and complete, when this
+/// returns.
 pub(super) async fn put<S: Service>(
     service: &S,
     object: &str,
@@ -147,7 +150,8 @@ pub(super) async fn put<S: Service>(
     .map_err(|error| service.place().own_name(error, object))
 }
 
-/// A create ended with `failed`. Is there such an object, and did this very create make it? Then it is a success after all.
+/// A create ended with `failed`. Is there such an object, and did this very create make it? Then it succeeded after
+/// all.
 pub(super) async fn settle<S: Service>(
     service: &S,
     object: &str,
@@ -159,7 +163,7 @@ pub(super) async fn settle<S: Service>(
         // What this create made takes our key.
         Ok(_) | Err(Attempt::WrongKey(_)) => Err(Attempt::Exists),
         Err(Attempt::NotFound(_)) if matches!(failed, Attempt::Exists) => Err(Attempt::Again(
-            "another create is under way, or what it made was deleted".to_owned(),
+            "another create is running, or what it made was deleted".to_owned(),
             None,
         )),
         Err(Attempt::NotFound(_)) => Err(failed),
@@ -167,7 +171,7 @@ pub(super) async fn settle<S: Service>(
         Err(Attempt::Refused(status @ (401 | 403), cause)) => Err(Attempt::Refused(
             0,
             format!(
-                "it cannot be seen whether it is there: {cause} (HTTP {status}). {}",
+                "it cannot be checked whether the object is there: {cause} (HTTP {status}). {}",
                 (service.advice())("read", status, &cause)
             ),
         )),
@@ -274,7 +278,7 @@ struct UnderWay<S> {
     page: usize,
     /// The name that came last.
     last: String,
-    /// How to ask for the next page; None after the last one.
+    /// How to ask for the next page. None after the last one.
     next: Option<Option<String>>,
 }
 

@@ -133,7 +133,7 @@ async fn an_upload_that_lost_a_part_is_not_committed(bench: Bench) {
     }
     assert!(failed > 1, "what follows the error is refused as well");
     let error = upload.commit().await.unwrap_err();
-    assert!(error.to_string().contains("begin it anew"), "{error}");
+    assert!(error.to_string().contains("begin it again"), "{error}");
     bench.check_met();
     assert_eq!(names(&*store, "").await.unwrap(), [""; 0]);
 }
@@ -199,7 +199,7 @@ async fn a_create_whose_answer_was_lost_is_ours_and_only_then(bench: Bench) {
     let text = error.to_string();
     assert!(!error.is_transient(), "{text}");
     assert!(
-        text.contains("cannot be seen") && text.contains(reads),
+        text.contains("cannot be checked") && text.contains(reads),
         "{text}"
     );
     bench.check_met();
@@ -217,7 +217,8 @@ async fn a_read_that_breaks_off_goes_on_and_wrong_bytes_are_found(bench: Bench) 
     bench.fault(get, 1, Fault::Trickle(Duration::from_millis(50)));
     assert_eq!(read(&*store, "object").await.unwrap(), body(3_000_000));
     bench.check_met();
-    // In one piece, in the piece after a cut, and where the whole comes though a longer range was asked for, as of a document.
+    // In one piece, in the piece after a cut, and where the whole comes though a longer range was asked for, as of a
+    // document.
     for (cut, range) in [(false, None), (true, None), (false, Some(0..8 << 20))] {
         if cut {
             bench.fault(get, 1, Fault::CutAnswer(1_000_000));
@@ -403,7 +404,7 @@ async fn a_bucket_that_is_not_there_is_told_as_that(bench: Bench) {
     let host = bench.emulator.host();
     let none = bench.store_at(host, "no-such-one", "x", LIMITS).await;
     let wanted = format!(
-        "Does the {} exist?",
+        "Check that the {} exists",
         bench.by_cloud("bucket", "bucket", "container")
     );
     let mut errors = vec![
@@ -447,7 +448,8 @@ async fn what_is_given_up_leaves_nothing_behind(bench: Bench) {
     assert_eq!(bench.count(what), wanted);
     assert_eq!(names(&*store, "").await.unwrap(), [""; 0]);
     if bench.cloud == Cloud::Azure {
-        // Azurite takes a name under which parts lie for taken when an object is put at once, not when an upload is completed.
+        // Azurite takes a name under which parts lie for taken when an object is put at once, not when an upload is
+        // completed.
         upload_parts(&bench, &*store, "object", 3).await.unwrap();
         assert_eq!(names(&*store, "").await.unwrap(), ["object"]);
         return;

@@ -1,5 +1,5 @@
-//! A read under way: resumed where it broke off, in the same object, and checked when it was of the whole. For every store on
-//! the network.
+//! A read that is running. If it breaks off, it is resumed there, in the same object. A read of the whole object is
+//! checked. For every store on a network.
 
 use std::ops::Range;
 
@@ -19,9 +19,9 @@ const CHUNK: usize = 1 << 20;
 pub(super) struct Opened {
     /// Says which object it is of those that came under this name. None: the service does not say.
     pub(super) tag: Option<String>,
-    /// Of the whole object: where an answer ends does not say where the object does.
+    /// Size of the whole object: the end of an answer may not be the end of the object.
     pub(super) size: u64,
-    /// Of the whole object, if it is known.
+    /// Checksum of the whole object, if it is known.
     pub(super) crc32c: Option<u32>,
     pub(super) body: Body,
 }
@@ -38,9 +38,9 @@ pub(super) struct Reading<S> {
     pending: Bytes,
     /// The next byte to give.
     at: u64,
-    /// What was asked for ends there, or the object does.
+    /// The end of the range, or of the object.
     end: u64,
-    /// Of the whole object, when that is what is read, and its checksum known.
+    /// The check of the whole object, when all of it is read and its checksum is known.
     check: Option<Check>,
     /// How often it was resumed since the last byte.
     resumed: u32,
@@ -52,7 +52,7 @@ struct Check {
 }
 
 impl<S: Service> Reading<S> {
-    /// `range` of an object; its end may lie beyond the object's.
+    /// Opens `range` of an object. Its end may be beyond the object's.
     pub(super) async fn open(
         service: S,
         object: String,
@@ -85,7 +85,7 @@ impl<S: Service> Reading<S> {
         Ok(reading)
     }
 
-    /// The next chunk; None at the end.
+    /// The next chunk. None at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         loop {
             if !self.pending.is_empty() {
@@ -125,7 +125,7 @@ impl<S: Service> Reading<S> {
         }
     }
 
-    /// Goes on where the read broke off, if it is the same object still.
+    /// Continues where the read stopped, if it is still the same object.
     async fn resume(&mut self, failed: Attempt) -> Result<(), StoreError> {
         self.body = None;
         if !failed.may_resume() || self.resumed >= self.service.limits().resumes {
@@ -134,7 +134,7 @@ impl<S: Service> Reading<S> {
         if self.at >= self.end {
             return self.checked();
         }
-        // Without a tag, nothing would tell the rest of this object from that of another one.
+        // Without a tag, the rest of this object could not be told from that of another one.
         let Some(tag) = &self.tag else {
             return Err(failed.told(self.what()));
         };

@@ -1,4 +1,4 @@
-//! Tries of one request: how each ended, whether to try again, and when. For every store on the network.
+//! Tries of one request: how each one ended, whether to try again, and when. For every store on a network.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use super::StoreError;
 /// First and longest pause between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A server may ask for more patience, up to this; beyond, the call returns and tells.
+/// A server may ask for a longer pause, up to this. If it asks for more, the call returns an error.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// What a server says is shown up to so many bytes.
+/// A server's text is shown up to this many bytes.
 const TEXT_MAX: usize = 300;
 /// And what a library says, whose last words are often the reason.
 const CHAIN_MAX: usize = 1000;
@@ -37,18 +37,18 @@ pub(super) enum Attempt {
 }
 
 impl Attempt {
-    /// Can a read go on where it was?
+    /// Can a read be resumed where it stopped?
     pub(super) fn may_resume(&self) -> bool {
         matches!(self, Self::Again(..))
     }
 
-    /// As the store's own error.
+    /// The store's own error for it.
     pub(super) fn told(self, what: String) -> StoreError {
         match self {
             Self::Exists => StoreError::AlreadyExists { name: what },
             Self::NotFound(cause) => StoreError::Permanent {
                 what,
-                cause: format!("{cause}. Does the bucket exist?"),
+                cause: format!("{cause}. Check that the bucket exists"),
             },
             Self::Again(cause, _) | Self::Damaged(cause) | Self::Over(cause) => {
                 StoreError::Transient { what, cause }
@@ -60,7 +60,7 @@ impl Attempt {
     }
 }
 
-/// What to do about a refusal: of the verb, with this status (401 or 403), and what the service said.
+/// What to do about a refusal of the verb, with this status (401 or 403), and the text of the service.
 pub(super) type Advice = fn(verb: &str, status: u16, said: &str) -> String;
 
 /// One call of the store: as many tries as fit into its limit.
@@ -82,7 +82,7 @@ impl Call {
         }
     }
 
-    /// Tries until it works, until it makes no sense, or until the time is over.
+    /// Tries until it works, until it makes no sense, or until the time has passed.
     pub(super) async fn run<T, F: Future<Output = Result<T, Attempt>>>(
         &self,
         mut attempt: impl FnMut() -> F,
@@ -138,7 +138,8 @@ impl Call {
     }
 }
 
-/// The pause before try `n + 1`: doubled each time up to a limit, and up to a quarter less, so that many do not try in step.
+/// The pause before try `n + 1`. It doubles each time up to a limit, minus up to a quarter, so that many do not try in
+/// step.
 pub(super) fn pause(n: u32) -> Duration {
     let pause = PAUSE_FIRST
         .saturating_mul(1_u32.checked_shl(n.min(16)).unwrap_or(u32::MAX))

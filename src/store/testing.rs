@@ -1,4 +1,4 @@
-//! What the tests of stores on the network share: a service with its emulator, and a store in it.
+//! What the tests of stores on a network share: a service with its emulator, and a store in it.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use super::remote::{LIMITS, Limits};
 use super::{CloudStore, GcsStore, ObjectMeta, SharedStore, Store, StoreError};
 use crate::config::GcsOptions;
 
-/// As the service's limits, but for a test that meets them.
+/// Like the service's limits, but short enough for a test.
 pub(super) const SHORT: Limits = Limits {
     attempt: Duration::from_secs(3),
     stall: Duration::from_millis(700),
@@ -181,7 +181,7 @@ pub(super) async fn names(store: &dyn Store, prefix: &str) -> Result<Vec<String>
     Ok(found.into_iter().map(|object| object.name).collect())
 }
 
-/// So many whole parts, and one byte.
+/// This many whole parts, and one byte.
 pub(super) async fn upload_parts(
     bench: &Bench,
     store: &dyn Store,

@@ -15,7 +15,7 @@ use crate::recovery::Progress;
 use crate::wire::position::ReplId;
 use crate::wire::rdb::{Checksum, Summary, Walker};
 
-/// Reads each base of a history; what is sound is told beside it.
+/// Reads each base of a history. Those that are sound are recorded beside the base.
 ///
 /// # Errors
 /// When the store fails.
@@ -58,13 +58,12 @@ pub(super) async fn read(
         match twice {
             Found::None => {}
             Found::Twice(db, key) => {
-                let what =
-                    format!("the key {key} stands twice in database {db}: no server loads that");
+                let what = format!("key {key} is twice in database {db}: no server loads that");
                 found.problem(Some(object), what, advice);
                 continue;
             }
             Found::Unknown(why) => found.notes.push(format!(
-                "the base at offset {}: whether a key stands twice cannot be said: {why}",
+                "the base at offset {}: it is not known whether a key is there twice: {why}",
                 base.offset
             )),
         }
@@ -99,8 +98,8 @@ pub(super) async fn read(
         }
         if !is_identified(base) {
             found.notes.push(format!(
-                "the base at offset {}: that its bytes are the ones that were once stored was not checked: {}. Its sizes, its RDB \
-                 and its counts are right",
+                "the base at offset {}: backfeed could not check that its bytes are those that were once stored: {}. \
+                 Its sizes, its RDB and its counts are right",
                 base.offset,
                 unidentified(base)
             ));
@@ -172,19 +171,18 @@ async fn walk(
     Ok(Ok(walker.summary().clone()))
 }
 
-/// The RDB itself may say where it stands: that tells two bases apart whose manifests have no digest.
+/// The RDB itself may name its position. This tells two bases apart whose manifests have no digest.
 fn stands_elsewhere(history: &History, base: &BaseManifest, summary: &Summary) -> Option<String> {
     let says = |name: &str| summary.aux.get(name).map(String::as_str);
     let (id, offset) = (says("repl-id")?, says("repl-offset")?);
     let at = base.position();
     let id: ReplId = id.parse().ok()?;
-    // A server says what it calls the history, which may have another key here; a base that was made from it says the key.
+    // A server says what it calls the history, which may have another key here; a base that was made from it says the
+    // key.
     let is_its_own = id == at.history || Some(id) == history.doc.replid;
     let differs = !is_its_own || offset != at.offset.to_string();
     differs.then(|| {
-        format!(
-            "the RDB in it says that it stands at {id}:{offset}: it is the data of another base"
-        )
+        format!("the RDB in it names the position {id}:{offset}: it is the data of another base")
     })
 }
 
@@ -228,14 +226,14 @@ fn differs(base: &BaseManifest, summary: &Summary) -> Option<String> {
             base.rdb_magic, summary.magic
         )
     } else if base.rdb_checksum != (summary.checksum == Checksum::Verified) {
-        "it says otherwise whether the RDB has a checksum of its own".to_owned()
+        "its statement whether the RDB has a checksum is wrong".to_owned()
     } else {
         return None;
     };
     Some(what)
 }
 
-/// Says so beside the base. Where we may not write, all else goes on.
+/// Records it beside the base. Where we may not write, everything else continues.
 async fn commit(
     archive: &Archive,
     base: &BaseManifest,

@@ -1,7 +1,8 @@
-//! Keys that stand twice in a snapshot. A server that loads it ends at the second one, and no structure tells.
+//! Keys that are twice in a snapshot. A server that loads it stops at the second one, and the structure does not show
+//! it.
 //!
-//! Fingerprints of the names are compared, so many at once that memory stays bounded: a large snapshot is read several times. Names
-//! with equal fingerprints are then looked at themselves.
+//! Fingerprints of the names are compared, a limited number at once, so memory stays bounded and a large snapshot is
+//! read several times. Names with equal fingerprints are then compared themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -16,26 +17,26 @@ use crate::wire::rdb::reader::{Fate, Item, ReadError, Reader, Sink};
 
 /// Fingerprints that are compared at once, eight bytes each.
 const AT_ONCE: u64 = if cfg!(test) { 8 } else { 4 << 20 };
-/// Names that are looked at themselves, at most. One that stands twice says enough; equal fingerprints of different names are rarer
-/// than that.
+/// Names that are compared themselves, at most. One key that is there twice is enough, and equal fingerprints of
+/// different names are rarer than that.
 const LOOKED_AT: usize = 64;
 /// Names and records are held as far as this, and it is more than any server's own.
 const RECORD_LIMIT: usize = 64 << 20;
-/// Of the name, so much is shown.
+/// How much of the name is shown.
 const SHOWN: usize = 200;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Every key stands once.
+    /// Every key is there once.
     None,
-    /// This one stands twice, or more often, in this database.
+    /// This key is there twice, or more often, in this database.
     Twice(u32, Shown),
-    /// It cannot be said.
+    /// This is not known.
     Unknown(String),
 }
 
-/// Looks for keys that stand twice in a base that was found sound else.
+/// Looks for keys that are twice in a base that is otherwise sound.
 ///
 /// # Errors
 /// When the base cannot be read.
@@ -133,7 +134,7 @@ impl Sink for Fingerprints {
     }
 }
 
-/// The names behind equal fingerprints.
+/// The names that have equal fingerprints.
 struct Names {
     hasher: RandomState,
     suspects: BTreeSet<u64>,

@@ -1,4 +1,4 @@
-//! The log: do its segments join, and (deep) are they what their headers say?
+//! The log: do its segments join, and (with `--deep`) do their bytes match their headers?
 
 use futures::StreamExt;
 
@@ -58,7 +58,7 @@ struct Walk<'a> {
     archive: &'a Archive,
     history: &'a History,
     deep: bool,
-    /// None after a damaged segment: nobody knows where its last command ends.
+    /// None after a damaged segment, because it is not known where its last command ends.
     scanner: Option<FeedScanner>,
     reached: Offset,
     starts: &'a [(Offset, u32)],
@@ -103,7 +103,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Says where times tell nothing, once for each time that the clock went back. `told`: the mark that was held last.
+    /// Notes where times are not usable, once for each time that the clock went back. `told`: the mark that was held
+    /// last.
     fn note_clock(&mut self, header: &SegmentHeader, told: &mut Option<i64>) {
         let meta = &header.meta;
         let (Some(back), Some(last)) = (meta.clock_back, meta.marks.last()) else {
@@ -113,8 +114,8 @@ impl Walk<'_> {
             return;
         }
         self.found.notes.push(format!(
-            "the clock of the machine that stored it went back, before offset {}, from {} to {}: times between those tell no points, and \
-             are refused; offsets are not",
+            "the clock of the machine that stored it went back, before offset {}, from {} to {}. Times in between name \
+             no points, and are refused. Use offsets",
             meta.end,
             display::time(last.unix_ms),
             display::time(back.to_unix_ms)
@@ -135,7 +136,7 @@ impl Walk<'_> {
         until(later.find(|at| *at > self.reached))
     }
 
-    /// Is there a base at the end of a bridge, or one behind it? It may have come while the names were listed.
+    /// Is there a base at the end of a bridge, or one after it? It may have come while the names were listed.
     async fn has_base(&self, catalog: &Catalog, resumes: Offset) -> Result<bool, ArchiveError> {
         if self.starts.iter().any(|(start, _)| *start >= resumes) {
             return Ok(true);
@@ -154,15 +155,16 @@ impl Walk<'_> {
             ChainEnd::Log(_) | ChainEnd::Sealed(_) => {
                 if let Some(next) = next_base {
                     self.found.notes.push(format!(
-                        "the log ends at offset {}, and goes on with the base at offset {next}: points between cannot be restored",
+                        "the log ends at offset {}, and continues with the base at offset {next}: points in between \
+                         cannot be restored",
                         self.reached
                     ));
                 }
             }
             ChainEnd::SteppedOver { at, resumes } if bridged => {
                 self.found.notes.push(format!(
-                    "nobody has the bytes after offset {at} up to {resumes} (a full sync stepped over them): points between \
-                     cannot be restored"
+                    "nobody has the bytes after offset {at} up to {resumes} (a full sync stepped over them): points in \
+                     between cannot be restored"
                 ));
             }
             ChainEnd::SteppedOver { at, resumes } => self.missing(at, resumes.next_byte()),
@@ -235,7 +237,7 @@ impl Walk<'_> {
     }
 }
 
-/// Does the last boundary stand where the header says?
+/// Is the last boundary where the header says?
 fn boundary_differs(header: &SegmentHeader, scanner: Option<&FeedScanner>) -> Option<String> {
     let says = header.meta.boundary?;
     let found = scanner?.boundary();

@@ -6,7 +6,7 @@
 //!              each segment: bytes, checksums, commands, boundaries = header
 //! ```
 //!
-//! Headers are read as a stream and bases and segments pass by, so memory does not depend on what is stored.
+//! Headers, bases and segments are read as streams, so memory does not depend on what is stored.
 
 mod bases;
 mod duplicates;
@@ -23,17 +23,18 @@ use crate::display::counted;
 use crate::recovery::Progress;
 use crate::wire::position::{Offset, ReplId};
 
-/// Findings of one history that are told one by one; more are counted. A log of a million segments may be gone as a whole.
+/// Findings of one history that are listed one by one. More are counted: a log of a million segments may be missing as
+/// a whole.
 const FINDINGS_KEPT: usize = 1000;
 
 /// What to verify.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// This history and its ancestors; none: all.
+    /// This history and its ancestors. None: all histories.
     pub history: Option<ReplId>,
-    /// Every byte, and not headers and documents alone.
+    /// Every byte, not only headers and documents.
     pub deep: bool,
-    /// What time it is, Unix milliseconds.
+    /// The current time, Unix milliseconds.
     pub now_unix_ms: i64,
 }
 
@@ -50,7 +51,7 @@ pub struct Report {
     pub problems: u64,
     /// Each history that was looked at.
     pub histories: Vec<HistoryReport>,
-    /// Histories of which nothing can be told.
+    /// Histories that could not be read.
     pub unreadable: Vec<Finding>,
     /// What an operator should know, and is no damage.
     pub notes: Vec<String>,
@@ -71,7 +72,7 @@ pub struct HistoryReport {
     pub bytes_read: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
-    /// More of that, which is not told.
+    /// The number of further findings that are not listed.
     pub more_findings: u64,
     /// What is no damage.
     pub notes: Vec<String>,
@@ -100,8 +101,8 @@ pub struct Finding {
     pub advice: String,
 }
 
-/// Goes over what `request` names. What is damaged stands in the report; an error means that the store failed, or that there is
-/// no such history.
+/// Checks what `request` names. Damage is in the report. An error means that the store failed, or that there is no such
+/// history.
 ///
 /// # Errors
 /// [`ArchiveError`].
@@ -167,14 +168,15 @@ pub async fn verify(
 fn unreadable(catalog: &Catalog, wanted: Option<ReplId>) -> Vec<Finding> {
     let unreadable = catalog.unreadable.iter();
     let unreadable = unreadable
-        // Those are told with the history itself.
+        // Those are reported with the history itself.
         .filter(|(id, _)| !catalog.histories.contains_key(id))
         .filter(|(id, _)| wanted.is_none_or(|wanted| wanted == **id));
     let finding = |(id, reason): (&ReplId, &String)| Finding {
         object: Some(Name::History(*id).to_string()),
         what: reason.clone(),
         advice: format!(
-            "bring it back from a copy of the store; until then history {id} cannot be restored, and others only with --history"
+            "bring it back from a copy of the store. Until then, history {id} cannot be restored, and others only by \
+             their id (--history)"
         ),
     };
     unreadable.map(finding).collect()
@@ -204,7 +206,7 @@ fn join(catalog: &Catalog, histories: &mut [HistoryReport]) {
             found.problem(
                 None,
                 format!(
-                    "it goes on from offset {} of history {}, of which that offset cannot be restored",
+                    "it continues from offset {} of history {}, and that offset cannot be restored",
                     parent.offset, parent.history
                 ),
                 until(own),
@@ -213,14 +215,15 @@ fn join(catalog: &Catalog, histories: &mut [HistoryReport]) {
     }
 }
 
-/// What the loss of a part means, where the next base after it stands at `next`.
+/// What the loss of a part means, when the next base after it is at `next`.
 fn until(next: Option<Offset>) -> String {
     match next {
         Some(next) => format!(
-            "bring it back from a copy of the store; points up to the base at offset {next} are lost without it, later ones are not"
+            "bring it back from a copy of the store. Without it, points before the base at offset {next} are lost; \
+             later ones are not"
         ),
-        None => "bring it back from a copy of the store; what comes after it is lost without it, until there is a new full \
-                 sync (backfeed backup --once, to a store or path of its own)"
+        None => "bring it back from a copy of the store. Without it, what comes after it is lost until there is a new \
+                 full sync. To take one: backfeed backup --once, to a store or path of its own"
             .to_owned(),
     }
 }
@@ -257,7 +260,7 @@ impl HistoryReport {
         });
     }
 
-    /// What the listing and the documents tell.
+    /// What the listing and the documents show.
     fn documents(&mut self, catalog: &Catalog, history: &History) {
         for problem in &history.problems {
             if !problem.is_damage() {
@@ -265,7 +268,8 @@ impl HistoryReport {
                 continue;
             }
             let object = problem.object().map(|object| object.to_string());
-            let advice = "bring it back from a copy of the store; a restore takes an older base and more of the log, if there is one";
+            let advice = "bring it back from a copy of the store. Until then, a restore uses an older base, if there \
+                          is one, and more of the log";
             self.problem(object, problem.to_string(), advice);
         }
         if let Some(parent) = history.doc.parent
@@ -287,7 +291,7 @@ impl HistoryReport {
     }
 }
 
-/// Where a history may be begun with: its bases, and the point where it left a parent that is there.
+/// Where a reader may begin with a history: its bases, and the point where it left a parent that is there.
 fn starts(catalog: &Catalog, history: &History) -> Vec<(Offset, u32)> {
     let mut starts: Vec<(Offset, u32)> = history
         .bases
@@ -311,7 +315,7 @@ impl Report {
         let depth = if self.deep {
             "every byte was read"
         } else {
-            "headers and manifests were read; --deep reads every byte"
+            "headers and manifests were read (--deep reads every byte)"
         };
         let histories = self.histories.len();
         if self.sound {
@@ -324,7 +328,7 @@ impl Report {
 }
 
 impl fmt::Display for Report {
-    /// For people; the verdict is the last line.
+    /// For people. The verdict is the last line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.store)?;
         for found in &self.histories {

@@ -1,8 +1,7 @@
-//! A second opinion on a base: a reader of RDB files that is not ours walks it, too, and counts.
+//! A second opinion on a base: a reader of RDB files that is not ours also walks it, and counts.
 //!
-//! The crate `rdb` knows Redis' versions 1 to 13, and not Valkey's own magic. It is asked only after our own walker has
-//! accepted the whole of the bytes, steps over values instead of holding them, and its panic is no more than a missing
-//! opinion.
+//! The crate `rdb` knows Redis' versions 1 to 13, but not Valkey's own magic. It is asked only after our own walker has
+//! accepted all of the bytes. It skips values and does not hold them. If it panics, there is just no second opinion.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,12 +16,12 @@ use tokio::task::spawn_blocking;
 
 use crate::archive::{Archive, ArchiveError, BaseManifest};
 
-/// What it is called, with the version that `Cargo.toml` asks for.
+/// Its name, with the version that `Cargo.toml` asks for.
 pub(super) const READER: &str = "rdb 0.4";
 /// What it looks at.
 pub(super) const CHECKS: [&str; 3] = ["structure", "keys by database", "keys by type"];
 
-/// The newest version behind the magic `REDIS` that it reads.
+/// The newest version with the magic `REDIS` that it reads.
 const NEWEST: u32 = ::rdb::constants::version::SUPPORTED_MAXIMUM;
 /// Pieces of RDB that wait for it, at most a zstd frame (4 MiB) each.
 const AHEAD: usize = 1;

@@ -92,7 +92,7 @@ async fn a_key_that_stands_twice_is_no_sound_snapshot() {
         keys.push(twice);
         let report = with_keys(&["other"], &keys).await;
         assert!(!report.sound, "{report}");
-        let told = format!("the key {twice} stands twice in database 1");
+        let told = format!("key {twice} is twice in database 1");
         assert!(report.to_string().contains(&told), "{report}");
         keys.pop();
     }

@@ -1,4 +1,4 @@
-//! CRC-64/REDIS: what RDB files, segments and manifests are checked with.
+//! CRC-64/REDIS, the checksum of RDB files, segments and manifests.
 //!
 //! Polynomial 0xad93d23594c935a9, reflected, initial value and final XOR 0 (Redis `src/crc64.c`).
 
@@ -26,7 +26,7 @@ impl Crc64 {
         self.0.finalize()
     }
 
-    /// The checksum of `bytes` alone.
+    /// The checksum of only `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> u64 {
         let mut crc = Self::new();
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_check_value_of_redis_comes_out() {
-        // "e9c6d914c4b8d9ca == crc64(123456789)" stands in Redis' own test of crc64.c.
+        // "e9c6d914c4b8d9ca == crc64(123456789)" is in Redis' own test of crc64.c.
         assert_eq!(Crc64::of(b"123456789"), 0xe9c6_d914_c4b8_d9ca);
         assert_eq!(Crc64::of(b""), 0);
     }

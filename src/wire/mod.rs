@@ -1,5 +1,5 @@
-//! What travels: positions in a stream, RESP commands, the replication protocol, RDB. Pure: bytes in, values out; no socket, no clock,
-//! no file.
+//! What goes over the wire: positions in a stream, RESP commands, the replication protocol, RDB. Pure: bytes in, values
+//! out; no socket, no clock, no file.
 
 pub mod crc64;
 pub mod position;

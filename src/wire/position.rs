@@ -1,7 +1,7 @@
 //! Positions in a replication stream, as Redis means them.
 //!
-//! A **history** is what one replication id stands for; an **offset** counts every byte of its feed, `PING` and
-//! `REPLCONF GETACK` included (PROTOCOL.md A.5). Offsets go on counting when a history is continued under a new id.
+//! A **history** is what one replication id stands for. An **offset** counts every byte of its feed, `PING` and
+//! `REPLCONF GETACK` included (PROTOCOL.md A.5). When a history is continued under a new id, offsets continue to count.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,7 +46,7 @@ fn hex_digit(nibble: u8) -> u8 {
 impl FromStr for ReplId {
     type Err = BadReplId;
 
-    /// Case-insensitive, as the servers compare ids.
+    /// Upper and lower case are the same, as for the servers.
     fn from_str(text: &str) -> Result<Self, BadReplId> {
         let lower = text.to_ascii_lowercase();
         let id = <[u8; 40]>::try_from(lower.as_bytes()).map_err(|_| BadReplId(text.to_owned()))?;
@@ -115,7 +115,7 @@ impl Offset {
         Self(self.0.saturating_sub(bytes))
     }
 
-    /// Bytes from `earlier` to here; 0 when `earlier` is not earlier.
+    /// Bytes from `earlier` to here, or 0 when `earlier` is not earlier.
     #[must_use]
     pub fn since(self, earlier: Offset) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -143,7 +143,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// A point at which a capture may go on: a boundary between commands, outside `MULTI`.
+/// A point at which a capture may continue: a boundary between commands, outside `MULTI`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boundary {
     /// The offset after the last whole unit.

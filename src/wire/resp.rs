@@ -1,8 +1,8 @@
 //! The command feed: RESP2 arrays of bulk strings (PROTOCOL.md C.1), scanned without holding any command.
 //!
-//! [`FeedScanner`] is fed the raw bytes in any chunks and tells where commands end, which database is selected and
-//! whether a transaction is open. It keeps only the head of a command (its first few arguments, each cut at a small
-//! size), so a value of a gigabyte or a command of a million arguments costs no memory.
+//! [`FeedScanner`] takes the raw bytes in chunks of any size. It says where commands end, which database is selected
+//! and whether a transaction is open. It keeps only the head of a command (its first few arguments, each cut at a small
+//! size). So a value of a gigabyte or a command of a million arguments costs no memory.
 
 pub mod commands;
 
@@ -15,10 +15,10 @@ pub const HEAD_ARGS: usize = 8;
 pub const HEAD_ARG_BYTES: usize = 32;
 /// Most arguments of one command: what the servers themselves accept (2^31 - 1).
 pub const MAX_ARGC: u64 = 0x7FFF_FFFF;
-/// Longest argument: servers stop at `proto-max-bulk-len`, which nobody raises beyond this (2^40 bytes).
+/// Longest argument. Servers stop at `proto-max-bulk-len`, which nobody raises beyond this (2^40 bytes).
 pub const MAX_BULK_LEN: u64 = 1 << 40;
 
-/// Digits of the longest number that is taken, leading zeros included: as many as servers' integers have at most.
+/// Digits of the longest number that is accepted, including leading zeros: as many as servers' integers have at most.
 const NUMBER_DIGITS: u8 = 20;
 
 /// Bytes that cannot be a command feed.
@@ -56,7 +56,7 @@ impl Head {
         self.argc
     }
 
-    /// Argument `index`, cut at [`HEAD_ARG_BYTES`]; `None` beyond the command or beyond [`HEAD_ARGS`].
+    /// Argument `index`, cut at [`HEAD_ARG_BYTES`]. `None` beyond the command or beyond [`HEAD_ARGS`].
     #[must_use]
     pub fn arg(&self, index: usize) -> Option<&[u8]> {
         if index as u64 >= self.argc {
@@ -66,7 +66,7 @@ impl Head {
         self.bytes.get(index)?.get(..len.min(HEAD_ARG_BYTES))
     }
 
-    /// Bytes of argument `index`, whole; 0 beyond the command or beyond [`HEAD_ARGS`].
+    /// Length of the whole argument `index` in bytes. 0 beyond the command or beyond [`HEAD_ARGS`].
     #[must_use]
     pub fn arg_len(&self, index: usize) -> u64 {
         if index as u64 >= self.argc {
@@ -129,7 +129,7 @@ impl Head {
     }
 }
 
-/// A whole command that has gone by.
+/// A whole command that has passed.
 #[derive(Debug)]
 pub struct Command<'a> {
     /// Offset before its first byte.

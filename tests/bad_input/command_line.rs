@@ -71,11 +71,11 @@ fn command_lines_that_are_wrong() {
         ),
         (
             with(&restore, &["--continue-history", "--offset", "1"]),
-            "leave out --at and",
+            "Leave out --at and",
         ),
         (
             vec!["restore", "--store", "file:///nowhere", "--to", "elsewhere"],
-            "not a place to restore to",
+            "no place to restore to",
         ),
         (
             vec!["restore", "--store", "file:///nowhere", "--to", "aof:"],

@@ -177,11 +177,11 @@ fn segments() {
         let other = copy.segment((index + 1) % 4);
         fs::copy(other, copy.segment(index)).unwrap();
         let name = copy.name(&copy.segment(index));
-        copy.restore_fails(7, &[&name, "was renamed: it says that it is "]);
+        copy.restore_fails(7, &[&name, "was renamed: its content says that it is "]);
 
         let copy = sample.copy();
         fs::copy(stranger.segment(index), copy.segment(index)).unwrap();
-        copy.restore_fails(7, &[&name, "was renamed: it says that it is "]);
+        copy.restore_fails(7, &[&name, "was renamed: its content says that it is "]);
     }
 }
 
@@ -213,7 +213,7 @@ fn a_segment_that_is_not_there() {
                     &format!("the log of history {} has a gap", history.display()),
                     &format!("byte {first} is missing"),
                     &format!("(the next segment begins at byte {next})"),
-                    &format!("ends at offset {}: ask for that", first - 1),
+                    &format!("Ask for offset {}, the last one before the gap", first - 1),
                 ],
             );
             // What the message advises works.
@@ -233,7 +233,7 @@ fn a_segment_that_is_not_there() {
 fn bases() {
     let sample = Sample::new(Version::Redis80);
     let stranger = Sample::new(Version::Valkey81).copy();
-    let none = "no sound snapshot is left for ";
+    let none = "there is no sound snapshot for ";
     let damaged = |harm: &dyn Fn(&mut Vec<u8>), words: &[&str]| {
         let copy = sample.copy();
         change(&copy.base(), harm);
@@ -281,7 +281,7 @@ fn bases() {
     manifest(&|copy| change(&copy.manifest(), Vec::clear), &[]);
     manifest(
         &|copy| assert!(fs::copy(stranger.manifest(), copy.manifest()).unwrap() > 0),
-        &["was renamed: it says that it is "],
+        &["was renamed: its content says that it is "],
     );
     // A manifest that tells of other bytes than are there is found out by them.
     for (field, value) in [
@@ -296,7 +296,7 @@ fn bases() {
     // Without a manifest there is no base.
     let copy = sample.copy();
     fs::remove_file(copy.manifest()).unwrap();
-    copy.restore_fails(6, &["holds no snapshot that could be restored yet"]);
+    copy.restore_fails(6, &["holds no complete snapshot yet"]);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn documents() {
     let copy = sample.copy();
     let id = "0123456789abcdef0123456789abcdef01234567";
     change_json(&copy.history(), |doc| doc["id"] = id.into());
-    copy.restore_fails(7, &[&name, "was renamed: it says that it is "]);
+    copy.restore_fails(7, &[&name, "was renamed: its content says that it is "]);
 }
 
 /// With an older base there is still a way: it is taken, it is said, and it leads to the same data.
@@ -353,9 +353,9 @@ fn a_damaged_base_is_passed_over_for_an_older_one() {
     assert!(
         output
             .stderr
-            .contains("this snapshot cannot be used; looking for an older one"),
+            .contains("this snapshot cannot be used. Looking for an older one"),
         "{output:?}"
     );
-    assert!(output.stdout.contains("was passed over"), "{output:?}");
+    assert!(output.stdout.contains("was skipped"), "{output:?}");
     assert_eq!(target.debug_digest(), sample.server.debug_digest());
 }

@@ -106,7 +106,7 @@ fn a_server_that_follows_another_is_left_alone() {
         &replica.url(),
     ];
     let of = format!(
-        "is a replica of 127.0.0.1:{}: run `REPLICAOF NO ONE`",
+        "is a replica of 127.0.0.1:{}. Run there first: redis-cli REPLICAOF NO ONE",
         master.port()
     );
     fails(&args, 4, &[&of, "Nothing was changed there"]);
@@ -212,14 +212,16 @@ fn a_server_without_a_module() {
         let target = Server::start(Version::Redis70, &[]);
         let lacks = match module {
             Some(module) => format!("lacks the module {module} for values of type {type_name}"),
-            None => format!("has no module, and the backup holds values of the type {type_name}"),
+            None => {
+                format!("has no module, but the backup holds module values of type {type_name}")
+            }
         };
         fails(
             &["restore", "--store", &store, "--to", &target.url()],
             4,
             &[
                 &lacks,
-                "would exit while loading",
+                "would exit while it loads them",
                 "Nothing was changed there",
             ],
         );
@@ -289,7 +291,7 @@ fn points_that_cannot_be_reached() {
         assert!(files(&target).is_empty());
     };
     let oldest = format!(
-        "lies before the oldest point that can be restored, the snapshot at offset {}",
+        "is before the oldest point that can be restored, the snapshot at offset {}",
         backup.base
     );
     refused(
@@ -305,9 +307,9 @@ fn points_that_cannot_be_reached() {
     refused(
         &["--offset", &beyond],
         &[
-            &format!("{beyond} lies after the last point that is stored, "),
+            &format!("{beyond} is after the last point that is stored, "),
             &format!(":{last}"),
-            "ask for `latest`",
+            "Ask for `latest`",
         ],
     );
     let id = "0123456789abcdef0123456789abcdef01234567";
@@ -318,7 +320,7 @@ fn points_that_cannot_be_reached() {
     fails(
         &args,
         2,
-        &["`2100-01-01T00:00:00Z` has not come yet: write `latest`"],
+        &["`2100-01-01T00:00:00Z` is in the future: write `latest`"],
     );
     // Now is fine, and is what `latest` is.
     let args = restore(&["--at", "0s ago", "--dry-run", "--json"]);
@@ -367,9 +369,14 @@ fn files_that_are_in_the_way() {
     assert_eq!(run(&exact).code, 0);
     let made = fs::read(&file).unwrap();
     assert!(made.starts_with(b"REDIS0013"));
-    let in_the_way = "Nothing was written; choose another place, or use --force to replace it";
+    let in_the_way =
+        "Nothing was written. Choose another place, or force the restore to replace it";
     fs::write(&file, "mine").unwrap();
-    fails(&exact, 4, &[to, "exists already", in_the_way]);
+    fails(
+        &exact,
+        4,
+        &[to, "exists already", in_the_way, "try: --force"],
+    );
     assert_eq!(fs::read(&file).unwrap(), b"mine");
     assert_eq!(run(&[&exact[..], &["--force"]].concat()).code, 0);
     assert_eq!(fs::read(&file).unwrap(), made);
@@ -409,7 +416,10 @@ fn files_that_are_in_the_way() {
     fails(
         &["restore", "--store", &store, "--to", nowhere],
         1,
-        &["cannot write /proc/backfeed", "Is there such a directory?"],
+        &[
+            "cannot write /proc/backfeed",
+            "Check that the directory exists",
+        ],
     );
     assert!(!Path::new("/proc/backfeed").exists());
 }
@@ -425,7 +435,7 @@ fn a_target_that_cannot_be_reached_or_refuses_us() {
     fails(
         &["restore", "--store", &store, "--to", &bare],
         4,
-        &["refused our credentials: NOAUTH"],
+        &["refused the credentials: NOAUTH"],
     );
     fails(
         &["restore", "--store", &store, "--to", "redis://127.0.0.1:1"],

@@ -1,11 +1,12 @@
-//! A stretch of a log's list with its headers, and which of them are links of the log. (Why not all: see [`super`].)
+//! A part of a log's list with its headers, and which of these segments belong to the log. ([`super`] says why not all
+//! do.)
 
 use crate::archive::ArchiveError;
 use crate::archive::log::PARALLEL_UPLOADS;
 use crate::log::segment::{Entry, SealHeader};
 use crate::wire::position::Offset;
 
-/// A run of so many segments that follow one another is part of the log for sure: strays make shorter ones.
+/// A run of this many segments that follow one another is certainly part of the log. Strays make shorter ones.
 const SURE: usize = PARALLEL_UPLOADS;
 
 /// Some neighbours of a log's list, up to the first seal.
@@ -15,7 +16,8 @@ pub(crate) struct Window {
     /// Nothing of the log lies before the list.
     is_all_listed: bool,
     items: Vec<Item>,
-    /// For each item, how many make the longest run that ends with it; at least [`SURE`] if it is a link for sure.
+    /// For each item, the length of the longest run that ends with it; at least [`SURE`] if it certainly belongs to the
+    /// log.
     lengths: Vec<usize>,
 }
 
@@ -36,7 +38,7 @@ impl Item {
         }
     }
 
-    /// Is this the segment with that byte, or what stands in its place?
+    /// Is this the segment with that byte, or the object in its place?
     fn holds(&self, byte: u64) -> bool {
         match self.next() {
             Some(next) => self.first <= byte && byte < next,
@@ -80,7 +82,7 @@ impl Window {
             return;
         };
         let mut length = self.length(index);
-        // A full sync in the middle of a log that goes on unbroken begins nothing.
+        // A full sync in the middle of an unbroken log begins nothing.
         if starts.contains(&item.first) && !self.surely_covered(index) {
             length = length.max(SURE);
         }
@@ -136,8 +138,8 @@ impl Window {
             .ok()
     }
 
-    /// The link that holds byte `wanted`, or a seal that stands there. At a start (`strict`), only a sure one: before the
-    /// writer after a gap has stored its first segment, none but strays could hold it.
+    /// The segment of the log that holds byte `wanted`, or a seal there. At a start (`strict`), only a sure one: before
+    /// the writer after a gap has stored its first segment, only strays could hold it.
     pub(crate) fn holding(&self, wanted: u64, strict: bool) -> Result<Option<usize>, ArchiveError> {
         let found = self.longest(|item| item.holds(wanted));
         if let Some(index) = found {
@@ -175,7 +177,7 @@ impl Window {
         rest.any(|(item, length)| item.first > beyond && (item.is_seal() || *length >= SURE))
     }
 
-    /// Is there anything that begins behind this byte?
+    /// Does anything begin after this byte?
     pub(crate) fn lists_beyond(&self, byte: u64) -> bool {
         self.items.last().is_some_and(|item| item.first > byte)
     }
@@ -195,7 +197,7 @@ impl Window {
         Some(Offset::before_byte(self.first_byte(index)))
     }
 
-    /// The item at the end of the longest run among those that `matches`; of equal ones the earliest.
+    /// The item at the end of the longest run among those that `matches`. Of equal ones, the earliest.
     fn longest(&self, matches: impl Fn(&Item) -> bool) -> Option<usize> {
         let mut best = None;
         for (index, (item, length)) in self.items.iter().zip(&self.lengths).enumerate() {

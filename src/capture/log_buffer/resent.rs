@@ -1,4 +1,4 @@
-//! What a server sends once more, or another writer has stored: it is compared before it is dropped.
+//! What a server sends again, or another writer has stored. It is compared before it is dropped.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::wire::position::{Boundary, Offset};
 use crate::wire::resp::FeedScanner;
 
 impl LogBuffer {
-    /// What is held of the bytes after `start`, up to `end`.
+    /// The held bytes after `start`, up to `end`.
     #[must_use]
     pub fn held(&self, start: Offset, end: Offset) -> Vec<Held> {
         let held = self.chunks.iter().filter_map(|chunk| {
@@ -23,7 +23,7 @@ impl LogBuffer {
         held.collect()
     }
 
-    /// This is stored; what comes of it is compared.
+    /// This is stored. What the server sends of it is compared.
     pub fn expect(&mut self, stored: Option<Sample>) {
         self.overlaps.extend(stored);
     }
@@ -64,7 +64,7 @@ impl LogBuffer {
         }
     }
 
-    /// The server sends this again, up to `upto`, before it goes on.
+    /// The server sends this again, up to `upto`, before it continues.
     pub fn begin_again(&mut self, sample: Sample, upto: Boundary) {
         self.scanner = FeedScanner::new(upto);
         self.overlaps.extend(sample.after(upto.offset));

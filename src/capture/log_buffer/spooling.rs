@@ -1,4 +1,4 @@
-//! What is received and not stored goes to the spool when memory fills: which bytes, and what is left of them in memory.
+//! What is received and not stored goes to the spool when memory fills: which bytes go, and what stays in memory.
 
 use bytes::Bytes;
 
@@ -17,7 +17,8 @@ pub struct Batch {
 }
 
 impl LogBuffer {
-    /// The oldest bytes in memory behind `in_flight` (what is being stored is in memory anyhow): `least` to about `most`.
+    /// The oldest bytes in memory after `in_flight` (what is being stored is in memory anyway): at least `least`, and
+    /// about `most`.
     #[must_use]
     pub fn spoolable(&self, in_flight: Offset, least: usize, most: usize) -> Option<Batch> {
         let first = self.chunks.partition_point(|chunk| chunk.start < in_flight);
@@ -46,8 +47,8 @@ impl LogBuffer {
         batch.filter(|_| length >= least)
     }
 
-    /// A batch is in the spool. What of it still waits becomes chunks of up to `grain` bytes, of 100 ms at most, as time marks
-    /// are.
+    /// A batch is in the spool. The part of it that still waits becomes chunks of up to `grain` bytes and up to 100 ms,
+    /// like time marks.
     pub fn spooled(&mut self, batch: &Batch, record: &Record, grain: usize) {
         let first = self
             .chunks

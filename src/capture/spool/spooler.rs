@@ -1,5 +1,4 @@
-//! Moves feed from memory to the spool while the store is behind: beside the link and the log's writer, which wait for
-//! neither.
+//! Moves feed from memory to the spool while the store is behind. The link and the log writer do not wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +10,19 @@ use crate::capture::spool::Spool;
 use crate::config::CaptureConfig;
 use crate::runtime::spawn_blocking;
 
-/// A record is a write and a read of the disk: fewer bytes are not worth one …
+/// A record costs one write and one read of the disk. Fewer bytes are not worth it.
 const RECORD_MIN: usize = 64 * 1024;
-/// … and it is read as a whole, and held in memory meanwhile.
+/// A record is read as a whole, and is in memory meanwhile.
 const RECORD_MAX: usize = 1 << 20;
-/// Segments are cut between chunks, so these stay well below a segment, and below this; more of them cost memory.
+/// Segments are cut between chunks, so chunks are much shorter than a segment, and shorter than this. More chunks cost
+/// memory.
 const GRAIN_MAX: usize = 256 * 1024;
-/// Of a segment, at most.
+/// The most grains in a segment.
 const GRAINS_IN_A_SEGMENT: usize = 16;
 /// After the spool took nothing: it is full, or out of order, and says so itself.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Half of the memory is for bursts and for a disk that takes its time; what is beyond goes to the spool.
+/// Half of the memory is for bursts and for a slow disk. What is beyond it goes to the spool.
 pub(crate) fn threshold(config: &CaptureConfig) -> usize {
     config.memory_limit / 2
 }

@@ -1,6 +1,6 @@
-//! Values that the log does not tell are asked of the server: what it holds at an offset, in one transaction.
+//! Asks the server for values that the log does not have: what it holds at an offset, in one transaction.
 //!
-//! That costs the server a `DUMP` of those keys, where a full sync costs a fork and the whole data set.
+//! This costs the server a `DUMP` of those keys. A full sync would cost a fork and the whole data set.
 
 use crate::config::Source;
 use crate::link::control::{Control, ControlError, Reply};
@@ -11,11 +11,11 @@ use crate::wire::position::Position;
 
 /// More keys are not asked for: a full sync is simpler then.
 pub(super) const MOST_KEYS: usize = 64;
-/// What they may take in the server's memory, all together: it does nothing else while it writes them.
+/// How much memory they may take in the server, all together. It does nothing else while it writes them.
 const MOST_BYTES: i64 = 4 << 20;
 /// The RDB type of a module's value. Others may be of a newer form than the base has.
 const MODULE: u8 = 7;
-/// The RDB version and the checksum behind a dump.
+/// The RDB version and the checksum at the end of a dump.
 const FOOTER: usize = 10;
 
 /// The values of these keys (database, name), and where the server stood. None: they cannot be had so.
@@ -39,7 +39,7 @@ pub(super) async fn values(
     if bytes > MOST_BYTES {
         tracing::info!(
             bytes,
-            "the values that the log does not tell are too large to be asked for"
+            "the values that the log does not have are too large to ask for"
         );
         return Ok(None);
     }
@@ -56,7 +56,7 @@ pub(super) async fn values(
     Ok(read(keys, &replies))
 }
 
-/// What the transaction gave: `SELECT`, `DUMP` and `PEXPIRETIME` for each key, then `INFO`.
+/// The replies of the transaction: `SELECT`, `DUMP` and `PEXPIRETIME` for each key, then `INFO`.
 fn read(keys: &[(u32, Vec<u8>)], replies: &[Reply]) -> Option<(Position, Vec<Given>)> {
     let (info, replies) = replies.split_last()?;
     let Reply::BulkString(info) = info else {

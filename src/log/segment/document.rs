@@ -24,7 +24,7 @@ pub(super) enum Document {
         clock_back: Option<(i64, i64)>,
         #[serde(default)]
         writer: String,
-        /// Hexadecimal, as the other one.
+        /// Hexadecimal, like the other one.
         crc64: String,
         stored: u64,
         stored_crc64: String,

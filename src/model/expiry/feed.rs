@@ -1,4 +1,4 @@
-//! A whole feed with its relative expiries made absolute, as it streams by.
+//! Makes the relative expiries of a whole feed absolute while it streams.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use super::{may_need_rewrite, rewrite};
 use crate::wire::position::{Boundary, Offset, TimeMark};
 use crate::wire::resp::{Command, FeedError, FeedScanner, encode_command};
 
-/// Longest command that is rewritten: it has to be held whole, as `EX 10` stands behind the value. The servers' limit
-/// for a value is 512 MiB unless `proto-max-bulk-len` is raised; this leaves room for the rest of the command.
+/// Longest command that is rewritten. It has to be held whole, because `EX 10` follows the value. The servers' limit
+/// for a value is 512 MiB unless `proto-max-bulk-len` is raised. This leaves room for the rest of the command.
 pub const REWRITE_LIMIT: usize = 520 * 1024 * 1024;
 /// Bytes of an unfinished command that are held before it is looked at whether it must be.
 const LOOK: usize = 4 * 1024;
@@ -38,8 +38,9 @@ pub enum FeedRewriteError {
     },
 }
 
-/// Copies a feed: newlines between commands are left out (an AOF loader takes them for corruption, PROTOCOL.md E.6), and
-/// relative expiries become absolute if that is asked for. Memory: one command that may hold an expiry, and the marks.
+/// Copies a feed: newlines between commands are left out (an AOF loader takes them for corruption, PROTOCOL.md E.6),
+/// and relative expiries become absolute if that is asked for. Memory: one command that may hold an expiry, and the
+/// marks.
 #[derive(Debug)]
 pub struct FeedRewriter {
     scanner: FeedScanner,
@@ -54,7 +55,7 @@ pub struct FeedRewriter {
 }
 
 impl FeedRewriter {
-    /// For the feed after `from`. With `absolute_from_ms`, relative expiries are made absolute; the value is the
+    /// For the feed after `from`. With `absolute_from_ms`, relative expiries are made absolute. The value is the
     /// receive time (Unix milliseconds) of what comes before the first time mark.
     #[must_use]
     pub fn new(from: Boundary, absolute_from_ms: Option<i64>) -> Self {
@@ -155,7 +156,7 @@ impl FeedRewriter {
     }
 }
 
-/// Where in the pending bytes an offset stands; 0 when it was given out already.
+/// The index of an offset in the pending bytes; 0 when that offset was handed out already.
 fn index(offset: Offset, pending_start: Offset) -> usize {
     usize::try_from(offset.since(pending_start)).unwrap_or(usize::MAX)
 }
@@ -168,7 +169,7 @@ fn is_candidate(command: &Command<'_>) -> bool {
         .is_some_and(|name| may_need_rewrite(name, count))
 }
 
-/// Receive time: that of the first mark at or behind the command's end; behind the last mark, that one's.
+/// Receive time: that of the first mark at or after the command's end. After the last mark: the time of that one.
 fn receive_time(marks: &mut VecDeque<TimeMark>, last_ms: &mut i64, end: Offset) -> i64 {
     while let Some(mark) = marks.front() {
         if mark.offset >= end {
@@ -228,7 +229,7 @@ fn head_is_candidate(front: &[u8]) -> bool {
         .is_some_and(|name| may_need_rewrite(name, count))
 }
 
-/// A line `<prefix><decimal>\r\n` at `at`: the number, and where the next byte stands.
+/// A line `<prefix><decimal>\r\n` at `at`: the number, and the position of the next byte.
 fn number(raw: &[u8], at: usize, prefix: u8) -> Option<(usize, usize)> {
     let (first, rest) = raw.get(at..)?.split_first()?;
     let length = memchr::memchr(b'\r', rest).filter(|_| *first == prefix)?;

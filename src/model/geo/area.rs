@@ -1,4 +1,4 @@
-//! What lies within an area around a point: as servers search it, with their formulas.
+//! What is within an area around a point. Servers search in the same way, with the same formulas.
 
 use super::cells::{Cell, FINEST, Point};
 
@@ -8,8 +8,8 @@ const EARTH_RADIUS: f64 = 6_372_797.560_856;
 const MERCATOR_MAX: f64 = 20_037_726.37;
 const RADIANS_PER_DEGREE: f64 = std::f64::consts::PI / 180.0;
 
-/// By this many meters distances may differ from those on the master: its processor or its C library may round
-/// otherwise. It is far more than that comes to.
+/// Distances may differ by this many meters from those on the master, because its processor or its C library may round
+/// in another way. This is far more than the real differences.
 const ROUNDING: f64 = 1e-6;
 /// Toward the point on the other side of the globe, small errors become large.
 const OTHER_SIDE: f64 = 20_000_000.0;

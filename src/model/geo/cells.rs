@@ -7,8 +7,8 @@ const LATITUDES: (f64, f64) = (-85.051_128_78, 85.051_128_78);
 /// How many times a position is halved each way.
 pub(super) const FINEST: u32 = 26;
 
-/// Servers read a score as an integer, which must be below this. (Positions at the very edge have scores a little
-/// higher than 52 bits.)
+/// Servers read a score as an integer, which must be below this. (Positions at the very edge have scores of a little
+/// more than 52 bits.)
 const SCORES: f64 = (1u64 << 63) as f64;
 
 /// A position in degrees.
@@ -19,7 +19,7 @@ pub(super) struct Point {
 }
 
 impl Point {
-    /// None, if it lies outside of what servers take.
+    /// None, if it is outside of what servers accept.
     pub(super) fn new(longitude: f64, latitude: f64) -> Option<Self> {
         let inside = (LONGITUDES.0..=LONGITUDES.1).contains(&longitude)
             && (LATITUDES.0..=LATITUDES.1).contains(&latitude);
@@ -58,14 +58,14 @@ impl Point {
 /// A cell of `2^step` times `2^step`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cell {
-    /// From west to east.
+    /// Number from west to east.
     x: u32,
-    /// From south to north.
+    /// Number from south to north.
     y: u32,
     pub(super) step: u32,
 }
 
-/// Of a cell, in degrees.
+/// The borders of a cell, in degrees.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) longitude: (f64, f64),
@@ -73,7 +73,7 @@ pub(super) struct Bounds {
 }
 
 impl Cell {
-    /// The cell in which a point lies.
+    /// The cell that contains a point.
     pub(super) fn at(point: Point, step: u32) -> Self {
         let cells = cells(step);
         let index =
@@ -85,7 +85,7 @@ impl Cell {
         }
     }
 
-    /// The one that many cells to the east and to the north; around the globe, in both directions.
+    /// The cell that many cells to the east and to the north, around the globe in both directions.
     pub(super) fn beside(self, east: i32, north: i32) -> Self {
         let mask = 1u32.wrapping_shl(self.step).wrapping_sub(1);
         let moved = |index: u32, by: i32| match by {

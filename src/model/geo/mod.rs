@@ -27,8 +27,8 @@ pub(super) const COMMANDS: &[Spec] = &[
 
 /// Seen: Redis 6.0 with glibc 2.31 stores other last bits than all that run with later ones.
 const DISTANCES: &str = "it stores distances, whose last bit depends on the master's C library";
-/// Servers convert the score to an unsigned integer. Of one that is negative or too high, C leaves open what that gives: x86-64
-/// wraps it around, arm64 takes the nearest that there is; and a feed does not tell the master's processor.
+/// Servers convert the score to an unsigned integer. C does not define the result for a score that is negative or too
+/// high: x86-64 wraps it around, arm64 takes the nearest possible value. A feed does not show the master's processor.
 const NO_POSITION: &str = "a score is no position";
 
 /// Snapshots of versions before are of servers that may search as Redis 6.0 does.
@@ -73,7 +73,7 @@ struct Search<'a> {
     center: Center<'a>,
     shape: Shape,
     unit: f64,
-    /// As many at most.
+    /// At most this many.
     count: Option<usize>,
     /// Whichever are found first.
     any: bool,
@@ -150,7 +150,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What the options say, as far as they have been read.
+/// The options that have been read so far.
 #[derive(Debug, Default)]
 struct Parts<'a> {
     destination: Option<&'a [u8]>,
@@ -186,7 +186,7 @@ impl<'a> Parts<'a> {
                 Ok(2)
             }
             word if is_word(word, "STOREDIST") => Err(args.unmodelled(DISTANCES)),
-            // They go with replies alone.
+            // These change only the reply.
             word if is_word(word, "WITHDIST")
                 || is_word(word, "WITHHASH")
                 || is_word(word, "WITHCOORD") =>
@@ -329,7 +329,7 @@ fn found(
             match area.within(point) {
                 Within::No => {}
                 Within::Unsure => {
-                    return Err(args.unmodelled("a member lies on the very border of the area"));
+                    return Err(args.unmodelled("a member is exactly on the border of the area"));
                 }
                 Within::Yes => found.push(Found {
                     member: member.clone(),

@@ -11,7 +11,7 @@ use crate::wire::rdb::packed::{Element, ListpackWriter, listpack, ziplist, zipma
 
 /// The first RDB version with listpacks.
 const FIRST_WITH_LISTPACKS: u32 = 10;
-/// Up to so many fields go into a listpack, and no field or value that is longer: the limits of the servers.
+/// The servers' limits for a listpack: this many fields, and no longer field or value.
 const LISTPACK_FIELDS: usize = 128;
 const LISTPACK_BYTES: usize = 64;
 /// The last expiry that Redis can hold.
@@ -153,7 +153,7 @@ fn read_expiries(mut input: Cursor<'_>) -> Read {
     })
 }
 
-/// The first expiry, which stands before the listpack, is told again in it.
+/// The first expiry comes before the listpack, and is repeated in it.
 fn read_listpack_expiries(mut input: Cursor<'_>) -> Read {
     input.i64_le()?;
     read_blob(input, |blob| from_triplets(&listpack(blob)?))
@@ -244,7 +244,7 @@ impl Hash {
         fields.all(|(field, told)| short(field) && short(&told.value))
     }
 
-    /// Servers load fields that are there twice into a packed blob alone.
+    /// Servers load a field that is there twice only into a packed blob.
     fn check_hidden(self) -> Read {
         if self.hidden.is_empty() || self.len() <= LISTPACK_FIELDS && self.all_short() {
             return Ok(self);

@@ -31,7 +31,7 @@ pub(crate) const COMMANDS: &[Spec] = &[
     Spec::new("HGETDEL", KEY, hgetdel),
 ];
 
-/// `HSET key field value …`: fields that are set expire no more.
+/// `HSET key field value …`: fields that are set lose their expiry.
 fn hset(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     args.get(3)?;
     let pairs = args.pairs(2)?;
@@ -58,7 +58,7 @@ fn hdel(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     remove(space, args, args.from(2))
 }
 
-/// `HGETDEL key FIELDS n field …`, which Valkey sends as it came.
+/// `HGETDEL key FIELDS n field …`, which Valkey sends unchanged.
 fn hgetdel(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let options = Options::read(args, 2, 1)?;
     remove(space, args, options.fields)
@@ -86,8 +86,8 @@ fn hincrby(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     })
 }
 
-/// `HINCRBYFLOAT key field n`: servers send the result instead, so it comes from something else. The sum of integers
-/// is certain; others depend on the master's floating point.
+/// `HINCRBYFLOAT key field n`: servers send the result instead, so another program sent this. The sum of integers is
+/// certain. Other sums depend on the master's floating point.
 fn hincrbyfloat(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     const WHY: &str = "its result depends on the floating point of the server that ran it";
     let by = args.get(3)?;
@@ -227,7 +227,7 @@ fn absolute(
         .ok_or_else(|| args.diverged("the expiry is not within the bounds of one"))
 }
 
-/// When a field shall expire, as a command says.
+/// When a field expires, according to a command.
 #[derive(Clone, Copy, Debug)]
 enum Time<'a> {
     Never,
@@ -235,7 +235,7 @@ enum Time<'a> {
     At(&'a [u8], i64),
 }
 
-/// Options and fields: Redis takes options behind the fields, too.
+/// Options and fields. Redis also accepts options after the fields.
 #[derive(Debug, Default)]
 struct Options<'a> {
     nx: bool,
@@ -251,7 +251,7 @@ struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// From argument `index` on; `each` is 2 if the fields have values.
+    /// Reads from argument `index` on. `each` is 2 if the fields have values.
     fn read(args: &Args<'a>, mut index: usize, each: usize) -> Result<Self, ApplyError> {
         let mut read = Self::default();
         while index < args.len() {
@@ -296,7 +296,7 @@ impl<'a> Options<'a> {
         })
     }
 
-    /// May a field with this expiry get that one? A field that never expires counts as the last to do so.
+    /// May a field with this expiry get that one? A field that never expires counts as the last to expire.
     fn allow(&self, now: Option<i64>, new: i64) -> bool {
         match now {
             Some(now) => !(self.nx || self.gt && new <= now || self.lt && new >= now),

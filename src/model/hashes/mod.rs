@@ -1,6 +1,6 @@
 //! Hashes: fields, their values, and when fields expire.
 //!
-//! As with keys, a field whose time has passed is there until the feed deletes it (PROTOCOL.md C.5).
+//! As with keys, a field whose time has passed stays until the feed deletes it (PROTOCOL.md C.5).
 
 mod codec;
 mod commands;
@@ -14,7 +14,7 @@ use crate::wire::rdb::Family;
 
 pub(super) use commands::COMMANDS;
 
-/// What the accounts take for a field beside its bytes and those of its value.
+/// What is counted for a field beside its bytes and those of its value.
 const FIELD_OVERHEAD: usize = 100;
 /// The first RDB version of Redis that has fields which expire.
 const FIRST_WITH_EXPIRIES: u32 = 12;
@@ -23,10 +23,10 @@ const FIRST_WITH_EXPIRIES: u32 = 12;
 #[derive(Clone, Debug, Default)]
 pub struct Hash {
     fields: HashMap<Blob, Field>,
-    /// Fields that stand behind another one of the same name, in their order. No command makes such, but servers up to Redis 8.6
-    /// and Valkey 8.1 load them, and look at the first one of a name.
+    /// Fields after another one of the same name, in their order. No command makes such fields, but servers up to Redis
+    /// 8.6 and Valkey 8.1 load them, and use the first one of a name.
     hidden: Vec<(Blob, Field)>,
-    /// How many fields were ever added: the place of the next one.
+    /// How many fields were ever added. This is the place of the next one.
     added: u64,
     /// Bytes of memory, roughly.
     weight: usize,
@@ -38,14 +38,14 @@ struct Field {
     value: Blob,
     /// When it expires, Unix milliseconds.
     expiry: Option<i64>,
-    /// Servers keep the fields of small hashes in the order in which they came, and tell them in that order.
+    /// Servers keep the fields of small hashes in the order in which they came, and return them in that order.
     place: u64,
 }
 
-/// What becomes of the expiry of a field that is set.
+/// What happens to the expiry of a field that is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expiry {
-    /// It stays as it is.
+    /// It does not change.
     Keep,
     /// It becomes this one, or none.
     Set(Option<i64>),

@@ -1,4 +1,4 @@
-//! A stream as it stands in a snapshot (PROTOCOL.md D.7).
+//! A stream as a snapshot holds it (PROTOCOL.md D.7).
 
 use super::Stream;
 use super::groups::{Group, Groups, UNKNOWN};
@@ -84,7 +84,7 @@ fn stream(input: &mut Cursor<'_>, form: Form) -> Result<Stream, BadValue> {
     Ok(stream)
 }
 
-/// How many entries a group has read, as newer servers conclude it for a stream from which nothing was ever deleted.
+/// How many entries a group has read, as newer servers compute it for a stream from which nothing was ever deleted.
 fn entries_read(stream: &Stream, last: Id) -> i64 {
     let all = stream.added.cast_signed();
     if all == 0 || last < stream.first {

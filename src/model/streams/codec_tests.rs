@@ -8,9 +8,9 @@ use super::*;
 use crate::model::streams::groups::NEVER;
 use crate::model::testing::{REDIS_13, empty};
 
-/// `XADD q 5-1 a 1 b two`, `XADD q 5-2 a 300 b x`, `XADD q 6-0 c -1`, `XADD q 7-9 a -5000 b ""`, `XDEL q 5-2`, groups `g`
-/// at 0 and `12` at `$`, of `g` 5-1 for alice, 6-0 and 7-9 for bob; as real servers of all types dump it. On 8.6, with
-/// `XCFGSET q IDMP-DURATION 86400` and a fifth entry `IDMP p1 one * a 1 b 2`.
+/// `XADD q 5-1 a 1 b two`, `XADD q 5-2 a 300 b x`, `XADD q 6-0 c -1`, `XADD q 7-9 a -5000 b ""`, `XDEL q 5-2`, groups
+/// `g` at 0 and `12` at `$`, of `g` 5-1 for alice, 6-0 and 7-9 for bob; as real servers of all types dump it. On 8.6,
+/// with `XCFGSET q IDMP-DURATION 86400` and a fifth entry `IDMP p1 one * a 1 b 2`.
 const REDIS_6_0: &str = "0f0110000000000000000500000000000000014051510000001f0003010101020181610281620200010201\
     0001000101018374776f040501030100010101c12c02817802050100010101dfff020101816302dfff020601020102010801f178ec03800105\
     01ff03070902c00c070900000167070903000000000000000500000000000000010068e5cf8b01000002000000000000000600000000000000\

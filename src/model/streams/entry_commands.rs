@@ -9,7 +9,7 @@ use crate::model::Keyspace;
 use crate::model::args::{Args, is_word};
 use crate::model::error::ApplyError;
 
-/// What becomes of the references that groups hold to an entry that is to be deleted.
+/// What happens to the references that groups hold to an entry that is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum References {
     /// They stay.
@@ -25,7 +25,7 @@ enum References {
 #[derive(Clone, Copy, Debug)]
 struct Trim {
     bound: Bound,
-    /// Whole nodes alone may go.
+    /// Only whole nodes may be removed.
     approximate: bool,
 }
 
@@ -142,7 +142,8 @@ impl Stream {
         self.check_length(args)
     }
 
-    /// One that says to have entries and has none is in the memory of a server, but cannot be loaded.
+    /// A stream whose length says that it has entries, but that has none, can be in the memory of a server, but cannot
+    /// be loaded.
     fn check_length(&self, args: &Args) -> Result<(), ApplyError> {
         if self.entries.len() > 0 && self.entries.has_no_nodes() {
             return Err(args.unmodelled(
@@ -164,7 +165,7 @@ impl Stream {
     }
 }
 
-/// `XADD key [options] id field value …`, the id being the one that the master has given it.
+/// `XADD key [options] id field value …`. The id is the one that the master has given it.
 pub(super) fn xadd(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let key = args.get(1)?;
     let options = Options::parse(args)?;
@@ -217,7 +218,7 @@ pub(super) fn xadd(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> 
     stream.trim(args, &options)
 }
 
-/// A master leaves the id `*` as it is when it does not add the entry, as it had come before.
+/// A master leaves the id `*` unchanged when it does not add the entry, because the entry had come before.
 fn came_again(space: &mut Keyspace, args: &Args, options: &Options) -> Result<(), ApplyError> {
     if options.sender.is_none() {
         return Err(args.unmodelled("which id the master has given the entry is not told"));

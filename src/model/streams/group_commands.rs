@@ -176,8 +176,9 @@ impl Claim {
 /// `XCLAIM key group consumer 0 id … TIME ms RETRYCOUNT n FORCE JUSTID LASTID id`: what a master makes of its own
 /// `XCLAIM`, of `XAUTOCLAIM` and of `XREADGROUP`.
 ///
-/// When a consumer was seen and active, a replica takes from its own clock; so the times are those when the command was
-/// received, if that is known, else the delivery's. They inform, and nothing depends on them.
+/// A replica uses its own clock for the times when a consumer was last seen and active. Here they are the time when the
+/// command was received, if that is known, else the time of the delivery. They are information only; nothing depends on
+/// them.
 pub(super) fn xclaim(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     let ids: Vec<Id> = args
         .from(5)

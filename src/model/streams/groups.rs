@@ -1,4 +1,4 @@
-//! Consumer groups: who has been given which entries, and has not acknowledged them.
+//! Consumer groups: which entries each consumer was given and has not acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::model::Blob;
 pub(super) const UNKNOWN: i64 = -1;
 /// The consumer was never active.
 pub(super) const NEVER: i64 = -1;
-/// What the accounts take for a pending entry: in the group, and with its consumer.
+/// What is counted for a pending entry: in the group, and with its consumer.
 const PENDING_WEIGHT: usize = 100;
 /// What the accounts take for a group or a consumer.
 const MEMBER_WEIGHT: usize = 200;
@@ -44,7 +44,7 @@ pub(super) struct Pending {
     pub(super) delivered: i64,
     /// How often.
     pub(super) count: u64,
-    /// To whom. Changed by [`Group::give`] alone.
+    /// The consumer that has it. Only [`Group::give`] changes it.
     owner: Owner,
 }
 
@@ -103,7 +103,7 @@ impl Group {
         self.names.iter().filter_map(named).collect()
     }
 
-    /// The consumer of this name; if it is new, it was `seen` then.
+    /// The consumer of this name. If it is new, it was `seen` at that time.
     pub(super) fn consumer(&mut self, name: &[u8], seen: i64) -> Owner {
         if let Some(owner) = self.names.get(name) {
             return *owner;

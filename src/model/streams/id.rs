@@ -15,7 +15,7 @@ pub(super) struct Id {
 /// An id as `XADD` takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NewId {
-    /// `*`: the master has not told which one it took.
+    /// `*`: the master does not show which id it took.
     Any,
     /// `ms-*`: the next one of this millisecond.
     In(u64),
@@ -32,7 +32,7 @@ impl Id {
         seq: u64::MAX,
     };
 
-    /// As servers read one, without `-` and `+`: `ms-seq`, or `ms` alone for `ms-0`.
+    /// An id as servers read it, without `-` and `+`: `ms-seq`, or only `ms` for `ms-0`.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         match NewId::parse(text)? {
             NewId::Is(id) => Some(id),
@@ -40,7 +40,7 @@ impl Id {
         }
     }
 
-    /// The one after it; none after the last.
+    /// The id after it. None after the last.
     pub(super) fn next(self) -> Option<Self> {
         match self.seq.checked_add(1) {
             Some(seq) => Some(Self { ms: self.ms, seq }),
@@ -67,7 +67,7 @@ impl Id {
         }
     }
 
-    /// As the keys of nodes and pending entries have it.
+    /// The form in the keys of nodes and pending entries.
     pub(super) fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.ms) << 64 | u128::from(self.seq)).to_be_bytes()
     }
@@ -110,7 +110,8 @@ impl NewId {
     }
 }
 
-/// A number as `strtoull` reads one, which servers fall back to: spaces, a plus sign and zeros may stand before it.
+/// A number as `strtoull` reads it, which servers use as a second try: spaces, a plus sign and zeros may come before
+/// it.
 fn number(text: &[u8]) -> Option<u64> {
     let text = text.trim_ascii_start();
     let text = text.strip_prefix(b"+").unwrap_or(text);

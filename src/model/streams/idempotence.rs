@@ -1,8 +1,9 @@
-//! What a stream of Redis 8.6 remembers so that an entry that is sent twice is added once (`IDMP`).
+//! What a stream of Redis 8.6 remembers, so that an entry that is sent twice is added once (`IDMP`).
 //!
-//! Servers drop what is older than `duration` by their clock, which we do not have, so more is kept here than the master
-//! has; whoever loads it drops it. That the master had dropped something shows when it is added again. As it is always
-//! the oldest of a producer that go, by age and by number, nothing that the master has is ever missing here.
+//! Servers drop what is older than `duration` by their clock. We do not have that clock, so we keep more than the
+//! master has. A server that loads it drops the rest. When an entry is added again, we see that the master had dropped
+//! it. The oldest ones of a producer always go first, by age and by number. So nothing that the master has is missing
+//! here.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -13,10 +14,10 @@ use super::nodes::Field;
 use crate::model::Blob;
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number, put_string};
 
-/// `stream-idmp-duration`, as it is by default; and what is allowed.
+/// The default of `stream-idmp-duration`, and the allowed range.
 const DURATION: u64 = 100;
 const DURATIONS: std::ops::RangeInclusive<u64> = 1..=86_400;
-/// `stream-idmp-maxsize`, as it is by default; and what is allowed.
+/// The default of `stream-idmp-maxsize`, and the allowed range.
 const SIZE: u64 = 100;
 const SIZES: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// What the accounts take for an id that is remembered.
@@ -25,7 +26,7 @@ const WEIGHT: usize = 150;
 /// What is remembered.
 #[derive(Clone, Debug)]
 pub(super) struct Idempotence {
-    /// For how long, seconds.
+    /// How long, in seconds.
     duration: u64,
     /// How many of each producer.
     size: u64,

@@ -3,7 +3,7 @@
 //! | file | |
 //! |---|---|
 //! | [`id`], [`nodes`], [`groups`], [`idempotence`] | the parts of a stream |
-//! | [`codec`] | a stream as it stands in a snapshot |
+//! | [`codec`] | a stream as a snapshot holds it |
 //! | [`entry_commands`] | `XADD`, `XDEL`, `XTRIM`, … |
 //! | [`group_commands`] | `XGROUP`, `XCLAIM`, `XACK` |
 
@@ -62,7 +62,7 @@ pub struct Stream {
     entries: Entries,
     /// The greatest id that an entry was given, or that `XSETID` has set.
     last: Id,
-    /// The first entry's id; 0-0 if there is none.
+    /// The first entry's id. 0-0 if there is none.
     first: Id,
     /// The greatest id that was deleted other than by trimming.
     max_deleted: Id,
@@ -111,7 +111,7 @@ impl Stream {
         self.first = if self.entries.len() == 0 {
             Id::MIN
         } else {
-            // There may be none all the same.
+            // The list may still be empty.
             self.entries.first().unwrap_or(Id::MAX)
         };
     }
@@ -125,7 +125,7 @@ fn since(dialect: Dialect, version: u32) -> bool {
     }
 }
 
-/// An argument as the id of an entry.
+/// Reads an argument as the id of an entry.
 fn parse_id(args: &Args, arg: &[u8]) -> Result<Id, ApplyError> {
     Id::parse(arg).ok_or_else(|| args.diverged("an argument is no id"))
 }

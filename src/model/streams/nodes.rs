@@ -6,11 +6,11 @@
 //! ```
 //!
 //! A deleted entry stays, with a flag, as long as its node has others. The two numbers in front are kept apart, so that
-//! nothing moves when they change. Where a node ends does not show in the data, but `ACKED` trimming to a length looks
-//! at it: nodes are filled as servers fill them with their default settings.
+//! nothing moves when they change. The data do not show where a node ends, but `ACKED` trimming to a length depends on
+//! it. So nodes are filled as servers fill them with their default settings.
 //!
-//! Only the entries that are not deleted are in order: where `XDEL` took the last one and `XSETID` went back to before it, the
-//! deleted one may have a greater id than what was added since.
+//! Only the entries that are not deleted are in order. If `XDEL` took the last one and `XSETID` went back to before it,
+//! the deleted entry may have a greater id than entries that were added later.
 
 use std::collections::BTreeMap;
 
@@ -18,19 +18,19 @@ use super::id::Id;
 use crate::wire::rdb::cursor::{BadValue, Cursor, put_number};
 use crate::wire::rdb::packed::{Element, ListpackWriter, next_element};
 
-/// `stream-node-max-bytes`, as it is by default.
+/// The default of `stream-node-max-bytes`.
 const NODE_BYTES: usize = 4096;
-/// `stream-node-max-entries`, as it is by default.
+/// The default of `stream-node-max-entries`.
 const NODE_ENTRIES: usize = 100;
 /// Fields and values of an entry together are not longer.
 pub(super) const ENTRY_BYTES: usize = 1 << 30;
 /// The header of a listpack and its end.
 const LISTPACK_FRAME: usize = 7;
-/// What the accounts take for a node beside its bytes.
+/// What is counted for a node beside its bytes.
 const NODE_OVERHEAD: usize = 120;
 /// The entry was deleted.
 const DELETED: u8 = 1;
-/// The entry has the fields of the master entry, and values alone are given.
+/// The entry has the fields of the master entry, and only the values are stored.
 const SAME_FIELDS: u8 = 2;
 
 /// A field and its value.
@@ -40,16 +40,16 @@ pub(super) type Field<'a> = (&'a [u8], &'a [u8]);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     nodes: BTreeMap<Id, Node>,
-    /// How many there are, as servers count them: what the snapshot says, and what was added and deleted since. Streams of
-    /// Redis 5.0 say another number than their nodes have, and servers go by it.
+    /// How many there are, as servers count them: the number in the snapshot, and what was added and deleted since.
+    /// Streams of Redis 5.0 have another number than their nodes, and servers use it.
     length: u64,
     weight: usize,
 }
 
-/// Up to which entry a stream is trimmed.
+/// The limit to which a stream is trimmed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Bound {
-    /// So many may stay.
+    /// This many may stay.
     Length(u64),
     /// Those before this one go.
     Before(Id),
@@ -63,8 +63,8 @@ struct Node {
     last: Id,
     /// Elements of `body`.
     elements: usize,
-    /// Where in `body` the first entry begins that is not deleted; its end: there is none. What is trimmed is always
-    /// there, so none of it is gone over again.
+    /// Where in `body` the first entry begins that is not deleted, or the end of `body` if there is none. Trimming
+    /// always removes entries from there, so it reads no entry twice.
     start: usize,
     /// The listpack's elements after the first two.
     body: Vec<u8>,
@@ -74,7 +74,7 @@ struct Node {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     id: Id,
-    /// Where its flags stand: one byte.
+    /// The position of its flags: one byte.
     flags: usize,
     deleted: bool,
 }
@@ -130,7 +130,7 @@ impl Entries {
         node.is_some_and(|(master, node)| node.find(*master, id).is_some())
     }
 
-    /// Deletes an entry; false: there is none.
+    /// Deletes an entry. False: there is none.
     pub(super) fn delete(&mut self, id: Id) -> bool {
         let Some((&master, node)) = self.nodes.range_mut(..=id).next_back() else {
             return false;
@@ -169,7 +169,7 @@ impl Entries {
         }
     }
 
-    /// Deletes entries from the first one on, as far as `may` allows; true: there were some. With `all`, `may` is not
+    /// Deletes entries from the first one on, as far as `may` allows. True: there were some. With `all`, `may` is not
     /// asked.
     pub(super) fn trim(
         &mut self,
@@ -291,7 +291,7 @@ impl Node {
         }
     }
 
-    /// Is there room for an entry with so many bytes?
+    /// Is there room for an entry with this many bytes?
     fn takes(&self, brought: usize) -> bool {
         let bytes = self
             .body
@@ -475,7 +475,7 @@ impl<'a> Walk<'a> {
             return Ok(None);
         };
         let at = self.length.saturating_sub(self.input.rest().len());
-        // One byte, as numbers up to 127 are: it can be changed where it stands.
+        // One byte, as numbers up to 127 are: it can be changed in place.
         if flags & !(DELETED | SAME_FIELDS) != 0 {
             return Err(BadValue("an entry of a stream has unknown flags"));
         }

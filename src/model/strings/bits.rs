@@ -46,7 +46,7 @@ struct Field {
     signed: bool,
 }
 
-/// What becomes of a number that does not fit.
+/// What happens to a number that does not fit.
 #[derive(Clone, Copy, Debug)]
 enum Overflow {
     Wrap,
@@ -65,7 +65,7 @@ struct Step {
 }
 
 impl Field {
-    /// From `u8`, `i64` and the like, and `12` (bits) or `#12` (fields of this width).
+    /// Reads `u8`, `i64` and the like, and `12` (bits) or `#12` (fields of this width).
     fn parse(args: &Args, kind: &[u8], offset: &[u8]) -> Result<Self, ApplyError> {
         let (signed, width) = match kind {
             [b'i', width @ ..] => (true, width),
@@ -229,7 +229,7 @@ fn steps(args: &Args) -> Result<Vec<Step>, ApplyError> {
 
 // --- BITOP ----------------------------------------------------------------------------------------------------------
 
-/// An operation on strings, of which the shorter ones go on with zeros.
+/// An operation on strings. Shorter ones are filled up with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     And,

@@ -151,8 +151,8 @@ fn operations_take_shorter_strings_as_followed_by_zeros() {
     assert!(!space.run("BITOP NOT k a b").unwrap_err().is_unmodelled());
 }
 
-/// What Redis 6.0 to 8.6 and Valkey 8.1 and 9.1 all make of it: numbers so low that their distance from the greatest one
-/// overflows become that one.
+/// What Redis 6.0 to 8.6 and Valkey 8.1 and 9.1 all make of it: numbers so low that their distance from the greatest
+/// one overflows become that one.
 #[test]
 fn saturation_is_that_of_the_servers() {
     for (kind, number, wanted) in [

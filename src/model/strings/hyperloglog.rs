@@ -5,8 +5,8 @@
 //!  4       1         3           8        dense: 16384 of 6 bits; sparse: runs
 //! ```
 //!
-//! A run is `00nnnnnn` (n + 1 registers of 0), `01nnnnnn nnnnnnnn` (the same, up to 16384) or `1vvvvvnn` (n + 1 registers
-//! of v + 1). A register holds the longest run of zeros, + 1, of the hashes that belong to it.
+//! A run is `00nnnnnn` (n + 1 registers of 0), `01nnnnnn nnnnnnnn` (the same, up to 16384) or `1vvvvvnn` (n + 1
+//! registers of v + 1). A register holds the longest run of zeros, + 1, of the hashes that belong to it.
 
 use crate::model::Keyspace;
 use crate::model::args::Args;
@@ -39,12 +39,12 @@ const REGISTERS: usize = 1 << P;
 const Q: usize = 50;
 const DENSE_LEN: usize = HEADER + REGISTERS / 4 * 3;
 
-/// What a run of a sparse one can hold: values, registers of a value, registers of 0.
+/// The most that a run of a sparse one can hold: values, registers of a value, registers of 0.
 const MOST_VALUE: u8 = 32;
 const MOST_VALUES: usize = 4;
 const MOST_ZEROS: usize = 64;
-/// `hll-sparse-max-bytes` as it is unless configured: longer ones become dense. Another setting gives other bytes, of
-/// the same meaning.
+/// The default of `hll-sparse-max-bytes`: longer ones become dense. Another setting gives other bytes, with the same
+/// meaning.
 const SPARSE_MAX: usize = 3000;
 
 const INVALID: &str = "the key's value is no HyperLogLog";
@@ -53,7 +53,7 @@ const INVALID: &str = "the key's value is no HyperLogLog";
 #[derive(Clone, Copy, Debug)]
 struct Corrupt;
 
-/// One that is there and looks like one; none if there is no such key.
+/// One that is there and has the right form. None if there is no such key.
 fn look<'a>(
     space: &'a mut Keyspace,
     args: &Args,
@@ -75,7 +75,7 @@ fn look<'a>(
     }
 }
 
-/// The same, made if it is not there; and whether it was made.
+/// The same, made if it is not there. Also returns whether it was made.
 fn look_or_new<'a>(
     space: &'a mut Keyspace,
     args: &Args,
@@ -154,7 +154,7 @@ fn pfmerge(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// `PFDEBUG TODENSE|GETREG key` makes it dense; other words only read.
+/// `PFDEBUG TODENSE|GETREG key` makes it dense. Other words only read.
 fn pfdebug(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     if !args.is_word(1, "TODENSE") && !args.is_word(1, "GETREG") {
         return Ok(());
@@ -215,7 +215,7 @@ fn invalidate(bytes: &mut [u8]) {
     }
 }
 
-/// Raises a register to a value of at least 1; was it lower?
+/// Raises a register to a value of at least 1. Returns whether it was lower.
 fn set(bytes: &mut Vec<u8>, register: usize, value: u8) -> Result<bool, Corrupt> {
     if is_dense(bytes) {
         Ok(dense_set(bytes, register, value))
@@ -239,8 +239,8 @@ fn merge(greatest: &mut [u8], bytes: &[u8]) -> Result<(), Corrupt> {
     })
 }
 
-/// The estimate of Otmar Ertl's "New cardinality estimation algorithms for HyperLogLog sketches" (arXiv:1702.01284), with
-/// the steps of the servers in their order, so that each is rounded as there.
+/// The estimate of Otmar Ertl's "New cardinality estimation algorithms for HyperLogLog sketches" (arXiv:1702.01284).
+/// The steps have the same order as in the servers, so that each one is rounded in the same way.
 fn count(bytes: &[u8]) -> Result<u64, Corrupt> {
     let mut histogram = [0u32; 64];
     let mut note = |value: u8, registers: usize| {
@@ -315,7 +315,7 @@ fn tau(mut x: f64) -> f64 {
 
 // --- Dense ----------------------------------------------------------------------------------------------------------
 
-/// Where the register begins: its first byte, and the bits of it that belong to others.
+/// The position of the register: its first byte, and the bits of it that belong to others.
 fn dense_place(register: usize) -> (usize, u32) {
     let bit = register.saturating_mul(6);
     (HEADER.saturating_add(bit / 8), (bit % 8) as u32)
@@ -344,7 +344,7 @@ fn dense_set(bytes: &mut [u8], register: usize, value: u8) -> bool {
 
 // --- Sparse ---------------------------------------------------------------------------------------------------------
 
-/// So many registers with the same value.
+/// This many registers with the same value.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     value: u8,
@@ -374,7 +374,7 @@ impl Run {
     }
 }
 
-/// Hands out each run with its first register; there must be all registers.
+/// Hands out each run with its first register. All registers must be there.
 fn sparse_values(bytes: &[u8], mut each: impl FnMut(usize, Run)) -> Result<(), Corrupt> {
     let (mut at, mut first) = (HEADER, 0usize);
     while at < bytes.len() {

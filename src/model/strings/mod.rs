@@ -103,8 +103,8 @@ enum Ttl {
 }
 
 impl Ttl {
-    /// From the options of `SET`, `GETEX` and `MSETEX` that begin at argument `index`. The conditions among them were
-    /// true on the master, or the command would not be in the feed.
+    /// Reads the options of `SET`, `GETEX` and `MSETEX`, which begin at argument `index`. Their conditions were true on
+    /// the master, because otherwise the command would not be in the feed.
     fn of(args: &Args, index: usize) -> Result<Self, ApplyError> {
         let mut ttl = Self::Unsaid;
         let mut options = args.from(index).iter();
@@ -249,7 +249,7 @@ fn delex(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// `MSET key value …`: expiries go.
+/// `MSET key value …`: expiries are removed.
 fn mset(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     for (key, value) in args.pairs(1)? {
         put(space, args, key, value, Ttl::Unsaid)?;
@@ -331,7 +331,7 @@ fn decrby(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     add(space, args, args.int(2)?.wrapping_neg())
 }
 
-/// Adds to the number that a string is; one that is not there is 0.
+/// Adds to the number in a string. A string that is not there counts as 0.
 fn add(space: &mut Keyspace, args: &Args, more: i64) -> Result<(), ApplyError> {
     let key = args.get(1)?;
     let old = match space.value::<Text>(args, key)? {

@@ -23,7 +23,8 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("ZPOPMAX", Keys::At(&[1]), |space, args| {
         pop::of_one::<Zset>(space, args, End::Max)
     }),
-    // What follows is rewritten by all servers in scope, and told in full all the same by what is between.
+    // All servers in scope rewrite the following commands. A program between them and us may still send them as they
+    // were.
     Spec::new("BZPOPMIN", Keys::By(pop::all_but_last), |space, args| {
         pop::blocking::<Zset>(space, args, End::Min)
     }),
@@ -48,8 +49,8 @@ pub(super) const COMMANDS: &[Spec] = &[
     ),
 ];
 
-/// From this RDB version on servers look at how many members come before they decide whether to pack the first. (Valkey
-/// looks at the longest, too.)
+/// From this RDB version on, servers look at how many members come before they decide whether to pack the first.
+/// (Valkey also looks at the longest.)
 const FIRST_WITH_HINT: u32 = 11;
 
 /// When a score is set.

@@ -26,7 +26,7 @@ const FIRST_WITH_BINARY: u32 = 8;
 /// The first RDB version with [`value_type::ZSET_LISTPACK`], of either family.
 const FIRST_WITH_LISTPACK: u32 = 10;
 
-/// Up to how many members servers pack, and the longest of these (their default `zset-max-…` settings).
+/// The most members that servers pack, and the longest of these (their default `zset-max-…` settings).
 const MOST_PACKED: usize = 128;
 const LONGEST_PACKED: usize = 64;
 
@@ -40,9 +40,9 @@ pub struct Zset {
     order: BTreeSet<Ranked>,
     /// The bytes of the members.
     bytes: usize,
-    /// Does a server with default settings keep it as one packed blob? Nothing but the sign of a zero depends on it:
-    /// from 7.0 on a score that is put into a blob loses it. One that stands in a blob already has it, as up to 6.2 the
-    /// sign was written, and a newer server keeps the text of the blobs that it loads.
+    /// Does a server with default settings keep it as one packed blob? Only the sign of a zero depends on it: from 7.0
+    /// on a score that is put into a blob loses it. A score that is already in a blob has it: servers up to 6.2 wrote
+    /// the sign, and a newer server keeps the text of the blobs that it loads.
     packed: bool,
 }
 
@@ -180,8 +180,8 @@ impl Zset {
         }
     }
 
-    /// What a `…STORE` command makes of these members, each of which stands there once: unlike one to which they were
-    /// added one by one, it is packed by what it is in the end.
+    /// The result of a `…STORE` command with these members, each of which is there once. A set to which members were
+    /// added one by one may be packed in another way; this one depends only on its final content.
     pub(super) fn stored(members: Vec<(Member, f64)>, dialect: Dialect) -> Self {
         let packed = members.len() <= MOST_PACKED
             && members
@@ -226,8 +226,8 @@ impl Zset {
         Self::loaded(pairs, is_blob, dialect)
     }
 
-    /// As a server has it once it has loaded it. A blob stays as it is unless it has too many members; other forms are packed
-    /// where that is possible.
+    /// The value as a server has it after loading it. A blob stays as it is unless it has too many members. Other forms
+    /// are packed where that is possible.
     fn loaded(
         mut pairs: Vec<(Member, f64)>,
         is_blob: bool,
@@ -251,14 +251,14 @@ impl Zset {
             }
             zset.bytes = zset.bytes.saturating_add(member.len());
             if zset.scores.insert(member.clone(), *score).is_some() {
-                return Err(BadValue("a member stands there twice"));
+                return Err(BadValue("a member is there twice"));
             }
         }
         let ranked: Vec<Ranked> = pairs
             .into_iter()
             .map(|(member, score)| Ranked { score, member })
             .collect();
-        // A server takes the members of a blob in the order in which they stand there.
+        // A server takes the members of a blob in their order in the blob.
         if is_blob && !ranked.is_sorted() {
             return Err(BadValue("the members of a sorted set are not in order"));
         }
@@ -271,7 +271,7 @@ impl Zset {
         self.len() <= MOST_PACKED && (self.iter()).all(|(member, _)| member.len() <= LONGEST_PACKED)
     }
 
-    /// As one blob: any other form loses the sign of a zero in a server that packs what it loads.
+    /// The value as one blob: any other form loses the sign of a zero in a server that packs what it loads.
     fn to_listpack(&self) -> Vec<u8> {
         let mut listpack = ListpackWriter::new();
         for (member, score) in self.iter() {
@@ -306,7 +306,7 @@ impl Ranked {
     }
 }
 
-/// What a score becomes that a server puts into a packed blob, or not.
+/// The score after a server has put it into a packed blob, or not.
 fn packed_by(packed: bool, dialect: Dialect, score: f64) -> f64 {
     let loses_sign = packed && dialect.version >= FIRST_WITH_LISTPACK;
     if loses_sign && score == 0.0 {
@@ -326,7 +326,7 @@ fn packed_score(element: &Element<'_>) -> Result<f64, BadValue> {
     }
 }
 
-/// A score in the fewest digits that mean it and no other. Servers parse it; nobody compares the text.
+/// A score in the fewest digits that mean this number and no other. Servers parse it, and nobody compares the text.
 fn score_text(score: f64) -> String {
     /// Between these, no exponent is needed.
     const PLAIN: std::ops::Range<f64> = 1e-5..1e17;

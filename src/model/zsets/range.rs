@@ -11,7 +11,7 @@ use crate::wire::rdb::number::lenient;
 /// Which members are meant.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Range<'a> {
-    /// From one rank to another, both inclusive; negative ones count from the end.
+    /// From one rank to another, both inclusive. Negative ones count from the end.
     Rank(i64, i64),
     /// From one score to another.
     Score(Edge<f64>, Edge<f64>),
@@ -29,7 +29,7 @@ pub(super) struct Edge<T> {
     open: bool,
 }
 
-/// What is picked from a range: `LIMIT`, and from which side it counts.
+/// Which part of a range is taken: `LIMIT`, and the side from which it counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pick {
     pub(super) reverse: bool,
@@ -52,7 +52,7 @@ impl<'a> Range<'a> {
         Ok(Self::Rank(args.int(min)?, args.int(max)?))
     }
 
-    /// As scores: `5`, `(5`, `-inf`.
+    /// Two scores: `5`, `(5`, `-inf`.
     pub(super) fn by_score(args: &Args<'a>, min: usize, max: usize) -> Result<Self, ApplyError> {
         let edge = |index| {
             let arg = args.get(index)?;
@@ -67,7 +67,7 @@ impl<'a> Range<'a> {
         Ok(Self::Score(edge(min)?, edge(max)?))
     }
 
-    /// As members: `[a`, `(a`, `-`, `+`.
+    /// Two members: `[a`, `(a`, `-`, `+`.
     pub(super) fn by_lex(args: &Args<'a>, min: usize, max: usize) -> Result<Self, ApplyError> {
         let (low, high) = (Item::of(args, min)?, Item::of(args, max)?);
         Ok(match (low, high) {
@@ -149,7 +149,7 @@ fn limited<'z>(
     }
 }
 
-/// From the nearer end: there is no way into the middle by rank.
+/// Walks from the nearer end, because the middle cannot be reached directly by rank.
 fn by_rank(zset: &Zset, start: i64, stop: i64, reverse: bool) -> Vec<(Member, f64)> {
     let (skip, count) = span(start, stop, zset.len());
     let behind = zset.len().saturating_sub(skip.saturating_add(count));

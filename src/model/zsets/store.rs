@@ -44,7 +44,7 @@ fn read_range<'a>(args: &Args<'a>) -> Result<(Range<'a>, Pick), ApplyError> {
         }
         index = index.saturating_add(1);
     }
-    // In reverse, the range is told from its upper end.
+    // In reverse, the range is given from its upper end.
     let (min, max) = if reverse { (4, 3) } else { (3, 4) };
     let range = if by_score {
         Range::by_score(args, min, max)?
@@ -176,8 +176,8 @@ impl<'a> Operation<'a> {
         Ok(Self { sources, aggregate })
     }
 
-    /// Servers begin with the smallest. Sums of three doubles depend on the order; where sizes are equal, glibc, which
-    /// nearly all servers run on, leaves the sources in the order in which they are told.
+    /// Servers begin with the smallest. Sums of three doubles depend on the order. If sizes are equal, glibc, which
+    /// nearly all servers use, leaves the sources in the given order.
     fn smallest_first(mut self) -> Self {
         self.sources.sort_by_key(|source| source.members);
         self

@@ -451,7 +451,7 @@ fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digit).collect()
 }
 
-/// Fact sheet D.8.
+/// PROTOCOL.md D.8.
 #[test]
 fn every_encoding_is_read_and_a_small_one_written_as_servers_write_it() {
     let expected = vec![(b"a".to_vec(), 1.5), (b"b".to_vec(), 2.0)];

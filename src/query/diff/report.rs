@@ -1,4 +1,4 @@
-//! What a comparison tells.
+//! The result of a comparison.
 
 use std::collections::BTreeMap;
 
@@ -20,18 +20,18 @@ pub struct Diff {
     pub to: Position,
     /// The same of that.
     pub to_unix_ms: Option<i64>,
-    /// Databases that `SWAPDB` gave other numbers: their keys are compared all the same, under the later number.
+    /// Databases that `SWAPDB` gave other numbers. Their keys are compared under the later number.
     pub swapped: Vec<Moved>,
     /// Keys that are new.
     pub added: Count,
     /// Keys whose value, type or expiry is another.
     pub changed: Count,
-    /// Keys that are gone.
+    /// Keys that were removed.
     pub removed: Count,
-    /// Of those that are gone: how many a flush took that the log had not touched before. They are not listed.
+    /// How many of the removed keys a flush removed that the log had not touched before. They are not listed.
     pub removed_unlisted: u64,
-    /// Keys that the log touches between the points and whose value at one of them cannot be told, by database and name, as many as
-    /// were asked for. They are not among the others.
+    /// Keys that the log touches between the points, and whose value at one of them is not known, by database and name,
+    /// as many as were asked for. They are not among the others.
     pub unknown: Vec<UnknownKey>,
     /// How many more of those there are.
     pub unknown_more: u64,
@@ -43,7 +43,7 @@ pub struct Diff {
     pub more: u64,
 }
 
-/// A key whose value cannot be told.
+/// A key whose value is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnknownKey {
     /// Its database, by its number at the later point.
@@ -67,7 +67,7 @@ pub struct Moved {
     pub after: u32,
 }
 
-/// How many, by type (of the later point, or of the earlier one for keys that are gone).
+/// How many, by type (of the later point; for removed keys, of the earlier one).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Of all types.
@@ -93,11 +93,11 @@ pub struct OfPrefix {
     pub added: u64,
     /// Keys that are others.
     pub changed: u64,
-    /// Keys that are gone.
+    /// Keys that were removed.
     pub removed: u64,
 }
 
-/// What became of a key.
+/// What happened to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
@@ -105,7 +105,7 @@ pub enum What {
     Added,
     /// Its value, type or expiry is another.
     Changed,
-    /// It is gone.
+    /// It was removed.
     Removed,
 }
 
@@ -118,7 +118,7 @@ pub struct KeyChange {
     pub key: Shown,
     /// The name is longer than is shown.
     pub key_cut: bool,
-    /// What became of it.
+    /// What happened to it.
     pub what: What,
     /// Its type before.
     pub type_before: Option<&'static str>,

@@ -1,8 +1,7 @@
-//! Which offset a time means: by the time marks in the headers of the log.
+//! Which offset a time means, by the time marks in the headers of the log.
 //!
-//! Marks never go back. A clock that did is in the headers of the segments that were cut before it came to the last mark again
-//! ([`ClockBack`]): in such a stretch all marks are the same, and a time there names no point. Nor does a time after the last of
-//! those marks and before the next one: a clock that was set right may have leapt over it.
+//! Marks never go back. If the clock went back, the headers of the segments say so, until the clock reaches the last
+//! mark again ([`ClockBack`]). In such a stretch all marks are the same, and a time there names no point.
 
 use super::{Planner, Span};
 use crate::archive::BaseKind;
@@ -19,7 +18,7 @@ struct Found {
 }
 
 impl Planner<'_> {
-    /// What had been received at that time: the last time mark of the lineage, or a snapshot that existed by then.
+    /// What had been received at that time, by the last time mark of the lineage, or by a snapshot that existed then.
     pub(super) async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RecoveryError> {
         let snapshots = self.bases().filter(|(_, base)| {
             matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
@@ -96,11 +95,9 @@ impl Planner<'_> {
 
     /// Refuses a time that the clock went back over. `found` is the last mark at or before it.
     ///
-    /// A stretch in which marks are held lasts as long as the clock had been ahead, and what was received while it was ahead comes
-    /// before. So of the segments at distances 1, 2, 4, … behind `found`, and the last one, one lies in it, if there is such a
-    /// stretch that concerns that time.
-    ///
-    /// Gives what the clock went back to, if that is behind the time, and the time before all marks here.
+    /// A stretch in which marks are held lasts as long as the clock had been ahead, and what was received while it was
+    /// ahead comes before. So if there is such a stretch for that time, one of these segments is in it: those at
+    /// distances 1, 2, 4, … after `found`, and the last one.
     async fn check_clock(
         &self,
         span: Span,
@@ -157,8 +154,8 @@ impl Planner<'_> {
             .map(|(_, meta)| meta))
     }
 
-    /// Marks were held at `held`, which is behind that time: is it one of those that the clock went back over? `next` is the
-    /// first mark behind it. `back`: of one of the segments with held marks.
+    /// Marks were held at `held`, which is after that time. Is it a time that the clock went back over? `next` is the
+    /// first mark after it.
     async fn check_held(
         &self,
         span: Span,
@@ -255,5 +252,6 @@ impl Planner<'_> {
     }
 }
 
-/// Segments from the one with the last mark before a held one, among which the first lies that was cut after the clock went back.
+/// The first segment after the clock went back is among this many segments, from the one with the last mark before a
+/// held one.
 const HELD_BEGINS_WITHIN: usize = 4;

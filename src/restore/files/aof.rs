@@ -1,4 +1,4 @@
-//! A snapshot and the log after it as an append-only file: a server loads it at its start, with no replication link
+//! A snapshot and the log after it as append-only files. A server loads them when it starts, without replication
 //! (PROTOCOL.md E.6).
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::restore::error::RestoreError;
 use crate::restore::files;
 use crate::restore::server::compatibility::Server;
 
-/// The names that servers use unless told otherwise (`appenddirname`, `appendfilename`).
+/// The default names of servers (`appenddirname`, `appendfilename`).
 const DIRECTORY: &str = "appendonlydir";
 const FILE: &str = "appendonly.aof";
 const BASE: &str = "appendonly.aof.1.base.rdb";
@@ -28,7 +28,7 @@ const MANIFEST_TEXT: &str = "file appendonly.aof.1.base.rdb seq 1 type b\n\
 /// How the append-only file is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AofLayout {
-    /// As the server that was backed up does it.
+    /// The layout of the server that was backed up.
     #[default]
     Auto,
     /// `appendonlydir/`: Redis 7.0 and later, Valkey.
@@ -38,7 +38,7 @@ pub enum AofLayout {
 }
 
 impl AofLayout {
-    /// Decides `Auto`; a server of unknown version counts as a current one.
+    /// Decides `Auto`. A server of unknown version counts as a current one.
     #[must_use]
     pub fn for_plan(self, plan: &Plan) -> Self {
         let server = &plan.base.server;
@@ -80,7 +80,7 @@ async fn is_empty_directory(path: &Path) -> bool {
     }
 }
 
-/// Writes the append-only file below `directory`, which is what the server's `dir` is to be. Gives what was made.
+/// Writes the append-only files below `directory`, which will be the server's `dir`. Returns what was made.
 pub(crate) async fn write(
     archive: &Archive,
     plan: &Plan,
@@ -123,7 +123,7 @@ async fn write_single(
     Ok(path.to_owned())
 }
 
-/// The whole directory is made under another name; its rename is what counts.
+/// The whole directory is made under another name. It counts when it is renamed.
 async fn write_directory(
     archive: &Archive,
     plan: &Plan,
@@ -147,7 +147,7 @@ async fn write_directory(
     Ok(path.to_owned())
 }
 
-/// Puts `new` in the place of `path`. What was there is removed once the new one stands (it was allowed: `--force`).
+/// Puts `new` in the place of `path`. The old one is removed when the new one is in place (`--force` allowed it).
 async fn replace_directory(new: &Path, path: &Path) -> Result<(), RestoreError> {
     let replaced = path.with_file_name(format!(".{DIRECTORY}.backfeed-replaced"));
     files::remove_leftover(&replaced).await?;

@@ -1,4 +1,4 @@
-//! Writing files so that nobody ever finds half of one: under another name, synced, then renamed.
+//! Writes files so that nobody ever finds half of one: under another name, then synced, then renamed.
 
 pub(crate) mod aof;
 pub(crate) mod rdb;
@@ -21,7 +21,7 @@ const BUFFER: usize = 1 << 20;
 /// What a file is made of.
 pub(super) type FileBytes = BoxStream<'static, Result<Bytes, RestoreError>>;
 
-/// A snapshot or a log of the archive, as it is.
+/// A snapshot or a log of the archive, unchanged.
 pub(super) fn stored(content: Content) -> FileBytes {
     content.map_err(RestoreError::from).boxed()
 }

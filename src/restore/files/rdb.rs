@@ -34,8 +34,8 @@ pub(crate) async fn preflight(path: &Path, force: bool) -> Result<(), RestoreErr
     Ok(())
 }
 
-/// Writes the data set at the plan's end to `path`, without a replication position: it is a fork. Gives its length, and what it
-/// holds.
+/// Writes the data set at the plan's end to `path`, without a replication position, because it is a fork. Returns its
+/// length, and what it holds.
 ///
 /// # Errors
 /// [`RestoreError::NotASnapshot`] when a command of the log cannot be applied.

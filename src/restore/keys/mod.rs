@@ -1,11 +1,11 @@
-//! Chosen keys of a point: into a server that goes on serving, an RDB file, or a file of `RESTORE` commands.
+//! Chosen keys of a point: into a server that continues to serve clients, an RDB file, or a file of `RESTORE` commands.
 //!
 //! ```text
-//! snapshot + log ──▶ rebuild, chosen keys alone ──▶ RDB ──▶ FILE.rdb
-//!                                                    └─▶ key by key: RESTORE key ttl payload ABSTTL ──▶ server, resp:FILE
+//! snapshot + log ──▶ rebuild, only the chosen keys ──▶ RDB ──▶ FILE.rdb
+//!                                                       └─▶ key by key: RESTORE key ttl payload ABSTTL ──▶ server, resp:FILE
 //! ```
 //!
-//! The server does not become a replica: its other keys stay. It is looked at before anything is written to it.
+//! The server does not become a replica: its other keys stay. It is checked before anything is written to it.
 
 pub(crate) mod server;
 
@@ -48,17 +48,17 @@ pub struct KeysRequest {
     pub target: KeysDest,
     /// Which keys.
     pub selection: Selection,
-    /// As of when.
+    /// At which point.
     pub when: When,
-    /// Of which history; none: the one that goes on.
+    /// Of which history. None: the latest one.
     pub history: Option<ReplId>,
     /// Write over keys that the server has.
     pub replace: bool,
     /// Write over a file.
     pub force: bool,
-    /// Only tell what would be done.
+    /// Only say what would be done.
     pub dry_run: bool,
-    /// Bytes of memory for the keys that the log touches, at most; no value may be longer.
+    /// Bytes of memory for the keys that the log touches, at most. No value may be longer.
     pub memory_limit: usize,
 }
 
@@ -81,7 +81,7 @@ pub struct KeysReport {
     pub end_unix_ms: Option<i64>,
     /// Which keys.
     pub pattern: Shown,
-    /// How many, by database; at a server: those that were there when they were read back.
+    /// How many, by database. In a server: those that were there when they were read back.
     pub keys: BTreeMap<u32, u64>,
     /// How many more had expired when they were read back.
     pub expired: u64,
@@ -145,7 +145,7 @@ pub async fn restore_keys(
             progress.stage(Stage::Snapshot, None);
             keys = chosen.to_resp(path, progress).await?;
             notes.push(format!(
-                "wrote {}; to load it: redis-cli --pipe < {}",
+                "wrote {}. To load it: redis-cli --pipe < {}",
                 path.display(),
                 path.display()
             ));
@@ -185,7 +185,7 @@ impl Chosen<'_> {
         }
     }
 
-    /// As an RDB, and what it holds: known when all of it has come.
+    /// The keys as an RDB, and what it holds. This is known when all of it has come.
     async fn rdb(&self) -> Result<(FileBytes, oneshot::Receiver<Counts>), RestoreError> {
         let limits = Limits {
             memory: self.request.memory_limit,
@@ -322,7 +322,7 @@ impl Key {
         self.name.len().saturating_add(self.value.len()) as u64
     }
 
-    /// Unix milliseconds, for `ABSTTL`; 0 is none.
+    /// Unix milliseconds, for `ABSTTL`; 0 means none.
     pub(super) fn ttl(&self) -> Vec<u8> {
         let ttl = self.expiry.map_or(0, |at| at.max(1));
         ttl.to_string().into_bytes()
@@ -332,7 +332,7 @@ impl Key {
 /// The keys that a piece of RDB completes.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Of the RDB.
+    /// The version of the RDB.
     pub(super) version: u16,
     pub(super) keys: Vec<Key>,
 }

@@ -1,4 +1,4 @@
-//! A running server that takes chosen keys, and goes on serving.
+//! A running server that receives chosen keys, and continues to serve clients.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,16 +73,16 @@ impl<'a> Target<'a> {
         };
         if facts.cluster {
             return Err(target.refused(
-                "is in cluster mode, where each key has its own node: restore to resp:FILE, and send that with a client that knows \
-                 the cluster",
+                "is in cluster mode, where each key has its own node: restore to resp:FILE, and send that file with a \
+                 client that knows the cluster",
             ));
         }
         if facts.loading {
-            return Err(target.refused("is still loading its own data: wait until it is up"));
+            return Err(target.refused("is still loading its own data. Wait until it is ready"));
         }
         if let Role::Replica { host, port, .. } = &facts.role {
             return Err(target.refused(format!(
-                "is a replica of {host}:{port}, and takes no writes: restore to its master"
+                "is a replica of {host}:{port}, and takes no writes. Restore to its master"
             )));
         }
         let base = &plan.base;
@@ -145,14 +145,14 @@ impl<'a> Target<'a> {
         }
         if many > 0 {
             return Err(self.refused(format!(
-                "has {many} of the chosen keys already, such as {named}: use --replace to write over them"
+                "already has {many} of the chosen keys, such as {named}. To overwrite them: --replace"
             )));
         }
         let least = memory.used.saturating_add(bytes);
         if looks && memory.limit > 0 && least > memory.limit {
             return Err(self.refused(format!(
-                "cannot hold them: at least {bytes} bytes are needed beside the {} in use, and its maxmemory is {} with maxmemory-policy {}: \
-                 raise maxmemory there (CONFIG SET maxmemory 0 is no limit)",
+                "is too small: it needs at least {bytes} bytes beside the {} in use, and its maxmemory is {} with \
+                 maxmemory-policy {}. Raise it there: redis-cli CONFIG SET maxmemory 0 (no limit)",
                 memory.used, memory.limit, memory.policy
             )));
         }
@@ -211,7 +211,7 @@ impl<'a> Target<'a> {
         let evicted = health.evicted_keys.unwrap_or(0).saturating_sub(before);
         let memory = health.memory;
         let let_go = format!(
-            "the server has let {evicted} keys go meanwhile, as its maxmemory is {} bytes with maxmemory-policy {}",
+            "the server evicted {evicted} keys meanwhile: its maxmemory is {} bytes with maxmemory-policy {}",
             memory.limit, memory.policy
         );
         if missing > 0 {
@@ -222,7 +222,7 @@ impl<'a> Target<'a> {
                 why: if evicted > 0 {
                     format!("{let_go}: raise that (CONFIG SET maxmemory)")
                 } else {
-                    "somebody may have deleted them meanwhile".to_owned()
+                    "another client may have deleted them meanwhile".to_owned()
                 },
             });
         }

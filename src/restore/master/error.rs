@@ -1,4 +1,4 @@
-//! Why a target was not brought to the end, and how far it had come.
+//! Why a target was not fed to the end, and how far it had come.
 
 use crate::restore::error::RestoreError;
 use crate::restore::proof::Differs;
@@ -9,7 +9,7 @@ use crate::wire::psync::master::RequestError;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// It hung up.
-    #[error("it closed the connection {0}; its own log says why")]
+    #[error("the server closed the connection {0}. The log of the server says why")]
     Closed(Phase),
     /// The connection broke.
     #[error("the connection broke {phase}: {cause}")]
@@ -20,25 +20,25 @@ pub enum ServeError {
         cause: String,
     },
     /// It hangs.
-    #[error("it neither took nor sent a byte for {seconds} s {phase}")]
+    #[error("it did not read or send a byte for {seconds} s {phase}")]
     Stalled {
         /// When.
         phase: Phase,
-        /// For how long.
+        /// How long it waited.
         seconds: u64,
     },
     /// It is no replica.
-    #[error("it sent {0}: is it a Redis replica?")]
+    #[error("it sent {0}. Check that it is a Redis replica")]
     Request(RequestError),
     /// It speaks TLS to a listener that does not.
     #[error(
-        "it speaks TLS, and this listen does not: give backfeed a certificate with --listen-tls-cert and --listen-tls-key, or \
-         set `tls-replication no` on Redis"
+        "it speaks TLS, and this listener does not. Give backfeed a certificate (--listen-tls-cert, --listen-tls-key), \
+         or set `tls-replication no` on Redis"
     )]
     SpeaksTls,
     /// It gave the wrong credentials.
     #[error(
-        "it gave a wrong {}: set masterauth on Redis to the password in --listen-password-file{}",
+        "it gave a wrong {}. Set masterauth on Redis to the password in --listen-password-file{}",
         if .user.is_some() { "user or password" } else { "password" },
         with_user(.user.as_deref())
     )]
@@ -48,7 +48,7 @@ pub enum ServeError {
     },
     /// It gave no credentials.
     #[error(
-        "it gave no password: set masterauth on Redis to the password in --listen-password-file{}",
+        "it gave no password. Set masterauth on Redis to the password in --listen-password-file{}",
         with_user(.user.as_deref())
     )]
     NoPassword {
@@ -65,26 +65,26 @@ pub enum ServeError {
         /// What it should say.
         expected: Offset,
     },
-    /// It was told where to connect to, and did not.
+    /// It was told where to connect, and did not connect.
     #[error(
-        "it did not connect to {listen} within {seconds} s: can it reach that address? (--listen sets where to listen, \
-         --announce what it is told)"
+        "it did not connect to {listen} within {seconds} s. Check that it can reach that address. --listen sets the \
+         address, --announce sets what the server is told"
     )]
     NeverCame {
-        /// What it was told.
+        /// The address that it was told.
         listen: String,
         /// How long was waited.
         seconds: u64,
     },
     /// It came, and could not be let in.
-    #[error("it could not be let in within {seconds} s: {reason}")]
+    #[error("it was not admitted within {seconds} s: {reason}")]
     TurnedAway {
         /// The last reason.
         reason: String,
         /// How long was waited.
         seconds: u64,
     },
-    /// Somebody has made something else of it.
+    /// Another client has changed its role or its master.
     #[error("{0}")]
     Changed(Differs),
     /// The content could not be read.
@@ -92,7 +92,7 @@ pub enum ServeError {
     Content(#[from] Box<RestoreError>),
     /// The content is not as long as was announced.
     #[error(
-        "the {what} has {found} bytes more or less than the {expected} announced: a fault of backfeed"
+        "the {what} has {found} bytes more or less than the {expected} announced. This is a bug in backfeed"
     )]
     Length {
         /// What.
@@ -125,7 +125,7 @@ impl ServeError {
         }
     }
 
-    /// Did it come to nothing for a reason that an operator can mend, rather than as a probe of the port does?
+    /// Did it fail for a reason that an operator can remove, and not like a probe of the port?
     #[must_use]
     pub fn is_misconfigured(&self) -> bool {
         matches!(
@@ -170,8 +170,8 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::Handshake => "before it asked for a sync",
             Self::Preparing => "while the snapshot was prepared",
-            Self::Snapshot => "while it was sent the snapshot",
-            Self::Log => "while it was sent the log",
+            Self::Snapshot => "while the snapshot was sent",
+            Self::Log => "while the log was sent",
             Self::Applying => "while it loaded the snapshot or applied the log",
             Self::CaughtUp => "after it had everything",
         })

@@ -1,7 +1,7 @@
-//! The listener that a target takes for its master. Always open, as a target comes again every second; while there is nothing
-//! to give, it answers as a master that still loads.
+//! The listener that a target uses as its master. It is always open, because a target connects again every second.
+//! While there is nothing to send, it answers as a master that is still loading.
 //!
-//! Every connection has a task of its own, so that one that hangs is in nobody's way.
+//! Every connection has its own task, so one that hangs does not block the others.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,10 +22,10 @@ use crate::runtime;
 
 /// Guests that wait to be served: one is the target, the others are mistakes.
 pub const WAITING_REPLICAS: usize = 4;
-/// Connections that have not asked for a sync yet. When there are more, the one that has been at it for the longest goes: the
-/// target needs less than a second.
+/// Connections that have not asked for a sync yet. When there are more, the oldest one is closed. The target needs less
+/// than a second.
 pub const HANDSHAKES_AT_ONCE: usize = 64;
-/// Reasons to turn a connection away that are remembered to have been told.
+/// How many reasons for refused connections are remembered, so that each is logged once.
 const REASONS: usize = 32;
 
 /// The listener.
@@ -39,7 +39,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens the port. Guests are told `reason` until [`Self::open`].
+    /// Opens the port. Connections get the answer `reason` until [`Self::open`].
     ///
     /// # Errors
     /// Of the system: the port is taken.
@@ -48,7 +48,7 @@ impl Listener {
         Self::at(socket, listen.admission.clone(), reason)
     }
 
-    /// Takes over an open port. Guests are told `reason` until [`Self::open`].
+    /// Takes over an open port. Connections get the answer `reason` until [`Self::open`].
     ///
     /// # Errors
     /// Of the system.
@@ -108,7 +108,7 @@ impl Listener {
     pub async fn waiting(&mut self) -> WaitingReplica<Stream> {
         match self.waiting.recv().await {
             Some(waiting) => waiting,
-            // The task ends with us alone.
+            // The task ends only with the listener.
             None => std::future::pending().await,
         }
     }
@@ -131,7 +131,7 @@ impl Drop for Listener {
     }
 }
 
-/// What a connection came to, when it came to nothing.
+/// How a connection ended that did not lead to a sync.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error(transparent)]
@@ -204,7 +204,7 @@ impl Reception {
     }
 }
 
-/// What was told. A target with the same problem comes every second.
+/// What was logged. A target with the same problem comes every second.
 #[derive(Debug, Clone, Default)]
 struct Problems(Arc<Mutex<Told>>);
 
@@ -217,7 +217,7 @@ struct Told {
 impl Problems {
     fn note(&self, peer: SocketAddr, ended: &Ended) {
         if !ended.is_misconfigured() {
-            tracing::debug!(%peer, %ended, "a connection to the listener came to nothing");
+            tracing::debug!(%peer, %ended, "a connection to the listener failed");
             return;
         }
         let reason = format!(

@@ -158,7 +158,7 @@ async fn files_are_read_for_every_connection() {
     std::fs::write(&key, old_key).unwrap();
     let problem = problem_of(&mut listener, Some(&rotated), b"").await;
     assert!(
-        problem.contains("nobody can be let in: the pair of --listen-tls-cert and --listen-tls-key cannot be used"),
+        problem.contains("no server can be admitted: the pair of --listen-tls-cert and --listen-tls-key cannot be used"),
         "{problem}"
     );
     std::fs::remove_file(&key).unwrap();
@@ -187,7 +187,7 @@ async fn who_speaks_otherwise_is_told_with_the_settings_to_change() {
     let problem = problem_of(&mut secure, None, b"*1\r\n$4\r\nPING\r\n").await;
     for part in [
         "from 127.0.0.1 ",
-        "speaks no TLS",
+        "did not use TLS",
         "tls-replication yes",
         "--listen-tls-cert",
     ] {

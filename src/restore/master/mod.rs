@@ -1,7 +1,7 @@
-//! Being the master of one target: a snapshot, then the log, then silence until it has been promoted.
+//! The master of one target: sends a snapshot, then the log, then nothing until the target has been promoted.
 //!
-//! With the history's own id, a target's offset must stay exactly that of the log, so not one byte goes out that the log does
-//! not hold: no `PING`, no newline after the payload (it counts both).
+//! Under the history's own id, the offset of a target must stay exactly that of the log. So we send not one byte that
+//! the log does not hold: no `PING`, and no newline after the payload (the target counts both).
 
 pub(crate) mod error;
 pub mod listener;
@@ -25,13 +25,13 @@ use crate::wire::position::{Offset, ReplId};
 use crate::wire::psync::master::{Credentials, Denial, Master, MasterEvent};
 use crate::wire::resp::encode_command;
 
-/// A target that neither takes a byte nor sends one for so long hangs. While it loads, it sends a newline each second.
+/// A target that neither takes nor sends a byte for this long hangs. While it loads, it sends a newline each second.
 pub(super) const STALL: Duration = Duration::from_secs(120);
 /// A connection that does not ask for a sync within this time is no replica.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
-/// A newline so often while the snapshot is prepared; targets wait `repl-timeout`, 60 s by default.
+/// Interval of the newlines while the snapshot is prepared. Targets wait `repl-timeout`, 60 s by default.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// A `PING` so often to a fork that waits to be promoted.
+/// Interval of the `PING`s to a fork that waits to be promoted.
 const PING: Duration = Duration::from_secs(10);
 /// Bytes taken from the target at once: acknowledgements are 40 bytes.
 const READ: usize = 4 * 1024;
@@ -39,7 +39,7 @@ const READ: usize = 4 * 1024;
 /// Under which id a target is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
-    /// The history's own: it goes on from here. The plan must end at its tip, its log sealed.
+    /// The history's own id: it is continued from here. The plan must end at its tip, and its log must be sealed.
     Continue {
         /// The history.
         id: ReplId,
@@ -55,17 +55,17 @@ pub enum Identity {
 pub struct Offer {
     /// In `+FULLRESYNC`.
     pub id: ReplId,
-    /// In `+FULLRESYNC`: where the snapshot stands.
+    /// In `+FULLRESYNC`: the offset of the snapshot.
     pub offset: Offset,
     /// Bytes of the snapshot.
     pub snapshot_bytes: u64,
     /// The snapshot.
     pub snapshot: Content,
-    /// Bytes of the log, for the progress alone.
+    /// Bytes of the log, only for the progress.
     pub log_bytes: u64,
     /// The log.
     pub log: Content,
-    /// The offset at which the log must end; unknown when it is rewritten on the way.
+    /// The offset at which the log must end. Unknown when the log is rewritten while it is sent.
     pub end: Option<Offset>,
     /// `REPLCONF GETACK` and `PING` may follow the log.
     pub may_add: bool,
@@ -103,7 +103,7 @@ pub async fn offer(
 /// The rule of the forks: only from the last stored point, and never with a log that would have to be rewritten.
 pub(super) fn may_continue(plan: &Plan, id: ReplId) -> Result<(), RestoreError> {
     let reason = if plan.relative_ttls {
-        "its log holds relative expiries, which must be rewritten for a replay, and then offsets are no longer its own"
+        "its log holds relative expiries. They must be rewritten for a replay, and then the offsets change"
     } else if plan.end_position.history != id {
         "the point to restore belongs to an earlier history"
     } else if !plan.is_tip_end {
@@ -140,16 +140,16 @@ pub struct WaitingReplica<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
-    /// The history that it says it has, and up to which offset; none for one that has nothing to go on from.
+    /// The history that it says it has, and up to which offset. None for a target that has nothing to continue.
     #[must_use]
     pub fn claim(&self) -> Option<(ReplId, Offset)> {
         self.link.claim
     }
 
-    /// Serves it up to the point where it acknowledges everything. Newlines keep it waiting while `prepare` runs.
+    /// Serves it until it has acknowledged everything. Newlines keep it waiting while `prepare` runs.
     ///
     /// # Errors
-    /// [`ServeError`]; the target then comes again by itself, and can be served anew.
+    /// [`ServeError`]. The target then comes again by itself, and can be served again.
     pub async fn serve(
         self,
         prepare: impl Future<Output = Result<Offer, RestoreError>>,
@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
     }
 }
 
-/// Answers a target that came too early as a master that still loads: it tries again each second.
+/// Answers a target that came too early like a master that is still loading. The target tries again each second.
 ///
 /// # Errors
 /// When it is no replica, or not one that may have the data.
@@ -240,7 +240,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
         self.may_add
     }
 
-    /// Keeps the connection until the target closes it, as it does when it is promoted. Run it beside the promotion.
+    /// Keeps the connection until the target closes it, which happens when it is promoted. Run it while the target is
+    /// promoted.
     ///
     /// # Errors
     /// [`ServeError::Broken`].
@@ -405,7 +406,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Ok(())
     }
 
-    /// Waits until the target acknowledges `end`. The answer to `GETACK` does not count that command, later ones do: `last`.
+    /// Waits until the target acknowledges `end`. The answer to `GETACK` does not count that command, later ones do:
+    /// `last`.
     async fn wait_for(&mut self, end: Offset, last: Offset) -> Result<(), ServeError> {
         self.alive = Instant::now();
         loop {
@@ -432,11 +434,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
-    /// Takes in what was read; 0 at the end of the connection.
+    /// Takes in what was read. 0 at the end of the connection.
     fn took(&mut self, read: std::io::Result<usize>) -> Result<usize, ServeError> {
         let count = match read {
             Ok(count) => count,
-            // Of TLS: it closed the connection without a close_notify, as a killed process does.
+            // Only with TLS: it closed the connection without a close_notify, as a killed process does.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => 0,
             Err(error) => return Err(self.broken(&error)),
         };
@@ -473,7 +475,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
 /// What one step of sending came to.
 enum Step {
     Wrote(std::io::Result<usize>),
-    /// All of it has gone out: TLS keeps some back.
+    /// All of it was sent. TLS may hold some of it back.
     Flushed(std::io::Result<()>),
     Read(std::io::Result<usize>),
     Stalled,

@@ -1,5 +1,5 @@
-//! Who gave a wrong password may not try as often as the network allows. A connection has one try (`proto::master` sees to that), and
-//! an address whose try was wrong has one each second. A Redis whose `masterauth` is wrong comes no more often by itself.
+//! Limits how often a wrong password can be tried. A connection has one try (`wire::psync::master` sees to that). An
+//! address whose try was wrong has one try each second. A Redis with a wrong `masterauth` does not connect more often.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until};
 
 /// Between two tries of one address.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For so long after the last wrong one.
+/// How long an address is remembered after its last wrong one.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// A connection that would have to wait longer is closed.
 const WAIT: Duration = Duration::from_secs(10);
-/// Addresses that are remembered; when there are more, the one whose try is the longest ago is forgotten.
+/// Addresses that are remembered. When there are more, the one with the oldest try is forgotten.
 const ADDRESSES: usize = 256;
-/// Whoever has an IPv6 address has all of its network.
+/// Who has one IPv6 address has all addresses of its network.
 const NETWORK: u128 = u128::MAX << 64;
 
 /// Addresses that gave a wrong password.
@@ -89,8 +89,8 @@ impl PasswordGuesses {
     }
 }
 
-/// What a connection tries. One that has to go for others before its end counts as wrong: else it would be a way to try without being
-/// counted.
+/// What a connection tries. One that is closed early to make room for others counts as wrong. Otherwise that would be a
+/// way to try without being counted.
 pub(crate) struct Try {
     guesses: PasswordGuesses,
     peer: IpAddr,

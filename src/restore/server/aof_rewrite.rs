@@ -1,5 +1,5 @@
-//! A target that keeps an append-only file is restored when the data are in it: after a full sync a server writes all of them anew,
-//! and a crash before the end of that leaves it with nothing.
+//! A target that keeps append-only files is restored only when the data are in them. After a full sync, a server
+//! rewrites all of them. A crash before the end of that leaves it with nothing.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::restore::server::Target;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
-/// A rewrite that takes longer is left to itself, and that is told.
+/// We do not wait for a rewrite that takes longer; the report says so.
 const REWRITE_LIMIT: Duration = Duration::from_secs(600);
 /// A server tries again by itself, at once. One that has not come to anything in this time may need help.
 const FAILED_LIMIT: Duration = Duration::from_secs(20);
@@ -29,8 +29,8 @@ impl Target<'_> {
         loop {
             let facts = self.ask().await.map_err(|error| {
                 self.differs(format!(
-                    "it could not be asked whether its append-only file holds that: {error}. Until `INFO persistence` there says \
-                     aof_rewrite_in_progress:0 and aof_last_bgrewrite_status:ok, a crash loses it"
+                    "it could not be asked whether its append-only file holds the data: {error}. A crash loses the \
+                     data until `INFO persistence` says aof_rewrite_in_progress:0 and aof_last_bgrewrite_status:ok"
                 ))
             })?;
             match facts.health.aof {
@@ -40,8 +40,9 @@ impl Target<'_> {
                     let since = failed_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > FAILED_LIMIT {
                         return Err(self.differs(
-                            "its append-only file could not be written (aof_last_bgrewrite_status), so that a crash would lose what was \
-                             restored: its own log says why; mend its disk, and run BGREWRITEAOF there"
+                            "its append-only file could not be written (aof_last_bgrewrite_status), and a crash would \
+                             lose what was restored. Its own log says why. Repair its disk, then run: redis-cli \
+                             BGREWRITEAOF"
                                 .to_owned(),
                         ));
                     }
@@ -49,8 +50,8 @@ impl Target<'_> {
             }
             if begun.elapsed() > REWRITE_LIMIT {
                 self.note(
-                    "its append-only file is being written still: a crash of the server before `INFO persistence` says \
-                     aof_rewrite_in_progress:0 and aof_last_bgrewrite_status:ok loses what was restored"
+                    "its append-only file is still being written. A crash loses what was restored until `INFO \
+                     persistence` says aof_rewrite_in_progress:0 and aof_last_bgrewrite_status:ok"
                         .to_owned(),
                 );
                 return Ok(());

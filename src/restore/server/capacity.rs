@@ -1,4 +1,4 @@
-//! Can a target hold the data, as it is set up? What is known beforehand is refused beforehand.
+//! Can a target hold the data with its settings? What is known beforehand is refused beforehand.
 
 use crate::recovery::check::Checked;
 use crate::recovery::expected_keys::{Count, Expected};
@@ -16,15 +16,15 @@ impl Target<'_> {
         if stops.is_none_or(|value| value == "yes") && saves.is_none_or(|points| !points.is_empty())
         {
             return Err(self.refused(
-                "takes no writes, as its last BGSAVE failed, and may abort in the middle of a restore: mend its disk and run BGSAVE \
-                 there, or CONFIG SET stop-writes-on-bgsave-error no",
+                "takes no writes, because its last BGSAVE failed, and may stop in the middle of a restore. Repair its \
+                 disk and run BGSAVE there, or: redis-cli CONFIG SET stop-writes-on-bgsave-error no",
             ));
         }
         Ok(())
     }
 
-    /// The longest value that a command may make. Beyond it, a replica of Redis 6.2 and older skips the command in silence; later
-    /// ones do what their master did.
+    /// The longest value that a command may make. Beyond it, a replica of Redis 6.2 and older skips the command without
+    /// an error. Later ones do what their master did.
     pub(crate) async fn check_value_length(
         &mut self,
         checked: &Checked,
@@ -37,15 +37,15 @@ impl Target<'_> {
         match limit.filter(|limit| *limit < checked.longest_value) {
             None => Ok(()),
             Some(limit) => Err(self.refused(format!(
-                "has proto-max-bulk-len {limit}, and the log makes a value of {} bytes, which would be skipped in silence: CONFIG SET \
-                 proto-max-bulk-len {} there",
+                "has proto-max-bulk-len {limit}, and the log makes a value of {} bytes, which the server would skip \
+                 without an error. Run there: redis-cli CONFIG SET proto-max-bulk-len {}",
                 checked.longest_value, checked.longest_value
             ))),
         }
     }
 
-    /// Its memory. An RDB is smaller than the data in memory, so that this is the least that they take; what they do take is
-    /// looked at when it has them.
+    /// Its memory. An RDB is smaller than the data in memory, so this is the least that they need. What they really use
+    /// is checked when the target has them.
     pub(crate) async fn check_memory(&mut self, count: &mut Count) -> Result<(), RestoreError> {
         let memory = self.facts().health.memory.clone();
         if memory.limit == 0 {
@@ -68,8 +68,8 @@ impl Target<'_> {
             return Ok(());
         }
         Err(self.refused(format!(
-            "cannot hold it: at least {least} bytes are needed, and its maxmemory is {} with maxmemory-policy {}: raise maxmemory \
-             there (CONFIG SET maxmemory 0 is no limit)",
+            "is too small: it needs at least {least} bytes, and its maxmemory is {} with maxmemory-policy {}. Raise it \
+             there: redis-cli CONFIG SET maxmemory 0 (no limit)",
             memory.limit, memory.policy
         )))
     }

@@ -1,5 +1,5 @@
-//! Which server loads which snapshot: a target is asked before it is touched, as most servers drop their data before
-//! they notice that they cannot read the new (PROTOCOL.md E.2, E.3).
+//! Which server loads which snapshot. A target is checked before it is changed, because most servers drop their data
+//! before they notice that they cannot read the new data (PROTOCOL.md E.2, E.3).
 
 use std::fmt;
 
@@ -97,8 +97,9 @@ impl Server {
         }
     }
 
-    /// May this server lack options of commands that `writer` sends? It is older (major and minor number) than one of its own kind,
-    /// or began as an older Redis than one of another kind did. A replica skips what it does not understand in silence.
+    /// May this server lack options of commands that `writer` sends? Yes, if it is older (major and minor number) than
+    /// a writer of its own kind, or if it is derived from an older Redis than a writer of another kind. A replica skips
+    /// what it does not understand without an error.
     #[must_use]
     pub(crate) fn is_behind(&self, writer: Server) -> bool {
         if self.flavour == writer.flavour {
@@ -109,7 +110,7 @@ impl Server {
         !self.has_redis(major, minor)
     }
 
-    /// The version of Redis whose commands it has; what a Valkey or KeyDB has added since are commands of its own.
+    /// The version of Redis whose commands it has. What Valkey or KeyDB added since are commands of their own.
     fn redis_level(&self) -> (u32, u32) {
         match self.flavour {
             Flavour::Redis => (self.version.0, self.version.1),
@@ -127,7 +128,7 @@ impl Server {
     /// May it load an RDB with this magic, written by that server if that is known?
     #[must_use]
     pub(crate) fn loads(&self, magic: &str, writer: Option<Server>) -> Loads {
-        // What a server wrote, the same or a newer one of its kind reads.
+        // What a server wrote can be read by the same or a newer one of its kind.
         if writer.is_some_and(|w| w.flavour == self.flavour && self.version >= w.version) {
             return Loads::Yes;
         }
@@ -187,7 +188,7 @@ fn parse_magic(magic: &str) -> Option<(&str, u32)> {
     Some((family, version.parse().ok()?))
 }
 
-/// The module that `MODULE LIST` must show for values of an RDB type name (nine characters, module API); `None` for a
+/// The module that `MODULE LIST` must show for values of an RDB type name (nine characters, module API). `None` for a
 /// type that this table does not know.
 #[must_use]
 pub(crate) fn module_of_type(type_name: &str) -> Option<&'static str> {
@@ -213,11 +214,11 @@ pub(crate) fn module_of_type(type_name: &str) -> Option<&'static str> {
 pub(crate) fn lacks_module_of(type_name: &str) -> String {
     match module_of_type(type_name) {
         Some(module) => format!(
-            "lacks the module {module} for values of type {type_name}, and would exit while loading"
+            "lacks the module {module} for values of type {type_name}, and would exit while it loads them"
         ),
         None => format!(
-            "has no module, and the backup holds values of the type {type_name} of a module: it would exit while loading. Load \
-             the module that the server had which was backed up (MODULE LIST shows it there)"
+            "has no module, but the backup holds module values of type {type_name}: it would exit while it loads them. \
+             Load the module there. MODULE LIST on the server that was backed up shows its name"
         ),
     }
 }

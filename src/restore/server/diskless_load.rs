@@ -1,8 +1,8 @@
-//! A target that loads the snapshot straight from the connection, instead of from a file that it writes first.
+//! A target that loads the snapshot straight from the connection, and does not write it to a file first.
 //!
-//! Servers do so with `repl-diskless-load on-empty-db`, while they hold nothing. By default they do not: a replica that holds
-//! data would lose it before it knows that the new data is sound. An empty one has nothing to lose, and the restore need not
-//! wait for its disk, nor find room on it. So the setting is made for the time of the restore.
+//! Servers do so with `repl-diskless-load on-empty-db`, while they hold nothing. It is not the default: a replica that
+//! holds data would lose it before it knows that the new data are sound. An empty replica has nothing to lose. Then the
+//! restore does not wait for its disk, and needs no room on it. So we change the setting while the restore runs.
 
 use redis_protocol::resp2::types::OwnedFrame;
 
@@ -14,11 +14,11 @@ use crate::restore::server::frame_text;
 const SETTING: &str = "repl-diskless-load";
 /// What is set by default.
 const DISABLED: &str = "disabled";
-/// Of the settings the one that risks nothing.
+/// The one value of the setting that risks nothing.
 const ON_EMPTY: &str = "on-empty-db";
 
-/// Sets it, if the server lets us. Redis 6 calls it experimental, and there it is left alone. `true`: it was changed, and has to
-/// be [put back](put_back).
+/// Changes the setting, if the server permits it. Redis 6 calls it experimental, so it is not changed there. `true`: it
+/// was changed, and has to be [put back](put_back).
 pub(crate) async fn set(
     control: &mut Control,
     server: Option<Server>,
@@ -45,7 +45,7 @@ pub(crate) async fn set(
             Ok(false)
         }
         Err(error) => {
-            // It may have heard all the same.
+            // The server may have received the command in spite of the error.
             if let Some(note) = put_back(source).await {
                 tracing::warn!("{note}");
             }
@@ -63,8 +63,8 @@ pub(crate) async fn put_back(source: &Source) -> Option<String> {
     .await
     .err()?;
     Some(format!(
-        "{} may have {SETTING} {ON_EMPTY} now, which was set for the restore and could not be put back: CONFIG SET {SETTING} {DISABLED} \
-         there ({error})",
+        "{} may still have {SETTING} {ON_EMPTY}, which this restore had set, and which could not be set back \
+         ({error}). Run there: redis-cli CONFIG SET {SETTING} {DISABLED}",
         source.addr()
     ))
 }

@@ -1,4 +1,4 @@
-//! Feeding a target that was told to come.
+//! Feeds a target that was told to connect.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use crate::restore::master::listener::Listener;
 use crate::restore::master::{CaughtUp, Identity, offer};
 use crate::restore::proof::{Before, Differs};
 
-/// A target that was told to come tries each second; one that has not come by then cannot reach us.
+/// A target that was told to connect tries each second. One that has not come by then cannot reach us.
 const COME: Duration = Duration::from_secs(60);
 /// Between two looks at a target that has not come yet.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks that may fail one after another: a server answers nothing while it drops or loads much data.
 const LOOKS_FAILED: usize = 20;
-/// Syncs that may break off before the restore is given up: a target whose disk is full breaks off every time.
+/// Syncs that may fail before the restore is given up. A target whose disk is full fails every time.
 const ATTEMPTS: usize = 3;
 
-/// Waits for the target and feeds it, anew if the link breaks.
+/// Waits for the target and feeds it, and starts again if the link breaks.
 pub(crate) struct Feed<'a> {
     /// Open: the target may have come already.
     pub(crate) listener: Listener,
@@ -36,11 +36,12 @@ pub(crate) struct Feed<'a> {
     pub(crate) progress: &'a dyn Progress,
 }
 
-/// Asks a target what it is while it stays away: somebody may have restarted or promoted it, or given it another master.
+/// Asks a target what it is while it stays away. A client may have restarted or promoted it, or given it another
+/// master.
 pub(crate) struct Watch<'a> {
     pub(crate) source: &'a Source,
     pub(crate) before: &'a Before,
-    /// By which it should know us as its master.
+    /// The port by which it should know us as its master.
     pub(crate) port: u16,
 }
 
@@ -96,7 +97,7 @@ impl Feed<'_> {
                     if broken >= ATTEMPTS || !error.is_transient() {
                         return Err(error);
                     }
-                    tracing::warn!(%error, "feeding the target broke off; it comes again");
+                    tracing::warn!(%error, "feeding the target stopped. It connects again");
                     self.listener.open();
                     deadline = come_by();
                     last = Some(error);

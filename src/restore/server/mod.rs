@@ -37,9 +37,9 @@ const NAMES_AT_ONCE: usize = 100;
 /// How the target reaches us.
 #[derive(Debug, Clone, Default)]
 pub struct ListenOptions {
-    /// Where to listen; none: where the target can reach us, on a free port.
+    /// Where to listen. None: on the address where the target can reach us, on a free port.
     pub listen: Option<SocketAddr>,
-    /// Host and port that the target is told; none: where we listen. For NAT and containers.
+    /// Host and port that the target is told. None: where we listen. For NAT and containers.
     pub announce: Option<(String, u16)>,
     /// How the target must speak, and prove that it may have the data. Unguarded, only a target on this host is served.
     pub admission: Admission,
@@ -64,7 +64,7 @@ pub(super) struct Target<'a> {
     notes: Vec<String>,
     /// Where it will come to.
     socket: Option<(TcpListener, SocketAddr)>,
-    /// For one that goes on under the id that it is given: the right to, and the history.
+    /// For a server that continues under the id that it is given: the right to do so, and the history.
     pub(super) lease: Option<(Lease, Option<HistoryDoc>)>,
 }
 
@@ -115,7 +115,7 @@ impl<'a> Target<'a> {
             ));
         }
         if self.facts.loading {
-            return Err(self.refused("is still loading its own data: wait until it is up"));
+            return Err(self.refused("is still loading its own data. Wait until it is ready"));
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ impl<'a> Target<'a> {
             Loads::Yes => Ok(()),
             Loads::Unknown if force => Ok(()),
             Loads::Unknown => Err(self.refused(format!(
-                "is {server}, and whether that loads a snapshot of format {magic} is not known here: use --force to try"
+                "is {server}. It is not known whether that loads a snapshot of format {magic}. To try: --force"
             ))),
             Loads::No => Err(self.refused(format!(
                 "is {server}, which does not load a snapshot of format {magic}{}: restore to a server of the version that \
@@ -144,7 +144,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Options of the log's commands may be unknown to an older server, which as a replica skips such a command in silence.
+    /// Options of the log's commands may be unknown to an older server. As a replica, it would skip such a command
+    /// without an error.
     fn check_age(
         &mut self,
         plan: &Plan,
@@ -159,21 +160,21 @@ impl<'a> Target<'a> {
         let newer = newer.filter(|writer| server.is_behind(*writer));
         if let Some(newest) = newer.max_by_key(|writer| writer.version) {
             let reason = format!(
-                "is {server}, and the log was written by {newest}, whose commands may have options that are unknown there and \
-                 would be skipped in silence"
+                "is {server}, and the log was written by {newest}, whose commands may have options that are unknown \
+                 there and would be skipped without an error"
             );
             if !force {
                 let base = plan.base.offset;
                 return Err(self.refused(format!(
-                    "{reason}: restore to a server of the version that was backed up, or newer; or restore the snapshot \
-                     alone, with --offset {base}; or use --force to try"
+                    "{reason}. Restore to a server of the version that was backed up, or newer. Or restore only the \
+                     snapshot, with --offset {base}. Or use --force to try"
                 )));
             }
             self.notes.push(format!("the server {reason}"));
         }
         if writers.iter().any(|writer| named(writer).is_none()) {
             self.notes.push(
-                "which version wrote the log is not known, so it could not be checked whether the server is older"
+                "it is not known which version wrote the log, so it could not be checked whether the server is older"
                     .to_owned(),
             );
         }
@@ -183,30 +184,32 @@ impl<'a> Target<'a> {
     fn check_nothing_to_lose(&self) -> Result<(), RestoreError> {
         if let Role::Replica { host, port, .. } = &self.facts.role {
             return Err(self.refused(format!(
-                "is a replica of {host}:{port}: run `REPLICAOF NO ONE` there first, or use --force"
+                "is a replica of {host}:{port}. Run there first: redis-cli REPLICAOF NO ONE. Or use --force"
             )));
         }
         let keys = self.facts.total_keys();
         if keys > 0 {
             return Err(self.refused(format!(
-                "holds {keys} keys, which a restore would replace: restore to an empty server, or use --force"
+                "holds {keys} keys, which a restore would replace. Restore to an empty server, or use --force"
             )));
         }
         let libraries = self.facts.health.libraries.unwrap_or(0);
         if libraries > 0 {
             return Err(self.refused(format!(
-                "holds {libraries} function libraries, which a restore would replace: restore to an empty server, or use --force"
+                "holds {libraries} function libraries, which a restore would replace. Restore to an empty server, or \
+                 use --force"
             )));
         }
         Ok(())
     }
 
-    /// Sentinels name their connections `sentinel-<id>-cmd`. They would turn the target back in the middle of the restore.
+    /// Sentinels name their connections `sentinel-<id>-cmd`. They would turn the target back in the middle of the
+    /// restore.
     async fn check_sentinel(&mut self) -> Result<(), RestoreError> {
         match self.control.text(&["CLIENT", "LIST"]).await {
             Ok(clients) if clients.contains(" name=sentinel-") => Err(self.refused(
-                "is watched by Sentinel, which would make it follow another master again: `SENTINEL REMOVE` it first, or \
-                 use --force",
+                "is watched by Sentinel, which would make it follow another master again. Run `SENTINEL REMOVE` first, \
+                 or use --force",
             )),
             Ok(_) => Ok(()),
             Err(error) => self.tolerate(error, "whether Sentinel watches it"),
@@ -227,15 +230,15 @@ impl<'a> Target<'a> {
         };
         if !listen.admission.is_guarded() && !is_loopback(addr) {
             return Err(self.refused(format!(
-                "is on another host, so it would fetch the data from {addr}, where anybody could: set a password with \
-                 --listen-password-file, and the same there with CONFIG SET masterauth; or demand its certificate, with \
-                 --listen-tls-client-ca"
+                "is on another host, so it would fetch the data from {addr}, where anybody could do so. Set a password \
+                 with --listen-password-file, and there: redis-cli CONFIG SET masterauth. Or require its certificate \
+                 (--listen-tls-client-ca)"
             )));
         }
         Ok(addr)
     }
 
-    /// What only shows once everything has been read: databases, modules, functions, commands.
+    /// Checks what shows only when everything has been read: databases, modules, functions, commands.
     pub(super) async fn check_content(
         &mut self,
         checked: &Checked,
@@ -322,7 +325,7 @@ impl<'a> Target<'a> {
         self.control.call(args).await
     }
 
-    /// A check that the server does not permit is left out, and that is told.
+    /// A check that the server does not permit is skipped, and a note says so.
     pub(super) fn tolerate(&mut self, error: ControlError, what: &str) -> Result<(), RestoreError> {
         match error {
             ControlError::Reply { .. } => {
@@ -358,8 +361,8 @@ impl<'a> Target<'a> {
         Server::named(&self.facts.flavour, &self.facts.version)
     }
 
-    /// Checks all of it again, on a new connection (the first one may have been closed as idle while everything was read, and the
-    /// server may have got data or a master since).
+    /// Checks all of it again, on a new connection. (The first one may have been closed as idle while everything was
+    /// read, and the server may have got data or a master since.)
     pub(super) async fn check_again(
         &mut self,
         plan: &Plan,
@@ -379,7 +382,7 @@ impl<'a> Target<'a> {
         self.facts.health.run_id.clone()
     }
 
-    /// It is promoted only if the history is still ours to continue, and is recorded as the one that does.
+    /// It is promoted only if the history is still ours to continue. Then it is recorded as the one that continues it.
     pub(super) fn hold(&mut self, lease: Lease, doc: Option<HistoryDoc>) {
         self.lease = Some((lease, doc));
     }
@@ -474,7 +477,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// What the checks could not tell.
+    /// Results that the checks could not find out.
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -1,4 +1,4 @@
-//! Making a target our replica, feeding it, and opening it when it is proved to hold what it was given.
+//! Makes a target our replica, feeds it, and promotes it when a proof shows that it holds what it was given.
 
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
@@ -32,7 +32,7 @@ impl Target<'_> {
         let fed = feed.run(&watch).await;
         let mut waiting = fed.map_err(|error| self.feeding(error))?;
         // The first connection may have been closed as idle in the meantime.
-        let failed = self.left_following("looking at what it holds, now that it has everything,");
+        let failed = self.left_following("checking the restored data");
         self.control = Control::connect(self.source).await.map_err(&failed)?;
         let proved = prove(
             &mut self.control,
@@ -79,13 +79,13 @@ impl Target<'_> {
         }
     }
 
-    /// An error reply changes nothing; without any reply, it may follow us.
+    /// An error reply means that nothing changed. Without any reply, it may be following us.
     async fn follow(&mut self, host: &str, port: u16) -> Result<(), RestoreError> {
         let told = replicaof(&mut self.control, host, &port.to_string()).await;
         told.map_err(|error| match error {
             ControlError::Reply { .. } => error.into(),
             ControlError::Link(_) => {
-                self.left_following("telling it to follow this restore")(error)
+                self.left_following("making it a replica of this restore")(error)
             }
         })
     }
@@ -105,7 +105,7 @@ impl Target<'_> {
         mut caught_up: CaughtUp<Stream>,
         proof: &Proof,
     ) -> Result<Facts, RestoreError> {
-        let failed = self.left_following("opening it, now that it has everything,");
+        let failed = self.left_following("promoting it");
         {
             let mut promoted = std::pin::pin!(replicaof(&mut self.control, "NO", "ONE"));
             tokio::select! {
@@ -116,13 +116,14 @@ impl Target<'_> {
         .map_err(&failed)?;
         let facts = self.control.facts().await.map_err(&failed)?;
         if facts.role != Role::Master {
-            let reason = "it is a replica again: is it managed by Sentinel or an operator?";
+            let reason = "it is a replica again. Check whether Sentinel or an operator manages it";
             return Err(self.differs(reason.to_owned()));
         }
         match proof.evicted_since(&facts) {
             0 => Ok(facts),
             evicted => Err(self.differs(format!(
-                "it has let {evicted} keys go since, as its maxmemory is {} bytes: raise that, and run the restore again with --force",
+                "it evicted {evicted} keys since then, as its maxmemory is {} bytes. Raise maxmemory, and run the \
+                 restore again with --force",
                 facts.health.memory.limit
             ))),
         }

@@ -1,4 +1,4 @@
-//! Whether a target will speak to us as its master the way that we listen.
+//! Checks that the target's replication settings (TLS, user, password) fit our listener.
 
 use redis_protocol::resp2::types::OwnedFrame;
 
@@ -13,7 +13,7 @@ pub(crate) enum Setting {
     Is(String),
     /// The target knows no such setting.
     Unknown,
-    /// The target does not let us ask; that is told.
+    /// The target does not permit the question. A note says so.
     NotTold,
 }
 
@@ -41,15 +41,16 @@ impl Target<'_> {
         match (by_tls, admission.tls.is_some()) {
             (Some(true), false) => {
                 return Err(self.refused(
-                    "has tls-replication set, so it wants TLS of its master: give backfeed a certificate that it trusts, with \
-                     --listen-tls-cert and --listen-tls-key; or CONFIG SET tls-replication no there while the restore runs \
-                     (over a network that you trust)",
+                    "has tls-replication set, so it expects TLS of its master. Give backfeed a certificate that the \
+                     server trusts (--listen-tls-cert, --listen-tls-key). Or, on a network that you trust, during the \
+                     restore: redis-cli CONFIG SET tls-replication no",
                 ));
             }
             (Some(false), true) => {
                 return Err(self.refused(
-                    "has tls-replication not set, so it would come without TLS, which --listen-tls-cert demands: CONFIG SET \
-                     tls-replication yes there (and tls-ca-cert-file), or leave out --listen-tls-cert and --listen-tls-key",
+                    "has tls-replication not set, so it would connect without TLS, which --listen-tls-cert requires. \
+                     Run there: redis-cli CONFIG SET tls-replication yes (and set tls-ca-cert-file). Or leave out \
+                     --listen-tls-cert and --listen-tls-key",
                 ));
             }
             _ => {}
@@ -63,7 +64,8 @@ impl Target<'_> {
         let masterauth = self.setting("masterauth").await?.value();
         if masterauth.is_some_and(|set| set != password.expose()) {
             return Err(self.refused(
-                "has another masterauth than the password for this restore: set it there with CONFIG SET masterauth",
+                "has another masterauth than the password for this restore. Set it there: redis-cli CONFIG SET \
+                 masterauth",
             ));
         }
         let Some(user) = &admission.user else {
@@ -72,7 +74,7 @@ impl Target<'_> {
         let masteruser = self.setting("masteruser").await?.value();
         if masteruser.is_some_and(|set| set != *user && !(set.is_empty() && user == "default")) {
             return Err(self.refused(format!(
-                "has another masteruser than --listen-user: CONFIG SET masteruser {user} there"
+                "has another masteruser than --listen-user. Run there: redis-cli CONFIG SET masteruser {user}"
             )));
         }
         Ok(())

@@ -228,7 +228,7 @@ async fn a_lost_answer_to_replicaof_is_told_as_what_it_may_mean() {
             "{text}"
         );
         assert_eq!(
-            text.contains("`REPLICAOF NO ONE` there"),
+            text.contains("redis-cli REPLICAOF NO ONE"),
             may_follow,
             "{text}"
         );

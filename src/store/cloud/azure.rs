@@ -36,8 +36,7 @@ fn refuses(name: &str) -> Option<&'static str> {
 
 fn advice(_verb: &str, status: u16, _said: &str) -> String {
     if status == 401 {
-        return "The credentials are not accepted: see which identity is meant to be used here"
-            .to_owned();
+        return "The credentials are not accepted. Check which ones are set".to_owned();
     }
     "The identity needs the role Storage Blob Data Contributor on the container, and the firewall of the storage account must let it in"
         .to_owned()

@@ -6,7 +6,7 @@ use object_store::client::HttpError;
 use super::wire::Answer;
 use crate::store::retry::{Attempt, chain, short};
 
-/// How a request that failed is to be taken.
+/// What a failed request means.
 pub(super) fn of(error: &Error) -> Attempt {
     if let Some(answer) = answer_in(error) {
         return of_answer(answer);
@@ -29,7 +29,7 @@ pub(super) fn of(error: &Error) -> Attempt {
         Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. } => {
             Attempt::Refused(0, text)
         }
-        // One of several deletions in a request, though we ask for one only.
+        // The answer to one of several deletions in a request, although we ask for only one.
         _ if text.contains("(code: 403)") => Attempt::Refused(403, text),
         _ => Attempt::Again(text, None),
     }
@@ -37,7 +37,7 @@ pub(super) fn of(error: &Error) -> Attempt {
 
 /// Credentials are files, or come from a server, which may be away, or say that there are none for us.
 pub(super) fn of_credentials(error: &Error, advice: &str) -> Attempt {
-    let text = format!("no credentials can be had: {}. {advice}", chain(error));
+    let text = format!("there are no credentials: {}. {advice}", chain(error));
     // The crate keeps the status to itself, but for its words.
     let said = text
         .split_once("status code: ")
@@ -70,16 +70,18 @@ pub(super) fn of_answer(answer: &Answer) -> Attempt {
     let full = format!("{text} (HTTP {status})");
     let needs = |what: &str| Attempt::Refused(0, format!("{full}. {what}"));
     match (status, answer.code.as_str()) {
-        (_, "NoSuchBucket" | "InvalidBucketName") => needs("Does the bucket exist?"),
-        (_, "ContainerNotFound" | "InvalidResourceName") => needs("Does the container exist?"),
+        (_, "NoSuchBucket" | "InvalidBucketName") => needs("Check that the bucket exists"),
+        (_, "ContainerNotFound" | "InvalidResourceName") => {
+            needs("Check that the container exists")
+        }
         (_, "NoSuchUpload" | "InvalidBlockList" | "InvalidBlobOrBlock") => {
-            Attempt::Over(format!("{text}. The upload was given up: begin it anew"))
+            Attempt::Over(format!("{text}. The upload has ended. Begin it again"))
         }
         (404, _) => Attempt::NotFound(text),
         (409 | 412 | 304, _) => Attempt::Exists,
         (_, "RequestTimeTooSkewed") => needs("This machine's clock is wrong"),
         (_, "ExpiredToken" | "TokenRefreshRequired") => needs(
-            "Temporary credentials have run out: give new ones, or use a role, whose are renewed by themselves",
+            "Temporary credentials have expired. Give new ones, or use a role, which renews them by itself",
         ),
         (
             _,
@@ -88,16 +90,16 @@ pub(super) fn of_answer(answer: &Answer) -> Attempt {
             | "InvalidToken"
             | "AuthenticationFailed"
             | "InvalidAuthenticationInfo",
-        ) => needs("The credentials are not accepted: see which are meant to be used here"),
+        ) => needs("The credentials are not accepted. Check which ones are set"),
         (301 | 307, _) | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
             match &answer.region {
                 Some(region) => needs(&format!(
                     "The bucket is in another region: set AWS_REGION={region}"
                 )),
-                None => needs("Is AWS_REGION the region of the bucket?"),
+                None => needs("Check that AWS_REGION is the region of the bucket"),
             }
         }
-        // What came there is not what was sent, or not all of it: nothing was created.
+        // The service did not receive what was sent, or not all of it: nothing was created.
         (
             _,
             "BadDigest"
@@ -159,10 +161,10 @@ mod tests {
     #[test]
     fn what_needs_a_change_says_which() {
         for (status, code, advice) in [
-            (404, "NoSuchBucket", "Does the bucket exist?"),
-            (404, "ContainerNotFound", "Does the container exist?"),
+            (404, "NoSuchBucket", "Check that the bucket exists"),
+            (404, "ContainerNotFound", "Check that the container exists"),
             (403, "RequestTimeTooSkewed", "clock"),
-            (400, "ExpiredToken", "have run out"),
+            (400, "ExpiredToken", "have expired"),
             (403, "SignatureDoesNotMatch", "not accepted"),
             (403, "AuthenticationFailed", "not accepted"),
             (301, "PermanentRedirect", "AWS_REGION"),

@@ -1,9 +1,10 @@
-//! Amazon S3 and what speaks as it does, `s3://BUCKET/PREFIX`, and Azure Blob Storage, `az://CONTAINER/PREFIX`, through the
-//! crate `object_store`: it knows signatures, credentials and XML.
+//! Amazon S3 and services like it (`s3://BUCKET/PREFIX`), and Azure Blob Storage (`az://CONTAINER/PREFIX`). Both use
+//! the crate `object_store`, which knows signatures, credentials and XML.
 //!
-//! An object is created by one request with `If-None-Match: *`: a small one by the request that carries it, a large one by the request
-//! that makes it out of the parts sent before ([`upload`]; the crate completes uploads without a condition, so [`wire`] adds
-//! it). No temporary name and no copy is needed: S3 has taken the condition there since 2024, Azure ever since.
+//! An object is created by one request with `If-None-Match: *`. For a small object this is the request that carries it.
+//! For a large object it is the request that joins the parts that were sent before ([`upload`]). The crate completes
+//! uploads without a condition, so [`wire`] adds it. No temporary name and no copy is needed: S3 has accepted the
+//! condition there since 2024, Azure from the beginning.
 
 mod azure;
 mod error;
@@ -38,8 +39,8 @@ use super::retry::{Advice, Attempt};
 use super::{Listing, ObjectMeta, StoreError};
 use upload::Multipart;
 
-/// Metadata of an object: the token of the create that made it, and CRC32C of what was sent. Names that S3 takes as headers through every
-/// proxy, and Azure as identifiers.
+/// Metadata of an object: the token of the create that made it, and CRC32C of what was sent. The names pass every proxy
+/// as headers (S3) and are valid identifiers (Azure).
 const TOKEN_KEY: &str = "backfeedtoken";
 const CRC_KEY: &str = "backfeedcrc32c";
 const CONTENT_TYPE: &str = "application/octet-stream";
@@ -51,7 +52,7 @@ struct Side {
     parts: usize,
     /// Is an object's metadata given when its upload begins, or when it is completed?
     metadata_first: bool,
-    /// Does the crate leave the object out of a listing that has the very name of the prefix?
+    /// Does the crate leave the object out of a listing whose name is exactly the prefix?
     skips_prefix: bool,
     /// What is wrong with a name that the service would make another one of.
     refuses: fn(&str) -> Option<&'static str>,
@@ -136,8 +137,8 @@ impl fmt::Debug for CloudStore {
 }
 
 impl CloudStore {
-    /// Opens `s3://BUCKET[/PREFIX]` or `az://CONTAINER[/PREFIX]` with what the environment says of endpoint, region, account and
-    /// credentials. Nothing is asked of the network yet.
+    /// Opens `s3://BUCKET[/PREFIX]` or `az://CONTAINER[/PREFIX]` with the endpoint, region, account and credentials of
+    /// the environment. It does not use the network yet.
     ///
     /// # Errors
     /// [`StoreError::Permanent`]: a wrong URL, or an environment that cannot be used.
@@ -151,7 +152,7 @@ impl CloudStore {
         )
     }
 
-    /// The same, with an environment that is handed in.
+    /// The same, with the given environment.
     ///
     /// # Errors
     /// [`StoreError::Permanent`], as [`Self::open`].
@@ -184,7 +185,8 @@ impl CloudStore {
         Self { limits, ..self }
     }
 
-    /// Are there credentials? They are kept and renewed by the crate; asked for here, so that their want is told as what it is.
+    /// Are there credentials? The crate keeps and renews them. They are requested here, so that missing credentials are
+    /// reported as what they are.
     async fn authorize(&self) -> Result<(), Attempt> {
         let had = async {
             match &*self.credentials {
@@ -198,7 +200,7 @@ impl CloudStore {
     }
 }
 
-/// The name of an object as the crate takes it.
+/// The name of an object in the form of the crate.
 fn path(object: &str) -> Result<Path, Attempt> {
     Path::parse(object).map_err(|error| Attempt::Refused(0, error.to_string()))
 }

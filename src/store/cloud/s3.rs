@@ -1,4 +1,4 @@
-//! Amazon S3 and what speaks as it does: `s3://BUCKET/PREFIX`, with the environment that AWS' own tools use.
+//! Amazon S3 and services like it: `s3://BUCKET/PREFIX`, with the environment variables that AWS' own tools use.
 
 use object_store::ClientConfigKey;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
@@ -8,8 +8,8 @@ use super::wire::Connector;
 use super::{CloudStore, Credentials, Side};
 use crate::store::names::Place;
 
-/// The smallest part, but for the last, is 5 MiB. After so many parts come larger ones, so that 10,000 hold 195 GiB; before that all
-/// are of one size, as some services want it.
+/// The smallest part, except for the last, is 5 MiB. After this many parts come larger ones, so that 10,000 hold 195
+/// GiB. Before that all have one size, because some services need this.
 const PARTS_SMALL: usize = 5000;
 const PART_SMALL: usize = 8 << 20;
 const PART_LARGE: usize = 32 << 20;
@@ -30,7 +30,7 @@ static SIDE: Side = Side {
 
 fn advice(verb: &str, status: u16, _said: &str) -> String {
     if status == 401 {
-        return "The credentials are not accepted: see which are meant to be used here".to_owned();
+        return "The credentials are not accepted. Check which ones are set".to_owned();
     }
     let permission = match verb {
         "list" => "s3:ListBucket on the bucket",

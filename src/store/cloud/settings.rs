@@ -1,4 +1,4 @@
-//! What URL and environment say, for either service.
+//! The settings that the URL and the environment give, for both services.
 
 use std::time::Duration;
 
@@ -35,10 +35,12 @@ pub(super) fn clear_text(endpoint: &str, allowed: bool, variable: &str) -> Resul
         "https" => Ok(false),
         "http" if allowed || loopback => Ok(true),
         "http" => Err(format!(
-            "the endpoint {endpoint} is not encrypted: use https://, or, knowing that everybody on the way can read and change the \
-             backups, set {variable}=true"
+            "the endpoint {endpoint} is not encrypted. Use https://. Or set {variable}=true, if everybody on the way \
+             may read and change the backups"
         )),
-        _ => Err(format!("the endpoint {endpoint} begins with no https://")),
+        _ => Err(format!(
+            "the endpoint {endpoint} does not begin with https://"
+        )),
     }
 }
 

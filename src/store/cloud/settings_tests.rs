@@ -118,7 +118,7 @@ fn without_tls_only_to_this_machine_or_when_allowed() {
         ("http://minio.example:9000", "set A"),
         ("http://127.0.0.1.example", "set A"),
         ("minio.example", "is no URL"),
-        ("ftp://minio.example", "no https://"),
+        ("ftp://minio.example", "does not begin with https://"),
     ] {
         for error in [
             s3(endpoint, "").unwrap_err(),
@@ -292,7 +292,7 @@ async fn credentials_that_cannot_be_had_are_told_as_that() {
         let error = all(&store).await.unwrap_err();
         assert_eq!(error.is_transient(), !permanent, "{error}");
         let text = error.to_string();
-        assert!(text.contains("no credentials can be had"), "{text}");
+        assert!(text.contains("there are no credentials"), "{text}");
         assert!(text.contains("AWS_ACCESS_KEY_ID"), "{text}");
     }
     // The identity that a machine of Azure has.
@@ -304,7 +304,7 @@ async fn credentials_that_cannot_be_had_are_told_as_that() {
     ];
     let store = open("az://container/x", &environment).unwrap();
     let text = all(&store).await.unwrap_err().to_string();
-    assert!(text.contains("no credentials can be had"), "{text}");
+    assert!(text.contains("there are no credentials"), "{text}");
     assert!(text.contains("managed identity"), "{text}");
 }
 

@@ -1,5 +1,5 @@
-//! An object of unknown length: parts, made into one object by one request at the end, which the service carries out only where
-//! there is no such object yet.
+//! An object of unknown length: parts, which one request joins at the end. The service does so only if there is no such
+//! object yet.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl Assembly for Multipart {
             return Err(StoreError::Permanent {
                 what: format!("cannot create {}", self.store.place.shown(&self.object)),
                 cause: format!(
-                    "it is longer than the {} parts that the service takes for one object; use a store of another kind",
+                    "it is longer than one object can be (the service takes {} parts). Use another kind of store",
                     self.store.side.parts
                 ),
             });
@@ -131,8 +131,8 @@ impl Assembly for Multipart {
         let limits = self.store.limits;
         let call = self.store.call("create", &self.object, limits.part);
         call.run(|| async {
-            // Some services that speak as S3 does take the condition where an object is put, and ignore it here: what is there
-            // already is seen at least.
+            // Some services that speak as S3 does take the condition where an object is put, and ignore it here: what
+            // is there already is seen at least.
             match self.settle(Attempt::Over(String::new())).await {
                 Err(Attempt::Over(_)) => {}
                 found => return found,
@@ -152,7 +152,7 @@ impl Assembly for Multipart {
 }
 
 impl Drop for Multipart {
-    /// Given up: the service is told, as far as that works. What stays is left to the bucket's lifecycle rule.
+    /// The upload was abandoned: tells the service, if that works. The bucket's lifecycle rule deletes what stays.
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -168,7 +168,7 @@ impl Drop for Multipart {
                 done.map_err(|error| error::of(&error))
             };
             if let Err(error) = call.run(|| within(limits.attempt, abort())).await {
-                tracing::debug!(%error, "an upload is left over");
+                tracing::debug!(%error, "parts of an upload could not be deleted");
             }
         });
     }

@@ -1,5 +1,5 @@
-//! HTTP between the crate and the service, and what of it is ours: an upload is completed only where there is no such
-//! object yet, which the crate does not ask for, and what a service refuses with comes back whole.
+//! HTTP between the crate and the service, and what we add to it. An upload is completed only if there is no such
+//! object yet (the crate does not ask for that). The error text of a service is returned in full.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,14 +27,14 @@ pub(super) struct Connector(Arc<Facts>);
 
 #[derive(Debug)]
 struct Facts {
-    /// Of the service; tokens come from elsewhere.
+    /// Host and port of the service. Tokens come from other hosts.
     host: Option<(String, Option<u16>)>,
     /// The account of Azure and what signs for it.
     signer: OnceLock<(String, AzureCredentialProvider)>,
 }
 
 impl Connector {
-    /// Of the service that answers at `endpoint`.
+    /// HTTP for the service at `endpoint`.
     pub(super) fn new(endpoint: &str) -> Self {
         Self(Arc::new(Facts {
             host: endpoint.parse().ok().as_ref().and_then(host),
@@ -120,7 +120,8 @@ fn completes_an_upload(request: &HttpRequest) -> bool {
     }
 }
 
-/// Of a range that begins at an object's end, an emulator of Azure gives the bytes `10-9/10`, where the service says 416.
+/// For a range that begins at an object's end, an emulator of Azure returns the bytes `10-9/10`, where the service says
+/// 416.
 fn part_of_nothing(response: &HttpResponse) -> bool {
     let range = response.headers().get(CONTENT_RANGE);
     response.status() == StatusCode::PARTIAL_CONTENT
@@ -129,7 +130,7 @@ fn part_of_nothing(response: &HttpResponse) -> bool {
             .unwrap_or_default()
 }
 
-/// Of `bytes FIRST-LAST/SIZE`.
+/// Parses `bytes FIRST-LAST/SIZE`.
 fn is_empty(range: &str) -> Option<bool> {
     let (range, _) = range.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -151,7 +152,7 @@ pub(super) struct Answer {
     pub(super) code: String,
     pub(super) message: String,
     pub(super) retry_after: Option<Duration>,
-    /// Where the bucket is, if elsewhere.
+    /// The region of the bucket, if it is another one.
     pub(super) region: Option<String>,
 }
 

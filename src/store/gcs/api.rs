@@ -1,4 +1,4 @@
-//! The JSON API of Google Cloud Storage, for what its SDK leaves to gRPC.
+//! The JSON API of Google Cloud Storage, for what its SDK offers only over gRPC.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl Api {
         let mut common = HeaderMap::new();
         if let Some(project) = &options.user_project {
             let value = HeaderValue::from_str(project)
-                .map_err(|_| "the project that pays cannot stand in a header".to_owned())?;
+                .map_err(|_| "the project that pays cannot be put into a header".to_owned())?;
             common.insert(HeaderName::from_static("x-goog-user-project"), value);
         }
         let key = match &options.encryption {
@@ -158,9 +158,9 @@ impl Api {
         send(request).await.map(|_| ())
     }
 
-    /// Makes one new object out of `parts`, in their order, and deletes them. What is deleted so is neither billed for a least
-    /// time (NEARLINE and colder classes) nor kept by soft delete. Parts and object have the same storage class and key, as the
-    /// service wants it.
+    /// Makes one new object from `parts`, in their order, and deletes them. Parts that are deleted in this way are not
+    /// billed for a minimum time (NEARLINE and colder classes) and not kept by soft delete. Parts and object have the
+    /// same storage class and key, as the service needs.
     pub(super) async fn compose(
         &self,
         parts: &[String],
@@ -215,11 +215,11 @@ impl Api {
     }
 }
 
-/// A customer's key, as the service takes it.
+/// A customer's key, in the form of the service.
 fn key_headers(key: &EncryptionKey) -> Result<HeaderMap, String> {
     let base64 = |bytes: &[u8]| {
         let mut value = HeaderValue::from_str(&BASE64_STANDARD.encode(bytes))
-            .map_err(|_| "the key cannot stand in a header".to_owned())?;
+            .map_err(|_| "the key cannot be put into a header".to_owned())?;
         // No log of the HTTP client shows it.
         value.set_sensitive(true);
         Ok::<_, String>(value)

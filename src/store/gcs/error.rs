@@ -9,8 +9,7 @@ use crate::store::retry::{Attempt, chain, short};
 /// What to do when that verb is refused with that status.
 pub(super) fn advice(verb: &str, status: u16, said: &str) -> String {
     if status == 401 {
-        return "The credentials are not accepted: see which account is meant to be used here"
-            .to_owned();
+        return "The credentials are not accepted. Check which account is set".to_owned();
     }
     if said.contains("KMS") {
         return "The service agent of Cloud Storage needs the role roles/cloudkms.cryptoKeyEncrypterDecrypter on the key"
@@ -37,7 +36,7 @@ pub(super) fn advice(verb: &str, status: u16, said: &str) -> String {
     )
 }
 
-/// Of the SDK.
+/// What an error of the SDK means.
 pub(super) fn of_sdk(error: &Error) -> Attempt {
     if let Some(status) = error.http_status_code() {
         let payload = error
@@ -64,7 +63,7 @@ pub(super) fn of_sdk(error: &Error) -> Attempt {
     Attempt::Again(text, None)
 }
 
-/// Tokens come from a server too, which may be away; a file that is no credentials file stays one.
+/// Tokens come from a server, too, and it may be away. A file that is no credentials file stays one.
 pub(super) fn of_credentials(error: &(dyn std::error::Error + 'static)) -> Attempt {
     let mut source = Some(error);
     while let Some(inner) = source {
@@ -83,9 +82,10 @@ pub(super) fn of_credentials(error: &(dyn std::error::Error + 'static)) -> Attem
 pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> Attempt {
     let text = format!("the server says: {}", short(said));
     match status {
-        404 if said.contains("bucket does not exist") => {
-            Attempt::Refused(status, format!("{text} (HTTP 404). Does the bucket exist?"))
-        }
+        404 if said.contains("bucket does not exist") => Attempt::Refused(
+            status,
+            format!("{text} (HTTP 404). Check that the bucket exists"),
+        ),
         404 => Attempt::NotFound(text),
         408 | 429 | 500..=599 => {
             let after = retry_after.and_then(|value| value.trim().parse().ok());
@@ -116,7 +116,7 @@ pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> A
     }
 }
 
-/// What to do about an object's key, when that is what is told: in words, or by a reason's name.
+/// The advice about an object's key, if the error is about it. It is found by words or by the name of a reason.
 fn key_advice(said: &str) -> Option<&'static str> {
     let said = said.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));

@@ -1,5 +1,5 @@
-//! What only Google Cloud Storage has: compositions, keys, storage classes, who pays. (What is the same with every service is in
-//! `remote_tests.rs`.)
+//! What only Google Cloud Storage has: compositions, keys, storage classes, who pays. (What is the same with every
+//! service is in `remote_tests.rs`.)
 
 #![allow(
     clippy::unwrap_used,

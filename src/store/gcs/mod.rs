@@ -1,7 +1,7 @@
 //! Google Cloud Storage: `gs://BUCKET/PREFIX`.
 //!
-//! Objects are written and read with Google's SDK; lists, deletions, compositions and metadata go over the JSON API with
-//! the same credentials ([`api`]), since the SDK has them over gRPC alone. An object is created with
+//! Objects are written and read with Google's SDK. Lists, deletions, compositions and metadata use the JSON API with
+//! the same credentials ([`api`]), because the SDK offers them only over gRPC. An object is created with
 //! `ifGenerationMatch=0`.
 
 mod api;
@@ -59,7 +59,7 @@ impl GcsStore {
         Self::open_at(url, options, emulator.filter(|host| !host.is_empty())).await
     }
 
-    /// The same, with the emulator named, or none whatever the environment says.
+    /// The same, with the given emulator, or none, whatever the environment says.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -87,7 +87,7 @@ impl GcsStore {
             .with_credentials(credentials.clone())
             // Retries are ours, the same for every kind of call.
             .with_retry_policy(NeverRetry)
-            // One request creates an object, whatever its size: what is long goes up in parts of ours.
+            // One request creates an object, whatever its size. A long object is uploaded in parts of ours.
             .with_resumable_upload_threshold(usize::MAX);
         if let Some(endpoint) = &endpoint {
             builder = builder.with_endpoint(endpoint);
@@ -119,7 +119,7 @@ impl GcsStore {
         Self { limits, ..self }
     }
 
-    /// The key of the customer, as the SDK takes it.
+    /// The key of the customer, in the form of the SDK.
     fn supplied_key(&self) -> Option<KeyAes256> {
         match &self.options.encryption {
             Encryption::Supplied(key) => KeyAes256::new(key.expose()).ok(),

@@ -1,4 +1,4 @@
-//! An object of unknown length: its parts are objects, composed into one at the end.
+//! An object of unknown length: its parts are objects, which are composed into one at the end.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use crate::store::retry::Attempt;
 pub(super) const PART: usize = 4 << 20;
 /// What the service composes at once.
 const COMPOSE: usize = 32;
-/// Where parts lie before they are composed: `.parts/<upload>/<number>`, in no listing.
+/// Where parts are kept before they are composed: `.parts/<upload>/<number>`, in no listing.
 pub(super) const PARTS: &str = ".parts/";
 /// Parts deleted at once.
 const SWEEPS: usize = 8;
@@ -24,7 +24,7 @@ pub(in crate::store) struct Composition {
     store: GcsStore,
     object: String,
     token: String,
-    /// Parts made so far, and compositions of parts; what has more bytes comes first. Level n holds compositions of 32^n parts.
+    /// Parts and compositions of parts so far, the largest first. Level n holds compositions of 32^n parts.
     levels: Vec<Vec<String>>,
     made: u64,
 }
@@ -65,7 +65,7 @@ impl Composition {
         Ok(())
     }
 
-    /// Composes `parts` into a new object; gives its CRC32C.
+    /// Composes `parts` into a new object. Returns its CRC32C.
     async fn compose(&self, parts: &[String], object: &str) -> Result<u32, StoreError> {
         let (store, limits) = (&self.store, &self.store.limits);
         let call = store.call("create", object, limits.part);
@@ -164,7 +164,7 @@ impl Assembly for Composition {
 }
 
 impl Drop for Composition {
-    /// Given up: its parts are swept beside, as far as that works.
+    /// The upload was abandoned: deletes its parts in the background, as far as that works.
     fn drop(&mut self) {
         let parts: Vec<String> = self.levels.drain(..).flatten().collect();
         if let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -175,8 +175,8 @@ impl Drop for Composition {
     }
 }
 
-/// Deletes parts, which are of no more use. The service has deleted those that it composed; an emulator may not have. One that
-/// cannot be deleted is left to the bucket's lifecycle rule.
+/// Deletes parts that are of no more use. The service has deleted those that it composed; an emulator may not have. The
+/// bucket's lifecycle rule deletes those that cannot be deleted here.
 async fn sweep(store: GcsStore, parts: Vec<String>) {
     let delete = |part: String| {
         let store = &store;
@@ -185,7 +185,7 @@ async fn sweep(store: GcsStore, parts: Vec<String>) {
             if let Err(error) = call.run(|| store.api.delete(&part)).await
                 && !matches!(error, StoreError::NotFound { .. })
             {
-                tracing::debug!(%error, "a part is left over");
+                tracing::debug!(%error, "a part could not be deleted");
             }
         }
     };

@@ -1,4 +1,4 @@
-//! The master's side of replication (PROTOCOL.md E.1): what a fresh server, made our replica, is answered.
+//! The master's side of replication (PROTOCOL.md E.1): our answers to a fresh server that is our replica.
 //!
 //! ```text
 //! target: PING                              us: +PONG   (not ready: -LOADING; the target tries again each second)
@@ -20,7 +20,7 @@ use crate::wire::position::{Offset, ReplId};
 /// What the target must say in `AUTH`. `Debug` does not show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user (`masteruser` of the target); `None` accepts any user name, and none.
+    /// The user (`masteruser` of the target). `None` accepts any user name, and no user name.
     pub username: Option<String>,
     /// The password (`masterauth` of the target).
     pub password: String,
@@ -38,7 +38,7 @@ impl fmt::Debug for Credentials {
 /// Why a target was given nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// It went on without `AUTH`.
+    /// It continued without `AUTH`.
     NoPassword,
     /// It gave another user or password.
     WrongPassword,
@@ -60,7 +60,7 @@ pub enum MasterEvent {
     Ack(Offset),
 }
 
-/// Where a connection stands.
+/// The state of a connection.
 ///
 /// ```text
 ///            PSYNC, SYNC            full_resync            payload_header          payload_done
@@ -72,7 +72,7 @@ pub enum MasterEvent {
 pub enum MasterState {
     /// Commands are answered.
     Handshake,
-    /// A sync was asked for: from here on a reply would be taken for the feed, so no command is answered any more.
+    /// A sync was requested. From here on the target would read a reply as feed, so no command is answered any more.
     Requested,
     /// `+FULLRESYNC` was given.
     Preparing,
@@ -101,10 +101,10 @@ pub struct Master {
     failed: Option<RequestError>,
 }
 
-/// As servers say it.
+/// The text that servers use.
 const WRONG_PASSWORD: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
 
-/// Most `capa` names that are remembered; further ones are answered `+OK` and forgotten. Real servers send two to five.
+/// Most `capa` names that are remembered. Further ones get `+OK` and are forgotten. Real servers send two to five.
 const MAX_CAPABILITIES: usize = 32;
 
 impl Master {
@@ -128,22 +128,21 @@ impl Master {
         }
     }
 
-    /// While set, `PING`, `PSYNC` and `SYNC` are answered `-LOADING backfeed <reason>`: a replica takes that for a
-    /// master that is not up yet, and tries again.
+    /// While this is set, `PING`, `PSYNC` and `SYNC` get the answer `-LOADING backfeed <reason>`. A replica then tries
+    /// again, as with a master that is still loading.
     pub fn set_not_ready(&mut self, reason: Option<String>) {
         self.not_ready = reason;
     }
 
-    /// What `INFO` is answered; without it, the command is unknown.
+    /// The answer to `INFO`. Without it, the command is unknown.
     pub fn set_info(&mut self, info: Option<String>) {
         self.info = info;
     }
 
-    /// Takes bytes as they came, split anywhere.
+    /// Takes bytes in chunks of any size.
     ///
     /// # Errors
-    /// What is no command, or too long a one; the connection is of no use then. Commands before it have had their
-    /// effect.
+    /// What is no command, or is too long. The connection is then of no use. Commands before it have taken effect.
     pub fn push(&mut self, input: &[u8]) -> Result<(), RequestError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -166,19 +165,19 @@ impl Master {
         self.events.pop_front()
     }
 
-    /// Replies to send now; empty when there are none.
+    /// Replies to send now. Empty when there are none.
     #[must_use]
     pub fn take_output(&mut self) -> Bytes {
         Bytes::from(std::mem::take(&mut self.output))
     }
 
-    /// Where the connection stands.
+    /// The state of the connection.
     #[must_use]
     pub fn state(&self) -> MasterState {
         self.state
     }
 
-    /// Why the target was given nothing so far, where that was for want of the right password.
+    /// Why the target was given nothing so far, if the reason is a missing or wrong password.
     #[must_use]
     pub fn denial(&self) -> Option<Denial> {
         self.denial
@@ -202,7 +201,7 @@ impl Master {
         self.listening_port
     }
 
-    /// `+FULLRESYNC <id> <offset>`; nothing for a target that sent `SYNC`.
+    /// `+FULLRESYNC <id> <offset>`, or nothing for a target that sent `SYNC`.
     #[must_use]
     pub fn full_resync(&mut self, id: ReplId, offset: Offset) -> Bytes {
         self.state = MasterState::Preparing;
@@ -235,13 +234,13 @@ impl Master {
         Bytes::from(format!("${length}\r\n"))
     }
 
-    /// The last byte of the payload has been handed over; the feed follows.
+    /// The last byte of the payload was sent. The feed follows.
     pub fn payload_done(&mut self) {
         self.state = MasterState::Feed;
     }
 
-    /// A newline while the target waits for the payload; empty at any other time (within the payload it would be data,
-    /// after it the target counts it as a byte of the feed).
+    /// A newline while the target waits for the payload. Empty at any other time: within the payload it would be data,
+    /// and after it the target counts it as a byte of the feed.
     #[must_use]
     pub fn keepalive(&self) -> Bytes {
         match self.state {
@@ -287,7 +286,7 @@ impl Master {
         } else {
             let shown = printable(name);
             self.reply(&format!(
-                "-ERR unknown command '{shown}': backfeed serves replicas alone"
+                "-ERR unknown command '{shown}': backfeed serves only replicas"
             ));
         }
     }
@@ -298,7 +297,7 @@ impl Master {
             [user, password] => (Some(user), password),
             _ => return self.reply("-ERR wrong number of arguments for 'auth' command"),
         };
-        // One try a connection: with more, it could guess as fast as it sends.
+        // One try for each connection: with more, it could guess as fast as it sends.
         if self.denial == Some(Denial::WrongPassword) {
             return self.reply(WRONG_PASSWORD);
         }
@@ -319,7 +318,7 @@ impl Master {
         }
     }
 
-    /// Option and value pairs from left to right; what stands before an unknown one has taken effect (PROTOCOL.md A.4).
+    /// Option and value pairs from left to right. Those before an unknown one have taken effect (PROTOCOL.md A.4).
     fn replconf(&mut self, args: &[Bytes]) {
         let (pairs, rest) = args.as_chunks::<2>();
         if !rest.is_empty() || pairs.is_empty() {
@@ -401,7 +400,7 @@ fn text(bytes: &Bytes) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// What a target sent, fit for one line of a reply or of a log.
+/// What a target sent, in a form for one line of a reply or of a log.
 fn printable(bytes: &[u8]) -> String {
     const MOST: usize = 200;
     let text = String::from_utf8_lossy(bytes);
@@ -411,7 +410,7 @@ fn printable(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Equality whose time does not tell how many of the first bytes were right.
+/// Compares in a time that does not show how many of the first bytes were right.
 fn same(wanted: &[u8], given: &[u8]) -> bool {
     let differing = wanted
         .iter()

@@ -16,15 +16,15 @@ pub struct Greeting {
     pub version: Option<&'static str>,
     /// Go on after this point, instead of asking for everything.
     pub resume: Option<Position>,
-    /// `REPLCONF rdb-only`: the snapshot alone, and no feed after it. Such a replica is never one to count on (A.4); servers
-    /// before 6.2 do not know the option.
+    /// `REPLCONF rdb-only`: only the snapshot, and no feed after it. Such a replica never counts for `WAIT` (A.4).
+    /// Servers before 6.2 do not know the option.
     pub rdb_only: bool,
 }
 
 /// User and password.
 #[derive(Clone)]
 pub struct Auth {
-    /// ACL user; none for the default user.
+    /// ACL user. None for the default user.
     pub username: Option<String>,
     /// The password. Never shown.
     pub password: String,
@@ -38,12 +38,12 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-/// What a master told us.
+/// What a master sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// `+FULLRESYNC`: a payload follows that stands at this position.
+    /// `+FULLRESYNC`: a payload with this position follows.
     FullResync(Position),
-    /// `+CONTINUE`: the feed goes on after the wanted position; under a new id, if one is given.
+    /// `+CONTINUE`: the feed continues after the wanted position, under a new id if one is given.
     Continue(Option<ReplId>),
     /// Bytes of the RDB.
     Payload(Bytes),
@@ -61,21 +61,21 @@ pub enum Refusal {
     NotReady(String),
     /// Wrong or missing password.
     #[error(
-        "the server refused our credentials: {0}. Check user and password (or the password file)"
+        "the server refused the credentials: {0}. Check user and password (or the password file)"
     )]
     Auth(String),
     /// The user may not replicate.
     #[error(
-        "the user may not replicate: {0}. Give it the commands: ACL SETUSER <user> +psync +replconf +ping +info"
+        "the user may not replicate: {0}. Allow it: ACL SETUSER <user> +psync +replconf +ping +info"
     )]
     Permission(String),
     /// There is no PSYNC here.
     #[error(
-        "the server does not offer replication to us: {0}. Managed services (ElastiCache, MemoryDB, Memorystore, Azure \
-         Cache and most proxies) forbid PSYNC; backfeed needs a server that you run yourself"
+        "the server does not offer replication to backfeed: {0}. Managed services (ElastiCache, MemoryDB, Memorystore, \
+         Azure Cache and most proxies) forbid PSYNC. backfeed needs a server that you run yourself"
     )]
     NoReplication(String),
-    /// Not the protocol that we speak.
+    /// Not the replication protocol.
     #[error("this does not look like a Redis server: {0}")]
     NotRedis(String),
 }
@@ -104,7 +104,7 @@ enum State {
     Feed,
 }
 
-/// The state machine of one link. Feed it what arrives; send what it puts in `out`.
+/// The state machine of one link. Give it what arrives, and send what it writes to `out`.
 #[derive(Debug)]
 pub struct Replica {
     state: State,
@@ -113,7 +113,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Begins a link; `out` gets the first bytes to send.
+    /// Begins a link. `out` gets the first bytes to send.
     #[must_use]
     pub fn new(greeting: Greeting, out: &mut Vec<u8>) -> Self {
         let mut replica = Self {
@@ -150,7 +150,7 @@ impl Replica {
         }
     }
 
-    /// Bytes of the payload still to come, where the master said how many there are.
+    /// Bytes of the payload that are still missing, if the master said how many there are.
     #[must_use]
     pub fn payload_remaining(&self) -> Option<u64> {
         if let State::Payload(splitter) = &self.state {
@@ -160,10 +160,10 @@ impl Replica {
         }
     }
 
-    /// Takes bytes from the master; puts what they mean into `events` and what to answer into `out`.
+    /// Takes bytes from the master. Appends the events to `events` and the answers to `out`.
     ///
     /// # Errors
-    /// [`Refusal`], in the handshake; the link is then over.
+    /// [`Refusal`], during the handshake. The link has then ended.
     pub fn receive(
         &mut self,
         mut chunk: Bytes,
@@ -184,7 +184,9 @@ impl Replica {
                 }
                 _ => {
                     let (line, taken) = self.line.take(&chunk).map_err(|_| {
-                        Refusal::NotRedis("it sent a line without end in the handshake".to_owned())
+                        Refusal::NotRedis(
+                            "the server sent a line without an end during the handshake".to_owned(),
+                        )
                     })?;
                     let _ = chunk.split_to(taken.min(chunk.len()));
                     if let Some(line) = line {
@@ -369,7 +371,7 @@ pub(crate) fn shorten(text: &str) -> String {
         .split(", with args beginning with")
         .next()
         .unwrap_or(text);
-    // Ours goes on after it.
+    // Our text continues after it.
     said.trim_end_matches('.')
         .chars()
         .filter(|c| !c.is_control())

@@ -1,11 +1,12 @@
 //! What a client sends to a server: RESP arrays of bulk strings, or inline commands (`SYNC\r\n`).
 //!
-//! A target that is restored sends a few dozen small commands; anything longer than the limits below is an error, so
-//! that memory stays bounded whatever connects.
+//! A target that is restored sends a few dozen small commands. Anything longer than the limits below is an error, so
+//! memory stays bounded whatever connects.
 
 use bytes::{Bytes, BytesMut};
 
-/// Longest command with its framing. A replica's longest is `AUTH user password`; 16 KiB leaves room for odd passwords.
+/// Longest command with its framing. A replica's longest is `AUTH user password`. 16 KiB leaves room for long
+/// passwords.
 pub(super) const MAX_REQUEST: usize = 16 * 1024;
 /// Most arguments of a command. Real replicas send at most about 9 (`REPLCONF capa … capa …`).
 pub(super) const MAX_ARGS: usize = 64;
@@ -36,12 +37,12 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Adds bytes as they came. At most `MAX_REQUEST` bytes stay behind once [`Self::next`] has given `None`.
+    /// Adds received bytes. At most `MAX_REQUEST` bytes stay after [`Self::next`] has returned `None`.
     pub(super) fn extend(&mut self, input: &[u8]) {
         self.buffer.extend_from_slice(input);
     }
 
-    /// The next whole command; empty lines (keepalives) are skipped.
+    /// The next whole command. Empty lines (keepalives) are skipped.
     pub(super) fn next(&mut self) -> Result<Option<Vec<Bytes>>, RequestError> {
         loop {
             let Some(first) = self.buffer.first().copied() else {
@@ -73,7 +74,7 @@ impl Requests {
     }
 }
 
-/// Length of the command with its framing, and where its arguments stand.
+/// Length of the command with its framing, and the ranges of its arguments.
 type Parsed = Option<(usize, Vec<std::ops::Range<usize>>)>;
 
 /// `*n\r\n` then n times `$len\r\n<bytes>\r\n`. `None`: more bytes needed.
@@ -103,7 +104,7 @@ fn parse_array(buffer: &[u8]) -> Result<Parsed, RequestError> {
     Ok(Some((at, ranges)))
 }
 
-/// A line `<prefix><decimal>\r\n` at `at`: the number, and where the next byte stands.
+/// A line `<prefix><decimal>\r\n` at `at`: the number, and the position of the next byte.
 fn number_line(
     buffer: &[u8],
     at: usize,

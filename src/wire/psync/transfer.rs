@@ -1,4 +1,5 @@
-//! The payload of a full sync: `$<length>` from a disk-based master, `$EOF:<mark>` from a diskless one (PROTOCOL.md A.6).
+//! The payload of a full sync: `$<length>` from a disk-based master, `$EOF:<mark>` from a diskless one (PROTOCOL.md
+//! A.6).
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
@@ -11,7 +12,7 @@ const HELD: usize = MARK_LEN - 1;
 /// Where the payload ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Framing {
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
     /// At this mark, which does not belong to the payload.
     Mark([u8; MARK_LEN]),
@@ -67,13 +68,13 @@ impl Splitter {
         self.ended
     }
 
-    /// Bytes of payload still to come, where the master said how many there are.
+    /// Bytes of the payload that are still missing, if the master said how many there are.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
         matches!(self.framing, Framing::Length(_)).then_some(self.left)
     }
 
-    /// Takes the next bytes; hands payload to `payload` and returns what follows it (empty unless it has ended).
+    /// Takes the next bytes. Hands payload to `payload`, and returns what follows it (empty unless it has ended).
     pub fn push(&mut self, mut chunk: Bytes, mut payload: impl FnMut(Bytes)) -> Bytes {
         if self.ended {
             return chunk;

@@ -1,13 +1,13 @@
-//! The value of a key, as it stands in an RDB: read from a slice, written to a vector (PROTOCOL.md D.2, D.3).
+//! The value of a key as an RDB holds it: read from a slice, written to a vector (PROTOCOL.md D.2, D.3).
 
 use std::borrow::Cow;
 
 use super::primitives::{Decoded, Length, decode_length};
 
-/// An LZF string may become this many times longer at most: three bytes stand for 264 at best.
+/// An LZF string may grow at most by this factor: three bytes become 264 at best.
 pub(super) const LZF_RATIO: u64 = 100;
 
-/// A value that is not as its type says. Servers write none such.
+/// A value that is not as its type says. Servers do not write such values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadValue(pub &'static str);
@@ -30,7 +30,8 @@ impl<'a> Cursor<'a> {
         Self::limited(bytes, usize::MAX)
     }
 
-    /// The same; a compressed string that is longer than `longest` bytes is an error, rather than so much memory.
+    /// The same. A compressed string that is longer than `longest` bytes is an error, so it does not take that much
+    /// memory.
     #[must_use]
     pub fn limited(bytes: &'a [u8], longest: usize) -> Self {
         Self {
@@ -91,14 +92,14 @@ impl<'a> Cursor<'a> {
         self.array().map(f64::from_le_bytes)
     }
 
-    /// A number as a length (D.2).
+    /// A number in the form of a length (D.2).
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is not a number.
     pub fn number(&mut self) -> Result<u64, BadValue> {
         match self.length()? {
             Length::Plain(number) => Ok(number),
-            Length::Special(_) => Err(BadValue("a string stands where a number should")),
+            Length::Special(_) => Err(BadValue("there is a string where a number should be")),
         }
     }
 
@@ -189,7 +190,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Appends a number as a length (D.2).
+/// Appends a number in the form of a length (D.2).
 pub fn put_number(out: &mut Vec<u8>, number: u64) {
     match number {
         0..=0x3F => out.push(number as u8),
@@ -205,7 +206,7 @@ pub fn put_number(out: &mut Vec<u8>, number: u64) {
     }
 }
 
-/// Appends a string (D.3): a short decimal number as an integer, as servers do, else the bytes.
+/// Appends a string (D.3): a short decimal number as an integer, as servers do, any other string as bytes.
 pub fn put_string(out: &mut Vec<u8>, string: &[u8]) {
     if let Some(number) = canonical_i32(string) {
         if let Ok(number) = i8::try_from(number) {

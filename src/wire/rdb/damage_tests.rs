@@ -14,7 +14,8 @@ use crate::wire::rdb::samples::{
     REDIS_DUMPS, aux, counts, dumped, module_id, outcome, rdb, rich, string, walk,
 };
 
-// --- Damage -----------------------------------------------------------------------------------------------------------
+// --- Damage
+// -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn cut_off_anywhere_it_is_not_complete() {
@@ -134,7 +135,8 @@ fn endless_databases_are_refused() {
     );
 }
 
-// --- Unknown things ---------------------------------------------------------------------------------------------------
+// --- Unknown things
+// ---------------------------------------------------------------------------------------------------
 
 #[test]
 fn an_unknown_type_or_opcode_stops_the_walk_but_not_the_checksum() {
@@ -218,7 +220,8 @@ fn a_newer_version_is_walked_as_far_as_it_can_be() {
     }
 }
 
-// --- Anything at all --------------------------------------------------------------------------------------------------
+// --- Anything at all
+// --------------------------------------------------------------------------------------------------
 
 fn walk_anything(bytes: &[u8], size: usize) -> (Result<(), WalkError>, Summary) {
     let mut walker = Walker::new();

@@ -1,4 +1,5 @@
-//! What is in a value, element by element, in any encoding that a server writes (PROTOCOL.md D.5 to D.7): for who shows it.
+//! The elements of a value, one by one, in any encoding that a server writes (PROTOCOL.md D.5 to D.7). For code that
+//! shows values.
 
 use std::borrow::Cow;
 
@@ -87,8 +88,8 @@ pub fn names(family: Family, kind: u8) -> (&'static str, &'static str) {
     }
 }
 
-/// Hands out the parts of a value in their order, until `take` has enough (`false`). Whether its type is one that can be looked
-/// into.
+/// Hands out the parts of a value in their order, until `take` has enough (`false`). Returns whether values of this
+/// type can be read.
 ///
 /// # Errors
 /// When the payload is not as its type says.

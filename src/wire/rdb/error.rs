@@ -32,20 +32,20 @@ pub enum WalkError {
     },
     /// More of something than we keep account of.
     #[error(
-        "the RDB has more than {limit} {what} (at byte {offset}): it is damaged, or made to harm"
+        "the RDB has more than {limit} {what} (at byte {offset}): it is damaged, or made to attack"
     )]
     Limit {
         /// Where.
         offset: u64,
-        /// Of what.
+        /// The kind of thing that there are too many of.
         what: &'static str,
         /// The limit.
         limit: usize,
     },
     /// The checksum at the end does not fit the bytes before it.
     #[error(
-        "the RDB's checksum is wrong: it says {expected:#018x}, but its bytes give {found:#018x}; \
-         they changed on their way, or the RDB was damaged before it was read"
+        "the RDB's checksum is wrong: it says {expected:#018x}, but its bytes give {found:#018x}; the bytes changed on \
+         their way, or the RDB was damaged before it was read"
     )]
     Checksum {
         /// The checksum in the RDB.
@@ -97,7 +97,7 @@ pub enum ReadError<E> {
         /// The limit.
         limit: usize,
     },
-    /// A key's name, or what stands before it, is not as it should be.
+    /// A key's name, or a record before it, is not as it should be.
     #[error("the key at byte {at} of the RDB is damaged: {source}")]
     Key {
         /// Where it begins.
@@ -111,12 +111,12 @@ pub enum ReadError<E> {
         /// Its length.
         at: u64,
     },
-    /// The sink does not want to go on.
+    /// The sink stops.
     #[error(transparent)]
     Sink(E),
 }
 
-/// Why walking cannot go on.
+/// Why walking stops.
 pub(super) enum Stop {
     /// Not known to us. Not an error: the checksum still covers it.
     Unknown(String),

@@ -39,7 +39,7 @@ impl Trailer {
         self.held.extend_from_slice(later);
     }
 
-    /// The last 8 bytes as a little-endian number; 0 when there are fewer.
+    /// The last 8 bytes as a little-endian number. 0 when there are fewer.
     pub(super) fn last_u64(&self) -> u64 {
         self.held
             .as_slice()

@@ -1,13 +1,13 @@
 //! What each opcode and value type is made of, as data (PROTOCOL.md D.4, D.5, D.7). The walker interprets it.
 //!
-//! Types are not tied to RDB versions, as servers load a type that they know under any header (PROTOCOL.md E.2); they are
-//! tied to the family, as Redis and Valkey gave the same numbers to different things.
+//! Types do not depend on RDB versions, because servers load a type that they know under any header (PROTOCOL.md E.2).
+//! They depend on the family, because Redis and Valkey gave the same numbers to different things.
 
 use super::numbers::{opcode, value_type};
 use super::summary::Family;
 
-/// The newest RDB versions that real servers' files were walked with. In newer ones, what does not fit is taken for
-/// something new rather than for damage.
+/// The newest RDB versions whose real files were walked. In newer versions, what does not fit counts as something new
+/// and not as damage.
 const TESTED_REDIS: u32 = 13;
 const TESTED_VALKEY: u32 = 80;
 
@@ -24,17 +24,17 @@ pub(super) fn is_newer_than_tested(family: Family, version: u32) -> bool {
 pub(super) enum Atom {
     /// A string in any encoding (D.3).
     Str,
-    /// Nothing: a key's name is over, and its value begins.
+    /// Nothing: a key's name has ended, and its value begins.
     Value,
     /// A length or number (D.2).
     Len,
-    /// So many bytes.
+    /// This many bytes.
     Fixed(u64),
-    /// A double as text (D.3): one length byte, of which 253–255 stand for values without text.
+    /// A double as text (D.3): one length byte. 253–255 mean values without text.
     DoubleText,
-    /// A count, then so many times these pieces.
+    /// A count, then these pieces that many times.
     Many(&'static [Atom]),
-    /// A count, then so many times so many bytes.
+    /// A count, then a fixed number of bytes that many times.
     ManyFixed(u64),
     /// A 64-bit module id.
     ModuleId,
@@ -59,7 +59,7 @@ use Atom::{
     LzfStored, Many, ManyFixed, ModuleData, ModuleId, Str, Value,
 };
 
-// What strings, module data and AUX fields go on with, once their first bytes are known.
+// The rest of strings, module data and AUX fields, once their first bytes are known.
 pub(super) const LZF: &[Atom] = &[LzfStored, LzfOriginal];
 pub(super) const ONE_STR: &[Atom] = &[Str];
 pub(super) const ONE_LEN: &[Atom] = &[Len];
@@ -82,7 +82,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Every kind with its name; a kind's place here is its number.
+    /// Every kind with its name. The index of a kind is its number.
     pub(super) const NAMES: [&'static str; 9] = [
         "string",
         "list",
@@ -121,7 +121,7 @@ pub(super) struct Record {
     pub(super) atoms: &'static [Atom],
 }
 
-/// What follows the given opcode or type byte; nothing when it is not known.
+/// What follows the given opcode or type byte. Nothing when it is not known.
 #[inline]
 pub(super) fn record(family: Family, byte: u8) -> Option<Record> {
     let (effect, atoms) = match byte {

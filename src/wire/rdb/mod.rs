@@ -1,8 +1,8 @@
-//! RDB snapshots: walked as they pass by, never held.
+//! RDB snapshots: walked while they stream, never held.
 //!
-//! [`Walker`] finds the end of an RDB, verifies its checksum and counts what is in it; [`strip::Stripper`] takes the
-//! replication position out of one that is served as a fork. Both are push style: chunks of any size in, with memory
-//! that does not depend on the size of a value. The format's facts are in section D of PROTOCOL.md.
+//! [`Walker`] finds the end of an RDB, verifies its checksum and counts what is in it. [`strip::Stripper`] takes the
+//! replication position out of an RDB that is served as a fork. Both are push style: chunks of any size go in, and
+//! memory does not depend on the size of a value. The facts of the format are in section D of PROTOCOL.md.
 
 pub mod cursor;
 pub mod elements;

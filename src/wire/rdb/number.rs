@@ -1,7 +1,7 @@
-//! Numbers as servers read them from text: as C's `strtod` does.
+//! Reads numbers from text as servers do: like C's `strtod`.
 //!
-//! Versions differ a little in what they accept (hexadecimal, blanks in front), not in what it means. A command in the
-//! feed was accepted by its master, so all that any version accepts is accepted here.
+//! Versions differ a little in what they accept (hexadecimal, blanks in front), not in what it means. The master
+//! accepted every command in the feed, so everything that any version accepts is accepted here.
 
 /// A double as an argument (scores, weights, coordinates): nothing before or after it, not NaN, and not too large or
 /// too small.
@@ -11,8 +11,8 @@ pub fn number(text: &[u8]) -> Option<f64> {
     (!lost).then_some(value)
 }
 
-/// A double where servers look less closely (ends of ranges, what `SORT` sorts by): blanks before it are skipped,
-/// it ends at a zero byte, nothing at all means 0, and what is too large is infinite. Not NaN.
+/// A double where servers check less (ends of ranges, what `SORT` sorts by). Blanks before it are skipped, it ends at a
+/// zero byte, an empty text means 0, and a number that is too large is infinite. Not NaN.
 #[must_use]
 pub fn lenient(text: &[u8]) -> Option<f64> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -25,9 +25,10 @@ pub fn lenient(text: &[u8]) -> Option<f64> {
     parse(text.get(blanks.count()..)?).map(|parsed| parsed.value)
 }
 
-/// A score in a packed blob, which servers read with `strtod` and ask no further: what the text begins with counts, what stands
-/// behind it does not, and text that begins with no number is 0. It may be NaN. None: versions differ (Redis 8 knows no hexadecimal
-/// numbers, no blanks and no plus sign before one); no server writes such.
+/// A score in a packed blob, which servers read with `strtod` without further checks. The number at the beginning of
+/// the text counts, and the rest does not. A text that does not begin with a number is 0. It may be NaN. None: versions
+/// differ (Redis 8 knows no hexadecimal numbers, and no blank or plus sign before a number). No server writes such
+/// scores.
 #[must_use]
 pub fn score(text: &[u8]) -> Option<f64> {
     /// The buffer that servers copy it to, without its end.
@@ -56,7 +57,8 @@ pub fn score(text: &[u8]) -> Option<f64> {
     Some(parse(number).map_or(0.0, |parsed| parsed.value))
 }
 
-/// How long the decimal number is that the text begins with: digits, with a point among them and an exponent behind.
+/// The length of the decimal number at the beginning of the text: digits, with a point among them and an exponent after
+/// them.
 fn digits(text: &[u8]) -> usize {
     let run = |from: usize| {
         let rest = text.get(from..).unwrap_or_default();
@@ -121,7 +123,7 @@ fn parse(text: &[u8]) -> Option<Parsed> {
     Some(Parsed { value, lost })
 }
 
-/// What stands behind `0x`: `1.8p3` is 1.5 times 2 to the power of 3.
+/// The part after `0x`: `1.8p3` is 1.5 times 2 to the power of 3.
 fn hexadecimal(text: &[u8]) -> Option<Parsed> {
     let mut parts = text.splitn(2, |byte| matches!(byte, b'p' | b'P'));
     let mantissa = parts.next()?;

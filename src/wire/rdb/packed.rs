@@ -12,7 +12,7 @@ pub type Elements<'a> = Vec<Element<'a>>;
 /// Fields and their values.
 pub type Pairs<'a> = Vec<(&'a [u8], &'a [u8])>;
 
-/// An element of a packed collection: a byte string, which is kept as an integer when it is how one is written.
+/// An element of a packed collection: a byte string, which is kept as an integer when it has the form of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element<'a> {
     /// Bytes.
@@ -22,7 +22,7 @@ pub enum Element<'a> {
 }
 
 impl Element<'_> {
-    /// The element as the byte string that it is.
+    /// The element as a byte string.
     #[must_use]
     pub fn to_bytes(&self) -> Box<[u8]> {
         match self {
@@ -66,7 +66,7 @@ pub fn listpack(blob: &[u8]) -> Result<Elements<'_>, BadValue> {
     Ok(elements)
 }
 
-/// Takes the next element of a listpack off, and the back-length behind it; none: the listpack ends here.
+/// Takes the next element from a listpack, and the back-length after it. None: the listpack ends here.
 ///
 /// # Errors
 /// When there is neither.
@@ -140,7 +140,7 @@ impl ListpackWriter {
         }
     }
 
-    /// Appends a byte string, as an integer when it is how one is written.
+    /// Appends a byte string, as an integer when it has the form of one.
     pub fn push(&mut self, element: &[u8]) {
         if let Some(number) = canonical_i64(element) {
             return self.push_int(number);
@@ -184,7 +184,7 @@ impl ListpackWriter {
         self.end_element(start);
     }
 
-    /// Bytes so far, with the end.
+    /// Bytes so far, including the end.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len().saturating_add(1)
@@ -202,7 +202,7 @@ impl ListpackWriter {
         self.count
     }
 
-    /// The elements alone, as they stand in a listpack.
+    /// Only the elements, as they are in a listpack.
     #[must_use]
     pub fn elements(&self) -> &[u8] {
         self.bytes.get(6..).unwrap_or_default()
@@ -252,7 +252,7 @@ pub struct ZiplistWriter {
 impl ZiplistWriter {
     /// Bytes before the first element.
     const HEADER: usize = 10;
-    /// Longer elements are not written: what stands behind one tells its length in a byte.
+    /// Longer elements are not written: the length of an element follows it in one byte.
     const LONGEST: usize = 200;
 
     /// Without elements.
@@ -261,7 +261,7 @@ impl ZiplistWriter {
         Self::default()
     }
 
-    /// Appends a byte string, as an integer when it is how one is written; none: it is too long.
+    /// Appends a byte string, as an integer when it has the form of one. None: it is too long.
     pub fn push(&mut self, element: &[u8]) -> Option<()> {
         let (begin, length) = (self.elements.len(), u8::try_from(element.len()).ok()?);
         if element.len() > Self::LONGEST {

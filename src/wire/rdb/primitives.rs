@@ -18,7 +18,7 @@ pub(super) enum Length {
 
 pub(super) enum Decoded {
     Done(Length, usize),
-    /// So many bytes are needed in all.
+    /// The number of bytes that are needed in total.
     Short(usize),
     Invalid(u8),
 }

@@ -1,4 +1,4 @@
-//! Reads an RDB entry by entry, push style: what is wanted is handed out whole, all else passes by as raw bytes.
+//! Reads an RDB entry by entry, push style. Wanted entries are handed out whole, everything else passes as raw bytes.
 
 use super::cursor::{BadValue, Cursor, TOO_LONG};
 pub use super::error::ReadError;
@@ -8,17 +8,17 @@ use super::{Summary, Walker};
 
 /// Chunks are read in pieces of this size.
 const PIECE: usize = 64 << 10;
-/// A key's name and what stands before it, and records that are no keys (scripts, module data, functions), are held
-/// whole: so much of them always, and as much as a value may take where that is more. Servers allow names of 512 MB.
+/// A key's name with the records before it, and records that are no keys (scripts, module data, functions), are held
+/// whole. They may always have this size, or the size of a value if that is larger. Servers allow names of 512 MB.
 pub const RECORD_MIN: usize = 64 << 20;
 
 /// What a [`Sink`] is told in place of an opcode for the first bytes of the file: magic and version.
 pub const HEADER: u8 = 0;
 
-/// What is to become of a key.
+/// What to do with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It passes by, as raw bytes.
+    /// It passes as raw bytes.
     Pass,
     /// It is handed out.
     Take,
@@ -35,7 +35,7 @@ pub struct Item<'a> {
     pub key: &'a [u8],
     /// When it expires, Unix milliseconds.
     pub expiry: Option<i64>,
-    /// Its `IDLE`, `FREQ` and `KEY_META` records, as they stand there.
+    /// Its `IDLE`, `FREQ` and `KEY_META` records, unchanged.
     pub prefix: &'a [u8],
     /// `KEY_META` is among them.
     pub has_meta: bool,
@@ -49,21 +49,21 @@ pub struct Item<'a> {
 pub trait Sink {
     /// Why it may want to stop.
     type Error;
-    /// The magic, then each record that is not a key, whole: opcode and bytes. The end opcode is the last; the checksum is
-    /// not handed out.
+    /// The magic, then each whole record that is not a key: opcode and bytes. The end opcode is the last. The checksum
+    /// is not handed out.
     fn record(&mut self, opcode: u8, raw: &[u8]) -> Result<(), Self::Error>;
-    /// May [`Self::fate`] be asked about several keys of one database, in any order, before it gets what comes of them? Whoever
-    /// looks them up in memory need not wait for one before the next. Some of them never come if there is an error before them, and
-    /// [`Self::over`] cannot tell which key it means.
+    /// May [`Self::fate`] be asked about several keys of one database, in any order, before it gets their values? Then
+    /// a sink that looks up keys in memory need not wait for one before the next. If there is an error, some of them
+    /// never come, and [`Self::over`] cannot tell which key it means.
     const AHEAD: bool = false;
-    /// What is to become of this key, of this RDB type? Modules may have attached data to it.
+    /// What to do with this key of this RDB type. Modules may have attached data to it.
     fn fate(&mut self, db: u32, key: &[u8], kind: u8, has_meta: bool) -> Fate;
     /// Raw bytes of keys that pass by, with all that belongs to them.
     fn pass(&mut self, raw: &[u8]) -> Result<(), Self::Error>;
     /// A key that was wanted.
     fn item(&mut self, item: Item<'_>) -> Result<(), Self::Error>;
-    /// The key that [`Self::fate`] was asked about last (but see [`Self::AHEAD`]) is over: when it expires (Unix milliseconds), and how many bytes it
-    /// takes with all that belongs to it. Told whatever its fate was.
+    /// The key that [`Self::fate`] was asked about last (but see [`Self::AHEAD`]) has ended. Gives its expiry (Unix
+    /// milliseconds), and its size in bytes with everything that belongs to it. Called for every fate.
     fn over(&mut self, _expiry: Option<i64>, _bytes: u64) {}
 }
 
@@ -85,11 +85,11 @@ pub struct Reader {
     held: Vec<u8>,
     /// Where the head begins, in the RDB.
     head_at: u64,
-    /// The first bytes of the records in it: opcode, and where it stands in the head.
+    /// The first bytes of the records in it: the opcode, and its position in the head.
     marks: Vec<(u8, usize)>,
     /// The value of a key that is wanted.
     value: Vec<u8>,
-    /// Of a key whose value is being read: when it expires.
+    /// The expiry of a key whose value is being read.
     expiry: Option<Option<i64>>,
     limit: usize,
     record_limit: usize,
@@ -110,7 +110,7 @@ enum State {
 /// What reading on comes to.
 type Done<S> = Result<(), ReadError<<S as Sink>::Error>>;
 
-/// One piece, how far it has been dealt with, and for whom it is.
+/// One piece, how much of it has been handled, and its sink.
 struct Piece<'a, S> {
     sink: &'a mut S,
     bytes: &'a [u8],
@@ -136,7 +136,7 @@ impl<'a, S: Sink> Piece<'a, S> {
 }
 
 impl Reader {
-    /// At the first byte. A value that is wanted may take `limit` bytes; a name, too, or [`RECORD_MIN`].
+    /// A reader at the first byte. A wanted value may take `limit` bytes; a name, too, or [`RECORD_MIN`].
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -162,7 +162,7 @@ impl Reader {
         self
     }
 
-    /// Takes in the next bytes. Bytes behind the end of the RDB are an error of [`Self::finish`], and not looked at.
+    /// Takes in the next bytes. Bytes after the end of the RDB are not read, and are an error of [`Self::finish`].
     ///
     /// # Errors
     /// [`ReadError`]; the reader is then of no more use.
@@ -204,7 +204,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What was read so far.
+    /// A summary of what was read so far.
     #[must_use]
     pub fn summary(&self) -> &Summary {
         self.walker.summary()
@@ -229,7 +229,7 @@ impl Reader {
         Ok(summary)
     }
 
-    /// A record begins, so the one before is over.
+    /// A record begins, so the one before has ended.
     fn record<S: Sink>(&mut self, byte: u8, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         if let Some(expiry) = self.expiry.take() {
             piece.sink.over(expiry, at.saturating_sub(self.head_at));
@@ -281,8 +281,8 @@ impl Reader {
         marks.any(|(opcode, _)| *opcode == opcode::KEY_META)
     }
 
-    /// The fates of the keys whose values begin in this piece, in their order, up to the next database; none where it is too early
-    /// to ask.
+    /// The fates of the keys whose values begin in this piece, in their order, up to the next database. None where it
+    /// is too early to ask.
     fn ask_ahead<S: Sink>(&self, events: &[Event], piece: &mut Piece<'_, S>) -> Vec<Option<Fate>> {
         let at_hand = match self.state {
             State::Head => self.marks.last().map(|(opcode, _)| *opcode),
@@ -334,7 +334,7 @@ impl Reader {
         piece.sink.pass(bytes).map_err(ReadError::Sink)
     }
 
-    /// The record before position `at` is over, and it is not one that passes by.
+    /// The record before position `at` has ended, and it is not one that passes as raw bytes.
     fn over<S: Sink>(&mut self, at: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         match self.state {
             State::Magic => {
@@ -384,7 +384,7 @@ impl Reader {
     ) -> Done<S> {
         let (kind, type_at) = self.marks.last().copied().unwrap_or_default();
         let name_at = type_at.saturating_add(1);
-        // Mostly, all of the head lies in this piece.
+        // In most cases the whole head is in this piece.
         let whole;
         let head: &[u8] = if self.held.is_empty() {
             whole = piece.index(self.head_at)..piece.index(at);
@@ -443,7 +443,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The piece is over.
+    /// The piece has ended.
     fn absorb<S: Sink>(&mut self, end: u64, piece: &mut Piece<'_, S>) -> Done<S> {
         match self.state {
             State::Magic => self.held.extend_from_slice(piece.upto(end)),
@@ -517,7 +517,7 @@ impl Reader {
     }
 }
 
-/// What a record before a key says of its expiry, Unix milliseconds; none: it is about something else.
+/// The expiry in a record before a key, Unix milliseconds. None: the record is about something else.
 fn expiry_of(opcode: u8, raw: &[u8]) -> Result<Option<i64>, BadValue> {
     let mut input = Cursor::new(raw.get(1..).unwrap_or_default());
     Ok(match opcode {

@@ -197,7 +197,7 @@ pub(crate) fn walk(bytes: &[u8]) -> Summary {
     walker.summary().clone()
 }
 
-/// What becomes of a payload whose end its framing tells.
+/// The result for a payload whose framing says where it ends.
 pub(crate) fn outcome(bytes: &[u8]) -> Result<Summary, WalkError> {
     let mut walker = Walker::new();
     let used = walker.push(bytes)?;

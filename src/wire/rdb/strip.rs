@@ -1,7 +1,7 @@
-//! Takes the replication position out of a snapshot, so that nobody takes a fork for the history it came from.
+//! Takes the replication position out of a snapshot, so that nobody mistakes a fork for the history that it came from.
 //!
-//! Servers write `repl-id`, `repl-offset` and `repl-stream-db` among the AUX fields at the very front. So the front is held
-//! back until its end is seen, which is a few hundred bytes; from then on everything passes through.
+//! Servers write `repl-id`, `repl-offset` and `repl-stream-db` among the AUX fields at the very beginning. So the
+//! beginning (a few hundred bytes) is held back until its end is seen. After that everything passes through.
 
 use std::ops::Range;
 
@@ -11,8 +11,8 @@ use super::primitives::{FIRST_WITH_FOOTER, FOOTER_LEN};
 use super::{WalkError, Walker};
 use crate::wire::crc64::Crc64;
 
-/// How much of the front is held back at most, to look for replication fields before anything goes out. Servers write them
-/// among the first 300 bytes; a longer front has something large in it, such as a script or a list of slots.
+/// How much of the front is held back at most, to look for replication fields before anything goes out. Servers write
+/// them among the first 300 bytes. A longer front has something large in it, such as a script or a list of slots.
 const FRONT_LIMIT: usize = 1 << 20;
 
 /// Why a snapshot could not be stripped.
@@ -29,7 +29,7 @@ pub enum StripError {
         /// Bytes that came.
         found: u64,
     },
-    /// A replication field stands so far behind the start that the new length had been told already.
+    /// A replication field is so far from the start that the new length had already been sent.
     #[error(
         "the RDB has a replication field at byte {offset}, behind more than {FRONT_LIMIT} bytes of other AUX fields; \
          no server writes that"
@@ -40,7 +40,7 @@ pub enum StripError {
     },
 }
 
-/// Copies an RDB without its AUX fields `repl-id`, `repl-offset` and `repl-stream-db`, with the checksum made anew. A
+/// Copies an RDB without its AUX fields `repl-id`, `repl-offset` and `repl-stream-db`, and makes a new checksum. A
 /// checksum of 0 (none) stays 0.
 ///
 /// ```text
@@ -52,14 +52,14 @@ pub struct Stripper {
     total: u64,
     /// Bytes taken in.
     seen: u64,
-    /// Walks over the front, as long as it lasts.
+    /// Walks over the front until its end.
     scan: Option<Walker>,
     /// The front, until it is known what is cut out of it.
     held: Option<BytesMut>,
     /// What is cut out of it.
     cuts: Vec<Range<u64>>,
     output_len: Option<u64>,
-    /// Where the checksum stands; `total` when there is none.
+    /// The position of the checksum; `total` when there is none.
     body_end: u64,
     /// Bytes of the input that have been dealt with, checksum excluded.
     passed: u64,
@@ -69,7 +69,7 @@ pub struct Stripper {
 }
 
 impl Stripper {
-    /// For an RDB of `total` bytes.
+    /// A stripper for an RDB of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
         Self {
@@ -87,8 +87,8 @@ impl Stripper {
         }
     }
 
-    /// Takes in the next bytes and returns those that can go out. At first that is nothing, until the AUX fields at the
-    /// front are known; then [`Self::output_len`] is known, too.
+    /// Takes in the next bytes and returns those that can go out. At first there are none, until the AUX fields at the
+    /// front are known. Then [`Self::output_len`] is known, too.
     ///
     /// # Errors
     /// When this is not a sound RDB of the announced length.
@@ -118,7 +118,7 @@ impl Stripper {
         Ok(self.pass(held.freeze()))
     }
 
-    /// How many bytes come out in all, checksum included; known before the first of them is given out.
+    /// How many bytes come out in total, including the checksum. Known before the first of them is returned.
     #[must_use]
     pub fn output_len(&self) -> Option<u64> {
         self.output_len
@@ -150,7 +150,7 @@ impl Stripper {
         Ok(Bytes::copy_from_slice(&self.after.value().to_le_bytes()))
     }
 
-    /// Looks for replication fields, and for the end of the front. What stands behind that is not judged here.
+    /// Looks for replication fields, and for the end of the front. What comes after that is not checked here.
     fn scan_front(&mut self, chunk: &[u8]) -> Result<(), StripError> {
         let Some(scan) = &mut self.scan else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What a walk over an RDB found out.
+//! The result of a walk over an RDB.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub struct DbCounts {
     pub expires: u64,
 }
 
-/// How the checksum at the end stands.
+/// The result for the checksum at the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
     /// The end has not come yet.
@@ -35,7 +35,7 @@ pub enum Checksum {
     Absent,
 }
 
-/// From where on an RDB was not walked but only checked as bytes.
+/// The part of an RDB that was not walked but only checked as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unwalked {
     /// The first byte (counted from 0) of the record that could not be walked.
@@ -44,19 +44,19 @@ pub struct Unwalked {
     pub reason: String,
 }
 
-/// What the walk found; it counts what has been walked so far, up to [`Unwalked::from`].
+/// The result of the walk. It counts what has been walked so far, up to [`Unwalked::from`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// The first 9 bytes, such as `REDIS0011` or `VALKEY080`; empty until they have come.
+    /// The first 9 bytes, such as `REDIS0011` or `VALKEY080`. Empty until they have come.
     pub magic: String,
-    /// From the magic.
+    /// The family that the magic names.
     pub family: Family,
     /// The RDB version, from the magic.
     pub version: u32,
     /// AUX fields with a short printable value (the first of each name): `redis-ver`, `valkey-ver`, `repl-id`,
     /// `repl-offset`, `repl-stream-db`, `ctime` and others.
     pub aux: BTreeMap<String, String>,
-    /// Keys by database; one without keys does not appear.
+    /// Keys by database. A database without keys does not appear.
     pub databases: BTreeMap<u32, DbCounts>,
     /// Keys by type, as the `TYPE` command names them (`string`, `list`, `set`, `zset`, `hash`, `stream`, `vectorset`);
     /// `module` for the values of other modules, `cron` for KeyDB's jobs.
@@ -65,16 +65,16 @@ pub struct Summary {
     pub functions: u64,
     /// The names of the modules that wrote values or auxiliary data.
     pub modules: BTreeSet<String>,
-    /// Bytes taken in so far; once complete, the length of the RDB.
+    /// Bytes taken in so far. When complete: the length of the RDB.
     pub bytes: u64,
     /// Whether the trailing checksum is there and right.
     pub checksum: Checksum,
-    /// Set when something was met that this version does not know: from there on the bytes were only checked as a whole.
+    /// Set when this version does not know something. From there on the bytes were only checked as a whole.
     pub unwalked: Option<Unwalked>,
 }
 
 impl Summary {
-    /// Is its version one that this program knows? A newer one may hold what nobody here has heard of.
+    /// Does this program know its version? A newer one may hold things that this program does not know.
     #[must_use]
     pub fn is_version_known(&self) -> bool {
         !super::layouts::is_newer_than_tested(self.family, self.version)

@@ -1,6 +1,6 @@
 //! The walker: an interpreter of [`super::layouts`] over chunks of any size.
 //!
-//! It never holds more than [`atoms::AUX_VALUE_LIMIT`] bytes of input, and its stack is as deep as the layouts are nested
+//! It never holds more than [`atoms::AUX_VALUE_LIMIT`] bytes of input. Its stack is as deep as the layouts are nested
 //! (four), whatever the input says.
 
 use std::ops::Range;
@@ -16,9 +16,9 @@ mod atoms;
 
 use atoms::Input;
 
-/// More databases with keys are not believed (`databases` is 16 by default); it bounds the summary.
+/// More databases with keys count as damage (`databases` is 16 by default). This bounds the summary.
 const DATABASES_LIMIT: usize = 1 << 16;
-/// The same for replication fields among the first AUX fields; servers write three.
+/// The same for replication fields among the first AUX fields. Servers write three.
 const REPL_FIELDS_LIMIT: usize = 64;
 /// Chunks are walked and then checksummed in pieces of this size, so that the second pass finds them in the cache.
 const PIECE: usize = 64 << 10;
@@ -47,7 +47,7 @@ pub struct Walker {
     record: u8,
     effect: Effect,
     record_at: u64,
-    /// An expiry stands before the next key.
+    /// An expiry comes before the next key.
     expiring: bool,
     db: u32,
     tally: Tally,
@@ -56,7 +56,7 @@ pub struct Walker {
     keep: usize,
     aux_key: Vec<u8>,
     front: Front,
-    /// Where records begin, for the reader; none when nobody wants to know.
+    /// The positions at which records begin, for the reader. None when they are not wanted.
     events: Option<Vec<Event>>,
 }
 
@@ -67,10 +67,10 @@ pub(super) enum Event {
     Record {
         /// Its first byte.
         byte: u8,
-        /// Where that stands.
+        /// Its position.
         at: u64,
     },
-    /// The record is a key, whose name stands between its first byte and here.
+    /// The record is a key. Its name is between its first byte and here.
     Value {
         /// The first byte of the value.
         at: u64,
@@ -100,9 +100,9 @@ struct Frame {
 /// The AUX fields at the very front, for the stripper.
 #[derive(Debug, Default)]
 pub(super) struct Front {
-    /// Where the replication fields stand among them.
+    /// The positions of the replication fields among them.
     pub(super) repl: Vec<Range<u64>>,
-    /// Where the first record stands that is not an AUX field.
+    /// The position of the first record that is not an AUX field.
     pub(super) ended_at: Option<u64>,
 }
 
@@ -140,7 +140,7 @@ impl Walker {
         }
     }
 
-    /// One that also tells where records begin ([`Self::take_events`]).
+    /// A walker that also says where records begin ([`Self::take_events`]).
     pub(super) fn traced() -> Self {
         Self {
             events: Some(Vec::new()),
@@ -148,7 +148,7 @@ impl Walker {
         }
     }
 
-    /// What has happened since this was asked last, into an empty `events`.
+    /// The events since the last call, into an empty `events`.
     pub(super) fn take_events(&mut self, events: &mut Vec<Event>) {
         if let Some(own) = &mut self.events {
             std::mem::swap(own, events);
@@ -162,8 +162,8 @@ impl Walker {
         }
     }
 
-    /// Takes in the next bytes and returns how many of them belong to the RDB: fewer than `chunk.len()` only when the RDB
-    /// ends in this chunk.
+    /// Takes in the next bytes and returns how many of them belong to the RDB: fewer than `chunk.len()` only when the
+    /// RDB ends in this chunk.
     ///
     /// # Errors
     /// When the bytes are not those of an RDB, or its checksum is wrong; the error is repeated by every later call.
@@ -185,8 +185,8 @@ impl Walker {
         self.state == State::Complete
     }
 
-    /// Says that the payload ends here, as its framing tells. An RDB that was walked to its end is fine; one that could not
-    /// be walked ([`Summary::unwalked`]) must end with the end opcode and the right checksum, and is complete then.
+    /// The payload ends here, according to its framing. An RDB that was walked to its end is fine. One that could not
+    /// be walked ([`Summary::unwalked`]) must end with the end opcode and the right checksum, and is then complete.
     ///
     /// # Errors
     /// When the RDB is not at its end, or its checksum is wrong.

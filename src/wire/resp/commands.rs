@@ -1,6 +1,6 @@
-//! Whole commands out of the feed, with all their arguments: for whoever applies them.
+//! Complete commands from the feed, with all their arguments: for code that applies them.
 //!
-//! (Who only passes a feed on uses [`super::FeedScanner`], which holds nothing.)
+//! (Code that only passes a feed on uses [`super::FeedScanner`], which holds nothing.)
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ pub enum CommandsError<E> {
         /// The limit.
         limit: usize,
     },
-    /// Whoever takes the commands does not want to go on.
+    /// The receiver of the commands stops.
     #[error(transparent)]
     Taker(E),
 }
@@ -37,7 +37,7 @@ pub enum Then {
     Pause,
 }
 
-/// A command as it stands in the feed.
+/// A command of the feed.
 #[derive(Debug, Clone, Copy)]
 pub struct Whole<'a> {
     /// Offset before its first byte.
@@ -50,22 +50,22 @@ pub struct Whole<'a> {
 
 /// Reads commands from chunks of any size.
 ///
-/// A command that lies in several chunks is gathered; where reading stopped within it is remembered, so that a command
-/// of a million arguments is not begun anew with each chunk.
+/// A command in several chunks is gathered. The reader remembers where it stopped in it, so that a command of a million
+/// arguments is not read from its start with each chunk.
 #[derive(Debug)]
 pub struct CommandReader {
     /// The first part of a command, from its first byte on.
     held: Vec<u8>,
     partial: Partial,
-    /// Of all commands that were given out.
+    /// The end of all commands that were handed out.
     end: Offset,
     limit: usize,
 }
 
-/// How far a command has been read; positions count from its first byte.
+/// How far a command has been read. Positions count from its first byte.
 #[derive(Debug, Default)]
 struct Partial {
-    /// Arguments still to come; none before the first line is complete.
+    /// Arguments that are still missing. None before the first line is complete.
     missing: Option<u64>,
     args: Vec<Range<usize>>,
     at: usize,
@@ -80,7 +80,7 @@ impl Partial {
 }
 
 impl CommandReader {
-    /// From an offset between two commands on. A command takes `limit` bytes of memory at most.
+    /// A reader from an offset between two commands. A command takes `limit` bytes of memory at most.
     #[must_use]
     pub fn new(from: Offset, limit: usize) -> Self {
         Self {
@@ -91,8 +91,8 @@ impl CommandReader {
         }
     }
 
-    /// Takes in the next bytes, and hands each command that they complete to `take`. Gives how many bytes were taken in: all,
-    /// unless `take` asked for a pause.
+    /// Takes in the next bytes, and hands each command that they complete to `take`. Returns how many bytes were taken
+    /// in: all, unless `take` asked for a pause.
     ///
     /// # Errors
     /// [`CommandsError`]; the reader is then of no more use.
@@ -172,7 +172,7 @@ impl CommandReader {
         !self.held.is_empty()
     }
 
-    /// Reads on in the command at the front of `bytes`; whether it is complete.
+    /// Continues to read the command at the beginning of `bytes`. Returns whether it is complete.
     fn parse(&mut self, bytes: &[u8]) -> Result<bool, FeedError> {
         let missing = match self.partial.missing {
             Some(missing) => missing,
@@ -209,7 +209,7 @@ impl CommandReader {
         Ok(true)
     }
 
-    /// A line with a mark and a number; none if it is incomplete.
+    /// A line with a mark and a number. None if it is incomplete.
     fn number(
         &mut self,
         bytes: &[u8],

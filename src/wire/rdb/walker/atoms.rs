@@ -1,4 +1,4 @@
-//! The walker's steps: one atom of a layout each, over what is left of a chunk.
+//! The steps of the walker: each one reads one atom of a layout from the rest of a chunk.
 
 use super::{Event, Frame, Walker};
 use crate::wire::rdb::cursor::LZF_RATIO;
@@ -6,15 +6,15 @@ use crate::wire::rdb::error::Stop;
 use crate::wire::rdb::layouts::{self, Atom, Effect, Kind};
 use crate::wire::rdb::primitives::{Decoded, Length, VECTOR_SET_NAME, decode_length, module_name};
 
-/// No string is longer than this (1 TiB; servers allow 512 MB unless `proto-max-bulk-len` is raised).
+/// No string is longer than this (1 TiB). Servers allow 512 MB unless `proto-max-bulk-len` is raised.
 const LENGTH_LIMIT: u64 = 1 << 40;
 /// No collection has more elements: each takes at least a byte, and no server has that much memory.
 const COUNT_LIMIT: u64 = 1 << 40;
-/// Longer names of AUX fields are not looked at; the known ones have at most 20 bytes.
+/// Longer names of AUX fields are skipped. The known ones have at most 20 bytes.
 const AUX_KEY_LIMIT: u64 = 64;
 /// Longer values of AUX fields are not kept: script bodies, slot lists.
 const AUX_VALUE_LIMIT: u64 = 256;
-/// More AUX fields are not kept; servers write about a dozen.
+/// More AUX fields are not kept. Servers write about a dozen.
 const AUX_FIELDS_LIMIT: usize = 64;
 /// The same for modules.
 const MODULES_LIMIT: usize = 1 << 10;
@@ -40,16 +40,16 @@ impl<'a> Input<'a> {
     }
 }
 
-/// What became of an atom.
+/// The result of an atom.
 enum Outcome {
     /// The chunk ends within it.
     More,
     Next,
-    /// These come before the next, so many times.
+    /// These come before the next, this many times.
     Enter(&'static [Atom], u64),
-    /// It goes on, after `skip`.
+    /// It continues, after `skip`.
     Again,
-    /// It goes on, after these.
+    /// It continues, after these.
     AgainAfter(&'static [Atom]),
 }
 
@@ -287,14 +287,14 @@ impl Walker {
         input.position().saturating_sub(self.carry.len() as u64)
     }
 
-    /// Fills `carry` up to `count` bytes; whether it could.
+    /// Fills `carry` up to `count` bytes. Returns whether there were enough.
     pub(super) fn fill(&mut self, input: &mut Input, count: usize) -> bool {
         let missing = count.saturating_sub(self.carry.len());
         self.carry.extend_from_slice(input.take(missing));
         self.carry.len() >= count
     }
 
-    /// Decodes a length (D.2); nothing when the chunk ends within it.
+    /// Decodes a length (D.2). Nothing when the chunk ends within it.
     #[inline]
     fn length(&mut self, input: &mut Input) -> Result<Option<Length>, Stop> {
         if self.carry.is_empty()
