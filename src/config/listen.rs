@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+#[cfg(feature = "tls")]
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+#[cfg(feature = "tls")]
 use super::tls::{certificates, private_key};
 use super::{ConfigError, Secret};
 
@@ -32,6 +34,7 @@ pub struct ListenTls {
 }
 
 /// What the files held. `Debug` shows no key.
+#[cfg(feature = "tls")]
 #[derive(Debug)]
 pub struct ListenTlsFiles {
     /// Our certificate, with its chain.
@@ -70,6 +73,7 @@ impl Admission {
     }
 }
 
+#[cfg(feature = "tls")]
 impl ListenTls {
     /// Reads the files. Blocking, but of bounded length.
     pub fn read(&self) -> Result<ListenTlsFiles, ConfigError> {

@@ -45,8 +45,6 @@ pub(crate) struct Node {
     links: Vec<Arc<Notify>>,
     /// What it acknowledged when it was last asked for its facts: see the checks of full syncs.
     pub(crate) full_syncs: u64,
-    /// Which run of it this is.
-    run: ReplId,
     /// Loads what it has on its disk.
     pub(crate) loading: bool,
     /// The pod that it is in, with a sidecar as its neighbour.
@@ -103,7 +101,6 @@ impl Node {
             shutting_down: false,
             links: Vec::new(),
             full_syncs: 0,
-            run: replid,
             loading: false,
             pod: None,
             follows: None,

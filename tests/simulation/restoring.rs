@@ -9,9 +9,7 @@ use super::store::Objects;
 use super::{BEGAN_MS, with};
 use crate::archive::{Archive, Catalog};
 use crate::rebuild::{self, Limits, Stand};
-use crate::recovery;
-use crate::recovery::{BadBases, LogForm, Plan, When};
-use crate::restore::{self, RestoreError};
+use crate::recovery::{self, BadBases, LogForm, Plan, RecoveryError, When};
 use crate::runtime::simulated::{between, once_in, pick};
 use crate::store::MemoryStore;
 use crate::wire::position::ReplId;
@@ -139,12 +137,12 @@ async fn check_time(archive: &Archive, catalog: &Catalog, id: ReplId) -> Result<
             with(|sim| sim.oracle.counts.times += 1);
             Ok(())
         }
-        Err(RestoreError::ClockWentBack(_)) => {
+        Err(RecoveryError::ClockWentBack(_)) => {
             with(|sim| sim.oracle.counts.times_refused += 1);
             Ok(())
         }
-        Err(RestoreError::BeforeOldest { .. }) if least == 0 => Ok(()),
-        Err(RestoreError::SteppedOver { .. } | RestoreError::Gap { .. }) => Ok(()),
+        Err(RecoveryError::BeforeOldest { .. }) if least == 0 => Ok(()),
+        Err(RecoveryError::SteppedOver { .. } | RecoveryError::Gap { .. }) => Ok(()),
         Err(error) => Err(format!("{time}: {error}")),
     }
 }

@@ -188,7 +188,7 @@ fn a_server_that_loads_an_rdb_of_the_point_that_was_served_is_no_second_one() {
             assert!(is_stored(crashed + 1), "after crash {crashed}");
         }
         let key = with(|sim| sim.key_of(&sim.nodes[2]));
-        restoring::check_latest(with(|sim| sim.objects.clone()), key).await?;
+        restoring::check_latest(with(|sim| sim.objects.clone()), key, "redis:6379").await?;
         check().await
     };
     play(1, false, scene).unwrap();
