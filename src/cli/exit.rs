@@ -14,7 +14,6 @@ use crate::query::key_history::LookupError;
 use crate::rebuild::RebuildError;
 use crate::recovery::RecoveryError;
 use crate::restore::RestoreError;
-#[cfg(feature = "http")]
 use crate::service::http::BindError;
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
@@ -246,7 +245,6 @@ impl From<FixtureError> for Failure {
     }
 }
 
-#[cfg(feature = "http")]
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         Self::new(Exit::Error, error).with_hint(Some("--http ADDR, with another port"))

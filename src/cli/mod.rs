@@ -64,7 +64,7 @@ Examples:
 #[command(
     name = "backfeed",
     version = version::SHORT,
-    long_version = version::long(),
+    long_version = version::LONG,
     max_term_width = 110,
     after_help = EXAMPLES
 )]

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-#[cfg(feature = "tls")]
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-#[cfg(feature = "tls")]
 use super::tls::{certificates, private_key};
 use super::{ConfigError, Secret};
 
@@ -34,7 +32,6 @@ pub struct ListenTls {
 }
 
 /// What the files held. `Debug` shows no key.
-#[cfg(feature = "tls")]
 #[derive(Debug)]
 pub struct ListenTlsFiles {
     /// Our certificate, with its chain.
@@ -73,7 +70,6 @@ impl Admission {
     }
 }
 
-#[cfg(feature = "tls")]
 impl ListenTls {
     /// Reads the files. Blocking, but of bounded length.
     pub fn read(&self) -> Result<ListenTlsFiles, ConfigError> {

@@ -4,7 +4,6 @@
 //! which no formatting shows.
 
 mod cgroup;
-mod features;
 mod listen;
 mod memory_budget;
 mod parse;
@@ -21,11 +20,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
-#[allow(unused_imports)] // where everything is built in
-pub(crate) use features::not_built_in;
-#[cfg(feature = "tls")]
-pub use listen::ListenTlsFiles;
-pub use listen::{Admission, Listen, ListenTls, is_loopback};
+pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
 pub use memory_budget::{Budget, DEFAULT_BUDGET, OBJECTS, PLANS, Shares, Wanted, least_feed};
 pub use parse::{HttpAddr, Size, in_flags, parse_addr, parse_duration, parse_size, redact};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
@@ -34,9 +29,7 @@ pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
     Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
 };
-#[cfg(feature = "tls")]
-pub use tls::TlsFiles;
-pub use tls::{Identity, Tls};
+pub use tls::{Identity, Tls, TlsFiles};
 
 use crate::wire::position::{Offset, ReplId};
 

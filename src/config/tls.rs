@@ -1,23 +1,16 @@
 //! TLS to a Redis server (`rediss://`): which authorities we trust, and our own certificate. (As its master:
 //! `listen.rs`.)
 
-#[cfg(feature = "tls")]
 use std::fmt;
-#[cfg(feature = "tls")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-#[cfg(feature = "tls")]
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-#[cfg(feature = "tls")]
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-#[cfg(feature = "tls")]
 use super::ConfigError;
 
 /// A PEM file is read whole. A system's bundle of all public authorities has a quarter of a MiB. A longer file than
 /// this is certainly the wrong one.
-#[cfg(feature = "tls")]
 const PEM_FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// How to speak TLS to a server. Its certificate is always verified.
@@ -41,7 +34,6 @@ pub struct Identity {
 }
 
 /// What the files held. `Debug` shows no key.
-#[cfg(feature = "tls")]
 #[derive(Debug)]
 pub struct TlsFiles {
     /// The authorities that we trust. None: the system's.
@@ -50,7 +42,6 @@ pub struct TlsFiles {
     pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
-#[cfg(feature = "tls")]
 impl Tls {
     /// Reads the files. This is done for every connection, because mounted certificates are rotated. Blocking, but of
     /// bounded length.
@@ -84,7 +75,6 @@ impl Tls {
     }
 }
 
-#[cfg(feature = "tls")]
 pub(super) fn certificates(
     path: &Path,
     flag: &str,
@@ -101,7 +91,6 @@ pub(super) fn certificates(
 }
 
 /// The reader's own error is left out, because it may quote the file.
-#[cfg(feature = "tls")]
 pub(super) fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, ConfigError> {
     PrivateKeyDer::from_pem_slice(&bounded(path, flag)?).map_err(|_| {
         let why = "there is no private key in it (PEM, without a passphrase: -----BEGIN PRIVATE KEY-----)";
@@ -109,7 +98,6 @@ pub(super) fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'stat
     })
 }
 
-#[cfg(feature = "tls")]
 fn bounded(path: &Path, flag: &str) -> Result<Vec<u8>, ConfigError> {
     let length = std::fs::metadata(path)
         .map_err(|error| complain(path, flag, &error))?
@@ -121,7 +109,6 @@ fn bounded(path: &Path, flag: &str) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|error| complain(path, flag, &error))
 }
 
-#[cfg(feature = "tls")]
 fn complain(path: &Path, flag: &str, why: &dyn fmt::Display) -> ConfigError {
     ConfigError(format!("{flag} {}: {why}", path.display()))
 }

@@ -2,29 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
-#[cfg(feature = "tls")]
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-#[cfg(feature = "tls")]
 use tokio::time::timeout;
-#[cfg(feature = "tls")]
 use tokio_rustls::TlsAcceptor;
-#[cfg(feature = "tls")]
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-#[cfg(feature = "tls")]
 use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
-#[cfg(feature = "tls")]
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
 use super::connection_limit;
 use super::socket::Stream;
-#[cfg(feature = "tls")]
 use super::tls::roots;
-#[cfg(not(feature = "tls"))]
-use crate::config::not_built_in;
 use crate::config::{Admission, ConfigError, ListenTls};
 use crate::runtime;
 #[cfg(test)]
@@ -32,7 +22,6 @@ use crate::runtime::simulated;
 use crate::wire::psync::master::Credentials;
 
 /// A replica takes part in the TLS handshake as soon as it is connected. One that has not finished it by then hangs.
-#[cfg(feature = "tls")]
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection was not taken.
@@ -149,21 +138,7 @@ fn terms(admission: &Admission) -> Result<Terms, ConfigError> {
     Ok((credentials, tls))
 }
 
-#[cfg(not(feature = "tls"))]
-type ServerConfig = std::convert::Infallible;
-
-#[cfg(not(feature = "tls"))]
-fn server_config(_: &ListenTls) -> Result<ServerConfig, ConfigError> {
-    Err(ConfigError::new(not_built_in("TLS", "tls")))
-}
-
-#[cfg(not(feature = "tls"))]
-async fn handshake(config: ServerConfig, _: TcpStream) -> Result<Stream, AcceptError> {
-    match config {}
-}
-
 /// Reads the files. The provider is named, because a program may have several compiled in.
-#[cfg(feature = "tls")]
 fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
     let files = settings.read()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -190,7 +165,6 @@ fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
     Ok(config)
 }
 
-#[cfg(feature = "tls")]
 async fn handshake(config: ServerConfig, tcp: TcpStream) -> Result<Stream, AcceptError> {
     let accepting = TlsAcceptor::from(Arc::new(config)).accept(tcp);
     match timeout(TLS_TIMEOUT, accepting).await {
@@ -207,7 +181,6 @@ async fn handshake(config: ServerConfig, tcp: TcpStream) -> Result<Stream, Accep
 }
 
 /// What a failed handshake says about TLS. None when it says nothing.
-#[cfg(feature = "tls")]
 fn fault_of(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
@@ -232,7 +205,6 @@ fn fault_of(error: &io::Error) -> Option<String> {
 }
 
 /// What is wrong with the certificate that it presented.
-#[cfg(feature = "tls")]
 fn certificate_fault(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
@@ -256,7 +228,6 @@ fn certificate_fault(error: &CertificateError) -> String {
 }
 
 /// What it thinks of ours.
-#[cfg(feature = "tls")]
 fn alert_fault(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::UnknownCA

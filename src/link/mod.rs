@@ -8,12 +8,7 @@ pub mod health;
 pub mod replication_info;
 pub mod sentinel;
 mod socket;
-#[cfg(feature = "tls")]
 mod tls;
-#[cfg(not(feature = "tls"))]
-#[path = "without_tls.rs"]
-mod tls;
-mod tls_fault;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +19,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::socket::Stream;
-pub use self::tls_fault::TlsFault;
+pub use self::tls::TlsFault;
 use crate::config::{ConfigError, Source};
 use crate::wire::position::{Offset, Position};
 use crate::wire::psync::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};

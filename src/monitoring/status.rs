@@ -583,7 +583,6 @@ impl Status {
     }
 
     /// The metrics in Prometheus' text format.
-    #[cfg(feature = "http")]
     #[must_use]
     pub fn prometheus(&self) -> String {
         self.0.metrics.encode(&self.view())

@@ -9,7 +9,6 @@ pub mod elements;
 mod error;
 mod footer;
 mod layouts;
-mod lzf;
 pub mod number;
 pub mod numbers;
 pub mod packed;

@@ -11,7 +11,6 @@
 )]
 
 pub mod apply;
-pub mod lzf;
 pub mod rdb;
 pub mod resp;
 pub mod segments;
@@ -21,8 +20,7 @@ pub mod values;
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
-    ("lzf", lzf::check, lzf::seeds),
+pub const TARGETS: [Target; 4] = [
     ("rdb", rdb::check, rdb::seeds),
     ("resp", resp::check, resp::seeds),
     ("segments", segments::check, segments::seeds),
