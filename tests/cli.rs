@@ -303,8 +303,9 @@ fn long_work_says_how_far_it_is() {
     let mut told = [0; 4096];
     let length = stderr.read(&mut told).expect("a line");
     let told = String::from_utf8_lossy(&told[..length]).into_owned();
-    assert!(told.contains("INFO snapshot: 10 s\n"), "{told:?}");
-    assert!(begun.elapsed() >= Duration::from_secs(10));
+    let seconds = ["9 s\n", "10 s\n", "11 s\n"].map(|after| format!("INFO snapshot: {after}"));
+    assert!(seconds.iter().any(|line| told.ends_with(line)), "{told:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(9));
     drop(stdin);
     let output = child.wait_with_output().expect("its end");
     assert_eq!(output.status.code(), Some(7), "{output:?}");

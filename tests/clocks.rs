@@ -51,6 +51,20 @@ fn times_that_the_clock_went_back_over_name_no_points(version: Version) {
     captured.ahead_ms.store(0, Ordering::SeqCst);
     let back = set(&captured, "right again");
     let (_, offset) = captured.server.position();
+    if matches!(version, Version::Redis60 | Version::Redis62) {
+        // Their relative expiries count from their own clock, and so do the times of the log: ours may be wrong.
+        assert_eq!(captured.status.view().last_error, None);
+        captured.stop();
+        for (time, value) in [
+            (before, "before"),
+            (uncertain, "still right"),
+            (ahead, "ahead"),
+            (back, "right again"),
+        ] {
+            assert_value(&get_at(&captured, time), value);
+        }
+        return;
+    }
     let told = captured.status.view().last_error.unwrap();
     assert!(told.contains("the clock went back"), "{told}");
     captured.stop();

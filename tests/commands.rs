@@ -25,7 +25,7 @@ const TABLE: &str = "src/model/commands.md";
 /// The generated part stands between these.
 const BEGIN: &str = "<!-- generated: BACKFEED_WRITE_TABLES=1, tests/commands.rs -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
-const HINT: &str = "Model it in src/keyspace (a `Spec` in the COMMANDS of its data type) and generate it in \
+const HINT: &str = "Model it in src/model (a `Spec` in the COMMANDS of its data type) and generate it in \
                     tests/differential, or refuse it there with the reason; tell tests/commands.rs if the feed has it \
                     in another form or a unit test tests it; then write the table anew with BACKFEED_WRITE_TABLES=1, \
                     and read what changed.";
@@ -391,7 +391,7 @@ fn what_the_table_says_is_generated_is(version: Version) {
 #[test]
 fn all_reasons_to_refuse_are_told() {
     let (_, _, after) = parts();
-    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/keyspace"));
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model"));
     let mut constants = BTreeMap::new();
     for text in &sources {
         for part in text.split("const ").skip(1) {

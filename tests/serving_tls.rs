@@ -476,7 +476,7 @@ fn a_restore_that_cannot_let_its_target_in_says_why() {
     for words in [
         "it was not admitted within 60 s",
         "it refuses our certificate",
-        "run the restore again with --force",
+        "Force the restore again",
     ] {
         assert!(output.stderr.contains(words), "{output:?}");
     }

@@ -272,7 +272,10 @@ fn a_spool_on_a_full_disk_is_told_and_gone_on_without() {
         error.contains(full) && error.contains("No space left on device")
     });
     wait_until("it hangs up", PATIENCE, || {
-        stage.backfeed.log().contains("take: hanging up")
+        stage
+            .backfeed
+            .log()
+            .contains("disconnecting, so that the memory of")
     });
     assert!(stage.backfeed.metric("backfeed_spool_errors_total") >= 1.0);
     assert_eq!(stage.backfeed.log().matches(full).count(), 1, "told once");

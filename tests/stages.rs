@@ -259,7 +259,7 @@ fn a_full_sync_comes_for_what_cannot_be_applied(version: Version) {
         again();
         it.backfeed.wait("it is told", |view| {
             let told = view["consolidate_error"].as_str().unwrap_or_default();
-            told.contains(why) && told.contains("The next full sync for a new base is 360 min away")
+            told.contains(why) && told.contains("The next full sync for a new base is in 360 min")
         });
         assert_eq!(it.redis.info("stats")["sync_full"], "2", "{version}: {why}");
         assert_eq!(it.backfeed.metric("backfeed_reconnects_total"), 0.0);

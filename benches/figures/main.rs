@@ -15,6 +15,7 @@
 
 #![allow(
     missing_docs,
+    clippy::disallowed_methods,
     unused_imports,
     unused_macros,
     unreachable_pub,

@@ -202,6 +202,20 @@ impl Archive {
         Ok(())
     }
 
+    /// Lists what tells whether `id` [can be restored](Catalog::is_restorable). An [outline](Self::outline) does not say that of
+    /// a history that another one goes on from.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn list_restorable(
+        &self,
+        catalog: &mut Catalog,
+        id: ReplId,
+    ) -> Result<(), ArchiveError> {
+        self.load_base(catalog, id, Offset(u64::MAX)).await?;
+        Ok(())
+    }
+
     /// `catalog` with everything that there is of the lineage of `id`.
     ///
     /// # Errors

@@ -8,15 +8,25 @@ use tokio::task::JoinError;
 use super::full_sync::{FullSyncError, Received};
 use super::log_writer::LogWriter;
 use super::predecessor::{self, Previous};
+use super::resume;
 use crate::archive::{AppendError, Archive, ArchiveError, BaseManifest, Gap, HistoryDoc};
 use crate::wire::position::{Boundary, Offset, Position};
 
 /// How long the rest of an older history may take to be stored before it is sealed as it is.
 const OLD_LOG_LIMIT: Duration = Duration::from_secs(30);
 
-/// The snapshot, and the offset after which the log continues.
-pub(super) type Committed = Result<(BaseManifest, Offset), FullSyncError>;
+/// The snapshot, and where the log continues.
+pub(super) type Committed = Result<(BaseManifest, Joined), FullSyncError>;
 pub(super) type Committing = Pin<Box<dyn Future<Output = Result<Committed, JoinError>> + Send>>;
+
+/// Where the log continues after a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Joined {
+    /// After this offset.
+    pub(super) stored: Offset,
+    /// The last time mark before: the marks of one log do not go back.
+    pub(super) last_mark_ms: Option<i64>,
+}
 
 /// What makes a received snapshot count.
 pub(super) struct Commit {
@@ -120,7 +130,11 @@ async fn join_log(
     archive: &Archive,
     base: &BaseManifest,
     writer: &str,
-) -> Result<Offset, FullSyncError> {
+) -> Result<Joined, FullSyncError> {
+    let mut joined = Joined {
+        stored: base.offset,
+        last_mark_ms: None,
+    };
     loop {
         let mut catalog = archive.outline().await?;
         archive.list_whole(&mut catalog, base.history).await?;
@@ -134,25 +148,30 @@ async fn join_log(
                 history.bases.retain(|other| other.offset != base.offset);
             }
             if history.bases.is_empty() && history.log.is_empty() && history.doc.parent.is_none() {
-                return Ok(base.offset);
+                return Ok(joined);
             }
         }
         let end = match archive.log_end(&catalog, base.history).await {
             Ok(end) => end,
             Err(error @ ArchiveError::Store(_)) => return Err(error.into()),
-            Err(ArchiveError::NothingStored { .. }) => return Ok(base.offset),
+            Err(ArchiveError::NothingStored { .. }) => return Ok(joined),
             Err(error) => {
                 tracing::warn!(%error, "the log before this snapshot is damaged; it continues after the snapshot");
-                return Ok(base.offset);
+                return Ok(joined);
             }
         };
+        let end = resume::with_last_mark(archive, &catalog, base.history, end).await?;
+        joined.last_mark_ms = end.last_mark.map(|mark| mark.unix_ms);
         if let Some(seal) = end.sealed {
             return Err(FullSyncError::Sealed(Box::new(seal)));
         }
         // A process has died between a snapshot and its bridge.
         let gap = match end.unbridged {
             Some(gap) => gap,
-            None if end.end >= base.offset => return Ok(end.end),
+            None if end.end >= base.offset => {
+                joined.stored = end.end;
+                return Ok(joined);
+            }
             None => Gap {
                 from: end.end,
                 db: end.boundary.db,
@@ -164,7 +183,7 @@ async fn join_log(
             },
         };
         match archive.bridge(base.history, &gap, writer).await {
-            Ok(()) if gap.to.offset == base.offset => return Ok(base.offset),
+            Ok(()) if gap.to.offset == base.offset => return Ok(joined),
             Ok(()) => {}
             Err(AppendError::Taken(entry)) => {
                 tracing::debug!(at = %entry.start(), "another writer of this history stored it first");

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 
 use super::*;
 use crate::log::segment::{Entry, SegmentMeta, encode};
@@ -49,14 +49,23 @@ async fn a_writer_that_a_full_sync_has_passed_by_meets_the_bridge_to_it() {
     let (id, archive) = (id(1), &sample.archive);
     sample.history(id, None).await;
     let first = sample.base(id, 0, DB, 0).await;
-    assert_eq!(join_log(archive, &first, "w").await.unwrap(), Offset(0));
+    let joined = |stored, last_mark_ms| Joined {
+        stored,
+        last_mark_ms,
+    };
+    let of_first = join_log(archive, &first, "w").await.unwrap();
+    assert_eq!(of_first, joined(Offset(0), None));
     let log = feed(&["SET a 1"]);
     let end = sample.log(id, at(0, DB), &log, &[]).await;
+    // In the sample, byte n is received at n * 10 ms.
+    let last_mark_ms = i64::try_from(end.offset.0 * 10).ok();
     // Within what is stored, the log goes on where it ends.
     let within = sample.base(id, 10, DB, 0).await;
-    assert_eq!(join_log(archive, &within, "w").await.unwrap(), end.offset);
+    let of_within = join_log(archive, &within, "w").await.unwrap();
+    assert_eq!(of_within, joined(end.offset, last_mark_ms));
     let beyond = sample.base(id, 50, DB, 0).await;
-    assert_eq!(join_log(archive, &beyond, "w").await.unwrap(), Offset(50));
+    let of_beyond = join_log(archive, &beyond, "w").await.unwrap();
+    assert_eq!(of_beyond, joined(Offset(50), last_mark_ms));
     let Err(AppendError::Taken(entry)) = append(archive, id, end, &log).await else {
         panic!("two logs: {:?}", sample.store.names());
     };
@@ -97,7 +106,7 @@ async fn the_manifest_comes_after_all_that_it_stands_on() {
         is_first: false,
     };
     let (_, goes_on) = commit.run().await.unwrap();
-    assert_eq!(goes_on, Offset(7));
+    assert_eq!(goes_on.stored, Offset(7));
     let calls = sample.store.calls();
     let order: Vec<Option<usize>> = [
         format!("{new}/base/{:020}.rdb.zst", 7),
@@ -131,7 +140,7 @@ async fn of_two_snapshots_without_a_log_the_earlier_one_is_bridged_to_the_later_
     // Both writers go on behind the later one, and meet before it.
     for (base, writer) in [(&earlier, "one"), (&later, "other"), (&earlier, "one")] {
         let goes_on = join_log(archive, base, writer).await.unwrap();
-        assert_eq!(goes_on, Offset(500), "{writer}");
+        assert_eq!(goes_on.stored, Offset(500), "{writer}");
         match archive.entry(id, 101).await.unwrap() {
             Some(Entry::Segment(header)) => {
                 assert!(header.is_gap());

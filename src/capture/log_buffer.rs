@@ -40,6 +40,9 @@ const PIECE: usize = 16 * 1024;
 /// A clock that is behind the last mark by less than this is being corrected. Marks need not be more exact.
 const CLOCK_TOLERANCE_MS: i64 = 1000;
 
+/// The clocks of two listeners may differ by so much: marks are held then, and no time is refused.
+const OTHERS_TOLERANCE_MS: i64 = 20_000;
+
 /// Bytes that were received at once, or, for bytes in the spool, within 100 ms.
 #[derive(Debug, Clone)]
 struct Chunk {
@@ -116,6 +119,10 @@ pub struct LogBuffer {
     stored: Offset,
     stored_boundary: Boundary,
     last_mark_ms: i64,
+    /// The last mark of another writer that was ahead of ours.
+    others_mark_ms: i64,
+    /// What the clock said last.
+    said_ms: i64,
     clock_back: Option<ClockBack>,
     /// The same for a clock that has come to the last mark again, with the last byte received before: not all of that is stored.
     was_back: Option<(ClockBack, Offset)>,
@@ -161,6 +168,8 @@ impl LogBuffer {
             stored: stored.max(boundary.offset),
             stored_boundary: boundary,
             last_mark_ms,
+            others_mark_ms: i64::MIN,
+            said_ms: last_mark_ms,
             clock_back: None,
             was_back: None,
             getack: false,
@@ -214,16 +223,27 @@ impl LogBuffer {
         self.last_mark_ms
     }
 
+    /// What the clock said last, Unix milliseconds.
+    #[must_use]
+    pub fn said_ms(&self) -> i64 {
+        self.said_ms
+    }
+
     /// Tells the time of the clock. Returns true when this is news: the clock has gone back before the last mark, and
     /// this was not reported yet.
     pub fn clock_says(&mut self, now_unix_ms: i64) -> bool {
+        self.said_ms = now_unix_ms;
+        let tolerance = match self.last_mark_ms == self.others_mark_ms {
+            true => OTHERS_TOLERANCE_MS,
+            false => CLOCK_TOLERANCE_MS,
+        };
         let behind = self.last_mark_ms.saturating_sub(now_unix_ms);
         if behind <= 0
             && let Some(back) = self.clock_back.take()
         {
             self.was_back = Some((back, self.scanner.offset()));
         }
-        if behind < CLOCK_TOLERANCE_MS && self.clock_back.is_none() {
+        if behind < tolerance && self.clock_back.is_none() {
             return false;
         }
         let to_unix_ms = match self.clock_back {
@@ -235,6 +255,24 @@ impl LogBuffer {
             now_unix_ms,
         });
         before.is_none()
+    }
+
+    /// Another writer has stored what comes before, with this last mark. Its clock may be ahead of ours: no later mark goes back
+    /// behind it. Returns true when it is news that our clock is behind.
+    pub fn continues_after_mark(&mut self, others_mark_ms: i64) -> bool {
+        if others_mark_ms <= self.last_mark_ms {
+            return false;
+        }
+        self.last_mark_ms = others_mark_ms;
+        self.others_mark_ms = others_mark_ms;
+        let said = self.said_ms;
+        let oldest = self.chunks.front().map(|chunk| chunk.received.unix_ms);
+        for chunk in &mut self.chunks {
+            chunk.received.unix_ms = others_mark_ms;
+        }
+        let oldest = oldest.filter(|oldest| *oldest < said);
+        let is_news = oldest.is_some_and(|oldest| self.clock_says(oldest));
+        self.clock_says(said) || (is_news && self.clock_back.is_some())
     }
 
     /// Bytes of memory in use.
@@ -313,6 +351,7 @@ impl LogBuffer {
         if self.overlaps.iter().any(|known| known.differs(at, &bytes)) {
             return Err(PushError::Differs(at));
         }
+        self.said_ms = now.unix_ms;
         self.last_mark_ms = self.last_mark_ms.max(now.unix_ms);
         let received = Moment {
             unix_ms: self.last_mark_ms,

@@ -98,6 +98,41 @@ fn a_clock_that_went_back_is_news_once_and_stands_in_what_is_cut_meanwhile() {
     assert_eq!((back(), back()), (Some(10_000), None));
 }
 
+/// Of two writers of one log, one may have a clock that is ahead.
+#[test]
+fn marks_do_not_go_back_behind_those_of_another_writer() {
+    let set = command(&["SET", "k", "v"]);
+    let mut buffer = buffer();
+    for ms in [50_000, 52_000] {
+        buffer.clock_says(ms);
+        push(&mut buffer, &set, ms);
+    }
+    assert!(buffer.continues_after_mark(90_000));
+    assert!(!buffer.continues_after_mark(80_000));
+    let meta = buffer.next_segment(SIZE).unwrap().meta;
+    assert!(meta.marks.iter().all(|mark| mark.unix_ms == 90_000));
+    let back = meta.clock_back.unwrap();
+    assert_eq!((back.to_unix_ms, back.now_unix_ms), (50_000, 52_000));
+}
+
+#[test]
+fn two_clocks_that_differ_a_little_refuse_no_time() {
+    let set = command(&["SET", "k", "v"]);
+    let mut buffer = buffer();
+    buffer.clock_says(50_000);
+    push(&mut buffer, &set, 50_000);
+    assert!(!buffer.continues_after_mark(65_000));
+    assert!(!buffer.clock_says(51_000));
+    push(&mut buffer, &set, 51_000);
+    let meta = buffer.next_segment(SIZE).unwrap().meta;
+    assert_eq!(meta.marks.last().unwrap().unix_ms, 65_000);
+    assert_eq!(meta.clock_back, None);
+    // By its own clock, it is exact again.
+    assert!(!buffer.clock_says(70_000));
+    push(&mut buffer, &set, 70_000);
+    assert!(buffer.clock_says(60_000));
+}
+
 /// In one piece, or byte by byte; with another link between, which proves it anew; and with another byte anywhere.
 #[test]
 fn what_is_sent_again_is_compared_before_anything_is_acknowledged() {

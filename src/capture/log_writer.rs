@@ -14,6 +14,7 @@ use super::{Clock, overlap};
 use crate::archive::{AppendError, Archive, ArchiveError};
 use crate::capture::spool::{self, Held, Spool, SpoolError};
 use crate::config::CaptureConfig;
+use crate::display;
 use crate::log::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
 use crate::monitoring::status::Status;
 use crate::runtime;
@@ -394,10 +395,25 @@ impl Worker {
                 buffer.expect(rest);
             })
             .await?;
+        if let Some(last) = theirs.meta.marks.last() {
+            self.continues_after_mark(last.unix_ms);
+        }
         Ok(match is_same {
             true => Stored::UpTo(end, theirs.meta.boundary),
             false => Stored::ForeignFeed(start),
         })
+    }
+
+    fn continues_after_mark(&self, others_mark_ms: i64) {
+        let mut state = self.shared.state();
+        if state.buffer.continues_after_mark(others_mark_ms) {
+            let last = display::time(others_mark_ms);
+            tracing::warn!(
+                "the clock of another backfeed that stores the same log is ahead of the clock of this machine: it says {last}. \
+                 Nothing is lost. Until {last}, the times of the log stand still, and a restore of a time in between is refused. \
+                 Set both clocks with NTP"
+            );
+        }
     }
 
     /// What the spool has lost was not stored, and so not acknowledged as stored. The master is asked for it again.

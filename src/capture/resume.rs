@@ -122,7 +122,7 @@ pub(super) async fn find(
 }
 
 /// A log that has no time mark yet goes on after the last one of its parent: a clock that was ahead then has gone back since.
-async fn with_last_mark(
+pub(super) async fn with_last_mark(
     archive: &Archive,
     catalog: &Catalog,
     id: ReplId,

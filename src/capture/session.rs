@@ -65,7 +65,10 @@ impl Origin {
     /// Would the server go on here without having shown that what it had before is what is stored, though that could be compared?
     /// One that was promoted, or has restarted from its own RDB, has an id of its own, and may have nothing else in its backlog.
     fn is_unproved(&self, facts: Option<&Facts>) -> bool {
-        let same = facts.is_some_and(|facts| facts.replid == Some(self.history));
+        let same = facts.is_some_and(|facts| {
+            // One that says nothing of a backlog may have it all.
+            facts.replid == Some(self.history) && facts.backlog_first.is_some()
+        });
         same && self.sample.is_none() && self.recent.is_some()
     }
 
@@ -294,7 +297,12 @@ impl Capture {
         warn_of_clock(ahead, relative_ttls);
         let said = server.map(|server| match ahead {
             0 => (asked_unix_ms, asked),
-            _ => (server, asked.checked_add(took / 2).unwrap_or(asked)),
+            _ => (
+                server,
+                asked
+                    .checked_add(took.checked_div(2).unwrap_or_default())
+                    .unwrap_or(asked),
+            ),
         });
         self.server_clock = said.filter(|_| relative_ttls);
     }
@@ -352,7 +360,9 @@ impl Capture {
     fn is_unproved(&self, again: Option<&Sample>, facts: Option<&Facts>) -> bool {
         self.log.as_ref().zip(facts).is_some_and(|(log, facts)| {
             let could_be = |buffer: &mut LogBuffer| {
-                facts.replid == Some(buffer.history()) && !buffer.again().is_empty()
+                facts.replid == Some(buffer.history())
+                    && facts.backlog_first.is_some()
+                    && !buffer.again().is_empty()
             };
             again.is_none() && log.buffer(could_be)
         })

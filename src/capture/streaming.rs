@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::commit::{Committed, Committing};
+use super::commit::{Committed, Committing, Joined};
 use super::feed_link::FeedLink;
 use super::full_sync::FullSyncError;
 use super::log_buffer::{LogBuffer, PushError};
@@ -190,11 +190,11 @@ impl<'a> Follow<'a> {
     fn commit(&mut self, done: Result<Committed, JoinError>) -> Result<(), SessionEnd> {
         self.committing = None;
         let done = done.map_err(|error| SessionEnd::StartOver(error.to_string()))?;
-        let (manifest, goes_on) = done.map_err(|error| match error {
+        let (manifest, joined) = done.map_err(|error| match error {
             FullSyncError::Sealed(seal) => superseded(seal.history, &seal),
             error => error.into(),
         })?;
-        self.goes_on(&manifest, goes_on);
+        self.goes_on(&manifest, joined);
         let keys: u64 = manifest
             .databases
             .values()
@@ -205,13 +205,21 @@ impl<'a> Follow<'a> {
         Ok(())
     }
 
-    /// The snapshot counts, and the log after it begins at `offset`.
-    fn goes_on(&mut self, base: &BaseManifest, offset: Offset) {
+    /// The snapshot counts, and the log continues.
+    fn goes_on(&mut self, base: &BaseManifest, joined: Joined) {
         self.committed = true;
         if let Some(tally) = self.tally.take() {
             tally.stored(base.position());
         }
-        self.log.buffer(|buffer| buffer.mark_stored(offset, None));
+        let (is_news, said) = self.log.buffer(|buffer| {
+            buffer.mark_stored(joined.stored, None);
+            let last = joined.last_mark_ms;
+            let is_news = last.is_some_and(|last| buffer.continues_after_mark(last));
+            (is_news, buffer.said_ms())
+        });
+        if is_news {
+            self.capture.clock_went_back(self.log, said);
+        }
         self.log.release();
         self.feed.want();
     }
@@ -315,7 +323,7 @@ impl<'a> Follow<'a> {
                 () = stopped(shutdown) => return self.committed,
             };
             match committed {
-                Ok(Ok((manifest, goes_on))) => self.goes_on(&manifest, goes_on),
+                Ok(Ok((manifest, joined))) => self.goes_on(&manifest, joined),
                 Ok(Err(error)) => tracing::warn!(%error, "the snapshot was not stored"),
                 Err(error) => tracing::warn!(%error, "the snapshot was not stored"),
             }

@@ -88,7 +88,7 @@ fn what_does_not_fit_is_told_with_what_would() {
         ..NOTHING
     };
     let warning = pod.warning(both).unwrap();
-    assert!(warning.contains("that is 416 MiB together"), "{warning}");
+    assert!(warning.contains("together 416 MiB"), "{warning}");
     assert!(
         warning.contains("the 256 MiB of memory for this process (the limit of its cgroup)"),
         "{warning}"

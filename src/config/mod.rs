@@ -302,8 +302,8 @@ impl FromStr for Dest {
             return Ok(Self::RdbFile(path));
         }
         Err(ConfigError::new(
-            "not a place to restore to: write redis://HOST:PORT or rediss://HOST:PORT (a running server), aof:DIR (an append-only directory) \
-             or rdb:FILE (one RDB file)",
+            "this is no place to restore to. Write redis://HOST:PORT or rediss://HOST:PORT (a running server), aof:DIR \
+             (append-only files) or rdb:FILE (one RDB file)",
         ))
     }
 }
@@ -420,7 +420,7 @@ impl RestoreConfig {
             }
             if self.offset.is_some() || self.at.as_deref().is_some_and(|at| at != "latest") {
                 return Err(ConfigError::new(
-                    "`continue_history`: a history is continued only from its last stored offset: leave out `at` and \
+                    "`continue_history`: a history can be continued only from its last stored offset. Leave out `at` and \
                      `offset`",
                 ));
             }

@@ -79,7 +79,7 @@ impl StoreConfig {
             _ => return Ok(self),
         };
         Err(ConfigError(format!(
-            "`{setting}`: this is for Google Cloud Storage (gs://BUCKET/PREFIX) alone, and `store` is another store: leave it out"
+            "`{setting}` is only for Google Cloud Storage (gs://BUCKET/PREFIX). Leave it out for this store"
         )))
     }
 }

@@ -51,7 +51,7 @@ const ASK_PATIENCE: Duration = Duration::from_secs(60);
 const ASK_LOOK: Duration = Duration::from_millis(200);
 /// A stream that is decompressed and a listing each hold a thread. The frames of the new base are compressed at the
 /// same time.
-const BLOCKING_THREADS: usize = 16;
+const BLOCKING_THREADS: usize = 128;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS + FRAMES_AT_ONCE);
 /// How much the thread yields to others: the most there is.
 const NICENESS: i32 = 19;

@@ -168,7 +168,7 @@ async fn where_epochs_are_not_told_the_server_decides_by_its_role() {
         master.port
     );
     let error = finder(&[&late]).master().await.unwrap_err();
-    let says = format!("is 127.0.0.1:{}, which is slave", replica.port);
+    let says = format!("is 127.0.0.1:{}, but it is slave", replica.port);
     assert!(
         error.to_string().contains(&says) && !error.is_permanent(),
         "{error}"

@@ -5,8 +5,6 @@ use crate::wire::crc64::Crc64;
 use crate::wire::rdb::Family;
 use crate::wire::rdb::cursor::{BadValue, Cursor};
 
-/// The RDB type of a module's value.
-
 /// Valkey counts on from here. Redis has not reached this number.
 const FIRST_OF_VALKEY: u16 = 80;
 

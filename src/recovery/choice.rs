@@ -140,7 +140,7 @@ pub async fn sound(
                 if !pass_over(&plan, &error, archive, &mut bad).await? {
                     return Err(error);
                 }
-                tracing::warn!(%error, "this snapshot cannot be used; looking for an older one");
+                tracing::warn!(%error, "this snapshot cannot be used. Looking for an older one");
                 let catalog = archive.outline().await?;
                 plan = self::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
             }

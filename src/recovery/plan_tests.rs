@@ -6,12 +6,15 @@
     clippy::panic
 )]
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::*;
+use crate::log::segment::{ClockBack, SegmentMeta, encode};
 use crate::recovery::content::{LogForm, log};
 use crate::recovery::plan;
 use crate::recovery::testing::{Sample, at, feed, id};
+use crate::wire::position::TimeMark;
 
 /// A feed of several units, and the boundaries in it.
 fn units() -> (Vec<u8>, Vec<u64>) {
@@ -142,6 +145,61 @@ async fn a_time_means_what_had_been_received_by_then() {
         "{error}"
     );
     assert!(error.to_string().contains("offset 1000"), "{error}");
+}
+
+/// The clock was set ahead at the moment when the server got a new id, and is set right in the middle of the new history.
+#[tokio::test]
+async fn a_time_between_the_marks_of_a_parent_and_those_of_a_clock_that_was_ahead_is_refused() {
+    let (bytes, ends) = units();
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(1), None).await;
+    sample.base(id(1), 1000, 0, 9_000).await;
+    let parent = &bytes[..usize::try_from(ends[1] - 1000).unwrap()];
+    let mut at = sample.log(id(1), at(1000, 0), parent, &[]).await;
+    sample.history(id(2), Some((id(1), ends[1]))).await;
+    let right_ms = i64::try_from(ends[1]).unwrap() * 10;
+    let (ahead_ms, back_ms) = (right_ms + 18_000_000, right_ms + 60_000);
+    for (end, back) in [(ends[2], None), (ends[3], Some(back_ms))] {
+        let part =
+            usize::try_from(at.offset.0 - 1000).unwrap()..usize::try_from(end - 1000).unwrap();
+        let end = Boundary {
+            offset: Offset(end),
+            ..at
+        };
+        let meta = SegmentMeta {
+            clock_back: back.map(|ms| ClockBack {
+                to_unix_ms: ms,
+                now_unix_ms: ms,
+            }),
+            history: id(2),
+            start: at.offset,
+            end: end.offset,
+            db_at_start: at.db,
+            starts_at_boundary: true,
+            boundary: Some(end),
+            marks: vec![TimeMark {
+                unix_ms: ahead_ms,
+                offset: end.offset,
+            }],
+            writer: "test".into(),
+        };
+        let (header, body) = encode(meta, &[Bytes::copy_from_slice(&bytes[part])], 1).unwrap();
+        sample.archive.append(&header, body).await.unwrap();
+        at = end;
+    }
+    let before = When::AtUnixMs(right_ms - 1);
+    let plan = sample.plan(id(2), before).await.unwrap();
+    assert_eq!(plan.end.offset, Offset(1000));
+    for time in [right_ms, back_ms - 1, back_ms, ahead_ms - 1] {
+        let error = sample.plan(id(2), When::AtUnixMs(time)).await.unwrap_err();
+        let is_it = matches!(error, RecoveryError::ClockWentBack(_));
+        assert!(is_it, "{time}: {error}");
+        let named = format!("between {} and {}", ends[1], ends[3]);
+        assert!(
+            time >= back_ms || error.to_string().contains(&named),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

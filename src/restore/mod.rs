@@ -276,7 +276,7 @@ const SEAL_TRIES: usize = 1000;
 /// that ends there. A writer that is still alive finds the seal and stops.
 ///
 /// # Errors
-/// As [`plan`] does.
+/// As [`crate::recovery::plan()`] does.
 pub async fn seal(
     archive: &Archive,
     catalog: &mut Catalog,

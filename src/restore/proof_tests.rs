@@ -40,7 +40,7 @@ fn each_way_to_differ_is_told() {
         ("unexpected_error_replies:7\n", "it refused 2 commands"),
         // The counters were reset.
         ("unexpected_error_replies:1\n", "it refused 1 commands"),
-        ("evicted_keys:8\n", "it let 1 keys go"),
+        ("evicted_keys:8\n", "it evicted 1 keys"),
         (
             "db0:keys=2,expires=0\n",
             "database 0 holds 2 keys instead of 3",

@@ -50,7 +50,7 @@ impl Sidecar {
             // A link was lost, no more.
             None
         } else {
-            self.tip_for_master(keys, shutdown).await?
+            self.tip_for_master(facts, shutdown).await?
         };
         let facts = &match &tip {
             Some((catalog, _)) => {
@@ -83,8 +83,8 @@ impl Sidecar {
                 false => "has taken writes since",
             };
             self.judged.why = format!(
-                "Redis came up from an older snapshot, without the last {lacks} bytes of what is stored (WAIT may have \
-                 confirmed them), and {has}"
+                "Redis came up from an older snapshot. It lacks the last {lacks} bytes of what is stored (WAIT may have \
+                 confirmed them), and it {has}"
             );
         }
         if master == Master::Restore && keys > 0 {
@@ -108,18 +108,18 @@ impl Sidecar {
     /// Redis with data without a backup.
     async fn tip_for_master(
         &mut self,
-        keys: u64,
+        facts: &Facts,
         shutdown: &mut Shutdown,
     ) -> Result<Option<(Catalog, Tip)>, SidecarError> {
-        if keys == 0 {
-            return self.tip().await;
+        if facts.total_keys() == 0 {
+            return self.tip_beside(facts).await;
         }
         tokio::select! {
             biased;
             drained = self.capture.drain() => drained?,
             () = crate::capture::stopped(shutdown) => return Err(SessionEnd::Stopped.into()),
         }
-        match self.tip().await {
+        match self.tip_beside(facts).await {
             Ok(tip) => Ok(tip),
             Err(SidecarError::Session(SessionEnd::Archive(error))) if error.is_transient() => {
                 Err(SessionEnd::Archive(error).into())
@@ -129,6 +129,21 @@ impl Sidecar {
                 Ok(None)
             }
         }
+    }
+
+    /// The latest state, and whether the histories of this Redis can be restored. Another history may go on from them.
+    async fn tip_beside(&self, facts: &Facts) -> Result<Option<(Catalog, Tip)>, SidecarError> {
+        let Some((mut catalog, tip)) = self.tip().await? else {
+            return Ok(None);
+        };
+        let aliases = catalog.aliases();
+        let own = facts.named(|id| aliases.key(id));
+        let left = own.replid2.map(|(id, _)| id);
+        for id in own.replid.into_iter().chain(left) {
+            let archive = self.capture.archive();
+            archive.list_restorable(&mut catalog, id).await?;
+        }
+        Ok(Some((catalog, tip)))
     }
 
     /// Must the data of our replica be replaced, because of `--when-behind restore`?

@@ -8,6 +8,7 @@
 //! | our replica | no keys | a history that another sidecar holds the lease on | wait; continue when the lease is not renewed |
 //! | our replica | no keys | a history that the Redis of the other sidecar continues | end: superseded |
 //! | our replica | keys, at a point that the store has | that point, or later | serve, then promote |
+//! | our replica | no keys, at a later point of a history that goes on without that | a history | take the lease on it, serve it, look again, promote |
 //! | our replica | keys, at a later point, or unknown | anything | promote it as it is, and look at it as a master |
 //! | a master | no keys, of no known history, or of an earlier point | a history | make it our replica, then serve |
 //! | a master | what an earlier point had, and nothing written since | a history | make it our replica, then serve |
@@ -60,6 +61,15 @@ pub fn replica(
     let known = claim.map(|claim| (claim.offset, tip.knows(claim.id)));
     match known {
         Some((has, Some(stored))) if has <= stored => Replica::Serve,
+        // An empty one that lacks what came after it left the line. As a master it would be restored too.
+        Some((_, Some(_)))
+            if (keys == 0 || given_up)
+                && tip
+                    .lacks(claim.map(|claim| (claim.id, claim.offset)))
+                    .is_some() =>
+        {
+            Replica::Serve
+        }
         Some((_, Some(_))) => Replica::Promote(
             "Redis has data of its own that goes beyond what is stored: it is captured as it is",
         ),
@@ -184,6 +194,8 @@ mod tests {
             (0, claim(3, 301), true),
             (5, claim(2, 200), false),
             (5, claim(2, 201), true),
+            (0, claim(2, 201), false),
+            (0, claim(5, 71), false),
             (5, claim(1, 0), false),
             (5, claim(5, 70), false),
             (5, claim(5, 71), true),

@@ -170,7 +170,7 @@ fn segments() {
         // The format version stands behind the frame's magic and length, and our own magic.
         damaged(
             &|bytes| bytes[16] = 2,
-            &["has format 2, and this build reads up to 1: use a newer backfeed"],
+            &["has format 2, and this version of backfeed reads up to 1. Use a newer backfeed"],
         );
 
         let copy = sample.copy();
@@ -272,7 +272,7 @@ fn bases() {
     };
     manifest(
         &|copy| change_json(&copy.manifest(), |doc| doc["format"] = 2.into()),
-        &["has format 2, and this build reads up to 1: use a newer backfeed"],
+        &["has format 2, and this version of backfeed reads up to 1. Use a newer backfeed"],
     );
     manifest(
         &|copy| change(&copy.manifest(), |bytes| bytes.truncate(50)),
@@ -302,7 +302,7 @@ fn bases() {
 #[test]
 fn documents() {
     let sample = Sample::new(Version::Redis70);
-    let newer = "has format 2, and this build reads up to 1: use a newer backfeed";
+    let newer = "has format 2, and this version of backfeed reads up to 1. Use a newer backfeed";
     let copy = sample.copy();
     let archive = copy.object("archive.json", 0);
     change_json(&archive, |doc| doc["format"] = 2.into());

@@ -1,20 +1,18 @@
-//! The modules of backfeed that take bytes and give values (layer L1, and what they need of L0), built by themselves.
+//! The modules of backfeed that take bytes and give values (layers L0 and L1), built by themselves.
 
-#![allow(missing_docs, dead_code)]
+#![allow(missing_docs, dead_code, unreachable_pub)]
 
 /// A module around them, so that each finds its own modules where it has them.
 #[path = "../../src"]
 mod pure {
-    pub mod buffers;
-    pub mod crc64;
-    pub mod expiry;
-    pub(crate) mod frames;
-    pub mod keyspace;
-    pub mod position;
-    pub mod rdb;
-    pub mod resp;
-    pub mod segment;
+    pub mod log;
+    pub mod model;
+    pub mod wire;
+
+    /// What they need of it.
+    pub mod runtime {
+        pub mod buffers;
+    }
 }
 
-pub(crate) use pure::frames;
-pub use pure::{buffers, crc64, expiry, keyspace, position, rdb, resp, segment};
+pub use pure::{log, model, runtime, wire};

@@ -798,8 +798,9 @@ impl Sim {
         if node.up && node.pod.is_some() {
             let line = node.line;
             let upto = offset.min(end.unwrap_or(0));
-            self.confirm(line, upto);
-            self.oracle.last_confirmed = Some((line, upto));
+            if self.confirm(line, upto) {
+                self.oracle.last_confirmed = Some((line, upto));
+            }
         }
         let furthest = self.oracle.acknowledged.entry(key).or_default();
         *furthest = offset.min(end.unwrap_or(0)).max(*furthest);

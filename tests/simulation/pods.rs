@@ -508,7 +508,7 @@ impl Director {
         let Some(sidecar) = &pod.sidecar else {
             return Ok(());
         };
-        if !pod.told && sidecar.says("has not been opened") {
+        if !pod.told && sidecar.says("is not promoted, because it does not hold") {
             pod.told = true;
             with(|sim| sim.oracle.counts.unproved += 1);
         }

@@ -335,8 +335,8 @@ impl Sim {
         keys.min().unwrap_or(0)
     }
 
-    /// A client was told that all up to here is stored.
-    pub(crate) fn confirm(&mut self, line: ReplId, offset: u64) {
+    /// A client was told that all up to here is stored. Does it count, or was it given up before?
+    pub(crate) fn confirm(&mut self, line: ReplId, offset: u64) -> bool {
         let (mut line, offset) = (line, offset);
         while let Some((began, Some(parent))) = self.truth.origin(line)
             && offset <= began
@@ -347,10 +347,11 @@ impl Sim {
         *told = offset.max(*told);
         // It may have been stored before, and is told after.
         if self.oracle.given_up.contains(&line) {
-            return;
+            return false;
         }
         let furthest = self.oracle.confirmed.entry(line).or_default();
         *furthest = offset.max(*furthest);
+        true
     }
 
     /// What this server has is to be the latest, though it lacks something: an operator has decided so, or its machine was set back

@@ -17,6 +17,18 @@ struct Found {
     index: usize,
 }
 
+/// A clock that had been ahead went back.
+#[derive(Clone, Copy)]
+struct WentBack {
+    /// Where it went back.
+    span: Span,
+    to_unix_ms: i64,
+    /// The last time before that.
+    held_unix_ms: i64,
+    /// The last byte that has a wrong time.
+    upto: Offset,
+}
+
 impl Planner<'_> {
     /// What had been received at that time, by the last time mark of the lineage, or by a snapshot that existed then.
     pub(super) async fn offset_at(&self, unix_ms: i64) -> Result<Option<Offset>, RecoveryError> {
@@ -24,15 +36,16 @@ impl Planner<'_> {
             matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
         });
         let by_snapshot = snapshots.map(|(_, base)| base.offset).max();
-        // What a clock that had been ahead went back to, in a later history.
-        let mut went_back_to: Option<i64> = None;
-        for span in &self.spans {
+        // A clock that had been ahead went back, in a later history.
+        let mut went_back: Option<WentBack> = None;
+        for (index, span) in self.spans.iter().enumerate() {
             let found = self.mark_at(*span, unix_ms).await?;
-            let to = self.check_clock(*span, found, unix_ms).await?;
-            went_back_to = went_back_to.into_iter().chain(to).min();
+            let more = self.check_clock(*span, found, unix_ms).await?;
+            let all = went_back.into_iter().chain(more);
+            went_back = all.min_by_key(|back| back.to_unix_ms);
             if let Some(at @ Found { mark, .. }) = found {
-                if let Some(to) = went_back_to {
-                    self.check_ahead(*span, at, unix_ms, to).await?;
+                if let Some(back) = went_back {
+                    self.check_ahead(index, at, unix_ms, back).await?;
                 }
                 return Ok(by_snapshot.max(Some(mark.offset.min(span.upto))));
             }
@@ -103,7 +116,7 @@ impl Planner<'_> {
         span: Span,
         found: Option<Found>,
         unix_ms: i64,
-    ) -> Result<Option<i64>, RecoveryError> {
+    ) -> Result<Option<WentBack>, RecoveryError> {
         let first = found.map_or(0, |found| found.index);
         let mut last = self.log_of(span).len().saturating_sub(1);
         // A seal, or the bridge of a gap, has no marks.
@@ -162,7 +175,7 @@ impl Planner<'_> {
         found: Option<Found>,
         (unix_ms, next, held): (i64, i64, i64),
         back: ClockBack,
-    ) -> Result<Option<i64>, RecoveryError> {
+    ) -> Result<Option<WentBack>, RecoveryError> {
         // The segment with the first mark of `held` may have been cut before the clock went back, and so may the one before.
         let before = self.mark_at(span, held.saturating_sub(1)).await?;
         let from = before.map_or(0, |before| before.index);
@@ -187,7 +200,12 @@ impl Planner<'_> {
         let is_last = self.spans.last().map(|last| last.history) == Some(span.history);
         if !repeated && skipped && found.is_none() && !is_last {
             // It may have been right at that time: the marks of the parent tell.
-            return Ok(Some(went_back.to_unix_ms));
+            return Ok(Some(WentBack {
+                span,
+                to_unix_ms: went_back.to_unix_ms,
+                held_unix_ms: held,
+                upto: end.mark.offset,
+            }));
         }
         if !repeated && !skipped {
             return Ok(None);
@@ -195,36 +213,60 @@ impl Planner<'_> {
         Err(self.names_no_point(span, found, went_back, held, end.mark.offset))
     }
 
-    /// In a later history, the clock went back `to` this time, which is behind the one that is asked for. Was it ahead here already, when
-    /// what comes after `found` was received?
+    /// In a later history, the clock went back to a time behind the one that is asked for. Was it ahead already when what comes
+    /// after `found` was received? That is the last mark at or before the time, in the span at `index`.
     async fn check_ahead(
         &self,
-        span: Span,
+        index: usize,
         found: Found,
         unix_ms: i64,
-        to: i64,
+        back: WentBack,
     ) -> Result<(), RecoveryError> {
-        let after = self.log_of(span).get(found.index..).unwrap_or_default();
-        let (here, behind) = after.split_at(after.len().min(1));
-        for log in [here, behind] {
-            let Some((_, meta)) = self.first_marks(span.history, log).await? else {
-                continue;
-            };
-            let later = meta.marks.iter().find(|mark| mark.unix_ms > unix_ms);
-            let Some(next) = later else {
-                continue;
-            };
-            if next.unix_ms <= to {
-                return Ok(());
+        let to = back.to_unix_ms;
+        let clock = ClockBack {
+            to_unix_ms: to,
+            now_unix_ms: to,
+        };
+        let (later, span) = self.spans.split_at(index.min(self.spans.len()));
+        for span in span.iter().take(1) {
+            let after = self.log_of(*span).get(found.index..).unwrap_or_default();
+            let (here, behind) = after.split_at(after.len().min(1));
+            for log in [here, behind] {
+                if let Some(next) = self.first_later(*span, log, unix_ms).await? {
+                    return match next <= to {
+                        true => Ok(()),
+                        false => {
+                            Err(self.names_no_point(*span, Some(found), clock, next, span.upto))
+                        }
+                    };
+                }
             }
-            let back = ClockBack {
-                to_unix_ms: to,
-                now_unix_ms: to,
-            };
-            let held = next.unix_ms;
-            return Err(self.names_no_point(span, Some(found), back, held, span.upto));
+        }
+        // The next mark is in a later history.
+        for span in later.iter().rev() {
+            if let Some(next) = self.first_later(*span, self.log_of(*span), unix_ms).await? {
+                if next <= to {
+                    break;
+                }
+                let held = back.held_unix_ms;
+                return Err(self.names_no_point(back.span, Some(found), clock, held, back.upto));
+            }
         }
         Ok(())
+    }
+
+    /// The first mark after that time, if it is in the first of these segments that has marks.
+    async fn first_later(
+        &self,
+        span: Span,
+        log: &[u64],
+        unix_ms: i64,
+    ) -> Result<Option<i64>, RecoveryError> {
+        let Some((_, meta)) = self.first_marks(span.history, log).await? else {
+            return Ok(None);
+        };
+        let later = meta.marks.iter().find(|mark| mark.unix_ms > unix_ms);
+        Ok(later.map(|mark| mark.unix_ms))
     }
 
     /// `found`: the last mark at or before the time. `upto`: the last byte that has a wrong time.

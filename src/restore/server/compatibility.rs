@@ -318,7 +318,7 @@ mod tests {
         assert!(known.contains("the module ReJSON for"), "{known}");
         let unknown = lacks_module_of("mem-type1");
         assert!(
-            unknown.contains("the type mem-type1") && unknown.contains("MODULE LIST"),
+            unknown.contains("of type mem-type1") && unknown.contains("MODULE LIST"),
             "{unknown}"
         );
     }

@@ -34,6 +34,7 @@ fn choice(data: &[u8]) -> Option<(u8, &[u8])> {
 
 /// With `BACKFEED_FUZZ_SEEDS=DIR`, writes the inputs that a target begins with to `DIR/<target>/`, the dictionary of
 /// commands beside them, and ends the process.
+#[allow(clippy::disallowed_methods)] // of the tests alone
 pub fn write_seeds(target: &str) {
     let Some(home) = std::env::var_os("BACKFEED_FUZZ_SEEDS").map(std::path::PathBuf::from) else {
         return;
