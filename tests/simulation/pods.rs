@@ -309,7 +309,7 @@ impl Director {
                 None => self.save(pod),
             },
             26 if self.troubles.snapshots => match self.pods[pod].snapshot {
-                Some(_) => self.from_memory(pod),
+                Some(_) => self.set_back_to_memory(pod),
                 None => self.snap(pod),
             },
             27 if self.consolidation.is_none() => {
@@ -392,7 +392,7 @@ impl Director {
         if self.is_kept(pod) || self.pods[pod].saved.is_none() {
             return;
         }
-        let node = self.from_file(pod, waits);
+        let node = self.node_of_file(pod, waits);
         self.come_back(pod, node, waits);
     }
 
@@ -426,7 +426,7 @@ impl Director {
     }
 
     /// As it loads an RDB file of before.
-    fn from_file(&mut self, pod: usize, waits: bool) -> Node {
+    fn node_of_file(&mut self, pod: usize, waits: bool) -> Node {
         let pod = &mut self.pods[pod];
         let (saved, again) = pod.saved.as_mut().unwrap();
         with(|sim| {
@@ -451,7 +451,7 @@ impl Director {
     }
 
     /// The server's machine goes on from a snapshot of its memory, and the sidecar is none the wiser.
-    fn from_memory(&mut self, pod: usize) {
+    fn set_back_to_memory(&mut self, pod: usize) {
         let is_kept = self.is_kept(pod);
         let at = &mut self.pods[pod];
         let (line, offset, is_master) = with(|sim| {
