@@ -8,7 +8,6 @@ use backfeed::cli;
 use backfeed::cli::{Cli, Exit, Failure};
 use backfeed::monitoring::logging::{LogFormat, has_colour};
 use backfeed::recovery::BLOCKING_READERS;
-use backfeed::store::LISTINGS;
 
 /// Memory that is free goes back to the system within some seconds. glibc keeps it: a base's keys lie among what lives
 /// longer, and each thread has an arena of its own.
@@ -20,7 +19,7 @@ const WORKERS: usize = 2;
 /// File and name look-ups. Each costs a stack, so not tokio's 512.
 const BLOCKING_THREADS: usize = 8;
 // Those that a restore holds to its end, and one to read what they wait for.
-const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS);
+const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS);
 
 fn main() -> ExitCode {
     cli::prepare();

@@ -20,7 +20,7 @@ use crate::consolidate::{
 use crate::link::sentinel::Finder;
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::{BLOCKING_READERS, When};
-use crate::store::{self, LISTINGS};
+use crate::store;
 use crate::wire::position::{Position, ReplId};
 
 /// Between two looks at how much log there is, which costs nothing.
@@ -49,10 +49,9 @@ const TIME_LIMIT: Duration = REFETCH_EVERY;
 const ASK_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks meanwhile.
 const ASK_LOOK: Duration = Duration::from_millis(200);
-/// A stream that is decompressed and a listing each hold a thread. The frames of the new base are compressed at the
-/// same time.
+/// A stream that is decompressed holds a thread to its end. The frames of the new base are compressed at the same time.
 const BLOCKING_THREADS: usize = 128;
-const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + LISTINGS + FRAMES_AT_ONCE);
+const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + FRAMES_AT_ONCE);
 /// How much the thread yields to others: the most there is.
 const NICENESS: i32 = 19;
 

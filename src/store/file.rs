@@ -20,7 +20,6 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::file_walk::Walk;
@@ -149,12 +148,14 @@ impl Store for FileStore {
         wanted: Listing<'_>,
     ) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         let walk = Walk::new(&self.0.root, wanted);
-        let length = wanted.page.min(LIST_PAGE);
-        let (pages, page) = mpsc::channel(1);
-        tokio::task::spawn_blocking(move || send_pages(walk, length, &pages));
-        let pages = stream::unfold(page, |mut page| async move {
-            let next: Vec<_> = page.recv().await?;
-            Some((stream::iter(next), page))
+        let length = wanted.page.clamp(1, LIST_PAGE);
+        // No thread is held between two pages: a reader that waits for something else cannot take the last one.
+        let pages = stream::unfold(Some(walk), move |walk| async move {
+            let walk = walk?;
+            Some(match blocking(move || Ok(next_page(walk, length))).await {
+                Ok((page, rest)) => (stream::iter(page), rest),
+                Err(error) => (stream::iter(vec![Err(error)]), None),
+            })
         });
         pages.flatten().fuse().boxed()
     }
@@ -461,23 +462,14 @@ fn not_a_file(name: &str) -> StoreError {
     }
 }
 
-fn send_pages(
-    walk: Walk,
-    length: usize,
-    pages: &mpsc::Sender<Vec<Result<ObjectMeta, StoreError>>>,
-) {
-    let mut page = Vec::new();
-    for found in walk {
-        let found = found
-            .map_err(|(path, error)| explain(format!("cannot list {}", path.display()), &error));
-        page.push(found);
-        if page.len() >= length && pages.blocking_send(std::mem::take(&mut page)).is_err() {
-            return;
-        }
-    }
-    if !page.is_empty() {
-        let _ = pages.blocking_send(page);
-    }
+/// A page of a listing, and the walk if it is not at its end.
+fn next_page(mut walk: Walk, length: usize) -> (Vec<Result<ObjectMeta, StoreError>>, Option<Walk>) {
+    let found = walk.by_ref().take(length).map(|found| {
+        found.map_err(|(path, error)| explain(format!("cannot list {}", path.display()), &error))
+    });
+    let page: Vec<_> = found.collect();
+    let goes_on = page.len() >= length;
+    (page, goes_on.then_some(walk))
 }
 
 /// Removes what processes that died have left. Nothing depends on it, so errors do not matter.

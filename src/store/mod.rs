@@ -39,10 +39,6 @@ pub use memory::MemoryStore;
 /// The longest name of an object, in bytes: what Google Cloud Storage and S3 take.
 pub const NAME_LIMIT: usize = 1024;
 
-/// Threads of the blocking pool that a listing of a directory holds until its reader has taken all. We never run two at
-/// once.
-pub const LISTINGS: usize = 1;
-
 /// An object's name and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
