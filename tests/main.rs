@@ -22,6 +22,7 @@ mod clocks;
 mod clouds;
 mod commands;
 mod consolidation;
+mod cost;
 mod crash;
 mod diff;
 mod differential;

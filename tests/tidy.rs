@@ -38,11 +38,12 @@ const TEST_LINES: usize = 900;
 /// `.cargo/clippy.toml`.)
 const PURE: [&str; 4] = ["wire", "display", "log", "model"];
 const IMPURE: [&str; 4] = ["tokio", "std::net", "std::fs", "std::thread"];
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "sidecar",
     "backup",
     "restore",
     "list",
+    "cost",
     "consolidate",
     "verify",
     "inspect",

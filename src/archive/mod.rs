@@ -34,6 +34,7 @@ mod problem;
 mod store_check;
 pub mod takeover;
 mod tip;
+mod usage;
 
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ pub use outline::Extent;
 pub use owner::SidecarDoc;
 pub use problem::Problem;
 pub use tip::Tip;
+pub use usage::{Amount, Sizes, Usage};
 
 use self::kept::Kept;
 use crate::runtime::buffers::Buffers;

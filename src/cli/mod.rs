@@ -6,6 +6,7 @@
 mod backup;
 mod completions;
 mod consolidate;
+mod cost;
 mod diff;
 mod environment;
 mod exit;
@@ -83,6 +84,7 @@ enum Verb {
     Backup(backup::Args),
     Restore(restore::Args),
     List(list::Args),
+    Cost(cost::Args),
     Consolidate(consolidate::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
@@ -102,6 +104,7 @@ impl Cli {
             Verb::Backup(args) => (&args.log, Level::Info),
             Verb::Restore(args) => (&args.log, Level::Info),
             Verb::List(args) => (&args.log, Level::Quiet),
+            Verb::Cost(args) => (&args.log, Level::Quiet),
             Verb::Consolidate(args) => (&args.log, Level::Info),
             Verb::Verify(args) => (&args.log, Level::Quiet),
             Verb::Inspect(args) => (&args.log, Level::Quiet),
@@ -326,6 +329,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Backup(args) => backup::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
+        Verb::Cost(args) => cost::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
         Verb::Inspect(args) => inspect::run(args).await,
