@@ -84,6 +84,14 @@ impl Commit {
             doc.comes_after(boundary);
         }
         ends.extend(predecessor::name(&archive, &before, &mut doc).await?);
+        // The line of a sidecar's store is one: what does not come after all of it must not begin beside it.
+        let is_left_out = |previous: &&Previous| {
+            let id = previous.at.history;
+            is_sole && previous.own && id != doc.id && doc.before().all(|named| named != id)
+        };
+        if let Some(left_out) = before.iter().find(is_left_out) {
+            return Err(FullSyncError::Twin(left_out.at.history));
+        }
         // Another listener that finds the seal asks its server which history it has now. Only the store knows a derived
         // key.
         let is_own_key = doc.replid.is_some();

@@ -179,6 +179,10 @@ impl Capture {
         let had = from
             .as_ref()
             .map(|from| (from.history, from.stored.max(from.boundary.offset)));
+        // Before it is asked what the server still has of it: that does not make it another history.
+        if let Some(from) = &from {
+            check_seal(from, facts.as_ref())?;
+        }
         let from = from.filter(|from| !once && !self.foreign.is_other_than(from.history));
         let unproved = from
             .as_ref()
@@ -195,7 +199,6 @@ impl Capture {
             None => from,
         };
         if let Some(from) = &from {
-            check_seal(from, facts.as_ref())?;
             let catalog = known.as_ref().map(|known| &known.catalog);
             if let Some(base) = catalog.and_then(|catalog| newest_base(catalog, from.position())) {
                 self.status.base_is(base);
@@ -463,7 +466,10 @@ impl Capture {
         let instead_of = self.aliases.key(said);
         let history = self.key_of_full_sync(at, had, facts);
         let at = Position { history, ..at };
-        self.check_unsealed(&known, at.history).await?;
+        self.check_unsealed(&known, instead_of).await?;
+        if history != instead_of {
+            self.check_unsealed(&known, history).await?;
+        }
         warn_of_strangers(&known, at.history);
         let receive = full_sync::receive(&mut link, &self.archive, at, &self.status);
         let (received, feed) = match feed {
@@ -514,7 +520,8 @@ impl Capture {
         Ok((Box::pin(runtime::spawn(commit.run())), feed))
     }
 
-    /// There is no use in receiving a snapshot of a history that was sealed.
+    /// There is no use in receiving a snapshot of a history that was sealed. This holds also if the server was set back, and what
+    /// it does now would have a key of its own: its history goes on in another server, and must not take the place of that.
     async fn check_unsealed(&self, known: &Known, id: ReplId) -> Result<(), SessionEnd> {
         if !known.catalog.histories.contains_key(&id) {
             return Ok(());

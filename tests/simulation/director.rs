@@ -112,6 +112,11 @@ impl Writer {
             stopping: false,
         }
     }
+
+    /// Has it ended by itself?
+    pub(crate) fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
 }
 
 struct Director {

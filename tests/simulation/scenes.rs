@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::director::Writer;
+use super::director::{Writer, clock};
 use super::redis::Node;
+use super::takeover::Takeover;
 use super::{failure, failures, play, restoring, store, with};
 use crate::archive::Archive;
 use crate::archive::takeover::Claimant;
@@ -189,6 +190,73 @@ fn a_server_that_loads_an_rdb_of_the_point_that_was_served_is_no_second_one() {
         }
         let key = with(|sim| sim.key_of(&sim.nodes[2]));
         restoring::check_latest(with(|sim| sim.objects.clone()), key, "redis:6379").await?;
+        check().await
+    };
+    play(1, false, scene).unwrap();
+}
+
+/// A fresh server is restored from what `old` has done, and goes on in its place.
+async fn take_over(old: usize) -> usize {
+    let takeover = Takeover::begin(9, old, clock("s"));
+    while !takeover.is_over() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    takeover.end().await.unwrap().unwrap()
+}
+
+/// What it does after that is no history of its own: a sealed one stays sealed, and its server superseded, whatever it sends.
+#[test]
+fn a_server_that_is_set_back_does_not_take_the_place_of_the_one_that_goes_on() {
+    let scene = async {
+        server();
+        let a = start("a", 1).await;
+        with(|sim| sim.clients(0, 2));
+        settle().await;
+        let snapshot = node(0);
+        with(|sim| sim.clients(0, 3));
+        settle().await;
+        assert!(is_stored(0));
+        let goes_on = take_over(0).await;
+        with(|sim| sim.routes.insert("b".to_owned(), goes_on));
+        let _b = start("b", 2).await;
+        with(|sim| sim.clients(goes_on, 5));
+        settle().await;
+        assert!(is_stored(goes_on));
+        let end = node(0).offset;
+        let back = failures::set_back(0, &snapshot);
+        while node(back).offset <= end + 100 {
+            with(|sim| sim.clients(back, 1));
+        }
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(with(|sim| sim.oracle.counts.own_keys), 0);
+        assert!(a.is_over());
+        let key = with(|sim| sim.key_of(&sim.nodes[goes_on]));
+        restoring::check_latest(with(|sim| sim.objects.clone()), key, "redis:6379").await?;
+        check().await
+    };
+    play(1, false, scene).unwrap();
+}
+
+/// Full syncs have a limit, and errors in between: it would ask for one after the other, and never hear twice in a row that it is
+/// superseded.
+#[test]
+fn a_writer_whose_history_is_sealed_ends_without_a_full_sync_though_nothing_can_be_compared() {
+    let scene = async {
+        let id = server();
+        let a = start("a", 1).await;
+        with(|sim| sim.clients(0, 2));
+        settle().await;
+        assert!(is_stored(0));
+        a.process.kill();
+        let goes_on = take_over(0).await;
+        assert_eq!(
+            with(|sim| sim.oracle.sealed(id)),
+            Some(node(goes_on).offset)
+        );
+        with(|sim| sim.nodes[0].backlog_first = sim.nodes[0].offset + 1);
+        let a = start("a", 2).await;
+        assert!(a.is_over());
+        assert_eq!(full_syncs(), 1);
         check().await
     };
     play(1, false, scene).unwrap();
