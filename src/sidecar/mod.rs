@@ -453,16 +453,17 @@ impl Sidecar {
             return Ok(());
         };
         let key = |id| aliases.key(id);
-        let claim = waiting.claim().map(|(id, offset)| Claim {
+        let said = waiting.claim().map(|(id, offset)| Claim {
             id: key(id),
             offset,
         });
         // It was asked before it knocked; between the two it may have been given data.
         let now = control.facts().await?.named(key);
         let keys = now.total_keys();
+        let claim = Claim::or_held(said, keys, now.position());
         tracing::debug!(
             keys,
-            ?claim,
+            ?said,
             version = now.version,
             "Redis asks for its data"
         );

@@ -73,8 +73,8 @@ impl Troubles {
 }
 
 /// A `backfeed sidecar`.
-struct Running {
-    process: Arc<Process>,
+pub(crate) struct Running {
+    pub(crate) process: Arc<Process>,
     shutdown: watch::Sender<bool>,
     status: Status,
     task: JoinHandle<Result<(), SidecarError>>,
@@ -84,7 +84,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(group: &str, number: u64, capture: CaptureConfig, when_behind: WhenBehind) -> Self {
+    pub(crate) fn start(
+        group: &str,
+        number: u64,
+        capture: CaptureConfig,
+        when_behind: WhenBehind,
+    ) -> Self {
         let process = Process::new(&format!("{group}.{number}"));
         note(|| format!("{} starts ({when_behind:?})", process.name));
         let config = SidecarConfig {

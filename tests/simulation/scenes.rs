@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::director::{Writer, clock};
+use super::pods::Running;
 use super::redis::Node;
 use super::takeover::Takeover;
-use super::{failure, failures, play, restoring, store, with};
+use super::{failure, failures, play, replica, restoring, store, with};
 use crate::archive::Archive;
 use crate::archive::takeover::Claimant;
-use crate::config::CaptureConfig;
+use crate::config::{CaptureConfig, WhenBehind};
 use crate::wire::position::ReplId;
 
 /// A server with a short backlog, for the writers a and b.
@@ -257,6 +258,54 @@ fn a_writer_whose_history_is_sealed_ends_without_a_full_sync_though_nothing_can_
         let a = start("a", 2).await;
         assert!(a.is_over());
         assert_eq!(full_syncs(), 1);
+        check().await
+    };
+    play(1, false, scene).unwrap();
+}
+
+/// A server whose sidecar is to restore it, in the place of `old` if there is one.
+fn replica_of_pod(node: Node, old: Option<usize>) -> usize {
+    let at = with(|sim| match old {
+        Some(old) => sim.replace(old, node),
+        None => {
+            sim.routes.insert("pod".to_owned(), sim.nodes.len());
+            sim.nodes.push(node);
+            sim.nodes.len() - 1
+        }
+    });
+    replica::begin(at);
+    at
+}
+
+/// Its full sync broke off before it was loaded, so it asks for everything, and has what it was given before. Nobody has proved that,
+/// and another one may have claimed it since.
+#[test]
+fn a_replica_that_asks_for_everything_is_not_opened_with_what_it_was_given_before() {
+    let scene = async {
+        let fresh = || {
+            let mut node = Node::fresh(7, 30_000);
+            node.pod = Some("pod".to_owned());
+            with(|sim| sim.truth.begin(node.replid, None, 0, node.model.clone()));
+            node
+        };
+        let first = replica_of_pod(fresh(), None);
+        let _sidecar = Running::start("pod", 1, CaptureConfig::default(), WhenBehind::Wait);
+        settle().await;
+        with(|sim| sim.clients(first, 20));
+        settle().await;
+        assert!(is_stored(first));
+        let before = node(first);
+        let mut holds = fresh();
+        holds.replid = before.replid;
+        holds.line = before.line;
+        holds.offset = before.offset;
+        holds.model = before.model;
+        let second = replica_of_pod(holds, Some(first));
+        with(|sim| sim.nodes[second].given = true);
+        settle().await;
+        settle().await;
+        assert!(with(|sim| sim.nodes[second].is_restored));
+        assert_eq!(node(second).replid2, Some((before.replid, before.offset)));
         check().await
     };
     play(1, false, scene).unwrap();
