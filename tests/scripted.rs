@@ -9,7 +9,7 @@ use backfeed::capture::{Capture, Clock, MasterWatch, SessionEnd};
 use backfeed::config::{AckPolicy, CaptureConfig, Source};
 use backfeed::monitoring::status::Status;
 use backfeed::recovery::{BadBases, LogForm, When, log, plan, snapshot};
-use backfeed::service::Backoff;
+use backfeed::service::SessionPauses;
 use backfeed::store::MemoryStore;
 use backfeed::wire::position::ReplId;
 use futures::TryStreamExt;
@@ -450,10 +450,10 @@ fn a_master_that_repeats_full_syncs_for_ever_makes_neither_copies_nor_gaps() {
 /// A full sync makes the master fork: a link that breaks at once must not cost one a second.
 #[test]
 fn full_syncs_that_fail_are_ever_further_apart() {
-    let mut backoff = Backoff::default();
+    let mut between = SessionPauses::default();
     // However long it lasts: a large snapshot may be lost at its end.
     let pauses: Vec<Duration> = (0..20)
-        .map(|n| backoff.pause(Duration::from_secs(n * 60), false))
+        .map(|n| between.after(Duration::from_secs(n * 60), false))
         .collect();
     assert!(pauses[0] <= Duration::from_millis(500));
     assert!(

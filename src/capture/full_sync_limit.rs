@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::log_writer::jittered;
+use crate::runtime::backoff::Backoff;
 
 /// At most this many full syncs are begun within [`FULL_SYNC_WINDOW`]. This is enough for a restart of the server, and
 /// for a few mishaps, one after the other.
@@ -28,8 +28,8 @@ pub const FULL_SYNC_PAUSE_MAX: Duration = Duration::from_secs(1800);
 pub(super) struct FullSyncLimit {
     /// When they were begun; the last [`FULL_SYNCS_MAX`].
     begun: VecDeque<Instant>,
-    /// How many in a row failed.
-    in_vain: u32,
+    /// The pauses after those that failed. None: the last one did not.
+    in_vain: Option<Backoff>,
     not_before: Option<Instant>,
     /// A partial sync was expected of the server, and it began a full one.
     surprised: bool,
@@ -63,17 +63,18 @@ impl FullSyncLimit {
 
     /// It failed.
     pub(super) fn in_vain(&mut self, now: Instant) {
-        let doubled = 1_u32.checked_shl(self.in_vain.saturating_sub(1));
-        let pause = FULL_SYNC_PAUSE_FIRST.saturating_mul(doubled.unwrap_or(u32::MAX));
-        if self.in_vain > 0 {
-            self.not_before = now.checked_add(jittered(pause.min(FULL_SYNC_PAUSE_MAX)));
+        match &mut self.in_vain {
+            Some(backoff) => self.not_before = now.checked_add(backoff.pause()),
+            None => {
+                let backoff = Backoff::with_jitter(FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX);
+                self.in_vain = Some(backoff);
+            }
         }
-        self.in_vain = self.in_vain.saturating_add(1);
     }
 
     /// It is stored.
     pub(super) fn stored(&mut self) {
-        self.in_vain = 0;
+        self.in_vain = None;
         self.not_before = None;
         self.surprised = false;
     }

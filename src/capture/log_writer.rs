@@ -17,7 +17,7 @@ use crate::config::CaptureConfig;
 use crate::display;
 use crate::log::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
 use crate::monitoring::status::Status;
-use crate::runtime;
+use crate::runtime::{self, backoff::Backoff};
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
 
 /// zstd level of log segments: 1 costs the least time, and a log is soon consolidated away.
@@ -354,7 +354,7 @@ impl Worker {
             Ok(encoded) => encoded,
             Err(error) => return self.refuse_to_lose(&error).await,
         };
-        let mut pause = RETRY_FIRST;
+        let mut backoff = Backoff::with_jitter(RETRY_FIRST, RETRY_MAX);
         loop {
             let appended = self.archive.append(&header, body.clone()).await;
             if !matches!(appended, Err(AppendError::Archive(_))) {
@@ -376,8 +376,7 @@ impl Worker {
                 },
                 Err(AppendError::Archive(error)) => self.failed(&error),
             }
-            sleep(jittered(pause)).await;
-            pause = pause.saturating_mul(2).min(RETRY_MAX);
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -492,11 +491,6 @@ async fn encode(
 
 fn left(since: Instant, interval: Duration) -> Duration {
     interval.saturating_sub(since.elapsed())
-}
-
-/// Makes a pause up to a quarter shorter, so that many writers do not try in step.
-pub(crate) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 - runtime::random_unit() / 4.0)
 }
 
 /// Seals a log after what is stored of it, taking in what another writer stores meanwhile. The end that was sealed.

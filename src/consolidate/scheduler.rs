@@ -20,11 +20,15 @@ use crate::consolidate::{
 use crate::link::sentinel::Finder;
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::{BLOCKING_READERS, When};
+use crate::runtime::backoff::Backoff;
 use crate::store;
 use crate::wire::position::{Position, ReplId};
 
 /// Between two looks at how much log there is, which costs nothing.
 const LOOK: Duration = Duration::from_secs(5);
+/// The first pause after a look at the store that failed. Each further failure doubles it, up to the interval between
+/// bases.
+const FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// A log below this is not worth a base before its time, however small the base is.
 const LOG_MIN: u64 = 64 << 20;
 /// A base is also made when so many segments stand behind the last one, however short they are: a boot asks for each of them.
@@ -123,7 +127,7 @@ impl Upkeep {
         let mut base: Option<Known> = None;
         let mut refetches = Refetches::default();
         // What failed costs a listing and a read of the log each time: it is tried ever more seldom.
-        let mut pause = LOOK;
+        let mut backoff = Backoff::exact(FAILED_PAUSE, every.max(LOOK));
         let mut not_before = Instant::now();
         loop {
             sleep(LOOK).await;
@@ -143,11 +147,10 @@ impl Upkeep {
             if now < not_before {
                 continue;
             }
-            let slower = pause.saturating_mul(2).min(every.max(LOOK));
             if !base.as_ref().is_some_and(is_of) {
                 base = self.newest_base(stored).await;
                 if base.is_none() {
-                    (pause, not_before) = (slower, later(slower));
+                    not_before = later(backoff.pause());
                     continue;
                 }
             }
@@ -168,7 +171,7 @@ impl Upkeep {
             pace.made(begun, Instant::now());
             match made {
                 Ok(report) => {
-                    pause = LOOK;
+                    backoff.reset();
                     refetches.owed.clone_from(&report.stopped);
                     base = Some(Known {
                         of: stored.history,
@@ -183,7 +186,7 @@ impl Upkeep {
                     }
                 }
                 Err(error) => {
-                    (pause, not_before) = (slower, later(slower));
+                    not_before = later(backoff.pause());
                     self.failed(&error);
                     if error.asks_for_a_full_sync() {
                         refetches.owed = Some(error.to_string());
@@ -384,13 +387,23 @@ fn later(pause: Duration) -> Instant {
 }
 
 /// How often full syncs are taken for a new base.
-#[derive(Default)]
 struct Refetches {
     /// Why one is needed.
     owed: Option<String>,
     /// The earliest time for the next one.
     next: Option<Instant>,
-    failures: u32,
+    /// The pauses after those that failed.
+    backoff: Backoff,
+}
+
+impl Default for Refetches {
+    fn default() -> Self {
+        Self {
+            owed: None,
+            next: None,
+            backoff: Backoff::exact(REFETCH_AGAIN, REFETCH_EVERY),
+        }
+    }
 }
 
 impl Refetches {
@@ -406,17 +419,12 @@ impl Refetches {
     }
 
     fn ended(&mut self, begun: Instant, received: bool) {
-        self.failures = if received {
+        let pause = if received {
             self.owed = None;
-            0
+            self.backoff.reset();
+            REFETCH_EVERY
         } else {
-            self.failures.saturating_add(1)
-        };
-        let pause = match self.failures {
-            0 => REFETCH_EVERY,
-            failures => REFETCH_AGAIN
-                .saturating_mul(1 << failures.saturating_sub(1).min(6))
-                .min(REFETCH_EVERY),
+            self.backoff.pause()
         };
         self.next = begun.checked_add(pause);
     }

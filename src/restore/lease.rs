@@ -13,7 +13,7 @@ use crate::archive::takeover::{ClaimDoc, Claimant, SuccessionError, SuccessorDoc
 use crate::archive::{Archive, ArchiveError, HistoryDoc, Parent, ServerInfo};
 use crate::link::replication_info::Facts;
 use crate::recovery::plan::Plan;
-use crate::runtime;
+use crate::runtime::{self, backoff::Backoff};
 use crate::wire::position::ReplId;
 
 /// The first claim is renewed after this time, each further one after twice the time, up to the longest. So a short
@@ -45,6 +45,8 @@ struct State {
     /// Our last claim.
     number: u64,
     renew_after: Duration,
+    /// How long the next claims are valid.
+    growing: Backoff,
     /// Who has it in our place.
     lost: Option<ClaimDoc>,
 }
@@ -96,13 +98,16 @@ impl Lease {
     }
 
     fn keep(archive: &Archive, history: ReplId, claimant: Claimant, number: u64) -> Self {
+        let mut growing = Backoff::exact(RENEW_FIRST, RENEW_MAX);
+        let renew_after = growing.pause();
         let shared = Arc::new(Shared {
             archive: archive.clone(),
             history,
             claimant,
             state: Mutex::new(State {
                 number,
-                renew_after: RENEW_FIRST,
+                renew_after,
+                growing,
                 lost: None,
             }),
         });
@@ -194,7 +199,8 @@ impl Shared {
         let mut state = self.state.lock().await;
         while state.lost.is_none() {
             let number = state.number.saturating_add(1);
-            let renew_after = state.renew_after.saturating_mul(2).min(RENEW_MAX);
+            let mut growing = state.growing.clone();
+            let renew_after = growing.pause();
             let stands = renew_after.saturating_mul(STANDS);
             let claim = self
                 .archive
@@ -203,7 +209,7 @@ impl Shared {
             if claim.writer == self.claimant.writer {
                 // An earlier try may have come to this number too: it counts, if it was not the last.
                 state.number = number;
-                state.renew_after = renew_after;
+                (state.renew_after, state.growing) = (renew_after, growing);
                 return Ok(());
             }
             state.lost = Some(claim);

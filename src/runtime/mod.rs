@@ -3,6 +3,7 @@
 //! The simulation (`tests/simulation`) replaces them, so that one seed decides everything that happens. The program
 //! itself contains nothing of the simulation.
 
+pub(crate) mod backoff;
 pub mod buffers;
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};

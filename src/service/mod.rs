@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::capture::log_writer::jittered;
 use crate::capture::{
     Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
 };
 use crate::config::{BackupConfig, Source, StoreConfig, Upstream};
 use crate::link::sentinel::{Finder, SentinelError};
 use crate::monitoring::status::{Phase, Status};
+use crate::runtime::backoff::{Backoff, jittered};
 use crate::store::{self, StoreError};
 
 /// First and longest pause between two sessions. ([`crate::capture`] says how often a full sync may be requested.)
@@ -27,41 +27,28 @@ const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// The longest pause between two looks at a store that cannot be used: a Redis may be waiting for its data.
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(4);
 
-/// Growing pauses between tries.
+/// The pauses between sessions.
 #[derive(Debug)]
-pub struct Backoff {
-    next: Duration,
-    max: Duration,
-}
+pub struct SessionPauses(Backoff);
 
-impl Default for Backoff {
+impl Default for SessionPauses {
     fn default() -> Self {
-        Self::up_to(PAUSE_MAX)
+        Self(Backoff::with_jitter(PAUSE_FIRST, PAUSE_MAX))
     }
 }
 
-impl Backoff {
-    /// Pauses that grow to `max`.
-    fn up_to(max: Duration) -> Self {
-        Self {
-            next: PAUSE_FIRST,
-            max,
-        }
-    }
-
-    /// The pause before the next try, after one that lasted `lasted` and achieved something, or not.
-    pub fn pause(&mut self, lasted: Duration, achieved: bool) -> Duration {
+impl SessionPauses {
+    /// The pause after a session that lasted `lasted` and achieved something, or not.
+    pub fn after(&mut self, lasted: Duration, achieved: bool) -> Duration {
         if achieved && lasted >= GOOD_SESSION {
-            self.next = PAUSE_FIRST;
+            self.0.reset();
         }
-        let pause = jittered(self.next);
-        self.next = self.next.saturating_mul(2).min(self.max);
-        pause
+        self.0.pause()
     }
 
-    /// The last try went well: the next pause is short.
+    /// The last session went well: the next pause is short.
     pub fn reset(&mut self) {
-        self.next = PAUSE_FIRST;
+        self.0.reset();
     }
 }
 
@@ -88,7 +75,7 @@ pub async fn open_archive(
     clock: &Clock,
     shutdown: &mut Shutdown,
 ) -> Result<Archive, SessionEnd> {
-    let mut backoff = Backoff::up_to(STORE_PAUSE_MAX);
+    let mut backoff = Backoff::with_jitter(PAUSE_FIRST, STORE_PAUSE_MAX);
     loop {
         let error = match open_once(store, status, clock).await {
             Ok(archive) => {
@@ -106,7 +93,7 @@ pub async fn open_archive(
             return Err(error.into());
         }
         store_is_away(status, clock, &error);
-        pause_or_stop(backoff.pause(Duration::ZERO, false), shutdown).await?;
+        pause_or_stop(backoff.pause(), shutdown).await?;
     }
 }
 
@@ -170,7 +157,7 @@ pub async fn run_backup(
         status.clone(),
         clock.clone(),
     );
-    let mut backoff = Backoff::default();
+    let mut pauses = SessionPauses::default();
     let mut connected = false;
     let mut superseded = false;
     loop {
@@ -220,7 +207,7 @@ pub async fn run_backup(
             }
         }
         status.metrics().reconnects.inc();
-        let pause = search.unwrap_or_else(|| backoff.pause(begun.elapsed(), achieved));
+        let pause = search.unwrap_or_else(|| pauses.after(begun.elapsed(), achieved));
         if pause_or_stop(pause, &mut shutdown).await.is_err() {
             // Between two links: what was received may still wait for the store.
             status.phase(Phase::Draining, "storing what was received");
@@ -241,7 +228,7 @@ impl Located {
             Upstream::Server(source) => Self::Server(source),
             Upstream::Sentinels(sentinels) => Self::BySentinels {
                 finder: Finder::new(sentinels),
-                backoff: Backoff::up_to(FIND_PAUSE_MAX),
+                backoff: Backoff::with_jitter(PAUSE_FIRST, FIND_PAUSE_MAX),
             },
         }
     }
@@ -269,9 +256,7 @@ impl Located {
     /// How long to wait after a search that has failed. A wrong name needs no hurry; other errors do.
     fn pause(&mut self, error: &SentinelError) -> Duration {
         match self {
-            Self::BySentinels { backoff, .. } if !error.is_unknown_name() => {
-                backoff.pause(Duration::ZERO, false)
-            }
+            Self::BySentinels { backoff, .. } if !error.is_unknown_name() => backoff.pause(),
             _ => jittered(PAUSE_MAX),
         }
     }

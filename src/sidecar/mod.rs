@@ -33,7 +33,7 @@ use crate::recovery::RecoveryError;
 use crate::restore::master::listener::Listener;
 use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
 use crate::service::{
-    Backoff, Patience, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
+    Patience, SessionPauses, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
 use crate::wire::position::{Offset, Position, ReplId};
 
@@ -296,13 +296,13 @@ struct Sidecar {
 
 impl Sidecar {
     async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
-        let mut backoff = Backoff::default();
+        let mut pauses = SessionPauses::default();
         loop {
             let begun = Instant::now();
             self.achieved = Achieved::default();
             match self.round(shutdown).await {
                 Ok(()) => {
-                    backoff.reset();
+                    pauses.reset();
                     continue;
                 }
                 Err(SidecarError::Session(SessionEnd::Stopped)) => {
@@ -321,7 +321,7 @@ impl Sidecar {
                 Err(error) => self.told(&error).await,
             }
             self.listener.close("backfeed tries again soon");
-            let pause = backoff.pause(begun.elapsed(), self.achieved.anything());
+            let pause = pauses.after(begun.elapsed(), self.achieved.anything());
             pause_or_stop(pause, shutdown).await?;
         }
     }

@@ -10,7 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::StoreError;
 use super::remote::{Service, crc32c};
-use super::retry::{Attempt, pause, too_slow};
+use super::retry::{Attempt, backoff, too_slow};
+use crate::runtime::backoff::Backoff;
 
 /// Chunks that a read gives are not larger.
 const CHUNK: usize = 1 << 20;
@@ -44,6 +45,7 @@ pub(super) struct Reading<S> {
     check: Option<Check>,
     /// How often it was resumed since the last byte.
     resumed: u32,
+    backoff: Backoff,
 }
 
 struct Check {
@@ -69,6 +71,7 @@ impl<S: Service> Reading<S> {
             end: range.end,
             check: None,
             resumed: 0,
+            backoff: backoff(),
         };
         let Some(opened) = opened else {
             return Ok(reading);
@@ -114,6 +117,7 @@ impl<S: Service> Reading<S> {
                 Ok(Some(Ok(bytes))) => {
                     if !bytes.is_empty() {
                         self.resumed = 0;
+                        self.backoff.reset();
                     }
                     self.pending = bytes;
                     continue;
@@ -138,7 +142,7 @@ impl<S: Service> Reading<S> {
         let Some(tag) = &self.tag else {
             return Err(failed.told(self.what()));
         };
-        sleep(pause(self.resumed)).await;
+        sleep(self.backoff.pause()).await;
         self.resumed = self.resumed.saturating_add(1);
         let rest = request(&self.service, &self.object, self.at..self.end, Some(tag)).await;
         match rest {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::runtime;
 use tokio::time::{Instant, sleep};
 
 use super::StoreError;
+use crate::runtime::backoff::Backoff;
 
 /// First and longest pause between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -88,7 +88,7 @@ impl Call {
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, StoreError> {
         let begun = Instant::now();
-        let mut tries = 0;
+        let mut backoff = backoff();
         loop {
             let failed = match attempt().await {
                 Ok(done) => return Ok(done),
@@ -98,8 +98,8 @@ impl Call {
                 Attempt::Again(_, asked) => asked
                     .unwrap_or_default()
                     .min(RETRY_AFTER_MAX)
-                    .max(pause(tries)),
-                Attempt::Damaged(_) => pause(tries),
+                    .max(backoff.pause()),
+                Attempt::Damaged(_) => backoff.pause(),
                 Attempt::Exists
                 | Attempt::NotFound(_)
                 | Attempt::Over(_)
@@ -111,7 +111,6 @@ impl Call {
             if begun.elapsed().saturating_add(wait) > self.limit {
                 return Err(self.error(failed));
             }
-            tries = tries.saturating_add(1);
             sleep(wait).await;
         }
     }
@@ -138,13 +137,9 @@ impl Call {
     }
 }
 
-/// The pause before try `n + 1`. It doubles each time up to a limit, minus up to a quarter, so that many do not try in
-/// step.
-pub(super) fn pause(n: u32) -> Duration {
-    let pause = PAUSE_FIRST
-        .saturating_mul(1_u32.checked_shl(n.min(16)).unwrap_or(u32::MAX))
-        .min(PAUSE_MAX);
-    pause.mul_f64(1.0 - runtime::random_unit() / 4.0)
+/// The pauses between tries.
+pub(super) fn backoff() -> Backoff {
+    Backoff::with_jitter(PAUSE_FIRST, PAUSE_MAX)
 }
 
 pub(super) fn too_slow(limit: Duration) -> Attempt {
@@ -254,18 +249,5 @@ mod tests {
         .unwrap();
         assert_eq!(times.len(), 2);
         assert!(times[1].duration_since(times[0]) >= Duration::from_secs(7));
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_vary() {
-        for n in 0..80 {
-            let longest = PAUSE_FIRST.saturating_mul(1 << n.min(16)).min(PAUSE_MAX);
-            let pause = pause(n);
-            assert!(
-                pause <= longest && pause >= longest.mul_f64(0.74),
-                "{n}: {pause:?}"
-            );
-        }
-        assert!((0..20).any(|_| pause(3) != pause(3)));
     }
 }
