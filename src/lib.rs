@@ -17,7 +17,7 @@
 //! | L3 | [`archive`]: the only owner of object names and documents; [`fixture`]: recordings of replication, made and played |
 //! | L2 | [`link`]: sockets to and from servers, Sentinels, TLS; [`store`]: create-once objects and their backends |
 //! | L1 | [`config`]: typed configuration; [`monitoring`]: status, metrics, log lines; [`log`]: the format of segments; [`model`]: the key space and all commands |
-//! | L0 | [`wire`]: positions, RESP, the replication protocol, RDB; [`display`]: keys and counts as people read them; [`runtime`]: tasks, threads, chance, buffers |
+//! | L0 | [`wire`]: positions, RESP, the replication protocol, RDB; [`display`]: keys and counts as people read them; [`runtime`]: tasks, threads, chance, pauses, pipes, buffers |
 //!
 //! `wire`, `display`, `log` and `model` are pure: bytes and values in, bytes and values out. `docs/dev/ARCHITECTURE.md`
 //! is the guide to the rooms.

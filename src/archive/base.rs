@@ -267,12 +267,7 @@ fn u32_of(object: &str, number: usize) -> Result<u32, ArchiveError> {
 }
 
 fn joined<T>(object: &str, result: Result<T, tokio::task::JoinError>) -> Result<T, ArchiveError> {
-    result.map_err(|error| {
-        ArchiveError::Store(StoreError::Transient {
-            what: format!("cannot write {object}"),
-            cause: format!("the process is shutting down ({error})"),
-        })
-    })
+    result.map_err(|error| StoreError::interrupted(format!("cannot write {object}"), &error).into())
 }
 
 impl Archive {

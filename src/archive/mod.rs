@@ -61,6 +61,7 @@ pub use usage::{Amount, Sizes, Usage};
 
 use self::kept::Kept;
 use crate::runtime::buffers::Buffers;
+use crate::runtime::pipe::Interrupted;
 use crate::store::{Listing, SharedStore, StoreError};
 use crate::wire::position::ReplId;
 
@@ -171,6 +172,12 @@ pub enum ArchiveError {
         /// The history.
         id: ReplId,
     },
+}
+
+impl From<Interrupted> for ArchiveError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Store(interrupted.into())
+    }
 }
 
 impl ArchiveError {

@@ -2,10 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
 
 use super::{Archive, ArchiveError, DOCUMENT_LIMIT, RawStream};
 use crate::runtime;
+use crate::runtime::pipe::{Receiver, Sender, pipe};
 use crate::store::{ByteStream, Listing, ObjectMeta, StoreError};
 
 /// Pieces that are fetched before the decoder asks for them (half a MiB each from our stores).
@@ -28,56 +28,43 @@ pub(super) trait Decode: Send + 'static {
 
 /// Fetches, decodes (on the blocking pool) and hands out at the same time. Each step is ahead of the next by a bounded
 /// amount. Dropping the stream ends all of them.
-pub(super) fn decode_stream(mut source: ByteStream, mut decoder: impl Decode) -> RawStream {
+pub(super) fn decode_stream(mut source: ByteStream, decoder: impl Decode) -> RawStream {
     #[cfg(test)]
     if runtime::simulated::is_on() {
         return decode_here(source, decoder);
     }
-    let (fetched, mut to_decode) = mpsc::channel(FETCH_AHEAD);
+    let (fetched, to_decode) = pipe(FETCH_AHEAD);
     runtime::spawn(async move {
         while let Some(piece) = source.next().await {
             if fetched.send(piece).await.is_err() {
                 return;
             }
         }
-        // Tells the end from a task that was ended early.
-        let _ = fetched.send(Ok(Bytes::new())).await;
+        fetched.end().await;
     });
-    let (decoded, ready) = mpsc::channel(DECODE_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        loop {
-            match to_decode.blocking_recv() {
-                None => return send(&decoded, Err(interrupted())),
-                Some(Err(error)) => return send(&decoded, Err(error.into())),
-                Some(Ok(piece)) if piece.is_empty() => break,
-                Some(Ok(piece)) => {
-                    for part in piece.chunks(PUSH_BYTES) {
-                        if let Err(error) = decoder.push(part, &mut |raw| send(&decoded, Ok(raw))) {
-                            return send(&decoded, Err(error));
-                        }
-                        if decoded.is_closed() {
-                            return;
-                        }
-                    }
-                }
+    let (decoded, ready) = pipe(DECODE_AHEAD);
+    tokio::task::spawn_blocking(move || match decode(to_decode, decoder, &decoded) {
+        Ok(()) => decoded.blocking_end(),
+        Err(error) => send(&decoded, Err(error)),
+    });
+    ready.into_stream()
+}
+
+/// Decodes all pieces, or stops when nobody listens any more.
+fn decode(
+    mut pieces: Receiver<Result<Bytes, StoreError>>,
+    mut decoder: impl Decode,
+    decoded: &Sender<Piece>,
+) -> Result<(), ArchiveError> {
+    while let Some(piece) = pieces.blocking_next()? {
+        for part in piece?.chunks(PUSH_BYTES) {
+            decoder.push(part, &mut |raw| send(decoded, Ok(raw)))?;
+            if decoded.is_closed() {
+                return Ok(());
             }
         }
-        match decoder.finish() {
-            Ok(()) => send(&decoded, Ok(Bytes::new())),
-            Err(error) => send(&decoded, Err(error)),
-        }
-    });
-    // The empty piece is the end that counts; a channel that just closes is not.
-    let pieces = stream::unfold(Some(ready), |ready| async move {
-        let mut ready = ready?;
-        match ready.recv().await {
-            Some(Ok(piece)) if piece.is_empty() => None,
-            Some(Ok(piece)) => Some((Ok(piece), Some(ready))),
-            Some(Err(error)) => Some((Err(error), None)),
-            None => Some((Err(interrupted()), None)),
-        }
-    });
-    pieces.fuse().boxed()
+    }
+    decoder.finish()
 }
 
 /// The same without threads, for what is short, and for the simulation.
@@ -103,15 +90,8 @@ pub(super) fn decode_here(source: ByteStream, decoder: impl Decode) -> RawStream
 type Piece = Result<Bytes, ArchiveError>;
 
 /// Sends to a listener that may have ended.
-fn send(to: &mpsc::Sender<Piece>, piece: Piece) {
+fn send(to: &Sender<Piece>, piece: Piece) {
     let _ = to.blocking_send(piece);
-}
-
-fn interrupted() -> ArchiveError {
-    ArchiveError::Store(StoreError::Transient {
-        what: "cannot read".to_owned(),
-        cause: "the process is shutting down".to_owned(),
-    })
 }
 
 impl Archive {

@@ -272,7 +272,9 @@ fn of_rebuild(error: &RebuildError) -> Exit {
         RebuildError::Base { .. } | RebuildError::Log { .. } | RebuildError::Command { .. } => {
             Exit::NothingToRestore
         }
-        RebuildError::Incomplete(_) | RebuildError::Memory { .. } => Exit::Error,
+        RebuildError::Incomplete(_)
+        | RebuildError::Memory { .. }
+        | RebuildError::Interrupted(_) => Exit::Error,
     }
 }
 

@@ -156,9 +156,8 @@ impl ConsolidateError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Restore(error) => error.is_transient(),
-            Self::Rebuild(RebuildError::Archive(error)) | Self::Archive(error) => {
-                error.is_transient()
-            }
+            Self::Rebuild(error) => error.is_transient(),
+            Self::Archive(error) => error.is_transient(),
             _ => false,
         }
     }
@@ -176,7 +175,10 @@ impl ConsolidateError {
                 **source,
                 ReadError::Unknown { .. } | ReadError::Sink(BaseStop::Unmodelled(_))
             ),
-            Self::Rebuild(error) => !matches!(error, RebuildError::Archive(_)),
+            Self::Rebuild(error) => !matches!(
+                error,
+                RebuildError::Archive(_) | RebuildError::Interrupted(_)
+            ),
             _ => false,
         }
     }

@@ -23,6 +23,7 @@ use futures::stream::BoxStream;
 
 use crate::archive::{Archive, ArchiveError, BaseManifest};
 use crate::model::ApplyError;
+use crate::runtime::pipe::Interrupted;
 use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
 use crate::wire::rdb::cursor::BadValue;
 use crate::wire::rdb::reader::ReadError;
@@ -149,9 +150,22 @@ pub enum RebuildError {
         /// The limit.
         limit: usize,
     },
+    /// The new snapshot was not made to its end.
+    #[error("cannot make a snapshot: {0}")]
+    Interrupted(#[from] Interrupted),
 }
 
 impl RebuildError {
+    /// May the same call succeed later?
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Archive(error) => error.is_transient(),
+            Self::Interrupted(_) => true,
+            _ => false,
+        }
+    }
+
     /// Is what is stored no sound snapshot, or no sound feed?
     #[must_use]
     pub fn is_damage(&self) -> bool {
@@ -163,9 +177,11 @@ impl RebuildError {
                 )
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::Feed(_)),
-            Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } | Self::Memory { .. } => {
-                false
-            }
+            Self::Archive(_)
+            | Self::Incomplete(_)
+            | Self::Command { .. }
+            | Self::Memory { .. }
+            | Self::Interrupted(_) => false,
         }
     }
 
@@ -186,7 +202,10 @@ impl RebuildError {
                     || matches!(**source, ReadError::TooLong { .. })
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::TooLong { .. }),
-            Self::Archive(_) | Self::Incomplete(_) | Self::Command { .. } => false,
+            Self::Archive(_)
+            | Self::Incomplete(_)
+            | Self::Command { .. }
+            | Self::Interrupted(_) => false,
         }
     }
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use super::{Given, RebuildError, Selection};
-use crate::archive::{ArchiveError, BASE_FRAME_RAW};
+use crate::archive::BASE_FRAME_RAW;
 use crate::model::{Dialect, Entry, Keyspace, Value};
 use crate::runtime::buffers::Buffers;
-use crate::store::StoreError;
+use crate::runtime::pipe::{Interrupted, Sender};
 use crate::wire::crc64::Crc64;
 use crate::wire::rdb::cursor::{put_number, put_string};
 use crate::wire::rdb::numbers::opcode;
@@ -20,7 +19,7 @@ const CHUNK: usize = BASE_FRAME_RAW;
 /// What they mostly exceed it by.
 const SLACK: usize = 128 << 10;
 
-pub(super) type Piece = Result<Bytes, RebuildError>;
+type Piece = Result<Bytes, RebuildError>;
 
 /// What a new snapshot holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,12 +58,12 @@ pub(super) struct Out {
     crc: Crc64,
     buffers: Buffers,
     /// None: it is only counted.
-    to: Option<mpsc::Sender<Piece>>,
+    to: Option<Sender<Piece>>,
 }
 
 impl Out {
     /// Sends the RDB to `to`. Without it, the RDB is only counted.
-    pub(super) fn new(to: Option<mpsc::Sender<Piece>>, selection: Option<Selection>) -> Self {
+    pub(super) fn new(to: Option<Sender<Piece>>, selection: Option<Selection>) -> Self {
         Self {
             bytes: Vec::new(),
             selection,
@@ -156,7 +155,7 @@ impl Out {
         };
         // Nobody waits for it any more, though there may be nothing to send for long.
         if to.is_closed() {
-            return Err(interrupted());
+            return Err(Interrupted.into());
         }
         while let Some(rest) = self.bytes.get(CHUNK..) {
             let mut next = self
@@ -184,7 +183,7 @@ impl Out {
         }
         to.send(Ok(self.buffers.lend(bytes)))
             .await
-            .map_err(|_| interrupted())
+            .map_err(|_| Interrupted.into())
     }
 
     /// The rest, and the checksum.
@@ -196,11 +195,4 @@ impl Out {
         self.send(checksum.to_vec()).await?;
         Ok(self.counts)
     }
-}
-
-pub(super) fn interrupted() -> RebuildError {
-    RebuildError::Archive(ArchiveError::Store(StoreError::Transient {
-        what: "cannot make a snapshot".to_owned(),
-        cause: "the process is shutting down".to_owned(),
-    }))
 }

@@ -4,14 +4,14 @@ use std::mem;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
-use tokio::sync::{mpsc, oneshot};
+use futures::stream::BoxStream;
+use tokio::sync::oneshot;
 
-use super::rdb_out::{Counts, Out, Piece, interrupted};
+use super::rdb_out::{Counts, Out};
 use super::state::{apply, entry_of};
 use super::{BaseStop, Limits, RebuildError, Selection, Source, Stand, Survey};
 use crate::model::{Dialect, Keyspace, Libraries, Wanted, slot_of};
-use crate::runtime;
+use crate::runtime::{self, pipe::pipe};
 use crate::wire::position::Boundary;
 use crate::wire::rdb::cursor::put_string;
 use crate::wire::rdb::magic;
@@ -83,32 +83,23 @@ fn begin(
     BoxStream<'static, Result<Bytes, RebuildError>>,
     oneshot::Receiver<Counts>,
 ) {
-    let (sender, receiver) = mpsc::channel(AHEAD);
+    let (sender, receiver) = pipe(AHEAD);
     let (counted, counts) = oneshot::channel();
     runtime::spawn(async move {
         let mut out = Out::new(Some(sender.clone()), selection);
         out.given = mem::take(&mut survey.given);
-        let last = match run(&source, survey, stand, limits, out).await {
+        // Nobody may be left to hear how it ended.
+        match run(&source, survey, stand, limits, out).await {
             Ok(counts) => {
                 let _ = counted.send(counts);
-                Ok(Bytes::new())
+                sender.end().await;
             }
-            Err(error) => Err(error),
-        };
-        // Nobody may be left to hear it.
-        let _ = sender.send(last).await;
-    });
-    // The empty piece is the end that counts; a channel that just closes is not.
-    let pieces = stream::unfold(Some(receiver), |receiver| async move {
-        let mut receiver: mpsc::Receiver<Piece> = receiver?;
-        match receiver.recv().await {
-            Some(Ok(piece)) if piece.is_empty() => None,
-            Some(Ok(piece)) => Some((Ok(piece), Some(receiver))),
-            Some(Err(error)) => Some((Err(error), None)),
-            None => Some((Err(interrupted()), None)),
+            Err(error) => {
+                let _ = sender.send(Err(error)).await;
+            }
         }
     });
-    (pieces.fuse().boxed(), counts)
+    (receiver.into_stream(), counts)
 }
 
 async fn run(

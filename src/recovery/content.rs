@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use tokio::sync::mpsc;
 
 use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
 use crate::log::segment::{Entry, SegmentHeader};
@@ -12,8 +11,7 @@ use crate::model::expiry::feed::FeedRewriter;
 use crate::rebuild::{LogItem, Source};
 use crate::recovery::error::RecoveryError;
 use crate::recovery::plan::{Piece, Plan};
-use crate::runtime;
-use crate::store::StoreError;
+use crate::runtime::{self, pipe::pipe};
 use crate::wire::position::{Offset, TimeMark};
 use crate::wire::rdb::strip::{StripError, Stripper};
 use crate::wire::resp::encode_command;
@@ -242,32 +240,16 @@ pub(crate) async fn piece_bytes(
 fn read_ahead<T: Send + 'static>(
     mut from: BoxStream<'static, Result<T, ArchiveError>>,
 ) -> BoxStream<'static, Result<T, ArchiveError>> {
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let (sender, receiver) = pipe(CHUNKS_AHEAD);
     runtime::spawn(async move {
         while let Some(item) = from.next().await {
-            if sender.send(Some(item)).await.is_err() {
+            if sender.send(item).await.is_err() {
                 return; // nobody wants it any more
             }
         }
-        // Tells the end from a task that was ended early.
-        let _ = sender.send(None).await;
+        sender.end().await;
     });
-    let receive = |receiver: Option<mpsc::Receiver<_>>| async move {
-        let mut receiver = receiver?;
-        match receiver.recv().await {
-            Some(Some(item)) => Some((item, Some(receiver))),
-            Some(None) => None,
-            None => Some((Err(interrupted()), None)),
-        }
-    };
-    stream::unfold(Some(receiver), receive).fuse().boxed()
-}
-
-fn interrupted() -> ArchiveError {
-    ArchiveError::Store(StoreError::Transient {
-        what: "cannot read the log".to_owned(),
-        cause: "the process is shutting down".to_owned(),
-    })
+    receiver.into_stream()
 }
 
 #[cfg(test)]

@@ -212,7 +212,7 @@ impl RestoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Recovery(error) => error.is_transient(),
-            Self::Rebuild(RebuildError::Archive(error)) => error.is_transient(),
+            Self::Rebuild(error) => error.is_transient(),
             Self::Control(source) | Self::LeftFollowing { source, .. } => !source.is_permanent(),
             Self::Feeding { source, .. } => source.is_transient(),
             _ => false,

@@ -5,6 +5,7 @@
 
 pub(crate) mod backoff;
 pub mod buffers;
+pub mod pipe;
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::file_walk::Walk;
 use super::{ByteStream, Listing, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
@@ -331,7 +331,9 @@ impl FileUpload {
         let Some(flush) = self.flush.take() else {
             return Ok(());
         };
-        let flushed = flush.await.map_err(|error| interrupted(&error))?;
+        let flushed = flush
+            .await
+            .map_err(|error| StoreError::interrupted(USING, &error))?;
         flushed.map_err(|error| cannot("write", &self.name, &error))
     }
 
@@ -493,19 +495,15 @@ fn fsync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// What the threads of this store do.
+const USING: &str = "cannot use the disk";
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(interrupted(&error)),
-    }
-}
-
-fn interrupted(error: &JoinError) -> StoreError {
-    StoreError::Transient {
-        what: "cannot use the disk".to_owned(),
-        cause: format!("the process is shutting down ({error})"),
+        Err(error) => Err(StoreError::interrupted(USING, &error)),
     }
 }
 

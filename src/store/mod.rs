@@ -27,8 +27,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio::task::JoinError;
 
 use crate::config::StoreConfig;
+use crate::runtime::pipe::Interrupted;
 
 pub use cloud::CloudStore;
 pub use counted::counted;
@@ -287,13 +289,38 @@ pub enum StoreError {
         /// What the backend said, and what to try.
         cause: String,
     },
+    /// A task of ours has ended before it was done.
+    #[error("{what}: {cause}")]
+    Interrupted {
+        /// What was being done.
+        what: String,
+        /// How it shows.
+        cause: String,
+    },
+}
+
+impl From<Interrupted> for StoreError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Interrupted {
+            what: "cannot read from the store".to_owned(),
+            cause: interrupted.to_string(),
+        }
+    }
 }
 
 impl StoreError {
     /// May the same call succeed later?
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Transient { .. })
+        matches!(self, Self::Transient { .. } | Self::Interrupted { .. })
+    }
+
+    /// `what` was being done by a task that has ended early.
+    pub(crate) fn interrupted(what: impl Into<String>, cause: &JoinError) -> Self {
+        Self::Interrupted {
+            what: what.into(),
+            cause: format!("{Interrupted} ({cause})"),
+        }
     }
 }
 
