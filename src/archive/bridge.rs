@@ -1,13 +1,43 @@
 //! Bridges over the gaps of a log, and its seal. With them the log stays one chain, and all of its writers meet in it.
 
 use super::{AppendError, Archive, ArchiveError, Catalog, Gap};
-use crate::log::segment::{self, SegmentMeta};
+use crate::log::segment::{self, Entry, SegmentMeta};
 use crate::store::StoreError;
-use crate::wire::position::{Offset, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// The most gaps that are bridged one after another. Each one is left by a full sync whose writer died before its
 /// bridge, or another writer bridged it first.
 const BRIDGES: u32 = 100;
+/// How often another writer may be faster with a segment than we with the seal. Each time it has stored some more.
+const SEAL_TRIES: usize = 1000;
+
+/// Why a log was not sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// Another writer stores one segment after the other.
+    #[error("another writer is still storing, now after offset {at}. Stop it first")]
+    StillWritten {
+        /// The history.
+        history: ReplId,
+        /// Where its log ended at the last look.
+        at: Offset,
+    },
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+impl From<SealError> for ArchiveError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Archive(error) => error,
+            SealError::StillWritten { history, .. } => Self::Store(StoreError::Transient {
+                what: format!("cannot seal the log of history {history}"),
+                cause: error.to_string(),
+            }),
+        }
+    }
+}
 
 impl Archive {
     /// The byte after which a log is sealed. None: it is not sealed, or damage hides it.
@@ -98,4 +128,59 @@ impl Archive {
             cause: format!("{BRIDGES} bridges were created, and the log still has a gap"),
         }))
     }
+
+    /// Seals a log after what is stored of it, and not before `known`: what another writer stores meanwhile is in it.
+    /// Returns the end that was sealed.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub async fn seal_end(
+        &self,
+        known: Position,
+        reason: &str,
+        writer: &str,
+        unix_ms: i64,
+    ) -> Result<Position, SealError> {
+        let stored = self.bridged_end(known.history, writer).await?;
+        let at = Position {
+            offset: stored.map_or(known.offset, |stored| stored.max(known.offset)),
+            ..known
+        };
+        self.seal_from(at, reason, writer, unix_ms).await
+    }
+
+    /// The same for a log that was bridged, and was found to end at `at`.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub async fn seal_from(
+        &self,
+        at: Position,
+        reason: &str,
+        writer: &str,
+        unix_ms: i64,
+    ) -> Result<Position, SealError> {
+        let Position {
+            history,
+            offset: mut end,
+        } = at;
+        for _ in 0..SEAL_TRIES {
+            let entry = match self.seal(history, end, reason, writer, unix_ms).await {
+                Ok(()) => return Ok(Position { offset: end, ..at }),
+                Err(AppendError::Taken(entry)) => *entry,
+                Err(AppendError::Archive(error)) => return Err(error.into()),
+            };
+            let Entry::Segment(theirs) = entry else {
+                return Ok(Position { offset: end, ..at });
+            };
+            end = theirs.meta.end.max(end.plus(1));
+            let stored = self.bridged_end(history, writer).await?;
+            end = stored.map_or(end, |stored| stored.max(end));
+        }
+        Err(SealError::StillWritten { history, at: end })
+    }
 }
+
+#[cfg(test)]
+#[path = "bridge_tests.rs"]
+mod tests;

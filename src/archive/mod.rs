@@ -44,6 +44,7 @@ use futures::stream::BoxStream;
 
 pub use aliases::Aliases;
 pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, FRAMES_AT_ONCE, StoredBase};
+pub use bridge::SealError;
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
 pub use documents::{

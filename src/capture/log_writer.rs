@@ -18,7 +18,7 @@ use crate::display;
 use crate::log::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
 use crate::monitoring::status::Status;
 use crate::runtime::{self, backoff::Backoff};
-use crate::wire::position::{Boundary, Offset, Position, ReplId};
+use crate::wire::position::{Boundary, Offset};
 
 /// zstd level of log segments: 1 costs the least time, and a log is soon consolidated away.
 const LEVEL: i32 = 1;
@@ -491,44 +491,6 @@ async fn encode(
 
 fn left(since: Instant, interval: Duration) -> Duration {
     interval.saturating_sub(since.elapsed())
-}
-
-/// Seals a log after what is stored of it, taking in what another writer stores meanwhile. The end that was sealed.
-///
-/// # Errors
-/// [`ArchiveError`], of the store.
-pub async fn seal(
-    archive: &Archive,
-    history: ReplId,
-    mut end: Offset,
-    reason: &str,
-    writer: &str,
-    unix_ms: i64,
-) -> Result<Position, ArchiveError> {
-    end = archive
-        .bridged_end(history, writer)
-        .await?
-        .map_or(end, |stored| stored.max(end));
-    loop {
-        match archive.seal(history, end, reason, writer, unix_ms).await {
-            Ok(()) => {
-                return Ok(Position {
-                    history,
-                    offset: end,
-                });
-            }
-            Err(AppendError::Taken(entry)) => match *entry {
-                Entry::Segment(theirs) => end = theirs.meta.end.max(end.plus(1)),
-                Entry::Seal(_) => {
-                    return Ok(Position {
-                        history,
-                        offset: end,
-                    });
-                }
-            },
-            Err(AppendError::Archive(error)) => return Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

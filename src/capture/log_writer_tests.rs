@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::store::MemoryStore;
 use crate::store::memory::{Call, Fault};
+use crate::wire::position::ReplId;
 use crate::wire::resp::encode_command;
 
 /// Tries of an outage: with pauses of up to ten seconds, the last tries come many minutes after the first.

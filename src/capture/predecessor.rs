@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::log_writer;
 use super::resume::end_of;
 use crate::archive::{Archive, ArchiveError, Catalog, HistoryDoc};
 use crate::wire::position::{Offset, Position, ReplId};
@@ -99,8 +98,7 @@ pub(super) async fn seal(
 ) -> Result<(), ArchiveError> {
     let reason = format!("the server has another history now: {}", doc.id);
     for end in ends {
-        let (id, offset) = (end.history, end.offset);
-        log_writer::seal(archive, id, offset, &reason, writer, now_unix_ms).await?;
+        archive.seal_end(*end, &reason, writer, now_unix_ms).await?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::captured_server::server_info;
 use super::session::Origin;
-use super::{Capture, SessionEnd, log_writer, predecessor};
+use super::{Capture, SessionEnd, predecessor};
 use crate::archive::takeover::{SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, Catalog, FORMAT, HistoryDoc, Parent, ServerInfo};
 use crate::link::replication_info::Facts;
@@ -51,15 +51,18 @@ impl Capture {
             }
         }
         let reason = format!("continues as {id} from offset {}", from.boundary.offset);
-        let (id_before, now) = (from.history, (self.clock)());
+        let at = |offset| Position {
+            history: from.history,
+            offset,
+        };
         let sealed = match &from.sealed {
-            Some(seal) => Position {
-                history: id_before,
-                offset: seal.start,
-            },
+            Some(seal) => at(seal.start),
             None => {
-                log_writer::seal(&self.archive, id_before, stored, &reason, &self.writer, now)
-                    .await?
+                let now = (self.clock)();
+                let sealed = self
+                    .archive
+                    .seal_end(at(stored), &reason, &self.writer, now);
+                sealed.await.map_err(ArchiveError::from)?
             }
         };
         let parent = Parent {

@@ -33,9 +33,9 @@ pub use server::{ListenOptions, Restored};
 use std::collections::BTreeSet;
 
 use crate::archive::takeover::{ClaimDoc, Claimant};
-use crate::archive::{AppendError, Archive, Catalog, ServerInfo};
+use crate::archive::{Archive, Catalog, SealError, ServerInfo};
 use crate::config::{Dest, Size};
-use crate::wire::position::{Offset, ReplId};
+use crate::wire::position::{Position, ReplId};
 
 /// What to restore, and how.
 #[derive(Debug, Clone)]
@@ -269,9 +269,6 @@ async fn write(
     Ok(Report::new(archive, request, plan, Some(checked), notes).of(&held))
 }
 
-/// How often another writer may be faster with a segment than we with the seal. Each time it has stored some more.
-const SEAL_TRIES: usize = 1000;
-
 /// Seals the log of `history` where it ends, so that a restore cannot lack what is stored later, and makes the plan
 /// that ends there. A writer that is still alive finds the seal and stops.
 ///
@@ -285,28 +282,46 @@ pub async fn seal(
     writer: &str,
     now_unix_ms: i64,
 ) -> Result<Plan, RestoreError> {
-    let mut last_taken = None;
-    for _ in 0..SEAL_TRIES {
-        archive.refresh(catalog, history).await?;
-        archive.bridged(catalog, history, writer).await?;
-        let plan = crate::recovery::plan(archive, catalog, history, When::Latest, &BadBases::new())
-            .await?;
-        let Some(end) = plan.stored_end else {
-            let reason = "it is not known where its log ends".to_owned();
-            return Err(RestoreError::CannotContinue { history, reason });
-        };
-        match archive
-            .seal(history, end, reason, writer, now_unix_ms)
-            .await
-        {
-            Ok(()) => return Ok(plan),
-            Err(AppendError::Taken(entry)) => last_taken = Some(entry.start()),
-            Err(AppendError::Archive(error)) => return Err(error.into()),
-        }
+    let unknown = || RestoreError::CannotContinue {
+        history,
+        reason: "it is not known where its log ends".to_owned(),
+    };
+    // Before the seal: a log that cannot be restored goes on as it is.
+    let plan = plan_to_end(archive, catalog, history, writer).await?;
+    let at = Position {
+        history,
+        offset: plan.stored_end.ok_or_else(unknown)?,
+    };
+    let sealed = archive.seal_from(at, reason, writer, now_unix_ms).await;
+    let sealed = sealed.map_err(|error| match error {
+        SealError::StillWritten { .. } => RestoreError::CannotContinue {
+            history,
+            reason: error.to_string(),
+        },
+        SealError::Archive(error) => error.into(),
+    })?;
+    if sealed == at {
+        return Ok(plan);
     }
-    let at = last_taken.unwrap_or(Offset(0));
-    let reason = format!("another writer is still storing, now after offset {at}. Stop it first");
-    Err(RestoreError::CannotContinue { history, reason })
+    // Another writer has stored more meanwhile.
+    let plan = plan_to_end(archive, catalog, history, writer).await?;
+    if plan.stored_end != Some(sealed.offset) {
+        return Err(unknown());
+    }
+    Ok(plan)
+}
+
+/// The plan to the end of a log, which is bridged before.
+async fn plan_to_end(
+    archive: &Archive,
+    catalog: &mut Catalog,
+    history: ReplId,
+    writer: &str,
+) -> Result<Plan, RestoreError> {
+    archive.refresh(catalog, history).await?;
+    archive.bridged(catalog, history, writer).await?;
+    let sound = BadBases::new();
+    Ok(crate::recovery::plan(archive, catalog, history, When::Latest, &sound).await?)
 }
 
 #[cfg(test)]

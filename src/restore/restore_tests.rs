@@ -13,6 +13,7 @@ use futures::TryStreamExt;
 use super::*;
 use crate::recovery::check;
 use crate::recovery::testing::{Sample, at, feed, id, rdb};
+use crate::wire::position::Offset;
 use crate::wire::rdb::{Checksum, Walker};
 
 fn request(target: Dest, when: When) -> Request {
