@@ -1,5 +1,6 @@
 //! One link to a server, from the handshake to its end.
 
+use std::convert::Infallible;
 use std::mem::take;
 
 use tokio::time::Instant;
@@ -104,9 +105,7 @@ impl Capture {
     ) -> Session {
         let mut achieved = Achieved::default();
         let run = self.run(source, watch, once, shutdown, &mut achieved);
-        let end = match run.await {
-            Ok(end) | Err(end) => end,
-        };
+        let Err(end) = run.await;
         if achieved.full_sync_stored {
             self.is_no_stranger();
         }
@@ -120,6 +119,7 @@ impl Capture {
         Session { end, achieved }
     }
 
+    /// The steps of a session. It ends when one of them says how.
     async fn run(
         &mut self,
         source: &Source,
@@ -127,7 +127,7 @@ impl Capture {
         once: bool,
         shutdown: &mut Shutdown,
         achieved: &mut Achieved,
-    ) -> Result<SessionEnd, SessionEnd> {
+    ) -> Result<Infallible, SessionEnd> {
         let asked = ((self.clock)(), Instant::now());
         let said = unless_stopped(shutdown, look(source)).await??;
         let mut facts = said.as_ref().map(|facts| self.named(facts));
@@ -270,19 +270,19 @@ impl Capture {
         };
         let synced = committing.is_some();
         let mut follow = Follow::new(self, feed, &log, committing, source, &mut watch, once);
-        let end = follow.run(shutdown).await;
+        let Err(end) = follow.run(shutdown).await;
         // What was received of a base that never came to be is worth nothing.
         let keep = follow.settle(shutdown).await;
         achieved.full_sync_stored = synced && keep;
         if keep && once {
             // The requested full sync is stored, however the link ended.
-            return Ok(SessionEnd::Once(log.buffer(|buffer| buffer.stored())));
+            return Err(SessionEnd::Once(log.buffer(|buffer| buffer.stored())));
         }
         if keep {
             log.buffer(LogBuffer::truncate_to_boundary);
             self.log = Some(log);
         }
-        end
+        Err(end)
     }
 
     /// Old servers' expiries count from when the server sent them, by its own clock. `asked`: our clock before, and when that was.

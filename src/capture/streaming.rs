@@ -1,5 +1,6 @@
 //! The feed of one link: puts it into the log buffer, and acknowledges what is stored.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::task::JoinError;
@@ -79,8 +80,8 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Until the link ends, or the server, or we.
-    pub(super) async fn run(&mut self, shutdown: &mut Shutdown) -> Result<SessionEnd, SessionEnd> {
+    /// Follows until the link ends, or the server, or we: then it returns why. It returns nothing else.
+    pub(super) async fn run(&mut self, shutdown: &mut Shutdown) -> Result<Infallible, SessionEnd> {
         let mut tick = interval(ACK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.announce();
@@ -116,11 +117,11 @@ impl<'a> Follow<'a> {
             }
             if self.once && self.committed {
                 let at = self.log.buffer(|buffer| buffer.stored());
-                return Ok(SessionEnd::Once(at));
+                return Err(SessionEnd::Once(at));
             }
             if self.stopping && self.committed && self.log.is_flushed() {
                 self.ack().await?;
-                return Ok(SessionEnd::Stopped);
+                return Err(SessionEnd::Stopped);
             }
         }
     }
