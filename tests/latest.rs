@@ -198,7 +198,7 @@ on!(a_master_from_an_older_rdb_is_given_what_was_confirmed: redis_70 = Redis70, 
 fn wait_undecided(setting: &Setting, sidecar: &Backfeed, why: &str) {
     sidecar.wait("it waits for a decision", |view| {
         let told = view["last_error"].as_str().unwrap_or_default();
-        let ways = [why, "--when-behind capture"];
+        let ways = [why, "set `when_behind` to capture"];
         let flush = format!(
             "redis-cli -h 127.0.0.1 -p {} FLUSHALL",
             setting.redis.port()

@@ -174,7 +174,7 @@ fn a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored(version: Versi
     sidecar.wait("it says that Redis was not opened", |view| {
         let error = view["last_error"].as_str().unwrap_or_default();
         error.contains("Redis is not promoted, because it does not hold what is stored")
-            && error.contains("--promote-incomplete")
+            && error.contains("`promote_incomplete`")
             && view["ready"] == false
     });
     let had = keys(&redis);

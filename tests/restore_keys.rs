@@ -243,7 +243,7 @@ fn a_target_that_cannot_take_them_is_refused_before_anything_is_written() {
     for (args, word) in [
         (
             &["restore", "--store", "file:///b", "--to", "resp:x"][..],
-            "--keys PATTERN",
+            "say which with --keys",
         ),
         (
             &[

@@ -133,7 +133,7 @@ fn restored_at_boot(version: Version) {
     wait_told(
         &redis,
         &sidecar,
-        "it gave a wrong user or password. Set masterauth on Redis to the password in --listen-password-file, and masteruser \
+        "it gave a wrong user or password. Set masterauth on Redis to the password in `listen_password_file`, and masteruser \
          to guest",
     );
     redis.cmd(&["CONFIG", "SET", "masterauth", "open barley"]);
@@ -171,13 +171,13 @@ fn certificates(version: Version) {
     wait_told(
         &redis,
         &sidecar,
-        "it refuses our certificate (UnknownCA): --listen-tls-cert must be",
+        "it refuses our certificate (UnknownCA): `listen_tls_cert` must be",
     );
     redis.cmd(&["CONFIG", "SET", "tls-ca-cert-file", &authority.file()]);
     wait_told(
         &redis,
         &sidecar,
-        "no authority in --listen-tls-client-ca signed its certificate",
+        "no authority in `listen_tls_client_ca` signed its certificate",
     );
     fs::copy(authority.file(), &clients).unwrap();
     wait_open(&redis, &sidecar);
@@ -194,7 +194,7 @@ fn certificates(version: Version) {
     wait_told(
         &redis,
         &sidecar,
-        "the pair of --listen-tls-cert and --listen-tls-key cannot be used",
+        "the pair of `listen_tls_cert` and `listen_tls_key` cannot be used",
     );
     ours.rotate(&next);
     wait_open(&redis, &sidecar);
@@ -244,11 +244,11 @@ fn only_one_side(version: Version) {
     for (redis_does, words) in [
         (
             false,
-            "the client did not use TLS, which --listen-tls-cert requires. Set `tls-replication yes`",
+            "the client did not use TLS, which `listen_tls_cert` requires. Set `tls-replication yes`",
         ),
         (
             true,
-            "it speaks TLS, and this listener does not. Give backfeed a certificate (--listen-tls-cert",
+            "it speaks TLS, and this listener does not. Give backfeed a certificate (`listen_tls_cert`",
         ),
     ] {
         let listen = free_port();
@@ -361,7 +361,7 @@ fn what_crosses_a_network_in_the_clear_is_warned_of() {
     });
     let log = sidecar.log();
     assert_eq!(log.matches("unencrypted").count(), 1, "{log}");
-    assert!(log.contains("--listen-tls-cert"), "{log}");
+    assert!(log.contains("`listen_tls_cert`"), "{log}");
 }
 
 /// A target with `tls-replication`: restored over TLS, refused with the setting to change where both sides do not agree.

@@ -547,7 +547,7 @@ fn open_after_opens_redis_without_its_store_and_captures_it_later() {
     });
     assert!(refuses_writes(&redis));
     wait_promoted(&redis);
-    assert!(sidecar.log().contains("--open-after"));
+    assert!(sidecar.log().contains("`open_after`"));
     redis.cmd(&["SET", "without the stored data", "1"]);
     sidecar.wait("it is ready, though the store is away", |view| {
         view["ready"] == true && view["phase"] == "waiting_for_store"
@@ -571,7 +571,7 @@ fn open_after_opens_a_redis_that_comes_up_later() {
     let more = ["--open-after", "500ms"];
     let sidecar = Backfeed::sidecar(&url, &blocked.url(), listen, &more);
     wait_until("the time is over", PATIENCE, || {
-        sidecar.log().contains("--open-after")
+        sidecar.log().contains("`open_after`")
     });
     let redis = Server::builder(Version::Redis70)
         .port(port)

@@ -375,6 +375,91 @@ fn nothing_is_left_undone() {
     }
 }
 
+/// Places outside of the command line that hold something like a flag, and what it is.
+const NO_FLAGS: [(&str, &str, &str); 5] = [
+    ("src/restore/mod.rs", "--dir", "a flag of redis-server"),
+    (
+        "src/restore/mod.rs",
+        "--appendonly",
+        "a flag of redis-server",
+    ),
+    ("src/restore/keys/mod.rs", "--pipe", "a flag of redis-cli"),
+    (
+        "src/sidecar/mod.rs",
+        "--replicaof",
+        "a flag of redis-server",
+    ),
+    (
+        "src/store/cloud/s3.rs",
+        "--x-s3",
+        "the end of a bucket's name",
+    ),
+];
+
+/// Words of a line of code, each from `begin` on, without a comment behind it.
+fn words_after<'a>(line: &'a str, begin: &'a str) -> impl Iterator<Item = &'a str> {
+    let code = line.split(" // ").next().expect("a part");
+    code.match_indices(begin).map(move |(at, _)| {
+        let word = &code[at..];
+        let rest = &word[begin.len()..];
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c)));
+        &word[..begin.len() + end.unwrap_or(rest.len())]
+    })
+}
+
+/// Layers below the command line name settings (`segment_size`), which are used without a command line as well.
+#[test]
+fn only_the_command_line_knows_flags() {
+    let all: BTreeSet<String> = VERBS
+        .into_iter()
+        .flat_map(|verb| flags(verb).into_keys())
+        .collect();
+    let (mut known, mut settings) = (BTreeSet::new(), 0);
+    for file in rust_files("src/") {
+        // The build script calls git.
+        if file.starts_with("src/cli/") || file == "src/build.rs" || is_test_file(&file) {
+            continue;
+        }
+        for (number, line) in code(&file) {
+            let at = format!("{file}:{number}: {}", line.trim());
+            for word in words_after(&line, "--") {
+                if word[2..].starts_with(|c: char| c.is_ascii_lowercase()) {
+                    let exception = NO_FLAGS
+                        .iter()
+                        .position(|(place, flag, _)| *place == file && *flag == word);
+                    known.insert(exception.unwrap_or_else(|| {
+                        panic!("{at}: name the setting, or a hint in src/cli/exit.rs")
+                    }));
+                }
+            }
+            for word in words_after(&line, "`") {
+                let setting = &word[1..];
+                if setting.contains('_')
+                    && setting.starts_with(|c: char| c.is_ascii_lowercase())
+                    && setting
+                        .bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                {
+                    assert!(
+                        all.contains(&setting.replace('_', "-")),
+                        "{at}: no flag sets `{setting}`"
+                    );
+                    settings += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(
+        known.len(),
+        NO_FLAGS.len(),
+        "an exception is not needed: {known:?}"
+    );
+    assert!(
+        settings > 20,
+        "only {settings} settings: are they still found?"
+    );
+}
+
 /// The long flags in the help of a verb, each with the lines that belong to it.
 fn flags(verb: &str) -> BTreeMap<String, String> {
     let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();

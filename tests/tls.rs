@@ -217,11 +217,11 @@ fn wrong_certificates(version: Version) {
         "no trusted authority signed the server's certificate. Give the certificate of its authority with --tls-ca",
     );
     // The system's authorities have not signed it either.
-    refused(&once(&good.url(), &home, &[]), "--tls-ca FILE");
+    refused(&once(&good.url(), &home, &[]), "with --tls-ca (without it,");
 
     let named = authority.sign(&["redis.internal"]);
     let named = Secure::start(Server::builder(version), &named, None);
-    refused(&once(&named.url(), &home, &trust), "--tls-server-name NAME");
+    refused(&once(&named.url(), &home, &trust), "with --tls-server-name");
     let by_name = ["--tls-server-name", "redis.internal"];
     let output = once(&named.url(), &home, &[trust, by_name].concat());
     assert_eq!(output.code, 0, "{output:?}");

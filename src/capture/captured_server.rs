@@ -76,9 +76,9 @@ pub(super) fn warn_of_clock(ahead_ms: i64, relative_ttls: bool) {
         if ahead_ms > 0 { "ahead of" } else { "behind" },
     );
     let meaning = if relative_ttls {
-        "the log uses the server's time, because its expiries count from it. `--at` means the server's time, too"
+        "the log uses the server's time, because its expiries count from it. So does a time to restore"
     } else {
-        "`--at` means the time of this machine"
+        "a time to restore means the time of this machine"
     };
     tracing::warn!(
         "the server's clock is {seconds} s {way} the clock of this machine: {meaning}. Set both with NTP"
@@ -114,7 +114,7 @@ pub(super) fn explain_full_sync(
 ) {
     let Some(from) = from.filter(|_| !once) else {
         let why = if once {
-            "one full sync (--once)"
+            "one full sync, as was asked for"
         } else {
             "first full sync of this server"
         };
@@ -148,7 +148,7 @@ pub(super) fn warn_of_strangers(known: &Known, id: ReplId) {
         tracing::warn!(
             history = %stranger, of = service,
             "the store also holds a history of another server; both are kept apart. Give each server a store or prefix \
-             of its own; then `latest` needs no --history"
+             of its own; then the latest history need not be named"
         );
     }
 }

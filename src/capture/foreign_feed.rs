@@ -110,8 +110,8 @@ impl Capture {
             tracing::warn!(
                 stored = %end, now = %at,
                 "the server is before what is stored of its history, and it is no replica: its machine was set back to \
-                 a snapshot. What it does now becomes a history of its own. To restore what was stored before: \
-                 `backfeed restore --history {known}`"
+                 a snapshot. What it does now becomes a history of its own. To restore what was stored before, \
+                 name history {known}"
             );
         }
         if before.is_none() && !self.foreign.is_other_than(known) {

@@ -376,7 +376,7 @@ impl Capture {
         let text = format!(
             "the clock went back, or was ahead before: the last stored bytes were received at {last}, and it is {now} \
              now. Nothing is lost. Until {last}, the times of the log stand still, and a restore of a time in between \
-             is refused (`--at latest` and `--at offset:N` work). Set the clock of this machine with NTP"
+             is refused (the latest point and offsets can be restored). Set the clock of this machine with NTP"
         );
         tracing::warn!("{text}");
         self.status.error(text, (self.clock)());

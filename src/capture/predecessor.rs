@@ -139,6 +139,6 @@ fn warn_of_twin(history: ReplId, doc: &HistoryDoc) {
     tracing::warn!(
         %history, service = doc.service,
         "another backfeed is writing a history of the same name, so this is another server. Both are kept apart. Give \
-         each server a store or prefix of its own; then `latest` needs no --history"
+         each server a store or prefix of its own; then the latest history need not be named"
     );
 }

@@ -167,7 +167,7 @@ async fn branch(
             tracing::warn!(
                 history = %id, stored = %end.end, shared = %shared,
                 "when it was promoted, the server lacked the last {} bytes of its old history. The new history \
-                 continues without them. They stay in the store: `restore --history {id}` restores them",
+                 continues without them. They stay in the store: a restore that names history {id} restores them",
                 end.end.since(shared)
             );
             Ok(LogEnd { boundary, ..end })

@@ -187,7 +187,7 @@ impl Spool {
         let text = error.to_string();
         if state.failing.as_ref() != Some(&text) {
             tracing::warn!(
-                "{text}. The feed waits only in memory until the spool works again. Check that --spool-dir has room, \
+                "{text}. The feed waits only in memory until the spool works again. Check that `spool_dir` has room, \
                  and that backfeed may write there"
             );
         }

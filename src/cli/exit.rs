@@ -1,8 +1,9 @@
 //! Which exit code an error of the layers below means, and which flag may help.
 //!
-//! The layers below do not know the names of flags: [`Failure::hint`] adds them.
+//! The layers below do not know the names of flags. Their messages name settings ([`settings`]), and [`Failure::hint`]
+//! adds the flag that may help.
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, settings};
 use crate::archive::ArchiveError;
 use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
@@ -13,7 +14,7 @@ use crate::link::LinkError;
 use crate::query::key_history::LookupError;
 use crate::rebuild::RebuildError;
 use crate::recovery::RecoveryError;
-use crate::restore::RestoreError;
+use crate::restore::{Remedy, RestoreError, ServeError};
 use crate::service::http::BindError;
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
@@ -40,7 +41,7 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Usage, error)
+        Self::new(Exit::Usage, settings::in_flags(&error.to_string()))
     }
 }
 
@@ -149,12 +150,23 @@ fn hint_of_restore(error: &RestoreError) -> Option<&'static str> {
         RestoreError::CannotContinue { .. } | RestoreError::GoesOn { .. } => {
             Some("leave out --continue-history")
         }
+        RestoreError::Feeding { source, .. }
+            if matches!(**source, ServeError::NeverCame { .. }) =>
+        {
+            Some(
+                "--force, and --listen ADDR (where to listen) or --announce ADDR (what the server is told)",
+            )
+        }
         RestoreError::InTheWay { .. }
         | RestoreError::Feeding { .. }
         | RestoreError::LeftFollowing { .. }
         | RestoreError::Unproved { .. }
         | RestoreError::Changed { .. } => Some("--force"),
         RestoreError::KeysLeft { .. } | RestoreError::KeysMissing { .. } => Some("--replace"),
+        RestoreError::Refused { remedy, .. } => remedy.map(|remedy| match remedy {
+            Remedy::Force => "--force",
+            Remedy::Replace => "--replace",
+        }),
         RestoreError::Listen { .. } => Some("--listen ADDR, with another address"),
         _ => None,
     }
@@ -370,6 +382,18 @@ mod tests {
         assert_eq!(of(&of_restore).as_deref(), Some("--force"));
         // A sidecar has no such flag.
         assert_eq!(of(&SidecarError::Restore(in_the_way()).into()), None);
+        for (remedy, hint) in [
+            (Some(Remedy::Force), Some("--force")),
+            (Some(Remedy::Replace), Some("--replace")),
+            (None, None),
+        ] {
+            let refused = Failure::from(RestoreError::Refused {
+                addr: "h:6379".to_owned(),
+                reason: "is not as it should be".to_owned(),
+                remedy,
+            });
+            assert_eq!(of(&refused).as_deref(), hint);
+        }
         let name = Failure::from(SidecarError::Name {
             url: "file:///b".to_owned(),
             recorded: "a".to_owned(),

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, print, print_json, version};
+use super::{Failure, print, print_json, settings, version};
 use crate::archive::Archive;
 use crate::config::{
     AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
     EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels,
     Shares, Source, SpoolConfig, StorageClass, StoreConfig, Tls, Upstream, Wanted,
-    cgroup_memory_limit, in_flags, parse_duration, parse_project, parse_size,
+    cgroup_memory_limit, parse_duration, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::monitoring::logging::LogFormat;
@@ -93,7 +93,7 @@ impl Store {
             (Some(key), _) => Encryption::Managed(key.clone()),
             (None, Some(path)) => Encryption::Supplied(
                 EncryptionKey::from_file(path)
-                    .map_err(|error| error.of_flag("--encryption-key-file"))?,
+                    .map_err(|error| error.of("--encryption-key-file"))?,
             ),
             (None, None) => Encryption::OfBucket,
         };
@@ -106,7 +106,6 @@ impl Store {
             },
         }
         .checked()
-        .map_err(ConfigError::in_flags)
     }
 
     /// The archive that lies there.
@@ -314,18 +313,18 @@ impl Login {
     pub(super) fn to(&self, source: Source, flag: &str) -> Result<Source, ConfigError> {
         source
             .with_password_file(self.redis_password_file.clone())
-            .map_err(|error| error.of_flag("--redis-password-file"))?
+            .map_err(|error| error.of("--redis-password-file"))?
             .with_tls(self.tls())
-            .map_err(|error| error.of_flag(flag))
+            .map_err(|error| error.of(flag))
     }
 
     /// The same for servers that Sentinels name.
     fn by(&self, sentinels: Sentinels, flag: &str) -> Result<Sentinels, ConfigError> {
         sentinels
             .with_password_file(self.redis_password_file.clone())
-            .map_err(|error| error.of_flag("--redis-password-file"))?
+            .map_err(|error| error.of("--redis-password-file"))?
             .with_tls(&self.tls())
-            .map_err(|error| error.of_flag(flag))
+            .map_err(|error| error.of(flag))
     }
 
     fn tls(&self) -> Tls {
@@ -527,10 +526,10 @@ impl Capture {
     pub(super) fn tell_memory(&self) {
         let budget = self.budget();
         match budget.warning(self.wanted()) {
-            Some(warning) => tracing::warn!("{}", in_flags(&warning)),
+            Some(warning) => tracing::warn!("{}", settings::in_flags(&warning)),
             None => {
                 let told = format!("of {budget}: {}", self.shares());
-                tracing::info!("{}", in_flags(&told));
+                tracing::info!("{}", settings::in_flags(&told));
             }
         }
     }
@@ -547,7 +546,7 @@ impl Capture {
     pub(super) fn source(&self) -> Result<Source, ConfigError> {
         let source = self.redis.parse();
         self.login.to(
-            source.map_err(|error: ConfigError| error.of_flag("--redis"))?,
+            source.map_err(|error: ConfigError| error.of("--redis"))?,
             "--redis",
         )
     }
@@ -555,7 +554,7 @@ impl Capture {
     /// One server, or whichever the Sentinels name.
     pub(super) fn upstream(&self) -> Result<Upstream, ConfigError> {
         let upstream: Result<Upstream, ConfigError> = self.redis.parse();
-        match upstream.map_err(|error| error.of_flag("--redis"))? {
+        match upstream.map_err(|error| error.of("--redis"))? {
             Upstream::Server(source) => self.login.to(source, "--redis").map(Upstream::Server),
             Upstream::Sentinels(sentinels) => {
                 self.login.by(sentinels, "--redis").map(Upstream::Sentinels)
@@ -576,6 +575,5 @@ impl Capture {
             ack: self.ack,
         }
         .checked()
-        .map_err(ConfigError::in_flags)
     }
 }

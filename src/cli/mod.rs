@@ -21,6 +21,7 @@ mod progress_bar;
 mod record;
 mod replay;
 mod restore;
+mod settings;
 mod sidecar;
 mod supervised;
 mod verify;
@@ -167,12 +168,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// `message`: what failed, where, what to try. Line breaks become spaces.
+    /// `message`: what failed, where, what to try. Line breaks become spaces, and settings become flags.
     #[must_use]
     pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self {
             exit,
-            message: message.to_string().lines().collect::<Vec<_>>().join(" "),
+            message: settings::in_long_flags(&in_one_line(&message)),
             hint: None,
         }
     }
@@ -182,6 +183,10 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         self.exit
     }
+}
+
+fn in_one_line(message: &impl fmt::Display) -> String {
+    message.to_string().lines().collect::<Vec<_>>().join(" ")
 }
 
 /// A command line that is not run: an error in it, or `--help`.

@@ -58,7 +58,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let source = args.redis.parse();
-    let source = source.map_err(|error: ConfigError| error.of_flag("--redis"))?;
+    let source = source.map_err(|error: ConfigError| error.of("--redis"))?;
     let source = args.login.to(source, "--redis")?;
     let file = fixture::file_of(&args.to);
     if file.exists() {

@@ -118,7 +118,7 @@ impl Args {
         let to = match self
             .to
             .parse()
-            .map_err(|error: ConfigError| error.of_flag("--to"))?
+            .map_err(|error: ConfigError| error.of("--to"))?
         {
             Dest::Server(source) => Dest::Server(self.login.to(source, "--to")?),
             files => files,
@@ -137,7 +137,6 @@ impl Args {
             admission: self.serving.lower()?,
         }
         .checked()
-        .map_err(ConfigError::in_flags)
     }
 }
 
@@ -162,7 +161,7 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
     let dest: KeysDest = args
         .to
         .parse()
-        .map_err(|error: ConfigError| error.of_flag("--to"))?;
+        .map_err(|error: ConfigError| error.of("--to"))?;
     let target = match dest {
         KeysDest::Server(source) => KeysDest::Server(args.login.to(source, "--to")?),
         files => files,

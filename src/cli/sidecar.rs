@@ -89,7 +89,7 @@ impl Args {
             name: self.name.clone().unwrap_or_else(derived_name),
             redis: self.capture.source()?,
             listen: Listen::new(self.listen, self.serving.lower()?)
-                .map_err(|error| error.of_flag("--listen"))?,
+                .map_err(|error| error.of("--listen"))?,
             history: self.history,
             open_after: self.open_after,
             promote_incomplete: self.promote_incomplete,

@@ -160,8 +160,8 @@ fn beyond_loopback_a_listener_needs_a_password_or_client_certificates() {
     for addr in ["0.0.0.0:6390", "[::]:6390", "10.1.2.3:1"] {
         for unguarded in [&anybody, &encrypted] {
             let error = open(addr, unguarded).unwrap_err().to_string();
-            assert!(error.contains("--listen-password-file"), "{error}");
-            assert!(error.contains("--listen-tls-client-ca"), "{error}");
+            assert!(error.contains("`listen_password_file`"), "{error}");
+            assert!(error.contains("`listen_tls_client_ca`"), "{error}");
         }
         for (guarded, warned) in [(&by_password, true), (&by_certificate, false)] {
             let open = open(addr, guarded).unwrap();
@@ -186,7 +186,7 @@ fn the_listeners_password_is_read_anew_each_time() {
     }
     std::fs::remove_file(&file).unwrap();
     let error = admission.current_password().unwrap_err().to_string();
-    assert!(error.starts_with("--listen-password-file: "), "{error}");
+    assert!(error.starts_with("`listen_password_file`: "), "{error}");
     assert_eq!(Admission::default().current_password().unwrap(), None);
 }
 
@@ -251,22 +251,6 @@ fn a_history_is_continued_on_a_server_from_its_end_alone() {
             .is_err()
     );
     assert!(config("x.rdb", None, None).checked().is_err());
-}
-
-#[test]
-fn settings_are_told_as_flags_on_a_command_line() {
-    let wrong = CaptureConfig {
-        segment_size: 1 << 20,
-        memory_limit: 1 << 20,
-        ..CaptureConfig::default()
-    };
-    let error = wrong.checked().unwrap_err().in_flags().to_string();
-    let told = "--feed-memory: must be twice --segment-size or more";
-    assert!(error.starts_with(told), "{error}");
-    assert_eq!(
-        in_flags("`At` and `` and `a b`: `at`"),
-        "`At` and `` and `a b`: --at"
-    );
 }
 
 #[test]

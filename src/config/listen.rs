@@ -54,7 +54,7 @@ impl Admission {
     pub fn current_password(&self) -> Result<Option<Secret>, ConfigError> {
         let read = self.password_file.as_deref().map(Secret::from_file);
         read.transpose()
-            .map_err(|error| error.of_flag("--listen-password-file"))
+            .map_err(|error| error.of("`listen_password_file`"))
     }
 
     /// A warning for the operator, if there is one for `addr`.
@@ -63,7 +63,7 @@ impl Admission {
         let clear = self.tls.is_none() && !is_loopback(addr);
         clear.then(|| {
             format!(
-                "{addr} can be reached from other machines. Without --listen-tls-cert, the password and all data cross \
+                "{addr} can be reached from other machines. Without `listen_tls_cert`, the password and all data cross \
                  the network unencrypted"
             )
         })
@@ -74,10 +74,10 @@ impl ListenTls {
     /// Reads the files. Blocking, but of bounded length.
     pub fn read(&self) -> Result<ListenTlsFiles, ConfigError> {
         let client_ca = self.client_ca.as_deref();
-        let client_ca = client_ca.map(|path| certificates(path, "--listen-tls-client-ca"));
+        let client_ca = client_ca.map(|path| certificates(path, "`listen_tls_client_ca`"));
         Ok(ListenTlsFiles {
-            chain: certificates(&self.cert, "--listen-tls-cert")?,
-            key: private_key(&self.key, "--listen-tls-key")?,
+            chain: certificates(&self.cert, "`listen_tls_cert`")?,
+            key: private_key(&self.key, "`listen_tls_key`")?,
             client_ca: client_ca.transpose()?,
         })
     }
@@ -98,7 +98,7 @@ impl Listen {
         if !admission.is_guarded() && !is_loopback(addr) {
             return Err(ConfigError(format!(
                 "{addr} can be reached from other machines, and whoever connects gets all data. Set a password \
-                 (--listen-password-file), require certificates (--listen-tls-client-ca), or listen on 127.0.0.1"
+                 (`listen_password_file`), require certificates (`listen_tls_client_ca`), or listen on 127.0.0.1"
             )));
         }
         Ok(Self { addr, admission })

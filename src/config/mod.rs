@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
 pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
 pub use memory_budget::{Budget, DEFAULT_BUDGET, OBJECTS, PLANS, Shares, Wanted, least_feed};
-pub use parse::{HttpAddr, Size, in_flags, parse_addr, parse_duration, parse_size, redact};
+pub use parse::{HttpAddr, Size, parse_addr, parse_duration, parse_size, redact};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 pub use server_name::{DEFAULT_NAME, name_of_pod, parse_name};
 pub use source::{DEFAULT_PORT, Secret, Source};
@@ -39,7 +39,8 @@ pub const IDLE_INTERVAL: Duration = Duration::from_secs(600);
 /// A segment below this would be mostly header, and a busy server would make thousands of objects a minute.
 pub const SEGMENT_SIZE_MIN: usize = 64 * 1024;
 
-/// A setting that cannot be used. The message never holds a secret.
+/// A setting that cannot be used. The message never holds a secret. It names settings in backticks, as
+/// `` `segment_size` ``.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -51,16 +52,10 @@ impl ConfigError {
         Self(message.into())
     }
 
-    /// The same, in which names of settings in backticks are those of flags.
+    /// The same, with what it is about in front.
     #[must_use]
-    pub fn in_flags(self) -> Self {
-        Self(in_flags(&self.0))
-    }
-
-    /// The same, with the flag's name in front.
-    #[must_use]
-    pub fn of_flag(self, flag: &str) -> Self {
-        Self(format!("{flag}: {}", self.0))
+    pub fn of(self, what: &str) -> Self {
+        Self(format!("{what}: {}", self.0))
     }
 }
 
@@ -285,7 +280,7 @@ impl FromStr for Dest {
         }
         if text.starts_with("resp:") {
             return Err(ConfigError::new(
-                "resp:FILE holds chosen keys: say which with --keys PATTERN (`*` for all)",
+                "resp:FILE holds chosen keys: say which with `keys` (`*` for all)",
             ));
         }
         if let Some(directory) = text.strip_prefix("aof:") {
@@ -344,7 +339,7 @@ impl FromStr for KeysDest {
             Dest::Server(source) => Ok(Self::Server(source)),
             Dest::RdbFile(path) => Ok(Self::RdbFile(path)),
             Dest::Aof(_) => Err(ConfigError::new(
-                "chosen keys (--keys) go to redis://HOST:PORT, rdb:FILE or resp:FILE",
+                "chosen keys (`keys`) go to redis://HOST:PORT, rdb:FILE or resp:FILE",
             )),
         }
     }

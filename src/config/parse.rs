@@ -146,32 +146,6 @@ impl fmt::Display for Size {
     }
 }
 
-/// The same text, with the flags of the command line in the place of settings in backticks: `--segment-size` for `` `segment_size` ``.
-#[must_use]
-pub fn in_flags(text: &str) -> String {
-    let is_setting = |part: &str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-    };
-    let mut told = String::with_capacity(text.len());
-    for (number, part) in text.split('`').enumerate() {
-        let quoted = number % 2 == 1;
-        if quoted && is_setting(part) {
-            told.push_str("--");
-            told.push_str(&part.replace('_', "-"));
-        } else if quoted {
-            told.push('`');
-            told.push_str(part);
-            told.push('`');
-        } else {
-            told.push_str(part);
-        }
-    }
-    told
-}
-
 /// Takes user and password out of every URL in `text`: for messages that repeat what somebody typed, such as the
 /// command line's own.
 #[must_use]

@@ -58,7 +58,7 @@ impl Sentinels {
     ) -> Result<Self, ConfigError> {
         if username.is_some() && password_file.is_none() {
             return Err(ConfigError::new(
-                "--sentinel-user: the password is missing: give --sentinel-password-file as well",
+                "`sentinel_user`: the password is missing: give `sentinel_password_file` as well",
             ));
         }
         let seeds = self.seeds.into_iter().map(|seed| Source {
@@ -68,7 +68,7 @@ impl Sentinels {
         self.seeds = seeds
             .map(|seed| seed.with_password_file(password_file.clone()))
             .collect::<Result<_, _>>()
-            .map_err(|error| error.of_flag("--sentinel-password-file"))?;
+            .map_err(|error| error.of("`sentinel_password_file`"))?;
         Ok(self)
     }
 

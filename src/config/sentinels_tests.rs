@@ -140,7 +140,7 @@ fn the_sentinels_login_is_read_from_its_file_for_each_connection() {
         .with_login(None, Some(dir.path().join("none")))
         .unwrap_err();
     assert!(
-        missing.to_string().contains("--sentinel-password-file"),
+        missing.to_string().contains("`sentinel_password_file`"),
         "{missing}"
     );
 }

@@ -127,7 +127,7 @@ impl Source {
             self.tls = Some(tls);
         } else if tls != Tls::default() {
             return Err(ConfigError::new(
-                "redis:// is without TLS, so --tls-ca, --tls-cert, --tls-key and --tls-server-name have no effect. \
+                "redis:// is without TLS, so `tls_ca`, `tls_cert`, `tls_key` and `tls_server_name` have no effect. \
                  Write rediss://, or leave them out",
             ));
         }

@@ -49,10 +49,10 @@ impl Tls {
         let ca = self
             .ca
             .as_deref()
-            .map(|path| certificates(path, "--tls-ca"));
+            .map(|path| certificates(path, "`tls_ca`"));
         let identity = self.identity.as_ref().map(|identity| {
-            let chain = certificates(&identity.cert, "--tls-cert")?;
-            Ok((chain, private_key(&identity.key, "--tls-key")?))
+            let chain = certificates(&identity.cert, "`tls_cert`")?;
+            Ok((chain, private_key(&identity.key, "`tls_key`")?))
         });
         Ok(TlsFiles {
             ca: ca.transpose()?,
@@ -63,13 +63,13 @@ impl Tls {
     /// The name that the certificate of `host` must have.
     pub fn name(&self, host: &str) -> Result<ServerName<'static>, ConfigError> {
         let (name, what) = match &self.server_name {
-            Some(name) => (name.as_str(), "--tls-server-name"),
+            Some(name) => (name.as_str(), "`tls_server_name`"),
             None => (host, "rediss://"),
         };
         ServerName::try_from(name.to_owned()).map_err(|_| {
             ConfigError(format!(
                 "{what}: `{name}` is neither a host name nor an address, so no certificate can be for it: give the name in \
-                 the certificate with --tls-server-name"
+                 the certificate with `tls_server_name`"
             ))
         })
     }
@@ -77,10 +77,11 @@ impl Tls {
 
 pub(super) fn certificates(
     path: &Path,
-    flag: &str,
+    setting: &str,
 ) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let complain = |why: &str| complain(path, flag, &why);
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(path, flag)?).collect();
+    let complain = |why: &str| complain(path, setting, &why);
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(&bounded(path, setting)?).collect();
     let found = found.map_err(|_| complain("it is not PEM"))?;
     if found.is_empty() {
         return Err(complain(
@@ -91,24 +92,27 @@ pub(super) fn certificates(
 }
 
 /// The reader's own error is left out, because it may quote the file.
-pub(super) fn private_key(path: &Path, flag: &str) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    PrivateKeyDer::from_pem_slice(&bounded(path, flag)?).map_err(|_| {
+pub(super) fn private_key(
+    path: &Path,
+    setting: &str,
+) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    PrivateKeyDer::from_pem_slice(&bounded(path, setting)?).map_err(|_| {
         let why = "there is no private key in it (PEM, without a passphrase: -----BEGIN PRIVATE KEY-----)";
-        complain(path, flag, &why)
+        complain(path, setting, &why)
     })
 }
 
-fn bounded(path: &Path, flag: &str) -> Result<Vec<u8>, ConfigError> {
+fn bounded(path: &Path, setting: &str) -> Result<Vec<u8>, ConfigError> {
     let length = std::fs::metadata(path)
-        .map_err(|error| complain(path, flag, &error))?
+        .map_err(|error| complain(path, setting, &error))?
         .len();
     if length > PEM_FILE_MAX {
         let why = format_args!("{length} bytes is too long for a file of certificates");
-        return Err(complain(path, flag, &why));
+        return Err(complain(path, setting, &why));
     }
-    std::fs::read(path).map_err(|error| complain(path, flag, &error))
+    std::fs::read(path).map_err(|error| complain(path, setting, &error))
 }
 
-fn complain(path: &Path, flag: &str, why: &dyn fmt::Display) -> ConfigError {
-    ConfigError(format!("{flag} {}: {why}", path.display()))
+fn complain(path: &Path, setting: &str, why: &dyn fmt::Display) -> ConfigError {
+    ConfigError(format!("{setting} {}: {why}", path.display()))
 }

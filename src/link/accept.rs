@@ -151,7 +151,7 @@ fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
     let builder = match files.client_ca {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let wrong = |error| unusable("the certificates in --listen-tls-client-ca", &error);
+            let wrong = |error| unusable("the certificates in `listen_tls_client_ca`", &error);
             let roots = Arc::new(roots(authorities).map_err(wrong)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
@@ -159,7 +159,7 @@ fn server_config(settings: &ListenTls) -> Result<ServerConfig, ConfigError> {
     };
     let mut config = builder
         .with_single_cert(files.chain, files.key)
-        .map_err(|error| unusable("the pair of --listen-tls-cert and --listen-tls-key", &error))?;
+        .map_err(|error| unusable("the pair of `listen_tls_cert` and `listen_tls_key`", &error))?;
     // Every connection has a configuration of its own, so that nothing could be done with a ticket.
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -185,12 +185,12 @@ fn fault_of(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
         rustls::Error::InvalidMessage(_) => {
-            "the client did not use TLS, which --listen-tls-cert requires. Set `tls-replication yes` on Redis, or \
-             leave out --listen-tls-cert and --listen-tls-key"
+            "the client did not use TLS, which `listen_tls_cert` requires. Set `tls-replication yes` on Redis, or \
+             leave out `listen_tls_cert` and `listen_tls_key`"
                 .to_owned()
         }
         rustls::Error::NoCertificatesPresented => {
-            "the client sent no certificate, which --listen-tls-client-ca requires. Set tls-cert-file and tls-key-file \
+            "the client sent no certificate, which `listen_tls_client_ca` requires. Set tls-cert-file and tls-key-file \
              on Redis (or tls-client-cert-file and tls-client-key-file)"
                 .to_owned()
         }
@@ -208,7 +208,7 @@ fn fault_of(error: &io::Error) -> Option<String> {
 fn certificate_fault(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "no authority in --listen-tls-client-ca signed its certificate. Redis sends tls-client-cert-file, or else \
+            "no authority in `listen_tls_client_ca` signed its certificate. Redis sends tls-client-cert-file, or else \
              tls-cert-file"
                 .to_owned()
         }
@@ -238,7 +238,7 @@ fn alert_fault(alert: AlertDescription) -> String {
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied
         | AlertDescription::DecryptError => format!(
-            "it refuses our certificate ({alert:?}): --listen-tls-cert must be valid now and signed by an authority in \
+            "it refuses our certificate ({alert:?}): `listen_tls_cert` must be valid now and signed by an authority in \
              tls-ca-cert-file on Redis"
         ),
         AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure => format!(

@@ -100,7 +100,7 @@ fn join(causes: &[ControlError]) -> String {
     causes.join("; ")
 }
 
-/// The password in the URL, or of `--redis-password-file`, is for the servers.
+/// The password in the URL, or of `redis_password_file`, is for the servers.
 fn hint(causes: &[ControlError]) -> &'static str {
     let auth = |cause: &ControlError| {
         let ControlError::Link(LinkError::Refused { refusal, .. }) = cause else {
@@ -109,7 +109,7 @@ fn hint(causes: &[ControlError]) -> &'static str {
         matches!(refusal, Refusal::Auth(_))
     };
     if causes.iter().any(auth) {
-        ". Use --sentinel-password-file and --sentinel-user for the Sentinels' own password"
+        ". Use `sentinel_password_file` and `sentinel_user` for the Sentinels' own password"
     } else {
         ""
     }

@@ -84,11 +84,11 @@ fn client_config(settings: &Tls) -> Result<ClientConfig, ConfigError> {
     };
     let verifier: Arc<dyn ServerCertVerifier> = match files.ca {
         Some(certificates) => trusting(certificates, &provider)
-            .map_err(|error| unusable("the certificates in --tls-ca", &error))?,
+            .map_err(|error| unusable("the certificates in `tls_ca`", &error))?,
         None => Arc::new(Verifier::new(provider.clone()).map_err(|error| {
             ConfigError::new(format!(
                 "the system's trusted authorities cannot be used ({error}): install them (the package ca-certificates), or \
-                 give your own with --tls-ca FILE"
+                 give your own with `tls_ca`"
             ))
         })?),
     };
@@ -101,7 +101,7 @@ fn client_config(settings: &Tls) -> Result<ClientConfig, ConfigError> {
     match files.identity {
         Some((chain, key)) => builder
             .with_client_auth_cert(chain, key)
-            .map_err(|error| unusable("the pair of --tls-cert and --tls-key", &error)),
+            .map_err(|error| unusable("the pair of `tls_cert` and `tls_key`", &error)),
         None => Ok(builder.with_no_client_auth()),
     }
 }
@@ -153,14 +153,14 @@ pub(super) fn fault_of(error: &io::Error) -> Option<TlsFault> {
 fn certificate_fault(error: &CertificateError) -> TlsFault {
     let text = match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "no trusted authority signed the server's certificate. Give the certificate of its authority with --tls-ca \
-             FILE (without it, the system's authorities are trusted)"
+            "no trusted authority signed the server's certificate. Give the certificate of its authority with `tls_ca` \
+             (without it, the system's authorities are trusted)"
                 .to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!(
                 "the server's certificate is for another name ({error}): connect by a name that is in it, or name it \
-                 with --tls-server-name NAME"
+                 with `tls_server_name`"
             )
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -177,11 +177,11 @@ fn certificate_fault(error: &CertificateError) -> TlsFault {
 fn alert_fault(alert: AlertDescription) -> TlsFault {
     match alert {
         AlertDescription::CertificateRequired => TlsFault::permanent(
-            "the server wants a client certificate (tls-auth-clients): give one with --tls-cert and --tls-key",
+            "the server wants a client certificate (tls-auth-clients): give one with `tls_cert` and `tls_key`",
         ),
         // TLS 1.2 has no word of its own for that.
         AlertDescription::HandshakeFailure => TlsFault::permanent(
-            "the server refuses the handshake: it wants a client certificate (--tls-cert and --tls-key), or its tls-ciphers \
+            "the server refuses the handshake: it wants a client certificate (`tls_cert` and `tls_key`), or its tls-ciphers \
              hold none of ours",
         ),
         AlertDescription::UnknownCA
@@ -192,7 +192,7 @@ fn alert_fault(alert: AlertDescription) -> TlsFault {
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied
         | AlertDescription::DecryptError => TlsFault::permanent(format!(
-            "the server refuses our client certificate ({alert:?}): --tls-cert must be valid now and signed by an authority \
+            "the server refuses our client certificate ({alert:?}): `tls_cert` must be valid now and signed by an authority \
              that the server trusts (its tls-ca-cert-file)"
         )),
         AlertDescription::ProtocolVersion => TlsFault::permanent(

@@ -10,6 +10,15 @@ use crate::rebuild::{RebuildError, Stop};
 use crate::recovery::error::{RecoveryError, is_damage};
 use crate::wire::position::{Offset, ReplId};
 
+/// What an operator may ask for, when a restore was refused without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// A restore to a target that is not empty, or of which something is not known.
+    Force,
+    /// A restore of keys over those that are there.
+    Replace,
+}
+
 /// Why a restore did not happen. Whatever is found by a check is found before the target is touched.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -96,6 +105,8 @@ pub enum RestoreError {
         addr: String,
         /// Why, and what to try.
         reason: String,
+        /// What would have it done all the same.
+        remedy: Option<Remedy>,
     },
     /// Feeding the target failed.
     #[error(

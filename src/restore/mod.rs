@@ -19,7 +19,7 @@ mod report;
 mod server;
 
 use crate::recovery::{BadBases, Checked, Count, Plan, Progress, When, look, sound};
-pub use error::RestoreError;
+pub use error::{Remedy, RestoreError};
 pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use lease::Lease;

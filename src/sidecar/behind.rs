@@ -170,7 +170,7 @@ impl Sidecar {
         let text = format!(
             "{}. backfeed does not capture it, WAIT does not count backfeed, and the stored state stays the latest. To \
              give Redis the stored state and lose what it has taken since: `redis-cli -h {} -p {} FLUSHALL`. To make \
-             what Redis has the latest state: start backfeed with `--when-behind capture`",
+             what Redis has the latest state: set `when_behind` to capture, and start backfeed again",
             self.judged.why, redis.host, redis.port
         );
         if self.status.view().last_error.as_ref() != Some(&text) {

@@ -76,8 +76,8 @@ pub enum SidecarError {
     /// It was given everything, and does not hold it.
     #[error(
         "Redis is not promoted, because it does not hold what is stored: {0}. It takes no writes. It is restored again \
-         when its maxmemory is changed, when it restarts, and every 5 minutes. To promote it as it is: \
-         --promote-incomplete"
+         when its maxmemory is changed, when it restarts, and every 5 minutes. To promote it as it is, \
+         set `promote_incomplete`"
     )]
     Unproved(Differs),
     /// The archive belongs to another server's sidecar.
@@ -201,7 +201,7 @@ async fn open(
         return opened;
     }
     tracing::warn!(
-        "the store has been away for {open_after:?} (--open-after): opening Redis as it is, without the stored data"
+        "the store has been away for {open_after:?} (`open_after`): opening Redis as it is, without the stored data"
     );
     tokio::select! {
         biased;

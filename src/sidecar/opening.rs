@@ -123,7 +123,7 @@ impl Sidecar {
             Opening::AsItIs(reason) => tracing::info!("{reason}"),
             Opening::Incomplete(differs) => {
                 tracing::warn!(
-                    "Redis does not hold what is stored: {differs}. It is promoted all the same (--promote-incomplete)"
+                    "Redis does not hold what is stored: {differs}. It is promoted all the same (`promote_incomplete`)"
                 );
             }
         }

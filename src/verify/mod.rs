@@ -176,7 +176,7 @@ fn unreadable(catalog: &Catalog, wanted: Option<ReplId>) -> Vec<Finding> {
         what: reason.clone(),
         advice: format!(
             "bring it back from a copy of the store. Until then, history {id} cannot be restored, and others only by \
-             their id (--history)"
+             their id"
         ),
     };
     unreadable.map(finding).collect()
@@ -223,7 +223,7 @@ fn until(next: Option<Offset>) -> String {
              later ones are not"
         ),
         None => "bring it back from a copy of the store. Without it, what comes after it is lost until there is a new \
-                 full sync. To take one: backfeed backup --once, to a store or path of its own"
+                 full sync. To take one, run `backfeed backup` to a store or path of its own"
             .to_owned(),
     }
 }
@@ -315,7 +315,7 @@ impl Report {
         let depth = if self.deep {
             "every byte was read"
         } else {
-            "headers and manifests were read (--deep reads every byte)"
+            "headers and manifests were read, and not every byte"
         };
         let histories = self.histories.len();
         if self.sound {

@@ -561,7 +561,7 @@ impl Director {
     /// What an operator does: makes room, decides, and replaces a server that was superseded.
     fn operate(&mut self, pod: usize) {
         let (keeps, waits) = match &self.pods[pod].sidecar {
-            Some(sidecar) => (sidecar.keeps, sidecar.says("--when-behind capture")),
+            Some(sidecar) => (sidecar.keeps, sidecar.says("set `when_behind` to capture")),
             None => (false, false),
         };
         let node = self.pods[pod].node;

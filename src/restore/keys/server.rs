@@ -12,7 +12,7 @@ use crate::link::health::Health;
 use crate::link::replication_info::Role;
 use crate::recovery::Plan;
 use crate::recovery::progress::Progress;
-use crate::restore::error::RestoreError;
+use crate::restore::error::{Remedy, RestoreError};
 use crate::restore::keys::{Chosen, Key, count};
 use crate::restore::server::compatibility::{Loads, Server};
 use crate::restore::server::frame_text;
@@ -106,6 +106,7 @@ impl<'a> Target<'a> {
         RestoreError::Refused {
             addr: self.source.addr(),
             reason: reason.into(),
+            remedy: None,
         }
     }
 
@@ -144,9 +145,13 @@ impl<'a> Target<'a> {
             }
         }
         if many > 0 {
-            return Err(self.refused(format!(
-                "already has {many} of the chosen keys, such as {named}. To overwrite them: --replace"
-            )));
+            return Err(RestoreError::Refused {
+                addr: self.source.addr(),
+                reason: format!(
+                    "already has {many} of the chosen keys, such as {named}. Replace those, or choose others"
+                ),
+                remedy: Some(Remedy::Replace),
+            });
         }
         let least = memory.used.saturating_add(bytes);
         if looks && memory.limit > 0 && least > memory.limit {

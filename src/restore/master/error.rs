@@ -32,13 +32,13 @@ pub enum ServeError {
     Request(RequestError),
     /// It speaks TLS to a listener that does not.
     #[error(
-        "it speaks TLS, and this listener does not. Give backfeed a certificate (--listen-tls-cert, --listen-tls-key), \
+        "it speaks TLS, and this listener does not. Give backfeed a certificate (`listen_tls_cert`, `listen_tls_key`), \
          or set `tls-replication no` on Redis"
     )]
     SpeaksTls,
     /// It gave the wrong credentials.
     #[error(
-        "it gave a wrong {}. Set masterauth on Redis to the password in --listen-password-file{}",
+        "it gave a wrong {}. Set masterauth on Redis to the password in `listen_password_file`{}",
         if .user.is_some() { "user or password" } else { "password" },
         with_user(.user.as_deref())
     )]
@@ -48,7 +48,7 @@ pub enum ServeError {
     },
     /// It gave no credentials.
     #[error(
-        "it gave no password. Set masterauth on Redis to the password in --listen-password-file{}",
+        "it gave no password. Set masterauth on Redis to the password in `listen_password_file`{}",
         with_user(.user.as_deref())
     )]
     NoPassword {
@@ -67,8 +67,8 @@ pub enum ServeError {
     },
     /// It was told where to connect, and did not connect.
     #[error(
-        "it did not connect to {listen} within {seconds} s. Check that it can reach that address. --listen sets the \
-         address, --announce sets what the server is told"
+        "it did not connect to {listen} within {seconds} s. Check that it can reach that address. Another one \
+         can be listened on, and another one can be told to the server"
     )]
     NeverCame {
         /// The address that it was told.

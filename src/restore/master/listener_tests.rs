@@ -158,12 +158,12 @@ async fn files_are_read_for_every_connection() {
     std::fs::write(&key, old_key).unwrap();
     let problem = problem_of(&mut listener, Some(&rotated), b"").await;
     assert!(
-        problem.contains("no server can be admitted: the pair of --listen-tls-cert and --listen-tls-key cannot be used"),
+        problem.contains("no server can be admitted: the pair of `listen_tls_cert` and `listen_tls_key` cannot be used"),
         "{problem}"
     );
     std::fs::remove_file(&key).unwrap();
     let problem = problem_of(&mut listener, Some(&rotated), b"").await;
-    assert!(problem.contains("--listen-tls-key"), "{problem}");
+    assert!(problem.contains("`listen_tls_key`"), "{problem}");
     assert!(problem.contains("No such file"), "{problem}");
 
     std::fs::write(&key, new_key).unwrap();
@@ -189,13 +189,13 @@ async fn who_speaks_otherwise_is_told_with_the_settings_to_change() {
         "from 127.0.0.1 ",
         "did not use TLS",
         "tls-replication yes",
-        "--listen-tls-cert",
+        "`listen_tls_cert`",
     ] {
         assert!(problem.contains(part), "{problem}");
     }
     let mut plain = listener(Admission::default()).await;
     let problem = problem_of(&mut plain, Some(&certified.connector), b"").await;
-    for part in ["speaks TLS", "tls-replication no", "--listen-tls-cert"] {
+    for part in ["speaks TLS", "tls-replication no", "`listen_tls_cert`"] {
         assert!(problem.contains(part), "{problem}");
     }
     let problem = problem_of(&mut secure, Some(&Certified::new().connector), b"").await;
@@ -241,7 +241,7 @@ async fn who_lacks_the_password_is_told_without_it_even_while_the_door_is_closed
             for part in [
                 wanted,
                 "masterauth",
-                "--listen-password-file",
+                "`listen_password_file`",
                 "masteruser to replica",
             ] {
                 assert!(problem.contains(part), "{problem}");

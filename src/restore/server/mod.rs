@@ -18,7 +18,7 @@ use super::server::compatibility::{Loads, Server, lacks_module_of, module_of_typ
 use crate::recovery::check::Checked;
 use crate::recovery::expected_keys::Count;
 
-use super::error::RestoreError;
+use super::error::{Remedy, RestoreError};
 use super::lease::Lease;
 use super::master::Identity;
 use super::master::listener::Listener;
@@ -104,6 +104,15 @@ impl<'a> Target<'a> {
         RestoreError::Refused {
             addr: self.source.addr(),
             reason: reason.into(),
+            remedy: None,
+        }
+    }
+
+    fn refused_unless_forced(&self, reason: impl Into<String>) -> RestoreError {
+        RestoreError::Refused {
+            addr: self.source.addr(),
+            reason: reason.into(),
+            remedy: Some(Remedy::Force),
         }
     }
 
@@ -133,8 +142,9 @@ impl<'a> Target<'a> {
         match server.loads(magic, writer) {
             Loads::Yes => Ok(()),
             Loads::Unknown if force => Ok(()),
-            Loads::Unknown => Err(self.refused(format!(
-                "is {server}. It is not known whether that loads a snapshot of format {magic}. To try: --force"
+            Loads::Unknown => Err(self.refused_unless_forced(format!(
+                "is {server}. It is not known whether that loads a snapshot of format {magic}. To try, force the \
+                 restore"
             ))),
             Loads::No => Err(self.refused(format!(
                 "is {server}, which does not load a snapshot of format {magic}{}: restore to a server of the version that \
@@ -165,9 +175,9 @@ impl<'a> Target<'a> {
             );
             if !force {
                 let base = plan.base.offset;
-                return Err(self.refused(format!(
+                return Err(self.refused_unless_forced(format!(
                     "{reason}. Restore to a server of the version that was backed up, or newer. Or restore only the \
-                     snapshot, with --offset {base}. Or use --force to try"
+                     snapshot, at offset {base}. Or force the restore, to try"
                 )));
             }
             self.notes.push(format!("the server {reason}"));
@@ -183,21 +193,21 @@ impl<'a> Target<'a> {
 
     fn check_nothing_to_lose(&self) -> Result<(), RestoreError> {
         if let Role::Replica { host, port, .. } = &self.facts.role {
-            return Err(self.refused(format!(
-                "is a replica of {host}:{port}. Run there first: redis-cli REPLICAOF NO ONE. Or use --force"
+            return Err(self.refused_unless_forced(format!(
+                "is a replica of {host}:{port}. Run there first: redis-cli REPLICAOF NO ONE. Or force the restore"
             )));
         }
         let keys = self.facts.total_keys();
         if keys > 0 {
-            return Err(self.refused(format!(
-                "holds {keys} keys, which a restore would replace. Restore to an empty server, or use --force"
+            return Err(self.refused_unless_forced(format!(
+                "holds {keys} keys, which a restore would replace. Restore to an empty server, or force the restore"
             )));
         }
         let libraries = self.facts.health.libraries.unwrap_or(0);
         if libraries > 0 {
-            return Err(self.refused(format!(
+            return Err(self.refused_unless_forced(format!(
                 "holds {libraries} function libraries, which a restore would replace. Restore to an empty server, or \
-                 use --force"
+                 force the restore"
             )));
         }
         Ok(())
@@ -207,9 +217,9 @@ impl<'a> Target<'a> {
     /// restore.
     async fn check_sentinel(&mut self) -> Result<(), RestoreError> {
         match self.control.text(&["CLIENT", "LIST"]).await {
-            Ok(clients) if clients.contains(" name=sentinel-") => Err(self.refused(
+            Ok(clients) if clients.contains(" name=sentinel-") => Err(self.refused_unless_forced(
                 "is watched by Sentinel, which would make it follow another master again. Run `SENTINEL REMOVE` first, \
-                 or use --force",
+                 or force the restore",
             )),
             Ok(_) => Ok(()),
             Err(error) => self.tolerate(error, "whether Sentinel watches it"),
@@ -231,8 +241,8 @@ impl<'a> Target<'a> {
         if !listen.admission.is_guarded() && !is_loopback(addr) {
             return Err(self.refused(format!(
                 "is on another host, so it would fetch the data from {addr}, where anybody could do so. Set a password \
-                 with --listen-password-file, and there: redis-cli CONFIG SET masterauth. Or require its certificate \
-                 (--listen-tls-client-ca)"
+                 with `listen_password_file`, and there: redis-cli CONFIG SET masterauth. Or require its certificate \
+                 (`listen_tls_client_ca`)"
             )));
         }
         Ok(addr)

@@ -122,8 +122,8 @@ impl Target<'_> {
         match proof.evicted_since(&facts) {
             0 => Ok(facts),
             evicted => Err(self.differs(format!(
-                "it evicted {evicted} keys since then, as its maxmemory is {} bytes. Raise maxmemory, and run the \
-                 restore again with --force",
+                "it evicted {evicted} keys since then, as its maxmemory is {} bytes. Raise maxmemory, and force \
+                 the restore again",
                 facts.health.memory.limit
             ))),
         }

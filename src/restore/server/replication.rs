@@ -42,15 +42,15 @@ impl Target<'_> {
             (Some(true), false) => {
                 return Err(self.refused(
                     "has tls-replication set, so it expects TLS of its master. Give backfeed a certificate that the \
-                     server trusts (--listen-tls-cert, --listen-tls-key). Or, on a network that you trust, during the \
+                     server trusts (`listen_tls_cert`, `listen_tls_key`). Or, on a network that you trust, during the \
                      restore: redis-cli CONFIG SET tls-replication no",
                 ));
             }
             (Some(false), true) => {
                 return Err(self.refused(
-                    "has tls-replication not set, so it would connect without TLS, which --listen-tls-cert requires. \
+                    "has tls-replication not set, so it would connect without TLS, which `listen_tls_cert` requires. \
                      Run there: redis-cli CONFIG SET tls-replication yes (and set tls-ca-cert-file). Or leave out \
-                     --listen-tls-cert and --listen-tls-key",
+                     `listen_tls_cert` and `listen_tls_key`",
                 ));
             }
             _ => {}
@@ -74,7 +74,7 @@ impl Target<'_> {
         let masteruser = self.setting("masteruser").await?.value();
         if masteruser.is_some_and(|set| set != *user && !(set.is_empty() && user == "default")) {
             return Err(self.refused(format!(
-                "has another masteruser than --listen-user. Run there: redis-cli CONFIG SET masteruser {user}"
+                "has another masteruser than `listen_user`. Run there: redis-cli CONFIG SET masteruser {user}"
             )));
         }
         Ok(())

@@ -143,7 +143,11 @@ async fn a_target_older_than_a_writer_of_the_log_is_refused_unless_forced() {
     let to_newest = request(&fake);
     let error = restore(&newer.archive, &to_newest, &()).await.unwrap_err();
     let text = error.to_string();
-    for part in ["is Redis 7.0.15", "written by Redis 7.2.6", "--offset 1000"] {
+    for part in [
+        "is Redis 7.0.15",
+        "written by Redis 7.2.6",
+        "at offset 1000",
+    ] {
         assert!(error.is_refusal() && text.contains(part), "{text}");
     }
     let dry = |request: Request| Request {

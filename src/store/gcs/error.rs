@@ -16,7 +16,7 @@ pub(super) fn advice(verb: &str, status: u16, said: &str) -> String {
             .to_owned();
     }
     if said.contains("serviceusage.services.use") {
-        return "The account needs the permission serviceusage.services.use on the project that pays (--user-project)"
+        return "The account needs the permission serviceusage.services.use on the project that pays (`user_project`)"
             .to_owned();
     }
     // The service names what is missing: creating an object that exists takes storage.objects.delete as well.
@@ -109,7 +109,7 @@ pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> A
         400 if said.contains("requester pays") => Attempt::Refused(
             status,
             format!(
-                "{text} (HTTP {status}). Name the project that pays for the requests with --user-project"
+                "{text} (HTTP {status}). Name the project that pays for the requests with `user_project`"
             ),
         ),
         _ => Attempt::Refused(status, format!("{text} (HTTP {status})")),
@@ -121,21 +121,21 @@ fn key_advice(said: &str) -> Option<&'static str> {
     let said = said.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if says(&["encryption key is incorrect", "encryptionkeyisincorrect"]) {
-        Some("The object was made with another key than the one in --encryption-key-file")
+        Some("The object was made with another key than the one in `encryption_key_file`")
     } else if says(&[
         "not encrypted by a customer-supplied",
         "not encrypted with a customer-supplied",
         "resourcenotencryptedwithcustomer",
     ]) {
         Some(
-            "The object was made without --encryption-key-file: leave it out, or begin in another prefix",
+            "The object was made without `encryption_key_file`: leave it out, or begin in another prefix",
         )
     } else if says(&[
         "encrypted by a customer-supplied",
         "encrypted with a customer-supplied",
         "resourceisencryptedwithcustomer",
     ]) {
-        Some("Name the file that has the object's key with --encryption-key-file")
+        Some("Name the file that has the object's key with `encryption_key_file`")
     } else {
         None
     }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_key_or_a_payer_is_told_with_the_flag() {
+    fn what_is_wrong_with_a_key_or_a_payer_is_told_with_the_setting() {
         for (said, advice) in [
             (
                 "The target object is encrypted by a customer-supplied encryption key.",
@@ -172,7 +172,7 @@ mod tests {
             ),
             (
                 "The target object is not encrypted by a customer-supplied encryption key.",
-                "made without --encryption-key-file",
+                "made without `encryption_key_file`",
             ),
         ] {
             let attempt = of_status(400, said, None);
@@ -183,7 +183,7 @@ mod tests {
         }
         let said = "Bucket is a requester pays bucket but no user project provided.";
         let error = of_status(400, said, None).told(String::new());
-        assert!(error.to_string().contains("--user-project"), "{error}");
+        assert!(error.to_string().contains("`user_project`"), "{error}");
     }
 
     #[tokio::test]
@@ -211,7 +211,7 @@ mod tests {
         let text = told("Permission denied on Cloud KMS key.").await;
         assert!(text.contains("cryptoKeyEncrypterDecrypter"), "{text}");
         let text = told("Caller lacks serviceusage.services.use access").await;
-        assert!(text.contains("--user-project"), "{text}");
+        assert!(text.contains("`user_project`"), "{text}");
     }
 
     #[test]

@@ -263,7 +263,7 @@ fn without_options_nothing_is_said_about_keys_class_or_payer() {
 }
 
 #[test]
-fn a_key_that_is_missing_or_wrong_is_told_with_the_flag() {
+fn a_key_that_is_missing_or_wrong_is_told_with_the_setting() {
     with_gcs(|gcs| async move {
         let store = store(&gcs, "k").await;
         store.create("o", body(10)).await.unwrap();
@@ -274,7 +274,7 @@ fn a_key_that_is_missing_or_wrong_is_told_with_the_flag() {
             ),
             (
                 "The provided encryption key is incorrect.",
-                "made with another key than the one in --encryption-key-file",
+                "made with another key than the one in `encryption_key_file`",
             ),
         ] {
             gcs.fault("GET", "/o/", 1, Fault::Says(400, said));
