@@ -14,7 +14,7 @@ use super::{Exit, Failure, cut, flags};
 use crate::config::Size;
 use crate::display::{Time, counted};
 use crate::monitoring::status::unix_ms_now;
-use crate::query::inspect::{Inspection, Inspector, Tally};
+use crate::query::inspect::{Inspection, Inspector, Tally, Values};
 use crate::query::key_history::plan_of;
 use crate::recovery::{Progress, RecoveryError, Stage};
 use crate::wire::position::{Offset, Position};
@@ -249,97 +249,115 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.source)?;
         if let Some(base) = &self.base {
-            let Offset(offset) = base.at.offset;
-            writeln!(
-                f,
-                "  base      offset {offset} of history {}, {}",
-                base.at.history,
-                Time(base.created_unix_ms)
-            )?;
-            if base.log_bytes_after > 0 {
-                writeln!(
-                    f,
-                    "  note      {} of log up to offset {} come after it, and are not included; `backfeed restore --to FILE.rdb` \
-                     includes them",
-                    Size(base.log_bytes_after),
-                    base.wanted.offset
-                )?;
-            }
+            fmt_base(base, f)?;
         }
         let found = &self.found;
-        let server = ["valkey-ver", "redis-ver"]
-            .iter()
-            .find_map(|name| Some((name, found.aux.get(*name)?)));
-        let server = server.map(|(name, version)| {
-            let flavour = name.trim_end_matches("-ver");
-            format!(", written by {flavour} {version}")
-        });
-        writeln!(
-            f,
-            "  rdb       {}, {}{}",
-            found.rdb_magic,
-            Size(found.bytes),
-            server.unwrap_or_default()
-        )?;
-        if let (Some(from), Some(reason)) = (found.unread_from, &found.unread_reason) {
-            writeln!(f, "  PROBLEM   read up to byte {from} only: {reason}")?;
-        }
-        if !found.version_known {
-            writeln!(
-                f,
-                "  note      {} is a newer RDB version than this program knows: what is new in it may be missing below",
-                found.rdb_magic
-            )?;
-        }
+        fmt_rdb(found, f)?;
         match &found.values {
             None => writeln!(f, "  values    not looked into (--values does that)")?,
-            Some(values) => {
-                write!(f, "  values    {} read to their end", values.read)?;
-                if values.unread > 0 {
-                    write!(f, ", {} that only a module can read", values.unread)?;
-                }
-                writeln!(f)?;
-                for bad in &values.problems {
-                    writeln!(
-                        f,
-                        "  PROBLEM   the value of db{} {}{} ({}): {}",
-                        bad.db,
-                        bad.key,
-                        cut(bad.key_cut),
-                        bad.type_name,
-                        bad.why
-                    )?;
-                }
-                let more = values.bad.saturating_sub(values.problems.len() as u64);
-                if more > 0 {
-                    writeln!(f, "  PROBLEM   and {more} more values (--top)")?;
-                }
-            }
+            Some(values) => fmt_values(values, f)?,
         }
-        write!(f, "  keys      {}", found.keys)?;
-        for (db, counts) in &found.databases {
-            write!(f, "; db{db} {} ({} expire)", counts.keys, counts.expires)?;
-        }
-        writeln!(f)?;
-        if let (Some(nearest), Some(farthest)) = (
-            found.expiries.nearest_unix_ms,
-            found.expiries.farthest_unix_ms,
-        ) {
-            writeln!(
-                f,
-                "  expire    {} keys, from {} to {}",
-                found.expiries.keys,
-                Time(nearest),
-                Time(farthest)
-            )?;
-        }
-        writeln!(f, "  functions {}", found.functions)?;
-        if !found.modules.is_empty() {
-            let modules: Vec<&str> = found.modules.iter().map(String::as_str).collect();
-            writeln!(f, "  modules   {}", modules.join(", "))?;
-        }
+        fmt_keys(found, f)?;
         f.write_str(&self.tables())
     }
+}
+
+fn fmt_base(base: &Base, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Offset(offset) = base.at.offset;
+    writeln!(
+        f,
+        "  base      offset {offset} of history {}, {}",
+        base.at.history,
+        Time(base.created_unix_ms)
+    )?;
+    if base.log_bytes_after > 0 {
+        writeln!(
+            f,
+            "  note      {} of log up to offset {} come after it, and are not included; \
+             `backfeed restore --to FILE.rdb` includes them",
+            Size(base.log_bytes_after),
+            base.wanted.offset
+        )?;
+    }
+    Ok(())
+}
+
+/// Its format, and how far it could be read.
+fn fmt_rdb(found: &Inspection, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let server = ["valkey-ver", "redis-ver"]
+        .iter()
+        .find_map(|name| Some((name, found.aux.get(*name)?)));
+    let server = server.map(|(name, version)| {
+        let flavour = name.trim_end_matches("-ver");
+        format!(", written by {flavour} {version}")
+    });
+    writeln!(
+        f,
+        "  rdb       {}, {}{}",
+        found.rdb_magic,
+        Size(found.bytes),
+        server.unwrap_or_default()
+    )?;
+    if let (Some(from), Some(reason)) = (found.unread_from, &found.unread_reason) {
+        writeln!(f, "  PROBLEM   read up to byte {from} only: {reason}")?;
+    }
+    if !found.version_known {
+        writeln!(
+            f,
+            "  note      {} is a newer RDB version than this program knows: what is new in it may be missing below",
+            found.rdb_magic
+        )?;
+    }
+    Ok(())
+}
+
+fn fmt_values(values: &Values, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "  values    {} read to their end", values.read)?;
+    if values.unread > 0 {
+        write!(f, ", {} that only a module can read", values.unread)?;
+    }
+    writeln!(f)?;
+    for bad in &values.problems {
+        writeln!(
+            f,
+            "  PROBLEM   the value of db{} {}{} ({}): {}",
+            bad.db,
+            bad.key,
+            cut(bad.key_cut),
+            bad.type_name,
+            bad.why
+        )?;
+    }
+    let more = values.bad.saturating_sub(values.problems.len() as u64);
+    if more > 0 {
+        writeln!(f, "  PROBLEM   and {more} more values (--top)")?;
+    }
+    Ok(())
+}
+
+/// How many keys, functions and modules there are.
+fn fmt_keys(found: &Inspection, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "  keys      {}", found.keys)?;
+    for (db, counts) in &found.databases {
+        write!(f, "; db{db} {} ({} expire)", counts.keys, counts.expires)?;
+    }
+    writeln!(f)?;
+    let expiries = &found.expiries;
+    if let (Some(nearest), Some(farthest)) = (expiries.nearest_unix_ms, expiries.farthest_unix_ms) {
+        writeln!(
+            f,
+            "  expire    {} keys, from {} to {}",
+            expiries.keys,
+            Time(nearest),
+            Time(farthest)
+        )?;
+    }
+    writeln!(f, "  functions {}", found.functions)?;
+    if !found.modules.is_empty() {
+        let modules: Vec<&str> = found.modules.iter().map(String::as_str).collect();
+        writeln!(f, "  modules   {}", modules.join(", "))?;
+    }
+    Ok(())
 }
 
 impl Report {

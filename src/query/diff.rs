@@ -132,22 +132,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     }
     applied.map_err(failed)?;
     step.look();
-    let mut diff = Diff {
-        from: earlier.end_position,
-        from_unix_ms: earlier.end_unix_ms,
-        to: plan.end_position,
-        to_unix_ms: plan.end_unix_ms,
-        swapped: between.swapped.all(),
-        added: Count::default(),
-        changed: Count::default(),
-        removed: Count::default(),
-        removed_unlisted: 0,
-        unknown: Vec::new(),
-        unknown_more: 0,
-        prefixes: Vec::new(),
-        keys: Vec::new(),
-        more: 0,
-    };
+    let mut diff = of_nothing(&earlier, &plan, between.swapped.all());
     let family = step.space.dialect().family;
     for (kind, keys) in flushed {
         diff.removed.add(names(family, kind).0, keys);
@@ -162,6 +147,26 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
         request.limit,
     );
     Ok(diff)
+}
+
+/// Nothing is compared yet.
+fn of_nothing(earlier: &Plan, later: &Plan, swapped: Vec<Moved>) -> Diff {
+    Diff {
+        from: earlier.end_position,
+        from_unix_ms: earlier.end_unix_ms,
+        to: later.end_position,
+        to_unix_ms: later.end_unix_ms,
+        swapped,
+        added: Count::default(),
+        changed: Count::default(),
+        removed: Count::default(),
+        removed_unlisted: 0,
+        unknown: Vec::new(),
+        unknown_more: 0,
+        prefixes: Vec::new(),
+        keys: Vec::new(),
+        more: 0,
+    }
 }
 
 /// By database (with its number at the earlier point) and name.

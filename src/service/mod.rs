@@ -138,10 +138,9 @@ pub async fn run_backup(
     clock: Clock,
     mut shutdown: Shutdown,
 ) -> Result<(), SessionEnd> {
-    let patience = if config.once {
-        Patience::None
-    } else {
-        Patience::Away
+    let patience = match config.once {
+        true => Patience::None,
+        false => Patience::Away,
     };
     let archive = match open_archive(store, patience, &status, &clock, &mut shutdown).await {
         Ok(archive) => archive,
@@ -162,18 +161,8 @@ pub async fn run_backup(
     let mut superseded = false;
     loop {
         let begun = Instant::now();
-        let session = match upstream.locate(&status, &mut shutdown).await {
-            Ok((source, watch)) => {
-                capture
-                    .session(&source, watch, config.once, &mut shutdown)
-                    .await
-            }
-            Err(end) => Session {
-                end,
-                achieved: Achieved::default(),
-            },
-        };
-        let Session { end, achieved } = session;
+        let session = upstream.session(&mut capture, config.once, &status, &mut shutdown);
+        let Session { end, achieved } = session.await;
         let achieved = achieved.anything();
         connected |= achieved;
         let search = match &end {
@@ -229,6 +218,23 @@ impl Located {
             Upstream::Sentinels(sentinels) => Self::BySentinels {
                 finder: Finder::new(sentinels),
                 backoff: Backoff::with_jitter(PAUSE_FIRST, FIND_PAUSE_MAX),
+            },
+        }
+    }
+
+    /// A session with the server that is there now.
+    async fn session(
+        &mut self,
+        capture: &mut Capture,
+        once: bool,
+        status: &Status,
+        shutdown: &mut Shutdown,
+    ) -> Session {
+        match self.locate(status, shutdown).await {
+            Ok((source, watch)) => capture.session(&source, watch, once, shutdown).await,
+            Err(end) => Session {
+                end,
+                achieved: Achieved::default(),
             },
         }
     }

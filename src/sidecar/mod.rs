@@ -26,12 +26,13 @@ use crate::capture::{
     Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
 };
 use crate::config::{SidecarConfig, Source, StoreConfig, WhenBehind};
+use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::replication_info::{Facts, Role};
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::RecoveryError;
 use crate::restore::master::listener::Listener;
-use crate::restore::{Before, Differs, Lease, RestoreError, ServeError};
+use crate::restore::{Before, Differs, Lease, RestoreError, ServeError, WaitingReplica};
 use crate::service::{
     Patience, SessionPauses, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
@@ -419,37 +420,13 @@ impl Sidecar {
     ) -> Result<(), SidecarError> {
         self.status.promoted(false);
         self.may_be_served(facts)?;
-        // What the last Redis had told us goes into the store before it is given to the next one.
-        if !self.capture.is_flushed() {
-            self.status.phase(
-                Phase::WaitingForStore,
-                "storing what the last Redis had sent, before restoring",
-            );
-        }
-        if self.capture.drain().await.is_err() {
-            tracing::warn!(
-                "a part of what the last Redis had sent was in the spool and is lost, and that Redis is gone. It was \
-                 not acknowledged as stored"
-            );
-        }
+        self.store_rest_of_last().await;
         // What is read now is what the restore reads, and what the capture goes on from.
         let archive = self.capture.archive().keeping();
         let found = self.tip_in(&archive).await?;
         let aliases = found.as_ref().map(|(catalog, _)| catalog.aliases());
         let aliases = aliases.unwrap_or_default();
-        self.status.phase(
-            Phase::WaitingForRedis,
-            "Redis is a replica of backfeed: waiting until it asks for its data",
-        );
-        self.listener.open();
-        let waiting = timeout(REPLICA_PAUSE, self.listener.waiting()).await;
-        self.listener
-            .close("Redis is being restored on another connection");
-        let Ok(waiting) = waiting else {
-            // It was logged when it happened.
-            if let Some(problem) = self.listener.problem() {
-                self.status.error(problem, (self.clock)());
-            }
+        let Some(waiting) = self.knock().await else {
             return Ok(());
         };
         let key = |id| aliases.key(id);
@@ -502,6 +479,41 @@ impl Sidecar {
                 self.promote(control, &Opening::AsItIs(reason)).await
             }
         }
+    }
+
+    /// What the last Redis had told us goes into the store before it is given to the next one.
+    async fn store_rest_of_last(&mut self) {
+        if !self.capture.is_flushed() {
+            self.status.phase(
+                Phase::WaitingForStore,
+                "storing what the last Redis had sent, before restoring",
+            );
+        }
+        if self.capture.drain().await.is_err() {
+            tracing::warn!(
+                "a part of what the last Redis had sent was in the spool and is lost, and that Redis is gone. It was \
+                 not acknowledged as stored"
+            );
+        }
+    }
+
+    /// Waits until our replica asks for its data. None: it has not asked for a while.
+    async fn knock(&mut self) -> Option<WaitingReplica<Stream>> {
+        self.status.phase(
+            Phase::WaitingForRedis,
+            "Redis is a replica of backfeed: waiting until it asks for its data",
+        );
+        self.listener.open();
+        let waiting = timeout(REPLICA_PAUSE, self.listener.waiting()).await;
+        self.listener
+            .close("Redis is being restored on another connection");
+        if waiting.is_err()
+            && let Some(problem) = self.listener.problem()
+        {
+            // It was logged when it happened.
+            self.status.error(problem, (self.clock)());
+        }
+        waiting.ok()
     }
 
     /// Redis came up as a master with less than the store has: it was not started as our replica.

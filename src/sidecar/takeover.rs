@@ -1,6 +1,7 @@
 //! Takes over: restores the Redis beside us from the latest history, under the id of that history, and continues it.
 //! [`crate::archive::takeover`] says who may do so when several sidecars try.
 
+use super::opening::Opening;
 use super::relative_expiries::without_log;
 use super::{Found, Sidecar, SidecarError};
 use crate::archive::takeover::{ClaimDoc, Claimant};
@@ -14,7 +15,7 @@ use crate::monitoring::status::{Phase, Status};
 use crate::recovery::When;
 use crate::recovery::{Count, Plan, sound};
 use crate::restore::{
-    Before, Identity, Lease, RestoreError, ServeError, WaitingReplica, offer, seal,
+    Before, CaughtUp, Identity, Lease, RestoreError, ServeError, WaitingReplica, offer, seal,
 };
 use crate::runtime;
 use crate::wire::position::ReplId;
@@ -101,6 +102,19 @@ impl Sidecar {
         let opening = self
             .prove_restored(control, before, &mut caught_up, count)
             .await?;
+        self.open_taken_over(control, history, takeover, caught_up, &opening)
+            .await
+    }
+
+    /// Promotes it, if it is still ours to promote.
+    async fn open_taken_over(
+        &mut self,
+        control: &mut Control,
+        history: ReplId,
+        takeover: Takeover,
+        caught_up: CaughtUp<Stream>,
+        opening: &Opening,
+    ) -> Result<(), SidecarError> {
         if let Err(error) = takeover.lease.confirm().await {
             // The one that has it now is alive, and ours came second.
             self.yielded = Some(history);
@@ -113,7 +127,7 @@ impl Sidecar {
             catalog,
             end,
         } = takeover;
-        self.open_restored(control, caught_up, &opening).await?;
+        self.open_restored(control, caught_up, opening).await?;
         match identity {
             // The capture asks Redis to go on at this point, and records then that the history does.
             Identity::Continue { .. } => self.capture.promoted(Promoted {

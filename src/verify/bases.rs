@@ -27,86 +27,102 @@ pub(super) async fn read(
     progress: &dyn Progress,
 ) -> Result<(), ArchiveError> {
     for (index, base) in history.bases.iter().enumerate() {
-        let advice = advice(history, index);
-        let object = Name::BaseData(base.position()).to_string();
-        let summary = match walk(archive, base, found, progress).await {
-            Ok(Ok(summary)) => summary,
-            Ok(Err(why)) => {
-                found.problem(Some(object), why, advice);
-                continue;
+        match examined(archive, history, base, found, progress).await? {
+            Ok((summary, opinion)) => {
+                commit(archive, base, &summary, opinion, request, found).await;
             }
-            Err(error @ ArchiveError::Store(_)) => return Err(error),
-            Err(error) => {
-                found.problem(Some(object), error.to_string(), advice);
-                continue;
+            Err(Fault { object, what }) => {
+                found.problem(Some(object.to_string()), what, advice(history, index));
             }
-        };
-        if let Some(why) = stands_elsewhere(history, base, &summary) {
-            found.problem(Some(object), why, advice);
-            continue;
         }
-        if let Some(why) = differs(base, &summary) {
-            let object = Name::BaseManifest(base.position()).to_string();
-            found.problem(Some(object), why, advice);
-            continue;
-        }
-        let twice = if summary.unwalked.is_some() {
-            Found::Unknown("our own reader does not know all of it".to_owned())
-        } else {
-            duplicates::find(archive, base).await?
-        };
-        match twice {
-            Found::None => {}
-            Found::Twice(db, key) => {
-                let what = format!("key {key} is twice in database {db}: no server loads that");
-                found.problem(Some(object), what, advice);
-                continue;
-            }
-            Found::Unknown(why) => found.notes.push(format!(
-                "the base at offset {}: it is not known whether a key is there twice: {why}",
-                base.offset
-            )),
-        }
-        let opinion = if summary.unwalked.is_some() {
-            // What our own walker has not seen to its end is not given to another program.
-            Opinion::None("our own reader does not know all of it".to_owned())
-        } else {
-            second_reader::opinion(archive, base).await?
-        };
-        match &opinion {
-            Opinion::Refuses(why) => {
-                let what = format!(
-                    "{} refuses what our reader accepted: {why}",
-                    second_reader::READER
-                );
-                found.problem(Some(object), what, advice);
-                continue;
-            }
-            Opinion::Counted(counts) if *counts != Counts::of(base) => {
-                let what = format!(
-                    "{} counts other keys than our reader: {counts:?}",
-                    second_reader::READER
-                );
-                found.problem(Some(object), what, advice);
-                continue;
-            }
-            Opinion::Counted(_) => {}
-            Opinion::None(why) => found.notes.push(format!(
-                "the base at offset {}: no second opinion: {why}",
-                base.offset
-            )),
-        }
-        if !is_identified(base) {
-            found.notes.push(format!(
-                "the base at offset {}: backfeed could not check that its bytes are those that were once stored: {}. \
-                 Its sizes, its RDB and its counts are right",
-                base.offset,
-                unidentified(base)
-            ));
-        }
-        commit(archive, base, &summary, opinion, request, found).await;
     }
     Ok(())
+}
+
+/// Why a base is not sound.
+struct Fault {
+    object: Name,
+    what: String,
+}
+
+/// What is in a base that is sound, and what the second reader says of it.
+async fn examined(
+    archive: &Archive,
+    history: &History,
+    base: &BaseManifest,
+    found: &mut HistoryReport,
+    progress: &dyn Progress,
+) -> Result<Result<(Summary, Opinion), Fault>, ArchiveError> {
+    let fault = |what: String| {
+        let object = Name::BaseData(base.position());
+        Ok(Err(Fault { object, what }))
+    };
+    let summary = match walk(archive, base, found, progress).await {
+        Ok(Ok(summary)) => summary,
+        Ok(Err(why)) => return fault(why),
+        Err(error @ ArchiveError::Store(_)) => return Err(error),
+        Err(error) => return fault(error.to_string()),
+    };
+    if let Some(why) = stands_elsewhere(history, base, &summary) {
+        return fault(why);
+    }
+    if let Some(what) = differs(base, &summary) {
+        let object = Name::BaseManifest(base.position());
+        return Ok(Err(Fault { object, what }));
+    }
+    let twice = if summary.unwalked.is_some() {
+        Found::Unknown("our own reader does not know all of it".to_owned())
+    } else {
+        duplicates::find(archive, base).await?
+    };
+    match twice {
+        Found::None => {}
+        Found::Twice(db, key) => {
+            return fault(format!(
+                "key {key} is twice in database {db}: no server loads that"
+            ));
+        }
+        Found::Unknown(why) => found.notes.push(format!(
+            "the base at offset {}: it is not known whether a key is there twice: {why}",
+            base.offset
+        )),
+    }
+    let opinion = if summary.unwalked.is_some() {
+        // What our own walker has not seen to its end is not given to another program.
+        Opinion::None("our own reader does not know all of it".to_owned())
+    } else {
+        second_reader::opinion(archive, base).await?
+    };
+    if let Some(what) = refusal(&opinion, base) {
+        return fault(what);
+    }
+    if let Opinion::None(why) = &opinion {
+        found.notes.push(format!(
+            "the base at offset {}: no second opinion: {why}",
+            base.offset
+        ));
+    }
+    if !is_identified(base) {
+        found.notes.push(format!(
+            "the base at offset {}: backfeed could not check that its bytes are those that were once stored: {}. \
+             Its sizes, its RDB and its counts are right",
+            base.offset,
+            unidentified(base)
+        ));
+    }
+    Ok(Ok((summary, opinion)))
+}
+
+/// What the second reader has against a base that ours accepted.
+fn refusal(opinion: &Opinion, base: &BaseManifest) -> Option<String> {
+    let reader = second_reader::READER;
+    match opinion {
+        Opinion::Refuses(why) => Some(format!("{reader} refuses what our reader accepted: {why}")),
+        Opinion::Counted(counts) if *counts != Counts::of(base) => Some(format!(
+            "{reader} counts other keys than our reader: {counts:?}"
+        )),
+        Opinion::Counted(_) | Opinion::None(_) => None,
+    }
 }
 
 fn is_identified(base: &BaseManifest) -> bool {

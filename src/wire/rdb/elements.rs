@@ -104,34 +104,11 @@ pub fn parts(
         value_type::STRING => {
             take(Part::Text(input.string()?));
         }
-        value_type::LIST | value_type::SET => {
-            for _ in 0..input.count()? {
-                if !take(Part::Member(input.string()?)) {
-                    break;
-                }
-            }
-        }
-        value_type::ZSET | value_type::ZSET_2 => {
-            for _ in 0..input.count()? {
-                let member = input.string()?;
-                let score = if kind == value_type::ZSET {
-                    input.double_text()?
-                } else {
-                    input.f64_le()?
-                };
-                if !take(Part::Scored(member, score)) {
-                    break;
-                }
-            }
-        }
-        value_type::HASH => {
-            for _ in 0..input.count()? {
-                let (field, value) = (input.string()?, input.string()?);
-                if !take(field_of(field, value, None)) {
-                    break;
-                }
-            }
-        }
+        value_type::LIST
+        | value_type::SET
+        | value_type::ZSET
+        | value_type::ZSET_2
+        | value_type::HASH => counted(&mut input, kind, take)?,
         value_type::HASH_ZIPMAP => {
             for (field, value) in zipmap(&input.string()?)? {
                 if !take(field_of(Cow::Borrowed(field), Cow::Borrowed(value), None)) {
@@ -173,6 +150,27 @@ pub fn parts(
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// The oldest encodings: a count, and as many elements one by one.
+fn counted(
+    input: &mut Cursor<'_>,
+    kind: u8,
+    take: &mut dyn FnMut(Part<'_>) -> bool,
+) -> Result<(), BadValue> {
+    for _ in 0..input.count()? {
+        let first = input.string()?;
+        let part = match kind {
+            value_type::ZSET => Part::Scored(first, input.double_text()?),
+            value_type::ZSET_2 => Part::Scored(first, input.f64_le()?),
+            value_type::HASH => field_of(first, input.string()?, None),
+            _ => Part::Member(first),
+        };
+        if !take(part) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn field_of<'a>(field: Cow<'a, [u8]>, value: Cow<'a, [u8]>, expiry: Option<i64>) -> Part<'a> {
