@@ -29,9 +29,10 @@ impl fmt::Debug for Promoted {
 }
 
 impl Promoted {
-    /// Is this the server, and has it an id of its own now?
+    /// Is this the server, and has it an id of its own now? One that has restarted since from an older RDB has left the same history
+    /// at another point.
     fn is(&self, facts: &Facts) -> bool {
-        let left = facts.replid2.map(|(id, _)| id) == Some(self.history);
+        let left = facts.replid2 == Some((self.history, self.end.boundary.offset));
         left && facts.replid.is_some_and(|id| id != self.history)
     }
 }

@@ -19,7 +19,7 @@
 //! | a replica of another server | – | – | leave it, and capture it as it is |
 
 pub use crate::archive::Tip;
-use crate::wire::position::{Offset, Position, ReplId};
+use crate::wire::position::{Offset, ReplId};
 
 /// What a Redis that booted as our replica says with `PSYNC`, or else of what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +34,8 @@ impl Claim {
     /// If a full sync broke off before it was loaded, a Redis asks for everything, and still has what it was given before. Then its
     /// `INFO` tells where that stands.
     #[must_use]
-    pub fn or_held(said: Option<Self>, keys: u64, at: Option<Position>) -> Option<Self> {
-        let held = at.filter(|_| keys > 0).map(|at| Self {
-            id: at.history,
-            offset: at.offset,
-        });
-        said.or(held)
+    pub fn or_held(said: Option<Self>, keys: u64, held: Option<Self>) -> Option<Self> {
+        said.or(held.filter(|_| keys > 0))
     }
 }
 
@@ -162,6 +158,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::wire::position::Position;
 
     fn id(n: u8) -> ReplId {
         ReplId::from_random([n; 20])
@@ -238,16 +235,10 @@ mod tests {
     #[test]
     fn a_replica_that_asks_for_everything_is_judged_by_what_it_holds() {
         let tip = tip();
-        let at = |history, offset| {
-            Some(Position {
-                history: id(history),
-                offset: Offset(offset),
-            })
-        };
-        assert_eq!(Claim::or_held(claim(3, 7), 5, at(3, 9)), claim(3, 7));
-        assert_eq!(Claim::or_held(None, 0, at(3, 9)), None);
+        assert_eq!(Claim::or_held(claim(3, 7), 5, claim(3, 9)), claim(3, 7));
+        assert_eq!(Claim::or_held(None, 0, claim(3, 9)), None);
         for (history, offset, serve) in [(3, 300, true), (3, 301, false), (9, 1, false)] {
-            let held = Claim::or_held(None, 5, at(history, offset));
+            let held = Claim::or_held(None, 5, claim(history, offset));
             let replica = replica(5, held, None, false, Some(&tip));
             assert_eq!(replica == Replica::Serve, serve, "{history} {offset}");
         }

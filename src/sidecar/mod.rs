@@ -430,14 +430,22 @@ impl Sidecar {
             return Ok(());
         };
         let key = |id| aliases.key(id);
-        let said = waiting.claim().map(|(id, offset)| Claim {
-            id: key(id),
-            offset,
-        });
+        let tip = found.as_ref().map(|(_, tip)| tip);
+        // The id of a server that was set back stands for two histories. What is stored of either is no data of its own.
+        let claim = |(id, offset)| {
+            let is_stored = tip
+                .and_then(|tip| tip.knows(id))
+                .is_some_and(|end| offset <= end);
+            let id = if is_stored { id } else { key(id) };
+            Claim { id, offset }
+        };
         // It was asked before it knocked; between the two it may have been given data.
-        let now = control.facts().await?.named(key);
+        let now = control.facts().await?;
         let keys = now.total_keys();
-        let claim = Claim::or_held(said, keys, now.position());
+        let said = waiting.claim().map(claim);
+        let held = now.replid.zip(now.offset).map(claim);
+        let claim = Claim::or_held(said, keys, held);
+        let now = now.named(key);
         tracing::debug!(
             keys,
             ?said,
@@ -448,7 +456,6 @@ impl Sidecar {
         let is_ours = claim.is_some_and(|claim| Some(claim.id) == self.forked);
         let keys = if is_ours { 0 } else { keys };
         let before = Before::of(&now);
-        let tip = found.as_ref().map(|(_, tip)| tip);
         let given_up = self.is_given_up(&now, claim, tip);
         let replica = decision::replica(keys, claim, now.replid2, given_up, tip);
         let with = |(catalog, tip)| Found {
