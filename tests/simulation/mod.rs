@@ -19,6 +19,7 @@
     clippy::unwrap_used
 )]
 
+mod counts;
 mod director;
 mod failures;
 mod model;
@@ -43,8 +44,9 @@ use std::thread;
 use tokio::time::Instant;
 
 use crate::runtime::simulated;
+use counts::Counts;
 use net::Connection;
-use oracle::{Counts, Oracle};
+use oracle::Oracle;
 use redis::Node;
 use store::Objects;
 use truth::Truth;
@@ -358,6 +360,7 @@ fn seeds_of_pods_hold() {
             ("overridden claims", total.overridden, 1),
             ("sidecars that yielded", total.yielded, 1),
             ("sidecars that were superseded", total.superseded, 5),
+            ("servers that were suddenly tiny", total.tiny, 3),
             ("decisions", total.decided, 5),
             ("latest histories", total.latest, 100),
         ],

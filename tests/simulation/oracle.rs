@@ -5,6 +5,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 
+use super::counts::Counts;
 use super::model::Model;
 use super::redis::Node;
 use super::{Sim, fail, note};
@@ -59,8 +60,8 @@ pub(crate) struct Oracle {
     pub(crate) counts: Counts,
     /// Which history goes on from which.
     pub(crate) successors: BTreeMap<ReplId, ReplId>,
-    /// Who has claimed a history last.
-    claims: BTreeMap<ReplId, (u64, String)>,
+    /// The last claim on a history.
+    claims: BTreeMap<ReplId, Claimed>,
     /// What stands under a key of the program's own: what happened to a server that was set back.
     lines: BTreeMap<ReplId, ReplId>,
     /// The same, recorded before the history is there.
@@ -71,12 +72,21 @@ pub(crate) struct Oracle {
     pub(crate) told: BTreeMap<ReplId, u64>,
     /// What an operator, or something that counts as one, has given up.
     pub(crate) given_up: BTreeSet<ReplId>,
-    /// The last of that.
-    last_confirmed: Option<(ReplId, u64)>,
-    /// Which process has ever claimed a history.
-    pub(crate) claimants: BTreeSet<(ReplId, String)>,
+    /// The last that was confirmed.
+    pub(crate) last_confirmed: Option<(ReplId, u64)>,
+    /// Which process has ever claimed a history, and as the how many-th object its last claim was created.
+    pub(crate) claimants: BTreeMap<(ReplId, String), u64>,
     /// The line that a process was given its last full sync of.
     pub(crate) synced: BTreeMap<String, ReplId>,
+}
+
+/// A claim on a history, as it was created.
+#[derive(Debug)]
+struct Claimed {
+    doc: ClaimDoc,
+    /// Who created it.
+    process: String,
+    at_ms: i64,
 }
 
 /// A server, when it was asked for its facts, and what could have been gone on from then.
@@ -86,114 +96,6 @@ struct Asked {
     offset: u64,
     backlog_first: u64,
     stored: Option<(ReplId, u64)>,
-}
-
-/// How much was seen, so that a simulation that simulates nothing shows.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) acknowledgements: u64,
-    /// Of what is not stored, as it is idle traffic alone.
-    pub(crate) idle_acknowledgements: u64,
-    /// Snapshots that a server counted a replica for before they were stored.
-    pub(crate) counted_early: u64,
-    pub(crate) segments: u64,
-    pub(crate) bases: u64,
-    pub(crate) consolidated: u64,
-    pub(crate) seals: u64,
-    pub(crate) histories: u64,
-    pub(crate) full_syncs: u64,
-    pub(crate) partial_syncs: u64,
-    pub(crate) taken: u64,
-    pub(crate) restores: u64,
-    pub(crate) kills: u64,
-    pub(crate) takeovers: u64,
-    /// Of those who take over, for another one.
-    pub(crate) waits: u64,
-    pub(crate) overridden: u64,
-    /// Servers that were restored and promoted, and another one goes on.
-    pub(crate) in_vain: u64,
-    pub(crate) shutdowns: u64,
-    pub(crate) spooled: u64,
-    /// Restarts from an RDB file that others may have begun with too.
-    pub(crate) crashes: u64,
-    /// Snapshots of a machine's memory that were gone back to.
-    pub(crate) set_back: u64,
-    /// Histories under a key of the program's own.
-    pub(crate) own_keys: u64,
-    /// The latest was there to be told, and right.
-    pub(crate) latest: u64,
-    /// Clocks that were set, wrong or right.
-    pub(crate) jumps: u64,
-    /// Segments that say that a clock went back.
-    pub(crate) clock_back: u64,
-    /// Times that led to what was there then.
-    pub(crate) times: u64,
-    /// Times that a clock went back over.
-    pub(crate) times_refused: u64,
-    /// Servers that a sidecar has restored and opened.
-    pub(crate) restored: u64,
-    /// Servers that a sidecar has opened as they were.
-    pub(crate) kept: u64,
-    /// Stores that a sidecar has begun, with an empty history.
-    pub(crate) begun: u64,
-    /// Restarts from the same RDB file as before.
-    pub(crate) twofold: u64,
-    /// Sidecars that ended as another one has restored its server.
-    pub(crate) yielded: u64,
-    /// Sidecars that ended as their server's history goes on in another.
-    pub(crate) superseded: u64,
-    /// Servers that did not hold what they were given, and were not opened.
-    pub(crate) unproved: u64,
-    /// Servers that came up with something of their own, and enough of it.
-    pub(crate) replaced: u64,
-    /// Servers that an operator had to decide about.
-    pub(crate) decided: u64,
-}
-
-impl Counts {
-    pub(crate) fn add(&mut self, other: &Self) {
-        let pairs = [
-            (&mut self.acknowledgements, other.acknowledgements),
-            (&mut self.idle_acknowledgements, other.idle_acknowledgements),
-            (&mut self.counted_early, other.counted_early),
-            (&mut self.segments, other.segments),
-            (&mut self.bases, other.bases),
-            (&mut self.consolidated, other.consolidated),
-            (&mut self.seals, other.seals),
-            (&mut self.histories, other.histories),
-            (&mut self.full_syncs, other.full_syncs),
-            (&mut self.partial_syncs, other.partial_syncs),
-            (&mut self.taken, other.taken),
-            (&mut self.restores, other.restores),
-            (&mut self.kills, other.kills),
-            (&mut self.takeovers, other.takeovers),
-            (&mut self.waits, other.waits),
-            (&mut self.overridden, other.overridden),
-            (&mut self.in_vain, other.in_vain),
-            (&mut self.shutdowns, other.shutdowns),
-            (&mut self.spooled, other.spooled),
-            (&mut self.crashes, other.crashes),
-            (&mut self.set_back, other.set_back),
-            (&mut self.own_keys, other.own_keys),
-            (&mut self.latest, other.latest),
-            (&mut self.jumps, other.jumps),
-            (&mut self.clock_back, other.clock_back),
-            (&mut self.times, other.times),
-            (&mut self.times_refused, other.times_refused),
-            (&mut self.restored, other.restored),
-            (&mut self.kept, other.kept),
-            (&mut self.begun, other.begun),
-            (&mut self.twofold, other.twofold),
-            (&mut self.yielded, other.yielded),
-            (&mut self.superseded, other.superseded),
-            (&mut self.unproved, other.unproved),
-            (&mut self.replaced, other.replaced),
-            (&mut self.decided, other.decided),
-        ];
-        for (mine, theirs) in pairs {
-            *mine += theirs;
-        }
-    }
 }
 
 impl Asked {
@@ -448,9 +350,9 @@ impl Sim {
             Name::BaseManifest(at) => self.check_base(at.history, at.offset.0, body),
             Name::BaseVerdict(_) => Ok(()),
             Name::Claim { history, number } => {
-                self.check_claim(history, number, body)?;
+                self.check_claim(history, number, body, writer)?;
                 let claimant = (history, writer.to_owned());
-                self.oracle.claimants.insert(claimant);
+                self.oracle.claimants.insert(claimant, self.created);
                 Ok(())
             }
             Name::Successor(history) => self.check_successor(history, body, writer),
@@ -463,18 +365,38 @@ impl Sim {
         }
     }
 
-    /// One after another.
-    fn check_claim(&mut self, history: ReplId, number: u64, body: &Bytes) -> Result<(), String> {
+    /// One after another, and in the place of another one's only when that has stood without a renewal for as long as it says.
+    fn check_claim(
+        &mut self,
+        history: ReplId,
+        number: u64,
+        body: &Bytes,
+        process: &str,
+    ) -> Result<(), String> {
         let doc: ClaimDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let before = self.oracle.claims.get(&history);
-        if (doc.history, doc.number) != (history, number)
-            || number != before.map_or(0, |(last, _)| *last) + 1
-        {
+        let last = before.map_or(0, |before| before.doc.number);
+        if (doc.history, doc.number) != (history, number) || number != last + 1 {
             return Err(format!("the last claim was {before:?}"));
         }
-        let overridden = before.is_some_and(|(_, writer)| *writer != doc.writer);
-        self.oracle.counts.overridden += u64::from(overridden);
-        self.oracle.claims.insert(history, (number, doc.writer));
+        let at_ms = self.now_ms();
+        if let Some(before) = before.filter(|before| before.doc.writer != doc.writer) {
+            self.oracle.counts.overridden += 1;
+            let (stands, stood) = (before.doc.stands_ms, at_ms - before.at_ms);
+            let is_own = doc.redis.is_some() && doc.redis == before.doc.redis;
+            if !is_own && stood < stands as i64 {
+                return Err(format!(
+                    "the claim before is that of {}, and stands for {stands} ms: {stood} ms are over",
+                    before.process
+                ));
+            }
+        }
+        let claimed = Claimed {
+            doc,
+            process: process.to_owned(),
+            at_ms,
+        };
+        self.oracle.claims.insert(history, claimed);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::director::{Consolidation, begin_consolidation, check_consolidation, clock};
+use super::model::text;
 use super::redis::{Loss, Node};
 use super::{failure, failures, net, note, replica, restoring, store, with};
 use crate::capture::SessionEnd;
@@ -30,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 const RESTORE_PATIENCE: Duration = Duration::from_secs(180);
 /// An operator looks after what waits for a decision once in so many steps.
 const OPERATOR: u64 = 6;
+
+/// Beside so many keys, and their bytes, a server with one is suddenly tiny.
+const MANY_KEYS: usize = 15;
 
 /// What may go wrong in a run.
 #[derive(Debug)]
@@ -162,10 +166,10 @@ struct Director {
 pub(crate) async fn direct() -> Result<(), String> {
     let mut director = Director::new();
     tokio::spawn(failures::ping());
-    director.boot();
+    director.boot(true);
     if director.troubles.two && once_in(3) {
         // Both find the store empty.
-        director.boot();
+        director.boot(true);
     }
     for _ in 0..between(20, 120) {
         director.step().await;
@@ -227,11 +231,11 @@ impl Director {
         node
     }
 
-    /// A new pod, whose server waits for its sidecar.
-    fn boot(&mut self) {
+    /// A new pod, whose server waits for its sidecar, or comes up as an empty master.
+    fn boot(&mut self, waits: bool) {
         self.started += 1;
         let group = format!("pod{}", self.started);
-        note(|| format!("{group} boots"));
+        note(|| format!("{group} boots, and its server waits: {waits}"));
         let mut node = self.fresh(&group);
         if self.troubles.losses && !self.calm && once_in(6) {
             node.loses = Some(pick(&[Loss::Evicts, Loss::Refuses, Loss::Forgets]));
@@ -242,7 +246,9 @@ impl Director {
             sim.routes.insert(group.clone(), at);
             at
         });
-        replica::begin(node);
+        if waits {
+            replica::begin(node);
+        }
         self.pods.push(Pod {
             group,
             node,
@@ -298,14 +304,14 @@ impl Director {
                 self.restart_server(1);
             }
             21 => self.save(pod),
-            22 => with(|sim| sim.clients(node, 40)),
+            22 => with(|sim| sim.clients(node, pick(&[40, 200]))),
             23 if self.troubles.pods => {
                 self.delete(pod);
                 if self.pods.is_empty() {
-                    self.boot();
+                    self.boot(true);
                 }
             }
-            24 if self.troubles.two && self.pods.len() < 2 => self.boot(),
+            24 if self.troubles.two && self.pods.len() < 2 => self.boot(true),
             25 if self.troubles.files && self.troubles.restarts => match self.pods[pod].saved {
                 Some(_) => {
                     let waits = once_in(2);
@@ -383,12 +389,12 @@ impl Director {
         let waits = !(unguarded && once_in(3));
         let node = self.fresh(&self.pods[pod].group);
         let new = self.come_back(pod, node, waits);
-        if !waits && once_in(2) {
-            // A client is there at once. With more than that it would not be suddenly tiny.
+        // A client is there at once. With more than one key it might not be suddenly tiny.
+        if !waits && once_in(2) && with(|sim| sim.latest_keys() > MANY_KEYS) {
+            let unit = vec![text("SET"), text("s0"), text("x")];
             with(|sim| {
-                if sim.latest_keys() > 15 {
-                    sim.clients(new, 1);
-                }
+                sim.write(new, 0, &[unit]);
+                sim.oracle.counts.tiny += 1;
             });
         }
     }
@@ -650,12 +656,13 @@ impl Director {
         }
     }
 
-    /// All pods are gone, and a new one has everything that was confirmed. (What it has is looked at when it is opened.)
+    /// All pods are gone, and a new one has everything that was confirmed. (What it has is looked at when it is opened.) Nobody
+    /// writes to it before: if it comes up as an empty master, that must not stay as it is.
     async fn replace_all(&mut self) -> Result<(), String> {
         while !self.pods.is_empty() {
             self.delete(0);
         }
-        self.boot();
+        self.boot(!once_in(3));
         let node = self.pods[0].node;
         let began = Instant::now();
         while with(|sim| !sim.nodes[node].is_restored) {

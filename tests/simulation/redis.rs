@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) cached: bool,
     /// A sidecar has given it all that it has.
     pub(crate) given: bool,
+    /// How many objects there were in the store when it was last given something.
+    pub(crate) fed: u64,
     /// What it does to data for which it has no room.
     pub(crate) loses: Option<Loss>,
     pub(crate) lost: Option<(u32, Text)>,
@@ -107,6 +109,7 @@ impl Node {
             master_link: None,
             cached: false,
             given: false,
+            fed: 0,
             loses: None,
             lost: None,
             refused: 0,

@@ -142,6 +142,8 @@ async fn replicate(wire: Wire, node: usize, number: u64) -> Result<(), String> {
         send(&mut writer, b"\n").await?;
     }
     of(node, number, |server| server.load(id, offset, model))?;
+    let created = || with(|sim| sim.created);
+    let mut fed = created();
     with(|sim| sim.nodes[node].line = sim.oracle.line(id));
     let mut next = Instant::now();
     let mut heard = deadline();
@@ -150,6 +152,7 @@ async fn replicate(wire: Wire, node: usize, number: u64) -> Result<(), String> {
             let _ = inbox.split_to(length);
             let now = with(|sim| sim.now_ms());
             let asked = argv.get(1).is_some_and(|word| &word[..] == b"GETACK");
+            fed = created();
             of(node, number, |server| {
                 server.apply(&mut db, &argv, now);
                 server.received(length as u64);
@@ -158,7 +161,10 @@ async fn replicate(wire: Wire, node: usize, number: u64) -> Result<(), String> {
                 next = Instant::now();
             }
         }
-        let at = of(node, number, |server| server.offset)?;
+        let at = of(node, number, |server| {
+            server.fed = fed;
+            server.offset
+        })?;
         if Instant::now() >= next {
             send(&mut writer, &command(&["REPLCONF", "ACK", &at.to_string()])).await?;
             next = Instant::now() + Duration::from_millis(between(500, 1500));
@@ -292,8 +298,12 @@ impl Sim {
                 self.oracle.end(key)
             ));
         }
-        if !self.oracle.claimants.contains(&(key, process.to_owned())) {
-            return Err(format!("it has never claimed {key}"));
+        let claimed = self.oracle.claimants.get(&(key, process.to_owned()));
+        let claimed = claimed.ok_or_else(|| format!("it has never claimed {key}"))?;
+        if *claimed <= node.fed {
+            return Err(format!(
+                "it has not looked at the claims on {key} again since it was given everything"
+            ));
         }
         for (line, confirmed) in &self.oracle.confirmed {
             if !self.has(node.line, offset, *line, *confirmed) {
@@ -328,11 +338,11 @@ impl Sim {
         self.oracle.told.get(&line) >= Some(&offset)
     }
 
-    /// How many keys the store has at most, as far as clients were told of it.
+    /// How many keys there were when a client was last told that what it wrote is stored.
     pub(crate) fn latest_keys(&self) -> usize {
-        let states = self.oracle.confirmed.iter();
-        let keys = states.filter_map(|(line, at)| Some(self.truth.state_upto(*line, *at)?.keys()));
-        keys.min().unwrap_or(0)
+        let last = self.oracle.last_confirmed;
+        let last = last.and_then(|(line, at)| self.truth.state_upto(line, at));
+        last.map_or(0, Model::keys)
     }
 
     /// A client was told that all up to here is stored. Does it count, or was it given up before?
