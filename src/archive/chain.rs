@@ -1,16 +1,13 @@
 //! Follows a log: which of the listed segments are part of it, and where it ends.
 //!
-//! The header of each segment says where the next one begins, so the log is a chain. Not every listed segment is part
-//! of it. A writer has up to [`PARALLEL_UPLOADS`] uploads at the same time. If it dies, the segments after the first
-//! missing one are **strays**. The next writer fills the gap, and cuts its segments at other places, past the strays:
+//! The header of each segment says where the next one begins, so the log is a chain:
 //!
 //! ```text
-//!   1─────100 101────────250 251─────400      the log
-//!                    201───300 301─350        strays of a writer that died with 101‥200 in flight
+//!   1─────100 101────────250 251─────400
 //! ```
 //!
-//! Where a chain is entered in its middle, we look back to tell strays from the log. Of all runs of segments that
-//! follow one another, strays make short ones (fewer than [`PARALLEL_UPLOADS`]), and the log makes a long one.
+//! A writer stores one segment after the other. If it dies, it leaves none beyond a gap. So a segment beyond a gap that
+//! no base and no bridge explains means that something was lost.
 
 pub(crate) mod window;
 
@@ -21,14 +18,13 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::chain::window::{Item, Window};
 use super::kept::IN_FLIGHT;
-use super::log::{PARALLEL_UPLOADS, log_name};
+use super::log::log_name;
 use super::{Archive, ArchiveError, Catalog, History};
 use crate::log::segment::{Entry, SealHeader, SegmentHeader};
 use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
 
-/// How many segments before the wanted one are looked at, at first: enough for the log to make the longest run among the strays of
-/// three writers that died one right after the other.
-pub(super) const LOOK_BACK: usize = 4 * PARALLEL_UPLOADS;
+/// How many segments before the wanted one are looked at, at first. Mostly the last boundary and the last time mark are in them.
+pub(super) const LOOK_BACK: usize = 4;
 
 /// Where a log ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +70,7 @@ pub enum ChainItem {
 pub enum ChainEnd {
     /// The log ends after this offset.
     Log(Offset),
-    /// The byte after `at` is missing, though the log has a segment that begins at byte `next`: a gap, or strays of a
-    /// writer that died.
+    /// The byte after `at` is missing, though the log has a segment that begins at byte `next`.
     Gap {
         /// The last byte before the gap.
         at: Offset,
@@ -115,7 +110,6 @@ impl Archive {
 
     async fn end_of(&self, catalog: &Catalog, found: &History) -> Result<LogEnd, ArchiveError> {
         let history = found.doc.id;
-        let starts = starts(found);
         let implied = implied(catalog, found);
         let is_all = found.begins_safely();
         let mut log = found.log.clone();
@@ -123,7 +117,7 @@ impl Archive {
         let mut look_back = LOOK_BACK;
         loop {
             let window = self
-                .window(history, &log, is_all, &starts, log.len(), look_back)
+                .window(history, &log, is_all, log.len(), look_back)
                 .await?;
             let walked = walk_to_end(found, &window, implied)?;
             let mut unlisted = Vec::new();
@@ -138,7 +132,7 @@ impl Archive {
                 continue;
             }
             // The log continues, but not from there, and no base is between: an object was lost.
-            if window.goes_on_beyond(walked.end) {
+            if window.lists_beyond(walked.end.next_byte()) {
                 let object = log_name(history, walked.end.next_byte());
                 return Err(ArchiveError::Missing { object });
             }
@@ -203,7 +197,7 @@ impl Archive {
         stream::once(begin).try_flatten().fuse().boxed()
     }
 
-    /// The chain through `log` from the segment whose first byte is `next`. Headers are read ahead; strays are skipped.
+    /// The chain through `log` from the segment whose first byte is `next`. Headers are read ahead.
     fn follow(
         &self,
         history: ReplId,
@@ -254,9 +248,9 @@ impl Archive {
         let wanted = after.next_byte();
         let upto = start.log.partition_point(|first| *first <= wanted);
         let window = self
-            .window(history, &start.log, true, &start.starts, upto, LOOK_BACK)
+            .window(history, &start.log, true, upto, LOOK_BACK)
             .await?;
-        let found = window.holding(wanted, start.starts.contains(&wanted))?;
+        let found = window.holding(wanted)?;
         if let Some((index, item)) = found.and_then(|index| Some((index, window.get(index)?))) {
             return Ok(First::Index {
                 index: window.in_list(index),
@@ -267,7 +261,7 @@ impl Archive {
             return Ok(First::End(ChainEnd::Sealed(seal.clone())));
         }
         let before = window.next_before(wanted);
-        let before = before.or(start.starts.iter().min().copied());
+        let before = before.or(start.begins);
         let next = match before {
             Some(next) => self.unlisted_holding(history, next, wanted).await?,
             None => wanted,
@@ -303,7 +297,6 @@ impl Archive {
         history: ReplId,
         log: &[u64],
         is_all: bool,
-        starts: &[u64],
         upto: usize,
         look_back: usize,
     ) -> Result<Window, ArchiveError> {
@@ -314,7 +307,7 @@ impl Archive {
             .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
-        Ok(Window::new(offset, is_all, items, starts))
+        Ok(Window::new(offset, is_all, items))
     }
 
     /// A listed object. If only this object is wrong, that matters only if it turns out to be part of the chain.
@@ -380,7 +373,8 @@ impl Follower {
                 },
             };
             if item.first < self.next {
-                continue; // a stray
+                // The list begins before the point where the chain is entered.
+                continue;
             }
             if item.first > self.next
                 && let Some(unlisted) = self.archive.unlisted(self.history, self.next).await?
@@ -396,7 +390,8 @@ impl Follower {
 /// What [`Archive::chain`] keeps of the catalog.
 struct Start {
     log: Vec<u64>,
-    starts: Vec<u64>,
+    /// The first byte that can be in it.
+    begins: Option<u64>,
     implied: Offset,
 }
 
@@ -404,7 +399,7 @@ impl Start {
     fn of(catalog: &Catalog, found: &History) -> Self {
         Self {
             log: found.log.clone(),
-            starts: starts(found),
+            begins: begins(found),
             implied: implied(catalog, found),
         }
     }
@@ -423,8 +418,6 @@ enum First {
 struct Anchor {
     offset: Offset,
     db: u32,
-    /// After a gap, a writer begins its first segment there.
-    is_start: bool,
 }
 
 /// Those from which on the log is listed.
@@ -433,12 +426,10 @@ fn anchors(history: &History) -> impl Iterator<Item = Anchor> + '_ {
     let parent = history.doc.parent.iter().map(|parent| Anchor {
         offset: parent.offset,
         db: parent.db,
-        is_start: true,
     });
     let bases = history.bases.iter().map(|base| Anchor {
         offset: base.offset,
         db: base.db,
-        is_start: base.kind == super::BaseKind::Sync,
     });
     let all = parent.chain(bases);
     all.filter(move |anchor| anchor.offset.next_byte() >= from)
@@ -466,12 +457,10 @@ fn left(catalog: &Catalog, history: ReplId) -> Offset {
     left.map(|parent| parent.offset).max().unwrap_or_default()
 }
 
-/// The bytes right after those anchors.
-fn starts(history: &History) -> Vec<u64> {
-    anchors(history)
-        .filter(|anchor| anchor.is_start)
-        .map(|anchor| anchor.offset.next_byte())
-        .collect()
+/// The byte right after the first of those anchors.
+fn begins(history: &History) -> Option<u64> {
+    let first = anchors(history).map(|anchor| anchor.offset).min();
+    first.map(Offset::next_byte)
 }
 
 /// A walk along a log up to its end.
@@ -502,9 +491,8 @@ fn walk_to_end(
     }
     let first = anchors.iter().min_by_key(|anchor| anchor.offset);
     let (began, mut entry) = match first {
-        Some(anchor) if window.is_whole() => (Some(anchor.offset), Enter::at(anchor)),
-        _ if window.is_whole() => (window.start(), Enter::Exactly),
-        _ => (window.main_run_start(), Enter::Exactly),
+        Some(anchor) if window.is_whole() => (Some(anchor.offset), Enter::Within),
+        _ => (window.start(), Enter::Exactly),
     };
     let mut walked = Walked {
         began,
@@ -518,7 +506,7 @@ fn walk_to_end(
         let wanted = at.next_byte();
         let index = match entry {
             Enter::Exactly => window.index_of(wanted),
-            Enter::Within { strict } => window.holding(wanted, strict)?,
+            Enter::Within => window.holding(wanted)?,
         };
         entry = Enter::Exactly;
         match index
@@ -544,7 +532,7 @@ fn walk_to_end(
                 walked.crossed = true;
                 walked.gap.get_or_insert(at);
                 at = anchor.offset;
-                entry = Enter::at(anchor);
+                entry = Enter::Within;
             }
         }
     }
@@ -557,15 +545,7 @@ enum Enter {
     /// It begins with the next byte.
     Exactly,
     /// It holds the next byte ([`Window::holding`]).
-    Within { strict: bool },
-}
-
-impl Enter {
-    fn at(anchor: &Anchor) -> Self {
-        Self::Within {
-            strict: anchor.is_start,
-        }
-    }
+    Within,
 }
 
 impl Walked {

@@ -14,11 +14,6 @@ use crate::log::segment::{
 use crate::store::StoreError;
 use crate::wire::position::{Offset, ReplId};
 
-/// How many uploads of segments a writer may have at once. Readers rely on it. With one, a writer that dies leaves no
-/// segment beyond a gap, so a segment there means that something was lost. With more, all but one could be **strays**,
-/// and readers would have to tell them from the log.
-pub const PARALLEL_UPLOADS: usize = 1;
-
 /// Bytes of an object that are fetched to read its header: few have longer ones.
 const HEADER_READ: usize = 8 << 10;
 

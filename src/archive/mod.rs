@@ -52,7 +52,7 @@ pub use documents::{
     HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use empty_start::begins_at;
-pub use log::{AppendError, PARALLEL_UPLOADS};
+pub use log::AppendError;
 pub use names::Name;
 pub use outline::Extent;
 pub use owner::SidecarDoc;

@@ -15,7 +15,7 @@ use super::{Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, P
 use crate::store::Listing;
 use crate::wire::position::{Offset, Position, ReplId};
 
-/// Objects of the log before the one that is looked for, which tell it from strays ([`super::chain`]).
+/// Objects of the log before the one that is looked for, which are read with it ([`super::chain`]).
 const BEFORE: usize = super::chain::LOOK_BACK;
 
 /// So many bytes of log before a base are listed with what comes after it. A base may stand within a segment, or behind the end of

@@ -421,7 +421,7 @@ impl Planner<'_> {
         let log_ended = walk.span == 0
             && match walk.stopped {
                 Some(ChainEnd::Log(_) | ChainEnd::Sealed(_)) => true,
-                // Segments beyond a gap may be strays of a writer that died. Then the log ends here.
+                // A base may stand beyond a gap that nothing bridges yet. Then the log ends here.
                 Some(ChainEnd::Gap { .. } | ChainEnd::SteppedOver { .. }) => {
                     tip.is_some_and(|tip| tip.stored <= walk.reached)
                 }

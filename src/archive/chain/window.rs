@@ -1,13 +1,8 @@
-//! A part of a log's list with its headers, and which of these segments belong to the log. ([`super`] says why not all
-//! do.)
+//! A part of a log's list with its headers.
 
 use crate::archive::ArchiveError;
-use crate::archive::log::PARALLEL_UPLOADS;
 use crate::log::segment::{Entry, SealHeader};
 use crate::wire::position::Offset;
-
-/// A run of this many segments that follow one another is certainly part of the log. Strays make shorter ones.
-const SURE: usize = PARALLEL_UPLOADS;
 
 /// Some neighbours of a log's list, up to the first seal.
 pub(crate) struct Window {
@@ -16,9 +11,6 @@ pub(crate) struct Window {
     /// Nothing of the log lies before the list.
     is_all_listed: bool,
     items: Vec<Item>,
-    /// For each item, the length of the longest run that ends with it; at least [`SURE`] if it certainly belongs to the
-    /// log.
-    lengths: Vec<usize>,
 }
 
 /// A listed object of the log.
@@ -52,63 +44,17 @@ impl Item {
 }
 
 impl Window {
-    /// `items`, ascending, are those of the list from index `offset` on. `starts` are the bytes at which a writer begins a
-    /// segment after a gap: those after a full sync, and after the point where the history left its parent.
-    pub(crate) fn new(
-        offset: usize,
-        is_all_listed: bool,
-        mut items: Vec<Item>,
-        starts: &[u64],
-    ) -> Self {
-        // A seal is created at the end of the log, so it is never a stray, and nothing after it counts.
+    /// `items`, ascending, are those of the list from index `offset` on.
+    pub(crate) fn new(offset: usize, is_all_listed: bool, mut items: Vec<Item>) -> Self {
+        // A seal is created at the end of the log, and nothing after it counts.
         if let Some(seal) = items.iter().position(Item::is_seal) {
             items.truncate(seal.saturating_add(1));
         }
-        let mut window = Self {
+        Self {
             offset,
             is_all_listed,
-            lengths: vec![1; items.len()],
             items,
-        };
-        for index in 0..window.items.len() {
-            window.measure(index, starts);
         }
-        window
-    }
-
-    /// Settles the run length of an item, whose predecessors are settled, and passes it on to its successor.
-    fn measure(&mut self, index: usize, starts: &[u64]) {
-        let Some(item) = self.items.get(index) else {
-            return;
-        };
-        let mut length = self.length(index);
-        // A full sync in the middle of an unbroken log begins nothing.
-        if starts.contains(&item.first) && !self.surely_covered(index) {
-            length = length.max(SURE);
-        }
-        let successor = item.next().and_then(|next| self.index_of(next));
-        if let Some(own) = self.lengths.get_mut(index) {
-            *own = length;
-        }
-        if let Some(after) = successor.and_then(|index| self.lengths.get_mut(index)) {
-            *after = length.saturating_add(1).max(*after);
-        }
-    }
-
-    fn surely_covered(&self, index: usize) -> bool {
-        let first = self.first_byte(index);
-        let before = self.items.iter().zip(&self.lengths).take(index);
-        before
-            .into_iter()
-            .any(|(item, length)| *length >= SURE && item.holds(first))
-    }
-
-    fn length(&self, index: usize) -> usize {
-        self.lengths.get(index).copied().unwrap_or(0)
-    }
-
-    fn first_byte(&self, index: usize) -> u64 {
-        self.items.get(index).map_or(0, |item| item.first)
     }
 
     /// Does it begin with the log, or with the base from which on it was listed?
@@ -138,17 +84,15 @@ impl Window {
             .ok()
     }
 
-    /// The segment of the log that holds byte `wanted`, or a seal there. At a start (`strict`), only a sure one: before
-    /// the writer after a gap has stored its first segment, only strays could hold it.
-    pub(crate) fn holding(&self, wanted: u64, strict: bool) -> Result<Option<usize>, ArchiveError> {
-        let found = self.longest(|item| item.holds(wanted));
-        if let Some(index) = found {
-            let counts = !strict || self.length(index) >= SURE;
-            return Ok(counts.then_some(index));
-        }
-        // A link that cannot be read may be the one that held it.
-        let before = self.longest(|item| item.first < wanted);
-        match before.and_then(|index| self.items.get(index)) {
+    /// The segment of the log that holds byte `wanted`, or a seal there.
+    pub(crate) fn holding(&self, wanted: u64) -> Result<Option<usize>, ArchiveError> {
+        let upto = self.items.partition_point(|item| item.first <= wanted);
+        let Some(index) = upto.checked_sub(1) else {
+            return Ok(None);
+        };
+        match self.items.get(index) {
+            Some(item) if item.holds(wanted) => Ok(Some(index)),
+            // A link that cannot be read may be the one that held it.
             Some(Item {
                 entry: Err(error), ..
             }) => Err(error.clone()),
@@ -158,8 +102,8 @@ impl Window {
 
     /// The byte after the last link before byte `wanted`.
     pub(crate) fn next_before(&self, wanted: u64) -> Option<u64> {
-        let before = self.longest(|item| item.first < wanted)?;
-        self.items.get(before)?.next()
+        let upto = self.items.partition_point(|item| item.first < wanted);
+        self.items.get(upto.checked_sub(1)?)?.next()
     }
 
     /// The seal of the log, if it is here.
@@ -168,13 +112,6 @@ impl Window {
             Ok(Entry::Seal(seal)) => Some(seal),
             _ => None,
         }
-    }
-
-    /// Is there something beyond `at` that no stray could be: a seal, or a run that is part of the log for sure?
-    pub(crate) fn goes_on_beyond(&self, at: Offset) -> bool {
-        let beyond = at.next_byte();
-        let mut rest = self.items.iter().zip(&self.lengths);
-        rest.any(|(item, length)| item.first > beyond && (item.is_seal() || *length >= SURE))
     }
 
     /// Does anything begin after this byte?
@@ -186,25 +123,5 @@ impl Window {
     pub(crate) fn start(&self) -> Option<Offset> {
         let first = self.items.first()?;
         Some(Offset::before_byte(first.first))
-    }
-
-    /// The offset before the longest run.
-    pub(crate) fn main_run_start(&self) -> Option<Offset> {
-        let mut index = self.longest(|_| true)?;
-        while let Some(before) = self.longest(|item| item.next() == Some(self.first_byte(index))) {
-            index = before;
-        }
-        Some(Offset::before_byte(self.first_byte(index)))
-    }
-
-    /// The item at the end of the longest run among those that `matches`. Of equal ones, the earliest.
-    fn longest(&self, matches: impl Fn(&Item) -> bool) -> Option<usize> {
-        let mut best = None;
-        for (index, (item, length)) in self.items.iter().zip(&self.lengths).enumerate() {
-            if matches(item) && best.is_none_or(|(most, _)| length > most) {
-                best = Some((length, index));
-            }
-        }
-        best.map(|(_, index)| index)
     }
 }
