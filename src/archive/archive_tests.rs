@@ -76,7 +76,7 @@ async fn a_store_without_an_archive_says_what_it_is(store: SharedStore) {
 async fn a_segment_comes_back(store: SharedStore) {
     let archive = archive(store).await;
     let (header, body) = segment(meta(1, 100, 3_000_000));
-    archive.append(&header, body).await.unwrap();
+    archive.put(&header, body).await.unwrap();
     let entry = archive.entry(id(1), 101).await.unwrap();
     assert_eq!(entry, Some(Entry::Segment(header.clone())));
     assert_eq!(archive.entry(id(1), 102).await.unwrap(), None);
@@ -94,7 +94,7 @@ async fn a_segment_comes_back(store: SharedStore) {
         })
         .collect();
     let (header, body) = segment(long);
-    archive.append(&header, body).await.unwrap();
+    archive.put(&header, body).await.unwrap();
     let entry = archive.entry(id(1), 3_000_001).await.unwrap();
     assert_eq!(entry, Some(Entry::Segment(header.clone())));
     let back = bytes_of(archive.read_segment(&header).await.unwrap())
@@ -106,11 +106,11 @@ async fn a_segment_comes_back(store: SharedStore) {
 async fn what_was_appended_before_is_success_and_other_bytes_are_not(store: SharedStore) {
     let archive = archive(store).await;
     let (header, body) = segment(meta(1, 0, 100));
-    archive.append(&header, body.clone()).await.unwrap();
-    archive.append(&header, body.clone()).await.unwrap();
+    archive.put(&header, body.clone()).await.unwrap();
+    archive.put(&header, body.clone()).await.unwrap();
 
     let (longer, longer_body) = segment(meta(1, 0, 200));
-    let Err(AppendError::Taken(winner)) = archive.append(&longer, longer_body).await else {
+    let Err(AppendError::Taken(winner)) = archive.put(&longer, longer_body).await else {
         panic!("must be taken");
     };
     assert_eq!(*winner, Entry::Segment(header.clone()));
@@ -120,7 +120,7 @@ async fn what_was_appended_before_is_success_and_other_bytes_are_not(store: Shar
     *other.last_mut().unwrap() ^= 1;
     replace(&archive, &log_name(1, 1), other).await;
     assert!(matches!(
-        archive.append(&header, body).await,
+        archive.put(&header, body).await,
         Err(AppendError::Taken(_))
     ));
 }
@@ -140,7 +140,7 @@ async fn of_an_append_and_a_seal_exactly_one_wins(store: SharedStore) {
         let (header, body) = segment(meta(n, 10, 20));
         let append = {
             let (archive, header) = (archive.clone(), header.clone());
-            tokio::spawn(async move { archive.append(&header, body).await })
+            tokio::spawn(async move { archive.put(&header, body).await })
         };
         let seal = {
             let archive = archive.clone();
@@ -182,7 +182,7 @@ async fn of_an_append_and_a_seal_exactly_one_wins(store: SharedStore) {
 async fn a_renamed_or_damaged_segment_is_a_typed_error(store: SharedStore) {
     let archive = archive(store).await;
     let (header, body) = segment(meta(1, 0, 100));
-    archive.append(&header, body.clone()).await.unwrap();
+    archive.put(&header, body.clone()).await.unwrap();
     let read = async || bytes_of(archive.read_segment(&header).await?).await;
 
     replace(&archive, &log_name(1, 200), body.clone()).await;
@@ -359,9 +359,9 @@ async fn a_lost_answer_is_success_at_the_next_try() {
     let archive = archive(store.shared()).await;
     let (header, body) = segment(meta(1, 0, 100));
     store.fail_creates(1, Fault::AnswerLost);
-    let error = archive.append(&header, body.clone()).await.unwrap_err();
+    let error = archive.put(&header, body.clone()).await.unwrap_err();
     assert!(error.is_transient());
-    archive.append(&header, body).await.unwrap();
+    archive.put(&header, body).await.unwrap();
     store.fail_creates(1, Fault::AnswerLost);
     archive
         .seal(id(1), Offset(100), "", "", NOW)

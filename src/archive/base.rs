@@ -171,7 +171,7 @@ impl BaseWriter {
                 crc64: self.crc.value(),
                 digest: BaseDigest::new(&self.digest, &digest),
             }),
-            Err(StoreError::AlreadyExists { name }) => {
+            Err(StoreError::AlreadyExists { name, .. }) => {
                 Err(ArchiveError::BaseExists { object: name })
             }
             Err(error) => Err(error.into()),

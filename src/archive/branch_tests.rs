@@ -58,7 +58,7 @@ async fn cut(archive: &Archive, raw: &Bytes, boundaries: &[(u64, u32)], size: us
             writer: "test".to_owned(),
         };
         let (header, body) = segment::encode(meta, &[Bytes::copy_from_slice(piece)], 1).unwrap();
-        archive.append(&header, body).await.unwrap();
+        archive.put(&header, body).await.unwrap();
         start = end;
     }
 }

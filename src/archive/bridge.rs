@@ -1,6 +1,6 @@
 //! Bridges over the gaps of a log, and its seal. With them the log stays one chain, and all of its writers meet in it.
 
-use super::{AppendError, Archive, ArchiveError, Catalog, Gap};
+use super::{AppendError, Archive, ArchiveError, Catalog, Fence, Gap, Name};
 use crate::log::segment::{self, Entry, SegmentMeta};
 use crate::store::StoreError;
 use crate::wire::position::{Offset, Position, ReplId};
@@ -60,7 +60,7 @@ impl Archive {
     /// seal.
     ///
     /// # Errors
-    /// [`AppendError::Taken`] when another writer was first.
+    /// [`AppendError::Taken`] or [`AppendError::Passed`] when another writer was first.
     pub async fn bridge(
         &self,
         history: ReplId,
@@ -80,7 +80,7 @@ impl Archive {
         };
         let (header, body) = segment::encode_gap(meta)
             .map_err(|error| ArchiveError::damaged("a gap's header", error.to_string()))?;
-        self.append(&header, body).await
+        self.append(&mut Fence::default(), &header, body).await
     }
 
     /// Bridges the gap before the end of a log, if nobody has bridged it. This is done before the log is sealed,
@@ -118,7 +118,7 @@ impl Archive {
                 return Ok(Some(end.end));
             };
             match self.bridge(history, &gap, writer).await {
-                Ok(()) | Err(AppendError::Taken(_)) => {}
+                Ok(()) | Err(AppendError::Taken(_) | AppendError::Passed { .. }) => {}
                 Err(AppendError::Archive(error)) => return Err(error),
             }
             self.refresh(catalog, history).await?;
@@ -165,17 +165,36 @@ impl Archive {
             offset: mut end,
         } = at;
         for _ in 0..SEAL_TRIES {
-            let entry = match self.seal(history, end, reason, writer, unix_ms).await {
+            let sealed = self.seal(history, end, reason, writer, unix_ms).await;
+            let passed = match sealed {
                 Ok(()) => return Ok(Position { offset: end, ..at }),
-                Err(AppendError::Taken(entry)) => *entry,
+                Err(AppendError::Taken(entry)) => match *entry {
+                    Entry::Seal(seal) => {
+                        let offset = seal.start;
+                        return Ok(Position { offset, ..at });
+                    }
+                    Entry::Segment(theirs) => {
+                        end = theirs.meta.end.max(end.plus(1));
+                        None
+                    }
+                },
+                // Whoever seals slept for long: it seals again, behind all that is there.
+                Err(AppendError::Passed { next }) => Some(next),
                 Err(AppendError::Archive(error)) => return Err(error.into()),
             };
-            let Entry::Segment(theirs) = entry else {
-                return Ok(Position { offset: end, ..at });
-            };
-            end = theirs.meta.end.max(end.plus(1));
             let stored = self.bridged_end(history, writer).await?;
-            end = stored.map_or(end, |stored| stored.max(end));
+            match (passed, stored) {
+                (_, Some(stored)) if stored > end => end = stored,
+                (None, _) => {}
+                (Some(first_byte), _) => {
+                    let object = Name::Log {
+                        history,
+                        first_byte,
+                    };
+                    let reason = "it is not known what it goes on from";
+                    return Err(ArchiveError::damaged(&object.to_string(), reason).into());
+                }
+            }
         }
         Err(SealError::StillWritten { history, at: end })
     }

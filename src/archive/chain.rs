@@ -8,11 +8,24 @@
 //!
 //! A writer stores one segment after the other. If it dies, it leaves none beyond a gap. So a segment beyond a gap that
 //! no base and no bridge explains means that something was lost.
+//!
+//! Not every listed object is part of it. A writer that slept while the log went on, and while expiry deleted its
+//! beginning, may have created an object under a deleted name before it found that out ([`super::fence`]). Such an
+//! object is **stale**. The last object of a log is never deleted, and nothing is deleted before what is before it. So
+//! what was not deleted is one chain that leads to the highest name, and every stale object is before it:
+//!
+//! ```text
+//!                     (101─────200 201─────300 were deleted)  301─────400 401─────450 seal      the log
+//!                      101──────────────────────────350                                         stale
+//! ```
+//!
+//! A segment that reaches into the next object is stale, and so is a seal with an object behind it.
 
 pub(crate) mod window;
 
 use std::collections::BTreeSet;
 
+use futures::future::ready;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
@@ -23,7 +36,8 @@ use super::{Archive, ArchiveError, Catalog, History};
 use crate::log::segment::{Entry, SealHeader, SegmentHeader};
 use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
 
-/// How many segments before the wanted one are looked at, at first. Mostly the last boundary and the last time mark are in them.
+/// How many segments before the wanted one are looked at, at first. Mostly the last boundary and the last time mark are
+/// in them.
 pub(super) const LOOK_BACK: usize = 4;
 
 /// Where a log ends.
@@ -206,12 +220,16 @@ impl Archive {
         implied: Offset,
     ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
         let archive = self.clone();
-        let headers = stream::iter(log)
-            .map(move |first| {
+        let aboves: Vec<Option<u64>> = log.iter().skip(1).copied().map(Some).collect();
+        let aboves = aboves.into_iter().chain([None]);
+        let headers = stream::iter(log.into_iter().zip(aboves))
+            .map(move |(first, above)| {
                 let archive = archive.clone();
-                async move { archive.listed(history, first).await }
+                async move { Ok::<_, ArchiveError>((archive.listed(history, first).await?, above)) }
             })
             .buffered(IN_FLIGHT)
+            .try_filter(|(item, above)| ready(!item.is_stale(*above)))
+            .map_ok(|(item, _)| item)
             .boxed();
         let follower = Follower {
             archive: self.clone(),
@@ -251,9 +269,9 @@ impl Archive {
             .window(history, &start.log, true, upto, LOOK_BACK)
             .await?;
         let found = window.holding(wanted)?;
-        if let Some((index, item)) = found.and_then(|index| Some((index, window.get(index)?))) {
+        if let Some(item) = found.and_then(|index| window.get(index)) {
             return Ok(First::Index {
-                index: window.in_list(index),
+                index: start.log.partition_point(|first| *first < item.first),
                 next: item.first,
             });
         }
@@ -307,7 +325,8 @@ impl Archive {
             .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
-        Ok(Window::new(offset, is_all, items))
+        let above = log.get(upto).copied();
+        Ok(Window::new(offset, is_all, items, above))
     }
 
     /// A listed object. If only this object is wrong, that matters only if it turns out to be part of the chain.
@@ -530,7 +549,9 @@ fn walk_to_end(
                     break;
                 };
                 walked.crossed = true;
-                walked.gap.get_or_insert(at);
+                // If the log leads to it, what is missing was deleted before it, and nobody stands on the other side.
+                let is_reached = window.holding(anchor.offset.0).is_ok_and(|it| it.is_some());
+                walked.gap = Some(walked.gap.unwrap_or(at)).filter(|_| !is_reached);
                 at = anchor.offset;
                 entry = Enter::Within;
             }

@@ -24,6 +24,8 @@ on_both_stores!(
     a_full_sync_in_an_unbroken_log_changes_nothing,
     a_consolidated_base_within_a_segment_is_followed_by_it,
     nothing_counts_beyond_a_seal,
+    what_was_created_under_a_deleted_name_is_no_part_of_the_log,
+    a_base_at_the_end_of_a_log_that_was_deleted_before_it_stands_beyond_no_gap,
     two_writers_make_one_log,
     a_command_longer_than_many_segments_leaves_the_boundary_behind,
     a_damaged_link_is_an_error,
@@ -228,7 +230,7 @@ async fn a_gap_before_the_end_is_told_until_somebody_bridges_it(store: SharedSto
     let end = archive.bridged_end(id(1), "next").await.unwrap();
     assert_eq!(end, Some(Offset(500)));
     let (header, body) = segment(meta(1, 200, 300));
-    let met = archive.append(&header, body).await.unwrap_err();
+    let met = archive.put(&header, body).await.unwrap_err();
     assert!(matches!(met, AppendError::Taken(_)), "{met}");
     let end = log_end(&archive).await.unwrap();
     assert_eq!((end.end, end.unbridged), (Offset(500), None));
@@ -246,7 +248,7 @@ async fn a_log_ends_with_its_last_segment(store: SharedStore) {
         db: 9,
     });
     let (header, body) = segment(open);
-    archive.append(&header, body).await.unwrap();
+    archive.put(&header, body).await.unwrap();
     let end = log_end(&archive).await.unwrap();
     assert_eq!(
         end,
@@ -333,9 +335,9 @@ async fn a_gap_is_bridged_or_stepped_over_by_a_base(store: SharedStore) {
     let mut bridge = meta(1, 300, 420);
     bridge.marks = Vec::new();
     let (header, body) = crate::log::segment::encode_gap(bridge).unwrap();
-    archive.append(&header, body).await.unwrap();
+    archive.put(&header, body).await.unwrap();
     let (late, body) = segment(meta(1, 300, 350));
-    match archive.append(&late, body).await {
+    match archive.put(&late, body).await {
         Err(AppendError::Taken(entry)) => {
             assert!(matches!(*entry, Entry::Segment(found) if found.is_gap()));
         }
@@ -408,9 +410,7 @@ async fn nothing_counts_beyond_a_seal(store: SharedStore) {
         .seal(id(1), Offset(300), "moved", "me", NOW)
         .await
         .unwrap();
-    log(&archive, 1, &[350, 400]).await;
     base(&archive, 1, 500).await;
-    log(&archive, 1, &[500, 600]).await;
     let end = log_end(&archive).await.unwrap();
     assert_eq!(end.end, Offset(300));
     let seal = end.sealed.unwrap();
@@ -428,9 +428,89 @@ async fn nothing_counts_beyond_a_seal(store: SharedStore) {
         );
     }
     assert!(matches!(
-        archive.append(&segment(meta(1, 300, 310)).0, "".into()).await,
+        archive.put(&segment(meta(1, 300, 310)).0, "".into()).await,
         Err(super::super::AppendError::Taken(entry)) if matches!(*entry, Entry::Seal(_))
     ));
+}
+
+/// By writers, sealers and bridges that slept while the log went on, and while its beginning was deleted.
+async fn what_was_created_under_a_deleted_name_is_no_part_of_the_log(store: SharedStore) {
+    let archive = archive(store, &history(1)).await;
+    base(&archive, 1, 350).await;
+    log(&archive, 1, &[300, 400, 500, 600]).await;
+    let whole = [(300, 400), (400, 500), (500, 600)];
+    let stale = async |name: u64| {
+        assert_eq!(ends(&archive).await, (600, 600), "{name}");
+        for (after, from) in [(350, 0), (399, 0), (400, 1), (550, 2), (600, 3)] {
+            let wanted = (whole[from..].to_vec(), log_to(600));
+            assert_eq!(chain(&archive, after).await.unwrap(), wanted, "{after}");
+        }
+        archive.store.delete(&log_name(id(1), name)).await.unwrap();
+    };
+    for (start, end) in [
+        (100, 120),
+        (100, 300),
+        (100, 301),
+        (100, 400),
+        (200, 450),
+        (200, 700),
+    ] {
+        log(&archive, 1, &[start, end]).await;
+        stale(start + 1).await;
+    }
+    // Several, among the last that are looked at.
+    for sealed in [false, true] {
+        log(&archive, 1, &[100, 150]).await;
+        match sealed {
+            false => log(&archive, 1, &[200, 450]).await,
+            true => drop(archive.seal(id(1), Offset(200), "slept", "me", NOW).await),
+        }
+        assert_eq!(ends(&archive).await, (600, 600), "{sealed}");
+        archive.store.delete(&log_name(id(1), 101)).await.unwrap();
+        stale(201).await;
+    }
+    let mut bridge = meta(1, 100, 350);
+    bridge.marks = Vec::new();
+    let (header, body) = crate::log::segment::encode_gap(bridge).unwrap();
+    archive.put(&header, body).await.unwrap();
+    stale(101).await;
+    // One that seals looks, and is told.
+    match archive.seal(id(1), Offset(200), "slept", "me", NOW).await {
+        Err(AppendError::Passed { next: 301 }) => stale(201).await,
+        other => panic!("{other:?}"),
+    }
+    // And of a log that is sealed, the seal.
+    archive
+        .seal(id(1), Offset(600), "moved", "me", NOW)
+        .await
+        .unwrap();
+    match archive.seal(id(1), Offset(200), "slept", "me", NOW).await {
+        Err(AppendError::Passed { next: 301 }) => {}
+        other => panic!("{other:?}"),
+    }
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!(
+        (end.end, end.sealed.unwrap().start),
+        (Offset(600), Offset(600))
+    );
+    for first in [301, 401, 501] {
+        archive.store.delete(&log_name(id(1), first)).await.unwrap();
+    }
+    match archive.seal(id(1), Offset(200), "slept", "me", NOW).await {
+        Err(AppendError::Taken(entry)) => assert_eq!(entry.start(), Offset(600)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The parent is where the log began once.
+async fn a_base_at_the_end_of_a_log_that_was_deleted_before_it_stands_beyond_no_gap(
+    store: SharedStore,
+) {
+    let archive = archive(store, &child(1, 2, 50)).await;
+    log(&archive, 1, &[200, 300]).await;
+    base(&archive, 1, 300).await;
+    let end = log_end(&archive).await.unwrap();
+    assert_eq!((end.end, end.unbridged), (Offset(300), None));
 }
 
 /// A writer as a capture is: on after what the winner has stored.
@@ -439,7 +519,7 @@ async fn write_on(archive: Archive, upto: u64, step: u64) -> u64 {
     let mut won = 0;
     while at < upto {
         let (header, body) = segment(meta(1, at, at + step));
-        match archive.append(&header, body).await {
+        match archive.put(&header, body).await {
             Ok(()) => {
                 at += step;
                 won += 1;
@@ -480,7 +560,7 @@ async fn a_command_longer_than_many_segments_leaves_the_boundary_behind(store: S
         inside.boundary = None;
         inside.starts_at_boundary = start == 900;
         let (header, body) = segment(inside);
-        archive.append(&header, body).await.unwrap();
+        archive.put(&header, body).await.unwrap();
     }
     assert_eq!(ends(&archive).await, (2200, 900));
 }

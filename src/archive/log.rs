@@ -6,12 +6,12 @@ use futures::TryStreamExt;
 use super::kept::AT_ONCE;
 use super::names::Name;
 use super::object_reads::{Decode, decode_here, decode_stream};
-use super::{Archive, ArchiveError, RawStream};
+use super::{Archive, ArchiveError, Fence, RawStream};
 use crate::log::segment::{
     self, Entry, FORMAT_VERSION, HEADER_LIMIT, PayloadReader, SealHeader, SegmentError,
     SegmentHeader,
 };
-use crate::store::StoreError;
+use crate::store::{Created, StoreError};
 use crate::wire::position::{Offset, ReplId};
 
 /// Bytes of an object that are fetched to read its header: few have longer ones.
@@ -20,12 +20,18 @@ const HEADER_READ: usize = 8 << 10;
 /// A payload up to so many bytes, stored and raw, is decompressed at once: threads and queues would cost more.
 const SHORT: u64 = 64 << 10;
 
-/// Why a segment or a seal was not created.
+/// Why a segment or a seal was not created, or does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// Another writer's segment, or a seal, is there.
     #[error("another writer was first")]
     Taken(Box<Entry>),
+    /// The log went on without this writer ([`super::Fence`]). What it created is no part of the log.
+    #[error("the log went on beyond this writer: it has an object that begins with byte {next}")]
+    Passed {
+        /// The first byte of an object beyond.
+        next: u64,
+    },
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -39,28 +45,82 @@ impl AppendError {
     }
 }
 
+/// What stands under a name after a create.
+enum Put {
+    /// What was to be created, by this call or an earlier one.
+    Ours(Created),
+    /// Something else.
+    Theirs(Entry, Created),
+    /// Something else stood there, and was deleted before it was read.
+    Freed,
+}
+
 impl Archive {
-    /// Creates a segment from what [`segment::encode`] gave. If the very same bytes are there already (an earlier try
-    /// whose answer was lost), that is success. Transient errors are the caller's to retry.
-    pub async fn append(&self, header: &SegmentHeader, body: Bytes) -> Result<(), AppendError> {
-        let first_byte = header.meta.start.next_byte();
-        let object = log_name(header.meta.history, first_byte);
-        match self.store.create(&object, body.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(StoreError::AlreadyExists { .. }) => {}
-            Err(error) => return Err(ArchiveError::from(error).into()),
+    /// Creates a segment from what [`segment::encode`] gave, as the next link of the writer that `fence` is of. If the
+    /// very same bytes are there already (an earlier try whose answer was lost), that is success. Transient errors are
+    /// the caller's to retry.
+    ///
+    /// If the segment is created, or [`AppendError::Taken`], what is there is part of the log.
+    pub async fn append(
+        &self,
+        fence: &mut Fence,
+        header: &SegmentHeader,
+        body: Bytes,
+    ) -> Result<(), AppendError> {
+        let (history, start) = (header.meta.history, header.meta.start);
+        let put = self.put_segment(header, body).await?;
+        let created = match &put {
+            Put::Ours(created) | Put::Theirs(_, created) => *created,
+            Put::Freed => None,
+        };
+        if fence.is_in_doubt(created) {
+            self.look_beyond(history, start).await?;
+            self.look_for_successor(history, start).await?;
         }
-        let entry = self.existing_entry(header.meta.history, first_byte).await?;
-        if matches!(&entry, Entry::Segment(theirs) if theirs == header)
-            && self.holds(&object, &body).await?
-        {
-            return Ok(());
+        fence.passed(created);
+        match put {
+            Put::Ours(_) => Ok(()),
+            Put::Theirs(entry, _) => Err(AppendError::Taken(Box::new(entry))),
+            Put::Freed => {
+                let object = log_name(history, start.next_byte());
+                Err(ArchiveError::Missing { object }.into())
+            }
         }
-        Err(AppendError::Taken(Box::new(entry)))
+    }
+
+    /// Creates a segment, and does not ask whether it is part of the log.
+    async fn put_segment(&self, header: &SegmentHeader, body: Bytes) -> Result<Put, ArchiveError> {
+        let (history, first_byte) = (header.meta.history, header.meta.start.next_byte());
+        let object = log_name(history, first_byte);
+        let created = match self.store.create(&object, body.clone()).await {
+            Ok(created) => return Ok(Put::Ours(created)),
+            Err(StoreError::AlreadyExists { created, .. }) => created,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(entry) = self.entry(history, first_byte).await? else {
+            return Ok(Put::Freed);
+        };
+        let is_same = matches!(&entry, Entry::Segment(theirs) if theirs == header);
+        match is_same && self.holds(&object, &body).await? {
+            true => Ok(Put::Ours(created)),
+            false => Ok(Put::Theirs(entry, created)),
+        }
+    }
+
+    /// [`Self::append`] by a writer that knows what it does.
+    #[cfg(test)]
+    pub(crate) async fn put(&self, header: &SegmentHeader, body: Bytes) -> Result<(), AppendError> {
+        match self.put_segment(header, body).await? {
+            Put::Theirs(entry, _) => Err(AppendError::Taken(Box::new(entry))),
+            _ => Ok(()),
+        }
     }
 
     /// Seals a log after its last byte. If a seal is already there, this succeeds, because a seal does not say who
     /// continues ([`super::takeover`]). If a segment is there, it is [`AppendError::Taken`].
+    ///
+    /// Success means that the log ends there: nothing stands beyond the seal. A seal that is [`AppendError::Taken`]
+    /// stands beyond.
     pub async fn seal(
         &self,
         history: ReplId,
@@ -78,14 +138,23 @@ impl Archive {
             sealed_unix_ms: unix_ms,
         };
         let body = segment::encode_seal(&seal).map_err(|error| archive_error(&object, &error))?;
-        match self.store.create(&object, body).await {
-            Ok(()) => return Ok(()),
-            Err(StoreError::AlreadyExists { .. }) => {}
+        let put = match self.store.create(&object, body).await {
+            Ok(created) => Put::Ours(created),
+            Err(StoreError::AlreadyExists { created, .. }) => {
+                match self.entry(history, after.next_byte()).await? {
+                    Some(Entry::Seal(_)) => Put::Ours(created),
+                    Some(segment) => Put::Theirs(segment, created),
+                    None => Put::Freed,
+                }
+            }
             Err(error) => return Err(ArchiveError::from(error).into()),
-        }
-        match self.existing_entry(history, after.next_byte()).await? {
-            Entry::Seal(_) => Ok(()),
-            segment @ Entry::Segment(_) => Err(AppendError::Taken(Box::new(segment))),
+        };
+        // Even a segment that is there may have been created under a deleted name.
+        self.look_beyond(history, after).await?;
+        match put {
+            Put::Ours(_) => Ok(()),
+            Put::Theirs(segment, _) => Err(AppendError::Taken(Box::new(segment))),
+            Put::Freed => Err(ArchiveError::Missing { object }.into()),
         }
     }
 
@@ -153,17 +222,6 @@ impl Archive {
         Ok(match &self.kept {
             Some(_) if is_short => decode_here(source, decoder),
             _ => decode_stream(source, decoder),
-        })
-    }
-
-    async fn existing_entry(
-        &self,
-        history: ReplId,
-        first_byte: u64,
-    ) -> Result<Entry, ArchiveError> {
-        let entry = self.entry(history, first_byte).await?;
-        entry.ok_or_else(|| ArchiveError::Missing {
-            object: log_name(history, first_byte),
         })
     }
 

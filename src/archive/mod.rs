@@ -23,6 +23,7 @@ mod catalog;
 mod chain;
 mod documents;
 mod empty_start;
+mod fence;
 mod kept;
 mod listing;
 mod log;
@@ -52,6 +53,7 @@ pub use documents::{
     HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use empty_start::begins_at;
+pub use fence::{Fence, GRACE_MS};
 pub use log::AppendError;
 pub use names::Name;
 pub use outline::Extent;

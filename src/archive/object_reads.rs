@@ -156,7 +156,7 @@ impl Archive {
         body: Bytes,
     ) -> Result<(), ArchiveError> {
         match self.store.create(object, body).await {
-            Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+            Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -53,7 +53,7 @@ async fn anything(archive: &Archive, store: &MemoryStore, seed: u64) -> u8 {
                     let mut gap = meta(n, start, end);
                     gap.marks = Vec::new();
                     let (header, body) = segment::encode_gap(gap).unwrap();
-                    archive.append(&header, body).await.unwrap();
+                    archive.put(&header, body).await.unwrap();
                     base(archive, n, end).await;
                 }
                 2 => drop(archive.seal(id(n), Offset(start), "why", "who", NOW).await),

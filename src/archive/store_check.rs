@@ -41,7 +41,7 @@ impl Archive {
         match self.store.create(&object, body.clone()).await {
             Err(StoreError::AlreadyExists { .. }) => {}
             Err(error) => return Err(error.into()),
-            Ok(()) => {
+            Ok(_) => {
                 return Err(self.unfit(format!(
                     "it let {object} be created a second time, so that two writers could overwrite each other"
                 )));
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::archive::testing::on_both_stores;
     use crate::store::memory::{Call, Fault};
-    use crate::store::{ByteStream, MemoryStore, ObjectMeta, Store, Upload};
+    use crate::store::{ByteStream, Created, MemoryStore, ObjectMeta, Store, Upload};
 
     const NOW: i64 = 1_700_000_000_000;
 
@@ -137,7 +137,7 @@ mod tests {
         fn url(&self) -> String {
             "flawed://store".to_owned()
         }
-        async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
             let there = self.0.object(name).is_some();
             match self.1 {
                 Flaw::Overwrites => self.0.put(name, body),
@@ -147,8 +147,9 @@ mod tests {
             match self.1 {
                 Flaw::Lies => Err(StoreError::AlreadyExists {
                     name: name.to_owned(),
+                    created: None,
                 }),
-                Flaw::Overwrites | Flaw::ListsNothing => Ok(()),
+                Flaw::Overwrites | Flaw::ListsNothing => Ok(None),
             }
         }
         async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {

@@ -219,7 +219,7 @@ impl Archive {
         let object = Name::Claim { history, number }.to_string();
         let body = documents::to_bytes(&object, &doc)?;
         match self.store.create(&object, body).await {
-            Ok(()) => Ok(doc),
+            Ok(_) => Ok(doc),
             Err(StoreError::AlreadyExists { .. }) => {
                 let there = self.claim_at(history, number).await?;
                 there.ok_or(ArchiveError::Missing { object })
@@ -412,7 +412,7 @@ impl Archive {
         let object = name(history).to_string();
         let body = documents::to_bytes(&object, &doc)?;
         match self.store.create(&object, body).await {
-            Ok(()) => Ok(doc),
+            Ok(_) => Ok(doc),
             Err(StoreError::AlreadyExists { .. }) => {
                 let there = self.recorded(history).await?;
                 there.ok_or(ArchiveError::Missing { object })

@@ -158,7 +158,7 @@ pub(super) fn segment(meta: SegmentMeta) -> (SegmentHeader, Bytes) {
 pub(super) async fn log(archive: &Archive, n: u8, cuts: &[u64]) {
     for pair in cuts.windows(2) {
         let (header, body) = segment(meta(n, pair[0], pair[1]));
-        archive.append(&header, body).await.unwrap();
+        archive.put(&header, body).await.unwrap();
     }
 }
 

@@ -162,8 +162,13 @@ async fn join_log(
         let end = match archive.log_end(&catalog, base.history).await {
             Ok(end) => end,
             Err(error @ ArchiveError::Store(_)) => return Err(error.into()),
-            Err(ArchiveError::NothingStored { .. }) => return Ok(joined),
             Err(error) => {
+                if let Some(seal) = archive.last_seal(&catalog, base.history).await? {
+                    return Err(FullSyncError::Sealed(Box::new(seal)));
+                }
+                if matches!(error, ArchiveError::NothingStored { .. }) {
+                    return Ok(joined);
+                }
                 tracing::warn!(%error, "the log before this snapshot is damaged; it continues after the snapshot");
                 return Ok(joined);
             }
@@ -195,6 +200,9 @@ async fn join_log(
             Ok(()) => {}
             Err(AppendError::Taken(entry)) => {
                 tracing::debug!(at = %entry.start(), "another writer of this history stored it first");
+            }
+            Err(AppendError::Passed { next }) => {
+                tracing::debug!(next, "another writer of this history has stored more");
             }
             Err(AppendError::Archive(error)) => return Err(error.into()),
         }

@@ -40,7 +40,7 @@ async fn append(
         writer: "other".into(),
     };
     let (header, body) = encode(meta, &[bytes.to_vec().into()], 1).unwrap();
-    archive.append(&header, body).await
+    archive.put(&header, body).await
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::log_buffer::{Arrival, LogBuffer, Moment, Pending, PushError};
 use super::spool::spooler::Spooler;
 use super::{Clock, overlap};
-use crate::archive::{AppendError, Archive, ArchiveError};
+use crate::archive::{AppendError, Archive, ArchiveError, Fence};
 use crate::capture::spool::{self, Held, Spool, SpoolError};
 use crate::config::CaptureConfig;
 use crate::display;
@@ -64,6 +64,8 @@ pub(super) struct State {
     superseded: Option<SealHeader>,
     /// After this offset another writer has stored something else than what was received.
     foreign: Option<Offset>,
+    /// The log went on without this writer: it has an object that begins with this byte.
+    passed: Option<u64>,
     failing: Option<String>,
 }
 
@@ -89,6 +91,7 @@ impl LogWriter {
             held: false,
             superseded: None,
             foreign: None,
+            passed: None,
             failing: None,
         };
         let shared = Arc::new(Shared {
@@ -214,7 +217,14 @@ impl LogWriter {
     /// Does it still store?
     #[must_use]
     pub fn is_of_use(&self) -> bool {
-        self.superseded().is_none() && self.foreign().is_none()
+        self.superseded().is_none() && self.foreign().is_none() && self.passed().is_none()
+    }
+
+    /// The log went on without this writer, which slept for long, up to this byte at least. The store says where it
+    /// goes on.
+    #[must_use]
+    pub fn passed(&self) -> Option<u64> {
+        self.shared.state().passed
     }
 
     /// After this offset the store has something else than was received: the feed is not that of the history.
@@ -256,6 +266,8 @@ enum Stored {
     Sealed(SealHeader),
     /// It has something else after this offset.
     ForeignFeed(Offset),
+    /// Others have gone on, and what they stored here was deleted since.
+    Passed(u64),
 }
 
 struct Worker {
@@ -269,10 +281,11 @@ struct Worker {
 
 impl Worker {
     async fn run(self) {
+        let mut fence = Fence::default();
         loop {
             let woken = self.shared.wake.notified();
             match self.next() {
-                Next::Store(pending) => match self.store(pending).await {
+                Next::Store(pending) => match self.store(&mut fence, pending).await {
                     Stored::UpTo(end, boundary) => self.stored(end, boundary),
                     Stored::Sealed(seal) => {
                         self.shared.state().superseded = Some(seal);
@@ -281,6 +294,11 @@ impl Worker {
                     }
                     Stored::ForeignFeed(at) => {
                         self.shared.state().foreign = Some(at);
+                        self.shared.progress.notify_one();
+                        return;
+                    }
+                    Stored::Passed(next) => {
+                        self.shared.state().passed = Some(next);
                         self.shared.progress.notify_one();
                         return;
                     }
@@ -343,7 +361,7 @@ impl Worker {
     }
 
     /// Creates one segment, however long the store is away: there is no other way to keep what was received.
-    async fn store(&self, pending: Pending) -> Stored {
+    async fn store(&self, fence: &mut Fence, pending: Pending) -> Stored {
         let (end, boundary) = (pending.meta.end, pending.meta.boundary);
         let (meta, chunks) = match load(pending).await {
             Ok(loaded) => loaded,
@@ -356,7 +374,7 @@ impl Worker {
         };
         let mut backoff = Backoff::with_jitter(RETRY_FIRST, RETRY_MAX);
         loop {
-            let appended = self.archive.append(&header, body.clone()).await;
+            let appended = self.archive.append(fence, &header, body.clone()).await;
             if !matches!(appended, Err(AppendError::Archive(_))) {
                 self.status.store_works();
             }
@@ -374,6 +392,7 @@ impl Worker {
                     },
                     Entry::Seal(seal) => return Stored::Sealed(seal),
                 },
+                Err(AppendError::Passed { next }) => return Stored::Passed(next),
                 Err(AppendError::Archive(error)) => self.failed(&error),
             }
             sleep(backoff.pause()).await;

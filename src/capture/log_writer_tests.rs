@@ -1,6 +1,10 @@
 //! The log while its store is away. The test sets the clock, so minutes take no time.
 
-#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
 
 use tokio::time::timeout;
 
@@ -110,7 +114,7 @@ async fn by_another(store: &MemoryStore, sets: usize) -> u64 {
         writer: "other".into(),
     };
     let (header, body) = segment::encode(meta, &[body.into()], 1).unwrap();
-    archive.append(&header, body).await.unwrap();
+    archive.put(&header, body).await.unwrap();
     end.0
 }
 
@@ -136,6 +140,61 @@ async fn what_a_faster_writer_has_stored_counts_up_to_where_that_ends_and_no_fur
             let behind = format!("/log/{:020}.", taken + 1);
             assert!(names.iter().any(|name| name.contains(&behind)), "{names:?}");
         }
+    }
+}
+
+/// It slept for hours: another one has stored more, and has deleted what it began with.
+#[tokio::test]
+async fn a_writer_that_was_passed_counts_nothing_as_stored() {
+    for sealed in [false, true] {
+        let store = MemoryStore::new();
+        let status = Status::new();
+        let writer = writer(&store, &status).await;
+        let end = 100 + push(&writer);
+        assert!(writer.drain().await);
+        // The same feed, and another segment after it.
+        let archive = Archive::open(store.shared()).await.unwrap();
+        let mut at = Offset(end);
+        for _ in 0..2 {
+            let body = set();
+            let end = at.plus(body.len() as u64);
+            let meta = SegmentMeta {
+                clock_back: None,
+                history: ReplId::from_random([7; 20]),
+                start: at,
+                end,
+                db_at_start: 0,
+                starts_at_boundary: true,
+                boundary: Some(Boundary { offset: end, db: 0 }),
+                marks: Vec::new(),
+                writer: "other".into(),
+            };
+            let (header, body) = segment::encode(meta, &[body.into()], 1).unwrap();
+            archive.put(&header, body).await.unwrap();
+            at = end;
+        }
+        if sealed {
+            let id = ReplId::from_random([7; 20]);
+            archive.seal(id, at, "moved", "other", 0).await.unwrap();
+        }
+        let names = store.names();
+        let log: Vec<&String> = names.iter().filter(|name| name.contains("/log/")).collect();
+        log[..log.len() - 1]
+            .iter()
+            .for_each(|name| store.remove(name));
+        store.set_clock(Some(4 * 3_600_000));
+        for _ in 0..3 {
+            push(&writer);
+        }
+        assert!(!writer.drain().await);
+        assert!(!writer.is_of_use());
+        assert_eq!(
+            (writer.superseded().is_some(), writer.passed().is_some()),
+            (sealed, !sealed)
+        );
+        assert_eq!(status.view().stored_offset, Some(end));
+        let acknowledged = writer.buffer(|buffer| buffer.acknowledge(false, true));
+        assert_eq!(acknowledged, Offset(end));
     }
 }
 

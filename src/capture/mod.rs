@@ -323,9 +323,7 @@ impl Capture {
     /// Is everything that was received stored, or of no use?
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        let settled = |log: &LogWriter| {
-            log.is_flushed() || log.superseded().is_some() || log.foreign().is_some()
-        };
+        let settled = |log: &LogWriter| log.is_flushed() || !log.is_of_use();
         self.log.as_ref().is_none_or(settled)
     }
 

@@ -166,6 +166,7 @@ async fn read(
     let mut bytes = Bytes::new();
     let mut begins = upto;
     let before_end = |first: &&u64| **first > upto.0;
+    let above = |of: u64| log.iter().find(|first| **first > of).copied();
     for first in log
         .iter()
         .rev()
@@ -173,7 +174,14 @@ async fn read(
         .take(SAMPLE_SEGMENTS)
     {
         let header = match archive.entry(history, *first).await? {
-            Some(Entry::Segment(header)) if header.meta.end >= begins && !header.is_gap() => header,
+            Some(Entry::Segment(header))
+                if header.meta.end >= begins
+                    && !header.is_gap()
+                    // Else it is stale.
+                    && above(*first).is_none_or(|above| header.meta.end.0 < above) =>
+            {
+                header
+            }
             _ => break,
         };
         let of_segment = end_of(archive, &header, begins).await?;

@@ -199,6 +199,10 @@ impl Capture {
             None => from,
         };
         if let Some(from) = &from {
+            if known.is_some() && !is_promoted {
+                let check = self.check_succeeded(from, facts.as_ref());
+                unless_stopped(shutdown, check).await??;
+            }
             let catalog = known.as_ref().map(|known| &known.catalog);
             if let Some(base) = catalog.and_then(|catalog| newest_base(catalog, from.position())) {
                 self.status.base_is(base);
@@ -429,7 +433,7 @@ impl Capture {
         };
         let bridged = self.archive.bridge(from.history, gap, &self.writer).await;
         bridged.map_err(|error| match error {
-            AppendError::Taken(_) => SessionEnd::StartOver(format!(
+            AppendError::Taken(_) | AppendError::Passed { .. } => SessionEnd::StartOver(format!(
                 "another writer of history {} stores the log before the base at {}",
                 from.history, gap.to.offset
             )),
@@ -531,8 +535,29 @@ impl Capture {
                 sealed: Some(seal), ..
             }) => Err(superseded(id, &seal)),
             Err(error @ ArchiveError::Store(_)) => Err(error.into()),
+            Ok(_) => Ok(()),
             // Damage before the snapshot is reported when the log is joined to it.
-            Ok(_) | Err(_) => Ok(()),
+            Err(_) => match self.archive.last_seal(&known.catalog, id).await? {
+                Some(seal) => Err(superseded(id, &seal)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Does another history continue this one, although no seal shows it?
+    async fn check_succeeded(
+        &self,
+        from: &Origin,
+        facts: Option<&Facts>,
+    ) -> Result<(), SessionEnd> {
+        let is_same = facts.is_some_and(|facts| facts.replid == Some(from.history));
+        if from.sealed.is_some() || !is_same {
+            return Ok(());
+        }
+        let sealed = self.archive.sealed_by_successor(from.history, from.stored);
+        match sealed.await? {
+            Some(seal) => Err(superseded(from.history, &seal)),
+            None => Ok(()),
         }
     }
 

@@ -96,6 +96,7 @@ impl<'a> Follow<'a> {
                     self.full_since = None;
                     self.check_superseded()?;
                     self.check_strange()?;
+                    self.check_passed()?;
                     self.check_lost()?;
                     self.ack().await?;
                 }
@@ -273,6 +274,17 @@ impl<'a> Follow<'a> {
         self.log
             .foreign()
             .map_or(Ok(()), |at| Err(self.foreign(at)))
+    }
+
+    fn check_passed(&self) -> Result<(), SessionEnd> {
+        let Some(next) = self.log.passed() else {
+            return Ok(());
+        };
+        let history = self.log.buffer(|buffer| buffer.history());
+        Err(SessionEnd::StartOver(format!(
+            "this process slept, or its store was away, for so long that others have stored history {history} beyond \
+             byte {next}, and have deleted what was here. Nothing of this is acknowledged before the store is looked at"
+        )))
     }
 
     fn check_lost(&self) -> Result<(), SessionEnd> {

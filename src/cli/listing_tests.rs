@@ -289,7 +289,7 @@ mod gathered {
         };
         let bytes = vec![b'x'; usize::try_from(end - start).unwrap()];
         let (header, body) = segment::encode(meta, &[Bytes::from(bytes)], 1).unwrap();
-        archive.append(&header, body).await.unwrap();
+        archive.put(&header, body).await.unwrap();
     }
 
     fn offsets(listing: &Listing, nth: usize) -> Vec<(u64, u64)> {

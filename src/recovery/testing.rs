@@ -198,7 +198,7 @@ impl Sample {
             };
             if keep(start.next_byte()) {
                 let (header, body) = encode(meta, &[Bytes::copy_from_slice(part)], 1).unwrap();
-                self.archive.append(&header, body).await.unwrap();
+                self.archive.put(&header, body).await.unwrap();
             }
             start = cut;
         }

@@ -35,7 +35,7 @@ use std::collections::BTreeSet;
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{Archive, Catalog, SealError, ServerInfo};
 use crate::config::{Dest, Size};
-use crate::wire::position::{Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// What to restore, and how.
 #[derive(Debug, Clone)]
@@ -303,7 +303,10 @@ pub async fn seal(
     if sealed == at {
         return Ok(plan);
     }
-    // Another writer has stored more meanwhile.
+    // Another writer has stored more meanwhile. It may also be that we slept for so long that the log went on, and what it went
+    // on from was deleted: where it ends is asked anew.
+    *catalog = archive.outline().await?;
+    archive.load(catalog, history, Offset(u64::MAX)).await?;
     let plan = plan_to_end(archive, catalog, history, writer).await?;
     if plan.stored_end != Some(sealed.offset) {
         return Err(unknown());

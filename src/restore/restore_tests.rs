@@ -272,6 +272,77 @@ async fn the_first_pass_knows_what_a_target_needs() {
     assert!(error.to_string().contains("active-replica"), "{error}");
 }
 
+/// It sleeps between its look at the log and its seal. Meanwhile the log goes on, and what it had seen of it is
+/// deleted.
+#[tokio::test]
+async fn a_seal_that_comes_hours_late_is_made_again_at_the_end() {
+    for by_capture in [false, true] {
+        let sample = sample("7.0.15", &LOG).await;
+        let (sealing, store) = (sample.archive.clone(), sample.store.clone());
+        let seen = at(1000, 5).offset.plus(feed(&LOG).len() as u64);
+        let name = |offset: Offset| {
+            let (history, first_byte) = (id(1), offset.next_byte());
+            crate::archive::Name::Log {
+                history,
+                first_byte,
+            }
+            .to_string()
+        };
+        store.pause();
+        let sealed = tokio::spawn(async move {
+            if by_capture {
+                let known = Position {
+                    history: id(1),
+                    offset: seen,
+                };
+                let sealed = sealing.seal_end(known, "why", "w", 0);
+                return sealed.await.unwrap().offset;
+            }
+            let (mut catalog, _) = look(&sealing, Some(id(1)), None, When::Latest)
+                .await
+                .unwrap();
+            let plan = seal(&sealing, &mut catalog, id(1), "why", "w", 0).await;
+            let plan = plan.unwrap();
+            assert_eq!(plan.base.offset, seen.plus(27));
+            plan.end.offset
+        });
+        let create = crate::store::memory::Call::Create(name(seen));
+        while !store.calls().contains(&create) {
+            tokio::task::yield_now().await;
+        }
+        // As it is hours later.
+        let later = Sample::new("7.0.15").await;
+        later.history(id(1), None).await;
+        let more = feed(&["SET c 1", "SELECT 3", "SET d 2"]);
+        let base = at(seen.plus(27).0, 7);
+        let end = later
+            .log(id(1), at(seen.0, 7), &more, &[base.offset.0])
+            .await;
+        later.base(id(1), base.offset.0, 7, 9_000).await;
+        for object in later.store.names() {
+            store.put(&object, later.store.object(&object).unwrap());
+        }
+        for object in store.names() {
+            let is_deleted = object.contains("/log/") && object <= name(seen);
+            let is_old = object.contains("/base/00000000000000001000");
+            if is_deleted || is_old {
+                store.remove(&object);
+            }
+        }
+        store.release();
+        assert_eq!(sealed.await.unwrap(), end.offset);
+        let log = store
+            .names()
+            .into_iter()
+            .filter(|object| object.contains("/log/"));
+        let wanted = [seen, base.offset, end.offset].map(name);
+        assert_eq!(log.collect::<Vec<_>>(), wanted, "the first is stale");
+        let catalog = sample.archive.catalog().await.unwrap();
+        let found = sample.archive.log_end(&catalog, id(1)).await.unwrap();
+        assert_eq!(found.sealed.unwrap().start, end.offset);
+    }
+}
+
 #[tokio::test]
 async fn a_base_that_appears_before_a_log_is_sealed_does_not_move_the_seal() {
     let sample = sample("7.0.15", &LOG).await;

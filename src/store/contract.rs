@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects
 )]
@@ -19,6 +20,7 @@ pub(super) async fn run(fresh: impl Fn() -> SharedStore) {
 /// The same, for a store whose service would change these names: it refuses them.
 pub(super) async fn run_without(fresh: impl Fn() -> SharedStore, refused: &[&str]) {
     an_object_is_created_once(&*fresh()).await;
+    a_create_says_when_it_was(&*fresh()).await;
     of_concurrent_creates_exactly_one_wins(fresh()).await;
     bytes_come_back(&*fresh()).await;
     ranges_are_cut_at_the_end(&*fresh()).await;
@@ -70,9 +72,31 @@ fn text(text: &'static str) -> Bytes {
 async fn an_object_is_created_once(store: &dyn Store) {
     store.create("a/b", text("first")).await.unwrap();
     let again = store.create("a/b", text("second")).await.unwrap_err();
-    assert!(matches!(&again, StoreError::AlreadyExists { name } if name == "a/b"));
+    assert!(matches!(&again, StoreError::AlreadyExists { name, .. } if name == "a/b"));
     assert!(!again.is_transient());
     assert_eq!(read(store, "a/b", None).await, "first");
+}
+
+/// All by one clock, of which some tell seconds.
+async fn a_create_says_when_it_was(store: &dyn Store) {
+    let mut last = None;
+    for name in ["log/1", "log/2"] {
+        let created = store.create(name, text("x")).await.unwrap().unwrap();
+        assert!(
+            last.is_none_or(|last| last <= created + 1000),
+            "{last:?} {created}"
+        );
+        last = Some(created);
+        match store.create(name, text("y")).await {
+            Err(StoreError::AlreadyExists {
+                created: Some(said),
+                ..
+            }) => {
+                assert!(said.abs_diff(created) <= 2000, "{said} {created}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 async fn of_concurrent_creates_exactly_one_wins(store: SharedStore) {
@@ -83,7 +107,7 @@ async fn of_concurrent_creates_exactly_one_wins(store: SharedStore) {
             tokio::spawn(async move {
                 let body = Bytes::from(vec![who; 1000]);
                 if who % 2 == 0 {
-                    return (who, store.create(&name, body).await);
+                    return (who, store.create(&name, body).await.map(|_| ()));
                 }
                 let mut upload = store.upload(&name).await.unwrap();
                 upload.write(body).await.unwrap();
@@ -93,7 +117,7 @@ async fn of_concurrent_creates_exactly_one_wins(store: SharedStore) {
         let mut winners = Vec::new();
         for outcome in futures::future::join_all(tries).await {
             match outcome.unwrap() {
-                (who, Ok(())) => winners.push(who),
+                (who, Ok(_)) => winners.push(who),
                 (_, Err(error)) => assert!(matches!(error, StoreError::AlreadyExists { .. })),
             }
         }
@@ -168,7 +192,7 @@ async fn an_upload_creates_once_too(store: &dyn Store) {
     upload.write(text("slow")).await.unwrap();
     store.create("one", text("quick")).await.unwrap();
     let error = upload.commit().await.unwrap_err();
-    assert!(matches!(&error, StoreError::AlreadyExists { name } if name == "one"));
+    assert!(matches!(&error, StoreError::AlreadyExists { name, .. } if name == "one"));
     assert_eq!(read(store, "one", None).await, "quick");
 }
 
@@ -300,7 +324,7 @@ async fn odd_names_work_and_bad_ones_are_refused(store: &dyn Store, refused: &[&
     ];
     for name in bad.iter().chain(refused) {
         for refused in [
-            store.create(name, Bytes::new()).await,
+            store.create(name, Bytes::new()).await.map(|_| ()),
             store.read(name, None).await.map(|_| ()),
             store.upload(name).await.map(|_| ()),
             store.delete(name).await,

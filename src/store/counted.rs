@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use super::{ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload};
+use super::{ByteStream, Created, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload};
 use crate::monitoring::status::Status;
 
 /// The same store. The bytes of the objects that are created in it are counted in the metrics of `status`.
@@ -39,11 +39,11 @@ impl Store for Counted {
         self.store.url()
     }
 
-    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
         let bytes = body.len() as u64;
-        self.store.create(name, body).await?;
+        let created = self.store.create(name, body).await?;
         Self::created(&self.status, bytes);
-        Ok(())
+        Ok(created)
     }
 
     async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError> {

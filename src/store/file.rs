@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,9 @@ use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
 use super::file_walk::Walk;
-use super::{ByteStream, Listing, ObjectMeta, Store, StoreError, Upload, byte_range, check_name};
+use super::{
+    ByteStream, Created, Listing, ObjectMeta, Store, StoreError, Upload, byte_range, check_name,
+};
 use crate::runtime::buffers::Buffers;
 
 /// Where temporary files are, in the store's directory: the same filesystem, and never listed.
@@ -90,7 +92,7 @@ impl Store for FileStore {
         format!("file://{}", self.0.root.display())
     }
 
-    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
         check_file_name(name)?;
         let (shared, name) = (Arc::clone(&self.0), name.to_owned());
         blocking(move || {
@@ -210,7 +212,7 @@ impl Shared {
     }
 
     /// Gives the temporary file its name, durably.
-    fn publish(&self, temporary: Temporary, name: &str) -> Result<(), StoreError> {
+    fn publish(&self, temporary: Temporary, name: &str) -> Result<Created, StoreError> {
         let failed = |error: io::Error| cannot("create", name, &error);
         let path = self.root.join(name);
         let directory = path.parent().unwrap_or(&self.root).to_owned();
@@ -227,12 +229,16 @@ impl Shared {
             made = link(&temporary, &path);
         }
         match made {
-            Ok(()) => fsync_directory(&directory).map_err(failed),
+            Ok(()) => {
+                fsync_directory(&directory).map_err(failed)?;
+                Ok(created(temporary.file.metadata()))
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // A caller that hears that it exists may rely on it, although its creator may have died before this.
                 fsync_directory(&directory).map_err(failed)?;
                 Err(StoreError::AlreadyExists {
                     name: name.to_owned(),
+                    created: created(fs::metadata(&path)),
                 })
             }
             Err(error) => Err(failed(error)),
@@ -277,6 +283,14 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// When a file got its name: the filesystem notes the time of each new link. (The time of the last write may be long
+/// before that.)
+fn created(found: io::Result<fs::Metadata>) -> Created {
+    let found = found.ok()?;
+    let ms = found.ctime().checked_mul(1000)?;
+    ms.checked_add(found.ctime_nsec() / 1_000_000)
 }
 
 /// Gives a file its name, unless that is taken: then `AlreadyExists`.
@@ -377,7 +391,7 @@ impl Upload for FileUpload {
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         let temporary = self.temporary.take().ok_or_else(|| self.broken())?;
         self.flushed().await?;
-        blocking(move || self.shared.publish(temporary, &self.name)).await
+        blocking(move || self.shared.publish(temporary, &self.name).map(|_| ())).await
     }
 }
 

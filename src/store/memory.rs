@@ -14,7 +14,8 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
 use super::{
-    ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload, byte_range, check_name,
+    ByteStream, Created, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload, byte_range,
+    check_name,
 };
 
 /// Bytes of one piece of a read. As small as a network's, so that readers are tested with pieces.
@@ -33,12 +34,18 @@ struct Shared {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Bytes>,
+    /// What the clock of the store says.
+    now: Created,
+    /// When objects were created.
+    created: BTreeMap<String, Created>,
     create_faults: Vec<Fault>,
     read_faults: Vec<Fault>,
     delay: Duration,
     calls: Vec<Call>,
     /// Hidden until this many more listings have been made.
     hidden: Vec<(usize, String, Bytes)>,
+    /// Deleted when a create has met it.
+    vanishing: Option<String>,
 }
 
 /// What goes wrong with a call.
@@ -84,8 +91,12 @@ impl MemoryStore {
     /// A store of its own.
     #[must_use]
     pub fn new() -> Self {
+        let state = State {
+            now: Some(0),
+            ..State::default()
+        };
         Self(Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             running: watch::Sender::new(true),
         }))
     }
@@ -112,6 +123,11 @@ impl MemoryStore {
     pub fn fail_reads(&self, count: usize, fault: Fault) {
         let mut state = self.state();
         state.read_faults.extend(std::iter::repeat_n(fault, count));
+    }
+
+    /// Sets the clock of the store, which stands still. At first it says 0. None: the store tells no times any more.
+    pub fn set_clock(&self, now: Created) {
+        self.state().now = now;
     }
 
     /// No create or commit goes wrong any more.
@@ -162,6 +178,11 @@ impl MemoryStore {
     /// Takes an object away.
     pub fn remove(&self, name: &str) {
         self.state().objects.remove(name);
+    }
+
+    /// Takes an object away once a create has met it.
+    pub fn vanish(&self, name: &str) {
+        self.state().vanishing = Some(name.to_owned());
     }
 
     /// Hides an object until this many more listings have been made, as if it were created then.
@@ -220,21 +241,28 @@ impl MemoryStore {
         }
     }
 
-    fn store(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+    fn store(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
         let mut state = self.state();
         let fault = take_first(&mut state.create_faults);
         if let Some(fault @ (Fault::Transient | Fault::Permanent)) = fault {
             return Err(fault_error("create", name, fault));
         }
         if state.objects.contains_key(name) {
+            let created = state.created.get(name).copied().flatten();
+            if state.vanishing.take_if(|it| it.as_str() == name).is_some() {
+                state.objects.remove(name);
+            }
             return Err(StoreError::AlreadyExists {
                 name: name.to_owned(),
+                created,
             });
         }
+        let now = state.now;
         state.objects.insert(name.to_owned(), body);
+        state.created.insert(name.to_owned(), now);
         match fault {
             Some(fault) => Err(fault_error("create", name, fault)),
-            None => Ok(()),
+            None => Ok(now),
         }
     }
 }
@@ -274,7 +302,7 @@ impl Store for MemoryStore {
         "memory:".to_owned()
     }
 
-    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
         check_name(name)?;
         self.begin(Call::Create(name.to_owned())).await;
         self.store(name, body)
@@ -364,7 +392,7 @@ impl Upload for MemoryUpload {
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.store.begin(Call::Commit(self.name.clone())).await;
-        self.store.store(&self.name, self.body.freeze())
+        self.store.store(&self.name, self.body.freeze()).map(|_| ())
     }
 }
 

@@ -128,6 +128,11 @@ impl<'a> Listing<'a> {
     }
 }
 
+/// When an object came into being, by the clock of the store: Unix milliseconds. None: the store does not say.
+///
+/// Two of these times may be compared, and nothing else: no clock of ours need agree with the store's.
+pub type Created = Option<i64>;
+
 /// Bytes of an object, in order, in chunks of bounded size.
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
@@ -138,7 +143,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn url(&self) -> String;
 
     /// Creates `name` with `body`. Durable when it returns. [`StoreError::AlreadyExists`] when there is such an object.
-    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError>;
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError>;
 
     /// Begins an object of unknown length. Nothing is visible under `name` before [`Upload::commit`].
     async fn upload(&self, name: &str) -> Result<Box<dyn Upload>, StoreError>;
@@ -266,6 +271,8 @@ pub enum StoreError {
     AlreadyExists {
         /// The object.
         name: String,
+        /// When it was created.
+        created: Created,
     },
     /// No such object.
     #[error("{name}: no such object")]

@@ -64,7 +64,9 @@ impl Place {
     pub(super) fn own_name(&self, error: StoreError, object: &str) -> StoreError {
         let name = self.name(object).unwrap_or(object).to_owned();
         match error {
-            StoreError::AlreadyExists { .. } => StoreError::AlreadyExists { name },
+            StoreError::AlreadyExists { created, .. } => {
+                StoreError::AlreadyExists { name, created }
+            }
             StoreError::NotFound { .. } => StoreError::NotFound { name },
             other => other,
         }

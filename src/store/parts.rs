@@ -155,13 +155,9 @@ impl<S: Service> Upload for PartWise<S> {
         self.check_sound()?;
         if !self.begun {
             let body = self.filling.split().freeze();
-            return put(
-                &self.service,
-                &self.object,
-                body,
-                self.service.limits().part,
-            )
-            .await;
+            let limit = self.service.limits().part;
+            let put = put(&self.service, &self.object, body, limit);
+            return put.await.map(|_| ());
         }
         if !self.filling.is_empty() {
             self.send_part().await?;

@@ -20,7 +20,7 @@ use super::names::Place;
 use super::parts::{Assembly, PartWise};
 use super::resume::{Opened, Reading};
 use super::retry::{Advice, Attempt, Call, too_slow};
-use super::{ByteStream, Listing, ObjectMeta, Store, StoreError, Upload, check_name};
+use super::{ByteStream, Created, Listing, ObjectMeta, Store, StoreError, Upload, check_name};
 
 /// Up to this many bytes that are in memory anyway are uploaded in one request. The longest log segments are shorter.
 const SINGLE: usize = 32 << 20;
@@ -65,8 +65,14 @@ pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// Creates an object: [`Attempt::Exists`] if there is one.
-    async fn put(&self, object: &str, body: Bytes, crc: u32, token: &str) -> Result<(), Attempt>;
+    /// Creates an object, and says when that was: [`Attempt::Exists`] if there is one.
+    async fn put(
+        &self,
+        object: &str,
+        body: Bytes,
+        crc: u32,
+        token: &str,
+    ) -> Result<Created, Attempt>;
     /// What is known of an object.
     async fn head(&self, object: &str) -> Result<Head, Attempt>;
     /// Bytes of an object, which must still have that tag if one is given (else [`Attempt::Exists`] or
@@ -94,6 +100,7 @@ pub(super) struct Head {
     /// The token of the create that made it.
     pub(super) token: Option<String>,
     pub(super) crc32c: Option<u32>,
+    pub(super) created: Created,
 }
 
 /// A page of a listing, and how to ask for the next one.
@@ -131,7 +138,7 @@ pub(super) async fn put<S: Service>(
     object: &str,
     body: Bytes,
     limit: Duration,
-) -> Result<(), StoreError> {
+) -> Result<Created, StoreError> {
     let token = token();
     let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
     crc.update(&body);
@@ -140,8 +147,9 @@ pub(super) async fn put<S: Service>(
     call.run(|| async {
         let put = service.put(object, body.clone(), crc, &token);
         match within(service.limits().attempt, put).await {
-            Err(failed @ Attempt::Exists) => {
-                settle(service, object, &token, failed).await.map(|_| ())
+            Err(failed @ Attempt::Exists(_)) => {
+                let settled = settle(service, object, &token, failed).await;
+                settled.map(|found| found.created)
             }
             done => done,
         }
@@ -160,9 +168,10 @@ pub(super) async fn settle<S: Service>(
 ) -> Result<Head, Attempt> {
     match within(service.limits().stall, service.head(object)).await {
         Ok(found) if found.token.as_deref() == Some(token) => Ok(found),
+        Ok(found) => Err(Attempt::Exists(found.created)),
         // What this create made takes our key.
-        Ok(_) | Err(Attempt::WrongKey(_)) => Err(Attempt::Exists),
-        Err(Attempt::NotFound(_)) if matches!(failed, Attempt::Exists) => Err(Attempt::Again(
+        Err(Attempt::WrongKey(_)) => Err(Attempt::Exists(None)),
+        Err(Attempt::NotFound(_)) if matches!(failed, Attempt::Exists(_)) => Err(Attempt::Again(
             "another create is running, or what it made was deleted".to_owned(),
             None,
         )),
@@ -198,12 +207,12 @@ impl<S: Service> Store for S {
         self.place().url()
     }
 
-    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
         let object = object_of(self, name)?;
         if body.len() > SINGLE {
             let mut upload = self.upload(name).await?;
             upload.write(body).await?;
-            return upload.commit().await;
+            return upload.commit().await.map(|()| None);
         }
         put(self, &object, body, self.limits().call).await
     }

@@ -43,7 +43,7 @@ async fn it_does_what_every_store_does(bench: Bench) {
     // Thousands of requests: without the proxy.
     let host = bench.emulator.direct_host();
     let mut stores = Vec::new();
-    for n in 0..13 {
+    for n in 0..14 {
         let prefix = format!("contract-{n}");
         let store = bench.store_at(host.clone(), "bucket", &prefix, LIMITS);
         stores.push(store.await);

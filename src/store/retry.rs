@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::StoreError;
+use super::{Created, StoreError};
 use crate::runtime::backoff::Backoff;
 
 /// First and longest pause between two tries.
@@ -20,8 +20,8 @@ const CHAIN_MAX: usize = 1000;
 /// How one try ended.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    /// The object exists, and another create made it.
-    Exists,
+    /// The object exists, and another create made it, at that time.
+    Exists(Created),
     /// There is no such object, or no such bucket.
     NotFound(String),
     /// Worth another try, after the pause that the server asked for.
@@ -45,7 +45,10 @@ impl Attempt {
     /// The store's own error for it.
     pub(super) fn told(self, what: String) -> StoreError {
         match self {
-            Self::Exists => StoreError::AlreadyExists { name: what },
+            Self::Exists(created) => StoreError::AlreadyExists {
+                name: what,
+                created,
+            },
             Self::NotFound(cause) => StoreError::Permanent {
                 what,
                 cause: format!("{cause}. Check that the bucket exists"),
@@ -100,7 +103,7 @@ impl Call {
                     .min(RETRY_AFTER_MAX)
                     .max(backoff.pause()),
                 Attempt::Damaged(_) => backoff.pause(),
-                Attempt::Exists
+                Attempt::Exists(_)
                 | Attempt::NotFound(_)
                 | Attempt::Over(_)
                 | Attempt::WrongKey(_)
@@ -117,8 +120,9 @@ impl Call {
 
     fn error(&self, failed: Attempt) -> StoreError {
         match failed {
-            Attempt::Exists => StoreError::AlreadyExists {
+            Attempt::Exists(created) => StoreError::AlreadyExists {
                 name: self.shown.clone(),
+                created,
             },
             Attempt::NotFound(_) if matches!(self.verb, "read" | "delete") => {
                 StoreError::NotFound {

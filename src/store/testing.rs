@@ -196,8 +196,8 @@ pub(super) async fn upload_parts(
     upload.commit().await
 }
 
-pub(super) fn check_exists(created: Result<(), StoreError>, name: &str) {
+pub(super) fn check_exists<T: std::fmt::Debug>(created: Result<T, StoreError>, name: &str) {
     let error = created.unwrap_err();
-    let exists = matches!(&error, StoreError::AlreadyExists { name: it } if it == name);
+    let exists = matches!(&error, StoreError::AlreadyExists { name: it, .. } if it == name);
     assert!(exists, "{error}");
 }

@@ -62,6 +62,16 @@ pub(crate) struct Counts {
     pub(crate) tiny: u64,
     /// Servers that an operator had to decide about.
     pub(crate) decided: u64,
+    /// Objects of logs that were deleted.
+    pub(crate) freed: u64,
+    /// Objects that were created under such names.
+    pub(crate) stale: u64,
+    /// Of those, seals.
+    pub(crate) stale_seals: u64,
+    /// Of those, segments that reach into what was not deleted.
+    pub(crate) straddling: u64,
+    /// Processes that were stopped, and went on.
+    pub(crate) slept: u64,
 }
 
 impl Counts {
@@ -104,6 +114,11 @@ impl Counts {
             (&mut self.replaced, other.replaced),
             (&mut self.tiny, other.tiny),
             (&mut self.decided, other.decided),
+            (&mut self.freed, other.freed),
+            (&mut self.stale, other.stale),
+            (&mut self.stale_seals, other.stale_seals),
+            (&mut self.straddling, other.straddling),
+            (&mut self.slept, other.slept),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;

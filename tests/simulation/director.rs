@@ -26,22 +26,22 @@ const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
 /// What may go wrong in a run.
 #[derive(Debug)]
-struct Troubles {
-    links: bool,
-    kills: bool,
-    store: bool,
-    failovers: bool,
-    losses: bool,
-    second: bool,
-    consolidates: bool,
-    spool: bool,
-    takeovers: bool,
+pub(super) struct Troubles {
+    pub(super) links: bool,
+    pub(super) kills: bool,
+    pub(super) store: bool,
+    pub(super) failovers: bool,
+    pub(super) losses: bool,
+    pub(super) second: bool,
+    pub(super) consolidates: bool,
+    pub(super) spool: bool,
+    pub(super) takeovers: bool,
     /// Restarts from one RDB file, again and again.
-    crashes: bool,
+    pub(super) crashes: bool,
     /// The machine is set back to a snapshot of its memory.
-    snapshots: bool,
+    pub(super) snapshots: bool,
     /// Clocks of the program jump, and are set right.
-    clocks: bool,
+    pub(super) clocks: bool,
 }
 
 impl Troubles {
@@ -75,7 +75,7 @@ pub(crate) type Consolidation = (Arc<Process>, JoinHandle<Result<(), Consolidate
 
 /// A `backfeed backup`.
 pub(crate) struct Writer {
-    group: &'static str,
+    pub(super) group: &'static str,
     pub(crate) process: Arc<Process>,
     shutdown: watch::Sender<bool>,
     status: Status,
@@ -119,36 +119,36 @@ impl Writer {
     }
 }
 
-struct Director {
-    troubles: Troubles,
-    capture: CaptureConfig,
-    writers: Vec<Writer>,
+pub(super) struct Director {
+    pub(super) troubles: Troubles,
+    pub(super) capture: CaptureConfig,
+    pub(super) writers: Vec<Writer>,
     /// Groups that are to run.
-    wanted: Vec<&'static str>,
-    consolidation: Option<Consolidation>,
-    started: u64,
+    pub(super) wanted: Vec<&'static str>,
+    pub(super) consolidation: Option<Consolidation>,
+    pub(super) started: u64,
     /// At the same time, of the same history.
-    takeovers: Vec<Takeover>,
+    pub(super) takeovers: Vec<Takeover>,
     /// So many at most.
-    rivals: usize,
+    pub(super) rivals: usize,
     /// It was begun, and must come to its end.
-    taking_over: bool,
+    pub(super) taking_over: bool,
     /// Servers that were restored and promoted; at most one of them goes on.
-    candidates: Vec<(&'static str, usize)>,
+    pub(super) candidates: Vec<(&'static str, usize)>,
     /// For the groups of those who take over.
-    groups: Vec<&'static str>,
+    pub(super) groups: Vec<&'static str>,
     /// The server that counts.
-    master: usize,
+    pub(super) master: usize,
     /// As it was when it saved.
-    saved: Option<Node>,
+    pub(super) saved: Option<Node>,
     /// As it was when its machine was.
-    snapshot: Option<Node>,
+    pub(super) snapshot: Option<Node>,
     _spool: Option<tempfile::TempDir>,
 }
 
 /// Runs everything.
 pub(crate) async fn direct() -> Result<(), String> {
-    let mut director = Director::new();
+    let mut director = Director::new(Troubles::draw());
     tokio::spawn(failures::ping());
     let steps = between(20, 120);
     for _ in 0..steps {
@@ -173,8 +173,7 @@ pub(crate) async fn direct() -> Result<(), String> {
 }
 
 impl Director {
-    fn new() -> Self {
-        let troubles = Troubles::draw();
+    pub(super) fn new(troubles: Troubles) -> Self {
         note(|| format!("{troubles:?}"));
         let version = if once_in(4) { 6 } else { 7 };
         let backlog = pick(&[300, 3000, 30_000, 1 << 20]);
@@ -224,14 +223,14 @@ impl Director {
         }
     }
 
-    fn start(&mut self, group: &'static str) {
+    pub(super) fn start(&mut self, group: &'static str) {
         self.started += 1;
         let writer = Writer::start(group, self.started, self.capture.clone());
         self.writers.push(writer);
     }
 
     /// Something happens.
-    async fn step(&mut self) {
+    pub(super) async fn step(&mut self) {
         let master = self.master;
         match below(29) {
             0..8 => {
@@ -332,7 +331,7 @@ impl Director {
     }
 
     /// The master, if the store knows what it does.
-    fn as_it_is(&self) -> Option<Node> {
+    pub(super) fn as_it_is(&self) -> Option<Node> {
         with(|sim| {
             let node = &sim.nodes[self.master];
             let known = sim.key_of(node).and_then(|key| sim.oracle.end(key));
@@ -374,7 +373,7 @@ impl Director {
         }
     }
 
-    fn consolidate(&mut self) {
+    pub(super) fn consolidate(&mut self) {
         if self.consolidation.is_some() {
             return;
         }
@@ -383,7 +382,7 @@ impl Director {
     }
 
     /// Who died or ended, and whether that was right; starts those who are to run.
-    async fn look_after(&mut self) -> Result<(), String> {
+    pub(super) async fn look_after(&mut self) -> Result<(), String> {
         let mut left = Vec::new();
         for writer in std::mem::take(&mut self.writers) {
             let spooled = writer.status.view().spool_bytes > 0;
@@ -514,6 +513,7 @@ impl Director {
             {
                 let sealed = with(|sim| sim.oracle.sealed(at.history));
                 if sealed == Some(at.offset.0) {
+                    with(|sim| sim.oracle.counts.superseded += 1);
                     Ok(())
                 } else {
                     Err(format!(
@@ -528,7 +528,7 @@ impl Director {
     }
 
     /// Nothing goes wrong any more.
-    async fn calm(&mut self) -> Result<(), String> {
+    pub(super) async fn calm(&mut self) -> Result<(), String> {
         note(|| "calm".to_owned());
         with(|sim| {
             sim.wrong_clocks.clear();
@@ -565,7 +565,7 @@ impl Director {
     }
 
     /// Everything that the master has comes into the store.
-    async fn converge(&mut self) -> Result<(), String> {
+    pub(super) async fn converge(&mut self) -> Result<(), String> {
         let began = Instant::now();
         let master = self.master;
         loop {
@@ -615,7 +615,7 @@ impl Director {
     }
 
     /// A graceful end stores the very last byte.
-    async fn stop(&mut self) -> Result<(), String> {
+    pub(super) async fn stop(&mut self) -> Result<(), String> {
         let wanted = with(|sim| sim.nodes[self.master].offset);
         sleep(Duration::from_secs(5)).await;
         for mut writer in std::mem::take(&mut self.writers) {

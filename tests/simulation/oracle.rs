@@ -13,7 +13,7 @@ use crate::archive::takeover::{ClaimDoc, SuccessorDoc};
 use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name, ServerInfo, begins_at};
 use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX, TINY};
 use crate::log::segment::{self, Entry};
-use crate::store::StoreError;
+use crate::store::{Created, StoreError};
 use crate::wire::position::ReplId;
 
 /// Relative expiries begin when they are received: an outage may lie between.
@@ -22,16 +22,20 @@ const LATE_MS: i64 = 3_600_000;
 /// A history as it lies in the store.
 #[derive(Default)]
 pub(crate) struct Stored {
-    doc: Option<HistoryDoc>,
-    data: BTreeMap<u64, Bytes>,
+    pub(super) doc: Option<HistoryDoc>,
+    pub(super) data: BTreeMap<u64, Bytes>,
     pub(crate) bases: BTreeMap<u64, BaseKind>,
     /// By start: end, whether it bridges a gap, last boundary.
-    segments: BTreeMap<u64, (u64, bool, Option<u64>)>,
+    pub(super) segments: BTreeMap<u64, (u64, bool, Option<u64>)>,
     /// Of segments, by start.
     clocks: BTreeMap<u64, SegmentClock>,
     /// Of snapshots that servers sent: were they made at the time that they say?
     right_bases: BTreeMap<u64, bool>,
     pub(crate) sealed: Option<u64>,
+    /// The last byte of its log.
+    log_end: Option<u64>,
+    /// Up to here, what its log began with was deleted.
+    pub(super) freed: Option<u64>,
 }
 
 /// What a segment tells of time.
@@ -319,22 +323,27 @@ impl Sim {
         name: &str,
         body: Bytes,
         writer: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Created, StoreError> {
         if self.objects.contains_key(name) {
             self.oracle.counts.taken += 1;
             note(|| format!("{writer} finds {name}"));
+            let created = self.times[name];
             return Err(StoreError::AlreadyExists {
                 name: name.to_owned(),
+                created: (!self.is_timeless).then_some(created),
             });
         }
         note(|| format!("{writer} creates {name}"));
         self.objects.insert(name.to_owned(), body.clone());
         self.created += 1;
         self.births.insert(name.to_owned(), self.created);
+        // As some services have it.
+        let now = self.now_ms() / 1000 * 1000;
+        self.times.insert(name.to_owned(), now);
         if let Err(wrong) = self.check(name, &body, writer) {
             fail(format!("{writer} created {name}: {wrong}"));
         }
-        Ok(())
+        Ok((!self.is_timeless).then_some(now))
     }
 
     fn check(&mut self, name: &str, body: &Bytes, writer: &str) -> Result<(), String> {
@@ -548,6 +557,18 @@ impl Sim {
         }
         let stored = self.oracle.histories.entry(id).or_default();
         let doc = stored.doc.as_ref().ok_or("there is no history.json")?;
+        if let Some(freed) = stored.freed.filter(|freed| start < *freed) {
+            // It counts for nobody. Whoever acknowledged it would be found out.
+            self.oracle.counts.stale += 1;
+            match &entry {
+                Entry::Seal(_) => self.oracle.counts.stale_seals += 1,
+                Entry::Segment(header) if header.meta.end.0 > freed => {
+                    self.oracle.counts.straddling += 1;
+                }
+                Entry::Segment(_) => {}
+            }
+            return Ok(());
+        }
         if let Some(sealed) = stored.sealed {
             return Err(format!("the log was sealed after {sealed}"));
         }
@@ -555,9 +576,9 @@ impl Sim {
         let begins = |at: &u64| {
             stored.bases.contains_key(at) || doc.parent.is_some_and(|parent| parent.offset.0 == *at)
         };
-        match stored.segments.last_key_value() {
-            Some((_, (end, ..))) if *end == start => {}
-            Some((_, (end, ..))) => return Err(format!("the log ends at {end}: a second chain")),
+        match stored.log_end {
+            Some(end) if end == start => {}
+            Some(end) => return Err(format!("the log ends at {end}: a second chain")),
             None if begins(&start) => {}
             None => return Err("no base and no parent stands there".to_owned()),
         }
@@ -608,6 +629,7 @@ impl Sim {
         });
         self.oracle.counts.clock_back += u64::from(header.meta.clock_back.is_some());
         let stored = self.oracle.histories.entry(id).or_default();
+        stored.log_end = Some(end);
         stored.clocks.extend(clock.map(|clock| (start, clock)));
         stored
             .segments
@@ -625,6 +647,9 @@ impl Sim {
     /// What must be restored for a time: everything that was stored before, at least. None: with a clock that was wrong from the
     /// beginning, or at the end, nothing tells.
     pub(crate) fn stored_by(&self, id: ReplId, unix_ms: i64) -> Option<u64> {
+        if self.stood_still_ms > 0 {
+            return None;
+        }
         let mut least = 0;
         let (mut at, mut upto, mut last) = (id, u64::MAX, None);
         loop {

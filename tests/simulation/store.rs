@@ -16,7 +16,9 @@ use tokio::time::sleep;
 
 use super::{note, with};
 use crate::runtime::simulated::{below, between, current, once_in};
-use crate::store::{ByteStream, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload};
+use crate::store::{
+    ByteStream, Created, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload,
+};
 
 /// What goes wrong at the moment: once in so many calls; `u64::MAX` for never.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +97,7 @@ async fn ask(what: &str, name: &str) -> Result<(), StoreError> {
 }
 
 /// A create, or the commit of an upload.
-async fn create(name: &str, body: Bytes) -> Result<(), StoreError> {
+async fn create(name: &str, body: Bytes) -> Result<Created, StoreError> {
     let weather = weather();
     let writer = current().map_or(String::new(), |process| process.name.clone());
     let (answer, answered) = oneshot::channel();
@@ -138,7 +140,7 @@ impl Store for SimulatedStore {
         "simulated:".to_owned()
     }
 
-    async fn create(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
         create(name, body).await
     }
 
@@ -264,6 +266,6 @@ impl Upload for SimulatedUpload {
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        create(&self.name, self.body.freeze()).await
+        create(&self.name, self.body.freeze()).await.map(|_| ())
     }
 }

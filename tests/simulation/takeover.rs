@@ -45,7 +45,7 @@ type Shared = Arc<Mutex<Reached>>;
 
 /// A takeover under way.
 pub(crate) struct Takeover {
-    process: Arc<Process>,
+    pub(super) process: Arc<Process>,
     task: JoinHandle<Result<(), String>>,
     reached: Shared,
 }

@@ -84,6 +84,8 @@ pub(crate) struct Process {
     polls: AtomicU64,
     dies_at: AtomicU64,
     dead: AtomicBool,
+    stops_at: AtomicU64,
+    stopped: AtomicBool,
     tasks: AtomicU64,
     wakers: Mutex<BTreeMap<u64, Waker>>,
 }
@@ -95,6 +97,8 @@ impl Process {
             polls: AtomicU64::new(0),
             dies_at: AtomicU64::new(u64::MAX),
             dead: AtomicBool::new(false),
+            stops_at: AtomicU64::new(u64::MAX),
+            stopped: AtomicBool::new(false),
             tasks: AtomicU64::new(0),
             wakers: Mutex::default(),
         })
@@ -111,15 +115,50 @@ impl Process {
         self.dies_at.store(u64::MAX, Ordering::Relaxed);
     }
 
-    pub(crate) fn kill(&self) {
-        self.dead.store(true, Ordering::Relaxed);
+    /// Stops it (`SIGSTOP`) before so many more steps of its tasks. What it has sent goes on without it.
+    pub(crate) fn stop_in(&self, polls: u64) {
+        let at = self.polls.load(Ordering::Relaxed) + polls;
+        self.stops_at.store(at, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// It goes on (`SIGCONT`), as if nothing had been.
+    pub(crate) fn resume(&self) {
+        self.stops_at.store(u64::MAX, Ordering::Relaxed);
+        if self.stopped.swap(false, Ordering::Relaxed) {
+            crate::simulation_tests::note(|| format!("{} goes on", self.name));
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
         for waker in self.wakers.lock().unwrap().values() {
             waker.wake_by_ref();
         }
     }
 
+    pub(crate) fn kill(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Does it stand still, before its next step?
+    fn stands_still(&self) -> bool {
+        let polls = self.polls.load(Ordering::Relaxed);
+        if polls >= self.stops_at.load(Ordering::Relaxed) && !self.is_dead() {
+            if !self.stopped.swap(true, Ordering::Relaxed) {
+                crate::simulation_tests::note(|| format!("{} is stopped", self.name));
+            }
+            return true;
+        }
+        false
     }
 
     /// One step of a task; false: there is none any more.
@@ -173,6 +212,11 @@ impl<F: Future> Future for InProcess<F> {
         let Some(process) = self.process.clone() else {
             return self.task.as_mut().unwrap().as_mut().poll(context);
         };
+        if process.stands_still() {
+            let waker = context.waker().clone();
+            process.wakers.lock().unwrap().insert(self.id, waker);
+            return Poll::Pending;
+        }
         if !process.step() {
             let task = self.task.take();
             within(&process, || drop(task));

@@ -1,10 +1,11 @@
-//! A part of a log's list with its headers.
+//! A part of a log's list with its headers, and which of these objects belong to the log. ([`super`] says why not all
+//! do.)
 
 use crate::archive::ArchiveError;
 use crate::log::segment::{Entry, SealHeader};
 use crate::wire::position::Offset;
 
-/// Some neighbours of a log's list, up to the first seal.
+/// Some neighbours of a log's list, without those that are stale.
 pub(crate) struct Window {
     /// Index of the first of them in the list.
     offset: usize,
@@ -38,18 +39,28 @@ impl Item {
         }
     }
 
-    fn is_seal(&self) -> bool {
-        matches!(self.entry, Ok(Entry::Seal(_)))
+    /// It is no part of the log, which has an object that begins with byte `above`, and none between.
+    pub(crate) fn is_stale(&self, above: Option<u64>) -> bool {
+        above.is_some_and(|above| match &self.entry {
+            Ok(Entry::Segment(header)) => header.meta.end.0 >= above,
+            Ok(Entry::Seal(_)) => true,
+            Err(_) => false,
+        })
     }
 }
 
 impl Window {
-    /// `items`, ascending, are those of the list from index `offset` on.
-    pub(crate) fn new(offset: usize, is_all_listed: bool, mut items: Vec<Item>) -> Self {
-        // A seal is created at the end of the log, and nothing after it counts.
-        if let Some(seal) = items.iter().position(Item::is_seal) {
-            items.truncate(seal.saturating_add(1));
-        }
+    /// `items`, ascending, are those of the list from index `offset` on. After them it has one that begins with byte
+    /// `above`.
+    pub(crate) fn new(
+        offset: usize,
+        is_all_listed: bool,
+        mut items: Vec<Item>,
+        above: Option<u64>,
+    ) -> Self {
+        let firsts: Vec<u64> = items.iter().map(|item| item.first).chain(above).collect();
+        let mut aboves = firsts.into_iter().skip(1);
+        items.retain(|item| !item.is_stale(aboves.next()));
         Self {
             offset,
             is_all_listed,
@@ -65,11 +76,6 @@ impl Window {
     /// Does it begin with the list?
     pub(crate) fn begins_list(&self) -> bool {
         self.offset == 0
-    }
-
-    /// The item's index in the list.
-    pub(crate) fn in_list(&self, index: usize) -> usize {
-        self.offset.saturating_add(index)
     }
 
     /// The item at this index of the window.

@@ -22,7 +22,7 @@ pub(super) fn of(error: &Error) -> Attempt {
     match error {
         Error::NotFound { .. } => Attempt::NotFound(text),
         Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => {
-            Attempt::Exists
+            Attempt::Exists(None)
         }
         Error::PermissionDenied { .. } => Attempt::Refused(403, text),
         Error::Unauthenticated { .. } => Attempt::Refused(401, text),
@@ -78,7 +78,7 @@ pub(super) fn of_answer(answer: &Answer) -> Attempt {
             Attempt::Over(format!("{text}. The upload has ended. Begin it again"))
         }
         (404, _) => Attempt::NotFound(text),
-        (409 | 412 | 304, _) => Attempt::Exists,
+        (409 | 412 | 304, _) => Attempt::Exists(None),
         (_, "RequestTimeTooSkewed") => needs("This machine's clock is wrong"),
         (_, "ExpiredToken" | "TokenRefreshRequired") => needs(
             "Temporary credentials have expired. Give new ones, or use a role, which renews them by itself",
@@ -141,12 +141,15 @@ mod tests {
         assert!(matches!(of_code(404, "NoSuchUpload"), Attempt::Over(_)));
         assert!(matches!(
             of_code(412, "PreconditionFailed"),
-            Attempt::Exists
+            Attempt::Exists(_)
         ));
-        assert!(matches!(of_code(409, "BlobAlreadyExists"), Attempt::Exists));
+        assert!(matches!(
+            of_code(409, "BlobAlreadyExists"),
+            Attempt::Exists(_)
+        ));
         assert!(matches!(
             of_code(409, "ConditionalRequestConflict"),
-            Attempt::Exists
+            Attempt::Exists(_)
         ));
         assert!(matches!(
             of_code(403, "AccessDenied"),

@@ -14,6 +14,7 @@ mod upload;
 mod wire;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,8 +37,9 @@ use super::names::Place;
 use super::remote::{Head, LIMITS, Limits, Page, Service};
 use super::resume::Opened;
 use super::retry::{Advice, Attempt};
-use super::{Listing, ObjectMeta, StoreError};
+use super::{Created, Listing, ObjectMeta, StoreError};
 use upload::Multipart;
+use wire::ANSWERED;
 
 /// Metadata of an object: the token of the create that made it, and CRC32C of what was sent. The names pass every proxy
 /// as headers (S3) and are valid identifiers (Azure).
@@ -228,7 +230,13 @@ impl Service for CloudStore {
         }
     }
 
-    async fn put(&self, object: &str, body: Bytes, crc: u32, token: &str) -> Result<(), Attempt> {
+    async fn put(
+        &self,
+        object: &str,
+        body: Bytes,
+        crc: u32,
+        token: &str,
+    ) -> Result<Created, Attempt> {
         let options = PutOptions {
             mode: PutMode::Create,
             attributes: attributes(token, Some(crc)),
@@ -236,8 +244,12 @@ impl Service for CloudStore {
         };
         let path = path(object)?;
         self.authorize().await?;
-        let put = self.cloud.put_opts(&path, body.into(), options).await;
-        put.map(|_| ()).map_err(|error| error::of(&error))
+        let put = async {
+            let put = self.cloud.put_opts(&path, body.into(), options).await;
+            put.map(|_| ANSWERED.with(Cell::get))
+        };
+        let put = ANSWERED.scope(Cell::new(None), put).await;
+        put.map_err(|error| error::of(&error))
     }
 
     async fn head(&self, object: &str) -> Result<Head, Attempt> {
@@ -248,11 +260,13 @@ impl Service for CloudStore {
             ..GetOptions::default()
         };
         let found = self.cloud.get_opts(&path, options).await;
-        let attributes = found.map_err(|error| error::of(&error))?.attributes;
+        let found = found.map_err(|error| error::of(&error))?;
+        let (meta, attributes) = (found.meta, found.attributes);
         let token = attributes.get(&Attribute::Metadata(Cow::Borrowed(TOKEN_KEY)));
         Ok(Head {
             token: token.map(|token| token.to_string()),
             crc32c: crc32c_in(&attributes),
+            created: Some(meta.last_modified.timestamp_millis()),
         })
     }
 

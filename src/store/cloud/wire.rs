@@ -1,12 +1,13 @@
 //! HTTP between the crate and the service, and what we add to it. An upload is completed only if there is no such
 //! object yet (the crate does not ask for that). The error text of a service is returned in full.
 
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{
-    AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_RANGE, DATE, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
 };
 use http::{Method, StatusCode, Uri};
 use object_store::ClientOptions;
@@ -16,9 +17,13 @@ use object_store::client::{
     ReqwestConnector,
 };
 
+use crate::store::Created;
+
 tokio::task_local! {
     /// What goes with the completion of an upload that runs within this scope.
     pub(super) static COMPLETION: HeaderMap;
+    /// When the service answered the request that runs within this scope, by its own clock.
+    pub(super) static ANSWERED: Cell<Created>;
 }
 
 /// Makes clients of the service at one address.
@@ -83,6 +88,10 @@ impl HttpService for Wire {
             };
             return Err(HttpError::new(HttpErrorKind::Unknown, none));
         }
+        if ours {
+            let date = response.headers().get(DATE);
+            let _ = ANSWERED.try_with(|answered| answered.set(date.and_then(time)));
+        }
         if response.status().is_success() || !ours {
             return Ok(response);
         }
@@ -107,6 +116,12 @@ impl Wire {
             .try_authorize(request)
             .map_err(failed)
     }
+}
+
+/// The time that a header names, as RFC 9110 has it (5.6.7).
+fn time(value: &HeaderValue) -> Created {
+    let at = jiff::fmt::rfc2822::parse(value.to_str().ok()?).ok()?;
+    Some(at.timestamp().as_millisecond())
 }
 
 /// S3's `CompleteMultipartUpload`, Azure's `Put Block List`.
@@ -234,6 +249,17 @@ mod tests {
             ("bytes */10", None),
         ] {
             assert_eq!(is_empty(range), empty, "{range}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_an_answer_is_read() {
+        for (text, wanted) in [
+            ("Thu, 01 Jan 2026 00:00:01 GMT", Some(1_767_225_601_000)),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(time(&HeaderValue::from_static(text)), wanted, "{text}");
         }
     }
 

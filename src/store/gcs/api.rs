@@ -17,8 +17,8 @@ use url::Url;
 
 use super::{TOKEN_KEY, error};
 use crate::config::{Encryption, EncryptionKey, GcsOptions};
-use crate::store::Listing;
 use crate::store::retry::{Attempt, chain};
+use crate::store::{Created, Listing};
 
 const ENDPOINT: &str = "https://storage.googleapis.com";
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -48,9 +48,18 @@ pub(super) struct Metadata {
     /// A number as text.
     #[serde(default)]
     size: String,
+    /// RFC 3339.
+    #[serde(default, rename = "timeCreated")]
+    time_created: String,
 }
 
 impl Metadata {
+    /// When the object was created.
+    pub(super) fn created(&self) -> Created {
+        let at: jiff::Timestamp = self.time_created.parse().ok()?;
+        Some(at.as_millisecond())
+    }
+
     /// In bytes.
     pub(super) fn size(&self) -> Result<u64, Attempt> {
         let unsaid = || "the server does not say how long the object is".to_owned();
@@ -128,7 +137,7 @@ impl Api {
             .request(Method::GET, self.url(&[object]))
             .await?
             .headers(self.key.clone())
-            .query(&[("fields", "metadata,crc32c,size")]);
+            .query(&[("fields", "metadata,crc32c,size,timeCreated")]);
         json_of(send(request).await?).await
     }
 

@@ -102,7 +102,7 @@ pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> A
         {
             Attempt::Again(text, None)
         }
-        412 => Attempt::Exists,
+        412 => Attempt::Exists(None),
         _ if let Some(advice) = key_advice(said) => {
             Attempt::WrongKey(format!("{text} (HTTP {status}). {advice}"))
         }

@@ -30,7 +30,7 @@ use super::names::Place;
 use super::remote::{Head, LIMITS, Limits, Page, Service};
 use super::resume::{Body, Opened};
 use super::retry::{Advice, Attempt};
-use super::{Listing, ObjectMeta, StoreError};
+use super::{Created, Listing, ObjectMeta, StoreError};
 
 /// An emulator instead of Google, as in Google's own SDKs: `http://host:port` or `host:port`.
 const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
@@ -157,7 +157,13 @@ impl Service for GcsStore {
         name.starts_with(upload::PARTS)
     }
 
-    async fn put(&self, object: &str, body: Bytes, crc: u32, token: &str) -> Result<(), Attempt> {
+    async fn put(
+        &self,
+        object: &str,
+        body: Bytes,
+        crc: u32,
+        token: &str,
+    ) -> Result<Created, Attempt> {
         let mut write = self
             .client
             .write_object(self.bucket_resource(), object, body)
@@ -177,7 +183,11 @@ impl Service for GcsStore {
             write = write.with_quota_project(project);
         }
         let written = write.with_known_crc32c(crc).send_unbuffered().await;
-        written.map(|_| ()).map_err(|error| error::of_sdk(&error))
+        let written = written.map_err(|error| error::of_sdk(&error))?;
+        Ok(written.create_time.and_then(|at| {
+            let ms = at.seconds().checked_mul(1000)?;
+            ms.checked_add(i64::from(at.nanos() / 1_000_000))
+        }))
     }
 
     async fn head(&self, object: &str) -> Result<Head, Attempt> {
@@ -185,6 +195,7 @@ impl Service for GcsStore {
         Ok(Head {
             token: found.metadata.get(TOKEN_KEY).cloned(),
             crc32c: found.crc32c(),
+            created: found.created(),
         })
     }
 

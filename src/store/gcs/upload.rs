@@ -74,7 +74,7 @@ impl Composition {
             let composed = match within(limits.attempt, compose).await {
                 Ok(made) => made.crc32c(),
                 // The parts are deleted as they are composed: they are gone after a compose whose answer was lost.
-                Err(failed @ (Attempt::Exists | Attempt::NotFound(_))) => {
+                Err(failed @ (Attempt::Exists(_) | Attempt::NotFound(_))) => {
                     let Head { crc32c, .. } = settle(store, object, &self.token, failed).await?;
                     crc32c
                 }
@@ -110,7 +110,8 @@ impl Assembly for Composition {
         }
         let store = self.store.clone();
         Ok(Box::pin(async move {
-            put(&store, &name, body, store.limits.part).await
+            let put = put(&store, &name, body, store.limits.part);
+            put.await.map(|_| ())
         }))
     }
 

@@ -1,0 +1,81 @@
+//! Expiry, as it will be allowed to delete: what a log begins with, and its bases.
+
+use super::oracle::Stored;
+use super::{Sim, fail, note};
+use crate::archive::{GRACE_MS, Name};
+use crate::log::segment::{self, Entry};
+use crate::runtime::simulated::once_in;
+use crate::wire::position::ReplId;
+
+impl Sim {
+    /// Deletes what the log of a history begins with, and the bases before the one that stays.
+    pub(crate) fn delete_log(&mut self, id: ReplId) {
+        let Some(floor) = self.floor(id) else {
+            return;
+        };
+        let now = self.now_ms();
+        let of_log = |name: &String| match Name::parse(name) {
+            Some(Name::Log { history, .. }) => history == id,
+            _ => false,
+        };
+        let names: Vec<String> = self
+            .objects
+            .keys()
+            .filter(|name| of_log(name))
+            .cloned()
+            .collect();
+        let mut upto = None;
+        // Never the last one.
+        for name in &names[..names.len().saturating_sub(1)] {
+            let entry = segment::decode_entry(&self.objects[name]);
+            let Ok(Some((entry, _))) = entry else {
+                fail(format!("{name} cannot be read"));
+                return;
+            };
+            let end = match &entry {
+                Entry::Segment(header) => header.meta.end.0,
+                Entry::Seal(seal) => seal.start.0,
+            };
+            // What survives is one chain up to the end.
+            if end > floor || now.abs_diff(self.times[name]) < GRACE_MS {
+                break;
+            }
+            upto = upto.max(Some(end));
+            self.objects.remove(name);
+            self.oracle.counts.freed += 1;
+        }
+        let Some(upto) = upto else {
+            return;
+        };
+        note(|| format!("the log of {id} is deleted up to {upto}"));
+        // The data goes last. Whoever deletes may die before that.
+        let dies = once_in(2);
+        let bases = |name: &String| match Name::parse(name) {
+            Some(Name::BaseManifest(at) | Name::BaseVerdict(at)) => {
+                at.history == id && at.offset.0 < floor
+            }
+            Some(Name::BaseData(at)) => at.history == id && at.offset.0 < floor && !dies,
+            _ => false,
+        };
+        self.objects.retain(|name, _| !bases(name));
+        if let Some(stored) = self.oracle.histories.get_mut(&id) {
+            stored.freed = stored.freed.max(Some(upto));
+            stored.segments.retain(|_, (end, ..)| *end > upto);
+            stored.bases.retain(|at, _| *at >= floor);
+            stored.data.retain(|at, _| *at >= floor || dies);
+        }
+    }
+
+    /// Where the log of a history may be deleted to: the last base before which nothing is needed. None: nowhere.
+    fn floor(&self, id: ReplId) -> Option<u64> {
+        let stored = self.oracle.histories.get(&id)?;
+        let left = |other: &Stored| {
+            let parent = other.doc.as_ref()?.parent?;
+            (parent.history == id).then_some(parent.offset.0)
+        };
+        let needed = self.oracle.histories.values().filter_map(left).min();
+        let end = self.oracle.end(id)?;
+        let upto = needed.map_or(end, |needed| needed.min(end));
+        stored.bases.range(..=upto).next_back().map(|(at, _)| *at)
+    }
+}
