@@ -27,6 +27,7 @@ mod crash;
 mod diff;
 mod differential;
 mod do_no_harm;
+mod fencing;
 mod fixtures;
 mod fuzzing;
 mod gcs;

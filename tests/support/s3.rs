@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 
 /// A running service with a bucket called `bucket`. It ends with this.
@@ -34,6 +34,7 @@ pub type Objects = BTreeMap<String, (Bytes, HeaderMap)>;
 struct Shared {
     objects: Mutex<Objects>,
     delay: Mutex<Duration>,
+    ahead: Mutex<Duration>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -96,6 +97,11 @@ impl S3 {
         *self.shared.delay.lock().unwrap() = delay;
     }
 
+    /// Its clock is so much ahead of ours from now on.
+    pub fn set_ahead(&self, ahead: Duration) {
+        *self.shared.ahead.lock().unwrap() = ahead;
+    }
+
     /// What was asked since this was called last.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.shared.asked.lock().unwrap())
@@ -105,6 +111,11 @@ impl S3 {
     pub fn put(&self, name: &str, body: Bytes) {
         let mut objects = self.shared.objects.lock().unwrap();
         objects.insert(name.to_owned(), (body, HeaderMap::new()));
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, name: &str) {
+        self.shared.objects.lock().unwrap().remove(name);
     }
 
     /// All that it has.
@@ -130,6 +141,24 @@ impl S3 {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let mut response = answered(&shared, request).await;
+    let now = shared.now();
+    response.headers_mut().insert("date", now);
+    response
+}
+
+impl Shared {
+    /// What its clock says, as a header has it.
+    fn now(&self) -> HeaderValue {
+        let now = SystemTime::now() + *self.ahead.lock().unwrap();
+        let now = jiff::Timestamp::try_from(now).unwrap();
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        let text = printer.timestamp_to_rfc9110_string(&now).unwrap();
+        HeaderValue::from_str(&text).unwrap()
+    }
+}
+
+async fn answered(shared: &Shared, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     let query = head.uri.query().unwrap_or_default();
@@ -167,13 +196,17 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
                 return status(StatusCode::PRECONDITION_FAILED);
             }
             let mut kept = HeaderMap::new();
+            kept.insert("last-modified", shared.now());
             for (key, value) in &head.headers {
                 if key.as_str().starts_with("x-amz-meta-") {
                     kept.insert(key.clone(), value.clone());
                 }
             }
             objects.insert(name, (body, kept));
-            with_tag(Response::builder()).body(Body::empty()).unwrap()
+            Response::builder()
+                .header("etag", "\"1\"")
+                .body(Body::empty())
+                .unwrap()
         }
         Method::GET | Method::HEAD => {
             let Some((body, kept)) = objects.get(&name) else {
@@ -188,12 +221,6 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
 }
 
-fn with_tag(builder: axum::http::response::Builder) -> axum::http::response::Builder {
-    builder
-        .header("etag", "\"1\"")
-        .header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT")
-}
-
 fn status(status: StatusCode) -> Response {
     Response::builder()
         .status(status)
@@ -202,8 +229,13 @@ fn status(status: StatusCode) -> Response {
 }
 
 fn get(method: &Method, asked: &HeaderMap, body: &Bytes, kept: &HeaderMap) -> Response {
-    let mut response = with_tag(Response::builder());
-    response.headers_mut().unwrap().extend(kept.clone());
+    let mut response = Response::builder()
+        .header("etag", "\"1\"")
+        .header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT");
+    for (key, value) in kept {
+        let headers = response.headers_mut().unwrap();
+        headers.insert(key.clone(), value.clone());
+    }
     if method == Method::HEAD {
         let response = response.header("content-length", body.len());
         return response.body(Body::empty()).unwrap();
