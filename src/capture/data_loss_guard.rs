@@ -4,6 +4,7 @@
 use super::resume::Known;
 use super::{Capture, SessionEnd};
 use crate::archive::{BaseManifest, Catalog, Tip};
+use crate::link::replication_info::Facts;
 use crate::wire::position::{Position, ReplId};
 use crate::wire::rdb::Summary;
 
@@ -98,7 +99,23 @@ impl Capture {
         }
     }
 
-    /// The same for a snapshot of a history that the store does not know, and that does not come from a known one.
+    /// What was found out is that of the server that was asked. If another run of it answers with a full sync, it is asked
+    /// again. (Without a backlog, a server takes a new id for its first replica.)
+    pub(super) fn check_is_asked(
+        &self,
+        answers: ReplId,
+        asked: Option<&Facts>,
+    ) -> Result<(), SessionEnd> {
+        let asked = asked.filter(|asked| self.guards && asked.backlog_first.is_some());
+        match asked.and_then(|asked| asked.replid) {
+            Some(id) if id != answers => Err(SessionEnd::StartOver(format!(
+                "Redis has restarted since it was checked ({id} is now {answers}): checking it again"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Is it too little? It is a snapshot of a history that the store does not know, and that does not come from a known one.
     pub(super) fn check_amount(
         &self,
         known: &Known,

@@ -240,6 +240,7 @@ impl Capture {
                 (None, FeedLink::here(link))
             }
             (Event::FullResync(at), from) => {
+                self.check_is_asked(at.history, said.as_ref())?;
                 self.promoted = None;
                 achieved.full_sync_begun = true;
                 let tally = self.status.full_sync_begun();
