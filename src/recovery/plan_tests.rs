@@ -202,6 +202,57 @@ async fn a_time_between_the_marks_of_a_parent_and_those_of_a_clock_that_was_ahea
     }
 }
 
+/// The clock is two days ahead. Meanwhile it goes back by two seconds, and comes to its last time again; then it is set right.
+#[tokio::test]
+async fn a_short_way_back_of_a_clock_does_not_hide_a_long_one() {
+    const RIGHT_MS: i64 = 10_000;
+    const AHEAD_MS: i64 = RIGHT_MS + 172_800_000;
+    let (bytes, ends) = units();
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(1), None).await;
+    sample.base(id(1), 1000, 0, 9_000).await;
+    let back_ms = RIGHT_MS + 60_000;
+    let segments = [
+        (RIGHT_MS, None),
+        (AHEAD_MS, None),
+        (AHEAD_MS, Some(AHEAD_MS - 2_000)),
+        (AHEAD_MS + 1_000, None),
+        (AHEAD_MS + 1_000, Some(back_ms)),
+    ];
+    for (range, (unix_ms, back)) in ends.windows(2).zip(segments) {
+        let (start, end) = (Offset(range[0]), at(range[1], 0));
+        let meta = SegmentMeta {
+            clock_back: back.map(|ms| ClockBack {
+                to_unix_ms: ms,
+                now_unix_ms: ms,
+            }),
+            history: id(1),
+            start,
+            end: end.offset,
+            db_at_start: 0,
+            starts_at_boundary: true,
+            boundary: Some(end),
+            marks: vec![TimeMark {
+                unix_ms,
+                offset: end.offset,
+            }],
+            writer: "test".into(),
+        };
+        let part = [range[0], range[1]].map(|at| usize::try_from(at - 1000).unwrap());
+        let part = Bytes::copy_from_slice(&bytes[part[0]..part[1]]);
+        let (header, body) = encode(meta, &[part], 1).unwrap();
+        sample.archive.put(&header, body).await.unwrap();
+    }
+    for time in [RIGHT_MS, RIGHT_MS + 30_000, back_ms, AHEAD_MS - 1] {
+        let error = sample.plan(id(1), When::AtUnixMs(time)).await.unwrap_err();
+        let is_it = matches!(error, RecoveryError::ClockWentBack(_));
+        assert!(is_it, "{time}: {error}");
+    }
+    let before = When::AtUnixMs(RIGHT_MS - 1);
+    let plan = sample.plan(id(1), before).await.unwrap();
+    assert_eq!(plan.end.offset, Offset(1000));
+}
+
 #[tokio::test]
 async fn goals_outside_of_what_is_stored_are_errors() {
     let (bytes, ends) = units();

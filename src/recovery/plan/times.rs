@@ -142,7 +142,11 @@ impl Planner<'_> {
                     && held > unix_ms
                 {
                     let times = (unix_ms, next, held);
-                    return self.check_held(span, found, times, back).await;
+                    let back = self.check_held(span, found, times, back).await?;
+                    // Otherwise it went back over other times. A later one may concern this one.
+                    if back.is_some() {
+                        return Ok(back);
+                    }
                 }
             }
             if index >= last {
