@@ -20,6 +20,8 @@ for_each_version!(what_is_consolidated_is_what_a_server_makes_of_the_log);
 /// In each round, so many units are written, and a base is made of them.
 const ROUNDS: usize = 4;
 const UNITS: u64 = 800;
+/// The usual choices: a run that fails by chance tells nothing about a change.
+const SEED: u64 = 1;
 
 /// Documented too, but whether it comes to that, the data decides.
 pub const BY_DATA: [&str; 5] = [
@@ -31,8 +33,8 @@ pub const BY_DATA: [&str; 5] = [
     "the key's value is no HyperLogLog",
 ];
 
-/// `BACKFEED_DIFFERENTIAL_SEED=N` replays one seed, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer (a round takes a few
-/// seconds).
+/// `BACKFEED_DIFFERENTIAL_SEED=N` makes other choices than the usual ones, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer (a round
+/// takes a few seconds).
 fn what_is_consolidated_is_what_a_server_makes_of_the_log(version: Version) {
     compare_bases(version, None);
 }
@@ -61,7 +63,7 @@ fn compare_bases(version: Version, loaded_from: Option<Version>) {
             .ok()
             .map(|text| text.parse().expect(name))
     };
-    let seed = number("BACKFEED_DIFFERENTIAL_SEED").unwrap_or(rand::random::<u64>() >> 16);
+    let seed = number("BACKFEED_DIFFERENTIAL_SEED").unwrap_or(SEED);
     let rounds = number("BACKFEED_DIFFERENTIAL_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
     eprintln!("BACKFEED_DIFFERENTIAL_SEED={seed}");
     let home = TempDir::new().unwrap();

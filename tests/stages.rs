@@ -310,19 +310,21 @@ fn a_fresh_redis_6_2_is_restored_though_its_log_ends_in_what_is_refused() {
 /// Rounds, and units of the generator in each.
 const ROUNDS: usize = 3;
 const UNITS: u64 = 250;
+/// The usual choices.
+const SEED: u64 = 1;
 /// Bases of a round that are compared, beside the last one.
 const COMPARED: u64 = 2;
 
 /// Random commands, in memory limits that are too small for them, with a command that is refused right after one that is rewritten:
 /// each base that a stage leaves is what a server makes of the same log.
 ///
-/// `BACKFEED_DIFFERENTIAL_SEED=N` replays one seed, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer.
+/// `BACKFEED_DIFFERENTIAL_SEED=N` makes other choices than the usual ones, `BACKFEED_DIFFERENTIAL_ROUNDS=N` runs longer.
 fn stages_that_are_cut_anywhere_hold_what_a_server_has(version: Version) {
     let number = |name: &str| {
         let text = std::env::var(name).ok();
         text.map(|text| text.parse::<u64>().expect(name))
     };
-    let seed = number("BACKFEED_DIFFERENTIAL_SEED").unwrap_or(rand::random::<u64>() >> 16);
+    let seed = number("BACKFEED_DIFFERENTIAL_SEED").unwrap_or(SEED);
     let rounds = number("BACKFEED_DIFFERENTIAL_ROUNDS").unwrap_or(ROUNDS as u64);
     eprintln!("BACKFEED_DIFFERENTIAL_SEED={seed}");
     let it = Captured::new(version);
