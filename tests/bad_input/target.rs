@@ -76,7 +76,10 @@ fn a_server_with_data_is_left_alone_unless_forced() {
     target.cmd(&["SET", "precious", "1"]);
     backup.refused_by(
         &target,
-        &["holds 1 keys, which a restore would replace", "use --force"],
+        &[
+            "holds 1 keys, which a restore would replace",
+            "try: --force",
+        ],
     );
     let args = [
         "restore",
