@@ -65,11 +65,9 @@ impl Stored {
         first.kill9();
         load.wait(4000); // more than the backlog holds
         let mut second = backup(&master);
-        assert_eq!(
-            second.metric("backfeed_full_syncs_total") as u64,
-            1,
-            "{version}: a gap"
-        );
+        // Where the server writes more than its backlog holds during the first one, there is another.
+        let full_syncs = second.metric("backfeed_full_syncs_total");
+        assert!(full_syncs >= 1.0, "{version}: no gap");
         let replica = replica_of(&master);
         load.wait(500);
         let mix = load.stop();
