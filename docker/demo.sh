@@ -156,6 +156,7 @@ remove_policy() {
 
 build() {
     backfeed=${BACKFEED_BIN:-}
+    unset BACKFEED_BIN # it is no setting of backfeed
     if [ -z "$backfeed" ]; then
         command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
         say "Building backfeed (cargo build --release; the first time takes some minutes) …"
