@@ -100,12 +100,17 @@ async fn an_outage_of_minutes_loses_nothing_and_acknowledges_nothing() {
 /// So many `SET`s as one segment of another writer of the same feed, in the store before ours.
 async fn by_another(store: &MemoryStore, sets: usize) -> u64 {
     let archive = Archive::open_or_create(store.shared(), 0).await.unwrap();
+    others_segment(&archive, Offset(100), sets).await.0
+}
+
+/// The same after `start`. Returns its end.
+async fn others_segment(archive: &Archive, start: Offset, sets: usize) -> Offset {
     let body = set().repeat(sets);
-    let end = Offset(100 + body.len() as u64);
+    let end = start.plus(body.len() as u64);
     let meta = SegmentMeta {
         clock_back: None,
         history: ReplId::from_random([7; 20]),
-        start: Offset(100),
+        start,
         end,
         db_at_start: 0,
         starts_at_boundary: true,
@@ -115,7 +120,7 @@ async fn by_another(store: &MemoryStore, sets: usize) -> u64 {
     };
     let (header, body) = segment::encode(meta, &[body.into()], 1).unwrap();
     archive.put(&header, body).await.unwrap();
-    end.0
+    end
 }
 
 #[tokio::test]
@@ -156,22 +161,7 @@ async fn a_writer_that_was_passed_counts_nothing_as_stored() {
         let archive = Archive::open(store.shared()).await.unwrap();
         let mut at = Offset(end);
         for _ in 0..2 {
-            let body = set();
-            let end = at.plus(body.len() as u64);
-            let meta = SegmentMeta {
-                clock_back: None,
-                history: ReplId::from_random([7; 20]),
-                start: at,
-                end,
-                db_at_start: 0,
-                starts_at_boundary: true,
-                boundary: Some(Boundary { offset: end, db: 0 }),
-                marks: Vec::new(),
-                writer: "other".into(),
-            };
-            let (header, body) = segment::encode(meta, &[body.into()], 1).unwrap();
-            archive.put(&header, body).await.unwrap();
-            at = end;
+            at = others_segment(&archive, at, 1).await;
         }
         if sealed {
             let id = ReplId::from_random([7; 20]);

@@ -426,7 +426,7 @@ impl Sidecar {
         let found = self.tip_in(&archive).await?;
         let aliases = found.as_ref().map(|(catalog, _)| catalog.aliases());
         let aliases = aliases.unwrap_or_default();
-        let Some(waiting) = self.knock().await else {
+        let Some(waiting) = self.replica_that_asks().await else {
             return Ok(());
         };
         let key = |id| aliases.key(id);
@@ -439,7 +439,7 @@ impl Sidecar {
             let id = if is_stored { id } else { key(id) };
             Claim { id, offset }
         };
-        // It was asked before it knocked; between the two it may have been given data.
+        // It was asked before it connected; between the two it may have been given data.
         let now = control.facts().await?;
         let keys = now.total_keys();
         let said = waiting.claim().map(claim);
@@ -505,7 +505,7 @@ impl Sidecar {
     }
 
     /// Waits until our replica asks for its data. None: it has not asked for a while.
-    async fn knock(&mut self) -> Option<WaitingReplica<Stream>> {
+    async fn replica_that_asks(&mut self) -> Option<WaitingReplica<Stream>> {
         self.status.phase(
             Phase::WaitingForRedis,
             "Redis is a replica of backfeed: waiting until it asks for its data",
