@@ -103,7 +103,30 @@ for_each_version!(
     chosen_keys_that_are_not_there_in_the_end_are_told,
     a_target_with_too_little_memory_is_never_called_restored,
     a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored,
+    an_exec_without_a_multi_is_no_difference,
 );
+
+/// `PFCOUNT` may change the key, although it is called a read. Redis 6.0 then sends it without `MULTI`, and an `EXEC`
+/// after it.
+fn an_exec_without_a_multi_is_no_difference(version: Version) {
+    let stored = Stored::with(version, |server| {
+        let mut connection = server.connect();
+        for round in 0..3 {
+            server.cmd(&["PFADD", "visitors", &round.to_string()]);
+            let mut pipe = redis::pipe();
+            pipe.atomic().cmd("PFCOUNT").arg("visitors");
+            let counted: (u64,) = pipe.query(&mut connection).unwrap();
+            assert_eq!(counted.0, round + 1);
+        }
+    });
+    let target = Server::start(version, &[]);
+    let output = stored.restore(&target, &[]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let refused = &target.info("stats")["unexpected_error_replies"];
+    let wanted = if version == Version::Redis60 { "3" } else { "0" };
+    assert_eq!(refused, wanted, "{version}");
+    assert_eq!(target.text(&["PFCOUNT", "visitors"]), "3");
+}
 
 fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
     let stored = Stored::new(version);

@@ -73,6 +73,19 @@ impl Origin {
         same && self.sample.is_none() && self.recent.is_some()
     }
 
+    /// May the server be asked to go on here? If not, the log says why.
+    fn may_begin_with(&self, facts: Option<&Facts>) -> bool {
+        if !self.is_unproved(facts) {
+            return true;
+        }
+        tracing::warn!(
+            at = %self.position(),
+            "the server's backlog holds nothing before the end of what is stored, so it cannot be seen whether the server still \
+             has what is stored: a full sync. A larger repl-backlog-size avoids it"
+        );
+        false
+    }
+
     fn of_store(
         (history, end): (ReplId, LogEnd),
         recent: Option<Sample>,
@@ -91,6 +104,22 @@ impl Origin {
             recent,
         }
     }
+}
+
+/// What is known before the server is asked for its feed.
+struct Start {
+    /// What the server says.
+    said: Option<Facts>,
+    /// The same, with our keys in place of the server's ids.
+    facts: Option<Facts>,
+    /// What the store has. None: the log in memory is enough.
+    known: Option<Known>,
+    /// We promoted the server ourselves, and `known` is from before that.
+    is_promoted: bool,
+    /// Where to continue. None: by a full sync.
+    from: Option<Origin>,
+    /// What was stored or received of a history, even if it is not to be continued.
+    had: Had,
 }
 
 impl Capture {
@@ -128,143 +157,34 @@ impl Capture {
         shutdown: &mut Shutdown,
         achieved: &mut Achieved,
     ) -> Result<Infallible, SessionEnd> {
-        let asked = ((self.clock)(), Instant::now());
-        let said = unless_stopped(shutdown, look(source)).await??;
-        let mut facts = said.as_ref().map(|facts| self.named(facts));
-        self.compare_clocks(said.as_ref(), asked);
-        if let Some(at) = facts.as_ref().and_then(Facts::position) {
-            self.status.master(at);
-        }
-        if let Some(log) = &self.log {
-            log.new_link();
-        }
-        let foreign = self
-            .follows()
-            .is_some_and(|id| self.foreign.is_other_than(id));
-        let again = self.again(facts.as_ref()).await;
-        let goes_by_store = foreign
-            || self.is_ahead_of(facts.as_ref())
-            || self.is_left_behind(facts.as_ref())
-            || self.is_unproved(again.as_ref(), facts.as_ref());
-        if goes_by_store {
-            // The store is to say where to go on, so it has to have everything.
-            unless_stopped(shutdown, self.drain()).await??;
-        }
-        let promoted = self.known_of_promoted(facts.as_ref());
-        let is_promoted = promoted.is_some();
-        let known = match (promoted, &self.log) {
-            (Some(promoted), _) => {
-                self.log = None;
-                Some(promoted)
-            }
-            (None, Some(log)) if log.is_of_use() && !once => None,
-            (None, _) => {
-                self.log = None;
-                let find = resume::find(&self.archive, &self.service, said.as_ref());
-                Some(unless_stopped(shutdown, find).await??)
-            }
-        };
-        if let Some(known) = known.as_ref().filter(|_| !is_promoted) {
-            self.before = known.before.clone();
-            self.aliases = known.aliases.clone();
-            facts = said.as_ref().map(|facts| self.named(facts));
-            let server = facts.as_ref().and_then(|facts| facts.replid);
-            self.check_left_behind(known, server)?;
-            let check = self.check_twin(said.as_ref());
-            unless_stopped(shutdown, check).await??;
-            let seal = self.seal_before(&known.catalog, server);
-            unless_stopped(shutdown, seal).await??;
-        }
-        let from = self.from(known.as_ref(), again, facts.as_ref());
-        let had = from
-            .as_ref()
-            .map(|from| (from.history, from.stored.max(from.boundary.offset)));
-        // Before it is asked what the server still has of it: that does not make it another history.
-        if let Some(from) = &from {
-            check_seal(from, facts.as_ref())?;
-        }
-        let from = from.filter(|from| !once && !self.foreign.is_other_than(from.history));
-        let unproved = from
-            .as_ref()
-            .filter(|from| from.is_unproved(facts.as_ref()));
-        if let Some(from) = unproved {
-            tracing::warn!(
-                at = %from.position(),
-                "the server's backlog holds nothing before the end of what is stored, so it cannot be seen whether the server still \
-                 has what is stored: a full sync. A larger repl-backlog-size avoids it"
-            );
-        }
-        let from = match unproved {
-            Some(_) => None,
-            None => from,
-        };
-        if let Some(from) = &from {
-            if known.is_some() && !is_promoted {
-                let check = self.check_succeeded(from, facts.as_ref());
-                unless_stopped(shutdown, check).await??;
-            }
-            let catalog = known.as_ref().map(|known| &known.catalog);
-            if let Some(base) = catalog.and_then(|catalog| newest_base(catalog, from.position())) {
-                self.status.base_is(base);
-            }
-        }
-        self.check_full_sync_limit(from.as_ref(), facts.as_ref())?;
-        let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
+        let said = self.ask_server(source, shutdown).await?;
+        let mut start = self.find_start(said, once, shutdown).await?;
+        self.check_full_sync_limit(start.from.as_ref(), start.facts.as_ref())?;
+        let version = wants_version(start.facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
-        let asked = from.as_ref().map(Origin::asked);
-        let continues = asked
-            .zip(facts.as_ref())
-            .is_some_and(|(asked, facts)| facts.may_continue(asked));
-        let two = !continues && feed_link::takes_two(said.as_ref()) && !take(&mut self.one_link);
-        let mut link = if two {
-            let link = Link::connect_for_snapshot(source, version);
-            unless_stopped(shutdown, link).await??
-        } else {
-            let asked = asked.map(|asked| Position {
-                history: self.said(asked.history, said.as_ref()),
-                ..asked
-            });
-            let link = Link::connect(source, version, asked);
-            unless_stopped(shutdown, link).await??
-        };
-        let (committing, feed) = match (unless_stopped(shutdown, link.next()).await??, from) {
+        let (mut link, two) = self.connect(source, version, &start, shutdown).await?;
+        let (committing, feed) = match (
+            unless_stopped(shutdown, link.next()).await??,
+            start.from.take(),
+        ) {
             (Event::Continue(id), Some(from)) => {
                 achieved.continued = true;
-                let id = id.map(|id| self.aliases.key(id));
-                let continued = self.continued(from, id, facts.as_ref());
-                let continued = unless_stopped(shutdown, continued).await?;
-                let is_refused = matches!(continued, Err(SessionEnd::Superseded { .. }));
-                self.refused = is_promoted && is_refused;
-                continued?;
-                self.promoted = None;
+                self.take_continue(from, id, &start, shutdown).await?;
                 (None, FeedLink::here(link))
             }
             (Event::FullResync(at), from) => {
-                self.check_is_asked(at.history, said.as_ref())?;
+                self.check_is_asked(at.history, start.said.as_ref())?;
                 self.promoted = None;
                 achieved.full_sync_begun = true;
                 let tally = self.status.full_sync_begun();
-                let wait = self.full_syncs.wait(Instant::now());
-                self.full_syncs.begun(Instant::now());
-                let last = known.as_ref().and_then(Known::last_written);
-                let last = from.as_ref().map(Origin::position).or(last);
-                explain_full_sync(last, at, said.as_ref(), once);
-                if let Some(wait) = wait {
-                    return Err(SessionEnd::FullSyncLimit { wait });
-                }
-                let known = match known {
-                    Some(known) => known,
-                    None => {
-                        let find = resume::find(&self.archive, &self.service, said.as_ref());
-                        unless_stopped(shutdown, find).await??
-                    }
-                };
+                let from = from.as_ref().map(Origin::position);
+                self.account_full_sync(from, at, &start, once)?;
                 // The server knows nothing of our keys.
                 let feed = two.then(|| match once {
                     true => FeedLink::never(),
                     false => FeedLink::coming(source.clone(), version, at),
                 });
-                let sync = self.full_sync(link, feed, at, had, known, facts.as_ref());
+                let sync = self.take_full_sync(link, feed, at, start);
                 let (committing, feed) = unless_stopped(shutdown, sync).await??;
                 (Some((committing, tally)), feed)
             }
@@ -288,6 +208,195 @@ impl Capture {
             self.log = Some(log);
         }
         Err(end)
+    }
+
+    /// What the server says of itself. None: it says nothing.
+    async fn ask_server(
+        &mut self,
+        source: &Source,
+        shutdown: &mut Shutdown,
+    ) -> Result<Option<Facts>, SessionEnd> {
+        let asked = ((self.clock)(), Instant::now());
+        let said = unless_stopped(shutdown, look(source)).await??;
+        self.compare_clocks(said.as_ref(), asked);
+        let named = said.as_ref().map(|facts| self.named(facts));
+        if let Some(at) = named.as_ref().and_then(Facts::position) {
+            self.status.master(at);
+        }
+        if let Some(log) = &self.log {
+            log.new_link();
+        }
+        Ok(said)
+    }
+
+    /// Decides where the feed is to continue: by the log in memory, or by what the store has.
+    async fn find_start(
+        &mut self,
+        said: Option<Facts>,
+        once: bool,
+        shutdown: &mut Shutdown,
+    ) -> Result<Start, SessionEnd> {
+        let mut facts = said.as_ref().map(|facts| self.named(facts));
+        let again = self.again(facts.as_ref()).await;
+        if self.goes_by_store(again.as_ref(), facts.as_ref()) {
+            // The store is to say where to go on, so it has to have everything.
+            unless_stopped(shutdown, self.drain()).await??;
+        }
+        let promoted = self.known_of_promoted(facts.as_ref());
+        let is_promoted = promoted.is_some();
+        let known = match (promoted, &self.log) {
+            (Some(promoted), _) => {
+                self.log = None;
+                Some(promoted)
+            }
+            (None, Some(log)) if log.is_of_use() && !once => None,
+            (None, _) => {
+                self.log = None;
+                let known = self.ask_store(said.as_ref(), shutdown).await?;
+                // The store says which histories have a key of their own.
+                facts = said.as_ref().map(|facts| self.named(facts));
+                Some(known)
+            }
+        };
+        let from = self.from(known.as_ref(), again, facts.as_ref());
+        let had = from
+            .as_ref()
+            .map(|from| (from.history, from.stored.max(from.boundary.offset)));
+        // Before it is asked what the server still has of it: that does not make it another history.
+        if let Some(from) = &from {
+            check_seal(from, facts.as_ref())?;
+        }
+        let from = from
+            .filter(|from| !once && !self.foreign.is_other_than(from.history))
+            .filter(|from| from.may_begin_with(facts.as_ref()));
+        if let Some(from) = &from {
+            if known.is_some() && !is_promoted {
+                let check = self.check_succeeded(from, facts.as_ref());
+                unless_stopped(shutdown, check).await??;
+            }
+            let catalog = known.as_ref().map(|known| &known.catalog);
+            if let Some(base) = catalog.and_then(|catalog| newest_base(catalog, from.position())) {
+                self.status.base_is(base);
+            }
+        }
+        Ok(Start {
+            said,
+            facts,
+            known,
+            is_promoted,
+            from,
+            had,
+        })
+    }
+
+    /// Does the log in memory not say where to go on?
+    fn goes_by_store(&self, again: Option<&Sample>, facts: Option<&Facts>) -> bool {
+        let follows = self.follows();
+        follows.is_some_and(|id| self.foreign.is_other_than(id))
+            || self.is_ahead_of(facts)
+            || self.is_left_behind(facts)
+            || self.is_unproved(again, facts)
+    }
+
+    /// What the store has of this server's histories. It ends the session if the server must not be captured.
+    async fn ask_store(
+        &mut self,
+        said: Option<&Facts>,
+        shutdown: &mut Shutdown,
+    ) -> Result<Known, SessionEnd> {
+        let find = resume::find(&self.archive, &self.service, said);
+        let known = unless_stopped(shutdown, find).await??;
+        self.before = known.before.clone();
+        self.aliases = known.aliases.clone();
+        let server = said.and_then(|facts| self.named(facts).replid);
+        self.check_left_behind(&known, server)?;
+        let check = self.check_twin(said);
+        unless_stopped(shutdown, check).await??;
+        let seal = self.seal_before(&known.catalog, server);
+        unless_stopped(shutdown, seal).await??;
+        Ok(known)
+    }
+
+    /// Connects, and asks for the feed. True: the snapshot comes by this link, and the feed by a second one.
+    async fn connect(
+        &mut self,
+        source: &Source,
+        version: Option<&'static str>,
+        start: &Start,
+        shutdown: &mut Shutdown,
+    ) -> Result<(Link, bool), SessionEnd> {
+        let asked = start.from.as_ref().map(Origin::asked);
+        let continues = asked
+            .zip(start.facts.as_ref())
+            .is_some_and(|(asked, facts)| facts.may_continue(asked));
+        let said = start.said.as_ref();
+        let two = !continues && feed_link::takes_two(said) && !take(&mut self.one_link);
+        let link = if two {
+            let link = Link::connect_for_snapshot(source, version);
+            unless_stopped(shutdown, link).await??
+        } else {
+            let asked = asked.map(|asked| Position {
+                history: self.said(asked.history, said),
+                ..asked
+            });
+            let link = Link::connect(source, version, asked);
+            unless_stopped(shutdown, link).await??
+        };
+        Ok((link, two))
+    }
+
+    /// `+CONTINUE`.
+    async fn take_continue(
+        &mut self,
+        from: Origin,
+        id: Option<ReplId>,
+        start: &Start,
+        shutdown: &mut Shutdown,
+    ) -> Result<(), SessionEnd> {
+        let id = id.map(|id| self.aliases.key(id));
+        let continued = self.continued(from, id, start.facts.as_ref());
+        let continued = unless_stopped(shutdown, continued).await?;
+        let is_refused = matches!(continued, Err(SessionEnd::Superseded { .. }));
+        self.refused = start.is_promoted && is_refused;
+        continued?;
+        self.promoted = None;
+        Ok(())
+    }
+
+    /// `+FULLRESYNC`: counts it, and logs why it is needed. Too many of them end the session.
+    fn account_full_sync(
+        &mut self,
+        from: Option<Position>,
+        at: Position,
+        start: &Start,
+        once: bool,
+    ) -> Result<(), SessionEnd> {
+        let now = Instant::now();
+        let wait = self.full_syncs.wait(now);
+        self.full_syncs.begun(now);
+        let last = from.or(start.known.as_ref().and_then(Known::last_written));
+        explain_full_sync(last, at, start.said.as_ref(), once);
+        match wait {
+            Some(wait) => Err(SessionEnd::FullSyncLimit { wait }),
+            None => Ok(()),
+        }
+    }
+
+    /// The same: receives the snapshot. What the store has decides what its history comes after.
+    async fn take_full_sync(
+        &mut self,
+        link: Link,
+        feed: Option<FeedLink>,
+        at: Position,
+        start: Start,
+    ) -> Result<(Committing, FeedLink), SessionEnd> {
+        let known = match start.known {
+            Some(known) => known,
+            None => resume::find(&self.archive, &self.service, start.said.as_ref()).await?,
+        };
+        let facts = start.facts.as_ref();
+        self.full_sync(link, feed, at, start.had, known, facts)
+            .await
     }
 
     /// Old servers' expiries count from when the server sent them, by its own clock. `asked`: our clock before, and when that was.

@@ -171,6 +171,10 @@ impl Before {
         let (health, memory) = (&now.health, &now.health.memory);
         let mut reasons = Vec::new();
         let refused = since(health.refused_commands, self.refused_commands);
+        let refused = refused.saturating_sub(match expected {
+            Expected::Known(wanted) => wanted.refused,
+            Expected::Unknown(_) => 0,
+        });
         if refused > 0 {
             reasons.push(format!(
                 "it refused {refused} commands of the log (unexpected_error_replies)"

@@ -17,6 +17,7 @@ fn expected() -> Expected {
         keys: BTreeMap::from([(0, 3)]),
         libraries: 1,
         bytes: 100,
+        refused: 0,
     })
 }
 
@@ -32,6 +33,24 @@ fn a_target_that_holds_what_it_should_is_proved() {
     assert_eq!(proof.keys(), &BTreeMap::from([(0, 3)]));
     assert_eq!(proof.notes(), &[] as &[String]);
     assert_eq!(proof.evicted_since(&facts("evicted_keys:9\n")), 2);
+}
+
+#[test]
+fn what_every_server_refuses_of_the_log_is_no_difference() {
+    let Expected::Known(counts) = expected() else {
+        panic!("they are known");
+    };
+    let expected = Expected::Known(Counts {
+        refused: 2,
+        ..counts
+    });
+    let before = Before::of(&facts(""));
+    let compare = |more: &str| before.compare(&facts(more), &expected, PORT, Slack::None);
+    compare("unexpected_error_replies:7\n").unwrap();
+    // Served as one snapshot, it replays nothing.
+    compare("").unwrap();
+    let differs = compare("unexpected_error_replies:8\n").unwrap_err();
+    assert!(differs.to_string().contains("it refused 1 commands"));
 }
 
 #[test]
