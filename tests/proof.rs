@@ -123,7 +123,11 @@ fn an_exec_without_a_multi_is_no_difference(version: Version) {
     let output = stored.restore(&target, &[]);
     assert_eq!(output.code, 0, "{output:?}");
     let refused = &target.info("stats")["unexpected_error_replies"];
-    let wanted = if version == Version::Redis60 { "3" } else { "0" };
+    let wanted = if version == Version::Redis60 {
+        "3"
+    } else {
+        "0"
+    };
     assert_eq!(refused, wanted, "{version}");
     assert_eq!(target.text(&["PFCOUNT", "visitors"]), "3");
 }

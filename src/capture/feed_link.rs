@@ -24,7 +24,7 @@ use crate::config::Source;
 use crate::link::control::Control;
 use crate::link::replication_info::{Facts, Role};
 use crate::link::{Link, LinkError};
-use crate::wire::position::{Offset, Position};
+use crate::wire::position::{Offset, Position, ReplId};
 use crate::wire::psync::replica::Event;
 
 /// One half of the backlog may fill before the feed is taken without waiting longer. The other half is for what is
@@ -178,10 +178,7 @@ async fn begin(
     let mut link = Link::connect(source, version, Some(at)).await?;
     match link.next().await? {
         Event::Continue(id) if id.is_none_or(|id| id == at.history) => Ok(link),
-        Event::Continue(Some(id)) => Err(SessionEnd::StartOver(format!(
-            "during the full sync of history {}, the server changed to the id {id}",
-            at.history
-        ))),
+        Event::Continue(Some(id)) => Err(changed(at, id)),
         Event::FullResync(_) => Err(SessionEnd::BacklogOverrun { at }),
         event => Err(out_of_place(&event)),
     }
@@ -208,10 +205,32 @@ async fn backlog_fills(source: &Source, at: Position) -> Result<(), SessionEnd> 
 
 /// Asked before the server is asked to continue: if it could not continue, it would begin a full sync, with a fork.
 async fn check_backlog(source: &Source, at: Position) -> Result<(), SessionEnd> {
-    if let Ok(mut control) = Control::connect(source).await {
-        look(&mut control, at).await?;
+    let Ok(mut control) = Control::connect(source).await else {
+        return Ok(());
+    };
+    match control.replication_facts().await {
+        Ok(facts) => check(&facts, at),
+        Err(_) => Ok(()),
     }
-    Ok(())
+}
+
+/// A server that says nothing of its backlog may have it all.
+fn check(facts: &Facts, at: Position) -> Result<(), SessionEnd> {
+    match facts.replid {
+        // It was promoted, or it is another one. The next session goes by what the store has of its id.
+        Some(id) if id != at.history => Err(changed(at, id)),
+        _ if facts.backlog_first.is_some() && !facts.may_continue(at) => {
+            Err(SessionEnd::BacklogOverrun { at })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn changed(at: Position, id: ReplId) -> SessionEnd {
+    SessionEnd::StartOver(format!(
+        "during the full sync of history {}, the server changed to the id {id}",
+        at.history
+    ))
 }
 
 async fn look(control: &mut Control, at: Position) -> Result<Backlog, SessionEnd> {
@@ -231,4 +250,45 @@ async fn look(control: &mut Control, at: Position) -> Result<Backlog, SessionEnd
         return Ok(Backlog::Fills);
     }
     Ok(Backlog::Lasts)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const AT: u64 = 100;
+
+    fn check_of(replid: u8, replid2: u8, shared: u64, backlog: &str) -> Result<(), SessionEnd> {
+        let [replid, replid2, own] = [replid, replid2, 1].map(|id| ReplId::from_random([id; 20]));
+        let facts = Facts::parse(&format!(
+            "role:master\nmaster_replid:{replid}\nmaster_replid2:{replid2}\nsecond_repl_offset:{}\n\
+             master_repl_offset:150\n{backlog}",
+            shared + 1
+        ));
+        let at = Position {
+            history: own,
+            offset: Offset(AT),
+        };
+        check(&facts, at)
+    }
+
+    #[test]
+    fn a_server_that_could_not_continue_is_not_asked_for_its_feed() {
+        let has = |first: u64| {
+            format!(
+                "repl_backlog_active:1\nrepl_backlog_size:1000\nrepl_backlog_first_byte_offset:{first}\n"
+            )
+        };
+        check_of(1, 9, 50, &has(AT + 1)).unwrap();
+        // It says nothing of its backlog.
+        check_of(1, 9, 50, "").unwrap();
+        let overrun = check_of(1, 9, 50, &has(AT + 2)).unwrap_err();
+        assert!(matches!(overrun, SessionEnd::BacklogOverrun { .. }));
+        // Promoted, with and without the bytes that follow the snapshot.
+        for first in [AT + 1, AT + 40] {
+            let changed = check_of(2, 1, 140, &has(first)).unwrap_err();
+            assert!(matches!(changed, SessionEnd::StartOver(_)), "{changed}");
+        }
+    }
 }
