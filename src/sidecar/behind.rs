@@ -23,9 +23,30 @@ pub(super) struct Judged {
     sound: Option<ReplId>,
     /// What is wrong, as text.
     why: String,
+    /// The latest history in the store when this process first found less in Redis.
+    against: Option<ReplId>,
+    /// Histories that this process has captured.
+    own: BTreeSet<ReplId>,
 }
 
 impl Judged {
+    /// To keep what Redis has is a decision about the stored state of that time. It does not hold for what another
+    /// backfeed has made of that state since: its Redis lives, and what it has confirmed is in no Redis but that one.
+    fn decision(&mut self, set: WhenBehind, latest: ReplId) -> WhenBehind {
+        if set != WhenBehind::Capture || self.own.contains(&latest) {
+            return set;
+        }
+        let against = *self.against.get_or_insert(latest);
+        if against == latest {
+            return set;
+        }
+        self.why = format!(
+            "Another backfeed has restored history {against} since `when_behind` was set to capture, and goes on in \
+             history {latest}. Redis has less than that, or something else"
+        );
+        WhenBehind::Wait
+    }
+
     /// Is its history, or the one that it continues, one of those?
     fn is_poorer(&mut self, facts: &Facts) -> bool {
         let known = |id: Option<ReplId>| id.is_some_and(|id| self.poorer.contains(&id));
@@ -38,12 +59,14 @@ impl Judged {
 }
 
 impl Sidecar {
-    /// What to do with a Redis that is a master. The guard of the capture is told whether it may be captured as it is.
+    /// What to do with a Redis that is a master, and which decision counts if it has less than is stored. The guard of
+    /// the capture is told whether it may be captured as it is.
     pub(super) async fn judge(
         &mut self,
         facts: &Facts,
         shutdown: &mut Shutdown,
-    ) -> Result<Master, SidecarError> {
+    ) -> Result<(Master, WhenBehind), SidecarError> {
+        self.judged.own.extend(self.capture.follows());
         let keys = facts.total_keys();
         let now = self.capture.named(facts).replid;
         let tip = if now.is_some() && self.capture.follows() == now && keys > 0 {
@@ -93,15 +116,19 @@ impl Sidecar {
         } else if master == Master::Capture && keys > 0 && self.judged.is_poorer(facts) {
             master = Master::Behind(0);
         }
+        let mut decided = self.config.when_behind;
+        if let (Master::Behind(_), Some(tip)) = (master, tip) {
+            decided = self.judged.decision(decided, tip.end.history);
+        }
         let takes_it = match master {
-            Master::Behind(_) => self.config.when_behind == WhenBehind::Capture,
+            Master::Behind(_) => decided == WhenBehind::Capture,
             Master::Capture => {
                 emptied || (self.judged.sound.is_some() && self.judged.sound == facts.replid)
             }
             Master::Restore => false,
         };
         self.capture.accept(facts.replid.filter(|_| takes_it));
-        Ok(master)
+        Ok((master, decided))
     }
 
     /// The latest state in the store, including what the earlier Redis had sent. An error in it is no reason to leave a
@@ -187,6 +214,7 @@ impl Sidecar {
         let Some((_, tip)) = self.tip().await? else {
             return Ok(());
         };
+        self.judged.against.get_or_insert(tip.end.history);
         let request = consolidate::Request {
             history: Some(tip.end.history),
             service: None,
@@ -226,5 +254,27 @@ impl Sidecar {
         );
         self.judged.poorer.insert(at.history);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_counts_for_the_state_that_it_was_taken_about() {
+        let [first, child, own] = [1, 2, 3].map(|id| ReplId::from_random([id; 20]));
+        let mut judged = Judged::default();
+        let capture = WhenBehind::Capture;
+        assert_eq!(judged.decision(capture, first), capture);
+        assert_eq!(judged.decision(capture, first), capture);
+        // What this process captures itself is nobody else's.
+        judged.own.insert(own);
+        assert_eq!(judged.decision(capture, own), capture);
+        assert_eq!(judged.decision(capture, child), WhenBehind::Wait);
+        assert!(judged.why.contains(child.as_str()), "{}", judged.why);
+        for other in [WhenBehind::Wait, WhenBehind::Restore] {
+            assert_eq!(judged.decision(other, child), other);
+        }
     }
 }

@@ -352,7 +352,7 @@ impl Sidecar {
                 self.status.promoted(true);
             }
             Role::Master | Role::Unknown => {
-                match (self.judge(&facts, shutdown).await?, self.config.when_behind) {
+                match self.judge(&facts, shutdown).await? {
                     (decision::Master::Restore, _)
                     | (decision::Master::Behind(_), WhenBehind::Restore) => {
                         return self.make_our_replica(&mut control, &facts).await;
