@@ -241,6 +241,21 @@ impl Sim {
         }
     }
 
+    /// The same, and how far it was told: idle traffic after the point that it was set back to is no data.
+    fn told_up_to(&self, id: ReplId, line: ReplId, offset: u64) -> (Option<ReplId>, u64) {
+        if let Some(key) = self.key_up_to(id, line, offset) {
+            return (Some(key), offset);
+        }
+        match self.truth.origin(line) {
+            Some((began, Some(parent)))
+                if line != id && self.truth.is_idle(line, began, offset) =>
+            {
+                (self.key_up_to(id, parent, began), began)
+            }
+            _ => (None, offset),
+        }
+    }
+
     /// A server was set back to a point where nothing beyond was stored yet: its history goes on with what it does then.
     fn goes_on_elsewhere(&mut self, id: ReplId, start: u64, end: u64, raw: &Vec<u8>) {
         let line = self.oracle.line(id);
@@ -679,9 +694,9 @@ impl Sim {
             return;
         }
         let node = &self.nodes[node];
-        let key = match node.replid == id {
-            true => self.key_up_to(id, node.line, offset),
-            false => Some(id),
+        let (key, offset) = match node.replid == id {
+            true => self.told_up_to(id, node.line, offset),
+            false => (Some(id), offset),
         };
         if node.replid == id && offset >= node.offset && !node.shutting_down {
             fail(format!(

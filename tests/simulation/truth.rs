@@ -133,12 +133,17 @@ impl Truth {
         history.states.get(&at)
     }
 
-    /// When the last of the bytes up to an offset was written; none: before anything.
+    /// When the last of the bytes up to an offset was first written; none: before anything. A server that was set back
+    /// may write the same once more.
     pub(crate) fn written(&self, id: ReplId, upto: u64) -> Option<i64> {
         let history = self.histories.get(&id)?;
         let own = history.written.range(..=upto).next_back();
         match own {
-            Some((_, at)) => Some(*at),
+            Some((_, at)) => {
+                let parent = history.parent.filter(|it| self.is_same(*it, id, upto));
+                let before = parent.and_then(|parent| self.written(parent, upto));
+                Some(before.map_or(*at, |before| before.min(*at)))
+            }
             None => self.written(history.parent?, upto.min(history.start)),
         }
     }
