@@ -74,6 +74,11 @@ fn changed(inputs: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
+fn lzf_of_any_bytes_is_as_long_as_it_claims_or_refused() {
+    check_all("lzf");
+}
+
+#[test]
 fn rdbs_of_any_bytes_are_read_or_refused() {
     check_all("rdb");
 }

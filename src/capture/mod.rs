@@ -31,7 +31,9 @@ mod shutdown_probe;
 mod streaming;
 mod succession;
 
+#[cfg(feature = "cli")]
 pub(crate) use self::captured_server::wants_version;
+#[cfg(feature = "cli")]
 pub(crate) use self::session::REPLICA_VERSION;
 
 use std::sync::Arc;

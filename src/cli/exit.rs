@@ -15,6 +15,7 @@ use crate::query::key_history::LookupError;
 use crate::rebuild::RebuildError;
 use crate::recovery::RecoveryError;
 use crate::restore::{Remedy, RestoreError, ServeError};
+#[cfg(feature = "http")]
 use crate::service::http::BindError;
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
@@ -257,6 +258,7 @@ impl From<FixtureError> for Failure {
     }
 }
 
+#[cfg(feature = "http")]
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         Self::new(Exit::Error, error).with_hint(Some("--http ADDR, with another port"))

@@ -66,7 +66,7 @@ Examples:
 #[command(
     name = "backfeed",
     version = version::SHORT,
-    long_version = version::LONG,
+    long_version = version::long(),
     max_term_width = 110,
     after_help = EXAMPLES
 )]

@@ -4,10 +4,13 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
 use crate::restore::{HANDSHAKES_AT_ONCE, WAITING_REPLICAS};
-use crate::service::http;
 
 /// File descriptors that connections of others may take.
-const FOR_OTHERS: usize = http::CONNECTIONS + HANDSHAKES_AT_ONCE + WAITING_REPLICAS;
+const FOR_OTHERS: usize = PROBES + HANDSHAKES_AT_ONCE + WAITING_REPLICAS;
+#[cfg(feature = "http")]
+const PROBES: usize = crate::service::http::CONNECTIONS;
+#[cfg(not(feature = "http"))]
+const PROBES: usize = 0;
 /// For Redis, the store (its connections, files that are written and read beside each other), the spool, the log, the runtime.
 const FOR_US: usize = 128;
 /// The least that a process can be given; shells and containers give 1,024 and more.

@@ -11,9 +11,12 @@ use tokio::time::{Instant, sleep};
 
 use super::progress_bar::EVERY;
 use super::{Exit, Failure, process_setup};
+#[cfg(not(feature = "http"))]
+use crate::config::not_built_in;
 use crate::config::{HttpAddr, Size};
 use crate::monitoring::logging;
 use crate::monitoring::status::{Phase, Status};
+#[cfg(feature = "http")]
 use crate::service::http;
 
 /// Becomes true on SIGTERM or SIGINT: store the rest, acknowledge it, and end.
@@ -39,14 +42,7 @@ where
         tracing::warn!("{warning}");
     }
     if let Some(addr) = http_addr {
-        let listener = http::bind(&addr).await?;
-        tracing::info!(%addr, "serving /healthz, /readyz and /metrics");
-        // Ends with the process: it answers to the very last.
-        tokio::spawn(http::serve(
-            listener,
-            status.clone(),
-            std::future::pending(),
-        ));
+        serve_http(&addr, &status).await?;
     }
     // Ends with the process too.
     tokio::spawn(tell_work(status.clone()));
@@ -71,6 +67,28 @@ where
     .await;
     status.phase(Phase::Stopped, "");
     outcome
+}
+
+#[cfg(feature = "http")]
+async fn serve_http(addr: &HttpAddr, status: &Status) -> Result<(), Failure> {
+    let listener = http::bind(addr).await?;
+    tracing::info!(%addr, "serving /healthz, /readyz and /metrics");
+    // Ends with the process: it answers to the very last.
+    tokio::spawn(http::serve(
+        listener,
+        status.clone(),
+        std::future::pending(),
+    ));
+    Ok(())
+}
+
+#[cfg(not(feature = "http"))]
+async fn serve_http(addr: &HttpAddr, _: &Status) -> Result<(), Failure> {
+    let missing = not_built_in("/healthz, /readyz and /metrics", "http");
+    Err(Failure::new(
+        Exit::Usage,
+        format_args!("--http {addr}: {missing}, or leave out --http"),
+    ))
 }
 
 /// A line about each work that takes long, every 10 s.

@@ -3,9 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
-use super::tls::{certificates, private_key};
 use super::{ConfigError, Secret};
 
 /// Which servers we admit as their master, and how they must speak. A server that is admitted gets all data. The files
@@ -29,17 +26,6 @@ pub struct ListenTls {
     pub key: PathBuf,
     /// A replica must present a certificate that these authorities have signed, in PEM. None: it is not asked for one.
     pub client_ca: Option<PathBuf>,
-}
-
-/// What the files held. `Debug` shows no key.
-#[derive(Debug)]
-pub struct ListenTlsFiles {
-    /// Our certificate, with its chain.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
-    pub key: PrivateKeyDer<'static>,
-    /// The authorities of the replicas' certificates.
-    pub client_ca: Option<Vec<CertificateDer<'static>>>,
 }
 
 impl Admission {
@@ -66,19 +52,6 @@ impl Admission {
                 "{addr} can be reached from other machines. Without `listen_tls_cert`, the password and all data cross \
                  the network unencrypted"
             )
-        })
-    }
-}
-
-impl ListenTls {
-    /// Reads the files. Blocking, but of bounded length.
-    pub fn read(&self) -> Result<ListenTlsFiles, ConfigError> {
-        let client_ca = self.client_ca.as_deref();
-        let client_ca = client_ca.map(|path| certificates(path, "`listen_tls_client_ca`"));
-        Ok(ListenTlsFiles {
-            chain: certificates(&self.cert, "`listen_tls_cert`")?,
-            key: private_key(&self.key, "`listen_tls_key`")?,
-            client_ca: client_ca.transpose()?,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! which no formatting shows.
 
 mod cgroup;
+mod features;
 mod listen;
 mod memory_budget;
 mod parse;
@@ -12,6 +13,8 @@ mod server_name;
 mod source;
 mod store;
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_files;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,7 +23,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
-pub use listen::{Admission, Listen, ListenTls, ListenTlsFiles, is_loopback};
+#[allow(unused_imports)] // a build with all features has no use for it
+pub(crate) use features::not_built_in;
+pub use listen::{Admission, Listen, ListenTls, is_loopback};
 pub use memory_budget::{Budget, DEFAULT_BUDGET, OBJECTS, PLANS, Shares, Wanted, least_feed};
 pub use parse::{HttpAddr, Size, parse_addr, parse_duration, parse_size, redact};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
@@ -29,7 +34,9 @@ pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{
     Encryption, EncryptionKey, GcsOptions, KmsKey, StorageClass, StoreConfig, parse_project,
 };
-pub use tls::{Identity, Tls, TlsFiles};
+pub use tls::{Identity, Tls};
+#[cfg(feature = "tls")]
+pub use tls_files::{ListenTlsFiles, TlsFiles};
 
 use crate::wire::position::{Offset, ReplId};
 

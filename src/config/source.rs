@@ -122,8 +122,11 @@ impl Source {
     /// Takes over how to speak TLS. The files must be usable now.
     pub fn with_tls(mut self, tls: Tls) -> Result<Self, ConfigError> {
         if self.tls.is_some() {
-            tls.name(&self.host)?;
-            tls.read()?;
+            #[cfg(feature = "tls")]
+            {
+                tls.name(&self.host)?;
+                tls.read()?;
+            }
             self.tls = Some(tls);
         } else if tls != Tls::default() {
             return Err(ConfigError::new(
@@ -164,6 +167,10 @@ impl Source {
         default_port: u16,
         form: &str,
     ) -> Result<Self, ConfigError> {
+        #[cfg(not(feature = "tls"))]
+        if tls.is_some() {
+            return Err(ConfigError(super::not_built_in("TLS", "tls")));
+        }
         let url = Url::parse(text).map_err(|error| {
             ConfigError(format!(
                 "not a Redis URL ({error}): write {form}, and in user and password %2F for /, %23 for #, %3F for ?, \

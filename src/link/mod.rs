@@ -8,7 +8,13 @@ pub mod health;
 pub mod replication_info;
 pub mod sentinel;
 mod socket;
+#[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_accept;
+mod tls_fault;
+#[cfg(not(feature = "tls"))]
+mod without_tls;
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,7 +25,9 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::socket::Stream;
-pub use self::tls::TlsFault;
+pub use self::tls_fault::TlsFault;
+#[cfg(not(feature = "tls"))]
+use self::without_tls::{client as tls, server as tls_accept};
 use crate::config::{ConfigError, Source};
 use crate::wire::position::{Offset, Position};
 use crate::wire::psync::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
+#[cfg(feature = "tls")]
 use tokio_rustls::TlsStream;
 
 use super::{CONNECT_TIMEOUT, LinkError, tls};
@@ -28,6 +29,7 @@ pub enum Stream {
     /// In the clear.
     Plain(TcpStream),
     /// TLS, on either side. Boxed, because it is ten times as large.
+    #[cfg(feature = "tls")]
     Tls(Box<TlsStream<TcpStream>>),
     /// In the simulation.
     #[cfg(test)]
@@ -44,16 +46,14 @@ impl Stream {
         let tcp = dial(source, resolve).await?;
         match &source.tls {
             None => Ok(Self::Plain(tcp)),
-            Some(settings) => {
-                let stream = tls::handshake(source, settings, tcp).await?;
-                Ok(Self::Tls(Box::new(stream.into())))
-            }
+            Some(settings) => tls::handshake(source, settings, tcp).await,
         }
     }
 
     fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
+            #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.get_ref().0,
             #[cfg(test)]
             Self::Simulated(_) => unreachable!("it has no socket"),
@@ -61,7 +61,11 @@ impl Stream {
     }
 
     pub(super) fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+            _ => false,
+        }
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -117,6 +121,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(context, buffer),
+            #[cfg(feature = "tls")]
             Self::Tls(tls) => Pin::new(tls).poll_read(context, buffer),
             #[cfg(test)]
             Self::Simulated(wire) => Pin::new(wire).poll_read(context, buffer),
@@ -132,6 +137,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
+            #[cfg(feature = "tls")]
             Self::Tls(tls) => Pin::new(tls).poll_write(context, bytes),
             #[cfg(test)]
             Self::Simulated(wire) => Pin::new(wire).poll_write(context, bytes),
@@ -141,6 +147,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(context),
+            #[cfg(feature = "tls")]
             Self::Tls(tls) => Pin::new(tls).poll_flush(context),
             #[cfg(test)]
             Self::Simulated(wire) => Pin::new(wire).poll_flush(context),
@@ -150,6 +157,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(context),
+            #[cfg(feature = "tls")]
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(context),
             #[cfg(test)]
             Self::Simulated(wire) => Pin::new(wire).poll_shutdown(context),

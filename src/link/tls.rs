@@ -1,4 +1,5 @@
-//! TLS to the server, with rustls, and what its errors mean to an operator. (For TLS as its master: `accept.rs`.)
+//! TLS to the server, with rustls, and what its errors mean to an operator. (For TLS as its master:
+//! `tls_accept.rs`.)
 
 use std::io;
 use std::sync::Arc;
@@ -7,51 +8,22 @@ use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tokio_rustls::rustls::client::{ClientConfig, WebPkiServerVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError, RootCertStore};
 
+use super::socket::Stream;
+use super::tls_fault::TlsFault;
 use super::{CONNECT_TIMEOUT, LinkError};
 use crate::config::{ConfigError, Source, Tls};
-
-/// Why there is no TLS with a server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct TlsFault {
-    text: String,
-    permanent: bool,
-}
-
-impl TlsFault {
-    fn permanent(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            permanent: true,
-        }
-    }
-
-    fn passing(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            permanent: false,
-        }
-    }
-
-    /// Is there no use in trying again without a change?
-    #[must_use]
-    pub fn is_permanent(&self) -> bool {
-        self.permanent
-    }
-}
 
 /// Makes TLS of a connected socket.
 pub(super) async fn handshake(
     source: &Source,
     settings: &Tls,
     tcp: TcpStream,
-) -> Result<TlsStream<TcpStream>, LinkError> {
+) -> Result<Stream, LinkError> {
     let fail = |fault: TlsFault| LinkError::Tls {
         addr: source.addr(),
         fault,
@@ -64,7 +36,7 @@ pub(super) async fn handshake(
         .map_err(|error| fail(TlsFault::passing(error.to_string())))??;
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
         Ok(Err(error)) => Err(fail(fault_of(&error).unwrap_or_else(|| broken(&error)))),
         // Redis takes our first message for a command without its end, and waits for that.
         Err(_) => Err(fail(TlsFault::passing(format!(

@@ -1,5 +1,8 @@
 //! What the process reports: status for `/readyz`, metrics for Prometheus, the log. They report, and never decide.
 
+pub mod counters;
+#[cfg(feature = "cli")]
 pub mod logging;
-pub mod metrics;
+#[cfg(feature = "http")]
+mod metrics;
 pub mod status;

@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::config::Size;
-use crate::monitoring::metrics::Metrics;
+use crate::monitoring::counters::Counters;
+#[cfg(feature = "http")]
+use crate::monitoring::metrics;
 use crate::wire::position::{Offset, Position, ReplId, TimeMark};
 
 /// Time marks of bytes that are not stored yet, at most. One stands for 100 ms or more, so they reach back over a
@@ -262,7 +264,7 @@ pub struct Status(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    metrics: Metrics,
+    counters: Counters,
 }
 
 struct State {
@@ -319,7 +321,7 @@ impl Status {
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
-            metrics: Metrics::new(),
+            counters: Counters::default(),
         }))
     }
 
@@ -528,8 +530,8 @@ impl Status {
 
     /// The counters.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+    pub fn metrics(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// What is known now.
@@ -583,9 +585,15 @@ impl Status {
     }
 
     /// The metrics in Prometheus' text format.
+    #[cfg(feature = "http")]
     #[must_use]
     pub fn prometheus(&self) -> String {
-        self.0.metrics.encode(&self.view())
+        self.prometheus_of(&self.view())
+    }
+
+    #[cfg(feature = "http")]
+    fn prometheus_of(&self, view: &StatusView) -> String {
+        metrics::page(&self.0.counters, view)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

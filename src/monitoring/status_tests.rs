@@ -258,7 +258,7 @@ fn a_store_that_refuses_is_not_ready_and_one_that_is_away_is_told() {
     let view = status.view_at(2);
     assert!(view.ready, "it follows, and keeps what comes");
     assert_eq!(view.store_error.as_deref(), Some("away"));
-    let page = status.metrics().encode(&view);
+    let page = status.prometheus_of(&view);
     assert!(page.contains("backfeed_store_failing 1"), "{page}");
 
     assert!(status.store_failed("no permission", true, 3));

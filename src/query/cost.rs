@@ -8,7 +8,7 @@ use crate::archive::{Amount, Archive, ArchiveError, Sizes, Usage};
 use crate::log::segment::{Entry, SegmentHeader};
 use crate::wire::position::ReplId;
 
-pub use prices::{Bill, PRICES, Price};
+pub use prices::{Bill, PRICES};
 
 /// The rate is that of the last day of the log, or of as much as there is.
 const WINDOW_MS: i64 = 24 * 3600 * 1000;

@@ -7,8 +7,6 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sha2::{Digest, Sha256};
-
 use crate::archive::Archive;
 use crate::display::Shown;
 use crate::model::{ApplyError, Args, Entry, Keyspace, Layout, Touch, Unknown, find};
@@ -20,7 +18,7 @@ use crate::wire::position::{Offset, ReplId};
 use crate::wire::rdb::Family;
 use crate::wire::rdb::elements::{Part, names, parts};
 
-pub use report::{Count, Diff, KeyChange, Moved, OfPrefix, UnknownKey, What};
+pub use report::{Count, Diff, KeyChange, Moved, OfPrefix, What};
 
 /// How many prefixes are counted separately. Changes of further ones are added up.
 const PREFIXES: usize = 1000;
@@ -350,21 +348,23 @@ impl Looks {
 /// The same result for the same value in another encoding, and in another order if the order means nothing.
 fn digest(family: Family, kind: u8, payload: &[u8]) -> [u8; 32] {
     let is_stream = names(family, kind).0 == "stream";
-    let mut ordered = Sha256::new();
+    let mut ordered = blake3::Hasher::new();
     let mut sum = [0u8; 32];
     let mut known = false;
     if !is_stream {
         let looked = parts(family, kind, payload, &mut |part| {
             match &part {
-                Part::Text(bytes) => ordered.update(bytes),
+                Part::Text(bytes) => {
+                    ordered.update(bytes);
+                }
                 Part::Member(bytes) if names(family, kind).0 == "list" => {
-                    ordered.update((bytes.len() as u64).to_le_bytes());
+                    ordered.update(&(bytes.len() as u64).to_le_bytes());
                     ordered.update(bytes);
                 }
                 unordered => {
-                    let one = Sha256::digest(format!("{unordered:?}"));
-                    for (total, byte) in sum.iter_mut().zip(one) {
-                        *total ^= byte;
+                    let one = blake3::hash(format!("{unordered:?}").as_bytes());
+                    for (total, byte) in sum.iter_mut().zip(one.as_bytes()) {
+                        *total ^= *byte;
                     }
                 }
             }
@@ -373,11 +373,11 @@ fn digest(family: Family, kind: u8, payload: &[u8]) -> [u8; 32] {
         known = looked == Ok(true);
     }
     if !known {
-        ordered = Sha256::new();
-        ordered.update([kind]);
+        ordered = blake3::Hasher::new();
+        ordered.update(&[kind]);
         ordered.update(payload);
     }
-    ordered.update(sum);
+    ordered.update(&sum);
     ordered.finalize().into()
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn random() -> u64 {
 }
 
 /// This many random bytes.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     for chunk in bytes.chunks_mut(size_of::<u64>()) {

@@ -1,5 +1,6 @@
 //! Supervision: sessions one after another, with pauses between them.
 
+#[cfg(feature = "http")]
 pub mod http;
 
 use std::time::Duration;

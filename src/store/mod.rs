@@ -7,16 +7,23 @@
 //! of unknown length), `resume` (reads that fail in the middle), `retry`, `names`. `gcs` and `cloud` make the single
 //! requests.
 
+#[cfg(any(feature = "s3", feature = "azure"))]
 mod cloud;
 mod counted;
 mod file;
 mod file_walk;
+#[cfg(feature = "gcs")]
 mod gcs;
 pub mod memory;
+#[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
 mod names;
+#[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
 mod parts;
+#[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
 mod remote;
+#[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
 mod resume;
+#[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
 mod retry;
 
 use std::fmt;
@@ -30,11 +37,15 @@ use futures::stream::BoxStream;
 use tokio::task::JoinError;
 
 use crate::config::StoreConfig;
+#[cfg(not(all(feature = "gcs", feature = "s3", feature = "azure")))]
+use crate::config::not_built_in;
 use crate::runtime::pipe::Interrupted;
 
+#[cfg(any(feature = "s3", feature = "azure"))]
 pub use cloud::CloudStore;
 pub use counted::counted;
 pub use file::FileStore;
+#[cfg(feature = "gcs")]
 pub use gcs::GcsStore;
 pub use memory::MemoryStore;
 
@@ -214,8 +225,18 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
             Ok(path) => Ok(Arc::new(FileStore::open(path)?)),
             Err(cause) => refuse(cause),
         },
+        #[cfg(feature = "gcs")]
         "gs" => Ok(Arc::new(GcsStore::open(url, &config.gcs).await?)),
-        "s3" | "az" => Ok(Arc::new(CloudStore::open(url)?)),
+        #[cfg(not(feature = "gcs"))]
+        "gs" => refuse(not_built_in("Google Cloud Storage", "gcs")),
+        #[cfg(feature = "s3")]
+        "s3" => Ok(Arc::new(CloudStore::open(url)?)),
+        #[cfg(not(feature = "s3"))]
+        "s3" => refuse(not_built_in("S3", "s3")),
+        #[cfg(feature = "azure")]
+        "az" => Ok(Arc::new(CloudStore::open(url)?)),
+        #[cfg(not(feature = "azure"))]
+        "az" => refuse(not_built_in("Azure Blob Storage", "azure")),
         _ => refuse(format!(
             "there is no kind of store called `{scheme}`; use gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
              file:///path/to/directory"

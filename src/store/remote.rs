@@ -99,6 +99,7 @@ pub(super) trait Service: Clone + fmt::Debug + Send + Sync + 'static {
 pub(super) struct Head {
     /// The token of the create that made it.
     pub(super) token: Option<String>,
+    #[cfg_attr(not(feature = "gcs"), allow(dead_code))]
     pub(super) crc32c: Option<u32>,
     pub(super) created: Created,
 }

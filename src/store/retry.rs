@@ -29,6 +29,7 @@ pub(super) enum Attempt {
     /// The bytes that came do not have the object's checksum.
     Damaged(String),
     /// The object has another key than the one that was given, or a key and none was given, or none.
+    #[cfg_attr(not(feature = "gcs"), allow(dead_code))]
     WrongKey(String),
     /// No use trying this again, but the whole from its beginning.
     Over(String),

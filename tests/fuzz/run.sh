@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(rdb resp segments apply)
+[ ${#targets[@]} -gt 0 ] || targets=(lzf rdb resp segments apply)
 home=$PWD/../../target/fuzz
 mkdir -p "$home/corpus" "$home/crashes"
 

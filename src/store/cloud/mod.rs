@@ -6,8 +6,10 @@
 //! uploads without a condition, so [`wire`] adds it. No temporary name and no copy is needed: S3 has accepted the
 //! condition there since 2024, Azure from the beginning.
 
+#[cfg(feature = "azure")]
 mod azure;
 mod error;
+#[cfg(feature = "s3")]
 mod s3;
 mod settings;
 mod upload;
@@ -23,7 +25,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
+#[cfg(feature = "s3")]
 use object_store::aws::AwsCredentialProvider;
+#[cfg(feature = "azure")]
 use object_store::azure::AzureCredentialProvider;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::MultipartStore;
@@ -38,6 +42,8 @@ use super::remote::{Head, LIMITS, Limits, Page, Service};
 use super::resume::Opened;
 use super::retry::{Advice, Attempt};
 use super::{Created, Listing, ObjectMeta, StoreError};
+#[cfg(not(all(feature = "s3", feature = "azure")))]
+use crate::config::not_built_in;
 use upload::Multipart;
 use wire::ANSWERED;
 
@@ -112,7 +118,9 @@ impl Side {
 enum Credentials {
     /// Nobody: requests are not signed.
     None,
+    #[cfg(feature = "s3")]
     Aws(AwsCredentialProvider),
+    #[cfg(feature = "azure")]
     Azure(AzureCredentialProvider),
 }
 
@@ -163,8 +171,15 @@ impl CloudStore {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, StoreError> {
         let opened = match url.starts_with("az:") {
+            #[cfg(feature = "azure")]
             true => azure::open(url, environment),
+            #[cfg(feature = "s3")]
             false => s3::open(url, environment),
+            #[cfg(not(all(feature = "s3", feature = "azure")))]
+            is_azure => Err(match is_azure {
+                true => not_built_in("Azure Blob Storage", "azure"),
+                false => not_built_in("S3", "s3"),
+            }),
         };
         opened.map_err(|cause| StoreError::Permanent {
             what: format!("cannot open the store {url}"),
@@ -193,7 +208,9 @@ impl CloudStore {
         let had = async {
             match &*self.credentials {
                 Credentials::None => Ok(()),
+                #[cfg(feature = "s3")]
                 Credentials::Aws(provider) => provider.get_credential().await.map(|_| ()),
+                #[cfg(feature = "azure")]
                 Credentials::Azure(provider) => provider.get_credential().await.map(|_| ()),
             }
         };

@@ -2,15 +2,16 @@
 //! object yet (the crate does not ask for that). The error text of a service is returned in full.
 
 use std::cell::Cell;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+#[cfg(feature = "azure")]
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{
-    AUTHORIZATION, CONTENT_RANGE, DATE, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
-};
+use http::header::{CONTENT_RANGE, DATE, HeaderMap, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Method, StatusCode, Uri};
 use object_store::ClientOptions;
+#[cfg(feature = "azure")]
 use object_store::azure::{AzureAuthorizer, AzureCredentialProvider};
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
@@ -35,6 +36,7 @@ struct Facts {
     /// Host and port of the service. Tokens come from other hosts.
     host: Option<(String, Option<u16>)>,
     /// The account of Azure and what signs for it.
+    #[cfg(feature = "azure")]
     signer: OnceLock<(String, AzureCredentialProvider)>,
 }
 
@@ -43,11 +45,13 @@ impl Connector {
     pub(super) fn new(endpoint: &str) -> Self {
         Self(Arc::new(Facts {
             host: endpoint.parse().ok().as_ref().and_then(host),
+            #[cfg(feature = "azure")]
             signer: OnceLock::new(),
         }))
     }
 
     /// Azure's signatures cover every header, so what is added here needs a new one.
+    #[cfg(feature = "azure")]
     pub(super) fn sign_with(&self, account: String, credentials: AzureCredentialProvider) {
         let _ = self.0.signer.set((account, credentials));
     }
@@ -77,6 +81,7 @@ impl HttpService for Wire {
             if let Ok(more) = COMPLETION.try_with(Clone::clone) {
                 headers.extend(more);
             }
+            #[cfg(feature = "azure")]
             self.sign_again(&mut request).await?;
         }
         let ours = host(request.uri()) == self.facts.host;
@@ -100,10 +105,15 @@ impl HttpService for Wire {
     }
 }
 
+#[cfg(feature = "azure")]
 impl Wire {
     async fn sign_again(&self, request: &mut HttpRequest) -> Result<(), HttpError> {
         let shared_key = |value: &HeaderValue| value.as_bytes().starts_with(b"SharedKey");
-        if !request.headers().get(AUTHORIZATION).is_some_and(shared_key) {
+        if !request
+            .headers()
+            .get(http::header::AUTHORIZATION)
+            .is_some_and(shared_key)
+        {
             return Ok(());
         }
         let Some((account, credentials)) = self.facts.signer.get() else {
@@ -111,7 +121,7 @@ impl Wire {
         };
         let failed = |error| HttpError::new::<object_store::Error>(HttpErrorKind::Unknown, error);
         let credential = credentials.get_credential().await.map_err(failed)?;
-        request.headers_mut().remove(AUTHORIZATION);
+        request.headers_mut().remove(http::header::AUTHORIZATION);
         AzureAuthorizer::new(&credential, account)
             .try_authorize(request)
             .map_err(failed)

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::lzf;
 use super::primitives::{Decoded, Length, decode_length};
 
 /// An LZF string may grow at most by this factor: three bytes become 264 at best.
@@ -183,10 +184,7 @@ impl<'a> Cursor<'a> {
         if original == 0 || original as u64 / LZF_RATIO > stored.len() as u64 {
             return Err(BAD);
         }
-        match lzf::decompress(stored, original) {
-            Ok(bytes) if bytes.len() == original => Ok(bytes),
-            _ => Err(BAD),
-        }
+        lzf::decompress(stored, original).ok_or(BAD)
     }
 }
 

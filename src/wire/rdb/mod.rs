@@ -9,6 +9,7 @@ pub mod elements;
 mod error;
 mod footer;
 mod layouts;
+mod lzf;
 pub mod number;
 pub mod numbers;
 pub mod packed;

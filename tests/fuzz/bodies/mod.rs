@@ -11,6 +11,7 @@
 )]
 
 pub mod apply;
+pub mod lzf;
 pub mod rdb;
 pub mod resp;
 pub mod segments;
@@ -20,7 +21,8 @@ pub mod values;
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
+    ("lzf", lzf::check, lzf::seeds),
     ("rdb", rdb::check, rdb::seeds),
     ("resp", resp::check, resp::seeds),
     ("segments", segments::check, segments::seeds),
