@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::args::Args;
 use super::command::{Spec, Support};
 use super::command_table::find;
-use super::database_numbers::Layout;
+use super::database_numbers::{DatabaseCommand, Layout};
 use super::error::ApplyError;
 use super::key_names::{self, Flags, Mark, Names};
 use super::key_patterns::Patterns;
@@ -217,37 +217,38 @@ impl Footprint {
 
     /// Commands that change what the following ones mean.
     fn control(&mut self, args: &Args) -> Result<(), ApplyError> {
-        let is = |name: &str| args.is_word(0, name);
-        if is("SELECT") {
-            self.selected = args.db(1)?;
-        } else if is("SWAPDB") {
-            let (a, b) = (args.db(1)?, args.db(2)?);
-            self.layout.swap(a, b);
-            let lost = std::mem::take(&mut self.lost).into_iter();
-            let swapped = |db: u32| if db == a { b } else { a };
-            self.lost = lost
-                .map(|(db, key)| {
-                    if db == a || db == b {
-                        (swapped(db), key)
-                    } else {
-                        (db, key)
-                    }
-                })
-                .collect();
-        } else if is("FLUSHDB") {
-            self.layout.flush(self.selected);
-            let selected = self.selected;
-            self.lost.retain(|(db, _)| *db != selected);
-        } else if is("FLUSHALL") {
-            self.layout.flush_all();
-            self.lost.clear();
-        } else if is("FUNCTION") {
+        if let Some(command) = DatabaseCommand::of(args)? {
+            self.layout.follow(command, self.selected);
+            self.follow_in_lost(command);
+            if let DatabaseCommand::Select(db) = command {
+                self.selected = db;
+            }
+        } else if args.is_word(0, "FUNCTION") {
             let command: Vec<Blob> = args.from(0).iter().map(|arg| Blob::from(*arg)).collect();
             let bytes = command.iter().map(|arg| arg.len().saturating_add(OVERHEAD));
             self.weight = bytes.fold(self.weight, usize::saturating_add);
             self.functions.push(command);
         }
         Ok(())
+    }
+
+    /// Keys that are lost move, and go, with their database.
+    fn follow_in_lost(&mut self, command: DatabaseCommand) {
+        let selected = self.selected;
+        match command {
+            DatabaseCommand::Select(_) => {}
+            DatabaseCommand::Swap(a, b) => {
+                let moved = |db: u32| match db {
+                    db if db == a => b,
+                    db if db == b => a,
+                    db => db,
+                };
+                let lost = std::mem::take(&mut self.lost).into_iter();
+                self.lost = lost.map(|(db, key)| (moved(db), key)).collect();
+            }
+            DatabaseCommand::Flush => self.lost.retain(|(db, _)| *db != selected),
+            DatabaseCommand::FlushAll => self.lost.clear(),
+        }
     }
 
     /// Everything up to here counts.

@@ -55,7 +55,7 @@ pub use server_commands::slot_of;
 pub use args::Args;
 pub use command::{Spec, Support};
 pub use command_table::{commands, find};
-pub use database_numbers::Layout;
+pub use database_numbers::{DatabaseCommand, Layout};
 pub use error::ApplyError;
 pub use footprint::Footprint;
 pub use functions::Libraries;
@@ -402,10 +402,6 @@ impl Keyspace {
         self.received
     }
 
-    fn select(&mut self, db: u32) {
-        self.selected = db;
-    }
-
     /// Accounts for memory that a command takes beyond what it brings itself: copies, unions, decoded values.
     fn charge(&mut self, bytes: usize) {
         self.weight = self.weight.saturating_add(bytes);
@@ -558,22 +554,22 @@ impl Keyspace {
         self.put_entry(args, self.selected, key, None)
     }
 
-    fn swap(&mut self, a: u32, b: u32) {
-        if a == b {
-            return;
+    /// Unlike a [`Layout`], it moves the keys as well.
+    fn follow(&mut self, command: DatabaseCommand) {
+        match command {
+            DatabaseCommand::Select(db) => self.selected = db,
+            DatabaseCommand::Swap(a, b) if a == b => {}
+            DatabaseCommand::Swap(a, b) => {
+                let first = std::mem::take(self.db(a));
+                let second = std::mem::replace(self.db(b), first);
+                *self.db(a) = second;
+            }
+            DatabaseCommand::Flush => *self.db(self.selected) = Db::default(),
+            DatabaseCommand::FlushAll => {
+                self.dbs.clear();
+                self.flushed = true;
+            }
         }
-        let first = std::mem::take(self.db(a));
-        let second = std::mem::replace(self.db(b), first);
-        *self.db(a) = second;
-    }
-
-    fn flush(&mut self, db: u32) {
-        *self.db(db) = Db::default();
-    }
-
-    fn flush_all(&mut self) {
-        self.dbs.clear();
-        self.flushed = true;
     }
 }
 

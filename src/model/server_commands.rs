@@ -1,10 +1,10 @@
 //! Commands about the feed itself, about whole databases, and about slots of a cluster.
 
-use super::Keyspace;
 use super::args::{Args, is_word};
 use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
+use super::{DatabaseCommand, Keyspace};
 
 const SCRIPT: &str = "what a script does, only the server knows; with `lua-replicate-commands yes` it sends the effects";
 const KEYDB: &str = "it is one of KeyDB's own, whose rules are not modelled";
@@ -13,7 +13,7 @@ const MEMBERS: &str = "members that expire are not known";
 const VECTORS: &str = "the graph of a vector set is built at random";
 
 pub(super) const COMMANDS: &[Spec] = &[
-    Spec::new("SELECT", Keys::None, select),
+    Spec::new("SELECT", Keys::None, follow),
     Spec::ignored("PING"),
     Spec::ignored("REPLCONF"),
     // The reader of the log keeps transactions whole.
@@ -37,9 +37,9 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::losing("VADD", Keys::At(&[1]), VECTORS),
     Spec::losing("VREM", Keys::At(&[1]), VECTORS),
     Spec::losing("VSETATTR", Keys::At(&[1]), VECTORS),
-    Spec::new("FLUSHDB", Keys::None, flushdb),
-    Spec::new("FLUSHALL", Keys::None, flushall),
-    Spec::new("SWAPDB", Keys::None, swapdb),
+    Spec::new("FLUSHDB", Keys::None, follow),
+    Spec::new("FLUSHALL", Keys::None, follow),
+    Spec::new("SWAPDB", Keys::None, follow),
     Spec::new("CLUSTER", Keys::By(slot_keys), drop_slots),
     Spec::new("TRIMSLOTS", Keys::By(slot_keys), drop_slots),
     Spec::new("SFLUSH", Keys::By(slot_keys), drop_slots),
@@ -48,27 +48,10 @@ pub(super) const COMMANDS: &[Spec] = &[
 /// Slots of a cluster.
 const SLOTS: u16 = 16_384;
 
-/// `SELECT db`.
-fn select(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    space.select(args.db(1)?);
-    Ok(())
-}
-
-/// `FLUSHDB [ASYNC | SYNC]`.
-fn flushdb(space: &mut Keyspace, _: &Args) -> Result<(), ApplyError> {
-    space.flush(space.selected());
-    Ok(())
-}
-
-/// `FLUSHALL [ASYNC | SYNC]`.
-fn flushall(space: &mut Keyspace, _: &Args) -> Result<(), ApplyError> {
-    space.flush_all();
-    Ok(())
-}
-
-/// `SWAPDB db db`.
-fn swapdb(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
-    space.swap(args.db(1)?, args.db(2)?);
+fn follow(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
+    if let Some(command) = DatabaseCommand::of(args)? {
+        space.follow(command);
+    }
     Ok(())
 }
 

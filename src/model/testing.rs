@@ -26,8 +26,9 @@ pub(crate) const fn redis(version: u32) -> Dialect {
 /// An empty key space, in which every key is known not to be there.
 pub(crate) fn empty(dialect: Dialect) -> Keyspace {
     let mut space = Keyspace::new(&mut Footprint::new(0), dialect, 0);
-    for db in 0..16 {
-        space.flush(db);
+    for db in (0..16).rev() {
+        space.follow(DatabaseCommand::Select(db));
+        space.follow(DatabaseCommand::Flush);
     }
     space
 }

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::archive::Archive;
 use crate::display::Shown;
-use crate::model::{ApplyError, Args, Entry, Keyspace, Layout, Touch, Unknown, find};
+use crate::model::{
+    ApplyError, Args, DatabaseCommand, Entry, Keyspace, Layout, Touch, Unknown, find,
+};
 use crate::query::key_history::{LookupError, memory_of, plan_from, plan_of, reached};
 use crate::rebuild::{self, Argv, At, Limits, Taker};
 use crate::recovery;
@@ -182,6 +184,9 @@ struct Between {
 }
 
 /// Which database of the earlier point has which number now. Those that are missing have their own.
+///
+/// Unlike in a [`Layout`], a database that is flushed keeps its identity: its keys at the earlier point are compared
+/// with those that were written into it since.
 #[derive(Default)]
 struct Swapped(BTreeMap<u32, u32>);
 
@@ -239,25 +244,18 @@ impl Between {
         }
     }
 
-    fn before(&mut self, args: &Args<'_>) -> Result<(), ApplyError> {
-        match args.name().to_ascii_uppercase().as_slice() {
-            b"SWAPDB" => self.layout.swap(args.db(1)?, args.db(2)?),
-            b"FLUSHDB" => self.layout.flush(self.selected),
-            b"FLUSHALL" => self.layout.flush_all(),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn after(&mut self, args: &Args<'_>) -> Result<(), ApplyError> {
-        match args.name().to_ascii_uppercase().as_slice() {
-            b"SWAPDB" => self.swapped.swap(args.db(1)?, args.db(2)?),
-            b"FLUSHDB" => {
+    fn after_split(&mut self, command: DatabaseCommand) {
+        match command {
+            DatabaseCommand::Select(_) => {}
+            DatabaseCommand::Swap(a, b) => self.swapped.swap(a, b),
+            DatabaseCommand::Flush => {
                 self.flushed.some.insert(self.swapped.before(self.selected));
             }
-            b"FLUSHALL" => self.flushed.all = true,
-            _ => {}
+            DatabaseCommand::FlushAll => self.flushed.all = true,
         }
+    }
+
+    fn note_touched(&mut self, args: &Args<'_>) -> Result<(), ApplyError> {
         let Some(spec) = find(args.name()) else {
             return Ok(());
         };
@@ -280,13 +278,13 @@ impl Taker for Between {
     fn unit(&mut self, at: At, commands: &[Argv<'_>]) -> Result<(), ApplyError> {
         for argv in commands {
             let args = Args::new(argv);
-            if args.name().eq_ignore_ascii_case(b"SELECT") {
-                self.selected = args.db(1)?;
-            }
-            if at.start < self.split {
-                self.before(&args)?;
-            } else {
-                self.after(&args)?;
+            let is_before = at.start < self.split;
+            match DatabaseCommand::of(&args)? {
+                Some(DatabaseCommand::Select(db)) => self.selected = db,
+                Some(command) if is_before => self.layout.follow(command, self.selected),
+                Some(command) => self.after_split(command),
+                None if is_before => {}
+                None => self.note_touched(&args)?,
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::archive::{Archive, ArchiveError, Catalog};
 use crate::display::Shown;
-use crate::model::{ApplyError, Args, Dialect, Touch, Unknown, find, slot_of};
+use crate::model::{ApplyError, Args, DatabaseCommand, Dialect, Touch, Unknown, find, slot_of};
 use crate::rebuild::{self, Argv, At, Limits, RebuildError, Stop, Taker};
 use crate::recovery;
 use crate::recovery::{BadBases, Plan, RecoveryError, When};
@@ -330,14 +330,6 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn touches(&self, argv: &[&[u8]]) -> bool {
         let args = Args::new(argv);
-        let is = |name: &str| args.name().eq_ignore_ascii_case(name.as_bytes());
-        let number = |index: usize| args.db(index).ok();
-        if is("FLUSHALL") || is("FLUSHDB") && self.selected == self.db {
-            return true;
-        }
-        if is("SWAPDB") {
-            return number(1) == Some(self.db) || number(2) == Some(self.db);
-        }
         let here = self.selected == self.db;
         let Some(spec) = find(args.name()) else {
             // Unknown: any of its arguments may be the key.
@@ -358,9 +350,17 @@ impl Watch<'_> {
 
     fn command(&mut self, at: At, argv: Argv<'_>) -> Result<(), ApplyError> {
         let args = Args::new(argv);
-        if args.name().eq_ignore_ascii_case(b"SELECT") {
-            self.selected = args.db(1)?;
-        } else if self.touches(argv) {
+        let touches = match DatabaseCommand::of(&args)? {
+            Some(DatabaseCommand::Select(db)) => {
+                self.selected = db;
+                false
+            }
+            Some(DatabaseCommand::Swap(a, b)) => a == self.db || b == self.db,
+            Some(DatabaseCommand::Flush) => self.selected == self.db,
+            Some(DatabaseCommand::FlushAll) => true,
+            None => self.touches(argv),
+        };
+        if touches {
             let shown = argv.iter().take(ARGS_SHOWN);
             let mut command: Vec<Shown> = shown.map(|arg| Shown::cut(arg, ARG_BYTES)).collect();
             let more = argv.len().saturating_sub(ARGS_SHOWN);
