@@ -58,7 +58,7 @@ impl Sample {
     /// did not have. A server that was set back may have come as far again since it was asked.
     #[must_use]
     pub fn after(&self, from: Offset) -> Option<Self> {
-        let skip = length(from.since(self.start));
+        let skip = length(from.beyond(self.start));
         let rest = Self {
             start: self.start.max(from),
             bytes: self.bytes.slice(skip.min(self.bytes.len())..),
@@ -70,7 +70,7 @@ impl Sample {
     #[must_use]
     pub fn up_to(&self, end: Offset) -> Option<Self> {
         let mut part = self.clone();
-        part.bytes.truncate(length(end.since(self.start)));
+        part.bytes.truncate(length(end.beyond(self.start)));
         (part.end() == end && !part.bytes.is_empty()).then_some(part)
     }
 

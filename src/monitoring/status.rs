@@ -654,7 +654,7 @@ impl State {
         let stored = self.stored?;
         let received = self.received.unwrap_or(stored);
         (received.history == stored.history)
-            .then(|| received.offset.since(stored.offset.max(self.idle)))
+            .then(|| received.offset.beyond(stored.offset.max(self.idle)))
     }
 
     fn lag_seconds(&self, now_unix_ms: i64) -> f64 {

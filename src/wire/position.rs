@@ -115,10 +115,18 @@ impl Offset {
         Self(self.0.saturating_sub(bytes))
     }
 
-    /// Bytes from `earlier` to here, or 0 when `earlier` is not earlier.
+    /// Bytes from `earlier` to here. A reversed pair is a bug of the caller. Builds with assertions stop there; others
+    /// take it for 0. Where either order may be meant, [`Self::beyond`] says so.
     #[must_use]
     pub fn since(self, earlier: Offset) -> u64 {
-        self.0.saturating_sub(earlier.0)
+        debug_assert!(earlier <= self, "{earlier} is after {self}");
+        self.beyond(earlier)
+    }
+
+    /// By how many bytes this is beyond `other`: 0 when it is not.
+    #[must_use]
+    pub fn beyond(self, other: Offset) -> u64 {
+        self.0.saturating_sub(other.0)
     }
 }
 
@@ -179,6 +187,14 @@ mod tests {
     fn the_next_byte_of_an_offset_is_one_further() {
         assert_eq!(Offset(41).next_byte(), 42);
         assert_eq!(Offset::before_byte(42), Offset(41));
-        assert_eq!(Offset(5).since(Offset(9)), 0);
+        assert_eq!(Offset(9).since(Offset(5)), 4);
+        assert_eq!(Offset(5).beyond(Offset(9)), 0);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic = "9 is after 5"]
+    fn a_reversed_pair_is_a_bug() {
+        let _ = Offset(5).since(Offset(9));
     }
 }

@@ -16,7 +16,7 @@ impl LogBuffer {
         let held = self.chunks.iter().filter_map(|chunk| {
             let mut chunk = chunk.clone();
             chunk.advance_to(start.max(chunk.start));
-            let left = usize::try_from(end.since(chunk.start.min(end))).unwrap_or(usize::MAX);
+            let left = usize::try_from(end.beyond(chunk.start)).unwrap_or(usize::MAX);
             chunk.held.truncate(left.min(chunk.held.len()));
             (!chunk.held.is_empty()).then_some(chunk.held)
         });

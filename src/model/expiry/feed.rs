@@ -158,7 +158,7 @@ impl FeedRewriter {
 
 /// The index of an offset in the pending bytes; 0 when that offset was handed out already.
 fn index(offset: Offset, pending_start: Offset) -> usize {
-    usize::try_from(offset.since(pending_start)).unwrap_or(usize::MAX)
+    usize::try_from(offset.beyond(pending_start)).unwrap_or(usize::MAX)
 }
 
 fn is_candidate(command: &Command<'_>) -> bool {
