@@ -38,7 +38,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// they prepare a full sync. This is the servers' own `repl-timeout`.
 pub const LINK_TIMEOUT: Duration = Duration::from_secs(60);
 /// A master that does not take a 60-byte acknowledgement for this long does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes asked of the socket at once.
 const READ_SIZE: usize = 64 * 1024;
 
