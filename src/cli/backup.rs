@@ -83,7 +83,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    args.capture.tell_memory();
+    args.capture.log_memory();
     let clock: Clock = Arc::new(unix_ms_now);
     let store = args.store.lower(&args.gcs)?;
     supervise(

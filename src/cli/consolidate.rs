@@ -39,7 +39,7 @@ pub(super) struct Args {
     pub(super) log: flags::Log,
 }
 
-/// More of them are done in stages.
+/// More keys than fit into it are done in stages.
 const KEYS_MEMORY: usize = 256 << 20;
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {

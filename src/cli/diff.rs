@@ -65,7 +65,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     Err(Failure::new(
         Exit::NothingToRestore,
         format_args!(
-            "{} cannot be compared, as a command of the log cannot be applied to them; all others are told. To compare them, \
+            "{} cannot be compared, because a command of the log cannot be applied to them. All others are listed. To compare them, \
              restore both points to servers of your own, which replay the log",
             counted(unknown, "key")
         ),

@@ -1,5 +1,5 @@
-//! Variables of the environment: each flag's is `BACKFEED_` and the flag's name. An empty one counts as unset, one that no flag has is
-//! warned of. clap reads the others.
+//! Variables of the environment. A flag's variable is `BACKFEED_` and the name of the flag. An empty variable counts as unset. A
+//! variable that belongs to no flag gives a warning. clap reads the others.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -8,10 +8,10 @@ use clap::Command;
 use clap::builder::Resettable;
 
 const PREFIX: &str = "BACKFEED_";
-/// Names that are more alike than this are taken for the same one, mistyped.
+/// If two names are more alike than this, one of them is taken for a typing error of the other.
 const ALIKE: f64 = 0.9;
 
-/// Names that were read once, the verbs that read them (none: all), and what is read now.
+/// Names of former versions, the verbs that read them (none: all), and the names that are read now.
 const RENAMED: [(&str, &[&str], &str); 3] = [
     (
         "BACKFEED_MEMORY_LIMIT",
@@ -22,7 +22,7 @@ const RENAMED: [(&str, &[&str], &str); 3] = [
     ("BACKFEED_TO_OFFSET", &[], "BACKFEED_OFFSET"),
 ];
 
-/// The command, in which flags know nothing of variables that are empty.
+/// The command, without the variables that are empty.
 pub(super) fn without_empty(command: Command, lookup: &dyn Fn(&OsStr) -> bool) -> Command {
     let command = command.mut_args(|arg| match arg.get_env() {
         Some(name) if lookup(name) => arg.env(Resettable::Reset),
@@ -31,7 +31,7 @@ pub(super) fn without_empty(command: Command, lookup: &dyn Fn(&OsStr) -> bool) -
     command.mut_subcommands(|verb| without_empty(verb, lookup))
 }
 
-/// Is it set, to nothing?
+/// Is it set, and empty?
 pub(super) fn is_empty(name: &OsStr) -> bool {
     #[expect(clippy::disallowed_methods)] // here configuration comes from
     let value = std::env::var_os(name);
@@ -119,7 +119,8 @@ impl Flags {
     }
 }
 
-/// Kubernetes gives every pod variables of each Service: of one whose name begins with `backfeed`, they look like ours.
+/// Kubernetes gives every pod variables about each Service. If the name of a Service begins with `backfeed`, its variables look like
+/// ours.
 fn is_of_kubernetes(name: &str, value: &str) -> bool {
     let is_link = |name: &str| {
         let Some((_, port)) = name.rsplit_once("_PORT_") else {

@@ -20,9 +20,9 @@ use crate::service::http::BindError;
 use crate::sidecar::SidecarError;
 use crate::store::StoreError;
 
-/// For a history that has to be named.
+/// Names the history.
 const HISTORY: &str = "--history ID";
-/// For keys that take more memory than is allowed.
+/// Allows more memory for keys.
 const MEMORY: &str = "--memory-limit SIZE, with a larger size";
 
 impl Failure {
@@ -214,7 +214,7 @@ impl From<SidecarError> for Failure {
         match error {
             SidecarError::Session(end) => end.into(),
             SidecarError::Restore(error) => {
-                // The other flags of a restore are none of a sidecar.
+                // A sidecar does not have the other flags of a restore.
                 let hint = match &error {
                     RestoreError::Recovery(error) => hint_of_recovery(error),
                     _ => None,
@@ -276,12 +276,12 @@ fn hint_of_rebuild(error: &RebuildError) -> Option<&'static str> {
     error.needs_memory().then_some(MEMORY)
 }
 
-/// The same cause is the same code, whoever wanted the state of a point: a file, a base, one key, a comparison.
+/// One cause has one code, whether a file, a base, one key or a comparison needed the state of a point.
 fn of_rebuild(error: &RebuildError) -> Exit {
     match error {
         RebuildError::Archive(error) => of_archive(error),
         error if error.is_damage() => Exit::Damaged,
-        // It can be had with another setting.
+        // Another setting helps.
         error if error.needs_memory() => Exit::Error,
         RebuildError::Base { .. } | RebuildError::Log { .. } | RebuildError::Command { .. } => {
             Exit::NothingToRestore

@@ -20,7 +20,7 @@ use crate::recovery::{RecoveryError, When};
 use crate::store;
 use crate::wire::position::ReplId;
 
-/// Sections of the help. What has to be given stands in the first one.
+/// Sections of the help. The first one has the flags that are required.
 pub(super) const REQUIRED: &str = "Required";
 pub(super) const SERVING: &str = "Connections from Redis";
 pub(super) const OUTPUT: &str = "Output and log";
@@ -87,7 +87,7 @@ pub(super) struct Gcs {
 }
 
 impl Store {
-    /// Reads the key file: once, as another key could not read what this one has written.
+    /// Reads the key file. It is read once, because another key could not read what this one has written.
     pub(super) fn lower(&self, gcs: &Gcs) -> Result<StoreConfig, ConfigError> {
         let encryption = match (&gcs.kms_key, &gcs.encryption_key_file) {
             (Some(key), _) => Encryption::Managed(key.clone()),
@@ -167,7 +167,7 @@ pub(super) struct Answer<R> {
     report: R,
 }
 
-/// Of a command that looks at keys and does not work in stages: more has to be asked for.
+/// Memory of a command that looks at keys and does not work in stages. More than this needs the flag.
 pub(super) const KEYS_MEMORY: usize = 1 << 30;
 
 /// What a look into a store may show, and take.
@@ -188,10 +188,10 @@ pub(super) struct Bounds {
     memory_limit: Option<usize>,
 }
 
-/// Bytes of memory for the keys that the log touches, of a command that ends: what was asked for, or `most`, or what the limit of
-/// the cgroup leaves of that.
-pub(super) fn keys_memory(asked: Option<usize>, most: usize) -> usize {
-    asked.unwrap_or_else(|| Budget::new(None, cgroup_memory_limit()).keys(most))
+/// Bytes of memory for the keys that the log touches, in a command that ends: `wanted`, or `most`, or the part of `most` that the
+/// limit of the cgroup leaves.
+pub(super) fn keys_memory(wanted: Option<usize>, most: usize) -> usize {
+    wanted.unwrap_or_else(|| Budget::new(None, cgroup_memory_limit()).keys(most))
 }
 
 impl Bounds {
@@ -337,7 +337,7 @@ impl Login {
     }
 }
 
-/// Whom backfeed serves as a master.
+/// Which servers backfeed serves as their master.
 #[derive(Debug, Args)]
 pub(super) struct Serving {
     /// File with the password that the server must give to backfeed as its master (its `masterauth`). It is read for every
@@ -470,7 +470,7 @@ struct Memory {
     memory_budget: Option<usize>,
 
     /// Part of --memory-budget for the feed that was received and is not yet stored [default: 64MiB of 256MiB]
-    // The verbs that end have a --memory-limit as well, which is for something else.
+    // The verbs that end have a --memory-limit, which means something else.
     #[arg(long, env = "BACKFEED_FEED_MEMORY", value_name = "SIZE", value_parser = parse_size, alias = "memory-limit", help_heading = MEMORY)]
     feed_memory: Option<usize>,
 
@@ -522,14 +522,14 @@ impl Capture {
         self.budget().shares(self.wanted())
     }
 
-    /// Says how the memory is shared out, and what is wrong with it.
-    pub(super) fn tell_memory(&self) {
+    /// Logs how the memory is divided, and what is wrong with that.
+    pub(super) fn log_memory(&self) {
         let budget = self.budget();
         match budget.warning(self.wanted()) {
             Some(warning) => tracing::warn!("{}", settings::in_flags(&warning)),
             None => {
-                let told = format!("of {budget}: {}", self.shares());
-                tracing::info!("{}", settings::in_flags(&told));
+                let division = format!("of {budget}: {}", self.shares());
+                tracing::info!("{}", settings::in_flags(&division));
             }
         }
     }
@@ -551,7 +551,7 @@ impl Capture {
         )
     }
 
-    /// One server, or whichever the Sentinels name.
+    /// One server, or the master that the Sentinels name.
     pub(super) fn upstream(&self) -> Result<Upstream, ConfigError> {
         let upstream: Result<Upstream, ConfigError> = self.redis.parse();
         match upstream.map_err(|error| error.of("--redis"))? {

@@ -114,7 +114,7 @@ impl Args {
     }
 }
 
-/// Before anything else is begun.
+/// Reads it before anything else is begun.
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
     let read = if path.as_os_str() == "-" {
         let mut key = Vec::new();
@@ -223,7 +223,7 @@ fn print_change(change: &Change, json: bool) -> Result<(), Failure> {
     ))
 }
 
-/// In quotes where it would be taken for several words, or for none.
+/// In quotes if it is empty, or would read as several words.
 fn quoted(word: &Shown) -> String {
     let text = word.to_string();
     if text.is_empty() || text.contains(' ') && !text.starts_with('…') {
@@ -232,7 +232,7 @@ fn quoted(word: &Shown) -> String {
     text
 }
 
-/// What is shown of a value.
+/// The part of a value that is shown.
 struct Rendered {
     lines: Vec<String>,
     json: Vec<Value>,

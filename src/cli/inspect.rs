@@ -22,7 +22,7 @@ use crate::wire::rdb::reader::ReadError;
 
 /// The largest window that a compressed file may ask for: 128 MiB, as of the zstd command.
 const WINDOW_LOG_MAX: u32 = 27;
-/// Bytes that are read of a file at once.
+/// Bytes of one read of a file.
 const CHUNK: usize = 1 << 20;
 
 const EXAMPLES: &str = "\
@@ -79,7 +79,7 @@ struct Report {
 struct Base {
     at: Position,
     created_unix_ms: i64,
-    /// The point that was asked for.
+    /// The point that the user named.
     wanted: Position,
     /// Bytes of log between the two, which are not included.
     log_bytes_after: u64,
@@ -158,7 +158,7 @@ fn read_file(path: &Path, mut inspector: Inspector) -> Result<Report, Failure> {
         match (&mut input).take(CHUNK as u64).read_to_end(&mut chunk) {
             Ok(0) => break,
             Ok(_) => {}
-            // What is not decompressed is damaged, or cut off.
+            // Bytes that cannot be decompressed are damaged, or cut off.
             Err(error) if is_compressed => {
                 return Err(Failure::new(Exit::Damaged, format!("{source}: {error}")));
             }
@@ -176,7 +176,7 @@ fn read_file(path: &Path, mut inspector: Inspector) -> Result<Report, Failure> {
     })
 }
 
-/// A file that is named so is `./-`.
+/// A file of this name is `./-`.
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
@@ -204,7 +204,7 @@ fn open(path: &Path) -> io::Result<(Box<dyn Read>, bool)> {
     Ok((Box::new(decoder), true))
 }
 
-/// What was not read to its end. That it takes too much memory is no damage.
+/// The file or base could not be read to its end. That it takes too much memory is no damage.
 fn refused(source: &str, error: ReadError<Infallible>) -> Failure {
     let exit = match error {
         ReadError::TooLong { .. } | ReadError::LongName { .. } => Exit::Error,

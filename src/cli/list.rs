@@ -43,7 +43,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             listing
         }
         Err(error @ ArchiveError::EmptyStore { .. }) => {
-            // A script gets its document all the same; the exit code says that there is no archive, which may be a wrong URL.
+            // A script gets its document even so. The exit code says that there is no archive: the URL may be wrong.
             if args.output.json {
                 args.output
                     .print(&Listing::empty(url), ToString::to_string)?;

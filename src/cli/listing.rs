@@ -16,7 +16,7 @@ use crate::config::Size;
 use crate::display::{self, Time};
 use crate::wire::position::{Offset, Position, ReplId};
 
-/// Clocks of two machines that differ by less are right.
+/// Two clocks that differ by less than this count as right.
 const CLOCK_TOLERANCE_MS: i64 = 10_000;
 
 /// Everything in a store.
@@ -30,7 +30,7 @@ pub(super) struct Listing {
     ambiguous: Vec<ReplId>,
     /// By the time of their creation.
     histories: Vec<HistoryListing>,
-    /// Histories of which nothing can be told, and why.
+    /// Histories that cannot be listed, and why.
     unreadable: BTreeMap<ReplId, String>,
     /// What else cannot be used.
     problems: Vec<String>,
@@ -110,7 +110,7 @@ impl Listing {
         }
     }
 
-    /// Reads what the archive holds. What is damaged is told in the listing; an error means that the store failed.
+    /// Reads what the archive holds. The listing names what is damaged. An error means that the store failed.
     pub(super) async fn gather(archive: &Archive, store: String) -> Result<Self, ArchiveError> {
         let catalog = archive.catalog().await?;
         let (latest, ambiguous) = match catalog.latest(None) {
@@ -137,7 +137,7 @@ impl Listing {
 }
 
 impl Listing {
-    /// Says which logs end at a time that has not come yet, as of `now_unix_ms`.
+    /// Notes which logs end in the future, as of `now_unix_ms`.
     pub(super) fn compare_clock(&mut self, now_unix_ms: i64) {
         for history in &mut self.histories {
             history.compare_clock(now_unix_ms);
@@ -186,7 +186,7 @@ impl HistoryListing {
         }
     }
 
-    /// What can only be told by reading the log's headers.
+    /// Adds what only the headers of the log say.
     async fn add_log(
         &mut self,
         archive: &Archive,
@@ -328,7 +328,7 @@ fn starts(catalog: &Catalog, history: &History) -> Result<Vec<Start>, ArchiveErr
     Ok(starts)
 }
 
-/// Follows the log from the stretch's end; false when it does not come to `goal`, the stretch ending where it came to.
+/// Follows the log from the end of the stretch. False: it does not reach `goal`, and the stretch ends where the log does.
 async fn reaches(
     archive: &Archive,
     catalog: &Catalog,

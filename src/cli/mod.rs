@@ -1,7 +1,6 @@
 //! The command line: one file a verb. Flags are lowered into [`crate::config`] once, here.
 //!
-//! Every flag `--some-name` can also be given as the environment variable `BACKFEED_SOME_NAME`, but for those that are meant for one
-//! run.
+//! Every flag `--some-name` has the environment variable `BACKFEED_SOME_NAME`, unless the flag is meant for one run.
 
 mod backup;
 mod completions;
@@ -118,7 +117,7 @@ impl Cli {
         })
     }
 
-    /// How the log looks, and with it the last error.
+    /// The form of the log, and of the last error.
     #[must_use]
     pub fn log_format(&self) -> LogFormat {
         self.log()
@@ -126,7 +125,7 @@ impl Cli {
     }
 }
 
-/// What the process's end says.
+/// The exit code of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
@@ -153,7 +152,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Behind a key that is not shown to its end.
+/// Follows a key that is cut.
 fn cut(is_cut: bool) -> &'static str {
     if is_cut { " (cut)" } else { "" }
 }
@@ -253,7 +252,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Refused> {
         command(),
         &environment::is_empty,
     ))
-    // The help names all variables, those that are empty too.
+    // The help names all variables, and also those that are empty.
     .or_else(|error: clap::Error| {
         if error.use_stderr() {
             return Err(error);
@@ -267,9 +266,9 @@ fn command() -> clap::Command {
     Cli::command()
         .mut_subcommands(|verb| strictly(verb).mut_subcommands(strictly))
         .after_help(ending(Some(EXAMPLES.into())))
-        // The names that these flags had before.
+        // Former names of these flags.
         .mut_subcommand("diff", |verb| verb.mut_arg("at", |arg| arg.alias("to")))
-        // Of all verbs, this one can do without.
+        // No other verb works without a store.
         .mut_subcommand("inspect", |verb| {
             verb.override_usage(
                 "backfeed inspect [OPTIONS] FILE.rdb\n       backfeed inspect [OPTIONS] --store URL",
@@ -282,7 +281,7 @@ fn command() -> clap::Command {
         })
 }
 
-/// What all verbs have alike.
+/// What all verbs share.
 fn strictly(verb: clap::Command) -> clap::Command {
     let ending = ending(verb.get_after_help().cloned());
     verb.mut_args(|arg| {
@@ -293,7 +292,7 @@ fn strictly(verb: clap::Command) -> clap::Command {
         arg
     })
     .after_help(ending)
-    // The one of clap would stand in a section of its own, and before all others.
+    // The help flag of clap would have a section of its own, before all others.
     .disable_help_flag(true)
     .arg(
         Arg::new("help")
@@ -305,7 +304,7 @@ fn strictly(verb: clap::Command) -> clap::Command {
     )
 }
 
-/// The end of a help page. Examples are the last thing that stands on the screen.
+/// The end of a help page. The examples come last.
 fn ending(examples: Option<StyledStr>) -> StyledStr {
     let mut text = EXIT_CODES.to_owned();
     if let Some(examples) = examples {
@@ -319,7 +318,7 @@ fn ending(examples: Option<StyledStr>) -> StyledStr {
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     if let Some((log, level)) = cli.log() {
         logging::init(log.log_format, level.raised(log.verbose));
-        // What is no UTF-8 is no name of ours.
+        // A name that is not UTF-8 is none of ours.
         #[expect(clippy::disallowed_methods)] // here configuration comes from
         let all = std::env::vars_os();
         let variables = all.filter_map(|(name, value)| {

@@ -1,4 +1,4 @@
-//! What the process asks of the system before anything else.
+//! Limits and modes that the process sets for itself before anything else.
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -17,8 +17,8 @@ const FOR_US: usize = 128;
 const LEAST: usize = 256;
 const _: () = assert!(FOR_OTHERS + FOR_US <= LEAST);
 
-/// Whoever may not read Redis may not read what is made of it either: not the store, not what is restored, not the spool. And as many
-/// file descriptors as the system allows: others open connections to us, and the store must not go without.
+/// Sets a umask, because the store, restored files and the spool hold the data of Redis: only our user may read them. Raises the
+/// number of file descriptors to what the system allows: connections from outside must not take those that the store needs.
 pub fn prepare() {
     umask(Mode::RWXG | Mode::RWXO);
     let files = getrlimit(Resource::Nofile);
@@ -26,7 +26,7 @@ pub fn prepare() {
         current: files.maximum,
         maximum: files.maximum,
     };
-    // With fewer it goes on as well.
+    // It works with fewer, too.
     let _ = setrlimit(Resource::Nofile, most);
 }
 

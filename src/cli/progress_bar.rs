@@ -11,7 +11,7 @@ use crate::config::Size;
 use crate::monitoring::logging;
 use crate::recovery::{Progress, Stage};
 
-/// Without a terminal. Work that is over sooner is not told.
+/// The interval of lines where there is no terminal. Shorter work has no line.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 
 /// Made within the runtime.
@@ -30,9 +30,9 @@ impl Bars {
         Self::lines(|line| tracing::info!(target: logging::PROGRESS, "{line}"))
     }
 
-    fn lines(tell: impl Fn(&str) + Send + 'static) -> Self {
+    fn lines(print: impl Fn(&str) + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(Lines::default()));
-        tokio::spawn(told_now_and_then(Arc::downgrade(&lines), tell));
+        tokio::spawn(print_lines(Arc::downgrade(&lines), print));
         Self::Lines(lines)
     }
 
@@ -89,10 +89,10 @@ fn show(bar: &mut ProgressBar, stage: Stage, bytes: Option<u64>) {
     bar.enable_steady_tick(Duration::from_millis(200));
 }
 
-/// What a line tells.
+/// What a line says.
 #[derive(Default)]
 pub(super) struct Lines {
-    /// And when it began; none: nothing is done.
+    /// The stage, and when it began. None: no work is under way.
     stage: Option<(Stage, Instant)>,
     done: u64,
     total: Option<u64>,
@@ -119,7 +119,7 @@ impl Lines {
 }
 
 /// Ends with the work.
-async fn told_now_and_then(lines: Weak<Mutex<Lines>>, tell: impl Fn(&str)) {
+async fn print_lines(lines: Weak<Mutex<Lines>>, print: impl Fn(&str)) {
     loop {
         sleep(EVERY).await;
         let Some(lines) = lines.upgrade() else {
@@ -127,7 +127,7 @@ async fn told_now_and_then(lines: Weak<Mutex<Lines>>, tell: impl Fn(&str)) {
         };
         let line = locked(&lines).line();
         if let Some(line) = line {
-            tell(&line);
+            print(&line);
         }
     }
 }
@@ -137,10 +137,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn long_work_is_told_every_ten_seconds_until_it_is_over() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let take = || std::mem::take(&mut *locked(&told));
-        let keep = told.clone();
+    async fn long_work_has_a_line_every_ten_seconds_until_it_is_over() {
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let take = || std::mem::take(&mut *locked(&printed));
+        let keep = printed.clone();
         let bars = Bars::lines(move |line| locked(&keep).push(line.to_owned()));
         bars.stage(Stage::Checking, None);
         sleep(EVERY - Duration::from_millis(1)).await;

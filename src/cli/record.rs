@@ -110,7 +110,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         .to_owned(),
     };
     fixture::save(&args.to, &recording, &about)?;
-    let told = match Transcript::of(&recording) {
+    let summary = match Transcript::of(&recording) {
         Ok(transcript) => format!(
             "a snapshot of {}, {} of feed, {}",
             Size(transcript.rdb.len() as u64),
@@ -119,7 +119,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         ),
         Err(error) => format!("{error}"),
     };
-    print(&format!("recorded to {}: {told}\n", args.to.display()))
+    print(&format!("recorded to {}: {summary}\n", args.to.display()))
 }
 
 /// SIGTERM or SIGINT: both are the usual end of a recording.

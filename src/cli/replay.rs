@@ -52,7 +52,7 @@ pub(super) struct Args {
     )]
     fault: Vec<Fault>,
 
-    /// What faults choose by: the same number, the same choices
+    /// Seed of the faults: the same number makes the same choices
     #[arg(long, env = "BACKFEED_SEED", value_name = "N", default_value_t = 0)]
     seed: u64,
 

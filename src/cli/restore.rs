@@ -146,7 +146,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     }
     let config = args.lower()?;
     let now = unix_ms_now();
-    // A wrong --at is said before a store is looked at.
+    // A wrong --at is an error before the store is opened.
     let request = request(config, args.point.when(now)?, now);
     let archive = args.store.open(&args.gcs).await?;
     let bars = Bars::new();
@@ -188,7 +188,7 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
     args.output.print(&report?, ToString::to_string)
 }
 
-/// A signal ends a restore as an error: nobody must take the target for restored.
+/// A signal ends a restore with an error, so that nobody takes the target for restored.
 async fn unless_interrupted<R>(
     restore: impl Future<Output = Result<R, RestoreError>>,
     left: impl FnOnce() -> String,
@@ -211,7 +211,7 @@ async fn unless_interrupted<R>(
     Err(Failure::new(Exit::Error, message))
 }
 
-/// What a restore that was cut off may have left.
+/// What a restore that was stopped may have left.
 fn left(request: &Request) -> String {
     match &request.target {
         _ if request.dry_run => "nothing was touched".to_owned(),
@@ -225,7 +225,7 @@ fn left(request: &Request) -> String {
     }
 }
 
-/// The same of one of chosen keys.
+/// The same for a restore of chosen keys.
 fn left_of_keys(request: &KeysRequest) -> String {
     match &request.target {
         _ if request.dry_run => "nothing was touched".to_owned(),
@@ -338,7 +338,7 @@ mod tests {
         let request = to("redis://h:7");
         let pid = std::process::id().to_string();
         let endless = async {
-            // By now the signal is listened for.
+            // The handler of the signal is in place by now.
             let kill = std::process::Command::new("sh")
                 .args(["-c", &format!("kill {pid}")])
                 .status();

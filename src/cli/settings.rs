@@ -11,8 +11,8 @@ pub(super) fn in_flags(message: &str) -> String {
     replaced(message, |_| true)
 }
 
-/// The same for a message that may also quote what somebody has typed, as the name of a key: a single word stays as it
-/// is, though there may be such a flag.
+/// The same for a message that may also quote something typed, as the name of a key. A single word stays as it is, even if
+/// there is a flag of that name.
 pub(super) fn in_long_flags(message: &str) -> String {
     replaced(message, |setting| setting.contains('_'))
 }
@@ -22,22 +22,22 @@ fn replaced(message: &str, may_be: impl Fn(&str) -> bool) -> String {
         return message.to_owned();
     }
     let flags = flags();
-    let mut told = String::with_capacity(message.len());
+    let mut text = String::with_capacity(message.len());
     for (number, part) in message.split('`').enumerate() {
         let quoted = number % 2 == 1;
         let flag = part.replace('_', "-");
         if quoted && may_be(part) && !part.contains('-') && flags.contains(&flag) {
-            told.push_str("--");
-            told.push_str(&flag);
+            text.push_str("--");
+            text.push_str(&flag);
         } else if quoted {
-            told.push('`');
-            told.push_str(part);
-            told.push('`');
+            text.push('`');
+            text.push_str(part);
+            text.push('`');
         } else {
-            told.push_str(part);
+            text.push_str(part);
         }
     }
-    told
+    text
 }
 
 /// The flags of all verbs.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn settings_are_told_as_flags() {
-        for (message, told) in [
+        for (message, expected) in [
             ("`segment_size`: too small", "--segment-size: too small"),
             ("leave out `at` and `offset`", "leave out --at and --offset"),
             (
@@ -70,16 +70,16 @@ mod tests {
             ),
             ("no setting", "no setting"),
         ] {
-            assert_eq!(in_flags(message), told);
+            assert_eq!(in_flags(message), expected);
         }
     }
 
     #[test]
     fn what_somebody_typed_is_no_setting() {
         let message = "this sidecar is `redis`, and `tls_ca` is not set";
-        let told = "this sidecar is `redis`, and --tls-ca is not set";
-        assert_eq!(in_long_flags(message), told);
-        assert_eq!(Failure::new(Exit::Error, message).to_string(), told);
+        let expected = "this sidecar is `redis`, and --tls-ca is not set";
+        assert_eq!(in_long_flags(message), expected);
+        assert_eq!(Failure::new(Exit::Error, message).to_string(), expected);
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
             ..CaptureConfig::default()
         };
         let failure = Failure::from(wrong.checked().unwrap_err());
-        let told = "--feed-memory: must be twice --segment-size or more";
-        assert!(failure.to_string().starts_with(told), "{failure}");
+        let expected = "--feed-memory: must be twice --segment-size or more";
+        assert!(failure.to_string().starts_with(expected), "{failure}");
     }
 }

@@ -101,7 +101,7 @@ impl Args {
     }
 }
 
-/// Kubernetes sets both in every pod; elsewhere a host's name may be that of a container, which changes with each start.
+/// Kubernetes sets both in every pod. Elsewhere, the name of the host may be that of a container, which changes with each start.
 fn derived_name() -> String {
     #[expect(clippy::disallowed_methods)] // what Kubernetes sets
     let (service, host) = (
@@ -115,7 +115,7 @@ fn derived_name() -> String {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
-    args.capture.tell_memory();
+    args.capture.log_memory();
     let store = args.store.lower(&args.gcs)?;
     let clock: Clock = Arc::new(unix_ms_now);
     supervise(

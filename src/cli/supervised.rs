@@ -22,7 +22,8 @@ use crate::service::http;
 /// Becomes true on SIGTERM or SIGINT: store the rest, acknowledge it, and end.
 pub(super) type Shutdown = watch::Receiver<bool>;
 
-/// Who ends a process may signal it twice, as a service manager and an init of a container do: within this time that is one wish.
+/// A service manager and the init of a container may both signal a process that is to end. Two signals within this time count as
+/// one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Runs `service` to its end, or to SIGTERM and then for `grace` at most. A second signal, a second later or more, ends it
@@ -45,10 +46,10 @@ where
         serve_http(&addr, &status).await?;
     }
     // Ends with the process too.
-    tokio::spawn(tell_work(status.clone()));
+    tokio::spawn(log_work(status.clone()));
     let (stop, stopped) = watch::channel(false);
-    // On a worker, which waits for the sockets too: on the main thread, each chunk of feed would cost a hop between threads.
-    // Dropping the set ends the service.
+    // It runs on a worker, which waits for the sockets too. On the main thread, each chunk of the feed would cost a switch of
+    // threads. Dropping the set ends the service.
     let mut running = JoinSet::new();
     running.spawn(service(status.clone(), stopped));
     let outcome = until_done(
@@ -92,7 +93,7 @@ async fn serve_http(addr: &HttpAddr, _: &Status) -> Result<(), Failure> {
 }
 
 /// A line about each work that takes long, every 10 s.
-async fn tell_work(status: Status) {
+async fn log_work(status: Status) {
     loop {
         sleep(EVERY).await;
         for work in status.view().work {
@@ -115,10 +116,10 @@ async fn until_done(
     };
     tracing::info!("{name}: storing the rest, for {grace:?} at most");
     stop.send_replace(true);
-    let told = Instant::now();
+    let signalled = Instant::now();
     let mut again = async || loop {
         let name = signal().await;
-        if told.elapsed() >= SAME_SIGNAL {
+        if signalled.elapsed() >= SAME_SIGNAL {
             return name;
         }
     };
