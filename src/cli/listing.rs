@@ -411,7 +411,7 @@ impl fmt::Display for Listing {
 impl HistoryListing {
     fn write(&self, f: &mut fmt::Formatter<'_>, mark: &str) -> fmt::Result {
         writeln!(f, "history {}{mark}", self.id)?;
-        let server = Server(&self.server);
+        let server = ShownServer(&self.server);
         writeln!(
             f,
             "  source    {} ({server}), since {}",
@@ -504,9 +504,9 @@ impl BaseListing {
     }
 }
 
-struct Server<'a>(&'a ServerInfo);
+struct ShownServer<'a>(&'a ServerInfo);
 
-impl fmt::Display for Server<'_> {
+impl fmt::Display for ShownServer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ServerInfo { flavour, version } = self.0;
         if version.is_empty() {

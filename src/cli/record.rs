@@ -9,7 +9,7 @@ use super::{Exit, Failure, flags, print};
 use crate::capture::{REPLICA_VERSION, wants_version};
 use crate::config::{ConfigError, Size, parse_duration, parse_size};
 use crate::display::counted;
-use crate::fixture::{self, About, FixtureError, Limits, Redaction, Transcript};
+use crate::fixture::{self, About, FixtureError, RecordLimits, Redaction, Transcript};
 use crate::link::control::{Control, ControlError};
 use crate::monitoring::status::unix_ms_now;
 
@@ -75,7 +75,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         Err(error) => return Err(Failure::new(Exit::Redis, error)),
     };
     let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
-    let limits = Limits {
+    let limits = RecordLimits {
         time: args.for_time,
         bytes: args.bytes,
     };

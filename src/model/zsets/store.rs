@@ -119,14 +119,14 @@ fn zero_if_nan(score: f64) -> f64 {
 
 /// One of the sets that go in.
 #[derive(Clone, Copy, Debug)]
-struct Source<'a> {
+struct SourceKey<'a> {
     key: &'a [u8],
     members: usize,
     weight: f64,
 }
 
 struct Operation<'a> {
-    sources: Vec<Source<'a>>,
+    sources: Vec<SourceKey<'a>>,
     aggregate: Aggregate,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Operation<'a> {
         let mut sources = Vec::with_capacity(count);
         for key in keys {
             let members = Input::of(space, args, key)?.map_or(0, |input| input.len());
-            sources.push(Source {
+            sources.push(SourceKey {
                 key,
                 members,
                 weight: 1.0,
