@@ -73,44 +73,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn text(found: &Diff) -> String {
-    let mut text = String::new();
-    let time = |at: Option<i64>| at.map(|at| format!(", {}", Time(at))).unwrap_or_default();
-    for (name, point, at) in [
-        ("from", found.from, found.from_unix_ms),
-        ("to", found.to, found.to_unix_ms),
-    ] {
-        let _ = writeln!(
-            text,
-            "{name:<9} offset {} of history {}{}",
-            point.offset,
-            point.history,
-            time(at)
-        );
-    }
-    for moved in &found.swapped {
-        let _ = writeln!(
-            text,
-            "swapped   db{} is db{} now",
-            moved.before, moved.after
-        );
-    }
-    for (name, count) in [
-        ("added", &found.added),
-        ("changed", &found.changed),
-        ("removed", &found.removed),
-    ] {
-        let _ = writeln!(text, "{name:<9} {}", Counted(count));
-    }
-    if found.removed_unlisted > 0 {
-        let _ = writeln!(
-            text,
-            "          {} of those by a flush, which are not listed",
-            found.removed_unlisted
-        );
-    }
+    let mut out = String::new();
+    write_summary(found, &mut out);
     for of in &found.unknown {
         let _ = writeln!(
-            text,
+            out,
             "unknown   db{} {}{} since offset {}: {}",
             of.db,
             of.key,
@@ -120,10 +87,50 @@ fn text(found: &Diff) -> String {
         );
     }
     if found.unknown_more > 0 {
-        let _ = writeln!(text, "unknown   … and {} more", found.unknown_more);
+        let _ = writeln!(out, "unknown   … and {} more", found.unknown_more);
     }
+    write_lists(found, &mut out);
+    out
+}
+
+/// The two points, and how many keys differ.
+fn write_summary(found: &Diff, out: &mut String) {
+    let time = |at: Option<i64>| at.map(|at| format!(", {}", Time(at))).unwrap_or_default();
+    for (name, point, at) in [
+        ("from", found.from, found.from_unix_ms),
+        ("to", found.to, found.to_unix_ms),
+    ] {
+        let _ = writeln!(
+            out,
+            "{name:<9} offset {} of history {}{}",
+            point.offset,
+            point.history,
+            time(at)
+        );
+    }
+    for moved in &found.swapped {
+        let _ = writeln!(out, "swapped   db{} is db{} now", moved.before, moved.after);
+    }
+    for (name, count) in [
+        ("added", &found.added),
+        ("changed", &found.changed),
+        ("removed", &found.removed),
+    ] {
+        let _ = writeln!(out, "{name:<9} {}", Counted(count));
+    }
+    if found.removed_unlisted > 0 {
+        let _ = writeln!(
+            out,
+            "          {} of those by a flush, which are not listed",
+            found.removed_unlisted
+        );
+    }
+}
+
+/// The prefixes and the keys that differ.
+fn write_lists(found: &Diff, out: &mut String) {
     if !found.prefixes.is_empty() {
-        text.push_str("\nprefixes (added, changed, removed)\n");
+        out.push_str("\nprefixes (added, changed, removed)\n");
     }
     for of in &found.prefixes {
         let name = of
@@ -131,21 +138,20 @@ fn text(found: &Diff) -> String {
             .as_ref()
             .map_or_else(|| "(others)".to_owned(), |name| format!("{name}*"));
         let _ = writeln!(
-            text,
+            out,
             "  +{} ~{} -{}  {name}",
             of.added, of.changed, of.removed
         );
     }
     if !found.keys.is_empty() {
-        text.push_str("\nkeys\n");
+        out.push_str("\nkeys\n");
     }
     for key in &found.keys {
-        let _ = writeln!(text, "  {}", line(key));
+        let _ = writeln!(out, "  {}", line(key));
     }
     if found.more > 0 {
-        let _ = writeln!(text, "  … and {} more", found.more);
+        let _ = writeln!(out, "  … and {} more", found.more);
     }
-    text
 }
 
 fn line(key: &KeyChange) -> String {
