@@ -315,7 +315,7 @@ fn a_master_that_hangs_up_early() {
             )],
         );
     }
-    // In the middle of a command: the snapshot was whole, and that is what was asked for.
+    // In the middle of a command. The snapshot was whole, and only that was wanted.
     for (framing, start) in [(Framing::Length, length), (Framing::Mark, mark + 40)] {
         let manner = Manner {
             framing,
@@ -538,7 +538,7 @@ fn a_store_with_nothing_in_it() {
     );
 }
 
-/// A scripted master with a password: it is really asked for.
+/// A scripted master that really checks the password.
 #[test]
 fn the_scripted_master_asks_for_its_password() {
     let recording = Recording::of(Version::Valkey91);

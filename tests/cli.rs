@@ -16,7 +16,7 @@ use crate::support::state::{quiet, unix_ms};
 use crate::support::{Backfeed, Env, Server, Version, free_port, run, run_with, wait_until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_backfeed");
-/// What a terminal is told by: to move its cursor, to show a colour.
+/// What only a terminal gets: moves of the cursor, colours.
 const ESCAPE: char = '\x1b';
 
 /// A key that had two values, one after the other.
@@ -343,7 +343,7 @@ fn readyz_and_the_log_tell_how_far_a_full_sync_is() {
     assert!((percent - exact).abs() <= 0.1, "{view}");
     let age = unix_ms() - work["since_unix_ms"].as_i64().unwrap();
     assert!((0..60_000).contains(&age), "{view}");
-    wait_until("the log tells it", PATIENCE, || {
+    wait_until("the log says it", PATIENCE, || {
         let log = backfeed.log();
         log.contains("full sync: ") && log.contains(" % (")
     });

@@ -56,7 +56,7 @@ fn there_and_back(cloud: Cloud) {
 
     emulator.fault("PUT", "/log/", usize::MAX, Fault::Says(403, harm.denied));
     assert_eq!(redis.set_and_wait(0, "meanwhile", 1, 100), 0);
-    backfeed.wait("it is told", |view| {
+    backfeed.wait("it is reported", |view| {
         let told = view["store_error"].as_str().unwrap_or_default();
         told.contains(harm.permission) && told.contains(harm.store)
     });

@@ -20,7 +20,7 @@ for_each_version!(what_is_consolidated_is_what_a_server_makes_of_the_log);
 /// In each round, so many units are written, and a base is made of them.
 const ROUNDS: usize = 4;
 const UNITS: u64 = 800;
-/// The usual choices: a run that fails by chance tells nothing about a change.
+/// The usual choices: a run that fails by chance says nothing about a change.
 const SEED: u64 = 1;
 
 /// Documented too, but whether it comes to that, the data decides.
@@ -268,7 +268,7 @@ fn bases_are_made_by_themselves() {
     }
     it.captured();
     wait_until("a base is made", PATIENCE, || it.bases().len() == 2);
-    it.backfeed.wait("it is told", |view| {
+    it.backfeed.wait("it is reported", |view| {
         view["base_offset"].as_u64() > Some(0) && view["consolidate_error"].is_null()
     });
     assert_eq!(it.backfeed.metric("backfeed_consolidations_total"), 1.0);
@@ -354,7 +354,7 @@ fn a_log_that_cannot_be_applied_has_a_base_fetched_beside_the_capture() {
     it.assert_restores();
 }
 
-/// Documented as a limit: the server tells no replica of it.
+/// Documented as a limit: the server does not send it to replicas.
 #[test]
 fn a_new_vector_of_an_element_that_is_there_is_in_no_feed() {
     for version in [Version::Redis80, Version::Redis86] {

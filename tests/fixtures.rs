@@ -350,7 +350,7 @@ const KNOWN_STOPS: [(&str, &str); 1] = [(
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Answers that come twice or in another order are told, and nothing is made of them. (A service that has once been connected
+/// Answers that come twice or in another order are errors, and store nothing. (A service that has once been connected
 /// tries again; one that has not yet ends.)
 fn refuses_odd_replies(redis: &str, store: &str, fault: &str) {
     // The first of both connections asks for INFO.

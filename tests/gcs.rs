@@ -37,7 +37,7 @@ fn a_permission_that_is_missing_is_told_once_and_until_it_is_given() {
     assert_eq!(redis.set_and_wait(0, "before", 1, 20_000), 1);
     gcs.fault("POST", "/upload/", usize::MAX, Fault::Status(403, None));
     assert_eq!(redis.set_and_wait(0, "meanwhile", 1, 100), 0);
-    backfeed.wait("it is told", |view| {
+    backfeed.wait("it is reported", |view| {
         let told = view["store_error"].as_str().unwrap_or_default();
         told.contains("storage.objects.create") && told.contains("gs://bucket/some/prefix/")
     });
@@ -162,7 +162,7 @@ fn a_start_without_the_permission_to_create_is_told_though_the_archive_is_there(
     // `sidecar` goes on trying: a Redis waits for it.
     let listen = free_port();
     let sidecar = Backfeed::sidecar_with(env(&gcs), &redis.url(), STORE, listen, &[]);
-    sidecar.wait("it is told", |view| {
+    sidecar.wait("it is reported", |view| {
         let told = view["store_error"].as_str().unwrap_or_default();
         told.contains("storage.objects.create") && view["phase"] == "waiting_for_store"
     });

@@ -1,4 +1,4 @@
-//! The guestbook of the demo tells its guests the truth: "stored" is shown when the entry is, and only then.
+//! The guestbook of the demo shows "stored" when an entry is stored, and not before.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::{Version, free_port, run, wait_until};
 
-/// What tells a KeyDB from others is the name of its program.
+/// A KeyDB is known by the name of its program.
 struct KeyDb {
     home: TempDir,
     port: u16,

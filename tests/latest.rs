@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::backfeed::PATIENCE;
 use crate::support::{Backfeed, Server, Version, free_port, list, on, restored, run, wait_until};
 
-/// With RDB files, which it writes when it is told to.
+/// With RDB files, which it writes on command.
 fn with_files(version: Version) -> Server {
     Server::builder(version).arg("save", "3600 1").start()
 }

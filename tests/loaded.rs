@@ -94,7 +94,7 @@ impl Loaded {
         restored(self.server.version(), &self.store())
     }
 
-    /// The base after these commands is what the server holds, as the digest of all data tells, and the replies.
+    /// The base after these commands is what the server holds, by the digest of all data and by the replies.
     fn assert_applies(&self, lines: &[&str], replies: &[&str]) {
         let version = self.server.version();
         self.run(lines);

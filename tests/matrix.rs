@@ -193,7 +193,7 @@ fn sync_under_load(version: Version, diskless: &str) {
     let backfeed = home.backup(&redis);
     backfeed.wait_following();
     if version.relative_ttls() {
-        // What was written during the sync arrives after it, and nothing tells when it was written.
+        // What was written during the sync arrives after it, and nothing says when it was written.
         home.tolerance_ms += unix_ms() - begun;
     }
     let (id, during) = redis.position();

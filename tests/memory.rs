@@ -116,7 +116,7 @@ fn a_pod_lives_within_its_limit(version: Version) {
             "{version}, round {round}: {peak}, {peaks:?}"
         );
         peaks.push(peak);
-        // What a round has taken comes back, and nothing of it stays: a peak tells less, as it depends on how much log a base
+        // What a round has taken comes back, and nothing of it stays: a peak says less, because it depends on how much log a base
         // finds.
         let rest = || memory_of(backfeed.pid(), "RssAnon").unwrap();
         let allowed = rests

@@ -114,7 +114,7 @@ fn passwords_are_guessed_once_a_second_and_the_right_one_still_opens() {
         &secret,
     ];
     let backfeed = Backfeed::start(&args);
-    backfeed.wait("the wrong password is told", |view| {
+    backfeed.wait("the wrong password is reported", |view| {
         view["last_error"]
             .as_str()
             .is_some_and(|error| error.contains("masterauth"))

@@ -171,7 +171,7 @@ fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
         assert_eq!(output.code, 0, "{context}: {output:?}");
         assert_eq!(keys(&target), VALUES + 1, "{context}");
     }
-    // With a limit that lets nothing go, all of it is there; that no writes are taken is told.
+    // With a limit that lets nothing go, all of it is there. The report says that no writes are taken.
     let target = Server::builder(version).arg("maxmemory", "3mb").start();
     let output = stored.restore(&target, &[]);
     assert_eq!(output.code, 0, "{output:?}");

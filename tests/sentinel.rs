@@ -466,7 +466,7 @@ fn a_name_that_nobody_knows_is_told_and_tried_again() {
         "{once:?}"
     );
     let backfeed = Backfeed::backup(&url, &store, &[]);
-    backfeed.wait("it tells the name", |view| {
+    backfeed.wait("the name is reported", |view| {
         view["last_error"]
             .as_str()
             .is_some_and(|error| error.contains("`market`"))

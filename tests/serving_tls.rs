@@ -337,7 +337,7 @@ fn a_sidecar_killed_while_it_serves_serves_again() {
     assert_eq!(redis.debug_digest(), digest);
 }
 
-/// With a password alone, beyond this host: allowed, and told once.
+/// With a password alone, beyond this host: allowed, with one warning.
 #[test]
 fn what_crosses_a_network_in_the_clear_is_warned_of() {
     let home = TempDir::new().unwrap();

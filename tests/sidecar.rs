@@ -516,7 +516,7 @@ fn without_its_store_redis_waits_and_opens_when_the_store_is_back() {
         "{body}"
     );
     assert_eq!(sidecar.get("/healthz").unwrap().0, 200);
-    // Redis asks every second, is told to wait, and stays what it is.
+    // Redis asks every second, gets the answer to wait, and stays what it is.
     wait_until("Redis has asked twice", PATIENCE, || {
         redis
             .log()
@@ -636,7 +636,7 @@ fn redis_must_give_the_listeners_password() {
         1
     );
     redis.cmd(&["CONFIG", "SET", "masterauth", ""]);
-    wait_until("the missing one is told", PATIENCE, || {
+    wait_until("the missing password is reported", PATIENCE, || {
         told("it gave no password. Set masterauth on Redis") == 1
     });
     redis.cmd(&["CONFIG", "SET", "masterauth", "open sesame"]);

@@ -203,7 +203,7 @@ fn a_spool_that_is_lost_is_told_and_the_server_asked_again() {
     stage.wait_spooled(WRITTEN - 4 * MB);
     stage.cut_spool();
     stage.bring_store_back();
-    wait_until("it is told", PATIENCE, || {
+    wait_until("it is reported", PATIENCE, || {
         stage
             .backfeed
             .log()
@@ -267,7 +267,7 @@ fn a_spool_on_a_full_disk_is_told_and_gone_on_without() {
     stage.take_store_away();
     stage.write(4);
     let full = "cannot write to the spool in /";
-    stage.backfeed.wait("it is told", |view| {
+    stage.backfeed.wait("it is reported", |view| {
         let error = view["spool_error"].as_str().unwrap_or_default();
         error.contains(full) && error.contains("No space left on device")
     });
@@ -278,7 +278,11 @@ fn a_spool_on_a_full_disk_is_told_and_gone_on_without() {
             .contains("disconnecting, so that the memory of")
     });
     assert!(stage.backfeed.metric("backfeed_spool_errors_total") >= 1.0);
-    assert_eq!(stage.backfeed.log().matches(full).count(), 1, "told once");
+    assert_eq!(
+        stage.backfeed.log().matches(full).count(),
+        1,
+        "reported once"
+    );
     stage.bring_store_back();
     stage.check_all_is_there();
     drop(stage);

@@ -254,10 +254,10 @@ fn a_full_sync_comes_for_what_cannot_be_applied(version: Version) {
         it.backfeed.wait("a base is made", |view| {
             view["base_offset"].as_u64() > received
         });
-        // For the next one, no full sync is taken for hours: what is told says so.
+        // No full sync is taken for the next one for hours, and the report says so.
         send(&mut connection, "DEL m l").unwrap();
         again();
-        it.backfeed.wait("it is told", |view| {
+        it.backfeed.wait("it is reported", |view| {
             let told = view["consolidate_error"].as_str().unwrap_or_default();
             told.contains(why) && told.contains("The next full sync for a new base is in 360 min")
         });
@@ -291,7 +291,7 @@ fn a_fresh_redis_is_restored_though_its_log_ends_in_what_is_refused(version: Ver
     redis.restart();
     wait_until("Redis is restored", PATIENCE, || is_master(&redis));
     assert_eq!(redis.debug_digest(), wanted, "{version}");
-    sidecar.wait("it is told", |view| {
+    sidecar.wait("it is reported", |view| {
         let told = view["consolidate_error"].as_str().unwrap_or_default();
         told.contains("elements have the same weight")
     });

@@ -142,7 +142,7 @@ fn a_score_that_is_no_number_takes_no_other_key_with_it() {
     }
 }
 
-/// Servers count a field too many, and most of them die of it when they are asked for the fields.
+/// Servers count a field too many, and most of them crash on a request for the fields.
 #[test]
 fn a_wrong_count_takes_no_other_key_with_it() {
     for version in [Version::Redis70, Version::Redis86, Version::Valkey81] {

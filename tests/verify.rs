@@ -1,4 +1,4 @@
-//! `backfeed verify`: what is sound is told to be so, and each kind of damage is found and named.
+//! `backfeed verify`: it calls sound what is sound, and finds and names each kind of damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -249,7 +249,7 @@ fn two_alike(server: &Server, store: &str) -> [Value; 2] {
     panic!("no two bases of the same size");
 }
 
-/// The checksum of a whole RDB is 0, so it is the digest alone that tells them apart.
+/// The checksum of a whole RDB is 0, so only the digest differs.
 fn the_data_of_another_base_is_damage_to_every_reader(version: Version) {
     let home = TempDir::new().unwrap();
     let server = Server::start(version, &[]);

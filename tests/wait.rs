@@ -268,7 +268,7 @@ fn a_backlog_that_was_overrun_costs_a_full_sync_by_one_link() {
     let (gcs, redis, backfeed) = blocked();
     redis.cmd(&["SET", "much", &"x".repeat(3_000_000)]);
     gcs.heal();
-    wait_until("it is told", PATIENCE, || {
+    wait_until("it is reported", PATIENCE, || {
         backfeed
             .log()
             .contains("the server wrote more than its backlog holds")

@@ -187,7 +187,7 @@ fn a_superseded_sidecar_acknowledges_nothing_more_and_says_so() {
     );
     assert_eq!(new.text(&["EXISTS", "after the seal"]), "0");
 
-    // Started again, it is told the same, and does no harm.
+    // Started again, it gets the same answer, and does no harm.
     cut_off.restart();
     assert_eq!(cut_off.wait_exit(), 5);
     assert_eq!(new.set_and_wait(0, "on the new one", 1, 10_000), 1);

@@ -283,7 +283,7 @@ fn bases() {
         &|copy| assert!(fs::copy(stranger.manifest(), copy.manifest()).unwrap() > 0),
         &["was renamed: its content says that it is "],
     );
-    // A manifest that tells of other bytes than are there is found out by them.
+    // A manifest that describes other bytes than are there.
     for (field, value) in [
         ("raw_bytes", Value::from(7)),
         ("stored_bytes", Value::from(7)),

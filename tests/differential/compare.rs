@@ -14,7 +14,7 @@ const QUIET: Duration = Duration::from_secs(60);
 const BEFORE: usize = 200;
 const AFTER: usize = 600;
 
-/// What a replica is told of a stream.
+/// What the feed says of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Both applied the same feed.
@@ -34,7 +34,7 @@ const OF_THE_SERVER: [&str; 7] = [
     "iids-tracked",
     "iids-duplicates",
 ];
-/// What is not told in each case.
+/// What the feed leaves out in each case.
 const UNTOLD: [&str; 2] = ["entries-read", "lag"];
 
 /// A server's data, with what [`State`] leaves out.

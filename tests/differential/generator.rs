@@ -74,7 +74,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// As the server tells them.
+    /// As the server lists them.
     pub fn of(connection: &mut Connection) -> Self {
         let commands: Vec<Value> = redis::cmd("COMMAND").query(connection).unwrap();
         let mut told = Self {

@@ -150,7 +150,7 @@ impl Runner {
         let fields = line.expect("the waiting client is connected").split(' ');
         let mut fields = fields.filter_map(|told| told.split_once('='));
         let told = fields.find(|(name, _)| *name == field);
-        told.expect("the field is told").1.to_owned()
+        told.expect("the field is there").1.to_owned()
     }
 
     fn tally(&mut self, command: &Command) -> &mut Tally {

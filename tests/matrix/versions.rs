@@ -31,7 +31,7 @@ fn newer_versions_take_what_older_ones_wrote() {
         home.restore(&target.url(), &[]);
         let found = State::of(&target);
         let context = format!("{from} to {to}");
-        // How groups and functions are told differs between versions; the data must not.
+        // Versions send groups and functions in different ways. The data must not differ.
         let wanted = State {
             groups: found.groups.clone(),
             functions: found.functions.clone(),

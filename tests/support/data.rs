@@ -100,7 +100,7 @@ pub struct Mix {
     databases: Vec<u32>,
 }
 
-/// Newer commands, asked for by name rather than by version: flavours differ.
+/// Newer commands, looked up by name and not by version: servers of one version differ.
 const NEWER: [&str; 12] = [
     "COPY", "DELEX", "FUNCTION", "GETDEL", "GETEX", "HGETEX", "HPEXPIRE", "HSETEX", "LMOVE",
     "MSETEX", "VADD", "XACKDEL",

@@ -39,7 +39,7 @@ pub enum Fault {
     /// Passed on; of the answer so many bytes come, then the connection is cut.
     CutAnswer(usize),
     /// Passed on; of the answer so many bytes come, and its headers say that there are no more. (No range can be said to have none:
-    /// with 0, headers say the range that was asked for.)
+    /// with 0, headers say the range of the request.)
     EndsEarly(usize),
     /// Not passed on: the connection is cut in the middle of the body, or before the answer.
     CutRequest,
@@ -368,7 +368,7 @@ fn listener() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Carries bytes to the proxy and back, as far as no cut is asked for.
+/// Carries bytes to the proxy and back, until a cut is due.
 async fn carry(from: TcpListener, to: u16, shared: Arc<Shared>) {
     let from = tokio::net::TcpListener::from_std(from).unwrap();
     while let Ok((client, _)) = from.accept().await {

@@ -213,7 +213,7 @@ pub struct Manner {
     pub piece: usize,
     /// Nothing of the feed before an acknowledgement has come.
     pub awaits_ack: bool,
-    /// `FULLRESYNC` whatever was asked for, so many times.
+    /// Answers `FULLRESYNC` to any request, so many times.
     pub full_syncs: usize,
     /// Behind the feed of the first link.
     pub noise: Option<&'static [u8]>,

@@ -1,4 +1,4 @@
-//! S3 in memory, for objects that fit into one request: it counts what is asked of it, and answers as late as it is told.
+//! S3 in memory, for objects that fit into one request. It counts requests, and can answer late.
 
 #![allow(
     dead_code,

@@ -129,7 +129,7 @@ fn stage(
             space.apply(&argv)
         };
         applied.map_err(|error| (at, error))?;
-        // What is lost is told no less than an error.
+        // Lost keys are reported, as an error would be.
         if let Some((.., lost)) = space.unknowns().next() {
             return Err((at, lost.why.clone()));
         }

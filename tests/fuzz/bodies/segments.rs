@@ -27,7 +27,7 @@ pub fn check(data: &[u8]) {
 /// Any bytes as an object.
 fn object(bytes: &[u8], size: usize) {
     let decoded = segment::decode_entry(bytes);
-    // It is told the same of every longer beginning.
+    // The first beginning of it that is long enough must give the same.
     let first = bytes
         .chunks(size)
         .scan(0, |end, chunk| {
