@@ -182,7 +182,17 @@ pub fn copy_new(from: &Path, to: &Path) {
 pub fn restored_at(version: Version, store: &str, offset: &str) -> Server {
     let server = Server::start(version, &[]);
     let to = server.url();
-    let args = ["restore", "--store", store, "--offset", offset, "--to", &to];
+    let args = [
+        "restore",
+        "--store",
+        store,
+        "--offset",
+        offset,
+        "--to",
+        &to,
+        "--serve-log",
+        "replay",
+    ];
     let output = run(&args);
     assert_eq!(output.code, 0, "{output:?}");
     server

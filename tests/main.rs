@@ -46,6 +46,7 @@ mod restore_keys;
 mod round_trip;
 mod scripted;
 mod sentinel;
+mod served_log;
 mod serving_tls;
 mod set_back;
 mod sidecar;

@@ -160,7 +160,8 @@ fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
             .arg("maxmemory-policy", policy)
             .arg("replica-ignore-maxmemory", ignore)
             .start();
-        let output = stored.restore(&target, &[]);
+        // A log that is replayed is refused command by command.
+        let output = stored.restore(&target, &["--serve-log", "replay"]);
         let context = format!("{version} {ignore} {policy}");
         assert_fails(&output, &["is not promoted", "CONFIG SET maxmemory 0"]);
         assert!(output.stderr.contains(words), "{context}: {output:?}");
@@ -170,6 +171,17 @@ fn a_target_with_too_little_memory_is_never_called_restored(version: Version) {
         let output = stored.restore(&target, &["--force"]);
         assert_eq!(output.code, 0, "{context}: {output:?}");
         assert_eq!(keys(&target), VALUES + 1, "{context}");
+    }
+    // One RDB is loaded whatever the limit. Then keys would go.
+    for ignore in ["no", "yes"] {
+        let target = Server::builder(version)
+            .arg("maxmemory", tight(version))
+            .arg("maxmemory-policy", "allkeys-lru")
+            .arg("replica-ignore-maxmemory", ignore)
+            .start();
+        let output = stored.restore(&target, &["--serve-log", "rebuild"]);
+        assert_fails(&output, &["is not promoted", "CONFIG SET maxmemory 0"]);
+        assert_eq!(role(&target), "slave", "{version} {ignore}");
     }
     // With a limit that lets nothing go, all of it is there. The report says that no writes are taken.
     let target = Server::builder(version).arg("maxmemory", "3mb").start();
@@ -197,7 +209,8 @@ fn a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored(version: Versi
             .start()
     };
     let redis = start(2 << 20);
-    let sidecar = Backfeed::sidecar(&redis.url(), &stored.store(), listen, &[]);
+    let replay = ["--serve-log", "replay"];
+    let sidecar = Backfeed::sidecar(&redis.url(), &stored.store(), listen, &replay);
     sidecar.wait("it says that Redis was not opened", |view| {
         let error = view["last_error"].as_str().unwrap_or_default();
         error.contains("Redis is not promoted, because it does not hold what is stored")
@@ -222,7 +235,7 @@ fn a_sidecar_does_not_open_a_redis_that_holds_less_than_is_stored(version: Versi
 
     // The other way.
     let redis = start(2 << 20);
-    let more = ["--promote-incomplete"];
+    let more = ["--promote-incomplete", "--serve-log", "replay"];
     let sidecar = Backfeed::sidecar(&redis.url(), &stored.store(), listen, &more);
     wait_until("it is opened", PATIENCE, || role(&redis) == "master");
     assert!(sidecar.log().contains("It is promoted all the same"));
@@ -259,7 +272,7 @@ fn a_command_that_the_target_refuses_is_not_passed_over() {
     let target = Server::builder(version)
         .arg("proto-max-bulk-len", "1mb")
         .start();
-    let output = stored.restore(&target, &[]);
+    let output = stored.restore(&target, &["--serve-log", "replay"]);
     assert_fails(
         &output,
         &["it refused 1 commands of the log (unexpected_error_replies)"],
@@ -335,13 +348,14 @@ fn what_has_expired_counts_until_the_target_is_opened(version: Version) {
     let base =
         crate::support::list(&stored.store())["histories"][0]["bases"][0]["offset"].to_string();
     std::thread::sleep(Duration::from_millis(3000));
-    for more in [&[][..], &["--offset", &base]] {
+    let rebuild = ["--serve-log", "rebuild"];
+    for more in [&[][..], &rebuild, &["--offset", &base]] {
         let target = Server::start(version, &[]);
         let output = stored.restore(&target, &[&["--json"], more].concat());
         assert_eq!(output.code, 0, "{version} {more:?}: {output:?}");
         let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
         let counted = report["keys"]["0"].as_u64().unwrap() as usize;
-        if more.is_empty() {
+        if more[..].first() != Some(&"--offset") {
             assert_eq!(counted, all, "{version}: {report}");
         }
         wait_until("they are gone", PATIENCE, || keys(&target) + 5 <= counted);

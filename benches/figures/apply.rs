@@ -48,7 +48,7 @@ pub fn run(place: &Place, keys: usize) {
 }
 
 /// Eight commands a key, the keys in turn.
-fn write(redis: &Server, keys: usize) {
+pub(super) fn write(redis: &Server, keys: usize) {
     let stream = TcpStream::connect(("127.0.0.1", redis.port())).unwrap();
     let mut replies = stream.try_clone().unwrap();
     let drain = std::thread::spawn(move || std::io::copy(&mut replies, &mut std::io::sink()));

@@ -11,6 +11,7 @@
 //! - `beside`: `WAIT` and a server's full load while bases are made beside the capture, against the capture alone
 //! - `boot`: a sidecar's boot and a restore with 0, 3,600 and 100,000 segments behind the base (no more than KEYS), against a store whose
 //!   answers come 0, 30, 50 and 100 ms late; and what is asked of the store
+//! - `served-log`: a restore of a base and its log, replayed and as one RDB, against a server's own load of the final RDB
 //! - `consolidate`: a new base against a server that loads base and log and saves; a walk over an RDB against its checker
 
 #![allow(
@@ -36,6 +37,7 @@ mod consolidate;
 mod full_sync;
 mod master;
 mod restore;
+mod served_log;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod wait;
@@ -54,7 +56,7 @@ use support::{Env, Gcs, Server, Version};
 const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "full-sync",
     "master",
     "wait",
@@ -62,6 +64,7 @@ const PARTS: [&str; 8] = [
     "apply",
     "beside",
     "boot",
+    "served-log",
     "consolidate",
 ];
 
@@ -108,6 +111,9 @@ fn main() {
     }
     if wanted("boot") {
         boot::run(keys);
+    }
+    if wanted("served-log") {
+        served_log::run(keys);
     }
     if wanted("consolidate") {
         consolidate::run(&Place::directory(), keys);

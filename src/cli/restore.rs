@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress_bar::Bars;
 use super::{Exit, Failure, flags};
-use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, parse_addr, parse_size};
+use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, ServeLog, parse_addr, parse_size};
 use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
 use crate::recovery::When;
@@ -51,8 +51,8 @@ pub(super) struct Args {
           value_parser = clap::builder::BoolishValueParser::new())]
     continue_history: bool,
 
-    /// Memory for the keys that the log touches, at most: for an RDB file and --keys, and to know how many keys a server must
-    /// have in the end [default: 1GiB, or what the limit of the cgroup leaves]
+    /// Memory for the keys that the log touches, at most: for an RDB file, --keys and --serve-log rebuild, and to know how many
+    /// keys a server must have in the end [default: 1GiB, or what the limit of the cgroup leaves]
     #[arg(long, env = "BACKFEED_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<usize>,
 
@@ -94,6 +94,12 @@ pub(super) struct Args {
     #[arg(long, env = "BACKFEED_ANNOUNCE", value_name = "HOST:PORT", value_parser = parse_announce, help_heading = flags::SERVING)]
     announce: Option<(String, u16)>,
 
+    /// In which form the server gets the log after the snapshot. `replay`: its commands follow the snapshot; `rebuild`: snapshot
+    /// and log are made one RDB here, where every command can be applied within the memory limit; `auto`: the faster one
+    #[arg(long, env = "BACKFEED_SERVE_LOG", value_name = "auto|replay|rebuild", default_value = "auto",
+          value_parser = str::parse::<ServeLog>, help_heading = flags::SERVING)]
+    serve_log: ServeLog,
+
     #[command(flatten)]
     serving: flags::Serving,
 
@@ -132,6 +138,7 @@ impl Args {
             dry_run: self.dry_run,
             force: self.force,
             memory_limit: self.memory_limit(),
+            serve_log: self.serve_log,
             listen: self.listen,
             announce: self.announce.clone(),
             admission: self.serving.lower()?,
@@ -263,6 +270,7 @@ fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
         continue_history: config.continue_history,
         aof_layout: AofLayout::default(),
         memory_limit: config.memory_limit,
+        serve_log: config.serve_log,
         listen: ListenOptions {
             listen: config.listen,
             announce: config.announce,

@@ -8,7 +8,7 @@ use super::supervised::supervise;
 use super::{Failure, flags};
 use crate::capture::Clock;
 use crate::config::{
-    ConfigError, Listen, SidecarConfig, Upstream, WhenBehind, name_of_pod, parse_addr,
+    ConfigError, Listen, ServeLog, SidecarConfig, Upstream, WhenBehind, name_of_pod, parse_addr,
     parse_duration, parse_name,
 };
 use crate::consolidate::scheduler::Upkeep;
@@ -73,6 +73,12 @@ pub(super) struct Args {
     #[command(flatten)]
     capture: flags::Capture,
 
+    /// In which form Redis gets the log after the snapshot. `replay`: its commands follow the snapshot; `rebuild`: snapshot
+    /// and log are made one RDB here, where every command can be applied within --consolidate-memory; `auto`: the faster one
+    #[arg(long, env = "BACKFEED_SERVE_LOG", value_name = "auto|replay|rebuild", default_value = "auto",
+          value_parser = str::parse::<ServeLog>, help_heading = flags::SERVING)]
+    serve_log: ServeLog,
+
     #[command(flatten)]
     serving: flags::Serving,
 
@@ -94,6 +100,7 @@ impl Args {
             open_after: self.open_after,
             promote_incomplete: self.promote_incomplete,
             when_behind: self.when_behind,
+            serve_log: self.serve_log,
             capture: self.capture.lower()?,
             consolidate: self.capture.consolidate(),
             grace: self.capture.grace,

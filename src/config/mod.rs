@@ -117,6 +117,33 @@ impl FromStr for WhenBehind {
     }
 }
 
+/// In which form a server gets the log after a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServeLog {
+    /// The faster one.
+    #[default]
+    Auto,
+    /// As its commands, after the snapshot.
+    Replay,
+    /// Snapshot and log are made one RDB, where every command can be applied. Otherwise it is replayed.
+    Rebuild,
+}
+
+impl FromStr for ServeLog {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "replay" => Ok(Self::Replay),
+            "rebuild" => Ok(Self::Rebuild),
+            _ => Err(ConfigError(format!(
+                "`{text}` is not `auto`, `replay` or `rebuild`"
+            ))),
+        }
+    }
+}
+
 /// A smaller spool holds almost nothing, and would always be reported as full.
 pub const SPOOL_LIMIT_MIN: u64 = 1 << 20;
 
@@ -237,6 +264,8 @@ pub struct SidecarConfig {
     pub promote_incomplete: bool,
     /// What happens to a Redis that lacks something of the store, and has been written to since.
     pub when_behind: WhenBehind,
+    /// In which form Redis gets the log.
+    pub serve_log: ServeLog,
     /// How to store what comes.
     pub capture: CaptureConfig,
     /// When to make new bases of it.
@@ -382,6 +411,8 @@ pub struct RestoreConfig {
     pub force: bool,
     /// An RDB file: bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
+    /// In which form a server gets the log.
+    pub serve_log: ServeLog,
     /// Where the target finds us as its master. None: where it can reach us, on a free port.
     pub listen: Option<SocketAddr>,
     /// Host and port by which the target reaches that, where it is another address.
@@ -403,6 +434,7 @@ impl RestoreConfig {
             dry_run: false,
             force: false,
             memory_limit: 1 << 30,
+            serve_log: ServeLog::Auto,
             listen: None,
             announce: None,
             admission: Admission::default(),

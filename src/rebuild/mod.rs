@@ -32,7 +32,7 @@ use crate::wire::resp::commands::CommandsError;
 pub use commands::{Argv, At, Taker, each_command};
 pub use first_pass::{Given, Survey, survey, survey_all};
 pub use rdb_out::Counts;
-pub use second_pass::{count, write, write_counted, write_selected};
+pub use second_pass::{count, write, write_counted, write_selected, write_served};
 pub use selection::{Selection, TYPES};
 pub use state::{State, load, state};
 
@@ -56,6 +56,9 @@ pub struct Source {
     pub base: BaseManifest,
     /// The log after it, without holes, up to a boundary.
     pub log: Log,
+    /// The least `REDISnnnn` of the new snapshot. A snapshot of an older version has no place for some of what newer commands
+    /// leave behind. None: that of the old snapshot.
+    pub least_version: Option<u32>,
 }
 
 impl Source {

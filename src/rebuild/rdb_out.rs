@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{Given, RebuildError, Selection};
 use crate::archive::BASE_FRAME_RAW;
@@ -18,6 +20,9 @@ use crate::wire::rdb::numbers::opcode;
 const CHUNK: usize = BASE_FRAME_RAW;
 /// What they mostly exceed it by.
 const SLACK: usize = 128 << 10;
+
+/// A server that loads it waits for a byte no longer than its `repl-timeout`, 60 s by default.
+const QUIET: Duration = Duration::from_secs(5);
 
 type Piece = Result<Bytes, RebuildError>;
 
@@ -58,6 +63,8 @@ pub(super) struct Out {
     /// The database that is selected in what was written.
     selected: Option<u32>,
     crc: Crc64,
+    /// When bytes last went out. None: nobody minds how long that takes, and the same RDB always has the same bytes.
+    last_sent: Option<Instant>,
     buffers: Buffers,
     /// None: it is only counted.
     to: Option<Sender<Piece>>,
@@ -73,9 +80,16 @@ impl Out {
             given: Vec::new(),
             selected: None,
             crc: Crc64::new(),
+            last_sent: None,
             buffers: Buffers::default(),
             to,
         }
+    }
+
+    /// Bytes go out every few seconds, for a server that loads the RDB while it is made.
+    pub(super) fn never_quiet(mut self) -> Self {
+        self.last_sent = Some(Instant::now());
+        self
     }
 
     /// Selects the database of the key that comes next.
@@ -171,6 +185,24 @@ impl Out {
         Ok(())
     }
 
+    /// Called often while nothing may be ready for long. If nothing went out for a while, what is there goes out. If there
+    /// is nothing, and no record is open (`is_between`), a `SELECTDB` goes out that selects what is selected. An RDB may
+    /// have it anywhere between its records, and it changes nothing.
+    pub(super) async fn keep_alive(&mut self, is_between: bool) -> Result<(), RebuildError> {
+        if self.last_sent.is_none_or(|last| last.elapsed() < QUIET) {
+            return Ok(());
+        }
+        if self.bytes.is_empty() {
+            if !is_between {
+                return Ok(());
+            }
+            let db = self.selected.take().unwrap_or(0);
+            self.select(db);
+        }
+        let ready = mem::take(&mut self.bytes);
+        self.send(ready).await
+    }
+
     fn count_bytes(&mut self, bytes: usize) {
         self.counts.bytes = self.counts.bytes.saturating_add(bytes as u64);
     }
@@ -183,9 +215,12 @@ impl Out {
         if bytes.is_empty() {
             return Ok(());
         }
-        to.send(Ok(self.buffers.lend(bytes)))
-            .await
-            .map_err(|_| Interrupted.into())
+        let sent = to.send(Ok(self.buffers.lend(bytes))).await;
+        sent.map_err(|_| Interrupted)?;
+        if self.last_sent.is_some() {
+            self.last_sent = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// The rest, and the checksum.

@@ -11,12 +11,13 @@ use super::rdb_out::{Counts, Out};
 use super::state::{apply, entry_of};
 use super::{BaseStop, Limits, RebuildError, Selection, Source, Stand, Survey};
 use crate::model::{Dialect, Keyspace, Libraries, Wanted, slot_of};
-use crate::runtime::{self, pipe::pipe};
+use crate::runtime;
+use crate::runtime::pipe::{Sender, pipe};
 use crate::wire::position::Boundary;
 use crate::wire::rdb::cursor::put_string;
-use crate::wire::rdb::magic;
 use crate::wire::rdb::numbers::{opcode, value_type};
 use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
+use crate::wire::rdb::{Family, magic};
 
 /// The old snapshot is read in pieces of this size, so that not much more than a chunk is gathered to go out.
 const PIECE: usize = 64 << 10;
@@ -34,7 +35,8 @@ pub fn write_selected(
     BoxStream<'static, Result<Bytes, RebuildError>>,
     oneshot::Receiver<Counts>,
 ) {
-    begin(source, survey, Stand::Nowhere, Some(selection), limits)
+    let to = |sender| Out::new(Some(sender), Some(selection));
+    begin(source, survey, Stand::Nowhere, limits, to)
 }
 
 /// The RDB of the data set at `survey.end`. Its last item is an error unless everything was right.
@@ -57,7 +59,25 @@ pub fn write_counted(
     BoxStream<'static, Result<Bytes, RebuildError>>,
     oneshot::Receiver<Counts>,
 ) {
-    begin(source, survey, stand, None, limits)
+    begin(source, survey, stand, limits, |sender| {
+        Out::new(Some(sender), None)
+    })
+}
+
+/// The same for a server that loads it while it is made. Bytes come every few seconds, however long the log is that is
+/// applied meanwhile: a server leaves a master that is silent.
+pub fn write_served(
+    source: Source,
+    survey: Survey,
+    stand: Stand,
+    limits: Limits,
+) -> (
+    BoxStream<'static, Result<Bytes, RebuildError>>,
+    oneshot::Receiver<Counts>,
+) {
+    begin(source, survey, stand, limits, |sender| {
+        Out::new(Some(sender), None).never_quiet()
+    })
 }
 
 /// What the RDB of [`write()`] would hold, without making one.
@@ -77,8 +97,8 @@ fn begin(
     source: Source,
     mut survey: Survey,
     stand: Stand,
-    selection: Option<Selection>,
     limits: Limits,
+    to: impl FnOnce(Sender<Result<Bytes, RebuildError>>) -> Out + Send + 'static,
 ) -> (
     BoxStream<'static, Result<Bytes, RebuildError>>,
     oneshot::Receiver<Counts>,
@@ -86,7 +106,7 @@ fn begin(
     let (sender, receiver) = pipe(AHEAD);
     let (counted, counts) = oneshot::channel();
     runtime::spawn(async move {
-        let mut out = Out::new(Some(sender.clone()), selection);
+        let mut out = to(sender.clone());
         out.given = mem::take(&mut survey.given);
         // Nobody may be left to hear how it ended.
         match run(&source, survey, stand, limits, out).await {
@@ -123,6 +143,7 @@ async fn run(
         stand,
         limits,
         start: source.start(),
+        least_version: source.least_version,
         is_valkey: source.is_valkey(),
         space: None,
         libraries: Libraries::default(),
@@ -140,6 +161,7 @@ async fn run(
             reader.push(piece, &mut builder).map_err(bad)?;
             builder.out.flush_full().await?;
         }
+        builder.out.keep_alive(reader.is_between()).await?;
         tokio::task::yield_now().await;
     }
     reader.finish().map_err(bad)?;
@@ -166,6 +188,7 @@ struct Builder {
     stand: Stand,
     limits: Limits,
     start: Boundary,
+    least_version: Option<u32>,
     is_valkey: bool,
     /// Known with the magic.
     space: Option<Keyspace>,
@@ -227,12 +250,21 @@ impl Builder {
     }
 
     fn magic(&mut self, raw: &[u8]) -> Result<(), BaseStop> {
-        let (family, version) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
+        let (family, stored) = magic(raw).ok_or(BaseStop::Unmodelled("an unknown format"))?;
+        let least = self.least_version.filter(|_| family == Family::Redis);
+        let version = least.map_or(stored, |least| stored.max(least));
         let dialect = Dialect { family, version };
         let mut space = Keyspace::passing(&mut self.survey.footprint, dialect, self.start.db);
         space.set_valkey(self.is_valkey);
         self.space = Some(space);
-        self.out.bytes.extend_from_slice(raw);
+        // The types of older versions are types of newer ones, too.
+        match version == stored {
+            true => self.out.bytes.extend_from_slice(raw),
+            false => self
+                .out
+                .bytes
+                .extend_from_slice(format!("REDIS{version:04}").as_bytes()),
+        }
         Ok(())
     }
 

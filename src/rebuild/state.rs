@@ -124,6 +124,7 @@ pub(super) async fn apply(
         }
         if let Some(out) = &mut applier.out {
             out.flush_full().await?;
+            out.keep_alive(true).await?;
         }
     }
 }

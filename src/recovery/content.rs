@@ -147,6 +147,7 @@ pub fn source(archive: &Archive, plan: &Plan) -> Source {
         archive: archive.clone(),
         base: plan.base.clone(),
         log: Box::new(move || items(&from, pieces.clone(), marks)),
+        least_version: None,
     }
 }
 

@@ -22,44 +22,80 @@ pub enum Expected {
 
 /// Counts while other work runs. Without a log, the manifest has the counts. Otherwise the log is applied to the
 /// snapshot.
-#[derive(Debug)]
 pub struct Count {
+    /// What will be counted when somebody wants to know.
+    job: Option<Box<Job>>,
     task: Option<JoinHandle<Expected>>,
     expected: Expected,
+}
+
+struct Job {
+    archive: Archive,
+    plan: Plan,
+    /// Bytes for the keys that the log touches, at most.
+    memory: usize,
 }
 
 impl Count {
     /// Begins. `memory`: bytes for the keys that the log touches, at most.
     #[must_use]
     pub fn start(archive: &Archive, plan: &Plan, memory: usize) -> Self {
+        let mut count = Self::when_asked(archive, plan, memory);
+        count.begin();
+        count
+    }
+
+    /// Begins at [`Self::begin`], or when somebody waits for the number.
+    #[must_use]
+    pub fn when_asked(archive: &Archive, plan: &Plan, memory: usize) -> Self {
         if plan.bytes_log() == 0 {
-            return Self {
-                task: None,
-                expected: of_base(&plan.base),
-            };
+            return Self::done(of_base(&plan.base));
         }
-        let (archive, plan) = (archive.clone(), plan.clone());
-        Self {
-            task: Some(runtime::spawn(async move {
-                of_log(&archive, &plan, memory)
-                    .await
-                    .unwrap_or_else(Expected::Unknown)
-            })),
-            expected: Expected::Unknown("it was not counted".to_owned()),
-        }
+        let job = Job {
+            archive: archive.clone(),
+            plan: plan.clone(),
+            memory,
+        };
+        let mut count = Self::of_nothing();
+        count.job = Some(Box::new(job));
+        count
     }
 
     /// Nobody wants to know.
     #[must_use]
     pub fn of_nothing() -> Self {
+        Self::unknown("it was not counted".to_owned())
+    }
+
+    /// It cannot be known, for this reason.
+    #[must_use]
+    pub fn unknown(why: String) -> Self {
+        Self::done(Expected::Unknown(why))
+    }
+
+    fn done(expected: Expected) -> Self {
         Self {
+            job: None,
             task: None,
-            expected: Expected::Unknown("it was not counted".to_owned()),
+            expected,
         }
+    }
+
+    /// Begins, unless it has begun.
+    pub fn begin(&mut self) {
+        let Some(job) = self.job.take() else {
+            return;
+        };
+        self.task = Some(runtime::spawn(async move {
+            of_log(&job.archive, &job.plan, job.memory)
+                .await
+                .unwrap_or_else(Expected::Unknown)
+        }));
     }
 
     /// The result, as soon as it is there.
     pub async fn wait(&mut self) -> &Expected {
+        self.begin();
         if let Some(task) = &mut self.task {
             let counted = task.await;
             self.task = None;

@@ -4,6 +4,7 @@
 //! plan     which base, which pieces of the log, where exactly it ends       (reads only headers)
 //! check    reads everything once: complete, sound, right for the target?    (nothing has been changed yet)
 //! serve    we are the target's master: snapshot, log, promotion             aof, rdb_file: the same into files
+//!          (or one snapshot that is made of both: `serving`)
 //! ```
 //!
 //! Every restore is a **fork**, except for a sidecar's restore of its own Redis. A fork has a fresh id, and no
@@ -17,6 +18,7 @@ pub mod master;
 mod proof;
 mod report;
 mod server;
+mod serving;
 
 use crate::recovery::{BadBases, Checked, Count, Plan, Progress, When, look, sound};
 pub use error::{Remedy, RestoreError};
@@ -27,14 +29,18 @@ pub use master::listener::{HANDSHAKES_AT_ONCE, WAITING_REPLICAS};
 pub use proof::{Before, Differs, Proof, Slack, Unproved, prove};
 
 pub use master::error::{Phase, ServeError};
-pub use master::{CaughtUp, Identity, Offer, WaitingReplica, handshake, offer, refuse_replica};
+pub use master::{
+    CaughtUp, Identity, Offer, Payload, WaitingReplica, handshake, offer, refuse_replica,
+};
 pub use report::Report;
+pub(crate) use server::compatibility::Server;
 pub use server::{ListenOptions, Restored};
+pub use serving::{Serving, Way, WayForm};
 use std::collections::BTreeSet;
 
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{Archive, Catalog, SealError, ServerInfo};
-use crate::config::{Dest, Size};
+use crate::config::{Dest, ServeLog, Size};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// What to restore, and how.
@@ -59,6 +65,8 @@ pub struct Request {
     /// Bytes of memory for the keys that the log touches, at most. It is used for an RDB file, and to find how many
     /// keys there must be.
     pub memory_limit: usize,
+    /// In which form a server gets the log.
+    pub serve_log: ServeLog,
     /// Where to listen for `redis://`.
     pub listen: ListenOptions,
     /// The id of the fork: random.
@@ -85,7 +93,7 @@ pub async fn restore(
     let plan = crate::recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
     if request.continue_history {
-        master::may_continue(&plan, history)?;
+        master::may_continue(&plan, history, false)?;
     }
     if request.dry_run {
         let notes = server.as_ref().map(|server| server.notes().to_vec());
@@ -93,12 +101,18 @@ pub async fn restore(
         let report = Report::new(archive, request, &plan, None, notes.unwrap_or_default());
         return Ok(report.of(count.wait().await));
     }
+    let target = server.as_ref().and_then(server::Target::server);
+    let serving = |plan: &Plan| {
+        let serving = Serving::new(archive, request.serve_log, request.memory_limit);
+        serving.to(target, &writers(&catalog, plan))
+    };
     let base = plan.base.position();
     let (mut plan, mut checked) = sound(archive, plan, progress).await?;
     let counting = |plan: &Plan| match &request.target {
         // What is written is counted then.
         Dest::RdbFile(_) => Count::of_nothing(),
-        Dest::Server(_) | Dest::Aof(_) => Count::start(archive, plan, request.memory_limit),
+        Dest::Server(_) => serving(plan).count(plan),
+        Dest::Aof(_) => Count::start(archive, plan, request.memory_limit),
     };
     let mut count = counting(&plan);
     match &mut server {
@@ -119,7 +133,7 @@ pub async fn restore(
         let mut known = catalog.clone();
         let now = request.now_unix_ms;
         let sealed = seal(archive, &mut known, history, &why, &request.writer, now).await?;
-        master::may_continue(&sealed, history)?;
+        master::may_continue(&sealed, history, false)?;
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
             count = counting(&plan);
@@ -135,6 +149,7 @@ pub async fn restore(
         server.hold(lease, doc);
     }
     let found = Found {
+        serving: serving(&plan),
         plan: &plan,
         checked: &checked,
         count,
@@ -147,6 +162,7 @@ struct Found<'a> {
     plan: &'a Plan,
     checked: &'a Checked,
     count: Count,
+    serving: Serving,
 }
 
 async fn take_lease(
@@ -207,7 +223,7 @@ async fn preflight<'a>(
 }
 
 /// Which servers wrote what a plan replays: the snapshot, and each history that gives a part of the log.
-fn writers(catalog: &Catalog, plan: &Plan) -> Vec<ServerInfo> {
+pub(crate) fn writers(catalog: &Catalog, plan: &Plan) -> Vec<ServerInfo> {
     let of_log = plan.pieces.iter().map(|piece| piece.header.meta.history);
     let histories: BTreeSet<ReplId> = of_log.collect();
     let docs = histories.iter().filter_map(|id| catalog.histories.get(id));
@@ -228,6 +244,7 @@ async fn write(
         plan,
         checked,
         mut count,
+        serving,
     } = found;
     let identity = if request.continue_history {
         Identity::Continue { id: plan.history }
@@ -242,7 +259,7 @@ async fn write(
         (Dest::Server(_), Some(server)) => {
             let listen = &request.listen;
             let restored = server
-                .restore(archive, plan, count, identity, listen, progress)
+                .restore(plan, serving, count, identity, listen, progress)
                 .await?;
             return Ok(
                 Report::new(archive, request, plan, Some(checked), Vec::new()).restored(restored),

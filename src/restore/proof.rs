@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::master::CaughtUp;
 use super::master::error::{Phase, ServeError};
+use super::server::compatibility::Server;
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::health::Memory;
@@ -51,6 +52,7 @@ impl Slack {
 /// What a target was before it was fed.
 #[derive(Debug, Clone, Default)]
 pub struct Before {
+    server: Option<Server>,
     run_id: Option<String>,
     refused_commands: u64,
     evicted_keys: u64,
@@ -99,6 +101,11 @@ pub async fn prove(
     port: u16,
     slack: Slack,
 ) -> Result<Proof, Unproved> {
+    if let Some(held) = waiting.held() {
+        let expected = Expected::Known(held.clone());
+        let now = control.facts().await?;
+        return Ok(before.compare(&now, &expected, port, slack)?);
+    }
     let limit = if waiting.gets_pings() {
         COUNT_LIMIT
     } else {
@@ -125,10 +132,16 @@ impl Before {
     pub fn of(facts: &Facts) -> Self {
         let health = &facts.health;
         Self {
+            server: Server::named(&facts.flavour, &facts.version),
             run_id: health.run_id.clone(),
             refused_commands: health.refused_commands.unwrap_or(0),
             evicted_keys: health.evicted_keys.unwrap_or(0),
         }
+    }
+
+    /// What it is.
+    pub(crate) fn server(&self) -> Option<Server> {
+        self.server
     }
 
     /// Which run of it that was.

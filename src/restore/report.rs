@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Request;
 use super::server::Restored;
+use super::serving::WayForm;
 use crate::archive::Archive;
 use crate::config::{Dest, Size};
 use crate::display::counted;
@@ -55,6 +56,10 @@ pub struct Report {
     pub log_bytes: u64,
     /// Commands in them, once they have been read.
     pub commands: Option<u64>,
+    /// In which form a server got the log. None for files, and before it was served.
+    pub log_served: Option<WayForm>,
+    /// Why in that form.
+    pub log_served_why: Option<String>,
     /// Keys by database at that point. If the target is a server: the keys in it before it was promoted.
     pub keys: BTreeMap<u32, u64>,
     /// They are those of the snapshot, before the log, as those at the point are not known.
@@ -97,6 +102,8 @@ impl Report {
             segments: plan.pieces.len(),
             log_bytes: plan.bytes_log(),
             commands: checked.map(|checked| checked.command_count),
+            log_served: None,
+            log_served_why: None,
             keys: plan
                 .base
                 .databases
@@ -127,6 +134,10 @@ impl Report {
         self.target = format!("{} ({})", self.target, restored.server);
         self.keys = restored.keys;
         self.keys_before_log = false;
+        if let Some(way) = restored.way {
+            self.log_served = Some(way.form);
+            self.log_served_why = Some(way.why);
+        }
         self.notes.extend(restored.notes);
         self
     }
@@ -180,6 +191,13 @@ impl fmt::Display for Report {
                 "a fork"
             };
             writeln!(f, "  served    as {id}, {kind}")?;
+        }
+        if let (Some(form), Some(why)) = (self.log_served, &self.log_served_why) {
+            let form = match form {
+                WayForm::Replayed => "the log was replayed",
+                WayForm::Rebuilt => "snapshot and log were made one RDB",
+            };
+            writeln!(f, "  way       {form}: {why}")?;
         }
         let keys: Vec<String> = self
             .keys

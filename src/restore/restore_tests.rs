@@ -27,6 +27,7 @@ fn request(target: Dest, when: When) -> Request {
         continue_history: false,
         aof_layout: AofLayout::Auto,
         memory_limit: 1 << 30,
+        serve_log: ServeLog::Auto,
         listen: ListenOptions::default(),
         fork_id: id(0xEE),
         writer: "test".into(),
@@ -411,15 +412,12 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
     let offered = offer(&sample.archive, &plan, Identity::Continue { id: id(1) })
         .await
         .unwrap();
-    assert_eq!(
-        (offered.id, offered.offset, offered.end),
-        (id(1), Offset(1000), Some(end))
-    );
+    assert_eq!((offered.id, offered.offset), (id(1), Offset(1000)));
     assert!(!offered.may_add);
-    let snapshot: Vec<_> = offered.snapshot.try_collect().await.unwrap();
-    assert_eq!(snapshot.concat(), rdb(3, 2), "the server's own bytes");
-    let log: Vec<_> = offered.log.try_collect().await.unwrap();
-    assert_eq!(log.concat(), feed(&LOG), "and not one more");
+    let (snapshot, log, ends) = replayed(offered).await;
+    assert_eq!(snapshot, rdb(3, 2), "the server's own bytes");
+    assert_eq!(log, feed(&LOG), "and not one more");
+    assert_eq!(ends, Some(end));
 
     let earlier = sample.plan(id(1), When::Offset(end.0 - 1)).await.unwrap();
     let error = offer(&sample.archive, &earlier, Identity::Continue { id: id(1) })
@@ -434,10 +432,10 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
     let fork = offer(&sample.archive, &plan, Identity::Fork { id: id(9) })
         .await
         .unwrap();
-    assert_eq!((fork.id, fork.end), (id(9), None));
-    let snapshot: Vec<_> = fork.snapshot.try_collect().await.unwrap();
-    assert_eq!(snapshot.concat().len() as u64, fork.snapshot_bytes);
-    assert_stripped(&snapshot.concat());
+    assert_eq!(fork.id, id(9));
+    let (snapshot, _, ends) = replayed(fork).await;
+    assert_eq!(ends, None);
+    assert_stripped(&snapshot);
 
     let old = self::sample("6.2.1", &["EXPIRE a 1", "SET key value"]).await;
     let plan = old.plan(id(1), When::Latest).await.unwrap();
@@ -446,6 +444,24 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("relative expiries"), "{error}");
+}
+
+/// The snapshot, which has the length that was said, the log, and where that must end.
+async fn replayed(offer: Offer) -> (Vec<u8>, Vec<u8>, Option<Offset>) {
+    let Payload::Replayed {
+        length,
+        snapshot,
+        log,
+        end,
+        ..
+    } = offer.payload
+    else {
+        panic!("it is replayed");
+    };
+    let snapshot: Vec<_> = snapshot.try_collect().await.unwrap();
+    let log: Vec<_> = log.try_collect().await.unwrap();
+    assert_eq!(snapshot.concat().len() as u64, length);
+    (snapshot.concat(), log.concat(), end)
 }
 
 #[test]

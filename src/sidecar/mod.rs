@@ -166,6 +166,7 @@ pub async fn run(
         capture,
         status,
         clock,
+        not_rebuilt: None,
         yielded: None,
         lease: None,
         superseded: false,
@@ -285,6 +286,8 @@ struct Sidecar {
     capture: Capture,
     status: Status,
     clock: Clock,
+    /// The end of the log that could not be rebuilt the last time, and why. It is replayed.
+    not_rebuilt: Option<(Position, String)>,
     /// The history that another sidecar restores its Redis from while ours waits.
     yielded: Option<ReplId>,
     /// Held from before a Redis is served under an id of its own until what it is then is stored.

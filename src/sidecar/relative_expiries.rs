@@ -1,5 +1,6 @@
 //! The log of an old server cannot be replayed under its own offsets, because its relative expiries would count from
-//! the replay. A base at the end of the log can be served.
+//! the replay. Where base and log cannot be served as one RDB either ([`crate::restore::Serving`]), a base at the end of the
+//! log can be. It is made in stages, so it needs less memory.
 
 use std::time::Duration;
 

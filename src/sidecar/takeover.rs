@@ -7,6 +7,7 @@ use super::{Found, Sidecar, SidecarError};
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{Archive, Catalog, LogEnd};
 use crate::capture::Promoted;
+use crate::config::ServeLog;
 use crate::link::Stream;
 use crate::link::control::Control;
 use crate::log::segment::SealHeader;
@@ -15,20 +16,48 @@ use crate::monitoring::status::{Phase, Status};
 use crate::recovery::When;
 use crate::recovery::{Count, Plan, sound};
 use crate::restore::{
-    Before, CaughtUp, Identity, Lease, RestoreError, ServeError, WaitingReplica, offer, seal,
+    Before, CaughtUp, Identity, Lease, Offer, RestoreError, ServeError, Server, Serving,
+    WaitingReplica, WayForm, seal, writers,
 };
 use crate::runtime;
-use crate::wire::position::ReplId;
+use crate::wire::position::{Position, ReplId};
 
 /// What a Redis will be given, and the right to give it.
 pub(crate) struct Takeover {
     pub(crate) lease: Lease,
     pub(crate) plan: Plan,
     pub(crate) identity: Identity,
+    pub(crate) serving: Serving,
     /// What the store was known to hold when it was sealed.
     catalog: Catalog,
     /// Where it was sealed.
     end: LogEnd,
+}
+
+/// In which form a Redis is to get the log.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    pub(crate) form: ServeLog,
+    /// Bytes of memory for the keys that the log touches, at most. A base that is in the making takes as much.
+    pub(crate) memory_limit: usize,
+    /// What that Redis is, as far as it is known.
+    pub(crate) target: Option<Server>,
+    /// The end of the log that could not be rebuilt the last time, and why.
+    pub(crate) failed: Option<(Position, String)>,
+}
+
+impl Takeover {
+    /// What to give a Redis, and the counting of what it must hold.
+    pub(crate) async fn offer(
+        &mut self,
+        takes_marks: bool,
+    ) -> Result<(Offer, Count), RestoreError> {
+        let mut count = self.serving.count(&self.plan);
+        let offer = self
+            .serving
+            .offer(&self.plan, self.identity, takes_marks, &mut count);
+        Ok((offer.await?, count))
+    }
 }
 
 impl Sidecar {
@@ -49,7 +78,16 @@ impl Sidecar {
         if let Some(of) = self.yielded.filter(|of| *of != history) {
             return Err(self.lost(of, Some(history)));
         }
-        let memory = self.config.consolidate.memory_limit;
+        let takes_marks = waiting.takes_marks();
+        let wanted = Wanted {
+            form: match takes_marks {
+                true => self.config.serve_log,
+                false => ServeLog::Replay,
+            },
+            memory_limit: self.config.consolidate.memory_limit,
+            target: before.server(),
+            failed: self.not_rebuilt.clone(),
+        };
         let claimant = Claimant {
             writer: self.capture.writer().to_owned(),
             redis: before.run_id(),
@@ -71,20 +109,13 @@ impl Sidecar {
                 tracing::warn!("{what}");
                 status.phase(Phase::Serving, what);
             };
-            let ready = prepare_of(&archive, catalog, history, claimant, memory, &status, wait);
-            let ready = ready.await?;
+            let ready = prepare_of(&archive, catalog, history, claimant, wanted, &status, wait);
+            let ready = takeover.insert(ready.await?);
             status.store_works();
-            let what = format!(
-                "restoring {} ({} keys)",
-                ready.plan.end_position,
-                total_keys(&ready.plan)
-            );
-            status.phase(Phase::Serving, what);
-            // Half, as a base may be in the making still.
-            count = Some(Count::start(&archive, &ready.plan, memory / 2));
-            let offered = offer(&archive, &ready.plan, ready.identity).await;
-            takeover = Some(ready);
-            offered
+            let (offered, counting) = ready.offer(takes_marks).await?;
+            count = Some(counting);
+            status.phase(Phase::Serving, what_is_restored(ready));
+            Ok(offered)
         };
         let work = self.status.work("restore");
         let served = waiting.serve(prepare, &work).await;
@@ -94,6 +125,10 @@ impl Sidecar {
             Identity::Continue { .. } => None,
         });
         self.yielded = yielded.filter(|_| takeover.is_none());
+        if let (Err(error), Some(takeover)) = (&served, &mut takeover) {
+            takeover.serving.falls_back(&takeover.plan, error);
+            self.not_rebuilt = takeover.serving.failed();
+        }
         let mut caught_up = served.map_err(|error| self.is_lost(error))?;
         let (Some(takeover), Some(count)) = (takeover, count) else {
             return Ok(());
@@ -126,6 +161,7 @@ impl Sidecar {
             identity,
             catalog,
             end,
+            serving: _,
         } = takeover;
         self.open_restored(control, caught_up, opening).await?;
         match identity {
@@ -168,29 +204,20 @@ impl Sidecar {
 }
 
 /// Takes the lease on the history, seals it, so that no other writer can add to it, and plans its restore to the very end. A log
-/// that cannot be replayed byte for byte (relative expiries of an old server) is served as a fork. `wait` is told who else is
-/// at it.
+/// that cannot be replayed byte for byte (relative expiries of an old server) is rebuilt. Where that is not possible, not even by a
+/// base at its end, it is served as a fork. `wait` is told who else is at it.
 #[cfg(test)]
 pub(crate) async fn prepare(
     archive: &Archive,
     history: ReplId,
     claimant: Claimant,
-    memory_limit: usize,
+    wanted: Wanted,
     status: &Status,
     wait: impl FnMut(&ClaimDoc),
 ) -> Result<Takeover, RestoreError> {
     let archive = &archive.keeping();
     let (known, _) = crate::recovery::look(archive, Some(history), None, When::Latest).await?;
-    prepare_of(
-        archive,
-        known,
-        history,
-        claimant,
-        memory_limit,
-        status,
-        wait,
-    )
-    .await
+    prepare_of(archive, known, history, claimant, wanted, status, wait).await
 }
 
 /// The same, of what is known of the store already: what came since is asked for, and nothing else.
@@ -199,7 +226,7 @@ async fn prepare_of(
     mut catalog: Catalog,
     history: ReplId,
     claimant: Claimant,
-    memory_limit: usize,
+    wanted: Wanted,
     status: &Status,
     wait: impl FnMut(&ClaimDoc),
 ) -> Result<Takeover, RestoreError> {
@@ -217,15 +244,24 @@ async fn prepare_of(
         sealed_unix_ms: now_unix_ms,
     });
     let (mut plan, _) = sound(archive, plan, &()).await?;
-    if plan.relative_ttls
-        && let Some(based) = without_log(archive, history, now_unix_ms, memory_limit, status).await
+    let memory = wanted.memory_limit;
+    // Half, as a base may be in the making still.
+    let mut serving = Serving::new(archive, wanted.form, memory / 2)
+        .to(wanted.target, &writers(&catalog, &plan))
+        .after(wanted.failed);
+    let mut is_replayable = !plan.relative_ttls;
+    if !is_replayable && serving.decide(&plan, true).await?.is_rebuilt() {
+        is_replayable = true;
+    } else if !is_replayable
+        && let Some(based) = without_log(archive, history, now_unix_ms, memory, status).await
     {
         plan = based;
+        is_replayable = true;
     }
-    let identity = if plan.relative_ttls {
+    let identity = if !is_replayable {
         tracing::info!(
-            "the log of this old server holds relative expiries and cannot be consolidated: the restored Redis gets an \
-             id of its own, and needs one new full sync"
+            "the log of this old server holds relative expiries and cannot be rebuilt: the restored Redis gets an id \
+             of its own, and needs one new full sync"
         );
         Identity::Fork {
             id: ReplId::from_random(runtime::random_bytes()),
@@ -237,9 +273,27 @@ async fn prepare_of(
         lease,
         plan,
         identity,
+        serving,
         catalog,
         end,
     })
+}
+
+fn what_is_restored(takeover: &Takeover) -> String {
+    let keys = total_keys(&takeover.plan);
+    let to = takeover.plan.end_position;
+    let Some(way) = takeover.serving.way() else {
+        return format!("restoring {to} ({keys} keys in its base)");
+    };
+    let form = match way.form {
+        WayForm::Replayed => "base, then log",
+        WayForm::Rebuilt => "base and log as one RDB",
+    };
+    tracing::info!(%to, why = way.why, "Redis is given {form}");
+    format!(
+        "restoring {to} ({keys} keys in its base): {form} ({})",
+        way.why
+    )
 }
 
 fn total_keys(plan: &Plan) -> u64 {

@@ -72,6 +72,10 @@ pub(crate) struct Counts {
     pub(crate) straddling: u64,
     /// Processes that were stopped, and went on.
     pub(crate) slept: u64,
+    /// Servers that got a base, and its log after it.
+    pub(crate) replayed: u64,
+    /// Servers that got base and log as one snapshot.
+    pub(crate) rebuilt: u64,
 }
 
 impl Counts {
@@ -119,6 +123,8 @@ impl Counts {
             (&mut self.stale_seals, other.stale_seals),
             (&mut self.straddling, other.straddling),
             (&mut self.slept, other.slept),
+            (&mut self.replayed, other.replayed),
+            (&mut self.rebuilt, other.rebuilt),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;

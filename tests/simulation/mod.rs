@@ -342,6 +342,8 @@ fn seeds_of_the_simulation_hold() {
             ("restores", total.restores, 1000),
             ("kills", total.kills, 300),
             ("takeovers", total.takeovers, 50),
+            ("logs that were replayed", total.replayed, 20),
+            ("logs that were rebuilt", total.rebuilt, 20),
             ("idle acknowledgements", total.idle_acknowledgements, 1),
             ("waits for another's claim", total.waits, 1),
             ("overridden claims", total.overridden, 1),
@@ -368,6 +370,8 @@ fn seeds_of_pods_hold() {
         &[
             ("stores that were begun", total.begun, 100),
             ("servers that were restored", total.restored, 500),
+            ("logs that were replayed", total.replayed, 100),
+            ("logs that were rebuilt", total.rebuilt, 100),
             ("servers that were opened as they were", total.kept, 1),
             ("servers without room", total.unproved, 10),
             ("restarts from one RDB", total.crashes, 10),

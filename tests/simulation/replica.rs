@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::model::{Model, Text, text};
 use super::net::{Wire, knock};
 use super::redis::{Loss, Node, new_id, parse};
-use super::takeover::{line, more};
+use super::takeover::{line, more, snapshot};
 use super::{Sim, fail, note, with};
 use crate::runtime::simulated::{between, once_in};
 use crate::wire::position::ReplId;
@@ -130,12 +130,8 @@ async fn replicate(wire: Wire, node: usize, number: u64) -> Result<(), String> {
     of(node, number, |server| server.cached = false)?;
     let header = timeout_at(deadline(), line(&mut reader, &mut inbox)).await;
     let header = header.map_err(silent)??;
-    let length: usize = header[1..].parse().map_err(|_| "no length")?;
-    while inbox.len() < length {
-        let arrived = timeout_at(deadline(), more(&mut reader, &mut inbox)).await;
-        arrived.map_err(silent)??;
-    }
-    let (model, mut db) = Model::read_by_replica(&inbox.split_to(length))?;
+    let rdb = snapshot(&mut reader, &mut inbox, &header, TIMEOUT).await?;
+    let (model, mut db) = Model::read_by_replica(&rdb)?;
     if once_in(2) {
         // It loads for a while, and says that it is alive.
         sleep(Duration::from_millis(between(1, 3000))).await;

@@ -16,12 +16,14 @@ use super::{fail, note, with};
 use crate::archive::takeover::{ClaimDoc, Claimant};
 use crate::archive::{Archive, FORMAT, HistoryDoc, Parent};
 use crate::capture::Clock;
+use crate::config::ServeLog;
 use crate::monitoring::status::Status;
-use crate::restore::{Identity, handshake, offer};
+use crate::restore::{Identity, Server, handshake};
 use crate::runtime;
 use crate::runtime::simulated::{Process, between, once_in, within};
-use crate::sidecar::takeover::prepare;
+use crate::sidecar::takeover::{Wanted, prepare};
 use crate::wire::position::ReplId;
+use crate::wire::psync::transfer::{Framing, MARK_LEN};
 use crate::wire::resp::encode_command;
 
 /// Where a restored server stands.
@@ -42,6 +44,9 @@ struct Reached {
 }
 
 type Shared = Arc<Mutex<Reached>>;
+
+/// `repl-timeout`.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A takeover under way.
 pub(crate) struct Takeover {
@@ -115,7 +120,12 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
     if Some(history) != with(|sim| sim.key_of(&sim.nodes[old])) {
         return Err("another one goes on already".to_owned());
     }
-    let memory = 1 << 28;
+    let wanted = Wanted {
+        form: drawn_form(),
+        memory_limit: 1 << 28,
+        target: Server::named("redis", "7.2.4"),
+        failed: None,
+    };
     let writer = claimant.writer.clone();
     let run = claimant.redis.clone().unwrap_or_default();
     let waiting = handshake(wire, None).await.map_err(|error| text(&error))?;
@@ -124,12 +134,13 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
         note(|| format!("{writer} waits for {}", claim.writer));
     };
     let status = Status::new();
-    let prepared = prepare(&archive, history, claimant.clone(), memory, &status, wait).await;
-    let ready = prepared.map_err(|error| text(&error))?;
+    let prepared = prepare(&archive, history, claimant.clone(), wanted, &status, wait).await;
+    let mut ready = prepared.map_err(|error| text(&error))?;
     if matches!(ready.identity, Identity::Fork { .. }) {
         return Err("a fork".to_owned());
     }
-    let offered = offer(&archive, &ready.plan, ready.identity);
+    let takes_marks = waiting.takes_marks();
+    let offered = async { Ok(ready.offer(takes_marks).await?.0) };
     let served = waiting.serve(offered, &()).await;
     let caught_up = served.map_err(|error| text(&error))?;
     note(|| format!("everything is served, up to {}", caught_up.end()));
@@ -162,6 +173,15 @@ async fn serve(wire: Wire, claimant: Claimant, old: usize, reached: Shared) -> R
         begun.map_err(|error| text(&error))?;
     }
     Ok(())
+}
+
+/// In which form a server is to get the log.
+pub(crate) fn drawn_form() -> ServeLog {
+    match between(0, 3) {
+        0 => ServeLog::Auto,
+        1 => ServeLog::Replay,
+        _ => ServeLog::Rebuild,
+    }
 }
 
 /// The fresh server becomes a master.
@@ -226,11 +246,8 @@ async fn replicate(wire: Wire, reached: Shared) -> Result<(), String> {
     let id: ReplId = id.parse().map_err(|_| "no id")?;
     let mut offset: u64 = offset.parse().map_err(|_| "no offset")?;
     let header = line(&mut reader, &mut inbox).await?;
-    let length: usize = header[1..].parse().map_err(|_| "no length")?;
-    while inbox.len() < length {
-        more(&mut reader, &mut inbox).await?;
-    }
-    let (mut model, mut db) = Model::read_by_replica(&inbox.split_to(length))?;
+    let rdb = snapshot(&mut reader, &mut inbox, &header, TIMEOUT).await?;
+    let (mut model, mut db) = Model::read_by_replica(&rdb)?;
     let mut next = Instant::now();
     loop {
         while let Some((argv, length)) = parse(&inbox) {
@@ -268,6 +285,46 @@ pub(crate) async fn more(reader: &mut Reader, inbox: &mut BytesMut) -> Result<()
         Ok(0) => Err("the link ended".to_owned()),
         Ok(_) => Ok(()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The snapshot that a header announces. What comes behind a mark before it was acknowledged, a server would lose.
+pub(crate) async fn snapshot(
+    reader: &mut Reader,
+    inbox: &mut BytesMut,
+    header: &str,
+    patience: Duration,
+) -> Result<BytesMut, String> {
+    let framing = Framing::parse(&header.as_bytes()[1..]).ok_or("no length")?;
+    loop {
+        let whole = match framing {
+            Framing::Length(length) => {
+                let length = usize::try_from(length).unwrap();
+                (inbox.len() >= length).then(|| inbox.split_to(length))
+            }
+            Framing::Mark(mark) => match memchr::memmem::find(inbox, &mark) {
+                Some(at) if at + MARK_LEN < inbox.len() => {
+                    fail("something was sent behind the mark of a snapshot".to_owned());
+                    return Err("it would be lost".to_owned());
+                }
+                Some(at) => {
+                    let rdb = inbox.split_to(at);
+                    inbox.clear();
+                    Some(rdb)
+                }
+                None => None,
+            },
+        };
+        if let Some(rdb) = whole {
+            let is_marked = matches!(framing, Framing::Mark(_));
+            with(|sim| match is_marked {
+                true => sim.oracle.counts.rebuilt += 1,
+                false => sim.oracle.counts.replayed += 1,
+            });
+            return Ok(rdb);
+        }
+        let arrived = timeout_at(Instant::now() + patience, more(reader, inbox)).await;
+        arrived.map_err(|_| "it is silent".to_owned())??;
     }
 }
 

@@ -338,6 +338,12 @@ impl Server {
         status.expect("set above")
     }
 
+    /// A line of the config file, from the next start on.
+    pub fn set_arg(&mut self, key: &str, value: &str) {
+        self.setup.config.retain(|(known, _)| known != key);
+        self.setup.config.push((key.to_owned(), value.to_owned()));
+    }
+
     /// Starts it again with the same port and data, after a graceful stop if it still runs.
     pub fn restart(&mut self) {
         if self.is_running() {

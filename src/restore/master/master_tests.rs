@@ -25,14 +25,51 @@ const FEED: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 
 fn sample(continues: bool) -> Offer {
+    replayed(continues, 6, content(&[FEED]))
+}
+
+/// A snapshot of six bytes that is said to have `length`, and a log.
+fn replayed(continues: bool, length: u64, log: Content) -> Offer {
     Offer {
         id: ReplId::from_random([0xCD; 20]),
         offset: Offset(1000),
-        snapshot_bytes: 6,
-        snapshot: content(&[b"REDI", b"S!"]),
-        log_bytes: FEED.len() as u64,
-        log: content(&[FEED]),
-        end: continues.then_some(Offset(1000 + FEED.len() as u64)),
+        payload: Payload::Replayed {
+            length,
+            snapshot: content(&[b"REDI", b"S!"]),
+            log_bytes: FEED.len() as u64,
+            log,
+            end: continues.then_some(Offset(1000 + FEED.len() as u64)),
+        },
+        may_add: !continues,
+    }
+}
+
+fn counts() -> Counts {
+    Counts {
+        libraries: 3,
+        ..Counts::default()
+    }
+}
+
+/// The same as one snapshot. `is_whole`: it comes to its end.
+fn rebuilt(continues: bool, is_whole: bool) -> Offer {
+    let (counted, counts_of_it) = oneshot::channel();
+    let mut pieces = vec![
+        Ok(Bytes::from_static(b"REDI")),
+        Ok(Bytes::from_static(b"S!")),
+    ];
+    match is_whole {
+        true => counted.send(counts()).unwrap(),
+        false => pieces.push(Err(RebuildError::Memory { limit: 5 })),
+    }
+    Offer {
+        id: ReplId::from_random([0xCD; 20]),
+        offset: Offset(1000),
+        payload: Payload::Rebuilt {
+            about: 6,
+            snapshot: stream::iter(pieces).boxed(),
+            counts: counts_of_it,
+        },
         may_add: !continues,
     }
 }
@@ -306,10 +343,7 @@ async fn damage_on_the_way_ends_the_connection_and_names_the_object() {
         ])
         .boxed()
     };
-    let offer = Offer {
-        log: damaged(),
-        ..sample(false)
-    };
+    let offer = replayed(false, 6, damaged());
     let (served, rest) = serve(offer, 4096, |mut target| async move {
         target.says(PSYNC).await;
         let mut rest = Vec::new();
@@ -324,10 +358,7 @@ async fn damage_on_the_way_ends_the_connection_and_names_the_object() {
         "what came before was sent, and nothing invented after it"
     );
 
-    let short = Offer {
-        snapshot_bytes: 7,
-        ..sample(false)
-    };
+    let short = replayed(false, 7, content(&[FEED]));
     let (served, ()) = serve(short, 4096, |mut target| async move {
         target.says(PSYNC).await;
         let mut rest = Vec::new();
@@ -358,4 +389,73 @@ async fn one_that_comes_too_early_is_told_that_we_load() {
         conversation
     );
     refused.unwrap();
+}
+
+/// The header with its mark, the snapshot, and the mark.
+async fn gets_marked(target: &mut Target) {
+    target
+        .gets(format!("+FULLRESYNC {} 1000\r\n", "cd".repeat(20)).as_bytes())
+        .await;
+    target.gets(b"$EOF:").await;
+    let mut mark = [0; MARK_LEN];
+    target.0.read_exact(&mut mark).await.unwrap();
+    target.gets(b"\r\nREDIS!").await;
+    target.gets(&mark).await;
+}
+
+#[tokio::test]
+async fn behind_a_snapshot_of_unknown_length_nothing_is_sent() {
+    for (continues, buffer) in [(true, 1), (false, 7), (true, 4096), (false, 4096)] {
+        let (served, mut target) =
+            serve(rebuilt(continues, true), buffer, |mut target| async move {
+                target.says(b"REPLCONF capa eof\r\n").await;
+                target.gets(b"+OK\r\n").await;
+                target.says(PSYNC).await;
+                gets_marked(&mut target).await;
+                target.says(b"\n\n").await; // it loads
+                target.says(&ack(1000)).await;
+                target
+            })
+            .await;
+        let mut caught_up = served.unwrap();
+        assert_eq!(
+            (caught_up.end(), caught_up.held()),
+            (Offset(1000), Some(&counts()))
+        );
+        let rest = async {
+            let mut rest = Vec::new();
+            target.0.shutdown().await.unwrap();
+            target.0.read_to_end(&mut rest).await.unwrap();
+            rest
+        };
+        let (held, rest) = tokio::join!(
+            async {
+                let held = caught_up.hold().await;
+                drop(caught_up);
+                held
+            },
+            rest
+        );
+        held.unwrap();
+        assert_eq!(rest, b"", "{continues}");
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_made_to_its_end_has_no_mark() {
+    let (served, rest) = serve(rebuilt(true, false), 4096, |mut target| async move {
+        target.says(PSYNC).await;
+        let mut rest = Vec::new();
+        target.0.read_to_end(&mut rest).await.unwrap();
+        rest
+    })
+    .await;
+    let ServeError::Content(error) = served.err().unwrap() else {
+        panic!("the content failed");
+    };
+    assert!(matches!(
+        *error,
+        RestoreError::Rebuild(RebuildError::Memory { .. })
+    ));
+    assert!(rest.ends_with(b"\r\nREDIS!"), "{rest:?}");
 }

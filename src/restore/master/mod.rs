@@ -1,4 +1,5 @@
-//! The master of one target: sends a snapshot, then the log, then nothing until the target has been promoted.
+//! The master of one target: sends a snapshot, then the log (unless the snapshot was made of it), then nothing until the target
+//! has been promoted.
 //!
 //! Under the history's own id, the offset of a target must stay exactly that of the log. So we send not one byte that
 //! the log does not hold: no `PING`, and no newline after the payload (the target counts both).
@@ -12,17 +13,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::RestoreError;
 use super::master::error::{Phase, ServeError};
 use crate::archive::Archive;
+use crate::rebuild::{Counts, RebuildError};
 use crate::recovery::content::{Content, LogForm, log, snapshot};
 use crate::recovery::plan::Plan;
 use crate::recovery::progress::{Progress, Stage};
+use crate::runtime;
+use crate::runtime::pipe::Interrupted;
 use crate::wire::position::{Offset, ReplId};
 use crate::wire::psync::master::{Credentials, Denial, Master, MasterEvent};
+use crate::wire::psync::transfer::{Framing, MARK_LEN};
 use crate::wire::resp::encode_command;
 
 /// A target that neither takes nor sends a byte for this long hangs. While it loads, it sends a newline each second.
@@ -57,21 +64,40 @@ pub struct Offer {
     pub id: ReplId,
     /// In `+FULLRESYNC`: the offset of the snapshot.
     pub offset: Offset,
-    /// Bytes of the snapshot.
-    pub snapshot_bytes: u64,
-    /// The snapshot.
-    pub snapshot: Content,
-    /// Bytes of the log, only for the progress.
-    pub log_bytes: u64,
-    /// The log.
-    pub log: Content,
-    /// The offset at which the log must end. Unknown when the log is rewritten while it is sent.
-    pub end: Option<Offset>,
-    /// `REPLCONF GETACK` and `PING` may follow the log.
+    /// Snapshot and log.
+    pub payload: Payload,
+    /// `REPLCONF GETACK` and `PING` may follow.
     pub may_add: bool,
 }
 
-/// What to give a target for `plan` under `identity`.
+/// A snapshot, and what follows it.
+pub enum Payload {
+    /// A stored snapshot, and the log after it.
+    Replayed {
+        /// Bytes of the snapshot.
+        length: u64,
+        /// The snapshot.
+        snapshot: Content,
+        /// Bytes of the log, only for the progress.
+        log_bytes: u64,
+        /// The log.
+        log: Content,
+        /// The offset at which the log must end. Unknown when the log is rewritten while it is sent.
+        end: Option<Offset>,
+    },
+    /// A snapshot that is made of both while it is sent. Nothing follows it. Only for a target that
+    /// [takes marks](WaitingReplica::takes_marks).
+    Rebuilt {
+        /// About so many bytes, only for the progress.
+        about: u64,
+        /// The snapshot.
+        snapshot: BoxStream<'static, Result<Bytes, RebuildError>>,
+        /// What it holds, known at its end.
+        counts: oneshot::Receiver<Counts>,
+    },
+}
+
+/// What to give a target for `plan` under `identity`, if its log is replayed.
 ///
 /// # Errors
 /// [`RestoreError::CannotContinue`] when the history's own id may not be used; whatever the archive says.
@@ -81,28 +107,31 @@ pub async fn offer(
     identity: Identity,
 ) -> Result<Offer, RestoreError> {
     if let Identity::Continue { id } = identity {
-        may_continue(plan, id)?;
+        may_continue(plan, id, false)?;
     }
     let (id, form, may_add) = match identity {
         Identity::Continue { id } => (id, LogForm::Raw, false),
         Identity::Fork { id } => (id, LogForm::Replay, true),
     };
-    let (snapshot_bytes, snapshot) = snapshot(archive, &plan.base, may_add).await?;
+    let (length, snapshot) = snapshot(archive, &plan.base, may_add).await?;
     Ok(Offer {
         id,
         offset: plan.base.offset,
-        snapshot_bytes,
-        snapshot,
-        log_bytes: plan.bytes_log(),
-        log: log(archive, plan, form),
-        end: (form == LogForm::Raw).then_some(plan.end.offset),
+        payload: Payload::Replayed {
+            length,
+            snapshot,
+            log_bytes: plan.bytes_log(),
+            log: log(archive, plan, form),
+            end: (form == LogForm::Raw).then_some(plan.end.offset),
+        },
         may_add,
     })
 }
 
-/// The rule of the forks: only from the last stored point, and never with a log that would have to be rewritten.
-pub(super) fn may_continue(plan: &Plan, id: ReplId) -> Result<(), RestoreError> {
-    let reason = if plan.relative_ttls {
+/// The rule of the forks: only from the last stored point, and never with a log that would have to be rewritten. If it was applied to
+/// the snapshot (`rebuilt`), it is not replayed.
+pub(super) fn may_continue(plan: &Plan, id: ReplId, rebuilt: bool) -> Result<(), RestoreError> {
+    let reason = if plan.relative_ttls && !rebuilt {
         "its log holds relative expiries. They must be rewritten for a replay, and then the offsets change"
     } else if plan.end_position.history != id {
         "the point to restore belongs to an earlier history"
@@ -146,6 +175,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
         self.link.claim
     }
 
+    /// May its snapshot be of a length that is not known when it begins?
+    #[must_use]
+    pub fn takes_marks(&self) -> bool {
+        self.link.master.takes_marks()
+    }
+
     /// Serves it until it has acknowledged everything. Newlines keep it waiting while `prepare` runs.
     ///
     /// # Errors
@@ -160,29 +195,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
         let offer = link.keep_alive(prepare).await?.map_err(Box::new)?;
         let line = link.master.full_resync(offer.id, offer.offset);
         link.send(&line).await?;
-
-        link.phase = Phase::Snapshot;
-        progress.stage(Stage::Snapshot, Some(offer.snapshot_bytes));
-        let header = link.master.payload_header(offer.snapshot_bytes);
-        link.send(&header).await?;
-        let sent = link.send_all(offer.snapshot, progress).await?;
-        expect_length("snapshot", offer.snapshot_bytes, sent)?;
-        link.master.payload_done();
-        link.acked = None;
-
-        link.phase = Phase::Log;
-        progress.stage(Stage::Log, Some(offer.log_bytes));
-        let sent = link.send_all(offer.log, progress).await?;
-        let end = offer.offset.plus(sent);
-        if let Some(expected) = offer.end {
-            expect_length("log", expected.since(offer.offset), sent)?;
-        }
-
+        let (end, held) = match offer.payload {
+            Payload::Replayed {
+                length,
+                snapshot,
+                log_bytes,
+                log,
+                end,
+            } => {
+                link.send_snapshot(Framing::Length(length), length, snapshot, progress)
+                    .await?;
+                link.phase = Phase::Log;
+                progress.stage(Stage::Log, Some(log_bytes));
+                let sent = link.send_all(log, progress).await?;
+                if let Some(expected) = end {
+                    expect_length("log", expected.since(offer.offset), sent)?;
+                }
+                (offer.offset.plus(sent), None)
+            }
+            Payload::Rebuilt {
+                about,
+                snapshot,
+                counts,
+            } => {
+                link.send_snapshot(Framing::Mark(mark()), about, snapshot, progress)
+                    .await?;
+                let counts = counts
+                    .await
+                    .map_err(|_| rebuild_error(Interrupted.into()))?;
+                (offer.offset, Some(counts))
+            }
+        };
         link.phase = Phase::Applying;
         progress.stage(Stage::Applying, None);
-        // Answered as soon as it is read; by itself the target acknowledges once a second.
+        // Answered as soon as it is read; by itself the target acknowledges once a second. Behind a mark nothing may be sent before
+        // the first acknowledgement, which comes at once.
         let mut asks = Vec::new();
-        if offer.may_add {
+        if offer.may_add && held.is_none() {
             encode_command(&[b"REPLCONF", b"GETACK", b"*"], &mut asks);
         }
         link.send(&asks).await?;
@@ -191,9 +240,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
         Ok(CaughtUp {
             link,
             end,
+            held,
             may_add: offer.may_add,
         })
     }
+}
+
+/// The end of a snapshot of unknown length. It is in no snapshot, as it is random.
+fn mark() -> [u8; MARK_LEN] {
+    let text = ReplId::from_random(runtime::random_bytes()).to_string();
+    let text = text.as_bytes();
+    std::array::from_fn(|at| text.get(at).copied().unwrap_or(b'0'))
+}
+
+fn rebuild_error(error: RebuildError) -> ServeError {
+    ServeError::Content(Box::new(error.into()))
 }
 
 /// Answers a target that came too early like a master that is still loading. The target tries again each second.
@@ -224,6 +285,7 @@ where
 pub struct CaughtUp<S> {
     link: Link<S>,
     end: Offset,
+    held: Option<Counts>,
     may_add: bool,
 }
 
@@ -232,6 +294,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
     #[must_use]
     pub fn end(&self) -> Offset {
         self.end
+    }
+
+    /// What it was given, if that was counted while it was sent.
+    #[must_use]
+    pub fn held(&self) -> Option<&Counts> {
+        self.held.as_ref()
     }
 
     /// Does [`Self::hold`] send it `PING`s? A target that gets none leaves after its `repl-timeout`.
@@ -357,9 +425,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
-    async fn send_all(
+    /// The header, the snapshot and its end. `about`: its bytes, for the progress.
+    async fn send_snapshot<E: Into<RestoreError>>(
         &mut self,
-        mut content: Content,
+        framing: Framing,
+        about: u64,
+        snapshot: BoxStream<'static, Result<Bytes, E>>,
+        progress: &dyn Progress,
+    ) -> Result<(), ServeError> {
+        self.phase = Phase::Snapshot;
+        progress.stage(Stage::Snapshot, Some(about));
+        let header = self.master.payload_header(&framing);
+        self.send(&header).await?;
+        let sent = self.send_all(snapshot, progress).await?;
+        match framing {
+            Framing::Length(length) => expect_length("snapshot", length, sent)?,
+            Framing::Mark(mark) => self.send(&mark).await?,
+        }
+        self.master.payload_done();
+        self.acked = None;
+        Ok(())
+    }
+
+    async fn send_all<E: Into<RestoreError>>(
+        &mut self,
+        mut content: BoxStream<'static, Result<Bytes, E>>,
         progress: &dyn Progress,
     ) -> Result<u64, ServeError> {
         let mut sent = 0u64;

@@ -164,6 +164,19 @@ impl Server {
         }
     }
 
+    /// The newest `REDISnnnn` that it loads. Redis writes that.
+    #[must_use]
+    pub(crate) fn redis_format(&self) -> Option<u32> {
+        let table: &[((u32, u32), u32)] = match self.flavour {
+            Flavour::Redis => &REDIS,
+            Flavour::Valkey => &VALKEY_REDIS,
+            Flavour::KeyDb => &KEYDB,
+        };
+        let mut newest_first = table.iter().rev();
+        let newest = newest_first.find(|((major, minor), _)| self.at_least(*major, *minor));
+        newest.map(|(_, format)| *format)
+    }
+
     fn at_least(&self, major: u32, minor: u32) -> bool {
         (self.version.0, self.version.1) >= (major, minor)
     }
@@ -182,7 +195,7 @@ impl fmt::Display for Server {
 }
 
 /// `REDIS0011` → (`REDIS`, 11); `VALKEY080` → (`VALKEY`, 80).
-fn parse_magic(magic: &str) -> Option<(&str, u32)> {
+pub(crate) fn parse_magic(magic: &str) -> Option<(&str, u32)> {
     let digits = magic.find(|c: char| c.is_ascii_digit())?;
     let (family, version) = magic.split_at_checked(digits)?;
     Some((family, version.parse().ok()?))

@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::archive::Archive;
 use crate::config::Source;
 use crate::link::Stream;
 use crate::link::control::{Control, ControlError};
 use crate::link::replication_info::Facts;
+use crate::recovery::expected_keys::Count;
 use crate::recovery::plan::Plan;
 use crate::recovery::progress::Progress;
 use crate::restore::master::error::ServeError;
 use crate::restore::master::listener::Listener;
-use crate::restore::master::{CaughtUp, Identity, offer};
+use crate::restore::master::{CaughtUp, Identity};
 use crate::restore::proof::{Before, Differs};
+use crate::restore::serving::{Serving, Way};
 
 /// A target that was told to connect tries each second. One that has not come by then cannot reach us.
 const COME: Duration = Duration::from_secs(60);
@@ -30,8 +31,8 @@ pub(crate) struct Feed<'a> {
     /// Open: the target may have come already.
     pub(crate) listener: Listener,
     pub(crate) announced: String,
-    pub(crate) archive: &'a Archive,
     pub(crate) plan: &'a Plan,
+    pub(crate) serving: Serving,
     pub(crate) identity: Identity,
     pub(crate) progress: &'a dyn Progress,
 }
@@ -74,7 +75,12 @@ impl Watch<'_> {
 }
 
 impl Feed<'_> {
-    pub(crate) async fn run(mut self, watch: &Watch<'_>) -> Result<CaughtUp<Stream>, ServeError> {
+    /// Gives also the way that the log took. `count`: what the target must hold.
+    pub(crate) async fn run(
+        mut self,
+        watch: &Watch<'_>,
+        count: &mut Count,
+    ) -> Result<(CaughtUp<Stream>, Option<Way>), ServeError> {
         let mut broken = 0usize;
         let mut last = None;
         let mut deadline = come_by();
@@ -89,15 +95,21 @@ impl Feed<'_> {
             };
             self.listener
                 .close("the target is being restored on another connection");
-            let prepare = offer(self.archive, self.plan, self.identity);
+            let takes_marks = waiting.takes_marks();
+            let prepare = self
+                .serving
+                .offer(self.plan, self.identity, takes_marks, count);
             match waiting.serve(prepare, self.progress).await {
-                Ok(caught_up) => return Ok(caught_up),
+                Ok(caught_up) => return Ok((caught_up, self.serving.way().cloned())),
                 Err(error) => {
-                    broken = broken.saturating_add(1);
-                    if broken >= ATTEMPTS || !error.is_transient() {
-                        return Err(error);
+                    // This happens once at most: then nothing is rebuilt any more.
+                    if !self.serving.falls_back(self.plan, &error) {
+                        broken = broken.saturating_add(1);
+                        if broken >= ATTEMPTS || !error.is_transient() {
+                            return Err(error);
+                        }
+                        tracing::warn!(%error, "feeding the target stopped. It connects again");
                     }
-                    tracing::warn!(%error, "feeding the target stopped. It connects again");
                     self.listener.open();
                     deadline = come_by();
                     last = Some(error);

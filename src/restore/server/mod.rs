@@ -24,7 +24,8 @@ use super::master::Identity;
 use super::master::listener::Listener;
 use super::proof::Proof;
 use super::server::feeding::Feed;
-use crate::archive::{Archive, HistoryDoc, ServerInfo};
+use super::serving::{Serving, Way};
+use crate::archive::{HistoryDoc, ServerInfo};
 use crate::config::{Admission, Source, is_loopback};
 use crate::link::control::{Control, ControlError};
 use crate::link::replication_info::{Facts, Role};
@@ -52,6 +53,8 @@ pub struct Restored {
     pub server: String,
     /// Keys in each database.
     pub keys: BTreeMap<u32, u64>,
+    /// Which way its log took.
+    pub way: Option<Way>,
     /// What an operator should know.
     pub notes: Vec<String>,
 }
@@ -420,8 +423,8 @@ impl<'a> Target<'a> {
     /// Feeds the target and opens it. Right before, it must have been [checked again](Self::check_again).
     pub(super) async fn restore(
         mut self,
-        archive: &Archive,
         plan: &Plan,
+        serving: Serving,
         mut count: Count,
         identity: Identity,
         listen: &ListenOptions,
@@ -442,8 +445,8 @@ impl<'a> Target<'a> {
         let feed = Feed {
             listener,
             announced: format!("{host}:{port}"),
-            archive,
             plan,
+            serving,
             identity,
             progress,
         };
@@ -454,9 +457,9 @@ impl<'a> Target<'a> {
             tracing::warn!("{note}");
             self.notes.push(note);
         }
-        let proof = fed?;
+        let (proof, way) = fed?;
         self.wait_for_file(progress).await?;
-        Ok(self.restored(&proof))
+        Ok(self.restored(&proof, way))
     }
 
     fn announced(&self, listen: &ListenOptions, bound: SocketAddr) -> (String, u16) {
@@ -474,7 +477,7 @@ impl<'a> Target<'a> {
         (ip.to_string(), bound.port())
     }
 
-    fn restored(self, proof: &Proof) -> Restored {
+    fn restored(self, proof: &Proof, way: Option<Way>) -> Restored {
         let server = self
             .server()
             .map_or_else(|| self.source.addr(), |server| server.to_string());
@@ -483,6 +486,7 @@ impl<'a> Target<'a> {
         Restored {
             server,
             keys: proof.keys().clone(),
+            way,
             notes,
         }
     }

@@ -11,6 +11,7 @@ use crate::restore::master::error::ServeError;
 use crate::restore::proof::{Before, Differs, Proof, Slack, Unproved, prove};
 use crate::restore::server::Target;
 use crate::restore::server::feeding::{Feed, Watch};
+use crate::restore::serving::Way;
 
 impl Target<'_> {
     /// Makes it our replica, feeds it, and opens it if it holds what it was given.
@@ -21,7 +22,7 @@ impl Target<'_> {
         host: &str,
         port: u16,
         count: &mut Count,
-    ) -> Result<Proof, RestoreError> {
+    ) -> Result<(Proof, Option<Way>), RestoreError> {
         let before = Before::of(&self.control.facts().await?);
         self.follow(host, port).await?;
         let watch = Watch {
@@ -29,8 +30,8 @@ impl Target<'_> {
             before: &before,
             port,
         };
-        let fed = feed.run(&watch).await;
-        let mut waiting = fed.map_err(|error| self.feeding(error))?;
+        let fed = feed.run(&watch, count).await;
+        let (mut waiting, way) = fed.map_err(|error| self.feeding(error))?;
         // The first connection may have been closed as idle in the meantime.
         let failed = self.left_following("checking the restored data");
         self.control = Control::connect(self.source).await.map_err(&failed)?;
@@ -59,7 +60,7 @@ impl Target<'_> {
         if let Some((lease, Some(doc))) = lease {
             lease.record(&facts, plan, doc).await?;
         }
-        Ok(proof)
+        Ok((proof, way))
     }
 
     fn feeding(&self, source: ServeError) -> RestoreError {

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use super::super::{AofLayout, Request, restore};
 use super::*;
 use crate::config::Dest;
+use crate::config::ServeLog;
 use crate::recovery::When;
 use crate::recovery::testing::{Sample, at, feed, id};
 
@@ -120,6 +121,7 @@ fn request(fake: &Fake) -> Request {
         continue_history: false,
         aof_layout: AofLayout::Auto,
         memory_limit: 1 << 30,
+        serve_log: ServeLog::Auto,
         listen: ListenOptions::default(),
         fork_id: id(0xEE),
         writer: "test".into(),

@@ -5,6 +5,7 @@
 //! target: AUTH [user] password              us: +OK
 //! target: REPLCONF listening-port|ip-address|capa …   us: +OK     anything else: -ERR
 //! target: PSYNC <id> <byte> | SYNC          us: (\n)* +FULLRESYNC <id> <offset>  (\n)* $<length> <RDB> <feed>
+//!                                                   or  $EOF:<mark> <RDB> <mark>, and <feed> after its first ACK
 //! target: REPLCONF ACK <offset>             never answered
 //! ```
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 pub use super::request::RequestError;
 use super::request::Requests;
+use super::transfer::Framing;
 use crate::wire::position::{Offset, ReplId};
 
 /// What the target must say in `AUTH`. `Debug` does not show the password.
@@ -76,7 +78,7 @@ pub enum MasterState {
     Requested,
     /// `+FULLRESYNC` was given.
     Preparing,
-    /// `$<length>` was given: RDB bytes and nothing else.
+    /// `$<length>` or `$EOF:<mark>` was given: RDB bytes, the mark if there is one, and nothing else.
     Payload,
     /// The feed.
     Feed,
@@ -216,22 +218,30 @@ impl Master {
     #[must_use]
     pub fn resume(&mut self, id: ReplId) -> Bytes {
         self.state = MasterState::Feed;
-        if self
-            .capabilities
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case("psync2"))
-        {
+        if self.has_capability("psync2") {
             Bytes::from(format!("+CONTINUE {id}\r\n"))
         } else {
             Bytes::from_static(b"+CONTINUE\r\n")
         }
     }
 
-    /// `$<length>`: exactly that many RDB bytes must follow.
+    /// `$<length>`: exactly that many RDB bytes must follow. `$EOF:<mark>`: RDB bytes and that mark must follow, and
+    /// nothing more before the first acknowledgement; only for a target that [takes marks](Self::takes_marks).
     #[must_use]
-    pub fn payload_header(&mut self, length: u64) -> Bytes {
+    pub fn payload_header(&mut self, framing: &Framing) -> Bytes {
         self.state = MasterState::Payload;
-        Bytes::from(format!("${length}\r\n"))
+        framing.header()
+    }
+
+    /// May its payload end at a mark (`capa eof`)?
+    #[must_use]
+    pub fn takes_marks(&self) -> bool {
+        self.has_capability("eof")
+    }
+
+    fn has_capability(&self, wanted: &str) -> bool {
+        let mut names = self.capabilities.iter();
+        names.any(|name| name.eq_ignore_ascii_case(wanted))
     }
 
     /// The last byte of the payload was sent. The feed follows.

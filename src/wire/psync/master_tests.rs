@@ -164,7 +164,7 @@ fn the_old_sync_works_inline_and_gets_the_payload_alone() {
             .full_resync(ReplId::from_random([1; 20]), Offset(5))
             .is_empty()
     );
-    assert_eq!(&master.payload_header(70)[..], b"$70\r\n");
+    assert_eq!(&master.payload_header(&Framing::Length(70))[..], b"$70\r\n");
 }
 
 #[test]
@@ -184,7 +184,10 @@ fn the_answers_to_a_sync_are_spelled_as_a_master_spells_them() {
         format!("+FULLRESYNC {hex} 0\r\n").as_bytes()
     );
     assert_eq!(&master.keepalive()[..], b"\n");
-    assert_eq!(&master.payload_header(1 << 40)[..], b"$1099511627776\r\n");
+    assert_eq!(
+        &master.payload_header(&Framing::Length(1 << 40))[..],
+        b"$1099511627776\r\n"
+    );
     assert!(
         master.keepalive().is_empty(),
         "within the payload a newline would be data"

@@ -31,6 +31,15 @@ impl Framing {
             .ok()
             .map(Self::Length)
     }
+
+    /// The payload's header line, as [`Self::parse`] reads it: `$<length>` or `$EOF:<40 bytes>`, and its end.
+    #[must_use]
+    pub fn header(&self) -> Bytes {
+        match self {
+            Self::Length(length) => Bytes::from(format!("${length}\r\n")),
+            Self::Mark(mark) => Bytes::from([b"$EOF:", &mark[..], b"\r\n"].concat()),
+        }
+    }
 }
 
 /// Splits a stream into payload and the rest.
@@ -170,6 +179,12 @@ mod tests {
             Framing::parse(&[b"EOF:", [b'a'; 40].as_slice()].concat()),
             Some(Framing::Mark([b'a'; 40]))
         );
+        for framing in [Framing::Length(123), Framing::Mark([b'a'; 40])] {
+            let header = framing.header();
+            let line = header.strip_prefix(b"$").unwrap();
+            let line = line.strip_suffix(b"\r\n").unwrap();
+            assert_eq!(Framing::parse(line), Some(framing));
+        }
         assert_eq!(Framing::parse(b"EOF:short"), None);
         assert_eq!(Framing::parse(b"-1"), None);
     }

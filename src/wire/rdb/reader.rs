@@ -204,6 +204,12 @@ impl Reader {
         Ok(())
     }
 
+    /// Is no key open of which a sink has got a part ([`Sink::pass`])?
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.state != State::Passing
+    }
+
     /// A summary of what was read so far.
     #[must_use]
     pub fn summary(&self) -> &Summary {
