@@ -30,6 +30,8 @@ const MEMORY: usize = if cfg!(test) { 2 << 10 } else { 12 << 20 };
 const _: () = assert!(IN_FLIGHT * AT_ONCE + MEMORY <= OBJECTS);
 /// Bytes that are kept in the file.
 const FILE: u64 = 2 << 30;
+/// Segments that are kept in the file. Each takes about 32 bytes of memory. Those of a longer log are read again.
+const PLACES: usize = if cfg!(test) { 1000 } else { 1 << 20 };
 /// Chunks in which the file is read.
 const CHUNK: usize = 256 << 10;
 
@@ -39,15 +41,26 @@ pub(super) struct Kept(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    places: BTreeMap<(ReplId, u64), Place>,
-    /// Bytes in memory.
+    /// What is in memory.
+    short: BTreeMap<(ReplId, u64), Bytes>,
+    /// Bytes of that.
     memory: usize,
     file: TheFile,
+    /// What is in the file, by history and first byte.
+    filed: BTreeMap<ReplId, BTreeMap<u64, Filed>>,
+    /// How many of them there are, or will be.
+    places: usize,
     /// Where the next segment goes in the file.
     end: u64,
 }
 
-#[derive(Clone)]
+/// A place in the file.
+#[derive(Clone, Copy)]
+struct Filed {
+    at: u64,
+    len: u64,
+}
+
 enum Place {
     Memory(Bytes),
     File { file: Arc<File>, at: u64, len: u64 },
@@ -77,27 +90,27 @@ impl Kept {
     pub(super) fn put(&self, history: ReplId, first: u64, object: &Bytes) {
         let mut state = self.state();
         let memory = state.memory.saturating_add(object.len());
-        let place = if memory <= MEMORY {
+        if memory <= MEMORY {
             state.memory = memory;
             // What is asked of a store may be a part of something larger.
-            Place::Memory(Bytes::copy_from_slice(object))
-        } else {
-            let len = object.len() as u64;
-            let Some((file, at)) = state.reserve(len) else {
-                return;
-            };
-            if file.write_all_at(object, at).is_err() {
-                state.file = TheFile::None;
-                return;
-            }
-            Place::File { file, at, len }
+            let copy = Bytes::copy_from_slice(object);
+            state.short.insert((history, first), copy);
+            return;
+        }
+        let len = object.len() as u64;
+        let Some((file, at)) = state.reserve(len) else {
+            return;
         };
-        state.places.insert((history, first), place);
+        if file.write_all_at(object, at).is_err() {
+            state.file = TheFile::None;
+            return;
+        }
+        state.filed(history, first, Filed { at, len });
     }
 
     /// An object that is kept and short.
     pub(super) fn short(&self, history: ReplId, first: u64) -> Option<Bytes> {
-        match self.state().places.get(&(history, first))?.clone() {
+        match self.state().place(history, first)? {
             Place::Memory(bytes) => Some(bytes),
             Place::File { file, at, len } => {
                 let len = usize::try_from(len).ok().filter(|len| *len <= AT_ONCE)?;
@@ -108,7 +121,7 @@ impl Kept {
 
     /// The bytes of an object that is kept.
     pub(super) fn stream(&self, history: ReplId, first: u64) -> Option<ByteStream> {
-        let place = self.state().places.get(&(history, first))?.clone();
+        let place = self.state().place(history, first)?;
         let (file, at, len) = match place {
             Place::Memory(bytes) => return Some(stream::iter([Ok(bytes)]).boxed()),
             Place::File { file, at, len } => (file, at, len),
@@ -150,9 +163,9 @@ impl Kept {
                 };
                 match next {
                     None => {
+                        drop(file);
                         let len = written;
-                        let place = Place::File { file, at, len };
-                        kept.state().places.insert((history, first), place);
+                        kept.state().filed(history, first, Filed { at, len });
                         None
                     }
                     Some(Ok(chunk)) => {
@@ -171,6 +184,25 @@ impl Kept {
 }
 
 impl State {
+    fn place(&self, history: ReplId, first: u64) -> Option<Place> {
+        if let Some(bytes) = self.short.get(&(history, first)) {
+            return Some(Place::Memory(bytes.clone()));
+        }
+        let Filed { at, len } = *self.filed.get(&history)?.get(&first)?;
+        match &self.file {
+            TheFile::Open(file) => Some(Place::File {
+                file: Arc::clone(file),
+                at,
+                len,
+            }),
+            TheFile::NotYet | TheFile::None => None,
+        }
+    }
+
+    fn filed(&mut self, history: ReplId, first: u64, place: Filed) {
+        self.filed.entry(history).or_default().insert(first, place);
+    }
+
     /// A place of so many bytes in the file.
     fn reserve(&mut self, len: u64) -> Option<(Arc<File>, u64)> {
         if matches!(self.file, TheFile::NotYet) {
@@ -182,9 +214,13 @@ impl State {
         let TheFile::Open(file) = &self.file else {
             return None;
         };
+        if self.places >= PLACES {
+            return None;
+        }
         let at = self.end;
         let end = at.checked_add(len).filter(|end| *end <= FILE)?;
         self.end = end;
+        self.places = self.places.saturating_add(1);
         Some((Arc::clone(file), at))
     }
 }
@@ -225,11 +261,11 @@ mod tests {
     async fn what_is_kept_comes_back_from_memory_and_from_the_file() {
         let kept = Arc::new(Kept::default());
         let object = |first: u64| Bytes::from(vec![first as u8; 700]);
-        for first in 0..20 {
+        for first in 0..10 {
             kept.put(id(), first, &object(first));
         }
         assert!(kept.state().memory <= MEMORY && kept.state().end > 0);
-        for first in 0..20 {
+        for first in 0..10 {
             assert_eq!(back(&kept, first).await.unwrap(), object(first));
             assert_eq!(kept.short(id(), first).unwrap(), object(first));
         }
@@ -247,5 +283,11 @@ mod tests {
         left.try_next().await.unwrap();
         drop(left);
         assert!(back(&kept, 31).await.is_none());
+        // What has no place is read again.
+        for first in 40..1100 {
+            kept.put(id(), first, &object(first));
+        }
+        assert_eq!(kept.state().places, PLACES);
+        assert!(back(&kept, 40).await.is_some() && back(&kept, 1099).await.is_none());
     }
 }

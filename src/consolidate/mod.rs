@@ -435,7 +435,7 @@ async fn make(
     progress: &dyn Progress,
 ) -> Result<BaseManifest, ConsolidateError> {
     let at = Position {
-        history: history_at(plan, survey.end.offset),
+        history: history_at(plan, survey.end.offset)?,
         offset: survey.end.offset,
     };
     let received_unix_ms = survey.received_unix_ms;
@@ -469,13 +469,17 @@ async fn make(
 }
 
 /// The history that an offset of the plan belongs to.
-fn history_at(plan: &Plan, offset: Offset) -> ReplId {
+fn history_at(plan: &Plan, offset: Offset) -> Result<ReplId, ArchiveError> {
     if offset == plan.end.offset {
-        return plan.end_position.history;
+        return Ok(plan.end_position.history);
     }
-    let holds = |piece: &&recovery::Piece| piece.after < offset && offset <= piece.upto;
-    let piece = plan.pieces.iter().find(holds);
-    piece.map_or(plan.base.history, |piece| piece.header.meta.history)
+    for piece in plan.pieces.iter() {
+        let piece = piece?;
+        if piece.after < offset && offset <= piece.upto {
+            return Ok(piece.header.meta.history);
+        }
+    }
+    Ok(plan.base.history)
 }
 
 impl Report {

@@ -186,7 +186,8 @@ async fn check_log(
         ..Log::default()
     };
     let mut scanner = FeedScanner::new(plan.start());
-    for piece in &plan.pieces {
+    for piece in plan.pieces.iter() {
+        let piece = &piece?;
         let history = piece.header.meta.history;
         let mut bytes = piece_bytes(archive, piece).await?;
         while let Some(chunk) = bytes.next().await {

@@ -10,6 +10,7 @@ use crate::log::segment::{Entry, SegmentHeader};
 use crate::model::expiry::feed::FeedRewriter;
 use crate::rebuild::{LogItem, Source};
 use crate::recovery::error::RecoveryError;
+use crate::recovery::pieces::Pieces;
 use crate::recovery::plan::{Piece, Plan};
 use crate::runtime::{self, pipe::pipe};
 use crate::wire::position::{Offset, TimeMark};
@@ -153,13 +154,14 @@ pub fn source(archive: &Archive, plan: &Plan) -> Source {
 
 fn items(
     archive: &Archive,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
     with_marks: bool,
 ) -> BoxStream<'static, Result<LogItem, ArchiveError>> {
     let archive = archive.clone();
-    let opened = stream::iter(pieces).map(move |piece| {
+    let opened = stream::iter(pieces.iter()).map(move |piece| {
         let archive = archive.clone();
         async move {
+            let piece = piece?;
             let marks = if with_marks && piece.relative_ttls {
                 let header = piece.stored_header(&archive).await?;
                 vec![Ok(LogItem::Marks(marks_of(&header.meta.marks, piece.upto)))]

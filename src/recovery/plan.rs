@@ -15,6 +15,7 @@ use futures::StreamExt;
 use crate::archive::{Archive, BaseManifest, Catalog, ChainEnd, ChainItem};
 use crate::log::segment::SegmentHeader;
 use crate::recovery::error::{RecoveryError, is_damage};
+use crate::recovery::pieces::{Builder, Pieces};
 use crate::recovery::target::{When, show_time};
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::resp::FeedScanner;
@@ -22,7 +23,8 @@ use crate::wire::resp::FeedScanner;
 /// A part of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The segment. In a long log, time marks are left out (`has_marks`), because there are millions of them.
+    /// The segment. A plan does not keep its writer, and in a long log no time marks (`has_marks`), because there are millions of
+    /// them.
     pub header: SegmentHeader,
     /// The header is complete. Otherwise its time marks are missing here.
     pub has_marks: bool,
@@ -34,10 +36,6 @@ pub struct Piece {
     pub relative_ttls: bool,
 }
 
-/// Time marks that a plan keeps, 16 bytes each: a day of a busy server. Those of later segments are read again when
-/// needed (in tests from the third segment on).
-const MARKS_KEPT: usize = if cfg!(test) { 4 } else { 1 << 20 };
-
 /// What a restore consists of.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -48,7 +46,7 @@ pub struct Plan {
     /// The snapshot to begin with.
     pub base: BaseManifest,
     /// The log after it, without holes: the first begins at the base's offset, the last ends at `end`.
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
     /// Where it ends: between commands, outside `MULTI`.
     pub end: Boundary,
     /// The same with the history that the end belongs to: `history` or an ancestor.
@@ -70,9 +68,7 @@ impl Plan {
     /// The log was read: does it hold relative expiries, which must be made absolute wherever it is replayed?
     pub fn set_relative_ttls(&mut self, found: bool) {
         self.relative_ttls = found;
-        for piece in &mut self.pieces {
-            piece.relative_ttls = found;
-        }
+        self.pieces.set_relative_ttls(found);
     }
 
     /// Bytes of the snapshot.
@@ -177,15 +173,13 @@ struct Planner<'a> {
 
 /// How far a walk along the chain of segments came.
 struct Walk {
-    pieces: Vec<Piece>,
+    pieces: Pieces,
     /// The last byte reached.
     reached: Offset,
     /// Index of the span in which it stopped.
     span: usize,
     /// Why it stopped, unless it came to the goal.
     stopped: Option<ChainEnd>,
-    /// Time marks in the pieces.
-    marks: usize,
 }
 
 impl Planner<'_> {
@@ -286,30 +280,30 @@ impl Planner<'_> {
         goal: Offset,
     ) -> Result<Walk, RecoveryError> {
         let mut walk = Walk {
-            pieces: Vec::new(),
+            pieces: Pieces::default(),
             reached: base.offset,
             span,
             stopped: None,
-            marks: 0,
         };
-        loop {
-            let Some(span) = self.spans.get(walk.span).copied() else {
-                return Ok(walk);
-            };
-            self.walk_span(span, &mut walk, goal).await?;
+        let mut pieces = Builder::default();
+        while let Some(span) = self.spans.get(walk.span).copied() {
+            self.walk_span(span, &mut walk, &mut pieces, goal).await?;
             let crosses = walk.reached == span.upto && walk.span > 0;
             if !crosses || walk.reached >= goal {
-                return Ok(walk);
+                break;
             }
             walk.span = walk.span.saturating_sub(1);
             walk.stopped = None;
         }
+        walk.pieces = pieces.build();
+        Ok(walk)
     }
 
     async fn walk_span(
         &self,
         span: Span,
         walk: &mut Walk,
+        pieces: &mut Builder,
         goal: Offset,
     ) -> Result<(), RecoveryError> {
         let limit = span.upto.min(goal);
@@ -324,21 +318,13 @@ impl Planner<'_> {
                 break;
             };
             match item? {
-                ChainItem::Segment(mut header) => {
-                    walk.marks = walk.marks.saturating_add(header.meta.marks.len());
-                    let has_marks = walk.marks <= MARKS_KEPT;
-                    if !has_marks {
-                        header.meta.marks = Vec::new();
-                    }
-                    // A long log has millions of them.
-                    header.meta.marks.shrink_to_fit();
-                    header.meta.writer = String::new();
+                ChainItem::Segment(header) => {
                     let upto = header.meta.end.min(limit);
                     let after = walk.reached;
                     walk.reached = upto;
-                    walk.pieces.push(Piece {
+                    pieces.push(&Piece {
                         header,
-                        has_marks,
+                        has_marks: true,
                         after,
                         upto,
                         relative_ttls,
@@ -354,42 +340,45 @@ impl Planner<'_> {
     }
 
     /// The last boundary in what was walked.
-    async fn end(&self, base: &BaseManifest, pieces: &[Piece]) -> Result<Boundary, RecoveryError> {
+    async fn end(&self, base: &BaseManifest, pieces: &Pieces) -> Result<Boundary, RecoveryError> {
         let start = Boundary {
             offset: base.offset,
             db: base.db,
         };
-        for (index, piece) in pieces.iter().enumerate().rev() {
+        for index in (0..pieces.len()).rev() {
+            let piece = pieces.get(index)?;
             match piece.header.meta.boundary {
                 Some(boundary) if boundary.offset <= piece.after => {}
                 Some(boundary) if boundary.offset <= piece.upto => return Ok(boundary),
                 // Cut before the segment's last boundary: only its bytes tell where the one before that is.
-                Some(_) => {
-                    return self
-                        .scan(start, pieces.get(..=index).unwrap_or_default())
-                        .await;
-                }
+                Some(_) => return self.scan(start, pieces, index).await,
                 None => {}
             }
         }
         Ok(start)
     }
 
-    /// Reads the last of these pieces, from a point before it that is known to be a boundary.
-    async fn scan(&self, start: Boundary, pieces: &[Piece]) -> Result<Boundary, RecoveryError> {
-        let known = pieces.iter().rposition(|piece| {
-            piece.header.meta.starts_at_boundary && piece.after == piece.header.meta.start
-        });
-        let pieces = pieces.get(known.unwrap_or(0)..).unwrap_or_default();
-        let from = pieces
-            .first()
-            .filter(|_| known.is_some())
-            .map_or(start, |piece| Boundary {
-                offset: piece.after,
-                db: piece.header.meta.db_at_start,
-            });
+    /// Reads the piece at index `last`, from a point before it that is known to be a boundary.
+    async fn scan(
+        &self,
+        start: Boundary,
+        pieces: &Pieces,
+        last: usize,
+    ) -> Result<Boundary, RecoveryError> {
+        let (mut first, mut from) = (0, start);
+        for index in (0..=last).rev() {
+            let piece = pieces.get(index)?;
+            let meta = &piece.header.meta;
+            if meta.starts_at_boundary && piece.after == meta.start {
+                let (offset, db) = (piece.after, meta.db_at_start);
+                (first, from) = (index, Boundary { offset, db });
+                break;
+            }
+        }
         let mut scanner = FeedScanner::new(from);
-        for piece in pieces {
+        let count = last.saturating_sub(first).saturating_add(1);
+        for piece in pieces.iter_from(first).take(count) {
+            let piece = &piece?;
             let mut stream = super::content::piece_bytes(self.archive, piece).await?;
             while let Some(chunk) = stream.next().await {
                 let history = piece.header.meta.history;
@@ -496,7 +485,7 @@ impl Planner<'_> {
             ));
         }
         notes.extend(self.before());
-        trim(&mut walk.pieces, end.offset);
+        walk.pieces.trim(end.offset)?;
         Ok(Plan {
             history: self.history,
             when: self.when,
@@ -508,7 +497,7 @@ impl Planner<'_> {
             end_unix_ms: self.end_time(base, &walk.pieces, end.offset).await?,
             is_tip_end: tip.is_some_and(|tip| tip.boundary.offset == end.offset),
             stored_end: tip.map(|tip| tip.stored),
-            relative_ttls: walk.pieces.iter().any(|piece| piece.relative_ttls),
+            relative_ttls: walk.pieces.have_relative_ttls()?,
             base: base.clone(),
             pieces: walk.pieces,
             notes,
@@ -541,10 +530,10 @@ impl Planner<'_> {
     async fn end_time(
         &self,
         base: &BaseManifest,
-        pieces: &[Piece],
+        pieces: &Pieces,
         end: Offset,
     ) -> Result<Option<i64>, RecoveryError> {
-        let Some(last) = pieces.last() else {
+        let Some(last) = pieces.last()? else {
             return Ok(Some(base.as_of_unix_ms()));
         };
         let header = last.stored_header(self.archive).await?;
@@ -559,14 +548,6 @@ impl Planner<'_> {
 struct Tip {
     stored: Offset,
     boundary: Boundary,
-}
-
-/// Removes what is after `end`.
-fn trim(pieces: &mut Vec<Piece>, end: Offset) {
-    pieces.retain(|piece| piece.after < end);
-    if let Some(last) = pieces.last_mut() {
-        last.upto = last.upto.min(end);
-    }
 }
 
 #[cfg(test)]

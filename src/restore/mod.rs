@@ -224,8 +224,7 @@ async fn preflight<'a>(
 
 /// Which servers wrote what a plan replays: the snapshot, and each history that gives a part of the log.
 pub(crate) fn writers(catalog: &Catalog, plan: &Plan) -> Vec<ServerInfo> {
-    let of_log = plan.pieces.iter().map(|piece| piece.header.meta.history);
-    let histories: BTreeSet<ReplId> = of_log.collect();
+    let histories: BTreeSet<ReplId> = plan.pieces.histories().collect();
     let docs = histories.iter().filter_map(|id| catalog.histories.get(id));
     docs.map(|history| &history.doc.server)
         .chain([&plan.base.server])
