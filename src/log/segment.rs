@@ -18,6 +18,7 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::log::frames::{FrameDecoder, FrameEncoder, FrameError};
+use crate::log::span::FrameIndex;
 use crate::runtime::buffers::Buffers;
 use crate::wire::crc64::Crc64;
 use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
@@ -88,9 +89,17 @@ pub struct SegmentHeader {
     /// CRC-64/REDIS of those compressed bytes. A zstd frame's header has bits that can change without harm to the raw
     /// bytes, and even then a damaged object should be reported.
     pub stored_crc64: u64,
+    /// It is a span ([`super::span`]): many segments, merged into one object.
+    pub index: Option<FrameIndex>,
 }
 
 impl SegmentHeader {
+    /// Is it made of many segments?
+    #[must_use]
+    pub fn is_span(&self) -> bool {
+        self.index.is_some()
+    }
+
     /// Does it bridge a gap? A gap has bytes that no log will ever hold, because a snapshot at its end covers them. The
     /// bridge keeps the log one chain, in which two writers meet.
     #[must_use]
@@ -222,6 +231,7 @@ pub fn encode(
         payload_crc64: crc,
         payload_stored: payload.len() as u64,
         stored_crc64: Crc64::of(&payload),
+        index: None,
     };
     let frame = header_frame(&Document::of_segment(&header))?;
     let mut object = BytesMut::with_capacity(frame.len().saturating_add(payload.len()));
@@ -238,8 +248,21 @@ pub fn encode_gap(meta: SegmentMeta) -> Result<(SegmentHeader, Bytes), SegmentEr
         payload_crc64: Crc64::of(&[]),
         payload_stored: 0,
         stored_crc64: Crc64::of(&[]),
+        index: None,
     };
     let frame = header_frame(&Document::of_segment(&header))?;
+    Ok((header, frame.freeze()))
+}
+
+/// The header frame of a span, and the header as it is read back.
+pub(super) fn span_header(
+    mut header: SegmentHeader,
+) -> Result<(SegmentHeader, Bytes), SegmentError> {
+    check(&header.meta)?;
+    let frame = header_frame(&Document::of_segment(&header))?;
+    if let Some(index) = &mut header.index {
+        index.payload_at = frame.len() as u64;
+    }
     Ok((header, frame.freeze()))
 }
 
@@ -471,7 +494,7 @@ fn decode_content(content: &[u8]) -> Result<Entry, SegmentError> {
         .ok_or_else(|| damaged("its version is unknown"))?;
     let document: Document = serde_json::from_slice(json)
         .map_err(|error| SegmentError::HeaderDamaged(error.to_string()))?;
-    document.into_entry()
+    document.into_entry(content.len().saturating_add(FRAME_HEAD) as u64)
 }
 
 fn payload_damaged(error: FrameError) -> SegmentError {

@@ -4,6 +4,7 @@ use backfeed::log::segment;
 use backfeed::log::segment::{
     Entry, FRAME_RAW_LIMIT, HEADER_LIMIT, PayloadReader, SealHeader, SegmentHeader, SegmentMeta,
 };
+use backfeed::log::span::{PartReader, SpanEncoder};
 use backfeed::runtime::buffers::Buffers;
 use backfeed::wire::crc64::Crc64;
 use backfeed::wire::position::{Boundary, Offset, ReplId, TimeMark};
@@ -80,6 +81,7 @@ fn payload(bytes: &[u8], size: usize) {
         payload_crc64: 0,
         payload_stored: bytes.len() as u64,
         stored_crc64: Crc64::of(bytes),
+        index: None,
     };
     read(&header, bytes, size);
 }
@@ -101,6 +103,47 @@ fn read(header: &SegmentHeader, bytes: &[u8], size: usize) {
     if reader.finish().is_ok() {
         assert_eq!(raw, wanted);
     }
+    if header.is_span() {
+        part(header, bytes, size);
+    }
+}
+
+/// The second half of a span. Its range counts from the beginning of the object, and these are the bytes of its payload.
+fn part(header: &SegmentHeader, payload: &[u8], size: usize) {
+    let (start, end) = (header.meta.start, header.meta.end);
+    let middle = Offset(start.0.midpoint(end.0));
+    let made = PartReader::new(header, (middle, end), Buffers::default()).unwrap();
+    let Some((mut reader, range)) = made else {
+        return;
+    };
+    let length = range.end - range.start;
+    let from = header.payload_stored - length;
+    let bytes = usize::try_from(from)
+        .ok()
+        .and_then(|from| payload.get(from..));
+    let mut raw = 0u64;
+    for chunk in bytes.unwrap_or_default().chunks(size) {
+        if reader
+            .push(chunk, &mut |frame| raw += frame.len() as u64)
+            .is_err()
+        {
+            return;
+        }
+    }
+    assert!(raw <= end.since(middle));
+    if reader.finish().is_ok() {
+        assert_eq!(raw, end.since(middle));
+    }
+}
+
+/// A span of these bytes.
+fn span(raw: &[u8]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let mut encoder = SpanEncoder::new(1).unwrap();
+    let out = &mut |frame: Bytes| payload.extend_from_slice(&frame);
+    encoder.push(raw, out).unwrap();
+    let (_, header) = encoder.finish(meta(raw.len() as u64), out).unwrap();
+    [&header[..], &payload].concat()
 }
 
 /// Any bytes as a piece of the feed: they come out as they went in.
@@ -146,6 +189,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let raw = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*1\r\n$4\r\nPING\r\n";
     let chunks = [Bytes::from_static(raw)];
     let (_, object) = segment::encode(meta(raw.len() as u64), &chunks, 1).unwrap();
+    let span = span(raw);
+    let (_, span_header) = segment::decode_entry(&span).unwrap().unwrap();
     let (_, gap) = segment::encode_gap(meta(9)).unwrap();
     let seal = segment::encode_seal(&SealHeader {
         history: ReplId::from_random([1; 20]),
@@ -161,9 +206,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
     vec![
         with(0, &object),
         with(0xFC, &object),
+        with(0, &span),
         with(0, &gap),
         with(0, &seal),
         with(1, &json(&object, header)),
+        with(1, &json(&span, span_header)),
         with(1, &json(&gap, gap.len())),
         with(1, &json(&seal, seal.len())),
         with(2, &object[header..]),
