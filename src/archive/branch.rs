@@ -47,7 +47,9 @@ impl Archive {
             db: first.meta.db_at_start,
         });
         for header in &headers {
-            let mut bytes = self.read_segment(header).await?;
+            // Two spans may share bytes.
+            let begin = scanner.offset();
+            let mut bytes = self.read_part(header, begin, header.meta.end).await?;
             while let Some(mut chunk) = bytes.next().await.transpose()? {
                 let wanted = offset.since(scanner.offset());
                 chunk.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));

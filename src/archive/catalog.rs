@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ArchiveError, BaseManifest, Extent, HistoryDoc, Problem};
+use super::{ArchiveError, BaseManifest, Extent, HistoryDoc, LogObject, Problem};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
@@ -26,8 +26,9 @@ pub struct History {
     pub bases: Vec<BaseManifest>,
     /// Offsets of bases that were read from end to end and found sound since ([`super::VerdictDoc`]).
     pub verified: BTreeSet<Offset>,
-    /// The first bytes of its segments, ascending (a seal counts as one). Not all of them need be part of the log.
-    pub log: Vec<u64>,
+    /// The objects that its log is read from, ascending: spans, and the segments that none of them covers (a seal counts as
+    /// one). Not all of them need be part of the log.
+    pub log: Vec<LogObject>,
     /// Objects of it that cannot be used.
     pub problems: Vec<Problem>,
     /// How much of it is listed here.

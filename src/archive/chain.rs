@@ -32,7 +32,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::chain::window::{Item, Window};
 use super::kept::IN_FLIGHT;
 use super::log::log_name;
-use super::{Archive, ArchiveError, Catalog, History};
+use super::{Archive, ArchiveError, Catalog, History, LogObject};
 use crate::log::segment::{Entry, SealHeader, SegmentHeader};
 use crate::wire::position::{Boundary, Offset, ReplId, TimeMark};
 
@@ -137,7 +137,7 @@ impl Archive {
             let mut unlisted = Vec::new();
             for hole in &walked.holes {
                 if looked_up.insert(*hole) && self.unlisted(history, *hole).await?.is_some() {
-                    unlisted.push(*hole);
+                    unlisted.push(LogObject::segment(*hole));
                 }
             }
             if !unlisted.is_empty() {
@@ -190,15 +190,42 @@ impl Archive {
             }
         });
         let begin = async move {
-            let start = match found? {
-                Ok(start) => start,
+            Ok::<_, ArchiveError>(match found? {
+                Ok(start) => archive.chain_from(history, start, after),
                 Err((doc, left)) => {
                     let whole = archive.whole_history(&doc).await?;
                     let mut start = Start::of(&Catalog::default(), &whole);
                     start.implied = start.implied.max(left);
-                    start
+                    archive.chain_from(history, start, after)
                 }
-            };
+            })
+        };
+        stream::once(begin).try_flatten().fuse().boxed()
+    }
+
+    /// The same through these objects, whatever else the history has.
+    pub(super) fn chain_of(
+        &self,
+        history: ReplId,
+        log: Vec<LogObject>,
+        after: Offset,
+    ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
+        let start = Start {
+            log,
+            begins: Some(after.next_byte()),
+            implied: Offset::default(),
+        };
+        self.chain_from(history, start, after)
+    }
+
+    fn chain_from(
+        &self,
+        history: ReplId,
+        start: Start,
+        after: Offset,
+    ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
+        let archive = self.clone();
+        let begin = async move {
             let first = archive.first_of_chain(history, &start, after).await?;
             Ok::<_, ArchiveError>(match first {
                 First::Index { index, next } => {
@@ -215,17 +242,21 @@ impl Archive {
     fn follow(
         &self,
         history: ReplId,
-        log: Vec<u64>,
+        log: Vec<LogObject>,
         next: u64,
         implied: Offset,
     ) -> BoxStream<'static, Result<ChainItem, ArchiveError>> {
         let archive = self.clone();
-        let aboves: Vec<Option<u64>> = log.iter().skip(1).copied().map(Some).collect();
+        let aboves = log.iter().skip(1).map(|above| Some(above.first()));
+        let aboves: Vec<Option<u64>> = aboves.collect();
         let aboves = aboves.into_iter().chain([None]);
         let headers = stream::iter(log.into_iter().zip(aboves))
-            .map(move |(first, above)| {
+            .map(move |(object, above)| {
                 let archive = archive.clone();
-                async move { Ok::<_, ArchiveError>((archive.listed(history, first).await?, above)) }
+                async move {
+                    let item = archive.listed(history, object).await?;
+                    Ok::<_, ArchiveError>((item, above))
+                }
             })
             .buffered(IN_FLIGHT)
             .try_filter(|(item, above)| ready(!item.is_stale(*above)))
@@ -249,9 +280,9 @@ impl Archive {
     }
 
     /// An object that a listing does not show, although it shows later ones. It may have been created during the
-    /// listing, because the names of a directory are not read in one moment.
+    /// listing, because the names of a directory are not read in one moment. Or it was deleted, and a span covers it.
     async fn unlisted(&self, history: ReplId, first: u64) -> Result<Option<Item>, ArchiveError> {
-        let item = self.listed(history, first).await?;
+        let item = self.listed(history, LogObject::segment(first)).await?;
         let is_there = !matches!(item.entry, Err(ArchiveError::Missing { .. }));
         Ok(is_there.then_some(item))
     }
@@ -264,15 +295,15 @@ impl Archive {
         after: Offset,
     ) -> Result<First, ArchiveError> {
         let wanted = after.next_byte();
-        let upto = start.log.partition_point(|first| *first <= wanted);
+        let upto = start.log.partition_point(|object| object.first() <= wanted);
         let window = self
             .window(history, &start.log, true, upto, LOOK_BACK)
             .await?;
         let found = window.holding(wanted)?;
         if let Some(item) = found.and_then(|index| window.get(index)) {
             return Ok(First::Index {
-                index: start.log.partition_point(|first| *first < item.first),
-                next: item.first,
+                index: start.log.partition_point(|object| *object < item.object),
+                next: item.first(),
             });
         }
         if let Some(seal) = window.seal() {
@@ -313,33 +344,33 @@ impl Archive {
     async fn window(
         &self,
         history: ReplId,
-        log: &[u64],
+        log: &[LogObject],
         is_all: bool,
         upto: usize,
         look_back: usize,
     ) -> Result<Window, ArchiveError> {
         let offset = upto.saturating_sub(look_back);
-        let firsts = log.get(offset..upto).unwrap_or_default().to_vec();
-        let items = stream::iter(firsts)
-            .map(|first| self.listed(history, first))
+        let objects = log.get(offset..upto).unwrap_or_default().to_vec();
+        let items = stream::iter(objects)
+            .map(|object| self.listed(history, object))
             .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
-        let above = log.get(upto).copied();
+        let above = log.get(upto).map(|above| above.first());
         Ok(Window::new(offset, is_all, items, above))
     }
 
     /// A listed object. If only this object is wrong, that matters only if it turns out to be part of the chain.
-    async fn listed(&self, history: ReplId, first: u64) -> Result<Item, ArchiveError> {
-        let entry = match self.entry(history, first).await {
+    async fn listed(&self, history: ReplId, object: LogObject) -> Result<Item, ArchiveError> {
+        let entry = match self.entry_of(history, object).await {
             Err(error @ ArchiveError::Store(_)) => return Err(error),
             Ok(Some(entry)) => Ok(entry),
             Ok(None) => Err(ArchiveError::Missing {
-                object: log_name(history, first),
+                object: object.name(history).to_string(),
             }),
             Err(error) => Err(error),
         };
-        Ok(Item { first, entry })
+        Ok(Item { object, entry })
     }
 }
 
@@ -361,8 +392,8 @@ impl Follower {
         let Some(item) = self.item().await? else {
             return Ok(ChainItem::End(ChainEnd::Log(at)));
         };
-        if item.first > self.next {
-            let next = item.first;
+        if item.first() > self.next {
+            let next = item.first();
             return Ok(ChainItem::End(ChainEnd::Gap { at, next }));
         }
         Ok(match item.entry? {
@@ -391,11 +422,11 @@ impl Follower {
                     None => return Ok(None),
                 },
             };
-            if item.first < self.next {
+            if item.first() < self.next && !item.reaches(self.next) {
                 // The list begins before the point where the chain is entered.
                 continue;
             }
-            if item.first > self.next
+            if item.first() > self.next
                 && let Some(unlisted) = self.archive.unlisted(self.history, self.next).await?
             {
                 self.beyond = Some(item);
@@ -408,7 +439,7 @@ impl Follower {
 
 /// What [`Archive::chain`] keeps of the catalog.
 struct Start {
-    log: Vec<u64>,
+    log: Vec<LogObject>,
     /// The first byte that can be in it.
     begins: Option<u64>,
     implied: Offset,

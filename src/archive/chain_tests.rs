@@ -131,8 +131,8 @@ async fn what_was_created_during_the_listing_is_no_hole(store: SharedStore) {
     ] {
         let mut catalog = archive.catalog().await.unwrap();
         let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
-        listed.retain(|first| !missed.contains(first));
-        let last = listed.last().copied().unwrap();
+        listed.retain(|object| !missed.contains(&object.first()));
+        let last = listed.last().unwrap().first();
         let (end, _) = whole
             .iter()
             .map(|(start, end)| (*end, *start))
@@ -165,7 +165,7 @@ async fn what_was_created_during_the_listing_is_no_hole(store: SharedStore) {
         .get_mut(&id(1))
         .unwrap()
         .log
-        .retain(|first| *first != 3801);
+        .retain(|object| object.first() != 3801);
     let end = archive.log_end(&catalog, id(1)).await.unwrap();
     assert_eq!((end.end, end.unbridged), (Offset(4000), None));
 }
@@ -178,7 +178,7 @@ async fn a_log_goes_on_to_what_was_listed_after_it(store: SharedStore) {
     let listed_to = |catalog: &Catalog, last: u64| {
         let mut catalog = catalog.clone();
         let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
-        listed.retain(|first| *first <= last);
+        listed.retain(|object| object.first() <= last);
         catalog
     };
     // A history has left it, and was listed later.

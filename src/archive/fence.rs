@@ -158,7 +158,7 @@ impl Archive {
         let Some(last) = self.last_of_log(catalog, history, 1).await?.pop() else {
             return Ok(None);
         };
-        match self.entry(history, last).await {
+        match self.entry_of(history, last).await {
             Ok(Some(Entry::Seal(seal))) => Ok(Some(seal)),
             Err(error @ ArchiveError::Store(_)) => Err(error),
             _ => Ok(None),

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 
+use super::LogObject;
 use crate::config::OBJECTS;
 use crate::log::segment::HEADER_LIMIT;
 use crate::runtime;
@@ -30,7 +31,7 @@ const MEMORY: usize = if cfg!(test) { 2 << 10 } else { 12 << 20 };
 const _: () = assert!(IN_FLIGHT * AT_ONCE + MEMORY <= OBJECTS);
 /// Bytes that are kept in the file.
 const FILE: u64 = 2 << 30;
-/// Segments that are kept in the file. Each takes about 32 bytes of memory. Those of a longer log are read again.
+/// Segments that are kept in the file. Each takes about 40 bytes of memory. Those of a longer log are read again.
 const PLACES: usize = if cfg!(test) { 1000 } else { 1 << 20 };
 /// Chunks in which the file is read.
 const CHUNK: usize = 256 << 10;
@@ -42,12 +43,12 @@ pub(super) struct Kept(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// What is in memory.
-    short: BTreeMap<(ReplId, u64), Bytes>,
+    short: BTreeMap<(ReplId, LogObject), Bytes>,
     /// Bytes of that.
     memory: usize,
     file: TheFile,
-    /// What is in the file, by history and first byte.
-    filed: BTreeMap<ReplId, BTreeMap<u64, Filed>>,
+    /// What is in the file, by history and object.
+    filed: BTreeMap<ReplId, BTreeMap<LogObject, Filed>>,
     /// How many of them there are, or will be.
     places: usize,
     /// Where the next segment goes in the file.
@@ -87,14 +88,14 @@ impl Kept {
     }
 
     /// Keeps a whole object.
-    pub(super) fn put(&self, history: ReplId, first: u64, object: &Bytes) {
+    pub(super) fn put(&self, history: ReplId, name: LogObject, object: &Bytes) {
         let mut state = self.state();
         let memory = state.memory.saturating_add(object.len());
         if memory <= MEMORY {
             state.memory = memory;
             // What is asked of a store may be a part of something larger.
             let copy = Bytes::copy_from_slice(object);
-            state.short.insert((history, first), copy);
+            state.short.insert((history, name), copy);
             return;
         }
         let len = object.len() as u64;
@@ -105,12 +106,12 @@ impl Kept {
             state.file = TheFile::None;
             return;
         }
-        state.filed(history, first, Filed { at, len });
+        state.filed(history, name, Filed { at, len });
     }
 
     /// An object that is kept and short.
-    pub(super) fn short(&self, history: ReplId, first: u64) -> Option<Bytes> {
-        match self.state().place(history, first)? {
+    pub(super) fn short(&self, history: ReplId, name: LogObject) -> Option<Bytes> {
+        match self.state().place(history, name)? {
             Place::Memory(bytes) => Some(bytes),
             Place::File { file, at, len } => {
                 let len = usize::try_from(len).ok().filter(|len| *len <= AT_ONCE)?;
@@ -120,8 +121,8 @@ impl Kept {
     }
 
     /// The bytes of an object that is kept.
-    pub(super) fn stream(&self, history: ReplId, first: u64) -> Option<ByteStream> {
-        let place = self.state().place(history, first)?;
+    pub(super) fn stream(&self, history: ReplId, name: LogObject) -> Option<ByteStream> {
+        let place = self.state().place(history, name)?;
         let (file, at, len) = match place {
             Place::Memory(bytes) => return Some(stream::iter([Ok(bytes)]).boxed()),
             Place::File { file, at, len } => (file, at, len),
@@ -145,7 +146,7 @@ impl Kept {
     pub(super) fn keeping(
         self: &Arc<Self>,
         history: ReplId,
-        first: u64,
+        name: LogObject,
         payload: u64,
         object: ByteStream,
     ) -> ByteStream {
@@ -165,7 +166,7 @@ impl Kept {
                     None => {
                         drop(file);
                         let len = written;
-                        kept.state().filed(history, first, Filed { at, len });
+                        kept.state().filed(history, name, Filed { at, len });
                         None
                     }
                     Some(Ok(chunk)) => {
@@ -184,11 +185,11 @@ impl Kept {
 }
 
 impl State {
-    fn place(&self, history: ReplId, first: u64) -> Option<Place> {
-        if let Some(bytes) = self.short.get(&(history, first)) {
+    fn place(&self, history: ReplId, name: LogObject) -> Option<Place> {
+        if let Some(bytes) = self.short.get(&(history, name)) {
             return Some(Place::Memory(bytes.clone()));
         }
-        let Filed { at, len } = *self.filed.get(&history)?.get(&first)?;
+        let Filed { at, len } = *self.filed.get(&history)?.get(&name)?;
         match &self.file {
             TheFile::Open(file) => Some(Place::File {
                 file: Arc::clone(file),
@@ -199,8 +200,8 @@ impl State {
         }
     }
 
-    fn filed(&mut self, history: ReplId, first: u64, place: Filed) {
-        self.filed.entry(history).or_default().insert(first, place);
+    fn filed(&mut self, history: ReplId, name: LogObject, place: Filed) {
+        self.filed.entry(history).or_default().insert(name, place);
     }
 
     /// A place of so many bytes in the file.
@@ -253,7 +254,11 @@ mod tests {
     }
 
     async fn back(kept: &Kept, first: u64) -> Option<Vec<u8>> {
-        let chunks: Vec<Bytes> = kept.stream(id(), first)?.try_collect().await.unwrap();
+        let chunks: Vec<Bytes> = kept
+            .stream(id(), LogObject::segment(first))?
+            .try_collect()
+            .await
+            .unwrap();
         Some(chunks.concat())
     }
 
@@ -262,30 +267,33 @@ mod tests {
         let kept = Arc::new(Kept::default());
         let object = |first: u64| Bytes::from(vec![first as u8; 700]);
         for first in 0..10 {
-            kept.put(id(), first, &object(first));
+            kept.put(id(), LogObject::segment(first), &object(first));
         }
         assert!(kept.state().memory <= MEMORY && kept.state().end > 0);
         for first in 0..10 {
             assert_eq!(back(&kept, first).await.unwrap(), object(first));
-            assert_eq!(kept.short(id(), first).unwrap(), object(first));
+            assert_eq!(
+                kept.short(id(), LogObject::segment(first)).unwrap(),
+                object(first)
+            );
         }
         assert!(back(&kept, 20).await.is_none());
 
         let long: Vec<Bytes> = (0..9).map(|n| Bytes::from(vec![n; 100_000])).collect();
         let passing = || stream::iter(long.clone()).map(Ok).boxed();
-        let passed = kept.keeping(id(), 30, 900_000, passing());
+        let passed = kept.keeping(id(), LogObject::segment(30), 900_000, passing());
         let chunks: Vec<Bytes> = passed.try_collect().await.unwrap();
         assert_eq!(chunks, long);
         assert_eq!(back(&kept, 30).await.unwrap(), long.concat());
-        assert_eq!(kept.short(id(), 30), None, "it is long");
+        assert_eq!(kept.short(id(), LogObject::segment(30)), None, "it is long");
         // One that is left early is not kept.
-        let mut left = kept.keeping(id(), 31, 900_000, passing());
+        let mut left = kept.keeping(id(), LogObject::segment(31), 900_000, passing());
         left.try_next().await.unwrap();
         drop(left);
         assert!(back(&kept, 31).await.is_none());
         // What has no place is read again.
         for first in 40..1100 {
-            kept.put(id(), first, &object(first));
+            kept.put(id(), LogObject::segment(first), &object(first));
         }
         assert_eq!(kept.state().places, PLACES);
         assert!(back(&kept, 40).await.is_some() && back(&kept, 1099).await.is_none());

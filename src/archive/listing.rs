@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
 
+use super::log_objects::to_read;
 use super::names::{self, Name};
 use super::{
-    Archive, ArchiveError, BaseManifest, Catalog, Extent, History, HistoryDoc, Problem, documents,
+    Archive, ArchiveError, BaseManifest, Catalog, Extent, History, HistoryDoc, LogObject, Problem,
+    documents,
 };
 use crate::wire::position::{Offset, Position, ReplId};
 
@@ -22,6 +24,7 @@ const FOREIGN_NAMED: usize = 10;
 pub(super) struct Listed {
     /// First bytes.
     log: Vec<u64>,
+    spans: Vec<LogObject>,
     /// Stored sizes of base data, by offset.
     pub(super) data: BTreeMap<u64, u64>,
     /// Offsets.
@@ -33,7 +36,7 @@ pub(super) struct Listed {
 impl Listed {
     /// Is there something that may be part of a restore?
     fn counts(&self) -> bool {
-        !self.manifests.is_empty() || !self.log.is_empty()
+        !self.manifests.is_empty() || !self.log.is_empty() || !self.spans.is_empty()
     }
 }
 
@@ -139,6 +142,14 @@ impl Archive {
                     history,
                     first_byte,
                 }) => histories.entry(history).or_default().log.push(first_byte),
+                Some(Name::Span {
+                    history,
+                    first_byte,
+                    last_byte,
+                }) => {
+                    let spans = &mut histories.entry(history).or_default().spans;
+                    spans.extend(LogObject::span(first_byte, last_byte));
+                }
                 None => {
                     foreign = foreign.saturating_add(1);
                     if foreign <= FOREIGN_NAMED {
@@ -169,7 +180,7 @@ impl Archive {
             doc,
             bases: Vec::new(),
             verified: listed.verdicts.iter().copied().map(Offset).collect(),
-            log: listed.log,
+            log: to_read(listed.spans, listed.log),
             problems: Vec::new(),
             extent: Extent::whole(),
         };

@@ -1,16 +1,19 @@
 //! The objects of a log: creates, seals and reads them one by one. ([`super::chain`] follows them.)
 
+use std::future::ready;
+
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::kept::AT_ONCE;
 use super::names::Name;
 use super::object_reads::{Decode, decode_here, decode_stream};
-use super::{Archive, ArchiveError, Fence, RawStream};
+use super::{Archive, ArchiveError, Fence, LogObject, RawStream};
 use crate::log::segment::{
     self, Entry, FORMAT_VERSION, HEADER_LIMIT, PayloadReader, SealHeader, SegmentError,
     SegmentHeader,
 };
+use crate::log::span::PartReader;
 use crate::store::{Created, StoreError};
 use crate::wire::position::{Offset, ReplId};
 
@@ -158,22 +161,32 @@ impl Archive {
         }
     }
 
-    /// The header of the segment or seal whose first byte is number `first_byte`, read without its payload; or, for a restore, with
-    /// as much of it as comes with the same request.
+    /// The header of the segment or seal in `log/` whose first byte is number `first_byte`, read without its payload; or, for a
+    /// restore, with as much of it as comes with the same request. Whoever follows a log asks [`Self::entry_of`].
     pub async fn entry(
         &self,
         history: ReplId,
         first_byte: u64,
     ) -> Result<Option<Entry>, ArchiveError> {
-        let object = log_name(history, first_byte);
+        self.stored_entry(history, LogObject::segment(first_byte))
+            .await
+    }
+
+    /// The same of any object of a log.
+    pub(super) async fn stored_entry(
+        &self,
+        history: ReplId,
+        name: LogObject,
+    ) -> Result<Option<Entry>, ArchiveError> {
+        let object = name.name(history).to_string();
         let kept = self.kept.as_ref();
-        if let Some(bytes) = kept.and_then(|kept| kept.short(history, first_byte)) {
+        if let Some(bytes) = kept.and_then(|kept| kept.short(history, name)) {
             let decoded =
                 segment::decode_entry(&bytes).map_err(|error| archive_error(&object, &error))?;
             let Some((entry, _)) = decoded else {
                 return Err(header_cut_off(&object));
             };
-            return check_name(&object, history, first_byte, entry).map(Some);
+            return check_name(&object, entry).map(Some);
         }
         let mut wanted = kept.map_or(HEADER_READ, |_| AT_ONCE);
         loop {
@@ -181,12 +194,12 @@ impl Archive {
                 return Ok(None);
             };
             if let Some(kept) = kept.filter(|_| bytes.len() < wanted) {
-                kept.put(history, first_byte, &bytes);
+                kept.put(history, name, &bytes);
             }
             let decoded =
                 segment::decode_entry(&bytes).map_err(|error| archive_error(&object, &error))?;
             if let Some((entry, _)) = decoded {
-                return check_name(&object, history, first_byte, entry).map(Some);
+                return check_name(&object, entry).map(Some);
             }
             if bytes.len() < wanted || wanted >= HEADER_LIMIT {
                 return Err(header_cut_off(&object));
@@ -195,18 +208,115 @@ impl Archive {
         }
     }
 
-    /// The raw bytes of a segment, verified against its header. Only an end of the stream without an error means that
+    /// The raw bytes of a segment or a span, verified against its header. Only an end of the stream without an error means that
     /// all was right. Until then, each piece has passed the checksum of its zstd frame.
+    ///
+    /// A segment may be deleted meanwhile, because a span covers it. Then the rest comes from that span.
     pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
-        let (history, first) = (header.meta.history, header.meta.start.next_byte());
-        let object = log_name(history, first);
+        let opened = self.open_segment(header).await;
+        if header.is_span() {
+            return opened;
+        }
+        let reader = match opened {
+            Ok(stream) => SegmentReader {
+                archive: self.clone(),
+                header: header.clone(),
+                at: header.meta.start,
+                stream,
+                elsewhere: false,
+            },
+            Err(ArchiveError::Missing { object }) => {
+                let at = header.meta.start;
+                let rest = self.rest_in_span(header, at).await?;
+                let Some(stream) = rest else {
+                    return Err(ArchiveError::Missing { object });
+                };
+                SegmentReader {
+                    archive: self.clone(),
+                    header: header.clone(),
+                    at,
+                    stream,
+                    elsewhere: true,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        let pieces = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            let piece = reader.next().await?;
+            let goes_on = piece.is_ok();
+            Some((piece, goes_on.then_some(reader)))
+        });
+        Ok(pieces.fuse().boxed())
+    }
+
+    /// The bytes of the segment with this header after `at`, out of a span.
+    async fn rest_in_span(
+        &self,
+        header: &SegmentHeader,
+        at: Offset,
+    ) -> Result<Option<RawStream>, ArchiveError> {
+        let history = header.meta.history;
+        let Some(span) = self.covering(history, at.next_byte()).await? else {
+            return Ok(None);
+        };
+        match self.stored_entry(history, span).await? {
+            Some(Entry::Segment(span)) if span.meta.end >= header.meta.end => {
+                self.frames_of(&span, at, header.meta.end).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The raw bytes of a segment or a span after `after` up to `upto`. If only some frames of a span hold them, no other is read.
+    pub async fn read_part(
+        &self,
+        header: &SegmentHeader,
+        after: Offset,
+        upto: Offset,
+    ) -> Result<RawStream, ArchiveError> {
+        let (start, end) = (header.meta.start, header.meta.end);
+        let is_whole = after <= start && upto >= end;
+        if !is_whole && let Some(part) = self.frames_of(header, after, upto).await? {
+            return Ok(part);
+        }
+        Ok(cut(self.read_segment(header).await?, start, after, upto))
+    }
+
+    /// The same, from the frames that hold them. None: it is no span.
+    async fn frames_of(
+        &self,
+        header: &SegmentHeader,
+        after: Offset,
+        upto: Offset,
+    ) -> Result<Option<RawStream>, ArchiveError> {
+        let object = LogObject::of_header(header)
+            .name(header.meta.history)
+            .to_string();
+        let made = PartReader::new(header, (after, upto), self.buffers.clone());
+        let Some((reader, range)) = made.map_err(|error| archive_error(&object, &error))? else {
+            return Ok(None);
+        };
+        let source = match self.store.read(&object, Some(range)).await {
+            Err(StoreError::NotFound { name }) => {
+                return Err(ArchiveError::Missing { object: name });
+            }
+            other => other?,
+        };
+        Ok(Some(decode_stream(source, PartDecoder { object, reader })))
+    }
+
+    async fn open_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
+        let history = header.meta.history;
+        let name = LogObject::of_header(header);
+        let object = name.name(history).to_string();
         let source = match &self.kept {
             None => self.read_existing(&object).await?,
-            Some(kept) => match kept.stream(history, first) {
+            Some(kept) => match kept.stream(history, name) {
                 Some(source) => source,
                 None => {
                     let source = self.read_existing(&object).await?;
-                    kept.keeping(history, first, header.payload_stored, source)
+                    kept.keeping(history, name, header.payload_stored, source)
                 }
             },
         };
@@ -248,19 +358,31 @@ pub(super) fn log_name(history: ReplId, first_byte: u64) -> String {
     name.to_string()
 }
 
-fn check_name(
-    object: &str,
-    history: ReplId,
-    first_byte: u64,
-    entry: Entry,
-) -> Result<Entry, ArchiveError> {
-    if entry.history() == history && entry.start().next_byte() == first_byte {
+fn check_name(object: &str, entry: Entry) -> Result<Entry, ArchiveError> {
+    let says = LogObject::of(&entry).name(entry.history()).to_string();
+    if says == object {
         return Ok(entry);
     }
     Err(ArchiveError::Renamed {
         object: object.to_owned(),
-        says: log_name(entry.history(), entry.start().next_byte()),
+        says,
     })
+}
+
+/// Of the raw bytes after `start`, those after `after` up to `upto`. They are read to their end, so that their checksum is
+/// verified.
+fn cut(raw: RawStream, start: Offset, after: Offset, upto: Offset) -> RawStream {
+    let mut skip = after.since(start);
+    let mut take = upto.since(after.max(start));
+    let cut = raw.try_filter_map(move |mut chunk| {
+        let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+        let _skipped = chunk.split_to(skipped);
+        skip = skip.saturating_sub(skipped as u64);
+        chunk.truncate(usize::try_from(take).unwrap_or(usize::MAX));
+        take = take.saturating_sub(chunk.len() as u64);
+        ready(Ok((!chunk.is_empty()).then_some(chunk)))
+    });
+    cut.boxed()
 }
 
 fn header_cut_off(object: &str) -> ArchiveError {
@@ -270,7 +392,7 @@ fn header_cut_off(object: &str) -> ArchiveError {
     }
 }
 
-fn archive_error(object: &str, error: &SegmentError) -> ArchiveError {
+pub(super) fn archive_error(object: &str, error: &SegmentError) -> ArchiveError {
     let object = object.to_owned();
     match error {
         SegmentError::NewerFormat { version } => ArchiveError::NewerFormat {
@@ -286,6 +408,64 @@ fn archive_error(object: &str, error: &SegmentError) -> ArchiveError {
             object,
             reason: other.to_string(),
         },
+    }
+}
+
+/// A segment that may vanish while it is read.
+struct SegmentReader {
+    archive: Archive,
+    header: SegmentHeader,
+    /// Up to here its bytes were handed out.
+    at: Offset,
+    stream: RawStream,
+    /// The rest is read from a span.
+    elsewhere: bool,
+}
+
+impl SegmentReader {
+    async fn next(&mut self) -> Option<Result<Bytes, ArchiveError>> {
+        loop {
+            let error = match self.stream.next().await? {
+                Ok(chunk) => {
+                    self.at = self.at.plus(chunk.len() as u64);
+                    return Some(Ok(chunk));
+                }
+                Err(error) => error,
+            };
+            let has_vanished = match &error {
+                ArchiveError::Missing { .. } | ArchiveError::Store(StoreError::NotFound { .. }) => {
+                    !self.elsewhere && self.at < self.header.meta.end
+                }
+                _ => false,
+            };
+            if !has_vanished {
+                return Some(Err(error));
+            }
+            self.elsewhere = true;
+            match self.archive.rest_in_span(&self.header, self.at).await {
+                Ok(Some(stream)) => self.stream = stream,
+                Ok(None) => return Some(Err(error)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// A part of a span.
+struct PartDecoder {
+    object: String,
+    reader: PartReader,
+}
+
+impl Decode for PartDecoder {
+    fn push(&mut self, bytes: &[u8], mut out: &mut dyn FnMut(Bytes)) -> Result<(), ArchiveError> {
+        let pushed = self.reader.push(bytes, &mut out);
+        pushed.map_err(|error| archive_error(&self.object, &error))
+    }
+
+    fn finish(self) -> Result<(), ArchiveError> {
+        let finished = self.reader.finish();
+        finished.map_err(|error| archive_error(&self.object, &error))
     }
 }
 

@@ -9,6 +9,7 @@
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
 //! histories/<id>/base/<offset:020>.verified.json who has since read it to the end, and found it sound
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
+//! histories/<id>/span/<from:020>-<to:020>.resp.zst  many segments in one object
 //! histories/<id>/takeover/<number:020>.json      who is restoring a Redis from it
 //! histories/<id>/successor.json                  which history continues it ([`takeover`])
 //! ```
@@ -27,6 +28,8 @@ mod fence;
 mod kept;
 mod listing;
 mod log;
+mod log_objects;
+mod merge;
 mod names;
 mod object_reads;
 mod outline;
@@ -55,6 +58,8 @@ pub use documents::{
 pub use empty_start::begins_at;
 pub use fence::{Fence, GRACE_MS};
 pub use log::AppendError;
+pub use log_objects::LogObject;
+pub use merge::{MergeError, Span};
 pub use names::Name;
 pub use outline::Extent;
 pub use owner::SidecarDoc;

@@ -40,6 +40,15 @@ pub enum Name {
         /// The number of the segment's first byte, or of the byte that has a seal in its place.
         first_byte: u64,
     },
+    /// `histories/<id>/span/<from:020>-<to:020>.resp.zst`
+    Span {
+        /// The history.
+        history: ReplId,
+        /// The number of its first byte.
+        first_byte: u64,
+        /// The number of its last byte, not below the first.
+        last_byte: u64,
+    },
 }
 
 impl Name {
@@ -69,6 +78,15 @@ impl Name {
             return Some(Self::Log {
                 history,
                 first_byte,
+            });
+        }
+        if let Some(span) = rest.strip_prefix("span/") {
+            let (from, to) = span.strip_suffix(".resp.zst")?.split_once('-')?;
+            let (first_byte, last_byte) = (number(from)?, number(to)?);
+            return (first_byte <= last_byte).then_some(Self::Span {
+                history,
+                first_byte,
+                last_byte,
             });
         }
         let base = rest.strip_prefix("base/")?;
@@ -101,6 +119,11 @@ pub(super) fn bases(history: ReplId) -> String {
 /// What the names of all objects of a history's log begin with.
 pub(super) fn log(history: ReplId) -> String {
     format!("{HISTORIES}{history}/log/")
+}
+
+/// What the names of all spans of a history begin with.
+pub(super) fn spans(history: ReplId) -> String {
+    format!("{HISTORIES}{history}/span/")
 }
 
 /// The history that such a folder is of.
@@ -151,6 +174,14 @@ impl fmt::Display for Name {
                 history,
                 first_byte,
             } => write!(f, "{HISTORIES}{history}/log/{first_byte:020}.resp.zst"),
+            Self::Span {
+                history,
+                first_byte,
+                last_byte,
+            } => write!(
+                f,
+                "{HISTORIES}{history}/span/{first_byte:020}-{last_byte:020}.resp.zst"
+            ),
         }
     }
 }
@@ -167,7 +198,7 @@ mod tests {
             any::<[u8; 20]>(),
             prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
         );
-        (0..10, parts).prop_map(|(which, (id, number))| {
+        (0..11, parts).prop_map(|(which, (id, number))| {
             let history = ReplId::from_random(id);
             let at = Position {
                 history,
@@ -183,6 +214,11 @@ mod tests {
                 6 => Name::Successor(history),
                 7 => Name::First,
                 8 => Name::Sidecar,
+                9 => Name::Span {
+                    history,
+                    first_byte: number / 2,
+                    last_byte: number,
+                },
                 _ => Name::Log {
                     history,
                     first_byte: number,
@@ -199,7 +235,7 @@ mod tests {
 
         #[test]
         fn what_parses_has_exactly_that_name(
-            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover)/[0-9+]{19,21}\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
+            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover|span)/[0-9+]{19,21}(-[0-9+]{19,21})?\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
         ) {
             if let Some(name) = Name::parse(&text) {
                 prop_assert_eq!(name.to_string(), text);
@@ -256,6 +292,15 @@ mod tests {
             log.to_string(),
             format!("{prefix}/log/00000000000000000043.resp.zst")
         );
+        let span = Name::Span {
+            history,
+            first_byte: 43,
+            last_byte: 1000,
+        };
+        assert_eq!(
+            span.to_string(),
+            format!("{prefix}/span/00000000000000000043-00000000000000001000.resp.zst")
+        );
     }
 
     #[test]
@@ -277,6 +322,14 @@ mod tests {
             ),
             &format!(
                 "histories/{}/log/x/00000000000000000042.resp.zst",
+                "ab".repeat(20)
+            ),
+            &format!(
+                "histories/{}/span/00000000000000000042-00000000000000000041.resp.zst",
+                "ab".repeat(20)
+            ),
+            &format!(
+                "histories/{}/span/00000000000000000042.resp.zst",
                 "ab".repeat(20)
             ),
         ] {

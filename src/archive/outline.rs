@@ -10,8 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::listing::{Listed, PARALLEL_READS, data_problem, missing_parent};
-use super::names::{self, Name};
-use super::{Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, Problem};
+use super::log_objects::to_read;
+use super::names;
+use super::{
+    Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, LogObject, Problem,
+};
 use crate::store::Listing;
 use crate::wire::position::{Offset, Position, ReplId};
 
@@ -72,7 +75,7 @@ impl History {
         let from = self.extent.log_from.filter(|from| *from > 0);
         let mut bases = self.bases.iter().map(|base| base.offset.next_byte());
         from.is_some()
-            && self.log.first() == from.as_ref()
+            && self.log.first().map(|object| object.first()) == from
             && bases.any(|first| Some(first) == from)
     }
 }
@@ -98,7 +101,8 @@ impl Catalog {
             let base = bases.find(|base| base.offset <= span.offset);
             let from = base.map_or(0, |base| base.offset.next_byte());
             let log = history.log.iter();
-            let behind = log.filter(|first| **first >= from && **first <= span.offset.0);
+            let behind =
+                log.filter(|object| object.first() >= from && object.first() <= span.offset.0);
             segments = segments.saturating_add(behind.count());
             if let Some(base) = base {
                 return Some((base, segments));
@@ -116,11 +120,12 @@ impl Catalog {
             let history = self.histories.get(&span.history)?;
             let from = base.offset.next_byte();
             let log = history.log.iter().filter(|_| behind > count);
-            let mut log = log.filter(|first| **first >= from && **first <= span.offset.0);
+            let log = log.map(|object| object.first());
+            let mut log = log.filter(|first| *first >= from && *first <= span.offset.0);
             let passed = log.by_ref().take(left).count();
             left = left.saturating_sub(passed);
             if let Some(first) = log.next() {
-                return Some(Offset::before_byte(*first));
+                return Some(Offset::before_byte(first));
             }
         }
         None
@@ -241,6 +246,21 @@ impl Archive {
         self.add_histories(catalog, listed).await
     }
 
+    /// The documents of one lineage.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn add_line(&self, catalog: &mut Catalog, id: ReplId) -> Result<(), ArchiveError> {
+        let mut looked_up = BTreeSet::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            looked_up.insert(id);
+            self.add_documents(catalog, vec![id]).await?;
+            next = missing_parent(catalog, &looked_up);
+        }
+        Ok(())
+    }
+
     /// One history alone, without those that it descends from.
     ///
     /// # Errors
@@ -264,11 +284,14 @@ impl Archive {
         let Some(from) = known.extent.log_from else {
             return self.load(catalog, id, Offset(u64::MAX)).await;
         };
-        let last = known.log.last().copied();
+        // Behind the last object, or behind the last byte of a span.
+        let last = known.log.last();
+        let last = last.map(|object| object.last().unwrap_or(object.first()));
         let listed = self.log_names(id, last.unwrap_or(from), None).await?;
         if let Some(history) = catalog.histories.get_mut(&id) {
             let is_new = |first: &u64| last.is_none_or(|last| *first > last);
-            history.log.extend(listed.into_iter().filter(is_new));
+            let new = listed.into_iter().filter(is_new);
+            history.log.extend(new.map(LogObject::segment));
         }
         Ok(())
     }
@@ -315,15 +338,16 @@ impl Archive {
         catalog: &Catalog,
         id: ReplId,
         count: usize,
-    ) -> Result<Vec<u64>, ArchiveError> {
+    ) -> Result<Vec<LogObject>, ArchiveError> {
         let history = self.listed_history(catalog, id).await?;
         let mut log = history.log.clone();
         let mut from = history.extent.log_from.unwrap_or(0);
         let mut steps = STEPS.into_iter();
         while log.len() < count && from > 0 {
             let next = steps.next().map_or(0, |step| from.saturating_sub(step));
-            let before = self.log_names(id, next, Some(from)).await?;
-            log.splice(..0, before);
+            let spans = self.span_names(id, next, Some(from)).await?;
+            let before = self.objects_beside(id, (next, Some(from)), spans).await?;
+            log = joined(before, log);
             from = next;
         }
         let skip = log.len().saturating_sub(count);
@@ -447,7 +471,7 @@ impl Archive {
         }
     }
 
-    /// Lists a log from the base at `after` on, or all of it.
+    /// Lists a log from the base at `after` on, or all of it. Spans come first: what they cover need not be listed.
     async fn list_log(
         &self,
         catalog: &mut Catalog,
@@ -464,58 +488,67 @@ impl Archive {
         let mut steps = STEPS.into_iter();
         let first_step = steps.next().unwrap_or_default();
         let mut from = wanted.saturating_sub(first_step);
-        let mut log = self.log_names(id, from, None).await?;
+        let mut spans = self.span_names(id, from, None).await?;
+        let holding = spans.iter().filter(|span| span.covers(wanted));
+        let mut begin = from;
+        if let Some(span) = holding.max() {
+            // Nothing before it is needed.
+            (from, begin) = (span.first(), span.first());
+            spans.retain(|span| span.first() >= begin);
+        } else if wanted == 0
+            && let Some(parent) = history.doc.parent
+        {
+            begin = parent.offset.next_byte();
+        }
+        let mut log = self.objects_beside(id, (begin, None), spans).await?;
+        if !is_joined(&log, wanted.max(begin)) {
+            // What was not listed may have been merged and deleted between the two lists: deletion begins with the oldest.
+            let spans = self.span_names(id, begin, None).await?;
+            log = joined(spans, log);
+        }
         loop {
-            let before = log.partition_point(|first| *first < wanted);
+            let before = log.partition_point(|object| object.first() < wanted);
             if from == 0 || before >= BEFORE {
                 break;
             }
-            if log.get(before) == Some(&wanted) {
-                // Long segments: the log goes on behind the base.
+            if log.get(before).is_some_and(|it| it.first() == wanted) {
+                // Long segments, or a span: the log goes on behind the base.
                 log.drain(..before);
                 from = wanted;
                 break;
             }
+            if log.iter().any(|object| object.covers(wanted)) {
+                break;
+            }
             let next = steps.next().map_or(0, |step| wanted.saturating_sub(step));
-            let earlier = self.log_names(id, next, Some(from)).await?;
-            log.splice(..0, earlier);
+            let spans = self.span_names(id, next, Some(from)).await?;
+            let earlier = self.objects_beside(id, (next, Some(from)), spans).await?;
+            log = joined(earlier, log);
             from = next;
         }
         history.log = log;
         history.extent.log_from = Some(from);
         Ok(())
     }
+}
 
-    /// The first bytes of the objects of a log, from `from` on, and before `until`.
-    async fn log_names(
-        &self,
-        id: ReplId,
-        from: u64,
-        until: Option<u64>,
-    ) -> Result<Vec<u64>, ArchiveError> {
-        let prefix = names::log(id);
-        let first = Name::Log {
-            history: id,
-            first_byte: from,
-        };
-        let first = first.to_string();
-        let mut wanted = Listing::of(&prefix);
-        if from > 0 {
-            wanted = wanted.from(&first);
-        }
-        let mut found = self.store.list_with(wanted).await;
-        let mut log = Vec::new();
-        while let Some(object) = found.try_next().await? {
-            let Some(Name::Log { first_byte, .. }) = Name::parse(&object.name) else {
-                continue;
-            };
-            if until.is_some_and(|until| first_byte >= until) {
-                break;
-            }
-            log.push(first_byte);
-        }
-        Ok(log)
-    }
+/// Is there an object that may hold this byte, and does what follows the spans join them?
+fn is_joined(log: &[LogObject], wanted: u64) -> bool {
+    let begins = log.first().is_none_or(|object| object.first() <= wanted);
+    let mut pairs = log.iter().zip(log.iter().skip(1));
+    begins
+        && pairs.all(|(object, next)| {
+            object
+                .last()
+                .is_none_or(|last| next.first() <= last.saturating_add(1))
+        })
+}
+
+/// What is listed of a log before and after a byte. A span before it may reach beyond.
+fn joined(before: Vec<LogObject>, after: Vec<LogObject>) -> Vec<LogObject> {
+    let all = before.into_iter().chain(after);
+    let (spans, log): (Vec<_>, Vec<_>) = all.partition(|object| object.last().is_some());
+    to_read(spans, log.into_iter().map(LogObject::first).collect())
 }
 
 impl Catalog {

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::testing::*;
-use super::super::{BaseKind, ChainItem};
+use super::super::{BaseKind, ChainItem, Name};
 use super::*;
 use crate::log::segment;
 use crate::store::MemoryStore;
@@ -139,6 +139,155 @@ async fn what_is_read_in_part_is_the_same_as_what_is_read_whole() {
     assert!(compared > 2000, "{compared}");
 }
 
+/// The bytes that a chain leads to after `after`, and how it ends.
+async fn read_after(archive: &Archive, catalog: &Catalog, n: u8, after: Offset) -> String {
+    let (mut at, mut bytes) = (after, Vec::new());
+    let mut chain = archive.chain(catalog, id(n), after);
+    let end = loop {
+        match chain.next().await.unwrap() {
+            Ok(ChainItem::Segment(header)) => {
+                let part = archive.read_part(&header, at, header.meta.end).await;
+                match bytes_of(part.unwrap()).await {
+                    Ok(part) => bytes.extend_from_slice(&part),
+                    Err(error) => break format!("{}", error.is_transient()),
+                }
+                at = header.meta.end;
+                assert_eq!(bytes.len() as u64, at.since(after));
+            }
+            Ok(ChainItem::End(end)) => break format!("{end:?}"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    format!("{bytes:?} {end}")
+}
+
+/// All that readers find, by all names and by as few as are needed.
+async fn read_all(archive: &Archive, histories: u8) -> Vec<String> {
+    let whole = archive.catalog().await.unwrap();
+    let outline = archive.outline().await.unwrap();
+    let mut read = Vec::new();
+    for n in 1..=histories {
+        if !whole.histories.contains_key(&id(n)) {
+            continue;
+        }
+        let mut part = outline.clone();
+        archive
+            .load(&mut part, id(n), Offset(u64::MAX))
+            .await
+            .unwrap();
+        let bases = &whole.histories[&id(n)].bases;
+        let mut starts: Vec<Offset> = bases.iter().map(|base| base.offset).collect();
+        starts.extend([Offset(120), Offset(155)]);
+        for catalog in [&whole, &part] {
+            match archive.log_end(catalog, id(n)).await {
+                Ok(end) => read.push(format!("{n} {end:?}")),
+                Err(error) => read.push(format!("{n} {error}")),
+            }
+            for after in &starts {
+                let found = read_after(archive, catalog, n, *after).await;
+                read.push(format!("{n} after {after}: {found}"));
+            }
+        }
+    }
+    read
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_merged_and_deleted_is_read_as_before() {
+    let (mut spans, mut deleted) = (0, 0);
+    for seed in 0..120 {
+        let (store, archive) = archive().await;
+        let histories = anything(&archive, &store, seed).await;
+        let whole = archive.catalog().await.unwrap();
+        let wanted = read_all(&archive, histories).await;
+        let known: Vec<ReplId> = whole.histories.keys().copied().collect();
+        for id in &known {
+            let mut runs = archive.runs(*id, None).await.unwrap();
+            while let Some(run) = runs.next().await.unwrap() {
+                assert!(archive.merge(&run, "test").await.unwrap().created);
+                spans += 1;
+            }
+            // The same names for another merger.
+            let mut again = archive.runs(*id, None).await.unwrap();
+            assert!(again.next().await.unwrap().is_none(), "seed {seed}");
+        }
+        let found = read_all(&archive, histories).await;
+        assert_eq!(found, wanted, "seed {seed}, merged");
+        for id in &known {
+            deleted += archive.delete_merged(*id).await;
+        }
+        let found = read_all(&archive, histories).await;
+        assert_eq!(found, wanted, "seed {seed}, merged and deleted");
+    }
+    assert!(spans > 80 && deleted > 200, "{spans} {deleted}");
+}
+
+/// A reader that knows the names as they were before something was deleted.
+#[tokio::test(start_paused = true)]
+async fn what_vanishes_on_the_way_is_read_from_its_span() {
+    let (store, archive) = archive().await;
+    archive.create_history(&history(1)).await.unwrap();
+    base(&archive, 1, 100).await;
+    let cuts: Vec<u64> = (1..=40).map(|n| n * 100).collect();
+    log(&archive, 1, &cuts).await;
+    let before = archive.catalog().await.unwrap();
+    let mut headers = archive.chain(&before, id(1), Offset(100));
+    let mut segments = Vec::new();
+    while let ChainItem::Segment(header) = headers.next().await.unwrap().unwrap() {
+        segments.push(header);
+    }
+    let wanted = read_after(&archive, &before, 1, Offset(100)).await;
+    let end = archive.log_end(&before, id(1)).await.unwrap();
+    let mut runs = archive.runs(id(1), None).await.unwrap();
+    while let Some(run) = runs.next().await.unwrap() {
+        archive.merge(&run, "test").await.unwrap();
+    }
+    assert!(archive.delete_merged(id(1)).await > 20);
+    assert_eq!(read_after(&archive, &before, 1, Offset(100)).await, wanted);
+    assert_eq!(archive.log_end(&before, id(1)).await.unwrap(), end);
+    // Their headers were read, and nothing else.
+    let mut all = Vec::new();
+    for header in &segments {
+        let bytes = archive.read_segment(header).await.unwrap();
+        all.extend_from_slice(&bytes_of(bytes).await.unwrap());
+    }
+    assert_eq!(all, feed(100, 4000));
+    // What nothing covers is damage.
+    let span = store
+        .names()
+        .into_iter()
+        .find(|name| name.contains("/span/"));
+    store.remove(&span.unwrap());
+    let found = read_after(&archive, &before, 1, Offset(100)).await;
+    assert!(found.ends_with("is missing"), "{found}");
+}
+
+#[tokio::test]
+async fn a_boot_lists_spans_and_the_log_behind_them_alone() {
+    let (store, archive) = archive().await;
+    archive.create_history(&history(1)).await.unwrap();
+    base(&archive, 1, 1_000_000).await;
+    let cuts: Vec<u64> = (0..=3000).map(|n| 1_000_000 + n * 54).collect();
+    log(&archive, 1, &cuts).await;
+    let mut runs = archive.runs(id(1), None).await.unwrap();
+    let mut spans = 0;
+    while let Some(run) = runs.next().await.unwrap() {
+        archive.merge(&run, "test").await.unwrap();
+        spans += 1;
+    }
+    let begun = store.calls().len();
+    let mut catalog = archive.outline().await.unwrap();
+    archive
+        .load(&mut catalog, id(1), Offset(u64::MAX))
+        .await
+        .unwrap();
+    let listed = &catalog.histories[&id(1)].log;
+    assert!(listed.len() < spans + 20, "{spans} {}", listed.len());
+    assert!(listed[0].last().is_some());
+    let calls = store.calls().split_off(begun);
+    assert_eq!(calls.len(), 6, "{calls:?}");
+}
+
 #[tokio::test]
 async fn what_is_asked_of_the_store_does_not_grow_with_the_age_of_the_archive() {
     let mut asked = Vec::new();
@@ -164,8 +313,8 @@ async fn what_is_asked_of_the_store_does_not_grow_with_the_age_of_the_archive() 
         let lists = calls.iter().filter(|call| matches!(call, Call::List(_)));
         asked.push((lists.count(), calls.len()));
     }
-    // Histories, bases, log; the document and a manifest.
-    assert_eq!(asked, [(3, 5), (3, 5)]);
+    // Histories, bases, spans, log; the document and a manifest.
+    assert_eq!(asked, [(4, 6), (4, 6)]);
 }
 
 #[tokio::test]
@@ -210,5 +359,6 @@ async fn a_sample_of_the_end_may_begin_before_the_newest_base() {
     archive.commit_base(&manifest).await.unwrap();
     let outline = archive.outline().await.unwrap();
     let last = archive.last_of_log(&outline, id(1), 5).await.unwrap();
-    assert_eq!(last, [3501, 3601, 3701, 3801, 3901]);
+    let wanted = [3501, 3601, 3701, 3801, 3901].map(LogObject::segment);
+    assert_eq!(last, wanted);
 }

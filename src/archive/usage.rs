@@ -40,7 +40,7 @@ impl Amount {
 pub struct Usage {
     /// RDBs.
     pub bases: Amount,
-    /// Segments and seals.
+    /// Segments, seals and spans.
     pub log: Amount,
     /// Manifests, verdicts, and all other documents.
     pub documents: Amount,
@@ -82,6 +82,8 @@ impl Usage {
                 let sizes = self.histories.entry(history).or_default();
                 sizes.log.push((first_byte, bytes));
             }
+            // How fast a log grows is told by its segments.
+            Some(Name::Span { .. }) => self.log.add(bytes),
             Some(_) => self.documents.add(bytes),
             None => self.other.add(bytes),
         }

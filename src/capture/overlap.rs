@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::log_buffer::LogBuffer;
 use super::log_writer::Shared;
-use crate::archive::{Archive, ArchiveError, Catalog, LogEnd};
+use crate::archive::{Archive, ArchiveError, Catalog, LogEnd, LogObject};
 use crate::capture::spool;
 use crate::link::replication_info::Facts;
 use crate::log::segment::{Entry, SegmentHeader};
@@ -146,16 +146,16 @@ async fn read(
     let mut log = archive
         .last_of_log(catalog, history, SAMPLE_SEGMENTS)
         .await?;
-    if log.first().is_some_and(|first| *first > upto.0) {
+    if log.first().is_some_and(|object| object.first() > upto.0) {
         // The point was left long ago.
         log = archive.last_of_log(catalog, history, usize::MAX).await?;
     }
     let mut after = Bytes::new();
     if upto < end.end {
         // A unit that is cut: it may be sent again in full, and is longer than what is compared of it.
-        let mut following = log.iter().filter(|first| **first > upto.0);
+        let mut following = log.iter().filter(|object| object.first() > upto.0);
         if let Some(Entry::Segment(header)) = match following.next() {
-            Some(first) => archive.entry(history, *first).await?,
+            Some(object) => archive.entry_of(history, *object).await?,
             None => None,
         } && header.meta.start == upto
             && !header.is_gap()
@@ -165,20 +165,24 @@ async fn read(
     }
     let mut bytes = Bytes::new();
     let mut begins = upto;
-    let before_end = |first: &&u64| **first > upto.0;
-    let above = |of: u64| log.iter().find(|first| **first > of).copied();
-    for first in log
+    let before_end = |object: &&LogObject| object.first() > upto.0;
+    let above = |of: u64| {
+        let mut firsts = log.iter().map(|object| object.first());
+        firsts.find(|first| *first > of)
+    };
+    for object in log
         .iter()
         .rev()
         .skip_while(before_end)
         .take(SAMPLE_SEGMENTS)
     {
-        let header = match archive.entry(history, *first).await? {
+        let header = match archive.entry_of(history, *object).await? {
             Some(Entry::Segment(header))
                 if header.meta.end >= begins
                     && !header.is_gap()
                     // Else it is stale.
-                    && above(*first).is_none_or(|above| header.meta.end.0 < above) =>
+                    && (header.is_span()
+                        || above(object.first()).is_none_or(|above| header.meta.end.0 < above)) =>
             {
                 header
             }

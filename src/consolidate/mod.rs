@@ -4,6 +4,7 @@
 //! end. If something fails earlier, everything stays as it was. If two processes consolidate at once, they make the
 //! same base, and one of them stores it.
 
+pub mod merging;
 pub mod scheduler;
 
 mod server_values;

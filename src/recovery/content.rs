@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
-use crate::archive::{Archive, ArchiveError, BaseManifest, RawStream};
+use crate::archive::{Archive, ArchiveError, BaseManifest, LogObject, RawStream};
 use crate::log::segment::{Entry, SegmentHeader};
 use crate::model::expiry::feed::FeedRewriter;
 use crate::rebuild::{LogItem, Source};
@@ -164,7 +164,8 @@ fn items(
             let piece = piece?;
             let marks = if with_marks && piece.relative_ttls {
                 let header = piece.stored_header(&archive).await?;
-                vec![Ok(LogItem::Marks(marks_of(&header.meta.marks, piece.upto)))]
+                let marks = marks_of(&header.meta.marks, piece.after, piece.upto);
+                vec![Ok(LogItem::Marks(marks))]
             } else {
                 Vec::new()
             };
@@ -192,7 +193,8 @@ impl Piece {
             return Ok(Cow::Borrowed(&self.header));
         }
         let meta = &self.header.meta;
-        match archive.entry(meta.history, meta.start.next_byte()).await? {
+        let object = LogObject::of_header(&self.header);
+        match archive.entry_of(meta.history, object).await? {
             Some(Entry::Segment(header)) => Ok(Cow::Owned(header)),
             Some(Entry::Seal(_)) | None => Err(ArchiveError::Missing {
                 object: format!(
@@ -205,9 +207,12 @@ impl Piece {
     }
 }
 
-/// The marks up to an offset at which another history may continue. There, the offsets beyond it have other bytes, and
-/// other times.
-fn marks_of(marks: &[TimeMark], upto: Offset) -> Vec<TimeMark> {
+/// The marks after an offset, up to one at which another history may continue. There, the offsets beyond it have other bytes,
+/// and other times.
+fn marks_of(marks: &[TimeMark], after: Offset, upto: Offset) -> Vec<TimeMark> {
+    // The last one before may stand for what comes after it, if no other does.
+    let before = marks.partition_point(|mark| mark.offset <= after);
+    let marks = marks.get(before.saturating_sub(1)..).unwrap_or_default();
     let within = marks.partition_point(|mark| mark.offset < upto);
     let mut marks: Vec<TimeMark> = marks
         .iter()
@@ -220,23 +225,15 @@ fn marks_of(marks: &[TimeMark], upto: Offset) -> Vec<TimeMark> {
     marks
 }
 
-/// The wanted bytes of a segment. It is always read to its end, so that its checksum is verified.
+/// The wanted bytes of a segment, which is read to its end, so that its checksum is verified; or of a span, which has one for
+/// each frame.
 pub(crate) async fn piece_bytes(
     archive: &Archive,
     piece: &Piece,
 ) -> Result<RawStream, ArchiveError> {
-    let raw = archive.read_segment(&piece.header).await?;
-    let mut skip = piece.after.since(piece.header.meta.start);
-    let mut take = piece.upto.since(piece.after);
-    let cut = raw.try_filter_map(move |mut chunk| {
-        let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
-        let _skipped = chunk.split_to(skipped);
-        skip = skip.saturating_sub(skipped as u64);
-        chunk.truncate(usize::try_from(take).unwrap_or(usize::MAX));
-        take = take.saturating_sub(chunk.len() as u64);
-        std::future::ready(Ok((!chunk.is_empty()).then_some(chunk)))
-    });
-    Ok(cut.boxed())
+    archive
+        .read_part(&piece.header, piece.after, piece.upto)
+        .await
 }
 
 /// Goes on reading while the consumer is busy with its own socket.
@@ -272,8 +269,8 @@ mod tests {
             (200, &[mark(1, 100), mark(2, 200)]),
             (50, &[mark(1, 50)]),
         ] {
-            assert_eq!(marks_of(&marks, Offset(upto)), left, "{upto}");
+            assert_eq!(marks_of(&marks, Offset(0), Offset(upto)), left, "{upto}");
         }
-        assert_eq!(marks_of(&[], Offset(5)), []);
+        assert_eq!(marks_of(&[], Offset(0), Offset(5)), []);
     }
 }

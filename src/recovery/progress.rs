@@ -17,6 +17,8 @@ pub enum Stage {
     Applying,
     /// The target has been opened, and writes its append-only file.
     Rewriting,
+    /// Segments become spans.
+    Merging,
 }
 
 impl Stage {
@@ -30,6 +32,7 @@ impl Stage {
             Self::Log => "log",
             Self::Applying => "the target loads and applies it",
             Self::Rewriting => "the target writes its AOF",
+            Self::Merging => "merging the log",
         }
     }
 }

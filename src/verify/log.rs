@@ -3,7 +3,9 @@
 use futures::StreamExt;
 
 use super::{HistoryReport, Stretch, starts, until};
-use crate::archive::{Archive, ArchiveError, Catalog, ChainEnd, ChainItem, History, Name};
+use crate::archive::{
+    Archive, ArchiveError, Catalog, ChainEnd, ChainItem, History, LogObject, Name,
+};
 use crate::display;
 use crate::log::segment::SegmentHeader;
 use crate::recovery::Progress;
@@ -184,11 +186,8 @@ impl Walk<'_> {
     /// Every byte of a segment.
     async fn read(&mut self, header: &SegmentHeader) -> Result<(), ArchiveError> {
         let meta = &header.meta;
-        let object = Name::Log {
-            history: meta.history,
-            first_byte: meta.start.next_byte(),
-        }
-        .to_string();
+        let object = LogObject::of_header(header);
+        let object = object.name(meta.history).to_string();
         let mut scanner = self.scanner.take();
         if scanner.is_none() && meta.starts_at_boundary {
             scanner = Some(FeedScanner::new(Boundary {

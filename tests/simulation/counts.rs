@@ -9,6 +9,7 @@ pub(crate) struct Counts {
     /// Snapshots that a server counted a replica for before they were stored.
     pub(crate) counted_early: u64,
     pub(crate) segments: u64,
+    pub(crate) spans: u64,
     pub(crate) bases: u64,
     pub(crate) consolidated: u64,
     pub(crate) seals: u64,
@@ -64,6 +65,8 @@ pub(crate) struct Counts {
     pub(crate) decided: u64,
     /// Objects of logs that were deleted.
     pub(crate) freed: u64,
+    /// Objects of logs that were deleted because spans have them.
+    pub(crate) merged_freed: u64,
     /// Objects that were created under such names.
     pub(crate) stale: u64,
     /// Of those, seals.
@@ -85,6 +88,7 @@ impl Counts {
             (&mut self.idle_acknowledgements, other.idle_acknowledgements),
             (&mut self.counted_early, other.counted_early),
             (&mut self.segments, other.segments),
+            (&mut self.spans, other.spans),
             (&mut self.bases, other.bases),
             (&mut self.consolidated, other.consolidated),
             (&mut self.seals, other.seals),
@@ -119,6 +123,7 @@ impl Counts {
             (&mut self.tiny, other.tiny),
             (&mut self.decided, other.decided),
             (&mut self.freed, other.freed),
+            (&mut self.merged_freed, other.merged_freed),
             (&mut self.stale, other.stale),
             (&mut self.stale_seals, other.stale_seals),
             (&mut self.straddling, other.straddling),

@@ -36,6 +36,8 @@ pub(crate) struct Stored {
     log_end: Option<u64>,
     /// Up to here, what its log began with was deleted.
     pub(super) freed: Option<u64>,
+    /// Up to here, it was deleted because spans have it.
+    pub(super) merged_freed: Option<u64>,
 }
 
 /// What a segment tells of time.
@@ -386,7 +388,54 @@ impl Sim {
                 history,
                 first_byte,
             } => self.check_log(history, first_byte - 1, body),
+            Name::Span {
+                history,
+                first_byte,
+                last_byte,
+            } => self.check_span(history, first_byte - 1, last_byte, body),
         }
+    }
+
+    /// It holds what segments of the log hold, and nothing that the log does not have.
+    fn check_span(&mut self, id: ReplId, start: u64, end: u64, body: &Bytes) -> Result<(), String> {
+        let decoded = segment::decode_entry(body).map_err(|error| error.to_string())?;
+        let (entry, header_bytes) = decoded.ok_or("it has half a header")?;
+        let Entry::Segment(header) = entry else {
+            return Err("it is a seal".to_owned());
+        };
+        let says = (header.meta.history, header.meta.start.0, header.meta.end.0);
+        if says != (id, start, end) || !header.is_span() {
+            return Err("it is of another place".to_owned());
+        }
+        let stored = self.oracle.histories.entry(id).or_default();
+        if stored.freed.is_some_and(|freed| start < freed) {
+            // Nothing is promised there.
+            return Ok(());
+        }
+        // The seal is the last object of a log that is sealed.
+        let is_before_last = stored
+            .log_end
+            .is_some_and(|last| end < last || (end == last && stored.sealed == Some(end)));
+        if !is_before_last {
+            return Err(format!("the log ends at {:?}", stored.log_end));
+        }
+        let inside = stored.segments.range(start..end);
+        if inside
+            .clone()
+            .any(|(_, (upto, is_gap, _))| *is_gap || *upto > end)
+        {
+            return Err("a gap, or half a segment, is in it".to_owned());
+        }
+        let mut raw = Vec::new();
+        zstd::stream::read::Decoder::new(&body[header_bytes..])
+            .and_then(|mut decoder| decoder.read_to_end(&mut raw))
+            .map_err(|error| error.to_string())?;
+        let line = self.oracle.line(id);
+        if self.truth.bytes(line, start, end).as_ref() != Some(&raw) {
+            return Err("its bytes are not those of the feed".to_owned());
+        }
+        self.oracle.counts.spans += 1;
+        Ok(())
     }
 
     /// One after another, and in the place of another one's only when that has stood without a renewal for as long as it says.
@@ -572,7 +621,8 @@ impl Sim {
         }
         let stored = self.oracle.histories.entry(id).or_default();
         let doc = stored.doc.as_ref().ok_or("there is no history.json")?;
-        if let Some(freed) = stored.freed.filter(|freed| start < *freed) {
+        let freed = stored.freed.max(stored.merged_freed);
+        if let Some(freed) = freed.filter(|freed| start < *freed) {
             // It counts for nobody. Whoever acknowledged it would be found out.
             self.oracle.counts.stale += 1;
             match &entry {

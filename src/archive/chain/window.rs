@@ -1,7 +1,7 @@
 //! A part of a log's list with its headers, and which of these objects belong to the log. ([`super`] says why not all
 //! do.)
 
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, LogObject};
 use crate::log::segment::{Entry, SealHeader};
 use crate::wire::position::Offset;
 
@@ -16,13 +16,24 @@ pub(crate) struct Window {
 
 /// A listed object of the log.
 pub(crate) struct Item {
-    /// The first byte, as its name says.
-    pub(crate) first: u64,
+    /// The object that is listed.
+    pub(crate) object: LogObject,
     /// What is wrong with an object matters only if it turns out to be a link.
     pub(crate) entry: Result<Entry, ArchiveError>,
 }
 
 impl Item {
+    /// The first byte, as its name says.
+    pub(crate) fn first(&self) -> u64 {
+        self.object.first()
+    }
+
+    /// Is it a span with that byte? A log may enter a span behind its first byte, because the one before it reaches into it.
+    pub(crate) fn reaches(&self, byte: u64) -> bool {
+        let is_span = matches!(&self.entry, Ok(Entry::Segment(header)) if header.is_span());
+        is_span && self.holds(byte)
+    }
+
     /// The byte after its last one; None for a seal, and when it cannot be read.
     pub(crate) fn next(&self) -> Option<u64> {
         match &self.entry {
@@ -34,15 +45,15 @@ impl Item {
     /// Is this the segment with that byte, or the object in its place?
     fn holds(&self, byte: u64) -> bool {
         match self.next() {
-            Some(next) => self.first <= byte && byte < next,
-            None => self.first == byte,
+            Some(next) => self.first() <= byte && byte < next,
+            None => self.first() == byte,
         }
     }
 
-    /// It is no part of the log, which has an object that begins with byte `above`, and none between.
+    /// It is no part of the log, which has an object that begins with byte `above`, and none between. (Two spans may share bytes.)
     pub(crate) fn is_stale(&self, above: Option<u64>) -> bool {
         above.is_some_and(|above| match &self.entry {
-            Ok(Entry::Segment(header)) => header.meta.end.0 >= above,
+            Ok(Entry::Segment(header)) => !header.is_span() && header.meta.end.0 >= above,
             Ok(Entry::Seal(_)) => true,
             Err(_) => false,
         })
@@ -58,7 +69,7 @@ impl Window {
         mut items: Vec<Item>,
         above: Option<u64>,
     ) -> Self {
-        let firsts: Vec<u64> = items.iter().map(|item| item.first).chain(above).collect();
+        let firsts: Vec<u64> = items.iter().map(Item::first).chain(above).collect();
         let mut aboves = firsts.into_iter().skip(1);
         items.retain(|item| !item.is_stale(aboves.next()));
         Self {
@@ -83,16 +94,17 @@ impl Window {
         self.items.get(index)
     }
 
-    /// The item that begins with this byte.
+    /// The item that begins with this byte; else the last span that reaches it.
     pub(crate) fn index_of(&self, first: u64) -> Option<usize> {
-        self.items
-            .binary_search_by_key(&first, |item| item.first)
-            .ok()
+        let upto = self.items.partition_point(|item| item.first() <= first);
+        let index = upto.checked_sub(1)?;
+        let item = self.items.get(index)?;
+        (item.first() == first || item.reaches(first)).then_some(index)
     }
 
     /// The segment of the log that holds byte `wanted`, or a seal there.
     pub(crate) fn holding(&self, wanted: u64) -> Result<Option<usize>, ArchiveError> {
-        let upto = self.items.partition_point(|item| item.first <= wanted);
+        let upto = self.items.partition_point(|item| item.first() <= wanted);
         let Some(index) = upto.checked_sub(1) else {
             return Ok(None);
         };
@@ -108,7 +120,7 @@ impl Window {
 
     /// The byte after the last link before byte `wanted`.
     pub(crate) fn next_before(&self, wanted: u64) -> Option<u64> {
-        let upto = self.items.partition_point(|item| item.first < wanted);
+        let upto = self.items.partition_point(|item| item.first() < wanted);
         self.items.get(upto.checked_sub(1)?)?.next()
     }
 
@@ -122,12 +134,12 @@ impl Window {
 
     /// Does anything begin after this byte?
     pub(crate) fn lists_beyond(&self, byte: u64) -> bool {
-        self.items.last().is_some_and(|item| item.first > byte)
+        self.items.last().is_some_and(|item| item.first() > byte)
     }
 
     /// The offset before the first item.
     pub(crate) fn start(&self) -> Option<Offset> {
         let first = self.items.first()?;
-        Some(Offset::before_byte(first.first))
+        Some(Offset::before_byte(first.first()))
     }
 }

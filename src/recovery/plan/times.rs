@@ -4,11 +4,11 @@
 //! mark again ([`ClockBack`]). In such a stretch all marks are the same, and a time there names no point.
 
 use super::{Planner, Span};
-use crate::archive::BaseKind;
+use crate::archive::{BaseKind, LogObject};
 use crate::log::segment::{ClockBack, Entry, SegmentMeta};
 use crate::recovery::error::{ClockWentBack, RecoveryError, is_damage};
 use crate::recovery::target::show_time;
-use crate::wire::position::{Offset, ReplId, TimeMark};
+use crate::wire::position::{Offset, TimeMark};
 
 /// A mark, and the index of its segment in the list of the log.
 #[derive(Clone, Copy)]
@@ -53,13 +53,13 @@ impl Planner<'_> {
         Ok(by_snapshot)
     }
 
-    /// The first bytes of the segments that a span shares.
-    fn log_of(&self, span: Span) -> &[u64] {
+    /// The objects that hold what a span of the lineage shares.
+    fn log_of(&self, span: Span) -> &[LogObject] {
         let Some(history) = self.catalog.histories.get(&span.history) else {
             return &[];
         };
         let log = history.log.as_slice();
-        let shared = log.partition_point(|first| Offset::before_byte(*first) < span.upto);
+        let shared = log.partition_point(|object| Offset::before_byte(object.first()) < span.upto);
         log.get(..shared).unwrap_or_default()
     }
 
@@ -71,7 +71,7 @@ impl Planner<'_> {
         while low < high {
             let middle = low.midpoint(high);
             let probed = log.get(middle..high).unwrap_or_default();
-            let Some((index, meta)) = self.first_marks(span.history, probed).await? else {
+            let Some((index, meta)) = self.first_marks(span, probed).await? else {
                 high = middle;
                 continue;
             };
@@ -90,13 +90,17 @@ impl Planner<'_> {
     /// The first of these segments that has marks. Whether damaged ones matter shows when the chain is walked.
     async fn first_marks(
         &self,
-        history: ReplId,
-        log: &[u64],
+        span: Span,
+        log: &[LogObject],
     ) -> Result<Option<(usize, SegmentMeta)>, RecoveryError> {
-        for (index, first) in log.iter().enumerate() {
-            match self.archive.entry(history, *first).await {
+        for (index, object) in log.iter().enumerate() {
+            match self.archive.entry_of(span.history, *object).await {
                 Ok(Some(Entry::Segment(header))) if !header.meta.marks.is_empty() => {
-                    return Ok(Some((index, header.meta)));
+                    let mut meta = header.meta;
+                    // Behind the point where the lineage leaves this log, others received others.
+                    let within = meta.marks.partition_point(|mark| mark.offset < span.upto);
+                    meta.marks.truncate(within.saturating_add(1));
+                    return Ok(Some((index, meta)));
                 }
                 Ok(_) => {}
                 Err(error) if is_damage(&error) => {}
@@ -165,10 +169,7 @@ impl Planner<'_> {
         let log = self.log_of(span);
         let one = log.get(index..).unwrap_or_default();
         let one = one.get(..one.len().min(1)).unwrap_or_default();
-        Ok(self
-            .first_marks(span.history, one)
-            .await?
-            .map(|(_, meta)| meta))
+        Ok(self.first_marks(span, one).await?.map(|(_, meta)| meta))
     }
 
     /// Marks were held at `held`, which is after that time. Is it a time that the clock went back over? `next` is the
@@ -263,10 +264,10 @@ impl Planner<'_> {
     async fn first_later(
         &self,
         span: Span,
-        log: &[u64],
+        log: &[LogObject],
         unix_ms: i64,
     ) -> Result<Option<i64>, RecoveryError> {
-        let Some((_, meta)) = self.first_marks(span.history, log).await? else {
+        let Some((_, meta)) = self.first_marks(span, log).await? else {
             return Ok(None);
         };
         let later = meta.marks.iter().find(|mark| mark.unix_ms > unix_ms);
