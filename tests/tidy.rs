@@ -38,13 +38,14 @@ const TEST_LINES: usize = 900;
 /// `.cargo/clippy.toml`.)
 const PURE: [&str; 4] = ["wire", "display", "log", "model"];
 const IMPURE: [&str; 4] = ["tokio", "std::net", "std::fs", "std::thread"];
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "sidecar",
     "backup",
     "restore",
     "list",
     "cost",
     "consolidate",
+    "merge",
     "verify",
     "inspect",
     "get",

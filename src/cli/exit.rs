@@ -4,7 +4,7 @@
 //! adds the flag that may help.
 
 use super::{Exit, Failure, settings};
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, MergeError};
 use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
@@ -186,6 +186,15 @@ impl From<ConsolidateError> for Failure {
             ConsolidateError::TooLong { .. }
             | ConsolidateError::Stuck { .. }
             | ConsolidateError::Differs { .. } => Self::new(Exit::Error, error),
+        }
+    }
+}
+
+impl From<MergeError> for Failure {
+    fn from(error: MergeError) -> Self {
+        match error {
+            MergeError::Archive(error) => error.into(),
+            MergeError::Differs { .. } => Self::new(Exit::Damaged, error),
         }
     }
 }

@@ -458,6 +458,11 @@ pub(super) struct Capture {
     )]
     consolidate_share: u32,
 
+    /// Merge the segments of the log into fewer, longer objects, minutes after they were stored; `never`: only by hand
+    #[arg(long, env = "BACKFEED_MERGE", value_name = "always|never", default_value = "always",
+          value_parser = parse_merge, help_heading = NEW_BASES)]
+    merge: bool,
+
     #[command(flatten)]
     login: Login,
 }
@@ -497,6 +502,16 @@ struct Memory {
 /// How often; none: never.
 #[derive(Debug, Clone, Copy)]
 struct Every(Option<Duration>);
+
+fn parse_merge(text: &str) -> Result<bool, ConfigError> {
+    match text {
+        "always" => Ok(true),
+        "never" => Ok(false),
+        other => Err(ConfigError::new(format!(
+            "`{other}` is neither `always` nor `never`"
+        ))),
+    }
+}
 
 fn parse_every(text: &str) -> Result<Every, ConfigError> {
     if text == "never" {
@@ -539,6 +554,7 @@ impl Capture {
             every: self.consolidate_every.0,
             share: self.consolidate_share,
             memory_limit: self.shares().consolidation,
+            merge: self.merge,
         }
     }
 

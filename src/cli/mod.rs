@@ -15,6 +15,7 @@ mod get;
 mod inspect;
 mod list;
 mod listing;
+mod merge;
 mod process_setup;
 mod progress_bar;
 mod record;
@@ -86,6 +87,7 @@ enum Verb {
     List(list::Args),
     Cost(cost::Args),
     Consolidate(consolidate::Args),
+    Merge(merge::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Get(get::Args),
@@ -106,6 +108,7 @@ impl Cli {
             Verb::List(args) => (&args.log, Level::Quiet),
             Verb::Cost(args) => (&args.log, Level::Quiet),
             Verb::Consolidate(args) => (&args.log, Level::Info),
+            Verb::Merge(args) => (&args.log, Level::Info),
             Verb::Verify(args) => (&args.log, Level::Quiet),
             Verb::Inspect(args) => (&args.log, Level::Quiet),
             Verb::Get(args) => (&args.log, Level::Quiet),
@@ -335,6 +338,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::List(args) => list::run(args).await,
         Verb::Cost(args) => cost::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
+        Verb::Merge(args) => merge::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
         Verb::Inspect(args) => inspect::run(args).await,
         Verb::Get(args) => get::run(args).await,

@@ -235,6 +235,8 @@ pub struct ConsolidateConfig {
     pub share: u32,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
+    /// Merge the segments of the log into spans.
+    pub merge: bool,
 }
 
 impl Default for ConsolidateConfig {
@@ -243,6 +245,7 @@ impl Default for ConsolidateConfig {
             every: Some(Duration::from_secs(3600)),
             share: 50,
             memory_limit: default_shares().consolidation,
+            merge: true,
         }
     }
 }

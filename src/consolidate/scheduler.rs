@@ -1,4 +1,4 @@
-//! New bases in the background while a capture runs. The scheduler has a thread of its own, which yields to everything
+//! New bases and merged log in the background while a capture runs. The scheduler has a thread of its own, which yields to everything
 //! else, and a store connection of its own.
 
 mod ask_server;
@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::archive::{Archive, ArchiveError, BaseManifest, FRAMES_AT_ONCE};
+use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, FRAMES_AT_ONCE, MergeError};
 use crate::capture::{Clock, SessionEnd, refetch};
 use crate::config::{ConsolidateConfig, Source, StoreConfig, Upstream};
+use crate::consolidate::merging::{MergeRequest, merge};
 use crate::consolidate::{
     ConsolidateError, Report, Request, Worth, consolidate, consolidate_given, lost_keys,
     newest_base,
@@ -22,7 +23,7 @@ use crate::monitoring::status::{Phase, Status};
 use crate::recovery::{BLOCKING_READERS, When};
 use crate::runtime::backoff::Backoff;
 use crate::store;
-use crate::wire::position::{Position, ReplId};
+use crate::wire::position::{Offset, Position, ReplId};
 
 /// Between two looks at how much log there is, which costs nothing.
 const LOOK: Duration = Duration::from_secs(5);
@@ -56,6 +57,12 @@ const ASK_LOOK: Duration = Duration::from_millis(200);
 /// A stream that is decompressed holds a thread to its end. The frames of the new base are compressed at the same time.
 const BLOCKING_THREADS: usize = 128;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + FRAMES_AT_ONCE);
+/// Between two looks for what can be merged. Each lists what is not merged yet.
+const MERGE_EVERY: Duration = Duration::from_secs(60);
+/// The longest pause after merges that failed.
+const MERGE_FAILED_PAUSE: Duration = Duration::from_secs(3600);
+/// Spans that are made before other work has its turn.
+const MERGED_AT_ONCE: u64 = 32;
 /// How much the thread yields to others: the most there is.
 const NICENESS: i32 = 19;
 
@@ -84,7 +91,10 @@ impl Upkeep {
     /// Starts it. `None`: it is not wanted.
     #[must_use]
     pub fn start(self) -> Option<Running> {
-        let every = self.config.every?;
+        let every = self.config.every;
+        if every.is_none() && !self.config.merge {
+            return None;
+        }
         let (alive, gone) = oneshot::channel();
         let spawned = thread::Builder::new()
             .name("upkeep".to_owned())
@@ -98,7 +108,7 @@ impl Upkeep {
         }
     }
 
-    fn run(self, every: Duration, gone: oneshot::Receiver<()>) {
+    fn run(self, every: Option<Duration>, gone: oneshot::Receiver<()>) {
         yield_to_others();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(BLOCKING_THREADS)
@@ -122,7 +132,14 @@ impl Upkeep {
         runtime.shutdown_background();
     }
 
-    async fn work(&self, every: Duration) {
+    async fn work(&self, every: Option<Duration>) {
+        let mut merges = Merges::new();
+        let Some(every) = every else {
+            loop {
+                sleep(LOOK).await;
+                self.merge_log(&mut merges).await;
+            }
+        };
         let mut pace = Pace::new(every, Instant::now());
         let mut base: Option<Known> = None;
         let mut refetches = Refetches::default();
@@ -131,6 +148,7 @@ impl Upkeep {
         let mut not_before = Instant::now();
         loop {
             sleep(LOOK).await;
+            self.merge_log(&mut merges).await;
             let Some(stored) = self.status.stored_position() else {
                 continue;
             };
@@ -195,6 +213,73 @@ impl Upkeep {
                 }
             }
         }
+    }
+
+    /// Merges what was stored, a few spans at once: what else there is to do does not wait for a long log.
+    async fn merge_log(&self, merges: &mut Merges) {
+        let now = Instant::now();
+        let Some(stored) = self.status.stored_position() else {
+            return;
+        };
+        if !self.config.merge || now < merges.not_before {
+            return;
+        }
+        match timeout(TIME_LIMIT, self.merge_some(stored.history, merges)).await {
+            Ok(Ok(has_more)) => {
+                merges.backoff.reset();
+                merges.not_before = if has_more { now } else { later(MERGE_EVERY) };
+            }
+            Ok(Err(error)) => {
+                merges.not_before = later(merges.backoff.pause());
+                if self.status.merge_failed(error.to_string()) {
+                    tracing::warn!("the log cannot be merged: {error}. Nothing is lost by that");
+                }
+            }
+            Err(_) => {
+                merges.not_before = later(merges.backoff.pause());
+                self.status.merge_failed("it took too long");
+            }
+        }
+    }
+
+    /// Is there more to merge?
+    async fn merge_some(&self, stored: ReplId, merges: &mut Merges) -> Result<bool, MergeError> {
+        let archive = self.archive().await?;
+        if merges.of != Some(stored) {
+            // What others have not merged of the logs before it is merged as well.
+            let mut outline = Catalog::default();
+            archive.add_line(&mut outline, stored).await?;
+            let line = outline.lineage(stored)?;
+            merges.left = line.iter().map(|at| at.history).collect();
+            (merges.of, merges.merged_to) = (Some(stored), None);
+        }
+        let history = merges.left.last().copied().unwrap_or(stored);
+        let request = MergeRequest {
+            history: Some(history),
+            merged_to: merges.merged_to.filter(|_| history == stored),
+            limit: MERGED_AT_ONCE,
+            dry_run: false,
+            writer: self.service.clone(),
+        };
+        let work = self.status.work("merging");
+        let report = merge(&archive, &request, &work).await?;
+        let metrics = self.status.metrics();
+        metrics.spans_stored.inc_by(report.spans);
+        let merged = report.histories.into_iter().next();
+        let has_more = merged.as_ref().is_some_and(|merged| merged.has_more);
+        if history == stored {
+            let to = merged.as_ref().and_then(|merged| merged.merged_to);
+            merges.merged_to = to.or(merges.merged_to);
+            self.status
+                .merged(to.map(|offset| Position { history, offset }));
+        }
+        if let Some(why) = merged.and_then(|merged| merged.stopped) {
+            tracing::debug!(%history, "a part of the log cannot be merged: {why}");
+        }
+        if !has_more {
+            merges.left.pop();
+        }
+        Ok(has_more || !merges.left.is_empty())
     }
 
     /// The base from which the capture continued.
@@ -377,6 +462,30 @@ impl Upkeep {
         let archive = self.archive().await?;
         let source = self.source().await?;
         refetch::new_base(&source, &archive, &self.status, &self.clock).await
+    }
+}
+
+/// What is known of the merged log.
+struct Merges {
+    /// The history that is captured.
+    of: Option<ReplId>,
+    /// It and those before it, whose logs were not looked at yet. The oldest one is the last.
+    left: Vec<ReplId>,
+    /// Up to here, its log is merged.
+    merged_to: Option<Offset>,
+    not_before: Instant,
+    backoff: Backoff,
+}
+
+impl Merges {
+    fn new() -> Self {
+        Self {
+            of: None,
+            left: Vec::new(),
+            merged_to: None,
+            not_before: Instant::now(),
+            backoff: Backoff::exact(FAILED_PAUSE, MERGE_FAILED_PAUSE),
+        }
     }
 }
 
@@ -564,7 +673,6 @@ mod tests {
 
     #[test]
     fn two_offsets_and_a_count_tell_whether_a_base_is_worth_it() {
-        use crate::wire::position::Offset;
         let (of, other) = (ReplId::from_random([1; 20]), ReplId::from_random([2; 20]));
         let at = |history, offset| Position {
             history,

@@ -51,4 +51,8 @@ pub struct Counters {
     pub consolidations: Counter,
     /// Consolidations that failed, or stopped early.
     pub consolidation_errors: Counter,
+    /// Spans made of segments of the log.
+    pub spans_stored: Counter,
+    /// Merges of segments that failed.
+    pub merge_errors: Counter,
 }

@@ -92,6 +92,16 @@ fn add_counters(registry: &mut Registry, counters: &Counters) {
         "Consolidations that failed or stopped early",
         &counters.consolidation_errors,
     );
+    add(
+        "spans_stored",
+        "Spans made of many segments of the log",
+        &counters.spans_stored,
+    );
+    add(
+        "merge_errors",
+        "Merges of segments that failed",
+        &counters.merge_errors,
+    );
 }
 
 fn add_offsets(registry: &mut Registry, view: &StatusView) {

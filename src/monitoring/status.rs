@@ -140,6 +140,10 @@ pub struct StatusView {
     pub base_offset: Option<u64>,
     /// Why no base could be made of the log at the last try.
     pub consolidate_error: Option<String>,
+    /// The last byte of the log that is merged into a span, as far as this process has merged.
+    pub merged_offset: Option<u64>,
+    /// Why the log was not merged at the last try.
+    pub merge_error: Option<String>,
     /// The last error, which may be repaired by now.
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
@@ -289,6 +293,8 @@ struct State {
     superseded: Option<String>,
     base: Option<Position>,
     consolidate_error: Option<String>,
+    merged: Option<Position>,
+    merge_error: Option<String>,
     /// By the order in which it began.
     works: BTreeMap<u64, WorkState>,
     works_begun: u64,
@@ -316,6 +322,8 @@ impl Status {
             superseded: None,
             base: None,
             consolidate_error: None,
+            merged: None,
+            merge_error: None,
             works: BTreeMap::new(),
             works_begun: 0,
         };
@@ -462,6 +470,21 @@ impl Status {
         !before.is_some_and(|before| before.starts_with(&text))
     }
 
+    /// The log is merged up to here. None: nothing was merged, and nothing failed.
+    pub fn merged(&self, merged: Option<Position>) {
+        let mut state = self.state();
+        state.merged = merged.or(state.merged);
+        state.merge_error = None;
+    }
+
+    /// Why nothing was merged. True when that is news, to be logged.
+    pub fn merge_failed(&self, error: impl Into<String>) -> bool {
+        self.metrics().merge_errors.inc();
+        let text = error.into();
+        let before = self.state().merge_error.replace(text.clone());
+        before.is_none_or(|before| before != text)
+    }
+
     /// Adds to that failure what happens next.
     pub fn consolidate_failed_and(&self, error: &str, what: &str) {
         self.state().consolidate_error = Some(format!("{error}. {what}"));
@@ -578,6 +601,8 @@ impl Status {
             spool_error: state.spool_error.clone(),
             base_offset: state.base.map(|base| base.offset.0),
             consolidate_error: state.consolidate_error.clone(),
+            merged_offset: state.merged.map(|merged| merged.offset.0),
+            merge_error: state.merge_error.clone(),
             last_error,
             last_error_unix_ms,
             superseded: state.superseded.clone(),

@@ -1,0 +1,94 @@
+//! `backfeed merge`: many segments of the log become one object.
+
+use std::fmt::Write as _;
+
+use super::progress_bar::Bars;
+use super::{Failure, flags};
+use crate::config::Size;
+use crate::consolidate::merging::{MergeReport, MergeRequest, merge};
+use crate::display::counted;
+use crate::runtime;
+use crate::wire::position::ReplId;
+
+const EXAMPLES: &str = "\
+Examples:
+  backfeed merge --store gs://my-bucket/shop
+  backfeed merge --store file:///backups/shop --dry-run";
+
+/// Merge the segments of the log into fewer, longer objects (spans), so that reading it needs fewer requests
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options", after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    store: flags::Store,
+
+    /// Merge the log of this history alone [default: of all]
+    #[arg(long, env = "BACKFEED_HISTORY", value_name = "ID")]
+    history: Option<ReplId>,
+
+    /// Say what would be merged, and create nothing
+    #[arg(long, env = "BACKFEED_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
+    dry_run: bool,
+
+    #[command(flatten)]
+    gcs: flags::Gcs,
+
+    #[command(flatten)]
+    output: flags::Output,
+
+    #[command(flatten)]
+    pub(super) log: flags::Log,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), Failure> {
+    let archive = args.store.open(&args.gcs).await?;
+    let request = MergeRequest {
+        history: args.history,
+        merged_to: None,
+        limit: u64::MAX,
+        dry_run: args.dry_run,
+        writer: format!("merge/{:016x}", runtime::random()),
+    };
+    let bars = Bars::new();
+    let report = merge(&archive, &request, &bars).await;
+    bars.finish();
+    args.output.print(&report?, text)
+}
+
+fn text(report: &MergeReport) -> String {
+    let mut text = String::new();
+    let verb = match report.dry_run {
+        true => "would merge",
+        false => "merged",
+    };
+    if report.spans == 0 {
+        let _ = writeln!(text, "nothing to merge");
+    }
+    for merged in &report.histories {
+        if let Some(to) = merged.merged_to {
+            let _ = writeln!(
+                text,
+                "{verb} {} of history {} into {}, up to offset {to}",
+                counted(merged.segments, "segment"),
+                merged.history,
+                counted(merged.spans, "span"),
+            );
+        }
+        if let Some(why) = &merged.stopped {
+            let _ = writeln!(
+                text,
+                "  a part of the log of history {} cannot be merged: {why}. `backfeed verify` says more",
+                merged.history
+            );
+        }
+    }
+    if report.spans > 0 && !report.dry_run {
+        let _ = writeln!(
+            text,
+            "  {} of the feed, stored in {}",
+            Size(report.raw_bytes),
+            Size(report.stored_bytes)
+        );
+    }
+    text
+}
