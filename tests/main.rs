@@ -39,6 +39,7 @@ mod latest;
 mod loaded;
 mod matrix;
 mod memory;
+mod merge;
 mod metrics;
 mod outsiders;
 mod proof;

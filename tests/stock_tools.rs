@@ -11,8 +11,9 @@ use redis::Connection;
 use tempfile::TempDir;
 
 use crate::support::data::{Expiries, Load, for_each_version};
+use crate::support::spans::delete_merged;
 use crate::support::state::{Moment, State, quiet, replica_of, unix_ms};
-use crate::support::{Backfeed, Server, Version, free_port, list, wait_until};
+use crate::support::{Backfeed, Server, Version, free_port, list, run, wait_until};
 
 const RECIPES: &str = include_str!("../docs/restore-without-backfeed.md");
 
@@ -89,6 +90,14 @@ impl Stored {
         let newer = replica.position().0;
         assert_eq!(list(&store)["latest"], *newer);
         drop((third, replica));
+        // The log of the older history ends with a seal, so all of it can be merged.
+        let merged = run(&["merge", "--store", &store, "--json"]);
+        assert_eq!(merged.code, 0, "{merged:?}");
+        let history = home.path().join("bucket/histories").join(&older);
+        assert!(
+            delete_merged(&history) > 0,
+            "{version}: nothing was deleted"
+        );
         Self {
             home,
             version,

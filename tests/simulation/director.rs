@@ -9,12 +9,13 @@ use tokio::time::{Instant, sleep};
 
 use super::redis::Node;
 use super::takeover::Takeover;
-use super::{failure, failures, net, note, restoring, store, with};
-use crate::archive::{Archive, ArchiveError};
+use super::{fail, failure, failures, net, note, restoring, store, with};
+use crate::archive::{Archive, ArchiveError, MergeError};
 use crate::capture::{Clock, SessionEnd};
 use crate::config::{
     AckPolicy, BackupConfig, CaptureConfig, ConsolidateConfig, SpoolConfig, StoreConfig,
 };
+use crate::consolidate::merging::{MergeRequest, merge};
 use crate::consolidate::{self, ConsolidateError, Worth, consolidate};
 use crate::monitoring::status::Status;
 use crate::recovery::{RecoveryError, When};
@@ -511,8 +512,14 @@ impl Director {
             Err(SessionEnd::Superseded { at, .. })
                 if self.taking_over || !self.wanted.contains(&writer.group) =>
             {
-                let sealed = with(|sim| sim.oracle.sealed(at.history));
-                if sealed == Some(at.offset.0) {
+                let (sealed, goes_on) = with(|sim| {
+                    let goes_on = sim.oracle.successors.contains_key(&at.history);
+                    (sim.oracle.sealed(at.history), goes_on)
+                });
+                // A history goes on from the last boundary before the seal.
+                if sealed == Some(at.offset.0)
+                    || (goes_on && sealed.is_some_and(|sealed| at.offset.0 < sealed))
+                {
                     with(|sim| sim.oracle.counts.superseded += 1);
                     Ok(())
                 } else {
@@ -651,10 +658,14 @@ pub(crate) fn begin_consolidation(number: u64, service: &str) -> Consolidation {
     let process = Process::new(&format!("k.{number}"));
     let memory_limit = pick(&[1 << 16, 1 << 20, 256 << 20]);
     let now_unix_ms = clock("k")();
+    let merges = once_in(2);
     note(|| format!("{} consolidates", process.name));
     let task = within(&process, || {
         runtime::spawn(async move {
             let archive = Archive::open(store::store()).await?;
+            if merges {
+                merge_all(&archive).await?;
+            }
             let request = consolidate::Request {
                 history: None,
                 service: Some(service),
@@ -670,6 +681,23 @@ pub(crate) fn begin_consolidation(number: u64, service: &str) -> Consolidation {
         })
     });
     (process, task)
+}
+
+/// All logs are merged as far as they can be.
+async fn merge_all(archive: &Archive) -> Result<(), ArchiveError> {
+    let request = MergeRequest {
+        history: None,
+        merged_to: None,
+        limit: u64::MAX,
+        dry_run: false,
+        writer: "k".to_owned(),
+    };
+    match merge(archive, &request, &()).await {
+        Ok(report) => note(|| format!("merged {} segments", report.segments)),
+        Err(MergeError::Archive(error)) => return Err(error),
+        Err(error) => fail(error.to_string()),
+    }
+    Ok(())
 }
 
 pub(crate) fn check_consolidation(done: Result<(), ConsolidateError>) -> Result<(), String> {

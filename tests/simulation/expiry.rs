@@ -66,6 +66,49 @@ impl Sim {
         }
     }
 
+    /// Deletes what a log begins with, as far as spans have it that are as old as the grace.
+    pub(crate) fn delete_merged(&mut self, id: ReplId) {
+        let now = self.now_ms();
+        let (mut spans, mut log) = (Vec::new(), Vec::new());
+        for name in self.objects.keys() {
+            match Name::parse(name) {
+                Some(Name::Span {
+                    history,
+                    first_byte,
+                    last_byte,
+                }) if history == id && now.abs_diff(self.times[name]) >= GRACE_MS => {
+                    spans.push((first_byte, last_byte));
+                }
+                Some(Name::Log {
+                    history,
+                    first_byte,
+                }) if history == id => log.push((first_byte, name.clone())),
+                _ => {}
+            }
+        }
+        let mut upto = None;
+        // Never the last one.
+        for (first, name) in &log[..log.len().saturating_sub(1)] {
+            let Ok(Some((Entry::Segment(header), _))) = segment::decode_entry(&self.objects[name])
+            else {
+                break;
+            };
+            let end = header.meta.end.0;
+            if !spans.iter().any(|(from, to)| from <= first && end <= *to) {
+                break;
+            }
+            upto = upto.max(Some(end));
+            self.objects.remove(name);
+            self.oracle.counts.merged_freed += 1;
+        }
+        if upto.is_some()
+            && let Some(stored) = self.oracle.histories.get_mut(&id)
+        {
+            note(|| format!("what is merged of the log of {id} is deleted up to {upto:?}"));
+            stored.merged_freed = stored.merged_freed.max(upto);
+        }
+    }
+
     /// Where the log of a history may be deleted to: the last base before which nothing is needed. None: nowhere.
     fn floor(&self, id: ReplId) -> Option<u64> {
         let stored = self.oracle.histories.get(&id)?;

@@ -173,7 +173,13 @@ async fn night(director: &mut Director) -> Result<(), String> {
     if director.consolidation.is_none() {
         with(|sim| {
             let all: Vec<_> = sim.oracle.histories.keys().copied().collect();
-            all.into_iter().for_each(|id| sim.delete_log(id));
+            for id in all {
+                if once_in(3) {
+                    sim.delete_merged(id);
+                } else {
+                    sim.delete_log(id);
+                }
+            }
         });
     }
     Ok(())

@@ -12,6 +12,7 @@ pub mod master;
 pub mod proxy;
 pub mod s3;
 pub mod server;
+pub mod spans;
 pub mod state;
 pub mod write;
 
