@@ -77,7 +77,7 @@ async fn an_object_is_created_once(store: &dyn Store) {
     assert_eq!(read(store, "a/b", None).await, "first");
 }
 
-/// All by one clock, of which some tell seconds.
+/// All by one clock, of which some tell seconds. A listing says the same.
 async fn a_create_says_when_it_was(store: &dyn Store) {
     let mut last = None;
     for name in ["log/1", "log/2"] {
@@ -96,7 +96,13 @@ async fn a_create_says_when_it_was(store: &dyn Store) {
             }
             other => panic!("{other:?}"),
         }
+        let listed: Vec<ObjectMeta> = store.list(name, None).await.try_collect().await.unwrap();
+        let said = listed[0].created.unwrap();
+        assert!(said.abs_diff(created) <= 2000, "{said} {created}");
     }
+    let folders = store.list_with(Listing::of("").folders()).await;
+    let folders: Vec<ObjectMeta> = folders.try_collect().await.unwrap();
+    assert_eq!(folders[0].created, None);
 }
 
 async fn of_concurrent_creates_exactly_one_wins(store: SharedStore) {

@@ -231,14 +231,14 @@ impl Shared {
         match made {
             Ok(()) => {
                 fsync_directory(&directory).map_err(failed)?;
-                Ok(created(temporary.file.metadata()))
+                Ok(temporary.file.metadata().ok().as_ref().and_then(created))
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // A caller that hears that it exists may rely on it, although its creator may have died before this.
                 fsync_directory(&directory).map_err(failed)?;
                 Err(StoreError::AlreadyExists {
                     name: name.to_owned(),
-                    created: created(fs::metadata(&path)),
+                    created: fs::metadata(&path).ok().as_ref().and_then(created),
                 })
             }
             Err(error) => Err(failed(error)),
@@ -287,8 +287,7 @@ impl Shared {
 
 /// When a file got its name: the filesystem notes the time of each new link. (The time of the last write may be long
 /// before that.)
-fn created(found: io::Result<fs::Metadata>) -> Created {
-    let found = found.ok()?;
+pub(super) fn created(found: &fs::Metadata) -> Created {
     let ms = found.ctime().checked_mul(1000)?;
     ms.checked_add(found.ctime_nsec() / 1_000_000)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::file::{LOST_AND_FOUND, TEMPORARY};
+use super::file::{LOST_AND_FOUND, TEMPORARY, created};
 use super::{Listing, NAME_LIMIT, ObjectMeta, check_name};
 
 /// A walk over the files of a store. It holds the names of one directory of each level at a time.
@@ -143,6 +143,7 @@ impl Iterator for Walk {
                     return Some(Ok(ObjectMeta {
                         name,
                         size: found.len(),
+                        created: created(&found),
                     }));
                 }
                 // Deleted since.

@@ -46,6 +46,8 @@ struct State {
     hidden: Vec<(usize, String, Bytes)>,
     /// Deleted when a create has met it.
     vanishing: Option<String>,
+    /// Objects that a delete leaves in place, and whether it says so.
+    locked: BTreeMap<String, bool>,
 }
 
 /// What goes wrong with a call.
@@ -178,6 +180,16 @@ impl MemoryStore {
     /// Takes an object away.
     pub fn remove(&self, name: &str) {
         self.state().objects.remove(name);
+    }
+
+    /// From now on an object stays when it is to be deleted: that is refused, or is said to be done.
+    pub fn lock(&self, name: &str, refuses: bool) {
+        self.state().locked.insert(name.to_owned(), refuses);
+    }
+
+    /// Ends a [`Self::lock`].
+    pub fn unlock(&self, name: &str) {
+        self.state().locked.remove(name);
     }
 
     /// Takes an object away once a create has met it.
@@ -348,6 +360,7 @@ impl Store for MemoryStore {
         self.begin(Call::List(prefix.to_owned())).await;
         let first = wanted.from.map_or(prefix, |from| from.max(prefix));
         let mut state = self.state();
+        let created = |name: &String| state.created.get(name).copied().flatten();
         let mut found: Vec<ObjectMeta> = state
             .objects
             .range(first.to_owned()..)
@@ -357,6 +370,7 @@ impl Store for MemoryStore {
                 None => ObjectMeta {
                     name: name.clone(),
                     size: body.len() as u64,
+                    created: created(name),
                 },
             })
             .collect();
@@ -372,7 +386,12 @@ impl Store for MemoryStore {
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
         self.begin(Call::Delete(name.to_owned())).await;
-        self.remove(name);
+        let locked = self.state().locked.get(name).copied();
+        match locked {
+            None => self.remove(name),
+            Some(true) => return Err(fault_error("delete", name, Fault::Permanent)),
+            Some(false) => {}
+        }
         Ok(())
     }
 }

@@ -52,13 +52,16 @@ pub use memory::MemoryStore;
 /// The longest name of an object, in bytes: what Google Cloud Storage and S3 take.
 pub const NAME_LIMIT: usize = 1024;
 
-/// An object's name and size.
+/// An object's name and size, and when it was created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// Name relative to the store's root, `/` between its parts.
     pub name: String,
     /// Bytes stored.
     pub size: u64,
+    /// When it was created. A service may count the time of a long upload from its beginning (S3), and a filesystem
+    /// from the last change of the file's owner or permissions.
+    pub created: Created,
 }
 
 impl ObjectMeta {
@@ -72,6 +75,7 @@ impl ObjectMeta {
         Self {
             name: name.to_owned(),
             size: 0,
+            created: None,
         }
     }
 }

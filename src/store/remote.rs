@@ -311,7 +311,12 @@ impl<S: Service> UnderWay<S> {
         let page = page.await?;
         self.next = page.next.filter(|token| !token.is_empty()).map(Some);
         let mut found = Vec::new();
-        for ObjectMeta { name: object, size } in page.objects {
+        for ObjectMeta {
+            name: object,
+            size,
+            created,
+        } in page.objects
+        {
             let Some(name) = service.place().name(&object) else {
                 continue;
             };
@@ -326,7 +331,11 @@ impl<S: Service> UnderWay<S> {
             }
             if !service.hides(name) {
                 let name = name.to_owned();
-                found.push(Ok(ObjectMeta { name, size }));
+                found.push(Ok(ObjectMeta {
+                    name,
+                    size,
+                    created,
+                }));
             }
             self.last = object;
         }

@@ -223,8 +223,12 @@ impl Store for SimulatedStore {
                             } else {
                                 body.len() as u64
                             };
-                            let name = listed.to_owned();
-                            found.push(ObjectMeta { name, size });
+                            let created = sim.times.get(name).copied();
+                            found.push(ObjectMeta {
+                                name: listed.to_owned(),
+                                size,
+                                created: created.filter(|_| below.is_none() && !sim.is_timeless),
+                            });
                         }
                     }
                     found

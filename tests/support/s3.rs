@@ -36,6 +36,7 @@ struct Shared {
     delay: Mutex<Duration>,
     ahead: Mutex<Duration>,
     asked: Mutex<Vec<Asked>>,
+    locked: Mutex<Option<String>>,
 }
 
 /// A request.
@@ -113,6 +114,20 @@ impl S3 {
         objects.insert(name.to_owned(), (body, HeaderMap::new()));
     }
 
+    /// All that it has was created so much earlier.
+    pub fn age(&self, by: Duration) {
+        let mut objects = self.shared.objects.lock().unwrap();
+        for (_, kept) in objects.values_mut() {
+            let created = modified(kept) - jiff::SignedDuration::try_from(by).unwrap();
+            kept.insert("last-modified", header_time(created));
+        }
+    }
+
+    /// It refuses to delete what has this in its name.
+    pub fn lock(&self, part: &str) {
+        *self.shared.locked.lock().unwrap() = Some(part.to_owned());
+    }
+
     /// Deletes an object.
     pub fn delete(&self, name: &str) {
         self.shared.objects.lock().unwrap().remove(name);
@@ -151,11 +166,24 @@ impl Shared {
     /// What its clock says, as a header has it.
     fn now(&self) -> HeaderValue {
         let now = SystemTime::now() + *self.ahead.lock().unwrap();
-        let now = jiff::Timestamp::try_from(now).unwrap();
-        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
-        let text = printer.timestamp_to_rfc9110_string(&now).unwrap();
-        HeaderValue::from_str(&text).unwrap()
+        header_time(jiff::Timestamp::try_from(now).unwrap())
     }
+}
+
+fn header_time(at: jiff::Timestamp) -> HeaderValue {
+    let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+    let text = printer.timestamp_to_rfc9110_string(&at).unwrap();
+    HeaderValue::from_str(&text).unwrap()
+}
+
+/// When an object was created.
+fn modified(kept: &HeaderMap) -> jiff::Timestamp {
+    let text = kept
+        .get("last-modified")
+        .map_or("Thu, 01 Jan 2026 00:00:00 GMT", |value| {
+            value.to_str().unwrap()
+        });
+    jiff::fmt::rfc2822::parse(text).unwrap().timestamp()
 }
 
 async fn answered(shared: &Shared, request: Request) -> Response {
@@ -215,6 +243,10 @@ async fn answered(shared: &Shared, request: Request) -> Response {
             get(&head.method, &head.headers, body, kept)
         }
         _ => {
+            let locked = shared.locked.lock().unwrap();
+            if locked.as_ref().is_some_and(|part| name.contains(part)) {
+                return status(StatusCode::FORBIDDEN);
+            }
             objects.remove(&name);
             status(StatusCode::NO_CONTENT)
         }
@@ -278,7 +310,7 @@ fn list(objects: &Objects, query: &HashMap<String, String>) -> Response {
     let mut more = false;
     loop {
         let next = objects.range((from, Bound::Unbounded)).next();
-        let Some((name, (body, _))) = next.filter(|(name, _)| name.starts_with(prefix)) else {
+        let Some((name, (body, kept))) = next.filter(|(name, _)| name.starts_with(prefix)) else {
             break;
         };
         if count == most {
@@ -292,8 +324,9 @@ fn list(objects: &Objects, query: &HashMap<String, String>) -> Response {
             last = format!("{folder}\u{10ffff}");
         } else {
             found += &format!(
-                "<Contents><Key>{name}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>\"1\"</ETag>\
+                "<Contents><Key>{name}</Key><LastModified>{:.3}</LastModified><ETag>\"1\"</ETag>\
                  <Size>{}</Size></Contents>",
+                modified(kept),
                 body.len()
             );
             last.clone_from(name);

@@ -31,6 +31,8 @@ pub(super) fn of(error: &Error) -> Attempt {
         }
         // The answer to one of several deletions in a request, although we ask for only one.
         _ if text.contains("(code: 403)") => Attempt::Refused(403, text),
+        // Retention or a hold: `BlobImmutableDueToPolicy`.
+        _ if text.contains("(code: 409)") => Attempt::Refused(409, text),
         _ => Attempt::Again(text, None),
     }
 }

@@ -334,6 +334,7 @@ impl Service for CloudStore {
         let objects = page.result.objects.into_iter().map(|object| ObjectMeta {
             name: object.location.to_string(),
             size: object.size,
+            created: Some(object.last_modified.timestamp_millis()),
         });
         let folders = page.result.common_prefixes.iter();
         let folders = folders.map(|name| ObjectMeta::folder(&format!("{name}/")));

@@ -56,8 +56,7 @@ pub(super) struct Metadata {
 impl Metadata {
     /// When the object was created.
     pub(super) fn created(&self) -> Created {
-        let at: jiff::Timestamp = self.time_created.parse().ok()?;
-        Some(at.as_millisecond())
+        time(&self.time_created)
     }
 
     /// In bytes.
@@ -91,6 +90,22 @@ pub(super) struct Item {
     /// A number as text.
     #[serde(default)]
     pub(super) size: String,
+    /// RFC 3339.
+    #[serde(default, rename = "timeCreated")]
+    time_created: String,
+}
+
+impl Item {
+    /// When the object was created.
+    pub(super) fn created(&self) -> Created {
+        time(&self.time_created)
+    }
+}
+
+/// A time as the service writes it.
+fn time(text: &str) -> Created {
+    let at: jiff::Timestamp = text.parse().ok()?;
+    Some(at.as_millisecond())
 }
 
 impl Api {
@@ -147,7 +162,10 @@ impl Api {
         let mut request = self.request(Method::GET, self.url(&[])).await?.query(&[
             ("prefix", wanted.prefix),
             ("maxResults", &most),
-            ("fields", "items(name,size),prefixes,nextPageToken"),
+            (
+                "fields",
+                "items(name,size,timeCreated),prefixes,nextPageToken",
+            ),
         ]);
         if let Some(from) = wanted.from {
             request = request.query(&[("startOffset", from)]);

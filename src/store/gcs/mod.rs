@@ -250,6 +250,7 @@ impl Service for GcsStore {
         let token = token.unwrap_or_default();
         let list = self.api.list(wanted, &token).await?;
         let objects = list.items.into_iter().map(|item| ObjectMeta {
+            created: item.created(),
             name: item.name,
             size: item.size.parse().unwrap_or(0),
         });
