@@ -9,7 +9,8 @@ use crate::wire::resp::FeedScanner;
 
 impl Archive {
     /// The boundary at exactly `offset` of `history`, with the database selected there. None: `offset` is inside a
-    /// command or a transaction, or not in the log, or no base is before it, so nothing could continue from there.
+    /// command or a transaction, or not in the log, or no base is before it, or it has expired, so nothing could continue from
+    /// there.
     ///
     /// It reads the segment that holds the offset, and earlier ones if a command or transaction began in them.
     pub async fn boundary_at(
@@ -22,6 +23,10 @@ impl Archive {
             return Ok(None);
         };
         if !catalog.is_restorable_at(history, offset) {
+            return Ok(None);
+        }
+        if self.floors(history).await?.is_below(offset) {
+            // What it would need may be deleted.
             return Ok(None);
         }
         if found.extent.unread.contains_key(&offset) {

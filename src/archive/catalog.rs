@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ArchiveError, BaseManifest, Extent, HistoryDoc, LogObject, Problem};
+use super::{ArchiveError, BaseManifest, Extent, Floors, HistoryDoc, LogObject, Problem};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
@@ -33,6 +33,8 @@ pub struct History {
     pub problems: Vec<Problem>,
     /// How much of it is listed here.
     pub extent: Extent,
+    /// From where on it is promised. (They are known where all of it is listed.)
+    pub floors: Floors,
 }
 
 /// Several histories could be meant.

@@ -28,6 +28,7 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
             log: Vec::new(),
             problems: Vec::new(),
             extent: Extent::whole(),
+            floors: Floors::default(),
         };
         (doc.id, history)
     });

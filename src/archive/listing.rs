@@ -11,6 +11,7 @@ use super::{
     Archive, ArchiveError, BaseManifest, Catalog, Extent, History, HistoryDoc, LogObject, Problem,
     documents,
 };
+use crate::store::Created;
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// Documents that are read at the same time.
@@ -31,6 +32,8 @@ pub(super) struct Listed {
     pub(super) manifests: Vec<u64>,
     /// Offsets.
     pub(super) verdicts: Vec<u64>,
+    /// With the times of their creation.
+    floors: Vec<(Offset, Created)>,
 }
 
 impl Listed {
@@ -120,6 +123,8 @@ impl Archive {
                     Name::Archive
                     | Name::Sidecar
                     | Name::First
+                    | Name::Clock(_)
+                    | Name::Hold(_)
                     | Name::Claim { .. }
                     | Name::Successor(_),
                 ) => {}
@@ -137,6 +142,10 @@ impl Archive {
                 Some(Name::BaseVerdict(at)) => {
                     let verdicts = &mut histories.entry(at.history).or_default().verdicts;
                     verdicts.push(at.offset.0);
+                }
+                Some(Name::Floor(at)) => {
+                    let floors = &mut histories.entry(at.history).or_default().floors;
+                    floors.push((at.offset, object.created));
                 }
                 Some(Name::Log {
                     history,
@@ -183,6 +192,7 @@ impl Archive {
             log: to_read(listed.spans, listed.log),
             problems: Vec::new(),
             extent: Extent::whole(),
+            floors: self.read_floors(id, &listed.floors).await?,
         };
         let mut unread = None;
         let manifests: Vec<_> = stream::iter(listed.manifests.clone())
@@ -254,6 +264,14 @@ impl Archive {
     pub(super) async fn has_data(&self, manifest: &BaseManifest) -> Result<bool, ArchiveError> {
         let object = Name::BaseData(manifest.position()).to_string();
         Ok(self.read_range(&object, 1).await?.is_some())
+    }
+
+    /// The manifest of a base. None: there is none that can be used.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn manifest_of(&self, at: Position) -> Result<Option<BaseManifest>, ArchiveError> {
+        Ok(self.manifest(at).await?.ok())
     }
 
     pub(super) async fn manifest(

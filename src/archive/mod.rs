@@ -4,10 +4,13 @@
 //! archive.json                                   format version, created once
 //! sidecar.json                                   which server's sidecar it belongs to
 //! first.json                                     which history a sidecar began with, in an empty store
+//! clock/<id>.json                                created to learn what the clock of the store says, and deleted at once
+//! holds/<name>.json                              a point that stays, and what it needs
 //! histories/<id>/history.json                    parent, source server, created
 //! histories/<id>/base/<offset:020>.rdb.zst       snapshot
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
 //! histories/<id>/base/<offset:020>.verified.json who has since read it to the end, and found it sound
+//! histories/<id>/floor/<offset:020>.json         no point before this offset is promised any more
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
 //! histories/<id>/span/<from:020>-<to:020>.resp.zst  many segments in one object
 //! histories/<id>/takeover/<number:020>.json      who is restoring a Redis from it
@@ -16,15 +19,19 @@
 
 pub mod digest;
 
+mod ages;
 mod aliases;
 mod base;
 mod branch;
 mod bridge;
 mod catalog;
 mod chain;
+mod delete;
 mod documents;
 mod empty_start;
 mod fence;
+mod floor;
+mod hold;
 mod kept;
 mod listing;
 mod log;
@@ -46,17 +53,21 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
+pub use ages::Ages;
 pub use aliases::Aliases;
 pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, FRAMES_AT_ONCE, StoredBase};
 pub use bridge::SealError;
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
+pub use delete::{Deleted, Deleter, Stay};
 pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT,
     HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use empty_start::begins_at;
 pub use fence::{Fence, GRACE_MS};
+pub use floor::{FLOOR_GRACE_MS, Floor, FloorDoc, Floors};
+pub use hold::{BadHoldName, HeldLog, HoldDoc, HoldName};
 pub use log::AppendError;
 pub use log_objects::LogObject;
 pub use merge::{MergeError, Span};
@@ -107,6 +118,15 @@ pub enum ArchiveError {
         url: String,
         /// What it did.
         reason: String,
+    },
+    /// The store does not say when an object was created.
+    #[error(
+        "{url} does not say when its objects were created. Nothing is deleted there, because nobody knows how old an \
+         object is"
+    )]
+    Timeless {
+        /// The store.
+        url: String,
     },
     /// The store is empty.
     #[error("{url} is empty: nothing has been backed up there. Check the URL")]

@@ -2,10 +2,17 @@
 
 use std::fmt;
 
+use super::HoldName;
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// The prefix of every history.
 pub(super) const HISTORIES: &str = "histories/";
+
+/// The prefix of what was created to learn what the clock of the store says.
+pub(super) const CLOCK: &str = "clock/";
+
+/// The prefix of every hold.
+pub(super) const HOLDS: &str = "holds/";
 
 /// An object of the archive. Its [`Display`](fmt::Display) is the object's name; [`Name::parse`] is the way back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +23,10 @@ pub enum Name {
     Sidecar,
     /// `first.json`
     First,
+    /// `clock/<id>.json`: it was created to learn what the clock of the store says, and is deleted at once
+    Clock(ReplId),
+    /// `holds/<name>.json`
+    Hold(HoldName),
     /// `histories/<id>/history.json`
     History(ReplId),
     /// `histories/<id>/base/<offset:020>.rdb.zst`
@@ -24,6 +35,8 @@ pub enum Name {
     BaseManifest(Position),
     /// `histories/<id>/base/<offset:020>.verified.json`
     BaseVerdict(Position),
+    /// `histories/<id>/floor/<offset:020>.json`
+    Floor(Position),
     /// `histories/<id>/takeover/<number:020>.json`
     Claim {
         /// The history.
@@ -61,8 +74,14 @@ impl Name {
             "first.json" => return Some(Self::First),
             _ => {}
         }
+        if let Some(id) = text.strip_prefix(CLOCK) {
+            return exactly(id.strip_suffix(".json")?).map(Self::Clock);
+        }
+        if let Some(name) = text.strip_prefix(HOLDS) {
+            return name.strip_suffix(".json")?.parse().ok().map(Self::Hold);
+        }
         let (id, rest) = text.strip_prefix(HISTORIES)?.split_once('/')?;
-        let history: ReplId = id.parse().ok().filter(|it: &ReplId| it.as_str() == id)?;
+        let history = exactly(id)?;
         if rest == "history.json" {
             return Some(Self::History(history));
         }
@@ -89,13 +108,16 @@ impl Name {
                 last_byte,
             });
         }
-        let base = rest.strip_prefix("base/")?;
         let at = |digits: &str| {
             Some(Position {
                 history,
                 offset: Offset(number(digits)?),
             })
         };
+        if let Some(floor) = rest.strip_prefix("floor/") {
+            return at(floor.strip_suffix(".json")?).map(Self::Floor);
+        }
+        let base = rest.strip_prefix("base/")?;
         if let Some(digits) = base.strip_suffix(".rdb.zst") {
             return at(digits).map(Self::BaseData);
         }
@@ -106,6 +128,11 @@ impl Name {
     }
 }
 
+/// An id in the only form that names have.
+fn exactly(text: &str) -> Option<ReplId> {
+    text.parse().ok().filter(|it: &ReplId| it.as_str() == text)
+}
+
 /// What the names of all claims on a history begin with.
 pub(super) fn claims(history: ReplId) -> String {
     format!("{HISTORIES}{history}/takeover/")
@@ -114,6 +141,11 @@ pub(super) fn claims(history: ReplId) -> String {
 /// What the names of all bases of a history begin with.
 pub(super) fn bases(history: ReplId) -> String {
     format!("{HISTORIES}{history}/base/")
+}
+
+/// What the names of all floors of a history begin with.
+pub(super) fn floors(history: ReplId) -> String {
+    format!("{HISTORIES}{history}/floor/")
 }
 
 /// What the names of all objects of a history's log begin with.
@@ -128,8 +160,7 @@ pub(super) fn spans(history: ReplId) -> String {
 
 /// The history that such a folder is of.
 pub(super) fn history_of(folder: &str) -> Option<ReplId> {
-    let id = folder.strip_prefix(HISTORIES)?.strip_suffix('/')?;
-    id.parse().ok().filter(|it: &ReplId| it.as_str() == id)
+    exactly(folder.strip_prefix(HISTORIES)?.strip_suffix('/')?)
 }
 
 /// What the names of all objects of a history begin with.
@@ -152,6 +183,13 @@ impl fmt::Display for Name {
             Self::Archive => f.write_str("archive.json"),
             Self::Sidecar => f.write_str("sidecar.json"),
             Self::First => f.write_str("first.json"),
+            Self::Clock(id) => write!(f, "{CLOCK}{id}.json"),
+            Self::Hold(name) => write!(f, "{HOLDS}{name}.json"),
+            Self::Floor(at) => write!(
+                f,
+                "{HISTORIES}{}/floor/{:020}.json",
+                at.history, at.offset.0
+            ),
             Self::History(id) => write!(f, "{HISTORIES}{id}/history.json"),
             Self::BaseData(at) => write!(
                 f,
@@ -198,7 +236,7 @@ mod tests {
             any::<[u8; 20]>(),
             prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
         );
-        (0..11, parts).prop_map(|(which, (id, number))| {
+        (0..14, parts).prop_map(|(which, (id, number))| {
             let history = ReplId::from_random(id);
             let at = Position {
                 history,
@@ -214,7 +252,10 @@ mod tests {
                 6 => Name::Successor(history),
                 7 => Name::First,
                 8 => Name::Sidecar,
-                9 => Name::Span {
+                9 => Name::Clock(history),
+                10 => Name::Floor(at),
+                11 => Name::Hold(format!("hold-{number}.x").parse().unwrap()),
+                12 => Name::Span {
                     history,
                     first_byte: number / 2,
                     last_byte: number,
@@ -235,7 +276,7 @@ mod tests {
 
         #[test]
         fn what_parses_has_exactly_that_name(
-            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover|span)/[0-9+]{19,21}(-[0-9+]{19,21})?\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
+            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover|span|floor)/[0-9+]{19,21}(-[0-9+]{19,21})?\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
         ) {
             if let Some(name) = Name::parse(&text) {
                 prop_assert_eq!(name.to_string(), text);

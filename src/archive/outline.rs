@@ -13,7 +13,7 @@ use super::listing::{Listed, PARALLEL_READS, data_problem, missing_parent};
 use super::log_objects::to_read;
 use super::names;
 use super::{
-    Archive, ArchiveError, BaseManifest, Catalog, History, HistoryDoc, LogObject, Problem,
+    Archive, ArchiveError, BaseManifest, Catalog, Floors, History, HistoryDoc, LogObject, Problem,
 };
 use crate::store::Listing;
 use crate::wire::position::{Offset, Position, ReplId};
@@ -62,6 +62,7 @@ impl History {
             log: Vec::new(),
             problems: Vec::new(),
             extent: Extent::default(),
+            floors: Floors::default(),
         }
     }
 

@@ -112,6 +112,23 @@ pub(super) fn manifest(n: u8, offset: u64, kind: BaseKind, stored: &StoredBase) 
     }
 }
 
+/// A floor, and the bases below it that stay alone.
+pub(super) fn floor(n: u8, offset: u64, alone: &[u64]) -> FloorDoc {
+    FloorDoc {
+        format: FORMAT,
+        history: id(n),
+        offset: Offset(offset),
+        as_of_unix_ms: 0,
+        base: at(n, offset),
+        digest: None,
+        alone: alone.iter().copied().map(Offset).collect(),
+        tip: at(n, 1000),
+        policy: "keep 7d".to_owned(),
+        writer: "test".to_owned(),
+        created_unix_ms: 0,
+    }
+}
+
 /// A base of these bytes, with its manifest.
 pub(super) async fn base_of(archive: &Archive, n: u8, offset: u64, raw: &Bytes) -> BaseManifest {
     let mut writer = archive.begin_base(at(n, offset)).await.unwrap();

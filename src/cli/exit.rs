@@ -303,9 +303,10 @@ fn of_rebuild(error: &RebuildError) -> Exit {
 
 fn of_archive(error: &ArchiveError) -> Exit {
     match error {
-        ArchiveError::Store(_) | ArchiveError::NotAnArchive { .. } | ArchiveError::Unfit { .. } => {
-            Exit::Store
-        }
+        ArchiveError::Store(_)
+        | ArchiveError::NotAnArchive { .. }
+        | ArchiveError::Unfit { .. }
+        | ArchiveError::Timeless { .. } => Exit::Store,
         ArchiveError::EmptyStore { .. }
         | ArchiveError::UnknownHistory { .. }
         | ArchiveError::NothingStored { .. } => Exit::NothingToRestore,

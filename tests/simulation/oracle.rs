@@ -383,7 +383,7 @@ impl Sim {
             }
             Name::Successor(history) => self.check_successor(history, body, writer),
             Name::First => self.check_first(body),
-            Name::Sidecar => Ok(()),
+            Name::Sidecar | Name::Clock(_) | Name::Floor(_) | Name::Hold(_) => Ok(()),
             Name::Log {
                 history,
                 first_byte,

@@ -1,0 +1,39 @@
+//! How old bases are, by the clock of the store.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+
+use super::names::{self, Name};
+use super::{Archive, ArchiveError};
+use crate::store::Created;
+use crate::wire::position::{Offset, ReplId};
+
+/// When what belongs to the bases of a history was created, by the clock of the store.
+#[derive(Debug, Clone, Default)]
+pub struct Ages {
+    /// Their manifests.
+    pub manifests: BTreeMap<Offset, Created>,
+    /// What says that they were found to be sound.
+    pub verdicts: BTreeMap<Offset, Created>,
+}
+
+impl Archive {
+    /// Lists that.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn ages_of_bases(&self, history: ReplId) -> Result<Ages, ArchiveError> {
+        let mut ages = Ages::default();
+        let prefix = names::bases(history);
+        let mut listed = self.store.list(&prefix, None).await;
+        while let Some(object) = listed.try_next().await? {
+            match Name::parse(&object.name) {
+                Some(Name::BaseManifest(at)) => ages.manifests.insert(at.offset, object.created),
+                Some(Name::BaseVerdict(at)) => ages.verdicts.insert(at.offset, object.created),
+                _ => None,
+            };
+        }
+        Ok(ages)
+    }
+}
