@@ -461,7 +461,7 @@ pub(super) struct Capture {
     /// Merge the segments of the log into fewer, longer objects, minutes after they were stored; `never`: only by hand
     #[arg(long, env = "BACKFEED_MERGE", value_name = "always|never", default_value = "always",
           value_parser = parse_merge, help_heading = NEW_BASES)]
-    merge: bool,
+    merge: Merging,
 
     #[command(flatten)]
     login: Login,
@@ -503,10 +503,14 @@ struct Memory {
 #[derive(Debug, Clone, Copy)]
 struct Every(Option<Duration>);
 
-fn parse_merge(text: &str) -> Result<bool, ConfigError> {
+/// Is the log merged?
+#[derive(Debug, Clone, Copy)]
+struct Merging(bool);
+
+fn parse_merge(text: &str) -> Result<Merging, ConfigError> {
     match text {
-        "always" => Ok(true),
-        "never" => Ok(false),
+        "always" => Ok(Merging(true)),
+        "never" => Ok(Merging(false)),
         other => Err(ConfigError::new(format!(
             "`{other}` is neither `always` nor `never`"
         ))),
@@ -554,7 +558,7 @@ impl Capture {
             every: self.consolidate_every.0,
             share: self.consolidate_share,
             memory_limit: self.shares().consolidation,
-            merge: self.merge,
+            merge: self.merge.0,
         }
     }
 
