@@ -7,13 +7,17 @@
 //! - **In ascending order.** What is deleted at the same time is a batch of [`BATCH`]. The next batch waits for it.
 //! - **The answer to a delete is not believed.** What was deleted is listed again after each batch. If something of the
 //!   batch is still there, the rest stays.
-//! - **Below a floor that is old enough, and nowhere else** ([`Deleter::below`]). First go the manifests, because
+//! - **Segments that a span has** ([`Deleter::merged`]) go when the span is as old as that too, and was read again and
+//!   compared with them. All else goes
+//! - **below a floor that is old enough, and nowhere else** ([`Deleter::below`]). First go the manifests, because
 //!   without one there is no restore point. What a manifest that stays needs of the log stays with it, whatever the
 //!   reason for which it stays.
 //! - **An object goes only when it is as old as [`GRACE_MS`]**, by the clock of the store. "Now" is the time at which
 //!   the store has just created an object ([`Archive::store_now`]). A store that says no times keeps everything.
 //! - **A refusal is no error.** A retention policy, a hold or an object lock may refuse a delete. It is counted, and
 //!   logged once. A later run tries again.
+
+mod merged;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,7 +143,7 @@ impl Deleter {
     ///
     /// The order makes every step safe to be the last one:
     /// 1. manifests, because there is no restore point without one; then verdicts;
-    /// 2. the log, up to the floor, or up to what a base that is still there needs;
+    /// 2. spans, then the log, up to the floor, or up to what a base that is still there needs;
     /// 3. the data of bases that have no manifest any more, and lower floors.
     ///
     /// # Errors
@@ -164,13 +168,15 @@ impl Deleter {
         let left = self.manifests(history).await?;
         let verdict = |name: &Name| matches!(name, Name::BaseVerdict(at) if is_below(*at) && !left.contains(&at.offset));
         self.sweep(&bases, GRACE_MS, verdict).await?;
-        // What other forms of the log there are goes here, before the log itself.
         let needed = left.iter().copied().filter(|base| {
             let is_alone = floor.leaves_alone(*base) && !stay.bases.contains(base);
             *base < floor.offset && !is_alone
         });
         let needed = needed.chain(stay.log_after).min();
         let upto = needed.map_or(floor.offset, |needed| needed.min(floor.offset));
+        let span =
+            |name: &Name| matches!(name, Name::Span { last_byte, .. } if *last_byte <= upto.0);
+        self.sweep(&names::spans(history), GRACE_MS, span).await?;
         self.log_upto(history, upto).await?;
         let data = |name: &Name| matches!(name, Name::BaseData(at) if is_below(*at) && !left.contains(&at.offset));
         self.sweep(&bases, FLOOR_GRACE_MS, data).await?;

@@ -13,7 +13,8 @@ use crate::wire::position::ReplId;
 const EXAMPLES: &str = "\
 Examples:
   backfeed merge --store gs://my-bucket/shop
-  backfeed merge --store file:///backups/shop --dry-run";
+  backfeed merge --store file:///backups/shop --dry-run
+  backfeed merge --store gs://my-bucket/shop --delete-segments";
 
 /// Merge the segments of the log into fewer, longer objects (spans), so that reading it needs fewer requests
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,10 @@ pub(super) struct Args {
     /// Say what would be merged, and create nothing
     #[arg(long, env = "BACKFEED_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
     dry_run: bool,
+
+    /// Then delete the segments that have been in a span for 2 hours, by the clock of the store. The span is read again first
+    #[arg(long, env = "BACKFEED_DELETE_SEGMENTS", value_parser = clap::builder::BoolishValueParser::new(), conflicts_with = "dry_run")]
+    delete_segments: bool,
 
     #[command(flatten)]
     gcs: flags::Gcs,
@@ -47,6 +52,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         merged_to: None,
         limit: u64::MAX,
         dry_run: args.dry_run,
+        delete: args.delete_segments,
         writer: format!("merge/{:016x}", runtime::random()),
     };
     let bars = Bars::new();
@@ -80,6 +86,17 @@ fn text(report: &MergeReport) -> String {
                 "  a part of the log of history {} cannot be merged: {why}. `backfeed verify` says more",
                 merged.history
             );
+        }
+    }
+    if let Some(deleted) = &report.deleted {
+        let _ = writeln!(
+            text,
+            "deleted {} ({}) that spans have",
+            counted(deleted.objects, "segment"),
+            Size(deleted.bytes)
+        );
+        if let Some(why) = &deleted.denied_reason {
+            let _ = writeln!(text, "  the store did not delete {}: {why}", deleted.denied);
         }
     }
     if report.spans > 0 && !report.dry_run {

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError, MergeError, Span};
+use crate::archive::{Archive, ArchiveError, Deleted, MergeError, Span};
 use crate::recovery::{Progress, Stage};
 use crate::wire::position::{Offset, ReplId};
 
@@ -19,6 +19,8 @@ pub struct MergeRequest {
     pub limit: u64,
     /// Say what would be made, and make nothing.
     pub dry_run: bool,
+    /// Then delete the segments that have been in a span for as long as the grace ([`crate::archive::GRACE_MS`]).
+    pub delete: bool,
     /// Who merges, for operators.
     pub writer: String,
 }
@@ -38,6 +40,8 @@ pub struct MergeReport {
     pub stored_bytes: u64,
     /// History by history.
     pub histories: Vec<MergedHistory>,
+    /// Segments that were deleted, as a span has them. None: that was not asked for.
+    pub deleted: Option<Deleted>,
 }
 
 /// What was made of one log.
@@ -67,7 +71,7 @@ pub async fn merge(
     progress: &dyn Progress,
 ) -> Result<MergeReport, MergeError> {
     // A short segment comes with its header. What is kept has the room that a consolidation would need: there is never both.
-    let archive = &archive.keeping();
+    let keeping = archive.keeping();
     let histories = match request.history {
         Some(history) => vec![history],
         None => archive.outline().await?.histories.into_keys().collect(),
@@ -77,11 +81,19 @@ pub async fn merge(
         ..MergeReport::default()
     };
     progress.stage(Stage::Merging, None);
-    for history in histories {
-        let merged = merge_one(archive, history, request, &mut report, progress).await?;
+    for history in histories.iter().copied() {
+        let merged = merge_one(&keeping, history, request, &mut report, progress).await?;
         if request.history.is_some() || merged.spans > 0 || merged.stopped.is_some() {
             report.histories.push(merged);
         }
+    }
+    if request.delete && !request.dry_run {
+        let mut deleter = archive.deleter().await?;
+        for history in histories {
+            // Nothing of what was kept may prove a span.
+            deleter.merged(history).await?;
+        }
+        report.deleted = Some(deleter.deleted().clone());
     }
     Ok(report)
 }

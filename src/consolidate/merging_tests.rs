@@ -16,6 +16,7 @@ fn request(history: Option<ReplId>) -> MergeRequest {
         merged_to: None,
         limit: u64::MAX,
         dry_run: false,
+        delete: false,
         writer: "test".to_owned(),
     }
 }

@@ -259,6 +259,8 @@ impl Upkeep {
             merged_to: merges.merged_to.filter(|_| history == stored),
             limit: MERGED_AT_ONCE,
             dry_run: false,
+            // The identity of a service need not be able to delete.
+            delete: false,
             writer: self.service.clone(),
         };
         let work = self.status.work("merging");

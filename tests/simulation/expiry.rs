@@ -57,13 +57,91 @@ impl Sim {
             Some(Name::BaseData(at)) => at.history == id && at.offset.0 < floor && !dies,
             _ => false,
         };
-        self.objects.retain(|name, _| !bases(name));
+        // What is merged of it goes as well.
+        let merged = |name: &String| match Name::parse(name) {
+            Some(Name::Span {
+                history, last_byte, ..
+            }) => history == id && last_byte <= upto,
+            _ => false,
+        };
+        self.objects.retain(|name, _| !bases(name) && !merged(name));
         if let Some(stored) = self.oracle.histories.get_mut(&id) {
             stored.freed = stored.freed.max(Some(upto));
             stored.segments.retain(|_, (end, ..)| *end > upto);
             stored.bases.retain(|at, _| *at >= floor);
             stored.data.retain(|at, _| *at >= floor || dies);
         }
+    }
+
+    /// A process deletes an object. What may be deleted is what the rules of deletion allow.
+    pub(crate) fn delete(&mut self, name: &str) {
+        match Name::parse(name) {
+            Some(Name::Clock(_)) => {}
+            Some(Name::Log {
+                history,
+                first_byte,
+            }) => {
+                if self.objects.contains_key(name)
+                    && let Err(wrong) = self.check_delete(name, history, first_byte)
+                {
+                    fail(format!("{name} was deleted: {wrong}"));
+                }
+            }
+            _ => fail(format!("{name} was to be deleted")),
+        }
+        self.objects.remove(name);
+    }
+
+    fn check_delete(&mut self, name: &str, id: ReplId, first: u64) -> Result<(), String> {
+        let now = self.now_ms();
+        let is_aged = |name: &String| now.abs_diff(self.times[name]) >= GRACE_MS;
+        if !is_aged(&name.to_owned()) {
+            return Err("it is too young".to_owned());
+        }
+        let (mut before, mut behind, mut spans) = (0, 0, Vec::new());
+        for other in self.objects.keys() {
+            match Name::parse(other) {
+                Some(Name::Log {
+                    history,
+                    first_byte,
+                }) if history == id => {
+                    before += usize::from(first_byte < first);
+                    behind += usize::from(first_byte > first);
+                }
+                Some(Name::Span {
+                    history,
+                    first_byte,
+                    last_byte,
+                }) if history == id && is_aged(other) => spans.push((first_byte, last_byte)),
+                _ => {}
+            }
+        }
+        if behind == 0 {
+            return Err("it is the last one of its log".to_owned());
+        }
+        // Of one batch.
+        if before >= 4 {
+            return Err(format!("{before} that come before it are still there"));
+        }
+        let end = match segment::decode_entry(&self.objects[name]) {
+            Ok(Some((Entry::Segment(header), _))) => header.meta.end.0,
+            _ => first,
+        };
+        let is_inside = |end| spans.iter().any(|(from, to)| *from <= first && end <= *to);
+        let stored = self.oracle.histories.entry(id).or_default();
+        let is_stale = stored
+            .freed
+            .max(stored.merged_freed)
+            .is_some_and(|freed| first <= freed);
+        // What is stale may reach beyond.
+        if !is_inside(end) && !(is_stale && is_inside(first)) {
+            return Err("no span has it that is old enough".to_owned());
+        }
+        if !is_stale {
+            stored.merged_freed = stored.merged_freed.max(Some(end));
+        }
+        self.oracle.counts.merged_freed += 1;
+        Ok(())
     }
 
     /// Deletes what a log begins with, as far as spans have it that are as old as the grace.

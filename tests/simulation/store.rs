@@ -251,7 +251,8 @@ impl Store for SimulatedStore {
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        super::fail(format!("{name} was to be deleted"));
+        ask("delete", name).await?;
+        with(|sim| sim.delete(name));
         Ok(())
     }
 }
