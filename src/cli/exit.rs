@@ -106,6 +106,7 @@ fn of_recovery(error: &RecoveryError) -> Exit {
         RecoveryError::Ambiguous(_)
         | RecoveryError::NothingToRestore { .. }
         | RecoveryError::BeforeOldest { .. }
+        | RecoveryError::Expired { .. }
         | RecoveryError::AfterLatest { .. }
         | RecoveryError::SteppedOver { .. }
         | RecoveryError::ClockWentBack(_)

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::archive::{
-    Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts, History,
-    LogEnd, Parent, ServerInfo,
+    Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts, Floor,
+    History, LogEnd, Parent, ServerInfo,
 };
 use crate::config::Size;
 use crate::display::{self, Time};
@@ -182,7 +182,7 @@ impl HistoryListing {
             stored_offset: None,
             sealed: None,
             problems: history.problems.iter().map(ToString::to_string).collect(),
-            notes: Vec::new(),
+            notes: history.floors.highest().map(expired).into_iter().collect(),
         }
     }
 
@@ -243,6 +243,13 @@ impl BaseListing {
             unwalked_from: manifest.unwalked_from,
         }
     }
+}
+
+fn expired(floor: &Floor) -> String {
+    format!(
+        "points before offset {} have expired. Bases before it can be restored by their offsets, as long as they are there",
+        floor.offset
+    )
 }
 
 /// Where a restore may begin.
@@ -324,6 +331,8 @@ fn starts(catalog: &Catalog, history: &History) -> Result<Vec<Start>, ArchiveErr
             });
         }
     }
+    // What stays below a floor is not promised, and may have no log.
+    starts.retain(|start| !history.floors.is_below(start.offset));
     starts.sort_by_key(|start| start.offset);
     Ok(starts)
 }

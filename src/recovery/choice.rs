@@ -80,13 +80,20 @@ async fn plan_with(
     if by_newest && !matches!(when, When::AtUnixMs(_)) {
         let planned = plan_of(archive, catalog, history, when, usable).await;
         match planned {
-            Err(RecoveryError::Archive(ArchiveError::Store(_))) | Ok(_) => return planned,
+            Err(RecoveryError::Archive(ArchiveError::Store(_))) => return planned,
+            // What stays below a floor may have no log.
+            Ok(plan) if !is_below_floor(archive, &plan).await? => return Ok(plan),
             // What there is no way to by the newest base is looked for in all that there is.
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
     let whole = archive.whole_line(catalog, history).await?;
     plan_of(archive, &whole, history, when, usable).await
+}
+
+async fn is_below_floor(archive: &Archive, plan: &Plan) -> Result<bool, RecoveryError> {
+    let floors = archive.floors(plan.base.history).await?;
+    Ok(floors.is_below(plan.base.offset))
 }
 
 async fn plan_of(

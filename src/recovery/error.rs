@@ -45,6 +45,19 @@ pub enum RecoveryError {
         /// The oldest base.
         oldest: String,
     },
+    /// The goal was stored, and a policy does not keep it.
+    #[error(
+        "{goal} has expired: the oldest point that can be restored is {oldest}{}",
+        also(.snapshots)
+    )]
+    Expired {
+        /// What was asked for.
+        goal: String,
+        /// The oldest point.
+        oldest: String,
+        /// Snapshots before it that can be restored by their offsets.
+        snapshots: Vec<String>,
+    },
     /// The goal is after everything that is stored.
     #[error(
         "{goal} is after the last point that is stored, {last}. Ask for `latest`, or an earlier point"
@@ -130,6 +143,13 @@ pub enum RecoveryError {
     Unreplayable(String),
 }
 
+fn also(alone: &[String]) -> String {
+    match alone {
+        [] => String::new(),
+        alone => format!(". Snapshots before it: {}", alone.join(", ")),
+    }
+}
+
 impl From<StripError> for RecoveryError {
     fn from(error: StripError) -> Self {
         Self::Strip(Box::new(error))
@@ -163,6 +183,7 @@ impl RecoveryError {
         matches!(
             self,
             Self::BeforeOldest { .. }
+                | Self::Expired { .. }
                 | Self::AfterLatest { .. }
                 | Self::SteppedOver { .. }
                 | Self::ClockWentBack(_)

@@ -6,12 +6,14 @@
 //! pieces          [skip|────][──────][──|] [──────][───|cut]      end = last boundary ≤ goal
 //! ```
 
+mod expired;
 mod times;
 
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
+use self::expired::Held;
 use crate::archive::{Archive, BaseManifest, Catalog, ChainEnd, ChainItem};
 use crate::log::segment::SegmentHeader;
 use crate::recovery::error::{RecoveryError, is_damage};
@@ -123,7 +125,7 @@ pub(crate) async fn of_listed(
     when: When,
     usable: Usable<'_>,
 ) -> Result<Plan, RecoveryError> {
-    let planner = Planner {
+    let mut planner = Planner {
         archive,
         catalog,
         spans: spans(catalog, history)?,
@@ -131,15 +133,11 @@ pub(crate) async fn of_listed(
         history,
         when,
         usable,
+        held: Held::new(),
     };
-    let goal = planner.goal().await?;
-    let (span, base) = planner.base(goal)?;
-    let walk = planner.walk(span, base, goal).await?;
-    let end = planner.end(base, &walk.pieces).await?;
-    let mut notes = Vec::new();
-    let tip = planner.tip(walk.span, &mut notes).await?;
-    planner.check_reached(base, &walk, goal, end, tip)?;
-    planner.finish(base, walk, end, tip, notes).await
+    planner.held = planner.held().await?;
+    let planned = planner.plan().await;
+    planned.map_err(|error| planner.or_expired(error))
 }
 
 /// A stretch of the lineage: the bytes of `history` up to `upto` belong to it. The descendant comes first.
@@ -169,6 +167,7 @@ struct Planner<'a> {
     history: ReplId,
     when: When,
     usable: Usable<'a>,
+    held: Held,
 }
 
 /// How far a walk along the chain of segments came.
@@ -183,6 +182,21 @@ struct Walk {
 }
 
 impl Planner<'_> {
+    async fn plan(&self) -> Result<Plan, RecoveryError> {
+        let goal = self.goal().await?;
+        let (span, base) = self.base(goal)?;
+        if self.is_doubtful(goal) {
+            self.check_log_upto_floor(span, base).await?;
+        }
+        let walk = self.walk(span, base, goal).await?;
+        let end = self.end(base, &walk.pieces).await?;
+        let mut notes = Vec::new();
+        let tip = self.tip(walk.span, &mut notes).await?;
+        self.check_reached(base, &walk, goal, end, tip)?;
+        self.note_floor(base, end.offset, &mut notes).await?;
+        self.finish(base, walk, end, tip, notes).await
+    }
+
     /// The offset that may not be passed.
     async fn goal(&self) -> Result<Offset, RecoveryError> {
         match self.when {
@@ -215,7 +229,7 @@ impl Planner<'_> {
     fn base(&self, goal: Offset) -> Result<(usize, &BaseManifest), RecoveryError> {
         let before = self.bases().filter(|(_, base)| base.offset <= goal);
         let newest = before
-            .filter(|(_, base)| self.usable.allows(base))
+            .filter(|(_, base)| self.usable.allows(base) && self.leads_to(base, goal))
             .max_by_key(|(_, base)| base.offset);
         newest.ok_or_else(|| self.no_base(goal))
     }

@@ -317,3 +317,27 @@ async fn commit(
             .get_or_insert_with(|| error.to_string());
     }
 }
+
+/// Reads a base to its end by both readers. If it is sound, that is recorded beside it.
+///
+/// Inside: why it is not sound. A base that our reader does not know all of, or that the second reader cannot read, is
+/// sound as far as is known.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn read_one(
+    archive: &Archive,
+    history: &History,
+    base: &BaseManifest,
+    request: Request,
+    progress: &dyn Progress,
+) -> Result<Result<(), String>, ArchiveError> {
+    let mut found = HistoryReport::new(history);
+    match examined(archive, history, base, &mut found, progress).await? {
+        Ok((summary, opinion)) => {
+            commit(archive, base, &summary, opinion, request, &mut found).await;
+            Ok(Ok(()))
+        }
+        Err(Fault { object, what }) => Ok(Err(format!("{object}: {what}"))),
+    }
+}

@@ -48,7 +48,12 @@ pub(super) async fn walk(
         found.stretches.push(Stretch { from: *from, to });
         done = Some(to);
     }
-    if starts.is_empty() {
+    if let Some(floor) = history.floors.highest() {
+        found.notes.push(format!(
+            "points before offset {} are not promised any more. Bases before it are read, and the log is not",
+            floor.offset
+        ));
+    } else if starts.is_empty() {
         found
             .notes
             .push("nothing of it can be restored yet: it has no base".to_owned());

@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError, Catalog, History, Name};
+use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, History, Name};
 use crate::config::Size;
 use crate::display::counted;
 use crate::recovery::Progress;
@@ -99,6 +99,27 @@ pub struct Finding {
     pub what: String,
     /// What to do.
     pub advice: String,
+}
+
+/// Reads one base to its end, by both readers. If it is sound, that is recorded beside it.
+///
+/// Inside: why it is not sound.
+///
+/// # Errors
+/// When the store fails.
+pub async fn read_base(
+    archive: &Archive,
+    history: &History,
+    base: &BaseManifest,
+    now_unix_ms: i64,
+    progress: &dyn Progress,
+) -> Result<Result<(), String>, ArchiveError> {
+    let request = Request {
+        history: Some(history.doc.id),
+        deep: true,
+        now_unix_ms,
+    };
+    bases::read_one(archive, history, base, request, progress).await
 }
 
 /// Checks what `request` names. Damage is in the report. An error means that the store failed, or that there is no such
@@ -198,6 +219,10 @@ fn join(catalog: &Catalog, histories: &mut [HistoryReport]) {
         let Some((_, of_parent)) = stretches.iter().find(|(id, _)| *id == parent.history) else {
             continue;
         };
+        if history.floors.highest().is_some() {
+            // What came before is not promised.
+            continue;
+        }
         let own = history.bases.first().map(|base| base.offset);
         if !of_parent
             .iter()
@@ -291,7 +316,8 @@ impl HistoryReport {
     }
 }
 
-/// Where a reader may begin with a history: its bases, and the point where it left a parent that is there.
+/// Where a reader may begin with a history: its bases, and the point where it left a parent that is there. Not below its
+/// floor.
 fn starts(catalog: &Catalog, history: &History) -> Vec<(Offset, u32)> {
     let mut starts: Vec<(Offset, u32)> = history
         .bases
@@ -304,6 +330,8 @@ fn starts(catalog: &Catalog, history: &History) -> Vec<(Offset, u32)> {
             .filter(|parent| catalog.histories.contains_key(&parent.history))
             .map(|parent| (parent.offset, parent.db)),
     );
+    // What stays below a floor may have no log.
+    starts.retain(|(offset, _)| !history.floors.is_below(*offset));
     starts.sort_unstable();
     starts
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::archive::{Archive, ArchiveError, BaseManifest};
+use crate::runtime::is_simulated;
 
 /// Its name, with the version that `Cargo.toml` asks for.
 pub(super) const READER: &str = "rdb 0.4";
@@ -79,6 +80,9 @@ pub(super) async fn opinion(
 ) -> Result<Opinion, ArchiveError> {
     if let Some(why) = unknown(base) {
         return Ok(Opinion::None(why));
+    }
+    if is_simulated() {
+        return Ok(Opinion::None("it needs a thread".to_owned()));
     }
     let (sender, receiver) = mpsc::channel::<Bytes>(AHEAD);
     let reading = spawn_blocking(move || read(Pipe::new(receiver)));

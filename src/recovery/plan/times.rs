@@ -36,6 +36,7 @@ impl Planner<'_> {
             matches!(base.kind, BaseKind::Sync) && base.created_unix_ms <= unix_ms
         });
         let by_snapshot = snapshots.map(|(_, base)| base.offset).max();
+        let by_snapshot = by_snapshot.max(self.base_at(unix_ms));
         // A clock that had been ahead went back, in a later history.
         let mut went_back: Option<WentBack> = None;
         for (index, span) in self.spans.iter().enumerate() {
