@@ -11,7 +11,7 @@
 //! |---|---|
 //! | L8 | `main`, `cli`: one file a verb; flags become typed configuration once, and only here are flags known by name |
 //! | L7 | `sidecar`: restores the Redis beside it, promotes it, captures it |
-//! | L6 | `restore`: archive → server or files; `consolidate`: base and log → new base, and when to make one; `query`: one key at a point, two points compared, what is in an RDB; `verify`: can everything be restored?; `service`: the supervisor of sessions, health and metrics over HTTP |
+//! | L6 | `restore`: archive → server or files; `consolidate`: base and log → new base, and when to make one; `query`: one key at a point, two points compared, what is in an RDB; `verify`: can everything be restored?; `expiry`: what a policy does not keep is deleted; `service`: the supervisor of sessions, health and metrics over HTTP |
 //! | L5 | `recovery`: what to read for a point in time, and that it is sound |
 //! | L4 | `capture`: feed → archive; `rebuild`: base and log → RDB, outside of any server |
 //! | L3 | `archive`: the only owner of object names and documents; `fixture`: recordings of replication, made and played |
@@ -65,6 +65,9 @@ pub mod service;
 #[cfg(feature = "cli")]
 #[allow(unreachable_pub)] // they were written as a folder with an API of its own
 mod consolidate;
+#[cfg(feature = "cli")]
+#[allow(unreachable_pub)]
+mod expiry;
 #[cfg(feature = "cli")]
 #[allow(unreachable_pub)]
 mod query;

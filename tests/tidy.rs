@@ -38,7 +38,7 @@ const TEST_LINES: usize = 900;
 /// `.cargo/clippy.toml`.)
 const PURE: [&str; 4] = ["wire", "display", "log", "model"];
 const IMPURE: [&str; 4] = ["tokio", "std::net", "std::fs", "std::thread"];
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 20] = [
     "sidecar",
     "backup",
     "restore",
@@ -47,6 +47,10 @@ const VERBS: [&str; 16] = [
     "consolidate",
     "merge",
     "verify",
+    "expire",
+    "hold add",
+    "hold list",
+    "hold remove",
     "inspect",
     "get",
     "diff",
@@ -58,9 +62,10 @@ const VERBS: [&str; 16] = [
 ];
 
 /// Flags that no variable sets: what forces or writes over is meant for one run, and a variable has one meaning for all verbs.
-const WITHOUT_VARIABLE: [(&str, &str); 5] = [
+const WITHOUT_VARIABLE: [(&str, &str); 6] = [
     ("restore", "force"),
     ("restore", "replace"),
+    ("expire", "confirm"),
     ("record", "to"),
     ("replay", "once"),
     ("fixture slice", "to"),

@@ -8,6 +8,7 @@ use crate::archive::{ArchiveError, MergeError};
 use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
+use crate::expiry::{ExpireError, HoldError};
 use crate::consolidate::ConsolidateError;
 use crate::fixture::FixtureError;
 use crate::link::LinkError;
@@ -248,6 +249,32 @@ impl From<SidecarError> for Failure {
             SidecarError::Listen { .. } => {
                 Self::new(Exit::Error, error).with_hint(Some("--listen ADDR, with another address"))
             }
+        }
+    }
+}
+
+impl From<ExpireError> for Failure {
+    fn from(error: ExpireError) -> Self {
+        let (exit, hint) = match &error {
+            ExpireError::Archive(error) => (of_archive(error), None),
+            ExpireError::Ambiguous(_) => (
+                Exit::NothingToRestore,
+                Some("--source HOST:PORT, with the source that wrote the latest one"),
+            ),
+            ExpireError::Unreadable { .. } | ExpireError::Unsound { .. } => (Exit::Damaged, None),
+            ExpireError::Clock { .. } => (Exit::Error, None),
+        };
+        Self::new(exit, error).with_hint(hint)
+    }
+}
+
+impl From<HoldError> for Failure {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Recovery(error) => error.into(),
+            HoldError::Archive(error) => error.into(),
+            HoldError::Exists(_) => Self::new(Exit::Usage, error),
+            HoldError::TooLate(_) => Self::new(Exit::NothingToRestore, error),
         }
     }
 }

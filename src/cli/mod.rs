@@ -9,9 +9,11 @@ mod cost;
 mod diff;
 mod environment;
 mod exit;
+mod expire;
 mod fixture;
 mod flags;
 mod get;
+mod hold;
 mod inspect;
 mod list;
 mod listing;
@@ -89,6 +91,8 @@ enum Verb {
     Consolidate(consolidate::Args),
     Merge(merge::Args),
     Verify(verify::Args),
+    Expire(expire::Args),
+    Hold(hold::Args),
     Inspect(inspect::Args),
     Get(get::Args),
     Diff(diff::Args),
@@ -110,6 +114,8 @@ impl Cli {
             Verb::Consolidate(args) => (&args.log, Level::Info),
             Verb::Merge(args) => (&args.log, Level::Info),
             Verb::Verify(args) => (&args.log, Level::Quiet),
+            Verb::Expire(args) => (&args.log, Level::Info),
+            Verb::Hold(args) => (args.log(), Level::Quiet),
             Verb::Inspect(args) => (&args.log, Level::Quiet),
             Verb::Get(args) => (&args.log, Level::Quiet),
             Verb::Diff(args) => (&args.log, Level::Quiet),
@@ -340,6 +346,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Consolidate(args) => consolidate::run(args).await,
         Verb::Merge(args) => merge::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
+        Verb::Expire(args) => expire::run(args).await,
+        Verb::Hold(args) => hold::run(args).await,
         Verb::Inspect(args) => inspect::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Diff(args) => diff::run(args).await,

@@ -1,0 +1,110 @@
+//! Points that stay, whatever a policy says.
+
+use std::collections::BTreeMap;
+
+use crate::archive::{Archive, ArchiveError, FLOOR_GRACE_MS, FORMAT, HeldLog, HoldDoc, HoldName};
+use crate::recovery::{self, BadBases, Plan, RecoveryError, When};
+use crate::wire::position::ReplId;
+
+/// Less than this before the deletion below a floor may begin, no hold is made there any more: it could come too late.
+const MARGIN_MS: u64 = 3_600_000;
+const _: () = assert!(MARGIN_MS < FLOOR_GRACE_MS);
+
+/// What is to be held.
+#[derive(Debug, Clone)]
+pub struct HoldRequest {
+    /// What it is called.
+    pub name: HoldName,
+    /// The history. None: the latest.
+    pub history: Option<ReplId>,
+    /// The point.
+    pub when: When,
+    /// Who makes it.
+    pub writer: String,
+    /// Unix milliseconds.
+    pub now_unix_ms: i64,
+}
+
+/// Why there is no new hold.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// The point cannot be restored.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The archive could not be read, or not be written.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// There is one of that name.
+    #[error("there is a hold `{0}` already. Choose another name")]
+    Exists(HoldName),
+    /// What it needs is about to be deleted.
+    #[error("{0} has expired, and is being deleted. It is too late for a hold")]
+    TooLate(String),
+}
+
+/// Holds a point.
+///
+/// # Errors
+/// [`HoldError`].
+pub async fn add_hold(archive: &Archive, request: &HoldRequest) -> Result<HoldDoc, HoldError> {
+    let (catalog, history) = recovery::look(archive, request.history, None, request.when).await?;
+    let bad = BadBases::new();
+    let plan = recovery::plan(archive, &catalog, history, request.when, &bad).await?;
+    check_in_time(archive, &plan).await?;
+    let doc = HoldDoc {
+        format: FORMAT,
+        name: request.name,
+        point: plan.end_position,
+        as_of_unix_ms: plan.end_unix_ms,
+        base: plan.base.position(),
+        digest: plan.base.digest.clone(),
+        log: log_of(&plan),
+        writer: request.writer.clone(),
+        created_unix_ms: request.now_unix_ms,
+    };
+    if !archive.create_hold(&doc).await? {
+        return Err(HoldError::Exists(request.name));
+    }
+    Ok(doc)
+}
+
+/// Whoever deletes looks at the holds when a floor is old enough. From then on a hold may come too late.
+async fn check_in_time(archive: &Archive, plan: &Plan) -> Result<(), HoldError> {
+    let base = plan.base.position();
+    let floors = archive.floors(base.history).await?;
+    let needs: Vec<u64> = floors
+        .iter()
+        .filter(|floor| base.offset < floor.offset)
+        .filter(|floor| !(plan.pieces.is_empty() && floor.leaves_alone(base.offset)))
+        .map(|floor| floor.created.map_or(0, i64::unsigned_abs))
+        .collect();
+    let Some(oldest) = needs.into_iter().min() else {
+        return Ok(());
+    };
+    let is_held = |hold: &HoldDoc| hold.base == base;
+    if archive.all_holds().await?.iter().any(is_held) {
+        return Ok(());
+    }
+    let now = archive.store_now().await?;
+    let age = now.map_or(u64::MAX, |now| now.unsigned_abs().saturating_sub(oldest));
+    match age < FLOOR_GRACE_MS.saturating_sub(MARGIN_MS) {
+        true => Ok(()),
+        false => Err(HoldError::TooLate(plan.end_position.to_string())),
+    }
+}
+
+/// The log that a plan needs, of each history as one stretch.
+fn log_of(plan: &Plan) -> Vec<HeldLog> {
+    let mut log: BTreeMap<ReplId, HeldLog> = BTreeMap::new();
+    for piece in &plan.pieces {
+        let history = piece.header.meta.history;
+        let held = log.entry(history).or_insert(HeldLog {
+            history,
+            after: piece.after,
+            upto: piece.upto,
+        });
+        held.after = held.after.min(piece.after);
+        held.upto = held.upto.max(piece.upto);
+    }
+    log.into_values().collect()
+}

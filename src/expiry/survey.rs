@@ -1,0 +1,141 @@
+//! Looks at an archive as a whole.
+
+use std::collections::BTreeMap;
+
+use super::plan::{BaseFacts, Facts, Survey};
+use super::run::ExpireError;
+use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, History, Problem};
+use crate::wire::position::{Offset, Position, ReplId};
+
+impl Survey {
+    /// What is in `catalog`, with how old it is. `now_ms`: by the clock of the store.
+    pub(super) async fn of(
+        archive: &Archive,
+        catalog: &Catalog,
+        service: Option<&str>,
+        now_ms: i64,
+    ) -> Result<Option<Self>, ExpireError> {
+        if let Some((id, reason)) = catalog.unreadable.first_key_value() {
+            return Err(ExpireError::Unreadable {
+                history: *id,
+                reason: reason.clone(),
+            });
+        }
+        let Some(latest) = catalog.latest(service)? else {
+            return Ok(None);
+        };
+        let mut histories = BTreeMap::new();
+        for (id, history) in &catalog.histories {
+            histories.insert(*id, facts(archive, catalog, history).await?);
+        }
+        let newest = histories
+            .get(&latest)
+            .and_then(|facts| facts.newest_unix_ms);
+        Ok(Some(Self {
+            line: catalog.lineage(latest)?,
+            tip_unix_ms: newest.unwrap_or(i64::MIN),
+            now_ms,
+            histories,
+            holds: archive.all_holds().await?,
+        }))
+    }
+
+    /// The newest point of the line, as far as its log is known.
+    pub(super) fn tip(&self) -> Option<Position> {
+        let history = self.line.first()?.history;
+        let end = self.histories.get(&history)?.end;
+        let offset = end.unwrap_or_default();
+        Some(Position { history, offset })
+    }
+}
+
+async fn facts(
+    archive: &Archive,
+    catalog: &Catalog,
+    history: &History,
+) -> Result<Facts, ExpireError> {
+    let id = history.doc.id;
+    for problem in &history.problems {
+        // It may be the base that is looked for.
+        if let Problem::Manifest { base, error } = problem
+            && !history.floors.is_below(base.offset)
+        {
+            return Err(ExpireError::Unreadable {
+                history: id,
+                reason: error.to_string(),
+            });
+        }
+    }
+    let ages = archive.ages_of_bases(id).await?;
+    let bases = history.bases.iter().map(|base| BaseFacts {
+        offset: base.offset,
+        as_of_unix_ms: base.as_of_unix_ms(),
+        created: ages.manifests.get(&base.offset).copied().flatten(),
+        verified: ages.verdicts.get(&base.offset).copied().flatten(),
+        sound: !has_problem(history, base.offset),
+        keys: keys(base),
+        raw_bytes: base.raw_bytes,
+    });
+    let mut bases: Vec<BaseFacts> = bases.collect();
+    bases.sort_by_key(|base| base.offset);
+    let by_base = bases.iter().map(|base| base.as_of_unix_ms).max();
+    let (end, by_log) = match archive.log_end(catalog, id).await {
+        Ok(end) => (Some(end.end), end.last_mark.map(|mark| mark.unix_ms)),
+        Err(ArchiveError::NothingStored { .. }) => (None, None),
+        // What is left of it tells nothing.
+        Err(error)
+            if history.floors.highest().is_some() && !matches!(error, ArchiveError::Store(_)) =>
+        {
+            (None, None)
+        }
+        Err(error @ ArchiveError::Store(_)) => return Err(error.into()),
+        Err(error) => {
+            return Err(ExpireError::Unreadable {
+                history: id,
+                reason: error.to_string(),
+            });
+        }
+    };
+    Ok(Facts {
+        parent: history.doc.parent.map(|parent| Position {
+            history: parent.history,
+            offset: parent.offset,
+        }),
+        end,
+        newest_unix_ms: by_log.max(by_base),
+        bases,
+        floors: history.floors.clone(),
+    })
+}
+
+fn has_problem(history: &History, base: Offset) -> bool {
+    let of_it = |problem: &Problem| match problem {
+        Problem::NoData { base: at } | Problem::Size { base: at, .. } => at.offset == base,
+        _ => false,
+    };
+    history.problems.iter().any(of_it)
+}
+
+fn keys(base: &BaseManifest) -> u64 {
+    let keys = base.databases.values().map(|counts| counts.keys);
+    keys.fold(0, u64::saturating_add)
+}
+
+/// Has a history something that can be deleted below that floor?
+pub(super) fn has_below(catalog: &Catalog, id: ReplId, floor: Offset) -> bool {
+    let Some(history) = catalog.histories.get(&id) else {
+        return false;
+    };
+    let bases = history.bases.iter().map(|base| base.offset);
+    let strays = history.problems.iter().filter_map(|problem| match problem {
+        Problem::Stray { base } => Some(base.offset),
+        _ => None,
+    });
+    // The object before the one that begins with this byte ends below the floor.
+    let log = history
+        .log
+        .get(1)
+        .is_some_and(|second| *second <= floor.next_byte());
+    let goes = |base: Offset| base < floor && !history.floors.is_alone(base);
+    log || bases.chain(strays).any(goes)
+}
