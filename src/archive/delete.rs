@@ -284,7 +284,9 @@ impl Deleter {
                 break;
             }
             if !self.is_aged(object.1.created, GRACE_MS) {
-                self.deleted.young = self.deleted.young.saturating_add(1);
+                // It is met once more after the batch before it.
+                let met = u64::from(expendable.is_empty());
+                self.deleted.young = self.deleted.young.saturating_add(met);
                 break;
             }
             expendable.push(object.1.clone());

@@ -11,7 +11,8 @@ fn try_parse(line: &[&str]) -> Result<Cli, Refused> {
 }
 
 /// Flags that are meant for one run: a variable would force, or write over, what nobody meant. And two that have another verb's name.
-const WITHOUT_VARIABLE: [(&str, &str); 4] = [
+const WITHOUT_VARIABLE: [(&str, &str); 5] = [
+    ("expire", "confirm"),
     ("restore", "force"),
     ("restore", "replace"),
     ("record", "to"),

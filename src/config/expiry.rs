@@ -66,12 +66,12 @@ struct Span(Duration);
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
-        for (unit, name) in [(86_400, "d"), (3600, "h"), (60, "min")] {
-            if seconds >= unit && seconds.is_multiple_of(unit) {
-                return write!(f, "{} {name}", seconds / unit);
-            }
-        }
-        write!(f, "{seconds} s")
+        let units = [(86_400, "d"), (3600, "h"), (60, "min")];
+        let mut whole = units
+            .iter()
+            .filter(|(unit, _)| seconds.is_multiple_of(*unit));
+        let (unit, name) = whole.next().copied().unwrap_or((1, "s"));
+        write!(f, "{} {name}", seconds.checked_div(unit).unwrap_or(0))
     }
 }
 

@@ -369,16 +369,15 @@ impl Survey {
         stay
     }
 
-    /// Whatever leads to that point stays: the newest base before it, and the log from there on.
+    /// Whatever leads to that point stays: the newest base before it, and the log from there on. (A floor may name that
+    /// base as one that stays alone. Its log is there as long as somebody needs it.)
     fn need(&self, stay: &mut BTreeMap<ReplId, Stay>, mut at: Position) {
         for _ in 0..=self.histories.len() {
             let Some(facts) = self.histories.get(&at.history) else {
                 return;
             };
             let mut bases = facts.bases.iter().rev();
-            let leads =
-                |base: &&BaseFacts| base.offset <= at.offset && !facts.floors.is_alone(base.offset);
-            if let Some(base) = bases.find(leads) {
+            if let Some(base) = bases.find(|base| base.offset <= at.offset) {
                 stay.entry(at.history)
                     .or_default()
                     .bases

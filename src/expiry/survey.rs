@@ -82,13 +82,8 @@ async fn facts(
     let (end, by_log) = match archive.log_end(catalog, id).await {
         Ok(end) => (Some(end.end), end.last_mark.map(|mark| mark.unix_ms)),
         Err(ArchiveError::NothingStored { .. }) => (None, None),
-        // What is left of it tells nothing.
-        Err(error)
-            if history.floors.highest().is_some() && !matches!(error, ArchiveError::Store(_)) =>
-        {
-            (None, None)
-        }
         Err(error @ ArchiveError::Store(_)) => return Err(error.into()),
+        Err(_) if is_given_up(history) => (None, None),
         Err(error) => {
             return Err(ExpireError::Unreadable {
                 history: id,
@@ -106,6 +101,13 @@ async fn facts(
         bases,
         floors: history.floors.clone(),
     })
+}
+
+/// What is left of it tells nothing: all that stays is in another history.
+fn is_given_up(history: &History) -> bool {
+    let highest = history.floors.highest();
+    let doc = highest.and_then(|floor| floor.doc.as_ref());
+    doc.is_some_and(|doc| doc.base.history != history.doc.id)
 }
 
 fn has_problem(history: &History, base: Offset) -> bool {

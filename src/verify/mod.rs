@@ -219,7 +219,9 @@ fn join(catalog: &Catalog, histories: &mut [HistoryReport]) {
         let Some((_, of_parent)) = stretches.iter().find(|(id, _)| *id == parent.history) else {
             continue;
         };
-        if history.floors.highest().is_some() {
+        let parents = catalog.histories.get(&parent.history);
+        let is_below = parents.is_some_and(|it| it.floors.is_below(parent.offset));
+        if history.floors.highest().is_some() || is_below {
             // What came before is not promised.
             continue;
         }

@@ -43,6 +43,8 @@ impl Planner<'_> {
     pub(super) fn has_log(&self, base: &BaseManifest) -> bool {
         let history = self.catalog.histories.get(&base.history);
         let is_alone = history.is_some_and(|history| history.floors.is_alone(base.offset));
+        // What a child needs that left its parent below a floor stays, with its log.
+        let is_alone = is_alone && self.is_below(base.offset);
         !is_alone || self.held.contains(&(base.history, base.offset))
     }
 
