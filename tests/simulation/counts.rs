@@ -67,6 +67,16 @@ pub(crate) struct Counts {
     pub(crate) freed: u64,
     /// Objects of logs that were deleted because spans have them.
     pub(crate) merged_freed: u64,
+    /// Spans that were deleted.
+    pub(crate) spans_freed: u64,
+    /// Runs of expiry that came to their end.
+    pub(crate) expiries: u64,
+    /// Floors.
+    pub(crate) floors: u64,
+    /// Holds.
+    pub(crate) holds: u64,
+    /// Points that were refused because they had expired.
+    pub(crate) expired: u64,
     /// Objects that were created under such names.
     pub(crate) stale: u64,
     /// Of those, seals.
@@ -124,6 +134,11 @@ impl Counts {
             (&mut self.decided, other.decided),
             (&mut self.freed, other.freed),
             (&mut self.merged_freed, other.merged_freed),
+            (&mut self.spans_freed, other.spans_freed),
+            (&mut self.expiries, other.expiries),
+            (&mut self.floors, other.floors),
+            (&mut self.holds, other.holds),
+            (&mut self.expired, other.expired),
             (&mut self.stale, other.stale),
             (&mut self.stale_seals, other.stale_seals),
             (&mut self.straddling, other.straddling),

@@ -1,202 +1,420 @@
-//! Expiry, as it will be allowed to delete: what a log begins with, and its bases.
+//! Expiry, by the program's own code, and what it may delete.
+//!
+//! Whatever deletes an object is judged here by rules of its own: what is promised can be restored after every single
+//! delete.
 
-use super::oracle::Stored;
-use super::{Sim, fail, note};
-use crate::archive::{GRACE_MS, Name};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::{Sim, fail, note, store, with};
+use crate::archive::{Archive, FLOOR_GRACE_MS, FloorDoc, GRACE_MS, HoldDoc, HoldName, Name};
+use crate::config::KeepPolicy;
+use crate::expiry::{ExpireError, HoldError, HoldRequest, Request, add_hold, expire};
 use crate::log::segment::{self, Entry};
-use crate::runtime::simulated::once_in;
-use crate::wire::position::ReplId;
+use crate::recovery::{RecoveryError, When};
+use crate::runtime;
+use crate::runtime::simulated::{Process, between, once_in, pick, within};
+use crate::wire::position::{Position, ReplId};
 
-impl Sim {
-    /// Deletes what the log of a history begins with, and the bases before the one that stays.
-    pub(crate) fn delete_log(&mut self, id: ReplId) {
-        let Some(floor) = self.floor(id) else {
-            return;
-        };
-        let now = self.now_ms();
-        let of_log = |name: &String| match Name::parse(name) {
-            Some(Name::Log { history, .. }) => history == id,
-            _ => false,
-        };
-        let names: Vec<String> = self
-            .objects
-            .keys()
-            .filter(|name| of_log(name))
-            .cloned()
-            .collect();
-        let mut upto = None;
-        // Never the last one.
-        for name in &names[..names.len().saturating_sub(1)] {
-            let entry = segment::decode_entry(&self.objects[name]);
-            let Ok(Some((entry, _))) = entry else {
-                fail(format!("{name} cannot be read"));
-                return;
+/// A run of expiry.
+pub(crate) type Expirer = (Arc<Process>, JoinHandle<Result<(), ExpireError>>);
+
+/// So many objects of a log may be deleted out of order: a batch.
+const OUT_OF_ORDER: usize = 4;
+
+/// Starts a run.
+pub(crate) fn begin_expiry(number: u64, service: &str) -> Expirer {
+    let service = service.to_owned();
+    let process = Process::new(&format!("x.{number}"));
+    let policy = KeepPolicy {
+        points: Duration::from_millis(pick(&[10, 500, 500, 2000, 60_000])),
+        daily: pick(&[0, 0, 1, 3]),
+        weekly: 0,
+        monthly: 0,
+        superseded: Duration::from_secs(3600),
+    };
+    if once_in(4) {
+        process.die_in(between(1, 400));
+    }
+    note(|| format!("{} expires: {policy}", process.name));
+    let name = process.name.clone();
+    let task = within(&process, || {
+        runtime::spawn(async move {
+            let archive = Archive::open(store::store()).await?;
+            let request = Request {
+                policy,
+                service: Some(service),
+                confirm: true,
+                writer: name.clone(),
+                now_unix_ms: with(|sim| sim.now_ms()),
             };
-            let end = match &entry {
-                Entry::Segment(header) => header.meta.end.0,
-                Entry::Seal(seal) => seal.start.0,
-            };
-            // What survives is one chain up to the end.
-            if end > floor || now.abs_diff(self.times[name]) < GRACE_MS {
+            let report = expire(&archive, &request, &()).await?;
+            note(|| format!("{name}: {:?} {:?}", report.goes, report.deleted));
+            Ok(())
+        })
+    });
+    (process, task)
+}
+
+/// Waits for some runs. What may go wrong with one is that the store fails, or that nothing may expire.
+pub(crate) async fn end_expiry(runs: Vec<Expirer>) -> Result<(), String> {
+    for (process, task) in runs {
+        for _ in 0..600 {
+            if task.is_finished() || process.is_dead() {
                 break;
             }
-            upto = upto.max(Some(end));
-            self.objects.remove(name);
-            self.oracle.counts.freed += 1;
+            sleep(Duration::from_secs(1)).await;
         }
-        let Some(upto) = upto else {
-            return;
-        };
-        note(|| format!("the log of {id} is deleted up to {upto}"));
-        // The data goes last. Whoever deletes may die before that.
-        let dies = once_in(2);
-        let bases = |name: &String| match Name::parse(name) {
-            Some(Name::BaseManifest(at) | Name::BaseVerdict(at)) => {
-                at.history == id && at.offset.0 < floor
-            }
-            Some(Name::BaseData(at)) => at.history == id && at.offset.0 < floor && !dies,
-            _ => false,
-        };
-        // What is merged of it goes as well.
-        let merged = |name: &String| match Name::parse(name) {
-            Some(Name::Span {
-                history, last_byte, ..
-            }) => history == id && last_byte <= upto,
-            _ => false,
-        };
-        self.objects.retain(|name, _| !bases(name) && !merged(name));
-        if let Some(stored) = self.oracle.histories.get_mut(&id) {
-            stored.freed = stored.freed.max(Some(upto));
-            stored.segments.retain(|_, (end, ..)| *end > upto);
-            stored.bases.retain(|at, _| *at >= floor);
-            stored.data.retain(|at, _| *at >= floor || dies);
+        if process.is_dead() || !task.is_finished() {
+            process.kill();
+            continue;
+        }
+        match task.await.map_err(|error| error.to_string())? {
+            Ok(()) => with(|sim| sim.oracle.counts.expiries += 1),
+            Err(error) => note(|| format!("{}: {error}", process.name)),
         }
     }
+    Ok(())
+}
 
-    /// A process deletes an object. What may be deleted is what the rules of deletion allow.
-    pub(crate) fn delete(&mut self, name: &str) {
-        match Name::parse(name) {
-            Some(Name::Clock(_)) => {}
-            Some(Name::Log {
-                history,
-                first_byte,
-            }) => {
-                if self.objects.contains_key(name)
-                    && let Err(wrong) = self.check_delete(name, history, first_byte)
-                {
-                    fail(format!("{name} was deleted: {wrong}"));
-                }
-            }
-            _ => fail(format!("{name} was to be deleted")),
+/// An operator holds a point, or removes a hold.
+pub(crate) async fn hold_something(number: u64) -> Result<(), String> {
+    let Ok(archive) = Archive::open(store::store()).await else {
+        return Ok(());
+    };
+    let held = with(|sim| sim.oracle.holds.keys().copied().collect::<Vec<HoldName>>());
+    if !held.is_empty() && once_in(3) {
+        let name = pick(&held);
+        if let Ok(mut deleter) = archive.deleter().await {
+            note(|| format!("the hold {name} is removed"));
+            let _ = deleter.remove_hold(name).await;
         }
-        self.objects.remove(name);
+        return Ok(());
     }
+    let points = with(|sim| sim.oracle.restorable());
+    if points.is_empty() {
+        return Ok(());
+    }
+    let (history, first, end) = pick(&points);
+    let upto = between(first, end);
+    let line = with(|sim| sim.oracle.line(history));
+    let Some(upto) = with(|sim| sim.truth.boundary(line, upto)) else {
+        return Ok(());
+    };
+    let name = format!("hold-{number}");
+    let request = HoldRequest {
+        name: name.parse().map_err(|error| format!("{error}"))?,
+        history: Some(history),
+        when: When::Offset(upto),
+        writer: "an operator".to_owned(),
+        now_unix_ms: with(|sim| sim.now_ms()),
+    };
+    match add_hold(&archive, &request).await {
+        Ok(hold) => note(|| format!("{name} holds {}", hold.point)),
+        Err(HoldError::Recovery(RecoveryError::Archive(error))) if error.is_transient() => {}
+        Err(error) => note(|| format!("no hold of {history}:{upto}: {error}")),
+    }
+    Ok(())
+}
 
-    fn check_delete(&mut self, name: &str, id: ReplId, first: u64) -> Result<(), String> {
-        let now = self.now_ms();
-        let is_aged = |name: &String| now.abs_diff(self.times[name]) >= GRACE_MS;
-        if !is_aged(&name.to_owned()) {
-            return Err("it is too young".to_owned());
+impl Sim {
+    /// A floor was created.
+    pub(crate) fn check_floor(&mut self, at: Position, body: &[u8]) -> Result<(), String> {
+        let doc: FloorDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if (doc.history, doc.offset) != (at.history, at.offset) {
+            return Err("it is of another place".to_owned());
         }
-        let (mut before, mut behind, mut spans) = (0, 0, Vec::new());
-        for other in self.objects.keys() {
-            match Name::parse(other) {
-                Some(Name::Log {
-                    history,
-                    first_byte,
-                }) if history == id => {
-                    before += usize::from(first_byte < first);
-                    behind += usize::from(first_byte > first);
-                }
-                Some(Name::Span {
-                    history,
-                    first_byte,
-                    last_byte,
-                }) if history == id && is_aged(other) => spans.push((first_byte, last_byte)),
-                _ => {}
-            }
+        let stays = self.oracle.histories.get(&doc.base.history);
+        if !stays.is_some_and(|stored| stored.bases.contains_key(&doc.base.offset.0)) {
+            return Err("the base that is to stay is not there".to_owned());
         }
-        if behind == 0 {
-            return Err("it is the last one of its log".to_owned());
-        }
-        // Of one batch.
-        if before >= 4 {
-            return Err(format!("{before} that come before it are still there"));
-        }
-        let end = match segment::decode_entry(&self.objects[name]) {
-            Ok(Some((Entry::Segment(header), _))) => header.meta.end.0,
-            _ => first,
-        };
-        let is_inside = |end| spans.iter().any(|(from, to)| *from <= first && end <= *to);
-        let stored = self.oracle.histories.entry(id).or_default();
-        let is_stale = stored
-            .freed
-            .max(stored.merged_freed)
-            .is_some_and(|freed| first <= freed);
-        // What is stale may reach beyond.
-        if !is_inside(end) && !(is_stale && is_inside(first)) {
-            return Err("no span has it that is old enough".to_owned());
-        }
-        if !is_stale {
-            stored.merged_freed = stored.merged_freed.max(Some(end));
-        }
-        self.oracle.counts.merged_freed += 1;
+        let stored = self.oracle.histories.entry(at.history).or_default();
+        stored.floors.insert(at.offset.0, doc);
+        self.oracle.counts.floors += 1;
         Ok(())
     }
 
-    /// Deletes what a log begins with, as far as spans have it that are as old as the grace.
-    pub(crate) fn delete_merged(&mut self, id: ReplId) {
-        let now = self.now_ms();
-        let (mut spans, mut log) = (Vec::new(), Vec::new());
-        for name in self.objects.keys() {
-            match Name::parse(name) {
-                Some(Name::Span {
-                    history,
-                    first_byte,
-                    last_byte,
-                }) if history == id && now.abs_diff(self.times[name]) >= GRACE_MS => {
-                    spans.push((first_byte, last_byte));
-                }
-                Some(Name::Log {
-                    history,
-                    first_byte,
-                }) if history == id => log.push((first_byte, name.clone())),
-                _ => {}
-            }
+    /// A hold was created.
+    pub(crate) fn check_hold(&mut self, body: &[u8]) -> Result<(), String> {
+        let doc: HoldDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let (history, offset) = (doc.point.history, doc.point.offset.0);
+        if !self.oracle.holds(history, offset) {
+            return Err(format!("{} is not there", doc.point));
         }
-        let mut upto = None;
-        // Never the last one.
-        for (first, name) in &log[..log.len().saturating_sub(1)] {
-            let Ok(Some((Entry::Segment(header), _))) = segment::decode_entry(&self.objects[name])
-            else {
-                break;
-            };
-            let end = header.meta.end.0;
-            if !spans.iter().any(|(from, to)| from <= first && end <= *to) {
-                break;
-            }
-            upto = upto.max(Some(end));
-            self.objects.remove(name);
-            self.oracle.counts.merged_freed += 1;
-        }
-        if upto.is_some()
-            && let Some(stored) = self.oracle.histories.get_mut(&id)
-        {
-            note(|| format!("what is merged of the log of {id} is deleted up to {upto:?}"));
-            stored.merged_freed = stored.merged_freed.max(upto);
+        self.oracle.holds.insert(doc.name, (history, offset));
+        self.oracle.counts.holds += 1;
+        Ok(())
+    }
+
+    /// An object is deleted.
+    pub(crate) fn delete(&mut self, name: &str, process: &str) {
+        let Some(size) = self.objects.get(name).map(|body| body.len()) else {
+            return;
+        };
+        note(|| format!("{process} deletes {name}"));
+        let Some(parsed) = Name::parse(name) else {
+            fail(format!("{process} deletes {name}, of {size} bytes"));
+            return;
+        };
+        if let Err(wrong) = self.check_delete(name, parsed) {
+            fail(format!("{process} deletes {name}: {wrong}"));
         }
     }
 
-    /// Where the log of a history may be deleted to: the last base before which nothing is needed. None: nowhere.
-    fn floor(&self, id: ReplId) -> Option<u64> {
-        let stored = self.oracle.histories.get(&id)?;
-        let left = |other: &Stored| {
-            let parent = other.doc.as_ref()?.parent?;
-            (parent.history == id).then_some(parent.offset.0)
+    fn check_delete(&mut self, name: &str, parsed: Name) -> Result<(), String> {
+        match parsed {
+            Name::Clock(_) => {
+                self.objects.remove(name);
+                Ok(())
+            }
+            Name::Hold(hold) => {
+                self.objects.remove(name);
+                self.oracle.holds.remove(&hold);
+                Ok(())
+            }
+            Name::BaseVerdict(at) => {
+                self.check_below(name, at.history, at.offset.0)?;
+                self.objects.remove(name);
+                Ok(())
+            }
+            Name::BaseManifest(at) => {
+                self.check_below(name, at.history, at.offset.0)?;
+                self.take(name, at.history, |stored| {
+                    stored.bases.remove(&at.offset.0);
+                })
+            }
+            Name::BaseData(at) => {
+                self.check_below(name, at.history, at.offset.0)?;
+                if self
+                    .objects
+                    .contains_key(&Name::BaseManifest(at).to_string())
+                {
+                    return Err("its manifest is there".to_owned());
+                }
+                self.objects.remove(name);
+                let stored = self.oracle.histories.entry(at.history).or_default();
+                stored.data.remove(&at.offset.0);
+                Ok(())
+            }
+            Name::Floor(at) => {
+                let stored = self.oracle.histories.entry(at.history).or_default();
+                if stored.floors.range(at.offset.0 + 1..).next().is_none() {
+                    return Err("it is the highest floor".to_owned());
+                }
+                stored.floors.remove(&at.offset.0);
+                self.objects.remove(name);
+                Ok(())
+            }
+            Name::Log {
+                history,
+                first_byte,
+            } => self.delete_of_log(name, history, first_byte),
+            Name::Span {
+                history,
+                first_byte,
+                last_byte,
+            } => self.delete_span(name, history, first_byte - 1, last_byte),
+            _ => Err("it is never deleted".to_owned()),
+        }
+    }
+
+    /// How old an object is, by the clock of the store.
+    fn age(&self, name: &str) -> u64 {
+        let created = self.times.get(name).copied().unwrap_or(i64::MAX);
+        u64::try_from(self.now_ms().saturating_sub(created)).unwrap_or(0)
+    }
+
+    /// Is there a floor above it that was there for a day?
+    fn check_below(&self, name: &str, history: ReplId, offset: u64) -> Result<(), String> {
+        if self.age(name) + 1000 < GRACE_MS {
+            return Err(format!("it is {} ms old", self.age(name)));
+        }
+        let stored = self.oracle.histories.get(&history).ok_or("no history")?;
+        let is_old = |at: &u64| {
+            let at = Position {
+                history,
+                offset: crate::wire::position::Offset(*at),
+            };
+            self.age(&Name::Floor(at).to_string()) + 1000 >= FLOOR_GRACE_MS
         };
-        let needed = self.oracle.histories.values().filter_map(left).min();
-        let end = self.oracle.end(id)?;
-        let upto = needed.map_or(end, |needed| needed.min(end));
-        stored.bases.range(..=upto).next_back().map(|(at, _)| *at)
+        let mut above = stored.floors.range(offset + 1..).map(|(at, _)| at);
+        match above.any(is_old) {
+            true => Ok(()),
+            false => Err("no floor above it is a day old".to_owned()),
+        }
+    }
+
+    fn delete_of_log(&mut self, name: &str, id: ReplId, first: u64) -> Result<(), String> {
+        let entry = segment::decode_entry(&self.objects[name]);
+        let Ok(Some((entry, _))) = entry else {
+            return Err("it cannot be read".to_owned());
+        };
+        let of_log = |other: &&String| match Name::parse(other) {
+            Some(Name::Log { history, .. }) => history == id,
+            _ => false,
+        };
+        let log: Vec<&String> = self.objects.keys().filter(of_log).collect();
+        if log.last().is_some_and(|last| *last == name) {
+            return Err("it is the last object of its log".to_owned());
+        }
+        let before = log.iter().take_while(|other| **other != name).count();
+        if before >= OUT_OF_ORDER {
+            return Err(format!("{before} objects of its log are before it"));
+        }
+        let stored = self.oracle.histories.get(&id).ok_or("no history")?;
+        let gone = stored.freed.max(stored.merged_freed);
+        let is_stale = gone.is_some_and(|gone| first - 1 < gone);
+        let end = match &entry {
+            Entry::Segment(header) => header.meta.end.0,
+            Entry::Seal(seal) => seal.start.0,
+        };
+        // What is stale may reach beyond.
+        let last = if is_stale { first } else { end };
+        if self.is_merged(id, first, last) && self.age(name) + 1000 >= GRACE_MS {
+            let stored = self.oracle.histories.entry(id).or_default();
+            if !is_stale {
+                stored.merged_freed = stored.merged_freed.max(Some(end));
+            }
+            self.oracle.counts.merged_freed += 1;
+            self.objects.remove(name);
+            return Ok(());
+        }
+        self.check_below(name, id, last.saturating_sub(1))?;
+        self.oracle.counts.freed += 1;
+        if is_stale {
+            self.objects.remove(name);
+            return Ok(());
+        }
+        self.take(name, id, |stored| {
+            stored.freed = stored.freed.max(Some(end));
+            stored.segments.retain(|start, _| *start != first - 1);
+        })
+    }
+
+    /// The spans of a history: the byte before the first one, the last one, and how old it is.
+    fn spans(&self, id: ReplId) -> Vec<(u64, u64, u64)> {
+        let of_it = |name: &String| match Name::parse(name) {
+            Some(Name::Span {
+                history,
+                first_byte,
+                last_byte,
+            }) if history == id => Some((first_byte - 1, last_byte, self.age(name))),
+            _ => None,
+        };
+        self.objects.keys().filter_map(of_it).collect()
+    }
+
+    /// Has a span these bytes that is as old as the grace?
+    fn is_merged(&self, id: ReplId, first: u64, last: u64) -> bool {
+        let spans = self.spans(id);
+        let has = |(start, end, age): &(u64, u64, u64)| {
+            *start < first && last <= *end && age + 1000 >= GRACE_MS
+        };
+        spans.iter().any(has)
+    }
+
+    fn delete_span(&mut self, name: &str, id: ReplId, start: u64, end: u64) -> Result<(), String> {
+        let stored = self.oracle.histories.get(&id).ok_or("no history")?;
+        if stored.freed.is_some_and(|freed| start < freed) {
+            // Nothing is promised there.
+            self.objects.remove(name);
+            return Ok(());
+        }
+        self.check_below(name, id, end - 1)?;
+        // What is in no other object is gone with it.
+        let mut others = self.spans(id);
+        others.retain(|(other, upto, _)| (*other, *upto) != (start, end));
+        let is_alone = |from: &u64, upto: u64| {
+            let segment = Name::Log {
+                history: id,
+                first_byte: from + 1,
+            };
+            let has = |(other, end, _): &(u64, u64, u64)| *other <= *from && upto <= *end;
+            !self.objects.contains_key(&segment.to_string()) && !others.iter().any(has)
+        };
+        let inside = stored.segments.range(start..end);
+        let gone: Vec<u64> = inside
+            .filter(|(from, (upto, ..))| is_alone(from, *upto))
+            .map(|(from, _)| *from)
+            .collect();
+        self.oracle.counts.spans_freed += 1;
+        self.take(name, id, |stored| {
+            stored.segments.retain(|from, _| !gone.contains(from));
+        })
+    }
+
+    /// Removes an object that counts. What was promised, and could be restored, still can be.
+    fn take(
+        &mut self,
+        name: &str,
+        id: ReplId,
+        change: impl FnOnce(&mut super::oracle::Stored),
+    ) -> Result<(), String> {
+        let promised = self.oracle.promised();
+        self.objects.remove(name);
+        change(self.oracle.histories.entry(id).or_default());
+        for (what, id, offset) in promised {
+            if !self.oracle.holds(id, offset) {
+                return Err(format!("{what} {id}:{offset} cannot be restored any more"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl super::oracle::Oracle {
+    /// Points that no policy gave up, and that can be restored: of each history the end and the first point that is
+    /// promised; what is held; bases that stay alone.
+    fn promised(&self) -> Vec<(&'static str, ReplId, u64)> {
+        let mut promised = Vec::new();
+        for (id, stored) in &self.histories {
+            let floor = stored.floors.last_key_value();
+            let end = self.end(*id);
+            promised.extend(
+                end.filter(|end| floor.is_none_or(|(floor, _)| end >= floor))
+                    .map(|end| ("the end", *id, end)),
+            );
+            match floor {
+                Some((offset, doc)) => {
+                    let first = end.is_some_and(|end| end >= *offset);
+                    promised.extend(first.then_some(("the floor", *id, *offset)));
+                    let alone = doc.alone.iter().map(|base| ("a base alone", *id, base.0));
+                    promised.extend(alone);
+                }
+                None => {
+                    let parent = stored.doc.as_ref().and_then(|doc| doc.parent);
+                    let begins = parent.map(|parent| parent.offset.0);
+                    let begins = begins.or(stored.bases.keys().next().copied());
+                    promised.extend(begins.map(|begins| ("the beginning", *id, begins)));
+                }
+            }
+        }
+        let held = self.holds.values().map(|(id, at)| ("a hold", *id, *at));
+        promised.extend(held);
+        promised.retain(|(_, id, offset)| self.holds(*id, *offset));
+        promised
+    }
+
+    /// Has a point expired?
+    pub(crate) fn is_expired(&self, id: ReplId, offset: u64) -> bool {
+        let (mut id, mut seen) = (id, 0);
+        while let Some(stored) = self.histories.get(&id).filter(|_| seen < 100) {
+            if stored
+                .floors
+                .keys()
+                .next_back()
+                .is_some_and(|floor| offset < *floor)
+            {
+                return true;
+            }
+            let Some(parent) = stored.doc.as_ref().and_then(|doc| doc.parent) else {
+                return false;
+            };
+            (id, seen) = (parent.history, seen + 1);
+        }
+        false
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::director::{Director, Troubles};
+use super::expiry::{begin_expiry, end_expiry, hold_something};
 use super::{failure, failures, note, restoring, with};
 use crate::runtime::simulated::{Process, below, between, once_in, pick};
 
 /// How long a night is, in minutes: shorter and longer than the grace.
-const NIGHT: &[u64] = &[10, 20, 100, 130, 200, 400];
+const NIGHT: &[u64] = &[10, 100, 130, 400, 1500, 1500, 1500];
 
 impl Troubles {
     fn of_fencing() -> Self {
@@ -140,7 +141,7 @@ async fn store_more(director: &mut Director) -> Result<(), String> {
     Ok(())
 }
 
-/// A base is made, hours pass, and expiry deletes what is before the base.
+/// A base is made, hours pass, and expiry runs before and after them.
 async fn night(director: &mut Director) -> Result<(), String> {
     store_more(director).await?;
     if !once_in(8) {
@@ -152,6 +153,11 @@ async fn night(director: &mut Director) -> Result<(), String> {
             sleep(Duration::from_secs(1)).await;
             director.look_after().await?;
         }
+    }
+    store_more(director).await?;
+    if !once_in(4) {
+        // What it marks is deleted after the night.
+        expire(director).await?;
     }
     if once_in(4) {
         take_over(director);
@@ -170,19 +176,22 @@ async fn night(director: &mut Director) -> Result<(), String> {
         // The hours of the others cost the test time, and show nothing: they stand still too.
         with(|sim| sim.stood_still_ms += minutes as i64 * 60_000);
     }
-    if director.consolidation.is_none() {
-        with(|sim| {
-            let all: Vec<_> = sim.oracle.histories.keys().copied().collect();
-            for id in all {
-                if once_in(3) {
-                    sim.delete_merged(id);
-                } else {
-                    sim.delete_log(id);
-                }
-            }
-        });
+    expire(director).await
+}
+
+/// Two may run at the same time, and a hold may come or go meanwhile.
+async fn expire(director: &mut Director) -> Result<(), String> {
+    let mut runs = Vec::new();
+    for _ in 0..pick(&[1, 1, 1, 2]) {
+        director.started += 1;
+        runs.push(begin_expiry(director.started, "redis:6379"));
     }
-    Ok(())
+    if once_in(4) {
+        director.started += 1;
+        hold_something(director.started).await?;
+    }
+    end_expiry(runs).await?;
+    failure()
 }
 
 /// It goes on where it was. Its machine may come from a snapshot, and know nothing of the time that has passed.

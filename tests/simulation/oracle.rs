@@ -10,7 +10,9 @@ use super::model::Model;
 use super::redis::Node;
 use super::{Sim, fail, note};
 use crate::archive::takeover::{ClaimDoc, SuccessorDoc};
-use crate::archive::{BaseKind, BaseManifest, HistoryDoc, Name, ServerInfo, begins_at};
+use crate::archive::{
+    BaseKind, BaseManifest, FloorDoc, HistoryDoc, HoldName, Name, ServerInfo, begins_at,
+};
 use crate::capture::{FULL_SYNC_WINDOW, FULL_SYNCS_MAX, TINY};
 use crate::log::segment::{self, Entry};
 use crate::store::{Created, StoreError};
@@ -38,6 +40,8 @@ pub(crate) struct Stored {
     pub(super) freed: Option<u64>,
     /// Up to here, it was deleted because spans have it.
     pub(super) merged_freed: Option<u64>,
+    /// By the first offset that is promised.
+    pub(super) floors: BTreeMap<u64, FloorDoc>,
 }
 
 /// What a segment tells of time.
@@ -82,6 +86,8 @@ pub(crate) struct Oracle {
     pub(crate) last_confirmed: Option<(ReplId, u64)>,
     /// Which process has ever claimed a history, and as the how many-th object its last claim was created.
     pub(crate) claimants: BTreeMap<(ReplId, String), u64>,
+    /// What is held.
+    pub(crate) holds: BTreeMap<HoldName, (ReplId, u64)>,
     /// The line that a process was given its last full sync of.
     pub(crate) synced: BTreeMap<String, ReplId>,
 }
@@ -383,7 +389,9 @@ impl Sim {
             }
             Name::Successor(history) => self.check_successor(history, body, writer),
             Name::First => self.check_first(body),
-            Name::Sidecar | Name::Clock(_) | Name::Floor(_) | Name::Hold(_) => Ok(()),
+            Name::Sidecar | Name::Clock(_) => Ok(()),
+            Name::Floor(at) => self.check_floor(at, body),
+            Name::Hold(_) => self.check_hold(body),
             Name::Log {
                 history,
                 first_byte,

@@ -170,7 +170,13 @@ async fn restore_at(
     let within = with(|sim| sim.oracle.logs(id, upto));
     let when = When::Offset(if within { upto } else { boundary });
     let plan = recovery::plan(archive, catalog, id, when, &none_bad).await;
-    let mut plan = plan.map_err(|error| error.to_string())?;
+    let mut plan = match plan {
+        Err(RecoveryError::Expired { .. }) if with(|sim| sim.oracle.is_expired(id, upto)) => {
+            with(|sim| sim.oracle.counts.expired += 1);
+            return Ok(());
+        }
+        plan => plan.map_err(|error| error.to_string())?,
+    };
     if plan.end.offset.0 != boundary {
         return Err(format!(
             "the plan ends at {}, and not at {boundary}",

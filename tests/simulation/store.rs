@@ -251,9 +251,32 @@ impl Store for SimulatedStore {
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        ask("delete", name).await?;
-        with(|sim| sim.delete(name));
-        Ok(())
+        let weather = weather();
+        let process = current().map_or(String::new(), |process| process.name.clone());
+        let name = name.to_owned();
+        let (answer, answered) = oneshot::channel();
+        let name_there = name.clone();
+        // Once it is sent, it goes on without the sender.
+        tokio::spawn(async move {
+            travel(weather.latency).await;
+            let done = if once_in(weather.fails) {
+                Err(transient("delete", &name_there))
+            } else if once_in(weather.refuses) {
+                Err(refusal("delete", &name_there))
+            } else {
+                with(|sim| sim.delete(&name_there, &process));
+                match once_in(weather.loses_answer) {
+                    true => Err(transient("delete", &name_there)),
+                    false => Ok(()),
+                }
+            };
+            travel(weather.latency).await;
+            let _ = answer.send(done);
+        });
+        match answered.await {
+            Ok(answer) => answer,
+            Err(_) => Err(transient("delete", &name)),
+        }
     }
 }
 
