@@ -27,6 +27,7 @@ mod crash;
 mod diff;
 mod differential;
 mod do_no_harm;
+mod expire;
 mod fencing;
 mod fixtures;
 mod fuzzing;
