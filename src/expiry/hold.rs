@@ -58,7 +58,7 @@ pub async fn add_hold(archive: &Archive, request: &HoldRequest) -> Result<HoldDo
         as_of_unix_ms: plan.end_unix_ms,
         base: plan.base.position(),
         digest: plan.base.digest.clone(),
-        log: log_of(&plan),
+        log: log_of(&plan)?,
         writer: request.writer.clone(),
         created_unix_ms: request.now_unix_ms,
     };
@@ -94,9 +94,10 @@ async fn check_in_time(archive: &Archive, plan: &Plan) -> Result<(), HoldError> 
 }
 
 /// The log that a plan needs, of each history as one stretch.
-fn log_of(plan: &Plan) -> Vec<HeldLog> {
+fn log_of(plan: &Plan) -> Result<Vec<HeldLog>, ArchiveError> {
     let mut log: BTreeMap<ReplId, HeldLog> = BTreeMap::new();
-    for piece in &plan.pieces {
+    for piece in plan.pieces.iter() {
+        let piece = piece?;
         let history = piece.header.meta.history;
         let held = log.entry(history).or_insert(HeldLog {
             history,
@@ -106,5 +107,5 @@ fn log_of(plan: &Plan) -> Vec<HeldLog> {
         held.after = held.after.min(piece.after);
         held.upto = held.upto.max(piece.upto);
     }
-    log.into_values().collect()
+    Ok(log.into_values().collect())
 }

@@ -137,7 +137,7 @@ pub(super) fn has_below(catalog: &Catalog, id: ReplId, floor: Offset) -> bool {
     let log = history
         .log
         .get(1)
-        .is_some_and(|second| *second <= floor.next_byte());
+        .is_some_and(|second| second.first() <= floor.next_byte());
     let goes = |base: Offset| base < floor && !history.floors.is_alone(base);
     log || bases.chain(strays).any(goes)
 }

@@ -4,6 +4,7 @@
 //! plans goes to a file without a name: 80 MB for each further million. Where there is no room for that file, or no directory,
 //! the rest stays in memory. All copies of a plan share one list.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use crate::archive::ArchiveError;
 use crate::config::PLANS;
 use crate::log::segment::{SegmentHeader, SegmentMeta};
+use crate::log::span::FrameIndex;
 use crate::recovery::plan::Piece;
 use crate::runtime;
 use crate::store::StoreError;
@@ -49,6 +51,8 @@ struct List {
     histories: Vec<ReplId>,
     /// The marks of the first segments.
     marks: Vec<Vec<TimeMark>>,
+    /// Where the frames of spans are, by the index of the piece: 16 bytes for each MiB of them.
+    spans: BTreeMap<usize, FrameIndex>,
     /// Of the first pieces, and then of those that are in no file.
     memory: Vec<Record>,
     /// What comes between the first pieces in memory and the others.
@@ -105,6 +109,9 @@ impl Builder {
         if self.marks <= MARKS_KEPT && self.list.marks.len() == self.len {
             self.list.marks.push(header.meta.marks.clone());
         }
+        if let Some(index) = &header.index {
+            self.list.spans.insert(self.len, index.clone());
+        }
         self.len = self.len.saturating_add(1);
         if self.list.memory.len() < IN_MEMORY || self.no_file {
             self.list.memory.push(record);
@@ -122,6 +129,7 @@ impl Builder {
             payload_crc64,
             payload_stored,
             stored_crc64,
+            index: _,
         } = &piece.header;
         let histories = &mut self.list.histories;
         // A lineage has few, and the pieces of one follow one another.
@@ -291,6 +299,7 @@ impl Pieces {
                 payload_crc64: record.payload_crc64,
                 payload_stored: record.payload_stored,
                 stored_crc64: record.stored_crc64,
+                index: self.list.spans.get(&index).cloned(),
             },
             has_marks: marks.is_some(),
             after: Offset(record.after),

@@ -28,6 +28,7 @@ fn piece(number: u64) -> Piece {
             payload_crc64: u64::MAX - number,
             payload_stored: number << 40,
             stored_crc64: number,
+            index: None,
         },
         has_marks: false,
         after: Offset(number * 10),
