@@ -116,7 +116,9 @@ impl Deleter {
                 break;
             }
             if !self.is_aged(object.created, GRACE_MS) {
-                self.deleted.young = self.deleted.young.saturating_add(1);
+                // It is met once more when those before it are gone.
+                let met = u64::from(expendable.is_empty());
+                self.deleted.young = self.deleted.young.saturating_add(met);
                 break;
             }
             expendable.push(((!is_stale).then_some(header), object.clone()));
