@@ -1,11 +1,13 @@
 //! Merged log: what is restored is the same from spans as from segments, also when the segments are gone.
 
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::support::spans::{count, delete_merged};
-use crate::support::{Backfeed, Server, Version, on, run};
+use crate::support::{Backfeed, Server, Version, on, restored, run, wait_until};
 
 on!(
     what_is_merged_is_restored_as_before:
@@ -98,7 +100,7 @@ fn what_is_merged_is_restored_as_before(version: Version) {
 }
 
 /// What restores give: files at each point; and a server of everything, and what a key was.
-fn read(version: Version, home: &std::path::Path, store: &str, points: &[String]) -> Vec<String> {
+fn read(version: Version, home: &Path, store: &str, points: &[String]) -> Vec<String> {
     let mut read = Vec::new();
     for point in points {
         let file = home.join("restored.rdb");
@@ -121,4 +123,34 @@ fn read(version: Version, home: &std::path::Path, store: &str, points: &[String]
     assert_eq!(get.code, 0, "{get:?}");
     read.push(get.stdout);
     read
+}
+
+/// Once a minute, beside what is stored.
+#[test]
+fn a_service_merges_by_itself() {
+    let home = TempDir::new().unwrap();
+    let store = format!("file://{}/bucket", home.path().display());
+    let version = Version::Redis70;
+    let redis = Server::start(version, &[]);
+    let more = ["--flush-interval", "20ms", "--consolidate-every", "never"];
+    let backup = Backfeed::backup(&redis.url(), &store, &more);
+    backup.wait_following();
+    for n in 0..WRITES {
+        let key = format!("key:{}", n % 17);
+        assert_eq!(redis.set_and_wait(0, &key, 1, 10_000), 1);
+    }
+    let (history, _) = redis.position();
+    let limit = Duration::from_secs(150);
+    wait_until("its log is merged", limit, || {
+        backup.metric("backfeed_spans_stored_total") >= 2.0
+    });
+    backup.wait("it is told", |view| {
+        view["merged_offset"].as_u64() > Some(0) && view["merge_error"].is_null()
+    });
+    let folder = home.path().join("bucket/histories").join(&history);
+    assert!(count(&folder).0 >= 2);
+    assert_eq!(backup.metric("backfeed_merge_errors_total"), 0.0);
+    let had = redis.debug_digest();
+    assert!(delete_merged(&folder) >= 500);
+    assert_eq!(restored(version, &store).debug_digest(), had);
 }

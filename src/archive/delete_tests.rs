@@ -334,3 +334,29 @@ async fn data_without_a_manifest_stays_for_a_week() {
         assert_eq!(!bases_of(&store).0.is_empty(), stays);
     }
 }
+
+#[tokio::test]
+async fn spans_below_a_floor_go_as_far_as_nothing_needs_them() {
+    for (needed, first) in [(&[][..], 201), (&[150], 151)] {
+        let store = MemoryStore::new();
+        let (archive, floor) = with_floor(&store, &[]).await;
+        store.set_clock(Some(0));
+        let mut runs = archive.runs(id(1), None).await.unwrap();
+        while let Some(run) = runs.next().await.unwrap() {
+            archive.merge(&run, "test").await.unwrap();
+        }
+        store.set_clock(Some(DAY));
+        let stay = Stay {
+            bases: needed.iter().copied().map(Offset).collect(),
+            log_after: None,
+        };
+        below(&archive, &floor, &stay).await;
+        let span = |name: &String| match Name::parse(name) {
+            Some(Name::Span { first_byte, .. }) => Some(first_byte),
+            _ => None,
+        };
+        let spans: Vec<u64> = store.names().iter().filter_map(span).collect();
+        assert_eq!((spans[0], log_of(&store)[0]), (first, first));
+        assert_eq!(*spans.last().unwrap(), 201);
+    }
+}

@@ -226,16 +226,11 @@ async fn end_of(
     header: &SegmentHeader,
     upto: Offset,
 ) -> Result<Bytes, ArchiveError> {
-    let mut bytes = BytesMut::new();
-    let mut left = length(upto.since(header.meta.start));
-    let mut pieces = archive.read_segment(header).await?;
-    while let Some(piece) = pieces.next().await.transpose()? {
-        bytes.extend_from_slice(piece.get(..left.min(piece.len())).unwrap_or_default());
-        left = left.saturating_sub(piece.len());
-        let more = bytes.len().saturating_sub(length(SAMPLE_MOST));
-        let _ = bytes.split_to(more);
-    }
-    Ok(bytes.freeze())
+    // Of a span, only the frames with these bytes are read.
+    let begin = header.meta.start.max(upto.minus(SAMPLE_MOST));
+    let pieces = archive.read_part(header, begin, upto).await?;
+    let pieces: Vec<Bytes> = pieces.try_collect().await?;
+    Ok(pieces.concat().into())
 }
 
 /// The first bytes of a segment.
