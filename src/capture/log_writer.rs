@@ -315,7 +315,8 @@ impl Worker {
         let mut state = self.shared.state();
         let size = self.config.segment_size;
         let buffer = &state.buffer;
-        let unstored = buffer.received().offset.since(buffer.stored().offset);
+        // A link continues at a boundary, which may lie before the end of what is stored.
+        let unstored = buffer.received().offset.beyond(buffer.stored().offset);
         let data_due = buffer
             .oldest_data()
             .map(|since| left(since, self.config.flush_interval));

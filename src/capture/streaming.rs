@@ -312,7 +312,7 @@ impl<'a> Follow<'a> {
         }
         let pending = self
             .log
-            .buffer(|buffer| buffer.received().offset.since(buffer.stored().offset));
+            .buffer(|buffer| buffer.received().offset.beyond(buffer.stored().offset));
         let limit = match self.capture.spool {
             Some(_) => "all of memory and spool",
             None => "the memory limit",

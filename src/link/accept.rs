@@ -99,9 +99,7 @@ pub fn check(admission: &Admission) -> Result<(), ConfigError> {
 /// [`AcceptError`]; the connection is closed then.
 pub async fn accept(admission: &Admission, stream: Stream) -> Result<Accepted, AcceptError> {
     // Without it, acknowledgements and the last bytes of a log would only be slower.
-    if let Stream::Plain(tcp) = &stream {
-        let _ = tcp.set_nodelay(true);
-    }
+    stream.set_nodelay();
     let owned = admission.clone();
     let (credentials, tls) = runtime::spawn_blocking(move || terms(&owned))
         .await

@@ -60,6 +60,15 @@ impl Stream {
         }
     }
 
+    /// Small writes leave at once.
+    pub(super) fn set_nodelay(&self) {
+        #[cfg(test)]
+        if let Self::Simulated(_) = self {
+            return;
+        }
+        let _ = self.tcp().set_nodelay(true);
+    }
+
     pub(super) fn is_tls(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]

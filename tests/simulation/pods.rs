@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::director::{Consolidation, begin_consolidation, check_consolidation, clock};
 use super::model::text;
 use super::redis::{Loss, Node};
-use super::takeover::drawn_form;
+use super::takeover::form_of;
 use super::{failure, failures, net, note, replica, restoring, store, with};
 use crate::capture::SessionEnd;
 use crate::config::{
@@ -109,7 +109,7 @@ impl Running {
             open_after: None,
             promote_incomplete: false,
             when_behind,
-            serve_log: drawn_form(),
+            serve_log: form_of(number),
             capture,
             consolidate: ConsolidateConfig::default(),
             grace: Duration::from_secs(10),
