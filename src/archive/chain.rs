@@ -470,9 +470,11 @@ struct Anchor {
     db: u32,
 }
 
-/// Those from which on the log is listed.
+/// Those from which on the log is listed, and not below a floor: the log after them may be gone.
 fn anchors(history: &History) -> impl Iterator<Item = Anchor> + '_ {
     let from = history.extent.log_from.unwrap_or(0);
+    let floor = history.floors.highest();
+    let floor = floor.map_or(Offset(0), |floor| floor.offset);
     let parent = history.doc.parent.iter().map(|parent| Anchor {
         offset: parent.offset,
         db: parent.db,
@@ -482,7 +484,7 @@ fn anchors(history: &History) -> impl Iterator<Item = Anchor> + '_ {
         db: base.db,
     });
     let all = parent.chain(bases);
-    all.filter(move |anchor| anchor.offset.next_byte() >= from)
+    all.filter(move |anchor| anchor.offset.next_byte() >= from && anchor.offset >= floor)
 }
 
 fn find(catalog: &Catalog, id: ReplId) -> Result<&History, ArchiveError> {

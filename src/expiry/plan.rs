@@ -10,8 +10,9 @@
 //! least as old as what is to be kept: by the time of its data, counted from the newest point, and by the clock of the
 //! store. So a stopped server never ages out, and neither does anything when a clock was wrong.
 //!
-//! What is not on the line has **lost**: a branch of a split brain, or what a new full sync took the place of. It stays
-//! as a whole, and it goes as a whole.
+//! What is not on the line has **lost**, if the same service wrote it and it is connected with the line: a branch of a
+//! split brain, or what a new full sync took the place of. It stays as a whole, and it goes as a whole. What has nothing
+//! to do with the line stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +52,8 @@ pub(crate) struct Facts {
     pub(crate) end: Option<Offset>,
     /// The time of its newest point, Unix milliseconds.
     pub(crate) newest_unix_ms: Option<i64>,
+    /// Of the same service, and connected with the latest history: it may have lost against that.
+    pub(crate) related: bool,
     /// Bases with a manifest, ascending.
     pub(crate) bases: Vec<BaseFacts>,
     /// From where on it is promised.
@@ -275,7 +278,7 @@ impl Survey {
         for (id, facts) in &self.histories {
             let span = self.line.iter().find(|span| span.history == *id);
             let lost = span.is_none_or(|span| older.contains(id) && self.has_tail(*span));
-            if !lost || facts.is_dropped() {
+            if !lost || !facts.related || facts.is_dropped() {
                 continue;
             }
             let Some(offset) = self.whole(*id) else {

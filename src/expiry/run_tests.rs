@@ -320,3 +320,95 @@ async fn floors_follow_one_another_and_each_run_deletes_below_those_that_are_old
     assert_eq!(floors.iter().count(), 1);
     const { assert!(GRACE_MS < FLOOR_GRACE_MS) };
 }
+
+#[tokio::test]
+async fn a_base_behind_the_seal_does_not_become_the_oldest_one() {
+    let sample = sample().await;
+    let end = Offset(12 * UNIT);
+    let sealed = sample.archive.seal(id(1), end, "test", "test", 0).await;
+    sealed.unwrap();
+    // A writer that did not know of the seal.
+    let behind = 20 * UNIT;
+    sample.base(id(1), behind, 0, 1700).await;
+    let report = run_at(&sample, 1).await.unwrap();
+    assert_eq!(report.oldest, Some(position(6)));
+}
+
+#[tokio::test]
+async fn what_another_service_wrote_stays_however_old_it_is() {
+    let sample = sample().await;
+    let mut doc = sample.doc(id(2), None);
+    doc.service = "another".to_owned();
+    sample.archive.create_history(&doc).await.unwrap();
+    sample.base(id(2), 100, 0, 0).await;
+    // The base of the first one was verified long ago.
+    let request = |hours: i64| Request {
+        service: Some("test".to_owned()),
+        policy: KeepPolicy {
+            superseded: Duration::from_millis(1),
+            ..request(hours).policy
+        },
+        ..request(hours)
+    };
+    for hours in [1, 26, 51, 76] {
+        sample.store.set_clock(Some(hours * HOUR));
+        let report = expire(&sample.archive, &request(hours), &()).await.unwrap();
+        let of_other = report.expires.iter().chain(&report.goes);
+        assert!(
+            of_other.clone().all(|expiry| expiry.history == id(1)),
+            "{report:?}"
+        );
+    }
+    let plan = sample.plan(id(2), When::Latest).await.unwrap();
+    assert_eq!(plan.base.offset, Offset(100));
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_history_that_expired_is_no_damage() {
+    let sample = sample().await;
+    let end = Offset(12 * UNIT);
+    let sealed = sample.archive.seal(id(1), end, "test", "test", 0).await;
+    sealed.unwrap();
+    // Its child went on, and then that one's.
+    for (n, bases) in [(2, &[][..]), (3, &[13, 15])] {
+        let (from, upto) = (u64::from(n) + 10, u64::from(n) + 11);
+        sample.history(id(n), Some((id(n - 1), from * UNIT))).await;
+        let bytes = feed(&["SET b 1"]);
+        sample.log(id(n), at(from * UNIT, 0), &bytes, &[]).await;
+        if n == 2 {
+            let end = Offset(upto * UNIT);
+            let sealed = sample.archive.seal(id(n), end, "test", "test", 0).await;
+            sealed.unwrap();
+        }
+        for base in bases {
+            let offset = base * UNIT;
+            if offset <= upto * UNIT {
+                sample.base(id(n), offset, 0, offset as i64 * 10).await;
+            }
+        }
+    }
+    let mut request = request(1);
+    request.policy.points = Duration::from_millis(1);
+    for hours in [1, 26, 27] {
+        request.now_unix_ms = hours * HOUR;
+        sample.store.set_clock(Some(hours * HOUR));
+        expire(&sample.archive, &request, &()).await.unwrap();
+    }
+    let catalog = sample.archive.catalog().await.unwrap();
+    assert!(catalog.histories[&id(1)].bases.is_empty());
+    for n in [1, 2] {
+        assert_eq!(catalog.histories[&id(n)].log.len(), 1, "the seal");
+        let end = sample.archive.log_end(&catalog, id(n)).await;
+        assert!(
+            matches!(end, Err(ArchiveError::NothingStored { .. })),
+            "{end:?}"
+        );
+    }
+    let request = verify::Request {
+        history: None,
+        deep: true,
+        now_unix_ms: 0,
+    };
+    let report = verify::verify(&sample.archive, request, &()).await.unwrap();
+    assert!(report.sound, "{report}");
+}

@@ -1,6 +1,6 @@
 //! Looks at an archive as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{BaseFacts, Facts, Survey};
 use super::run::ExpireError;
@@ -24,9 +24,12 @@ impl Survey {
         let Some(latest) = catalog.latest(service)? else {
             return Ok(None);
         };
+        let related = related(catalog, latest);
         let mut histories = BTreeMap::new();
         for (id, history) in &catalog.histories {
-            histories.insert(*id, facts(archive, catalog, history).await?);
+            let mut facts = facts(archive, catalog, history).await?;
+            facts.related = related.contains(id);
+            histories.insert(*id, facts);
         }
         let newest = histories
             .get(&latest)
@@ -47,6 +50,33 @@ impl Survey {
         let offset = end.unwrap_or_default();
         Some(Position { history, offset })
     }
+}
+
+/// The histories of the same service that are connected with the latest one: one of both comes after the other, also
+/// through others. What another service wrote never lost against it.
+fn related(catalog: &Catalog, latest: ReplId) -> BTreeSet<ReplId> {
+    let mut found = BTreeSet::from([latest]);
+    loop {
+        let known = found.len();
+        for (id, history) in &catalog.histories {
+            let before: Vec<ReplId> = history.doc.before().collect();
+            if found.contains(id) {
+                found.extend(before);
+            } else if before.iter().any(|id| found.contains(id)) {
+                found.insert(*id);
+            }
+        }
+        if found.len() == known {
+            break;
+        }
+    }
+    let service = |id: &ReplId| {
+        let history = catalog.histories.get(id);
+        history.map(|history| history.doc.service.as_str())
+    };
+    let own = service(&latest);
+    found.retain(|id| service(id) == own);
+    found
 }
 
 async fn facts(
@@ -91,6 +121,10 @@ async fn facts(
             });
         }
     };
+    for base in &mut bases {
+        // A writer that did not know of the seal may have stored one behind it. It leads nowhere.
+        base.sound &= end.is_none_or(|end| base.offset <= end);
+    }
     Ok(Facts {
         parent: history.doc.parent.map(|parent| Position {
             history: parent.history,
@@ -98,6 +132,7 @@ async fn facts(
         }),
         end,
         newest_unix_ms: by_log.max(by_base),
+        related: false,
         bases,
         floors: history.floors.clone(),
     })

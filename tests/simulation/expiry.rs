@@ -398,6 +398,12 @@ impl super::oracle::Oracle {
         promised
     }
 
+    /// Was all of a history given up?
+    pub(crate) fn is_given_up(&self, id: ReplId, end: u64) -> bool {
+        let floors = self.histories.get(&id).map(|stored| &stored.floors);
+        floors.is_some_and(|floors| floors.range(end + 1..).next().is_some())
+    }
+
     /// Has a point expired?
     pub(crate) fn is_expired(&self, id: ReplId, offset: u64) -> bool {
         let (mut id, mut seen) = (id, 0);
@@ -413,6 +419,9 @@ impl super::oracle::Oracle {
             let Some(parent) = stored.doc.as_ref().and_then(|doc| doc.parent) else {
                 return false;
             };
+            if offset > parent.offset.0 {
+                return false;
+            }
             (id, seen) = (parent.history, seen + 1);
         }
         false

@@ -165,7 +165,7 @@ async fn night(director: &mut Director) -> Result<(), String> {
     let minutes = pick(NIGHT);
     if once_in(200) {
         for _ in 0..10 {
-            sleep(Duration::from_secs(minutes * 6)).await;
+            sleep(Duration::from_secs(minutes.min(400) * 6)).await;
             director.look_after().await?;
             if once_in(3) {
                 with(|sim| sim.clients(director.master, 1));

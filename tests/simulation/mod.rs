@@ -396,9 +396,12 @@ fn seeds_of_fencing_hold() {
     were_seen(
         &total,
         &[
-            ("objects of logs that were deleted", total.freed, 500),
-            ("creates under deleted names", total.stale, 15),
-            ("the same, that reach into the log", total.straddling, 15),
+            ("runs of expiry", total.expiries, 200),
+            ("floors", total.floors, 70),
+            ("holds", total.holds, 40),
+            ("objects of logs that were deleted", total.freed, 250),
+            ("creates under deleted names", total.stale, 5),
+            ("the same, that reach into the log", total.straddling, 5),
             ("processes that slept", total.slept, 60),
             ("writers that were superseded", total.superseded, 50),
             ("takeovers", total.takeovers, 40),
