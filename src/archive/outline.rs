@@ -34,6 +34,8 @@ pub struct Extent {
     pub(super) unread: BTreeMap<Offset, Option<u64>>,
     /// Its log is, from the object with this first byte on.
     pub(super) log_from: Option<u64>,
+    /// Its floors are.
+    pub(super) floors: bool,
 }
 
 impl Extent {
@@ -44,11 +46,13 @@ impl Extent {
             bases: true,
             unread: BTreeMap::new(),
             log_from: Some(0),
+            floors: true,
         }
     }
 
+    /// Bases and log.
     pub(super) fn is_whole(&self) -> bool {
-        *self == Self::whole()
+        self.bases && self.unread.is_empty() && self.log_from == Some(0)
     }
 }
 
@@ -89,7 +93,7 @@ impl Catalog {
         let mut line = lineage
             .iter()
             .filter_map(|at| self.histories.get(&at.history));
-        line.any(|history| !history.extent.is_whole())
+        line.any(|history| !history.extent.is_whole() || !history.extent.floors)
     }
 
     /// The newest base of a lineage that is listed here, and how many objects of the log stand behind it.
@@ -240,7 +244,8 @@ impl Archive {
     /// [`ArchiveError`], of the store.
     pub async fn list_whole(&self, catalog: &mut Catalog, id: ReplId) -> Result<(), ArchiveError> {
         let history = catalog.histories.get(&id);
-        if history.is_none_or(|history| history.extent.is_whole()) {
+        let is_whole = |history: &History| history.extent.is_whole() && history.extent.floors;
+        if history.is_none_or(is_whole) {
             return Ok(());
         }
         let listed = self.names_below(&names::prefix(id)).await?;
