@@ -6,16 +6,18 @@ use futures::TryStreamExt;
 
 use super::names::{self, Name};
 use super::{Archive, ArchiveError};
-use crate::store::Created;
+use crate::store::{Created, Listing};
 use crate::wire::position::{Offset, ReplId};
 
-/// When what belongs to the bases of a history was created, by the clock of the store.
+/// When a history, and what belongs to its bases, was created, by the clock of the store.
 #[derive(Debug, Clone, Default)]
 pub struct Ages {
     /// Their manifests.
     pub manifests: BTreeMap<Offset, Created>,
     /// What says that they were found to be sound.
     pub verdicts: BTreeMap<Offset, Created>,
+    /// The document of the history.
+    pub document: Created,
 }
 
 impl Archive {
@@ -25,6 +27,10 @@ impl Archive {
     /// [`ArchiveError`], of the store.
     pub async fn ages_of_bases(&self, history: ReplId) -> Result<Ages, ArchiveError> {
         let mut ages = Ages::default();
+        let document = Name::History(history).to_string();
+        let one = Listing::of(&document).pages_of(1);
+        let found = self.store.list_with(one).await.try_next().await?;
+        ages.document = found.and_then(|found| found.created);
         let prefix = names::bases(history);
         let mut listed = self.store.list(&prefix, None).await;
         while let Some(object) = listed.try_next().await? {

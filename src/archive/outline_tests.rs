@@ -195,7 +195,7 @@ async fn read_all(archive: &Archive, histories: u8) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn what_is_merged_and_deleted_is_read_as_before() {
     let (mut spans, mut deleted) = (0, 0);
-    for seed in 0..120 {
+    for seed in 0..60 {
         let (store, archive) = archive().await;
         let histories = anything(&archive, &store, seed).await;
         let whole = archive.catalog().await.unwrap();

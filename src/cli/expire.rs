@@ -81,7 +81,7 @@ struct Keep {
     )]
     keep_monthly: u32,
 
-    /// Keep a history that lost for so long after the one that took its place has a verified base
+    /// Keep a history that lost for so long after another one took its place
     #[arg(long, env = "BACKFEED_KEEP_SUPERSEDED", value_name = "TIME", value_parser = parse_keep, default_value = "30d")]
     keep_superseded: Duration,
 }

@@ -19,7 +19,7 @@ pub struct KeepPolicy {
     pub weekly: u32,
     /// and months (UTC).
     pub monthly: u32,
-    /// A lineage that lost, after the one that took its place has a verified base.
+    /// A lineage that lost, after another one took its place.
     pub superseded: Duration,
 }
 

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::archive::{Floors, HoldDoc, Stay};
+use crate::archive::{Floor, Floors, HoldDoc, Stay};
 use crate::config::KeepPolicy;
 use crate::store::Created;
 use crate::wire::position::{Offset, Position, ReplId};
@@ -50,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) parent: Option<Position>,
     /// The last stored byte. None: nothing is stored.
     pub(crate) end: Option<Offset>,
+    /// When its document was created, by the clock of the store.
+    pub(crate) born: Created,
     /// The time of its newest point, Unix milliseconds.
     pub(crate) newest_unix_ms: Option<i64>,
     /// Of the same service, and connected with the latest history: it may have lost against that.
@@ -173,9 +175,20 @@ impl Survey {
         let by_store = self.now_ms.saturating_sub(keep);
         let is_old = |it: &&OnLine| {
             let created = it.base.created.is_some_and(|at| at <= by_store);
-            it.time <= by_tip && created && it.base.sound && !self.is_alone(it.at)
+            let stays = it.base.sound && !self.is_alone(it.at) && !self.is_given_up(it.at);
+            it.time <= by_tip && created && stays
         };
         bases.iter().rev().find(is_old).copied()
+    }
+
+    /// Has an earlier run given it up? It may be deleted at any time, so no floor promises it again.
+    fn is_given_up(&self, base: Position) -> bool {
+        let Some(facts) = self.histories.get(&base.history) else {
+            return false;
+        };
+        let gives_up =
+            |floor: &Floor| base.offset < floor.offset && !floor.leaves_alone(base.offset);
+        facts.floors.iter().any(gives_up)
     }
 
     fn is_alone(&self, base: Position) -> bool {
@@ -197,7 +210,8 @@ impl Survey {
             (policy.monthly, month),
         ] {
             let mut seen = BTreeSet::new();
-            for it in bases.iter().rev().filter(|it| it.base.sound) {
+            let may_stay = |it: &&OnLine| it.base.sound && !self.is_given_up(it.at);
+            for it in bases.iter().rev().filter(may_stay) {
                 let Some(period) = date(it.time).map(period) else {
                     continue;
                 };
@@ -284,7 +298,7 @@ impl Survey {
             let Some(offset) = self.whole(*id) else {
                 continue;
             };
-            match self.why_lost_stays(*id, facts, bases, policy) {
+            match self.why_lost_stays(*id, facts, bases, cut, policy) {
                 Some(why) => plan
                     .notes
                     .push(format!("history {id} lost, and stays: {why}")),
@@ -298,16 +312,21 @@ impl Survey {
         id: ReplId,
         facts: &Facts,
         bases: &[OnLine],
+        cut: OnLine,
         policy: &KeepPolicy,
     ) -> Option<String> {
         let after: Vec<&OnLine> = bases.iter().filter(|it| self.is_after(it.at, id)).collect();
         let keep = millis(policy.superseded.as_millis());
         let by_store = self.now_ms.saturating_sub(keep);
-        let is_old = |verified: Created| verified.is_some_and(|at| at <= by_store);
-        if !after.iter().any(|it| is_old(it.base.verified)) {
-            return Some(
-                "the line that took its place has no base that was verified so long ago".to_owned(),
-            );
+        let is_old = |created: Created| created.is_some_and(|at| at <= by_store);
+        let successor = self.successor(id).and_then(|id| self.histories.get(&id));
+        if !is_old(facts.born) || !successor.is_some_and(|successor| is_old(successor.born)) {
+            return Some("it is not so long ago that another one took its place".to_owned());
+        }
+        // The cut is read to its end before any floor is made.
+        let is_verified = |it: &&OnLine| it.base.verified.is_some() || it.at == cut.at;
+        if !after.iter().any(|it| is_verified(it)) {
+            return Some("the line that took its place has no base that was verified".to_owned());
         }
         let newest = facts.newest_unix_ms.unwrap_or(i64::MAX);
         if self.tip_unix_ms.saturating_sub(keep) < newest {
@@ -324,6 +343,23 @@ impl Survey {
                 new.at
             )
         })
+    }
+
+    /// The history of the line that took the place of one that lost: the one that left it, or an ancestor of it. Without
+    /// such an ancestor, it is the one that the line begins with.
+    fn successor(&self, lost: ReplId) -> Option<ReplId> {
+        let mut id = lost;
+        for _ in 0..=self.histories.len() {
+            if let Some(place) = self.line.iter().position(|span| span.history == id) {
+                let next = self.line.get(place.checked_sub(1)?)?;
+                return Some(next.history);
+            }
+            match self.histories.get(&id).and_then(|facts| facts.parent) {
+                Some(parent) => id = parent.history,
+                None => break,
+            }
+        }
+        self.line.last().map(|span| span.history)
     }
 
     /// Does a point of the line come after the one where a history left it?

@@ -44,6 +44,7 @@ fn facts(parent: Option<Position>, bases: &[(u64, i64)], end: u64) -> Facts {
     Facts {
         parent,
         end: Some(Offset(end)),
+        born: Some(START),
         newest_unix_ms: bases.iter().map(|base| base.as_of_unix_ms).max(),
         related: true,
         bases,
@@ -202,13 +203,12 @@ fn split() -> Survey {
 }
 
 #[test]
-fn a_lineage_that_lost_goes_when_the_new_one_was_verified_long_ago() {
-    let plan = |verified: Option<i64>, change: fn(&mut Facts)| {
+fn a_lineage_that_lost_goes_long_after_a_verified_one_took_its_place() {
+    let plan = |born: Option<i64>, change: fn(&mut Facts)| {
         let mut survey = split();
         survey.now_ms += 30 * DAY;
         survey.tip_unix_ms = survey.now_ms;
-        let bases = &mut survey.histories.get_mut(&id(2)).unwrap().bases;
-        bases[0].verified = verified;
+        survey.histories.get_mut(&id(2)).unwrap().born = born;
         change(survey.histories.get_mut(&id(4)).unwrap());
         let plan = survey.plan(&policy(4));
         let lost = plan.floors.iter().filter(|floor| floor.lost);
@@ -227,6 +227,11 @@ fn a_lineage_that_lost_goes_when_the_new_one_was_verified_long_ago() {
     );
     assert_eq!(plan(long_ago, |lost| lost.bases[0].keys = 1001), []);
     assert_eq!(plan(long_ago, |lost| lost.bases[0].raw_bytes = 10_001), []);
+    // By the clock of the store it is young.
+    assert_eq!(
+        plan(long_ago, |lost| lost.born = Some(START + 31 * DAY)),
+        []
+    );
     // Another service wrote it.
     assert_eq!(plan(long_ago, |lost| lost.related = false), []);
     // It went on until yesterday.

@@ -131,6 +131,7 @@ async fn facts(
             offset: parent.offset,
         }),
         end,
+        born: ages.document,
         newest_unix_ms: by_log.max(by_base),
         related: false,
         bases,

@@ -659,12 +659,13 @@ pub(crate) fn begin_consolidation(number: u64, service: &str) -> Consolidation {
     let memory_limit = pick(&[1 << 16, 1 << 20, 256 << 20]);
     let now_unix_ms = clock("k")();
     let merges = once_in(2);
+    let deletes = merges && once_in(2);
     note(|| format!("{} consolidates", process.name));
     let task = within(&process, || {
         runtime::spawn(async move {
             let archive = Archive::open(store::store()).await?;
             if merges {
-                merge_all(&archive).await?;
+                merge_all(&archive, deletes).await?;
             }
             let request = consolidate::Request {
                 history: None,
@@ -684,13 +685,13 @@ pub(crate) fn begin_consolidation(number: u64, service: &str) -> Consolidation {
 }
 
 /// All logs are merged as far as they can be.
-async fn merge_all(archive: &Archive) -> Result<(), ArchiveError> {
+pub(super) async fn merge_all(archive: &Archive, delete: bool) -> Result<(), ArchiveError> {
     let request = MergeRequest {
         history: None,
         merged_to: None,
         limit: u64::MAX,
         dry_run: false,
-        delete: once_in(2),
+        delete,
         writer: "k".to_owned(),
     };
     match merge(archive, &request, &()).await {

@@ -22,13 +22,13 @@ use crate::wire::position::{Position, ReplId};
 /// A run of expiry.
 pub(crate) type Expirer = (Arc<Process>, JoinHandle<Result<(), ExpireError>>);
 
+/// An upload takes hours at most.
+const UNFINISHED_MS: u64 = 7 * 24 * 3_600_000;
 /// So many objects of a log may be deleted out of order: a batch.
 const OUT_OF_ORDER: usize = 4;
 
-/// Starts a run.
-pub(crate) fn begin_expiry(number: u64, service: &str) -> Expirer {
-    let service = service.to_owned();
-    let process = Process::new(&format!("x.{number}"));
+/// Starts a run with any policy. It may die.
+pub(crate) fn begin_random_expiry(number: u64, service: &str) -> Expirer {
     let policy = KeepPolicy {
         points: Duration::from_millis(pick(&[10, 500, 500, 2000, 60_000])),
         daily: pick(&[0, 0, 1, 3]),
@@ -36,7 +36,14 @@ pub(crate) fn begin_expiry(number: u64, service: &str) -> Expirer {
         monthly: 0,
         superseded: Duration::from_secs(3600),
     };
-    if once_in(4) {
+    begin_expiry(number, service, policy, once_in(4))
+}
+
+/// Starts a run.
+pub(crate) fn begin_expiry(number: u64, service: &str, policy: KeepPolicy, dies: bool) -> Expirer {
+    let service = service.to_owned();
+    let process = Process::new(&format!("x.{number}"));
+    if dies {
         process.die_in(between(1, 400));
     }
     note(|| format!("{} expires: {policy}", process.name));
@@ -187,7 +194,10 @@ impl Sim {
                 })
             }
             Name::BaseData(at) => {
-                self.check_below(name, at.history, at.offset.0)?;
+                // What has no manifest after a week never gets one.
+                if self.age(name) + 1000 < UNFINISHED_MS {
+                    self.check_below(name, at.history, at.offset.0)?;
+                }
                 if self
                     .objects
                     .contains_key(&Name::BaseManifest(at).to_string())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::director::{Director, Troubles};
-use super::expiry::{begin_expiry, end_expiry, hold_something};
+use super::expiry::{begin_random_expiry, end_expiry, hold_something};
 use super::{failure, failures, note, restoring, with};
 use crate::runtime::simulated::{Process, below, between, once_in, pick};
 
@@ -184,7 +184,7 @@ async fn expire(director: &mut Director) -> Result<(), String> {
     let mut runs = Vec::new();
     for _ in 0..pick(&[1, 1, 1, 2]) {
         director.started += 1;
-        runs.push(begin_expiry(director.started, "redis:6379"));
+        runs.push(begin_random_expiry(director.started, "redis:6379"));
     }
     if once_in(4) {
         director.started += 1;

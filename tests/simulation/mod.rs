@@ -36,6 +36,7 @@ pub(crate) mod store;
 mod takeover;
 mod truth;
 mod workload;
+mod year;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -201,6 +202,8 @@ enum Kind {
     Pods,
     /// `backfeed backup` that sleeps, while what it stored is deleted.
     Fencing,
+    /// `backfeed backup` for a year, with merging and expiry.
+    Year,
 }
 
 fn run(kind: Kind, seed: u64, aloud: bool) -> Result<Outcome, String> {
@@ -208,11 +211,13 @@ fn run(kind: Kind, seed: u64, aloud: bool) -> Result<Outcome, String> {
         Kind::Capture => "seeds_of_the_simulation",
         Kind::Pods => "seeds_of_pods",
         Kind::Fencing => "seeds_of_fencing",
+        Kind::Year => "a_year_passes",
     };
     match kind {
         Kind::Capture => play(seed, aloud, director::direct()),
         Kind::Pods => play(seed, aloud, pods::direct()),
         Kind::Fencing => play(seed, aloud, fencing::direct()),
+        Kind::Year => play(seed, aloud, year::direct(365)),
     }
     .map_err(|error| {
         format!(
@@ -410,10 +415,16 @@ fn seeds_of_fencing_hold() {
     );
 }
 
+/// `BACKFEED_SIMULATION_SEEDS=1..5` plays other years.
+#[test]
+fn a_year_passes() {
+    hold(Kind::Year, 0..1);
+}
+
 #[test]
 fn a_seed_gives_the_same_run_each_time() {
-    for kind in [Kind::Capture, Kind::Pods, Kind::Fencing] {
-        for seed in 0..10 {
+    for (kind, seeds) in [(Kind::Capture, 10), (Kind::Pods, 10), (Kind::Fencing, 3)] {
+        for seed in 0..seeds {
             let first = run(kind, seed, false).unwrap();
             let again = run(kind, seed, false).unwrap();
             assert_eq!(first, again, "{kind:?} {seed}");

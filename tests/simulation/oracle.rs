@@ -788,7 +788,7 @@ impl Sim {
         };
         // What is not stored may be acknowledged if no data is in it. Then it need not be restored either.
         let end = self.oracle.end(key);
-        let stored = end.is_some_and(|end| offset <= end);
+        let stored = end.is_some_and(|end| offset <= end) || self.was_stored(key, offset);
         if !stored && !end.is_some_and(|end| self.truth.is_idle(node.line, end, offset)) {
             fail(format!(
                 "{process} acknowledged {offset} of {id} ({key}), and {end:?} is stored"
@@ -818,12 +818,21 @@ impl Sim {
         if node.up && node.pod.is_some() {
             let line = node.line;
             let upto = offset.min(end.unwrap_or(0));
-            if self.confirm(line, upto) {
+            // To say the same once more is no new promise. A decision may have given it up meanwhile.
+            let said = self.oracle.acknowledged.get(&key).copied();
+            if said.is_none_or(|said| upto > said) && self.confirm(line, upto) {
                 self.oracle.last_confirmed = Some((line, upto));
             }
         }
         let furthest = self.oracle.acknowledged.entry(key).or_default();
         *furthest = offset.min(end.unwrap_or(0)).max(*furthest);
+    }
+
+    /// Was it part of the log, before a policy gave it up? Whoever slept may say so still.
+    fn was_stored(&self, key: ReplId, offset: u64) -> bool {
+        let stored = self.oracle.histories.get(&key);
+        let log_end = stored.and_then(|stored| stored.log_end);
+        self.oracle.is_expired(key, offset) && log_end.is_some_and(|end| offset <= end)
     }
 
     /// A server has sent all of a snapshot by a link that goes on: it counts the replica from now on.
