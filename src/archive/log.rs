@@ -372,8 +372,8 @@ fn check_name(object: &str, entry: Entry) -> Result<Entry, ArchiveError> {
 /// Of the raw bytes after `start`, those after `after` up to `upto`. They are read to their end, so that their checksum is
 /// verified.
 fn cut(raw: RawStream, start: Offset, after: Offset, upto: Offset) -> RawStream {
-    let mut skip = after.since(start);
-    let mut take = upto.since(after.max(start));
+    let mut skip = after.beyond(start);
+    let mut take = upto.beyond(after.max(start));
     let cut = raw.try_filter_map(move |mut chunk| {
         let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
         let _skipped = chunk.split_to(skipped);

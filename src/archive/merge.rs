@@ -479,7 +479,8 @@ impl Archive {
             while let Some(expected) = segment
                 && !chunk.is_empty()
             {
-                let before = usize::try_from(expected.meta.start.since(at)).unwrap_or(usize::MAX);
+                let before = expected.meta.start.beyond(at);
+                let before = usize::try_from(before).unwrap_or(usize::MAX);
                 let skipped = chunk.split_to(before.min(chunk.len()));
                 at = at.plus(skipped.len() as u64);
                 if chunk.is_empty() {

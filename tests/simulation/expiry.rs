@@ -3,9 +3,11 @@
 //! Whatever deletes an object is judged here by rules of its own: what is promised can be restored after every single
 //! delete.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -354,6 +356,61 @@ impl Sim {
         self.take(name, id, |stored| {
             stored.segments.retain(|from, _| !gone.contains(from));
         })
+    }
+
+    /// Was it part of the log, before a policy gave it up? Whoever slept may say so still.
+    pub(super) fn was_stored(&self, key: ReplId, offset: u64) -> bool {
+        let stored = self.oracle.histories.get(&key);
+        let log_end = stored.and_then(|stored| stored.log_end);
+        self.oracle.is_expired(key, offset) && log_end.is_some_and(|end| offset <= end)
+    }
+
+    /// It holds what segments of the log hold, and nothing that the log does not have.
+    pub(super) fn check_span(
+        &mut self,
+        id: ReplId,
+        start: u64,
+        end: u64,
+        body: &Bytes,
+    ) -> Result<(), String> {
+        let decoded = segment::decode_entry(body).map_err(|error| error.to_string())?;
+        let (entry, header_bytes) = decoded.ok_or("it has half a header")?;
+        let Entry::Segment(header) = entry else {
+            return Err("it is a seal".to_owned());
+        };
+        let says = (header.meta.history, header.meta.start.0, header.meta.end.0);
+        if says != (id, start, end) || !header.is_span() {
+            return Err("it is of another place".to_owned());
+        }
+        let stored = self.oracle.histories.entry(id).or_default();
+        if stored.freed.is_some_and(|freed| start < freed) {
+            // Nothing is promised there.
+            return Ok(());
+        }
+        // The seal is the last object of a log that is sealed.
+        let is_before_last = stored
+            .log_end
+            .is_some_and(|last| end < last || (end == last && stored.sealed == Some(end)));
+        if !is_before_last {
+            return Err(format!("the log ends at {:?}", stored.log_end));
+        }
+        let inside = stored.segments.range(start..end);
+        if inside
+            .clone()
+            .any(|(_, (upto, is_gap, _))| *is_gap || *upto > end)
+        {
+            return Err("a gap, or half a segment, is in it".to_owned());
+        }
+        let mut raw = Vec::new();
+        zstd::stream::read::Decoder::new(&body[header_bytes..])
+            .and_then(|mut decoder| decoder.read_to_end(&mut raw))
+            .map_err(|error| error.to_string())?;
+        let line = self.oracle.line(id);
+        if self.truth.bytes(line, start, end).as_ref() != Some(&raw) {
+            return Err("its bytes are not those of the feed".to_owned());
+        }
+        self.oracle.counts.spans += 1;
+        Ok(())
     }
 
     /// Removes an object that counts. What was promised, and could be restored, still can be.
