@@ -46,6 +46,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(backfeed::runtime::STACK)
         .enable_all()
         .build()
         .context("cannot start the threads of the runtime")?;

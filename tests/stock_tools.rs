@@ -310,17 +310,17 @@ fn stops_at_a_gap(version: Version) {
         fs::remove_dir_all(stored.path("data")).unwrap();
         fs::remove_dir_all(stored.path("tools")).unwrap();
     }
-    // The base that stands at its end does go on: that is what the other tests use.
+    // A base that stands behind it does go on: that is what the other tests use.
     let history = stored.path("bucket/histories").join(&stored.older);
     let gap = fs::read_dir(history.join("log"))
         .unwrap()
         .map(|entry| fs::read(entry.unwrap().path()).unwrap())
         .find(|object| String::from_utf8_lossy(object).contains("\"stored\":0,"));
-    let to = format!("\"to\":{},", newest.trim_start_matches('0'));
-    assert!(
-        String::from_utf8_lossy(&gap.unwrap()).contains(&to),
-        "{version}: {to}"
-    );
+    let gap = gap.unwrap();
+    let gap = String::from_utf8_lossy(&gap);
+    let to = gap.split("\"to\":").nth(1).unwrap();
+    let to: u64 = to.split(',').next().unwrap().parse().unwrap();
+    assert!(to <= newest.parse().unwrap(), "{version}: {to}, {newest}");
 }
 
 /// Segments, seals and bases, by the word of `zstd` itself.

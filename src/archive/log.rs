@@ -53,7 +53,7 @@ enum Put {
     /// What was to be created, by this call or an earlier one.
     Ours(Created),
     /// Something else.
-    Theirs(Entry, Created),
+    Theirs(Box<Entry>, Created),
     /// Something else stood there, and was deleted before it was read.
     Freed,
 }
@@ -83,7 +83,7 @@ impl Archive {
         fence.passed(created);
         match put {
             Put::Ours(_) => Ok(()),
-            Put::Theirs(entry, _) => Err(AppendError::Taken(Box::new(entry))),
+            Put::Theirs(entry, _) => Err(AppendError::Taken(entry)),
             Put::Freed => {
                 let object = log_name(history, start.next_byte());
                 Err(ArchiveError::Missing { object }.into())
@@ -106,7 +106,7 @@ impl Archive {
         let is_same = matches!(&entry, Entry::Segment(theirs) if theirs == header);
         match is_same && self.holds(&object, &body).await? {
             true => Ok(Put::Ours(created)),
-            false => Ok(Put::Theirs(entry, created)),
+            false => Ok(Put::Theirs(Box::new(entry), created)),
         }
     }
 
@@ -114,7 +114,7 @@ impl Archive {
     #[cfg(test)]
     pub(crate) async fn put(&self, header: &SegmentHeader, body: Bytes) -> Result<(), AppendError> {
         match self.put_segment(header, body).await? {
-            Put::Theirs(entry, _) => Err(AppendError::Taken(Box::new(entry))),
+            Put::Theirs(entry, _) => Err(AppendError::Taken(entry)),
             _ => Ok(()),
         }
     }
@@ -146,7 +146,7 @@ impl Archive {
             Err(StoreError::AlreadyExists { created, .. }) => {
                 match self.entry(history, after.next_byte()).await? {
                     Some(Entry::Seal(_)) => Put::Ours(created),
-                    Some(segment) => Put::Theirs(segment, created),
+                    Some(segment) => Put::Theirs(Box::new(segment), created),
                     None => Put::Freed,
                 }
             }
@@ -156,7 +156,7 @@ impl Archive {
         self.look_beyond(history, after).await?;
         match put {
             Put::Ours(_) => Ok(()),
-            Put::Theirs(segment, _) => Err(AppendError::Taken(Box::new(segment))),
+            Put::Theirs(segment, _) => Err(AppendError::Taken(segment)),
             Put::Freed => Err(ArchiveError::Missing { object }.into()),
         }
     }

@@ -253,7 +253,7 @@ async fn look(control: &mut Control, at: Position) -> Result<Backlog, SessionEnd
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

@@ -21,7 +21,7 @@ use crate::consolidate::{
 use crate::link::sentinel::Finder;
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::{BLOCKING_READERS, When};
-use crate::runtime::backoff::Backoff;
+use crate::runtime::{self, backoff::Backoff};
 use crate::store;
 use crate::wire::position::{Offset, Position, ReplId};
 
@@ -98,6 +98,7 @@ impl Upkeep {
         let (alive, gone) = oneshot::channel();
         let spawned = thread::Builder::new()
             .name("upkeep".to_owned())
+            .stack_size(runtime::STACK)
             .spawn(move || self.run(every, gone));
         match spawned {
             Ok(_) => Some(Running { _alive: alive }),

@@ -325,7 +325,7 @@ impl Survey {
         }
         // The cut is read to its end before any floor is made.
         let is_verified = |it: &&OnLine| it.base.verified.is_some() || it.at == cut.at;
-        if !after.iter().any(|it| is_verified(it)) {
+        if !after.iter().any(is_verified) {
             return Some("the line that took its place has no base that was verified".to_owned());
         }
         let newest = facts.newest_unix_ms.unwrap_or(i64::MAX);

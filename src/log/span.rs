@@ -68,8 +68,9 @@ impl FrameIndex {
     /// The frames that hold the raw bytes of `wanted`, counted from the first byte of the span.
     fn part(&self, wanted: &Range<u64>) -> (Range<usize>, Range<u64>) {
         let frame = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
-        let first = frame(wanted.start / FRAME_RAW_LIMIT as u64).min(self.frames.len());
-        let end = frame(wanted.end.div_ceil(FRAME_RAW_LIMIT as u64));
+        const FRAME_RAW: u64 = FRAME_RAW_LIMIT as u64;
+        let first = frame(wanted.start / FRAME_RAW).min(self.frames.len());
+        let end = frame(wanted.end.div_ceil(FRAME_RAW));
         let end = end.clamp(first, self.frames.len());
         let length = |frames: &[Frame]| {
             let lengths = frames.iter().map(|frame| frame.stored);

@@ -9,6 +9,10 @@ pub mod pipe;
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
+/// The stack of each thread, in bytes. A restore is one future within another, down to the store's client, and builds
+/// without optimization took more than the usual 2 MiB. Only what is touched takes memory.
+pub const STACK: usize = 8 << 20;
+
 /// Runs `task` at the same time as its caller.
 pub(crate) fn spawn<F>(task: F) -> JoinHandle<F::Output>
 where
