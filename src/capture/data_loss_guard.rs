@@ -1,5 +1,8 @@
 //! What a sidecar must not make the latest state: a Redis that has less than the store. The exception is a Redis that
 //! is known to be right.
+//!
+//! A history that the store does not know says nothing of what it lacks. A server that came up empty (Redis 7.0 and newer
+//! say so) has nothing of what is stored. Of others the amounts decide: one with far less than is stored has lost it.
 
 use super::resume::Known;
 use super::{Capture, SessionEnd};
@@ -31,9 +34,15 @@ impl Amount {
         }
     }
 
-    /// Is a server with this amount suddenly tiny, compared with what is stored?
+    /// Has a server with this amount lost what is stored? One that came up empty has, whatever it was given since. Of another
+    /// one, nothing but the amounts is known.
     #[must_use]
-    pub fn is_tiny(&self, stored: &Self) -> bool {
+    pub fn is_loss(&self, stored: &Self, came_up_empty: bool) -> bool {
+        let is_empty = stored.keys == Some(0);
+        (came_up_empty && !is_empty) || self.is_tiny(stored)
+    }
+
+    fn is_tiny(&self, stored: &Self) -> bool {
         let less = |found: u64, stored: u64| found.saturating_mul(TINY) < stored;
         let fewer_keys = match (self.keys, stored.keys) {
             (Some(found), Some(stored)) => less(found, stored),
@@ -121,6 +130,7 @@ impl Capture {
         known: &Known,
         at: Position,
         found: &Summary,
+        came_up_empty: bool,
     ) -> Result<(), SessionEnd> {
         let is_known = known.catalog.histories.contains_key(&at.history) || known.resume.is_some();
         if !self.guards || is_known || self.accepted == Some(at.history) || found.unwalked.is_some()
@@ -143,8 +153,12 @@ impl Capture {
         };
         let latest = known.latest.as_ref();
         let stored = latest.and_then(|tip| stored(&known.catalog, tip));
-        if stored.is_some_and(|stored| found.is_tiny(&stored)) {
-            return Err(SessionEnd::Tiny { at, found });
+        if stored.is_some_and(|stored| found.is_loss(&stored, came_up_empty)) {
+            return Err(SessionEnd::Less {
+                at,
+                found,
+                came_up_empty,
+            });
         }
         Ok(())
     }
@@ -176,5 +190,26 @@ mod tests {
         };
         assert!(amount(5000, 4_999).is_tiny(&unknown));
         assert!(!amount(0, 90).is_tiny(&amount(0, 90)));
+    }
+
+    #[test]
+    fn a_server_that_came_up_empty_has_lost_what_is_stored() {
+        let amount = |keys: u64, bytes| Amount {
+            keys: Some(keys),
+            bytes,
+        };
+        let stored = amount(3, 400);
+        for (keys, bytes) in [(1, 300), (3, 400), (4, 4000)] {
+            let found = amount(keys, bytes);
+            assert!(found.is_loss(&stored, true), "{keys} {bytes}");
+            assert!(!found.is_loss(&stored, false), "{keys} {bytes}");
+            assert!(!found.is_loss(&amount(0, 90), true), "{keys} {bytes}");
+        }
+        let unknown = Amount {
+            keys: None,
+            bytes: 1,
+        };
+        assert!(amount(1, 400).is_loss(&unknown, true));
+        assert!(amount(1, 10).is_loss(&amount(100, 400), false));
     }
 }

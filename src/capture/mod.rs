@@ -160,16 +160,18 @@ pub enum SessionEnd {
         /// Who sealed it, and why.
         reason: String,
     },
-    /// A sidecar: the server has far less than the store, and comes from nothing that is stored.
+    /// A sidecar: the server has less than the store, and comes from nothing that is stored.
     #[error(
-        "the server came up with {} keys and {} at {at}, of a history that the store does not know, and the store has \
-         far more: nothing of it is captured before that is looked at", .found.keys.unwrap_or(0), Size(.found.bytes)
+        "the server has {} keys and {} at {at}, of a history that the store does not know, and the store has more: \
+         nothing of it is captured before that is looked at", .found.keys.unwrap_or(0), Size(.found.bytes)
     )]
-    Tiny {
+    Less {
         /// Where.
         at: Position,
         /// What it has.
         found: Amount,
+        /// It loaded nothing when it started.
+        came_up_empty: bool,
     },
     /// The world changed under the session in a way that a new one will see.
     #[error("starting over: {0}")]
@@ -200,7 +202,7 @@ impl SessionEnd {
             | Self::StoreStalled { .. }
             | Self::BacklogOverrun { .. }
             | Self::SpoolLost(_)
-            | Self::Tiny { .. }
+            | Self::Less { .. }
             | Self::ForeignFeed { .. }
             | Self::StartOver(_) => false,
             Self::Superseded { .. } | Self::Stopped | Self::Once(_) => true,

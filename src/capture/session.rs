@@ -599,7 +599,8 @@ impl Capture {
             }
             None => (receive.await?, FeedLink::here(link)),
         };
-        self.check_amount(&known, at, received.summary())?;
+        let came_up_empty = facts.is_some_and(|facts| facts.came_up_empty);
+        self.check_amount(&known, at, received.summary(), came_up_empty)?;
         let boundary = Boundary {
             offset: at.offset,
             db: received.selected_db(),

@@ -76,7 +76,7 @@ impl From<SessionEnd> for Failure {
             SessionEnd::FullSync(_) => Exit::Redis,
             SessionEnd::StoreStalled { .. } => Exit::Store,
             SessionEnd::Superseded { .. } => Exit::Superseded,
-            SessionEnd::SpoolLost(_) | SessionEnd::Tiny { .. } | SessionEnd::StartOver(_) => {
+            SessionEnd::SpoolLost(_) | SessionEnd::Less { .. } | SessionEnd::StartOver(_) => {
                 Exit::Error
             }
             SessionEnd::Stopped | SessionEnd::Once(_) => Exit::Ok,
@@ -324,6 +324,7 @@ fn of_rebuild(error: &RebuildError) -> Exit {
             Exit::NothingToRestore
         }
         RebuildError::Incomplete(_)
+        | RebuildError::Wrong(_)
         | RebuildError::Memory { .. }
         | RebuildError::Interrupted(_) => Exit::Error,
     }

@@ -44,6 +44,8 @@ pub struct Facts {
     pub keys: BTreeMap<u32, u64>,
     /// Loading a data set.
     pub loading: bool,
+    /// It loaded no key when it started, and none since. False if it does not say so (before 7.0), or has an append-only file.
+    pub came_up_empty: bool,
     /// Cluster mode.
     pub cluster: bool,
     /// In a graceful shutdown that waits for its replicas (7.0 and later).
@@ -87,6 +89,8 @@ impl Facts {
                 .filter_map(|(name, text)| database(name, text))
                 .collect(),
             loading: field("loading").is_some_and(|text| text != "0"),
+            came_up_empty: number("rdb_last_load_keys_loaded") == Some(0)
+                && field("aof_enabled") == Some("0"),
             cluster: field("cluster_enabled") == Some("1"),
             shutting_down: field("shutdown_in_milliseconds").is_some(),
             libraries: number("number_of_libraries").unwrap_or(0),

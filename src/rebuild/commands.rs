@@ -46,8 +46,6 @@ pub struct At {
     pub end: Offset,
     /// No transaction is open after it.
     pub outside: bool,
-    /// Every server refuses it: an `EXEC` without a `MULTI`, or a `MULTI` in a `MULTI`. Redis 6.0 sends such ones.
-    pub is_refused: bool,
     /// When it had been received, Unix milliseconds.
     pub received_unix_ms: i64,
 }
@@ -116,17 +114,12 @@ impl Commands {
         let (begun, mut handed) = (Instant::now(), 0_u32);
         let pushed = self.reader.push(&self.piece, |whole| {
             let name = whole.argv.first().copied().unwrap_or_default();
-            let was_within = *within;
-            let is_refused = if name.eq_ignore_ascii_case(b"MULTI") {
+            if name.eq_ignore_ascii_case(b"MULTI") {
                 *within = true;
-                was_within
             } else if name.eq_ignore_ascii_case(b"EXEC") {
                 *within = false;
-                !was_within
-            } else {
-                false
-            };
-            hand_on(whole, !*within, is_refused, times, taker)?;
+            }
+            hand_on(whole, !*within, times, taker)?;
             handed = handed.wrapping_add(1);
             let is_over = handed.is_multiple_of(LOOK) && begun.elapsed() >= TURN;
             Ok(if is_over { Then::Pause } else { Then::GoOn })
@@ -176,7 +169,6 @@ impl Commands {
 fn hand_on(
     whole: Whole<'_>,
     outside: bool,
-    is_refused: bool,
     times: &mut Times,
     taker: &mut dyn Taker,
 ) -> Result<(), ApplyError> {
@@ -184,7 +176,6 @@ fn hand_on(
         start: whole.start,
         end: whole.end,
         outside,
-        is_refused,
         received_unix_ms: times.received(whole.end),
     };
     let name = whole.argv.first().copied().unwrap_or_default();

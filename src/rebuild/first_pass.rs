@@ -21,8 +21,6 @@ pub struct Survey {
     pub commands: u64,
     /// Those among them that change data.
     pub writes: u64,
-    /// Commands that every server refuses, also behind the end.
-    pub refused: u64,
     /// Final values of keys that the log does not have, known from elsewhere.
     pub given: Vec<Given>,
 }
@@ -80,7 +78,6 @@ async fn go_over(
         received_unix_ms: None,
         commands: 0,
         writes: 0,
-        refused: 0,
         pending: 0,
         pending_writes: 0,
         limits,
@@ -116,7 +113,6 @@ async fn go_over(
         received_unix_ms: surveyor.received_unix_ms,
         commands: surveyor.commands,
         writes: surveyor.writes,
-        refused: surveyor.refused,
         given: Vec::new(),
     })
 }
@@ -129,7 +125,6 @@ struct Surveyor {
     received_unix_ms: Option<i64>,
     commands: u64,
     writes: u64,
-    refused: u64,
     /// Commands of the transaction that is open.
     pending: u64,
     pending_writes: u64,
@@ -178,7 +173,6 @@ impl Taker for Surveyor {
             return Ok(());
         }
         self.begins = at.start;
-        self.refused = self.refused.saturating_add(u64::from(at.is_refused));
         let mut writes = false;
         for argv in commands {
             writes |= self.note(argv)?;

@@ -153,6 +153,9 @@ pub enum RebuildError {
         /// The limit.
         limit: usize,
     },
+    /// The new snapshot, read while it was sent, is not what was counted.
+    #[error("the snapshot that was made of base and log is wrong: {0}. This is a bug in backfeed")]
+    Wrong(String),
     /// The new snapshot was not made to its end.
     #[error("cannot make a snapshot: {0}")]
     Interrupted(#[from] Interrupted),
@@ -182,6 +185,7 @@ impl RebuildError {
             Self::Log { source, .. } => matches!(**source, CommandsError::Feed(_)),
             Self::Archive(_)
             | Self::Incomplete(_)
+            | Self::Wrong(_)
             | Self::Command { .. }
             | Self::Memory { .. }
             | Self::Interrupted(_) => false,
@@ -207,6 +211,7 @@ impl RebuildError {
             Self::Log { source, .. } => matches!(**source, CommandsError::TooLong { .. }),
             Self::Archive(_)
             | Self::Incomplete(_)
+            | Self::Wrong(_)
             | Self::Command { .. }
             | Self::Interrupted(_) => false,
         }

@@ -35,8 +35,6 @@ pub struct Counts {
     pub libraries: u64,
     /// Bytes of the RDB, but for its checksum.
     pub bytes: u64,
-    /// Commands of the log that every server refuses when it replays them (`EXEC` without `MULTI`). They change nothing.
-    pub refused: u64,
 }
 
 impl Counts {

@@ -34,6 +34,9 @@ pub struct Checked {
     pub relative_ttls: bool,
     /// The log makes values of at least this length, with commands that say where in a value they write.
     pub longest_value: u64,
+    /// Commands that every server refuses: an `EXEC` without a `MULTI`, or a `MULTI` in a `MULTI`. Redis 6.0 sends such
+    /// ones. They change nothing.
+    pub refused: u64,
 }
 
 /// Reads everything that `plan` names: lengths, checksums, the snapshot record by record, the log command by command.
@@ -59,6 +62,7 @@ pub async fn check(
         command_count: log.count,
         relative_ttls: log.relative_ttls,
         longest_value: log.longest_value,
+        refused: log.refused,
     })
 }
 
@@ -109,6 +113,9 @@ struct Log {
     count: u64,
     relative_ttls: bool,
     longest_value: u64,
+    /// A transaction is open.
+    within: bool,
+    refused: u64,
     unreplayable: Option<String>,
 }
 
@@ -119,6 +126,10 @@ impl Log {
         let head = command.head;
         self.relative_ttls |= is_relative(head);
         self.longest_value = self.longest_value.max(reach(head));
+        let (begins, ends) = (head.is("MULTI"), head.is("EXEC"));
+        let is_refused = (begins && self.within) || (ends && !self.within);
+        self.refused = self.refused.saturating_add(u64::from(is_refused));
+        self.within = begins || (self.within && !ends);
         let other = if head.is("SWAPDB") {
             head.number(1).max(head.number(2))
         } else if head.is("MOVE") {

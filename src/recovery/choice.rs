@@ -141,6 +141,7 @@ pub async fn sound(
         match check(archive, &plan, progress).await {
             Ok(checked) => {
                 plan.set_relative_ttls(checked.relative_ttls);
+                plan.refused = checked.refused;
                 return Ok((plan, checked));
             }
             Err(error) => {

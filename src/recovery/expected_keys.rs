@@ -136,7 +136,6 @@ pub(crate) fn of_base(base: &BaseManifest) -> Expected {
         keys: keys.filter(|(_, keys)| *keys > 0).collect(),
         libraries: base.functions,
         bytes: base.raw_bytes,
-        refused: 0,
     })
 }
 
@@ -157,8 +156,8 @@ async fn of_log(archive: &Archive, plan: &Plan, memory: usize) -> Result<Expecte
     if survey.end.offset != plan.end.offset {
         return Err("the log ends within a transaction".to_owned());
     }
-    let refused = survey.refused;
     let counts = rebuild::count(&source, survey, limits).await;
-    let counts = counts.map_err(|error| error.to_string())?;
-    Ok(Expected::Known(Counts { refused, ..counts }))
+    counts
+        .map(Expected::Known)
+        .map_err(|error| error.to_string())
 }

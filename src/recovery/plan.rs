@@ -62,6 +62,8 @@ pub struct Plan {
     pub stored_end: Option<Offset>,
     /// The log holds relative TTLs: it cannot be served under its own offsets.
     pub relative_ttls: bool,
+    /// Commands of the log that every server refuses when it replays them. Known when the log was read.
+    pub refused: u64,
     /// What an operator should know: damaged bases that were skipped, segments beyond a gap.
     pub notes: Vec<String>,
 }
@@ -512,6 +514,7 @@ impl Planner<'_> {
             is_tip_end: tip.is_some_and(|tip| tip.boundary.offset == end.offset),
             stored_end: tip.map(|tip| tip.stored),
             relative_ttls: walk.pieces.have_relative_ttls()?,
+            refused: 0,
             base: base.clone(),
             pieces: walk.pieces,
             notes,

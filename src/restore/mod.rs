@@ -17,6 +17,7 @@ mod lease;
 pub mod master;
 mod proof;
 mod report;
+mod second_look;
 mod server;
 mod serving;
 
@@ -35,7 +36,7 @@ pub use master::{
 pub use report::Report;
 pub(crate) use server::compatibility::Server;
 pub use server::{ListenOptions, Restored};
-pub use serving::{Serving, Way, WayForm};
+pub use serving::{Failed, Serving, Way, WayForm};
 use std::collections::BTreeSet;
 
 use crate::archive::takeover::{ClaimDoc, Claimant};
@@ -93,7 +94,9 @@ pub async fn restore(
     let plan = crate::recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
     let mut server = preflight(&catalog, &plan, request).await?;
     if request.continue_history {
-        master::may_continue(&plan, history, false)?;
+        let may_be_rebuilt =
+            matches!(request.target, Dest::Server(_)) && request.serve_log != ServeLog::Replay;
+        master::may_continue(&plan, history, may_be_rebuilt)?;
     }
     if request.dry_run {
         let notes = server.as_ref().map(|server| server.notes().to_vec());
@@ -126,18 +129,21 @@ pub async fn restore(
         None => {}
     }
     let mut lease = None;
+    let mut served = serving(&plan);
     if request.continue_history {
+        can_continue(&mut served, &plan, history, request).await?;
         // Last of all, as it ends the work of a writer that is still alive.
         lease = Some(take_lease(archive, history, request, server.as_ref()).await?);
         let why = format!("continued on {}", request.target);
         let mut known = catalog.clone();
         let now = request.now_unix_ms;
         let sealed = seal(archive, &mut known, history, &why, &request.writer, now).await?;
-        master::may_continue(&sealed, history, false)?;
         if sealed.end != plan.end {
             (plan, checked) = sound(archive, sealed, progress).await?;
             count = counting(&plan);
+            served = serving(&plan);
         }
+        can_continue(&mut served, &plan, history, request).await?;
         if let Some(server) = &mut server {
             check_again(server, &catalog, &plan, &checked, &mut count, request).await?;
         }
@@ -149,12 +155,37 @@ pub async fn restore(
         server.hold(lease, doc);
     }
     let found = Found {
-        serving: serving(&plan),
+        serving: served,
         plan: &plan,
         checked: &checked,
         count,
     };
     write(archive, request, found, server, progress).await
+}
+
+/// The rule of the forks, for a plan whose log was read. What cannot be replayed under its own offsets may be rebuilt.
+async fn can_continue(
+    serving: &mut Serving,
+    plan: &Plan,
+    history: ReplId,
+    request: &Request,
+) -> Result<(), RestoreError> {
+    let mut is_rebuilt = false;
+    if plan.relative_ttls && matches!(request.target, Dest::Server(_)) {
+        let way = serving.decide(plan, true).await?;
+        is_rebuilt = way.is_rebuilt();
+        if !is_rebuilt {
+            return Err(RestoreError::CannotContinue {
+                history,
+                reason: format!(
+                    "its log holds relative expiries, so it would have to be made one RDB with the snapshot, and it is \
+                     not: {}",
+                    way.why
+                ),
+            });
+        }
+    }
+    master::may_continue(plan, history, is_rebuilt)
 }
 
 /// What will be restored. It is sound, and was read to its end.

@@ -104,7 +104,7 @@ pub async fn prove(
     if let Some(held) = waiting.held() {
         let expected = Expected::Known(held.clone());
         let now = control.facts().await?;
-        return Ok(before.compare(&now, &expected, port, slack)?);
+        return Ok(before.compare(&now, &expected, 0, port, slack)?);
     }
     let limit = if waiting.gets_pings() {
         COUNT_LIMIT
@@ -123,7 +123,8 @@ pub async fn prove(
         }
     };
     let now = control.facts().await?;
-    Ok(before.compare(&now, &expected, port, slack)?)
+    let may_refuse = waiting.refused();
+    Ok(before.compare(&now, &expected, may_refuse, port, slack)?)
 }
 
 impl Before {
@@ -177,6 +178,7 @@ impl Before {
         &self,
         now: &Facts,
         expected: &Expected,
+        may_refuse: u64,
         port: u16,
         slack: Slack,
     ) -> Result<Proof, Differs> {
@@ -184,10 +186,7 @@ impl Before {
         let (health, memory) = (&now.health, &now.health.memory);
         let mut reasons = Vec::new();
         let refused = since(health.refused_commands, self.refused_commands);
-        let refused = refused.saturating_sub(match expected {
-            Expected::Known(wanted) => wanted.refused,
-            Expected::Unknown(_) => 0,
-        });
+        let refused = refused.saturating_sub(may_refuse);
         if refused > 0 {
             reasons.push(format!(
                 "it refused {refused} commands of the log (unexpected_error_replies)"

@@ -14,8 +14,9 @@
 use serde::Serialize;
 
 use super::error::RestoreError;
-use super::master::error::ServeError;
+use super::master::error::{Phase, ServeError};
 use super::master::{Identity, Offer, Payload, may_continue, offer};
+use super::second_look::second_look;
 use super::server::compatibility::{Server, parse_magic};
 use crate::archive::{Archive, BaseManifest, ServerInfo};
 use crate::config::{ServeLog, Size};
@@ -103,13 +104,27 @@ pub struct Serving {
     target: Option<Server>,
     /// The newest `REDISnnnn` that those load who wrote base and log.
     written: Option<u32>,
-    /// The end of a plan that could not be rebuilt after it was begun, and why.
-    failed: Option<(Position, String)>,
+    /// What came of earlier tries.
+    failed: Option<Failed>,
     decided: Option<Decided>,
 }
 
-struct Decided {
+/// A plan that was given to a server as one RDB, in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
     end: Position,
+    /// How often a server left while it loaded the RDB.
+    left: u32,
+    /// Why it is not tried again.
+    why: Option<String>,
+}
+
+/// A server that leaves so often while it loads the RDB gets the log as commands.
+const LEFT_MAX: u32 = 2;
+
+struct Decided {
+    /// Of the plan: the same end has another answer with another base.
+    plan: (Position, Position),
     way: Way,
     /// For the next server that comes.
     survey: Option<Survey>,
@@ -161,27 +176,24 @@ impl Serving {
         ))
     }
 
-    /// The same, after a plan to there could not be rebuilt.
+    /// The same, after earlier tries.
     #[must_use]
-    pub fn after(mut self, failed: Option<(Position, String)>) -> Self {
+    pub fn after(mut self, failed: Option<Failed>) -> Self {
         self.failed = failed;
         self
     }
 
-    /// Counts the keys of a plan, beside the rest. If the plan will be rebuilt, its keys are counted by that: then only if somebody
-    /// waits for the number.
+    /// Counts the keys of a plan when it is replayed ([`Self::offer`] begins it), or when somebody waits for the number. What is
+    /// rebuilt is counted while it is made.
     #[must_use]
     pub fn count(&self, plan: &Plan) -> Count {
-        let way = self.by_size(plan, false);
-        match way.is_rebuilt() {
-            true => Count::when_asked(&self.archive, plan, self.memory),
-            false => Count::start(&self.archive, plan, self.memory),
-        }
+        Count::when_asked(&self.archive, plan, self.memory)
     }
 
     fn by_size(&self, plan: &Plan, needed: bool) -> Way {
         let failed = self.failed.as_ref();
-        if let Some((_, why)) = failed.filter(|(end, _)| *end == plan.end_position) {
+        let failed = failed.filter(|failed| failed.end == plan.end_position);
+        if let Some(why) = failed.and_then(|failed| failed.why.as_ref()) {
             return Way::replayed(format!("it could not be rebuilt: {why}"));
         }
         let way = Way::by_size(self.asked, plan.bytes_base(), plan.bytes_log(), needed);
@@ -196,9 +208,8 @@ impl Serving {
     /// # Errors
     /// The store's. A log that cannot be rebuilt is no error.
     pub async fn decide(&mut self, plan: &Plan, needed: bool) -> Result<&Way, RestoreError> {
-        let end = plan.end_position;
         let known = self.decided.take();
-        let decided = match known.filter(|known| known.end == end) {
+        let decided = match known.filter(|known| known.plan == Decided::of(plan)) {
             Some(known) => known,
             None => self.judged(plan, needed).await?,
         };
@@ -207,7 +218,7 @@ impl Serving {
 
     async fn judged(&self, plan: &Plan, needed: bool) -> Result<Decided, RestoreError> {
         let mut decided = Decided {
-            end: plan.end_position,
+            plan: Decided::of(plan),
             way: self.by_size(plan, needed),
             survey: None,
             stop: None,
@@ -309,6 +320,7 @@ impl Serving {
         let mut source = source(&self.archive, plan);
         source.least_version = self.least_version(&plan.base).unwrap_or(None);
         let (snapshot, counts) = rebuild::write_served(source, survey, stand, self.limits());
+        let (snapshot, counts) = second_look(snapshot, counts);
         Ok(Offer {
             id,
             offset: plan.end.offset,
@@ -322,21 +334,28 @@ impl Serving {
     }
 
     fn replay_from_now_on(&mut self, plan: &Plan, why: &str) {
-        let end = plan.end_position;
-        self.failed = Some((end, why.to_owned()));
+        self.failed = Some(Failed {
+            end: plan.end_position,
+            left: 0,
+            why: Some(why.to_owned()),
+        });
         self.decided = Some(Decided {
-            end,
+            plan: Decided::of(plan),
             way: Way::replayed(format!("it could not be rebuilt: {why}")),
             survey: None,
             stop: None,
         });
     }
 
-    /// Serving failed. Was it because the log cannot be rebuilt, which shows only when it is applied? Then it is replayed the next
-    /// time.
+    /// Serving failed. Was it because the log cannot be rebuilt, which shows only when it is applied? Or does the server leave each
+    /// time while it loads the RDB? Then it is replayed the next time.
     pub fn falls_back(&mut self, plan: &Plan, error: &ServeError) -> bool {
-        let ServeError::Content(content) = error else {
-            return false;
+        let content = match error {
+            ServeError::Content(content) => content,
+            ServeError::Closed(phase)
+            | ServeError::Broken { phase, .. }
+            | ServeError::Stalled { phase, .. } => return self.has_left(plan, *phase),
+            _ => return false,
         };
         let RestoreError::Rebuild(error) = &**content else {
             return false;
@@ -349,9 +368,32 @@ impl Serving {
         true
     }
 
-    /// What could not be rebuilt, and why.
+    /// It may be that it cannot load the RDB, and says so in its own log alone.
+    fn has_left(&mut self, plan: &Plan, phase: Phase) -> bool {
+        let is_loading = matches!(phase, Phase::Snapshot | Phase::Applying);
+        if !is_loading || !self.way().is_some_and(Way::is_rebuilt) {
+            return false;
+        }
+        let end = plan.end_position;
+        let before = self.failed.take().filter(|failed| failed.end == end);
+        let left = before.map_or(1, |before| before.left.saturating_add(1));
+        if left >= LEFT_MAX {
+            let why = "the server left twice while it loaded the RDB";
+            tracing::warn!("the log is replayed, because {why}. The log of the server may say why");
+            self.replay_from_now_on(plan, why);
+            return true;
+        }
+        self.failed = Some(Failed {
+            end,
+            left,
+            why: None,
+        });
+        false
+    }
+
+    /// What came of the tries until now.
     #[must_use]
-    pub fn failed(&self) -> Option<(Position, String)> {
+    pub fn failed(&self) -> Option<Failed> {
         self.failed.clone()
     }
 
@@ -359,6 +401,12 @@ impl Serving {
     #[must_use]
     pub fn way(&self) -> Option<&Way> {
         self.decided.as_ref().map(|decided| &decided.way)
+    }
+}
+
+impl Decided {
+    fn of(plan: &Plan) -> (Position, Position) {
+        (plan.end_position, plan.base.position())
     }
 }
 

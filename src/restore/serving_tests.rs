@@ -175,14 +175,55 @@ async fn what_shows_only_when_it_is_applied_is_replayed_the_next_time() {
     let of_the_store = crate::archive::ArchiveError::Missing {
         object: "log/x".to_owned(),
     };
-    for error in [
-        ServeError::Content(Box::new(RebuildError::from(of_the_store).into())),
-        ServeError::Closed(crate::restore::master::error::Phase::Snapshot),
+    let error = ServeError::Content(Box::new(RebuildError::from(of_the_store).into()));
+    let mut serving = self::serving(&sample, ServeLog::Rebuild);
+    assert!(!serving.falls_back(&plan, &error), "{error}");
+    assert_eq!(serving.failed(), None);
+}
+
+#[tokio::test]
+async fn a_plan_with_another_base_is_decided_anew() {
+    let (sample, plan) = sample("7.0.15", &LOG).await;
+    let mut small = Serving::new(&sample.archive, ServeLog::Auto, 10);
+    assert!(!small.decide(&plan, true).await.unwrap().is_rebuilt());
+    // A base at the very end is made then.
+    let end = plan.end.offset.0;
+    sample.base(id(1), end, 3, 6_000).await;
+    let based = sample.plan(id(1), When::Latest).await.unwrap();
+    assert_eq!(
+        (based.bytes_log(), based.end_position),
+        (0, plan.end_position)
+    );
+    let (offer, mut count) = offered(&mut small, &based, CONTINUE()).await;
+    assert!(is_replayed(&offer));
+    assert!(matches!(count.wait().await, Expected::Known(_)));
+    assert!(
+        small.way().unwrap().why.contains("no log"),
+        "{:?}",
+        small.way()
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_twice_while_it_loads_gets_the_commands() {
+    let (sample, plan) = sample("7.0.15", &LOG).await;
+    let mut serving = serving(&sample, ServeLog::Rebuild);
+    for (phase, falls_back) in [
+        (Phase::Handshake, false),
+        (Phase::Applying, false),
+        (Phase::Snapshot, true),
     ] {
-        let mut serving = self::serving(&sample, ServeLog::Rebuild);
-        assert!(!serving.falls_back(&plan, &error), "{error}");
-        assert_eq!(serving.failed(), None);
+        let (offer, _) = offered(&mut serving, &plan, CONTINUE()).await;
+        assert!(!is_replayed(&offer));
+        assert_eq!(
+            serving.falls_back(&plan, &ServeError::Closed(phase)),
+            falls_back
+        );
     }
+    let failed = serving.failed();
+    let mut next = self::serving(&sample, ServeLog::Rebuild).after(failed);
+    assert!(is_replayed(&offered(&mut next, &plan, CONTINUE()).await.0));
+    assert!(next.way().unwrap().why.contains("left twice"));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::decision::{self, Claim, Held, Master};
 use super::{Sidecar, SidecarError, Tip};
 use crate::archive::Catalog;
 use crate::capture::{Amount, SessionEnd, Shutdown, TINY};
-use crate::config::WhenBehind;
+use crate::config::{Size, WhenBehind};
 use crate::consolidate::{self, Worth};
 use crate::link::replication_info::Facts;
 use crate::monitoring::status::Phase;
@@ -36,7 +36,9 @@ impl Judged {
         if set != WhenBehind::Capture || self.own.contains(&latest) {
             return set;
         }
-        let against = *self.against.get_or_insert(latest);
+        // What this process captured before it looked was the latest then.
+        let first = self.own.first().copied().unwrap_or(latest);
+        let against = *self.against.get_or_insert(first);
         if against == latest {
             return set;
         }
@@ -96,6 +98,9 @@ impl Sidecar {
             offset: facts.offset,
         };
         let tip = tip.as_ref().map(|(_, tip)| tip);
+        if let Some(tip) = tip {
+            self.judged.against.get_or_insert(tip.end.history);
+        }
         let mut master = decision::master(held, emptied, tip);
         if let Some(lacks) = tip
             .and_then(|tip| tip.lacks(held.left))
@@ -210,7 +215,12 @@ impl Sidecar {
 
     /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the
     /// log.
-    pub(super) async fn weigh(&mut self, at: Position, found: Amount) -> Result<(), SidecarError> {
+    pub(super) async fn weigh(
+        &mut self,
+        at: Position,
+        found: Amount,
+        came_up_empty: bool,
+    ) -> Result<(), SidecarError> {
         let Some((_, tip)) = self.tip().await? else {
             return Ok(());
         };
@@ -239,19 +249,27 @@ impl Sidecar {
                 None
             }
         };
-        if stored.is_some_and(|stored| !found.is_tiny(&stored)) {
+        if stored.is_some_and(|stored| !found.is_loss(&stored, came_up_empty)) {
             self.judged.sound = Some(at.history);
             return Ok(());
         }
-        let keys = match stored.and_then(|stored| stored.keys) {
-            Some(keys) => format!("{keys} keys"),
-            None => "far more".to_owned(),
+        let keys = match stored {
+            Some(Amount {
+                keys: Some(keys),
+                bytes,
+            }) => format!("{keys} keys in {}", Size(bytes)),
+            _ => "far more".to_owned(),
         };
-        self.judged.why = format!(
-            "Redis came up with {} keys, in a history that the store does not know, and the store has {keys} (less \
-             than one in {TINY} of the keys and bytes counts as a loss)",
-            found.keys.unwrap_or(0)
-        );
+        let has = format!("{} keys in {}", found.keys.unwrap_or(0), Size(found.bytes));
+        self.judged.why = match came_up_empty {
+            true => format!(
+                "Redis came up empty, so it has nothing of what is stored. It has {has} now, and the store has {keys}"
+            ),
+            false => format!(
+                "Redis came up with {has}, in a history that the store does not know, and the store has {keys} (less \
+                 than one in {TINY} of the keys and bytes counts as a loss)"
+            ),
+        };
         self.judged.poorer.insert(at.history);
         Ok(())
     }
@@ -276,5 +294,9 @@ mod tests {
         for other in [WhenBehind::Wait, WhenBehind::Restore] {
             assert_eq!(judged.decision(other, child), other);
         }
+        // It captured for long before it found less, and another one goes on meanwhile.
+        let mut late = Judged::default();
+        late.own.insert(own);
+        assert_eq!(late.decision(capture, child), WhenBehind::Wait);
     }
 }

@@ -32,7 +32,7 @@ use crate::link::replication_info::{Facts, Role};
 use crate::monitoring::status::{Phase, Status};
 use crate::recovery::RecoveryError;
 use crate::restore::master::listener::Listener;
-use crate::restore::{Before, Differs, Lease, RestoreError, ServeError, WaitingReplica};
+use crate::restore::{Before, Differs, Failed, Lease, RestoreError, ServeError, WaitingReplica};
 use crate::service::{
     Patience, SessionPauses, doubt, give_up, open_archive, pause_or_stop, report, store_is_away,
 };
@@ -286,8 +286,8 @@ struct Sidecar {
     capture: Capture,
     status: Status,
     clock: Clock,
-    /// The end of the log that could not be rebuilt the last time, and why. It is replayed.
-    not_rebuilt: Option<(Position, String)>,
+    /// What came of giving Redis base and log as one RDB.
+    not_rebuilt: Option<Failed>,
     /// The history that another sidecar restores its Redis from while ours waits.
     yielded: Option<ReplId>,
     /// Held from before a Redis is served under an id of its own until what it is then is stored.
@@ -388,8 +388,13 @@ impl Sidecar {
             self.superseded = true;
         }
         self.status.promoted(false);
-        if let SessionEnd::Tiny { at, found } = ended {
-            self.weigh(at, found).await?;
+        if let SessionEnd::Less {
+            at,
+            found,
+            came_up_empty,
+        } = ended
+        {
+            self.weigh(at, found, came_up_empty).await?;
         }
         Err(ended.into())
     }

@@ -16,11 +16,11 @@ use crate::monitoring::status::{Phase, Status};
 use crate::recovery::When;
 use crate::recovery::{Count, Plan, sound};
 use crate::restore::{
-    Before, CaughtUp, Identity, Lease, Offer, RestoreError, ServeError, Server, Serving,
+    Before, CaughtUp, Failed, Identity, Lease, Offer, RestoreError, ServeError, Server, Serving,
     WaitingReplica, WayForm, seal, writers,
 };
 use crate::runtime;
-use crate::wire::position::{Position, ReplId};
+use crate::wire::position::ReplId;
 
 /// What a Redis will be given, and the right to give it.
 pub(crate) struct Takeover {
@@ -42,8 +42,8 @@ pub(crate) struct Wanted {
     pub(crate) memory_limit: usize,
     /// What that Redis is, as far as it is known.
     pub(crate) target: Option<Server>,
-    /// The end of the log that could not be rebuilt the last time, and why.
-    pub(crate) failed: Option<(Position, String)>,
+    /// What came of giving it one RDB the last time.
+    pub(crate) failed: Option<Failed>,
 }
 
 impl Takeover {

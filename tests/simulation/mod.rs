@@ -57,7 +57,7 @@ use truth::Truth;
 /// Seeds of an ordinary run of the tests.
 const SEEDS: std::ops::Range<u64> = 0..800;
 /// The same, of pods.
-const PODS: std::ops::Range<u64> = 110..310;
+const PODS: std::ops::Range<u64> = 0..200;
 /// The same, of writers that sleep.
 const FENCING: std::ops::Range<u64> = 0..100;
 /// Lines of a trace that are shown with a failure.

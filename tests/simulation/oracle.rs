@@ -304,7 +304,8 @@ impl Sim {
     }
 
     /// A server came up with something of its own, and has not far less than is stored. It is taken as it is, as nothing tells it from
-    /// one whose data an operator has put there: what was confirmed before does not come back by itself.
+    /// one whose data an operator has put there: what was confirmed before does not come back by itself. But one that says that it
+    /// came up empty has none of it.
     fn takes_the_place(&mut self, id: ReplId, found: &Model) {
         let is_of_pod = |node: &Node| node.replid == id && node.line == id && node.pod.is_some();
         let Some((line, at)) = self.oracle.last_confirmed else {
@@ -312,7 +313,9 @@ impl Sim {
         };
         let (root, other) = (self.truth.root(id), self.truth.root(line));
         let last = self.truth.state_upto(line, at);
-        let is_other = root != other && self.nodes.iter().any(is_of_pod);
+        let node = self.nodes.iter().find(|node| is_of_pod(node));
+        let came_up_empty = node.is_some_and(|node| node.version > 6 && node.loaded == 0);
+        let is_other = root != other && node.is_some();
         let Some(last) = last.filter(|_| is_other) else {
             return;
         };
@@ -321,7 +324,13 @@ impl Sim {
         // With what stands before the keys.
         let size = |model: &Model| model.rdb(11, &[]).len() + 100;
         let is_tiny = less(found.keys(), last.keys()) && less(size(found), size(last));
-        if found.keys() > 0 && !is_tiny {
+        let end = self.oracle.end(line).unwrap_or(at).max(at);
+        let is_lost = came_up_empty
+            && self
+                .truth
+                .state_upto(line, end)
+                .is_some_and(|end| end.keys() > 0);
+        if found.keys() > 0 && !is_tiny && !is_lost {
             let truth = &self.truth;
             let stays = |line: &ReplId, _: &mut u64| truth.root(*line) != other;
             self.oracle.confirmed.retain(stays);

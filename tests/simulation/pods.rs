@@ -33,9 +33,6 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(180);
 /// An operator looks after what waits for a decision once in so many steps.
 const OPERATOR: u64 = 6;
 
-/// Beside so many keys, and their bytes, a server with one is suddenly tiny.
-const MANY_KEYS: usize = 15;
-
 /// What may go wrong in a run.
 #[derive(Debug)]
 struct Troubles {
@@ -391,8 +388,8 @@ impl Director {
         let waits = !(unguarded && once_in(3));
         let node = self.fresh(&self.pods[pod].group);
         let new = self.come_back(pod, node, waits);
-        // A client is there at once. With more than one key it might not be suddenly tiny.
-        if !waits && once_in(2) && with(|sim| sim.latest_keys() > MANY_KEYS) {
+        // A client is there at once. It came up empty, and has less than is stored.
+        if !waits && once_in(2) && with(|sim| sim.latest_keys() > 0) {
             let unit = vec![text("SET"), text("s0"), text("x")];
             with(|sim| {
                 sim.write(new, 0, &[unit]);
@@ -568,16 +565,15 @@ impl Director {
 
     /// What an operator does: makes room, decides, and replaces a server that was superseded.
     fn operate(&mut self, pod: usize) {
-        let (keeps, waits) = match &self.pods[pod].sidecar {
-            Some(sidecar) => (sidecar.keeps, sidecar.says("set `when_behind` to capture")),
-            None => (false, false),
-        };
+        let sidecar = self.pods[pod].sidecar.as_ref();
+        // It may be that another one went on since the last decision.
+        let waits = sidecar.is_some_and(|sidecar| sidecar.says("set `when_behind` to capture"));
         let node = self.pods[pod].node;
         if self.calm || once_in(3) {
             with(|sim| sim.nodes[node].loses = None);
         }
         let is_master = with(|sim| sim.nodes[node].up && sim.nodes[node].is_master());
-        if waits && !keeps && is_master {
+        if waits && is_master {
             with(|sim| sim.oracle.counts.decided += 1);
             if once_in(2) {
                 note(|| "the operator flushes it".to_owned());

@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) full_syncs: u64,
     /// Loads what it has on its disk.
     pub(crate) loading: bool,
+    /// Keys that it had when it started, or that its master gave it.
+    pub(crate) loaded: usize,
     /// The pod that it is in, with a sidecar as its neighbour.
     pub(crate) pod: Option<String>,
     /// It is a replica of that sidecar. Each `REPLICAOF` has a number.
@@ -104,6 +106,7 @@ impl Node {
             links: Vec::new(),
             full_syncs: 0,
             loading: false,
+            loaded: 0,
             pod: None,
             follows: None,
             master_link: None,
@@ -125,6 +128,7 @@ impl Node {
             replid2: Some((old.replid, offset)),
             offset,
             backlog_first: if backlog { first } else { offset + 1 },
+            loaded: model.keys(),
             model,
             links: Vec::new(),
             ..Self::fresh(old.version, old.backlog_size)
@@ -197,10 +201,14 @@ impl Node {
             Some(Loss::Refuses) => (2000, "noeviction"),
             Some(Loss::Evicts) => (2000, "allkeys-lru"),
         };
+        let loaded = match self.version {
+            6 => String::new(),
+            _ => format!("rdb_last_load_keys_loaded:{}\r\n", self.loaded),
+        };
         let mut info = format!(
             "# Server\r\nredis_version:{}\r\nrun_id:{}\r\nserver_time_usec:{}\r\n{shutdown}\
              # Memory\r\nused_memory:1000\r\nmaxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n\
-             # Persistence\r\nloading:{}\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\n\
+             # Persistence\r\nloading:{}\r\nrdb_last_bgsave_status:ok\r\naof_enabled:0\r\n{loaded}\
              # Stats\r\nevicted_keys:{}\r\nunexpected_error_replies:{}\r\n\
              # Replication\r\n{role}\
              master_replid:{}\r\nmaster_replid2:{id2}\r\nmaster_repl_offset:{}\r\nsecond_repl_offset:{second}\r\n\

@@ -183,6 +183,7 @@ impl Node {
         self.replid2 = None;
         self.offset = offset;
         self.backlog_first = offset + 1;
+        self.loaded = model.keys();
         self.model = model;
         self.cached = true;
         self.given = true;

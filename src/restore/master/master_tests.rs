@@ -39,6 +39,7 @@ fn replayed(continues: bool, length: u64, log: Content) -> Offer {
             log_bytes: FEED.len() as u64,
             log,
             end: continues.then_some(Offset(1000 + FEED.len() as u64)),
+            refused: 0,
         },
         may_add: !continues,
     }

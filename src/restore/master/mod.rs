@@ -84,6 +84,8 @@ pub enum Payload {
         log: Content,
         /// The offset at which the log must end. Unknown when the log is rewritten while it is sent.
         end: Option<Offset>,
+        /// Commands of the log that every server refuses.
+        refused: u64,
     },
     /// A snapshot that is made of both while it is sent. Nothing follows it. Only for a target that
     /// [takes marks](WaitingReplica::takes_marks).
@@ -123,6 +125,7 @@ pub async fn offer(
             log_bytes: plan.bytes_log(),
             log: log(archive, plan, form),
             end: (form == LogForm::Raw).then_some(plan.end.offset),
+            refused: plan.refused,
         },
         may_add,
     })
@@ -195,13 +198,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
         let offer = link.keep_alive(prepare).await?.map_err(Box::new)?;
         let line = link.master.full_resync(offer.id, offer.offset);
         link.send(&line).await?;
-        let (end, held) = match offer.payload {
+        let (end, held, refused) = match offer.payload {
             Payload::Replayed {
                 length,
                 snapshot,
                 log_bytes,
                 log,
                 end,
+                refused,
             } => {
                 link.send_snapshot(Framing::Length(length), length, snapshot, progress)
                     .await?;
@@ -211,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
                 if let Some(expected) = end {
                     expect_length("log", expected.since(offer.offset), sent)?;
                 }
-                (offer.offset.plus(sent), None)
+                (offer.offset.plus(sent), None, refused)
             }
             Payload::Rebuilt {
                 about,
@@ -223,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
                 let counts = counts
                     .await
                     .map_err(|_| rebuild_error(Interrupted.into()))?;
-                (offer.offset, Some(counts))
+                (offer.offset, Some(counts), 0)
             }
         };
         link.phase = Phase::Applying;
@@ -241,6 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
             link,
             end,
             held,
+            refused,
             may_add: offer.may_add,
         })
     }
@@ -286,6 +291,7 @@ pub struct CaughtUp<S> {
     link: Link<S>,
     end: Offset,
     held: Option<Counts>,
+    refused: u64,
     may_add: bool,
 }
 
@@ -300,6 +306,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CaughtUp<S> {
     #[must_use]
     pub fn held(&self) -> Option<&Counts> {
         self.held.as_ref()
+    }
+
+    /// How many of the commands that it was sent every server refuses.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Does [`Self::hold`] send it `PING`s? A target that gets none leaves after its `repl-timeout`.
