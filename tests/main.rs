@@ -45,6 +45,7 @@ mod metrics;
 mod outsiders;
 mod proof;
 mod restore_keys;
+mod retention;
 mod round_trip;
 mod scripted;
 mod sentinel;

@@ -86,12 +86,14 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     args.capture.log_memory();
     let clock: Clock = Arc::new(unix_ms_now);
     let store = args.store.lower(&args.gcs)?;
+    let retention = args.capture.retention();
     supervise(
         args.capture.http.clone(),
         config.grace,
         move |status, shutdown| async move {
             let upkeep = Upkeep {
                 config: config.consolidate.clone(),
+                retention,
                 store: store.clone(),
                 service: config.redis.service(),
                 redis: config.redis.clone(),

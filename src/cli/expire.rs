@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::progress_bar::Bars;
 use super::{Failure, flags};
-use crate::config::{KeepPolicy, Size, parse_keep};
+use crate::config::{Size, parse_keep};
 use crate::display::{Time, counted};
 use crate::expiry::{Expiry, Report, Request, expire};
 use crate::monitoring::status::unix_ms_now;
@@ -54,54 +54,14 @@ struct Keep {
     #[arg(long, env = "BACKFEED_KEEP", value_name = "TIME", value_parser = parse_keep, help_heading = flags::REQUIRED)]
     keep: Duration,
 
-    /// Keep the newest base of each of the last N days that have one
-    #[arg(
-        long,
-        env = "BACKFEED_KEEP_DAILY",
-        value_name = "N",
-        default_value = "0"
-    )]
-    keep_daily: u32,
-
-    /// Keep the newest base of each of the last N weeks that have one
-    #[arg(
-        long,
-        env = "BACKFEED_KEEP_WEEKLY",
-        value_name = "N",
-        default_value = "0"
-    )]
-    keep_weekly: u32,
-
-    /// Keep the newest base of each of the last N months that have one
-    #[arg(
-        long,
-        env = "BACKFEED_KEEP_MONTHLY",
-        value_name = "N",
-        default_value = "0"
-    )]
-    keep_monthly: u32,
-
-    /// Keep a history that lost for so long after another one took its place
-    #[arg(long, env = "BACKFEED_KEEP_SUPERSEDED", value_name = "TIME", value_parser = parse_keep, default_value = "30d")]
-    keep_superseded: Duration,
-}
-
-impl Keep {
-    fn lower(&self) -> KeepPolicy {
-        KeepPolicy {
-            points: self.keep,
-            daily: self.keep_daily,
-            weekly: self.keep_weekly,
-            monthly: self.keep_monthly,
-            superseded: self.keep_superseded,
-        }
-    }
+    #[command(flatten)]
+    more: flags::KeepMore,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let archive = args.store.open(&args.gcs).await?;
     let request = Request {
-        policy: args.keep.lower(),
+        policy: args.keep.more.policy(args.keep.keep),
         service: args.source,
         confirm: args.confirm,
         writer: format!("expire/{:016x}", runtime::random()),

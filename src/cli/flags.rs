@@ -10,9 +10,9 @@ use super::{Failure, print, print_json, settings, version};
 use crate::archive::Archive;
 use crate::config::{
     AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
-    EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KmsKey, ListenTls, Sentinels,
-    Shares, Source, SpoolConfig, StorageClass, StoreConfig, Tls, Upstream, Wanted,
-    cgroup_memory_limit, parse_duration, parse_project, parse_size,
+    EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KeepPolicy, KmsKey, ListenTls,
+    RetentionConfig, Sentinels, Shares, Source, SpoolConfig, StorageClass, StoreConfig, Tls,
+    Upstream, Wanted, cgroup_memory_limit, parse_duration, parse_keep, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::monitoring::logging::LogFormat;
@@ -29,6 +29,7 @@ const LOGIN: &str = "Connection to Redis";
 const CAPTURE: &str = "Capture";
 const MEMORY: &str = "Memory and spool";
 const NEW_BASES: &str = "New bases";
+const RETENTION: &str = "What is kept";
 const GCS: &str = "Google Cloud Storage";
 
 #[derive(Debug, Args)]
@@ -464,7 +465,85 @@ pub(super) struct Capture {
     merge: Merging,
 
     #[command(flatten)]
+    retention: Retention,
+
+    #[command(flatten)]
     login: Login,
+}
+
+/// What a service deletes by itself.
+#[derive(Debug, Args)]
+struct Retention {
+    /// Delete what is older than this before the newest point, a day after it was marked [default: delete nothing]
+    #[arg(long, env = "BACKFEED_KEEP", value_name = "TIME", value_parser = parse_keep, help_heading = RETENTION)]
+    keep: Option<Duration>,
+
+    #[command(flatten)]
+    more: KeepMore,
+
+    /// Delete segments of the log hours after they were merged
+    #[arg(long, env = "BACKFEED_DELETE_SEGMENTS", value_parser = clap::builder::BoolishValueParser::new(), help_heading = RETENTION)]
+    delete_segments: bool,
+
+    /// How often to look for what has expired
+    #[arg(long, env = "BACKFEED_EXPIRE_EVERY", value_name = "TIME", default_value = "12h",
+          value_parser = parse_duration, help_heading = RETENTION)]
+    expire_every: Duration,
+}
+
+/// What is kept beside the points of the last time.
+#[derive(Debug, Args)]
+pub(super) struct KeepMore {
+    /// Keep the newest base of each of the last N days that have one
+    #[arg(
+        long,
+        env = "BACKFEED_KEEP_DAILY",
+        value_name = "N",
+        default_value = "0",
+        requires = "keep",
+        help_heading = RETENTION
+    )]
+    keep_daily: u32,
+
+    /// Keep the newest base of each of the last N weeks that have one
+    #[arg(
+        long,
+        env = "BACKFEED_KEEP_WEEKLY",
+        value_name = "N",
+        default_value = "0",
+        requires = "keep",
+        help_heading = RETENTION
+    )]
+    keep_weekly: u32,
+
+    /// Keep the newest base of each of the last N months that have one
+    #[arg(
+        long,
+        env = "BACKFEED_KEEP_MONTHLY",
+        value_name = "N",
+        default_value = "0",
+        requires = "keep",
+        help_heading = RETENTION
+    )]
+    keep_monthly: u32,
+
+    /// Keep a history that lost for so long after another one took its place
+    #[arg(long, env = "BACKFEED_KEEP_SUPERSEDED", value_name = "TIME", value_parser = parse_keep, default_value = "30d",
+          requires = "keep", help_heading = RETENTION)]
+    keep_superseded: Duration,
+}
+
+impl KeepMore {
+    /// With every point of `points` before the newest one.
+    pub(super) fn policy(&self, points: Duration) -> KeepPolicy {
+        KeepPolicy {
+            points,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            superseded: self.keep_superseded,
+        }
+    }
 }
 
 /// Memory and disk of a service.
@@ -559,6 +638,20 @@ impl Capture {
             share: self.consolidate_share,
             memory_limit: self.shares().consolidation,
             merge: self.merge.0,
+        }
+    }
+
+    pub(super) fn retention(&self) -> RetentionConfig {
+        let Retention {
+            keep,
+            more,
+            delete_segments,
+            expire_every,
+        } = &self.retention;
+        RetentionConfig {
+            keep: keep.map(|points| more.policy(points)),
+            delete_segments: *delete_segments,
+            every: *expire_every,
         }
     }
 

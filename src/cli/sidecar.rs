@@ -125,12 +125,14 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     args.capture.log_memory();
     let store = args.store.lower(&args.gcs)?;
     let clock: Clock = Arc::new(unix_ms_now);
+    let retention = args.capture.retention();
     supervise(
         args.capture.http.clone(),
         config.grace,
         move |status, shutdown| async move {
             let upkeep = Upkeep {
                 config: config.consolidate.clone(),
+                retention,
                 store: store.clone(),
                 service: "sidecar".to_owned(),
                 redis: Upstream::Server(config.redis.clone()),

@@ -23,6 +23,25 @@ pub struct KeepPolicy {
     pub superseded: Duration,
 }
 
+/// What a service deletes by itself, and how often it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// What is kept. None: everything.
+    pub keep: Option<KeepPolicy>,
+    /// Delete segments that have been in a span for long.
+    pub delete_segments: bool,
+    /// Between two runs.
+    pub every: Duration,
+}
+
+impl RetentionConfig {
+    /// Is anything ever deleted?
+    #[must_use]
+    pub fn deletes(&self) -> bool {
+        self.keep.is_some() || self.delete_segments
+    }
+}
+
 /// Reads a length of time for which something is kept.
 ///
 /// # Errors

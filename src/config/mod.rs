@@ -24,7 +24,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
-pub use expiry::{KEEP_SUPERSEDED, KeepPolicy, parse_keep};
+pub use expiry::{KEEP_SUPERSEDED, KeepPolicy, RetentionConfig, parse_keep};
 #[allow(unused_imports)] // a build with all features has no use for it
 pub(crate) use features::not_built_in;
 pub use listen::{Admission, Listen, ListenTls, is_loopback};

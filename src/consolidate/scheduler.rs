@@ -2,6 +2,7 @@
 //! else, and a store connection of its own.
 
 mod ask_server;
+mod retention;
 
 use std::fmt::Display;
 use std::thread;
@@ -10,9 +11,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::retention::Retention;
 use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, FRAMES_AT_ONCE, MergeError};
 use crate::capture::{Clock, SessionEnd, refetch};
-use crate::config::{ConsolidateConfig, Source, StoreConfig, Upstream};
+use crate::config::{ConsolidateConfig, RetentionConfig, Source, StoreConfig, Upstream};
 use crate::consolidate::merging::{MergeRequest, merge};
 use crate::consolidate::{
     ConsolidateError, Report, Request, Worth, consolidate, consolidate_given, lost_keys,
@@ -70,6 +72,8 @@ const NICENESS: i32 = 19;
 pub struct Upkeep {
     /// When, and how.
     pub config: ConsolidateConfig,
+    /// What is deleted.
+    pub retention: RetentionConfig,
     /// The archive's store.
     pub store: StoreConfig,
     /// Whose histories.
@@ -92,7 +96,7 @@ impl Upkeep {
     #[must_use]
     pub fn start(self) -> Option<Running> {
         let every = self.config.every;
-        if every.is_none() && !self.config.merge {
+        if every.is_none() && !self.config.merge && !self.retention.deletes() {
             return None;
         }
         let (alive, gone) = oneshot::channel();
@@ -135,10 +139,12 @@ impl Upkeep {
 
     async fn work(&self, every: Option<Duration>) {
         let mut merges = Merges::new();
+        let mut retention = Retention::new(&self.retention);
         let Some(every) = every else {
             loop {
                 sleep(LOOK).await;
                 self.merge_log(&mut merges).await;
+                self.delete_old(&mut retention).await;
             }
         };
         let mut pace = Pace::new(every, Instant::now());
@@ -150,6 +156,7 @@ impl Upkeep {
         loop {
             sleep(LOOK).await;
             self.merge_log(&mut merges).await;
+            self.delete_old(&mut retention).await;
             let Some(stored) = self.status.stored_position() else {
                 continue;
             };

@@ -55,4 +55,12 @@ pub struct Counters {
     pub spans_stored: Counter,
     /// Merges of segments that failed.
     pub merge_errors: Counter,
+    /// Objects that were deleted: a policy does not keep them, or a span has them.
+    pub objects_deleted: Counter,
+    /// Their stored bytes.
+    pub bytes_deleted: Counter,
+    /// Deletes that the store refused.
+    pub deletes_denied: Counter,
+    /// Runs of expiry that failed.
+    pub expiry_errors: Counter,
 }

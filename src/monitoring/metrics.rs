@@ -102,6 +102,26 @@ fn add_counters(registry: &mut Registry, counters: &Counters) {
         "Merges of segments that failed",
         &counters.merge_errors,
     );
+    add(
+        "deleted_objects",
+        "Objects deleted: a policy does not keep them, or a span has them",
+        &counters.objects_deleted,
+    );
+    add(
+        "deleted_bytes",
+        "Stored bytes of the objects deleted",
+        &counters.bytes_deleted,
+    );
+    add(
+        "denied_deletes",
+        "Deletes that the store refused",
+        &counters.deletes_denied,
+    );
+    add(
+        "expiry_errors",
+        "Runs of expiry that failed",
+        &counters.expiry_errors,
+    );
 }
 
 fn add_offsets(registry: &mut Registry, view: &StatusView) {
@@ -131,15 +151,25 @@ fn add_offsets(registry: &mut Registry, view: &StatusView) {
 }
 
 fn add_lag(registry: &mut Registry, view: &StatusView) {
-    let stored = view.stored_unix_ms.map_or(f64::NAN, |unix_ms| {
-        approximate(u64::try_from(unix_ms).unwrap_or(0)) / 1000.0
-    });
+    let seconds = |unix_ms: Option<i64>| {
+        unix_ms.map_or(f64::NAN, |unix_ms| {
+            approximate(u64::try_from(unix_ms).unwrap_or(0)) / 1000.0
+        })
+    };
+    let stored = seconds(view.stored_unix_ms);
+    let expired = seconds(view.expiry.as_ref().and_then(|expiry| expiry.run_unix_ms));
     for (name, help, unit, value) in [
         (
             "stored_timestamp",
             "Unix time at which a part of the feed was last stored, NaN before that",
             Unit::Seconds,
             stored,
+        ),
+        (
+            "expiry_timestamp",
+            "Unix time of the last run of expiry that did not fail, NaN before that",
+            Unit::Seconds,
+            expired,
         ),
         (
             "lag",

@@ -144,6 +144,8 @@ pub struct StatusView {
     pub merged_offset: Option<u64>,
     /// Why the log was not merged at the last try.
     pub merge_error: Option<String>,
+    /// What is deleted. None: the service deletes nothing.
+    pub expiry: Option<ExpiryView>,
     /// The last error, which may be repaired by now.
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
@@ -151,6 +153,29 @@ pub struct StatusView {
     /// Who has taken over, if another backfeed has (or seems to have: a seal was found, and the server is asked whether
     /// it has changed its history).
     pub superseded: Option<String>,
+}
+
+/// What a service has deleted by itself. Shown in `/readyz`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ExpiryView {
+    /// What is kept. None: everything. Only segments that a span has are deleted.
+    pub keeps: Option<String>,
+    /// When a run last came to its end, Unix milliseconds.
+    pub run_unix_ms: Option<i64>,
+    /// The time of the oldest point that is kept, Unix milliseconds. None: nothing has expired yet.
+    pub oldest_unix_ms: Option<i64>,
+    /// Objects that this process has deleted.
+    pub deleted_objects: u64,
+    /// Their stored bytes.
+    pub deleted_bytes: u64,
+    /// Objects that the store did not delete in the last run.
+    pub denied_objects: u64,
+    /// What the store said about the first of them.
+    pub denied_reason: Option<String>,
+    /// What an operator should know of the last run.
+    pub notes: Vec<String>,
+    /// Why the last run failed.
+    pub error: Option<String>,
 }
 
 /// Work that takes long: how far it is. Shown in `/readyz`.
@@ -295,6 +320,7 @@ struct State {
     consolidate_error: Option<String>,
     merged: Option<Position>,
     merge_error: Option<String>,
+    expiry: Option<ExpiryView>,
     /// By the order in which it began.
     works: BTreeMap<u64, WorkState>,
     works_begun: u64,
@@ -324,6 +350,7 @@ impl Status {
             consolidate_error: None,
             merged: None,
             merge_error: None,
+            expiry: None,
             works: BTreeMap::new(),
             works_begun: 0,
         };
@@ -485,6 +512,11 @@ impl Status {
         before.is_none_or(|before| before != text)
     }
 
+    /// Changes what is said of the deletion of what is old.
+    pub fn expiry(&self, change: impl FnOnce(&mut ExpiryView)) {
+        change(self.state().expiry.get_or_insert_default());
+    }
+
     /// Adds to that failure what happens next.
     pub fn consolidate_failed_and(&self, error: &str, what: &str) {
         self.state().consolidate_error = Some(format!("{error}. {what}"));
@@ -603,6 +635,7 @@ impl Status {
             consolidate_error: state.consolidate_error.clone(),
             merged_offset: state.merged.map(|merged| merged.offset.0),
             merge_error: state.merge_error.clone(),
+            expiry: state.expiry.clone(),
             last_error,
             last_error_unix_ms,
             superseded: state.superseded.clone(),

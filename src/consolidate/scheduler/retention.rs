@@ -1,0 +1,150 @@
+//! A service deletes what its policy does not keep, and segments that a span has.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::{FAILED_PAUSE, TIME_LIMIT, Upkeep, later};
+use crate::archive::Deleted;
+use crate::config::RetentionConfig;
+use crate::consolidate::merging::{MergeRequest, merge};
+use crate::expiry::{self, expire};
+use crate::monitoring::status::Phase;
+use crate::runtime::backoff::Backoff;
+
+/// The first run comes so long after the start, at the latest: a start has other things to ask of the store.
+const FIRST: Duration = Duration::from_secs(600);
+
+/// When the next run comes.
+pub(super) struct Retention {
+    not_before: Instant,
+    backoff: Backoff,
+}
+
+/// What a run did.
+#[derive(Default)]
+struct Done {
+    oldest_unix_ms: Option<i64>,
+    deleted: Vec<Deleted>,
+    notes: Vec<String>,
+}
+
+impl Retention {
+    pub(super) fn new(config: &RetentionConfig) -> Self {
+        Self {
+            not_before: later(FIRST.min(config.every)),
+            backoff: Backoff::exact(FAILED_PAUSE.min(config.every), config.every),
+        }
+    }
+}
+
+impl Upkeep {
+    /// Deletes what is old, if its time has come.
+    pub(super) async fn delete_old(&self, retention: &mut Retention) {
+        let is_followed = self.status.view().phase == Phase::Following;
+        if !self.retention.deletes() || !is_followed || Instant::now() < retention.not_before {
+            return;
+        }
+        let keeps = self.retention.keep.map(|policy| policy.to_string());
+        self.status.expiry(|view| view.keeps = keeps);
+        let error = match timeout(TIME_LIMIT, self.run_retention()).await {
+            Ok(Ok(done)) => {
+                retention.backoff.reset();
+                retention.not_before = later(self.retention.every);
+                self.tell(done);
+                return;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => "it took too long".to_owned(),
+        };
+        retention.not_before = later(retention.backoff.pause());
+        self.status.metrics().expiry_errors.inc();
+        let mut is_news = false;
+        self.status.expiry(|view| {
+            is_news = view.error.as_ref() != Some(&error);
+            view.error = Some(error.clone());
+        });
+        if is_news {
+            tracing::warn!("what is old was not deleted: {error}. It is tried again");
+        }
+    }
+
+    async fn run_retention(&self) -> Result<Done, String> {
+        let archive = self.archive().await.map_err(|error| error.to_string())?;
+        let mut done = Done::default();
+        if let Some(policy) = self.retention.keep {
+            let request = expiry::Request {
+                policy,
+                service: Some(self.service.clone()),
+                confirm: true,
+                writer: self.service.clone(),
+                now_unix_ms: (self.clock)(),
+            };
+            let work = self.status.work("expiry");
+            let report = expire(&archive, &request, &work).await;
+            let report = report.map_err(|error| error.to_string())?;
+            for expiry in &report.expires {
+                let (history, before) = (expiry.history, expiry.before);
+                tracing::info!(%history, %before, "has expired. It is deleted a day later");
+            }
+            done.oldest_unix_ms = report.oldest_unix_ms;
+            done.notes = report.notes;
+            done.deleted.push(report.deleted);
+        }
+        if self.retention.delete_segments {
+            let request = MergeRequest {
+                history: None,
+                merged_to: None,
+                // Merging is done elsewhere.
+                limit: 0,
+                dry_run: false,
+                delete: true,
+                writer: self.service.clone(),
+            };
+            let work = self.status.work("deleting merged segments");
+            let report = merge(&archive, &request, &work).await;
+            let report = report.map_err(|error| error.to_string())?;
+            done.deleted.extend(report.deleted);
+        }
+        Ok(done)
+    }
+
+    fn tell(&self, done: Done) {
+        let sum = |what: fn(&Deleted) -> u64| {
+            let each = done.deleted.iter().map(what);
+            each.fold(0, u64::saturating_add)
+        };
+        let objects = sum(|deleted| deleted.objects);
+        let bytes = sum(|deleted| deleted.bytes);
+        let denied = sum(|deleted| deleted.denied);
+        let reason = done
+            .deleted
+            .iter()
+            .find_map(|deleted| deleted.denied_reason.clone());
+        let metrics = self.status.metrics();
+        metrics.objects_deleted.inc_by(objects);
+        metrics.bytes_deleted.inc_by(bytes);
+        metrics.deletes_denied.inc_by(denied);
+        if objects > 0 {
+            tracing::info!(objects, bytes, "deleted what is old");
+        }
+        let mut is_news = false;
+        let now = (self.clock)();
+        self.status.expiry(|view| {
+            is_news = reason.is_some() && view.denied_reason != reason;
+            view.run_unix_ms = Some(now);
+            view.oldest_unix_ms = done.oldest_unix_ms;
+            view.deleted_objects = view.deleted_objects.saturating_add(objects);
+            view.deleted_bytes = view.deleted_bytes.saturating_add(bytes);
+            view.denied_objects = denied;
+            view.denied_reason.clone_from(&reason);
+            view.notes.clone_from(&done.notes);
+            view.error = None;
+        });
+        if let (true, Some(reason)) = (is_news, reason) {
+            tracing::warn!(
+                "the store did not delete {denied} objects: {reason}. It is tried again"
+            );
+        }
+    }
+}
