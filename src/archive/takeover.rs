@@ -57,7 +57,7 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::names::{self, Name};
-use super::{Archive, ArchiveError, BaseManifest, FORMAT, HistoryDoc, documents};
+use super::{Archive, ArchiveError, BaseManifest, FORMAT, HistoryDoc, begins_at, documents};
 use crate::store::StoreError;
 use crate::wire::position::{Offset, ReplId};
 
@@ -259,9 +259,38 @@ impl Archive {
     pub async fn complete(&self, successor: &SuccessorDoc) -> Result<(), ArchiveError> {
         self.create_history(&successor.child).await?;
         match &successor.base {
-            Some(base) => self.commit_base(base).await,
-            None if successor.history.is_none() => self.store_empty_base(&successor.child).await,
+            Some(base) if self.may_be_completed(base).await? => self.commit_base(base).await,
+            Some(_) => Ok(()),
+            None if successor.history.is_none() => {
+                let at = begins_at(&successor.child);
+                if self.floors(at.history).await?.is_below(at.offset) {
+                    return Ok(());
+                }
+                self.store_empty_base(&successor.child).await
+            }
             None => Ok(()),
+        }
+    }
+
+    /// Is the data of a base there, and was it not given up? What somebody has recorded may be read long after: the base may
+    /// have expired since, or its data may have been without a manifest for so long that it was deleted.
+    async fn may_be_completed(&self, base: &BaseManifest) -> Result<bool, ArchiveError> {
+        if self.floors(base.history).await?.is_below(base.offset) {
+            return Ok(false);
+        }
+        match self
+            .size_of(&Name::BaseData(base.position()).to_string())
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(ArchiveError::Missing { object }) => {
+                tracing::warn!(
+                    object,
+                    "the snapshot of a history was never completed, and is not there any more"
+                );
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
     }
 

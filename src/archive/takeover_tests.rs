@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::begins_at;
-use super::super::testing::{at, base_of, child, history, id, on_both_stores};
+use super::super::testing::{at, base_of, child, floor, history, id, on_both_stores};
 use super::*;
-use crate::store::SharedStore;
+use bytes::Bytes;
+
+use crate::store::{MemoryStore, SharedStore};
 
 on_both_stores!(
     of_two_children_of_one_history_one_goes_on,
@@ -245,5 +246,41 @@ async fn the_one_that_was_not_first_leaves_nothing_in_the_store(store: SharedSto
         );
         let catalog = archive.catalog().await.unwrap();
         assert_eq!(catalog.latest(None), Ok(Some(id(first))));
+    }
+}
+
+#[tokio::test]
+async fn what_expired_is_not_completed_again() {
+    for (has_base, has_floor, has_data) in [
+        (true, false, true),
+        (true, true, true),
+        (true, false, false),
+        (false, false, true),
+        (false, true, true),
+    ] {
+        let store = MemoryStore::new();
+        let archive = archive(store.shared()).await;
+        let offset = if has_base { 100 } else { 1 };
+        let mut base = None;
+        if has_base {
+            base = Some(base_of(&archive, 2, offset, &Bytes::from_static(b"RDB")).await);
+        }
+        let doc = history(2);
+        let first = archive.begin_first(&doc, base.as_ref(), "w1").await;
+        first.unwrap();
+        let at = base.map_or(begins_at(&doc), |base| base.position());
+        let manifest = Name::BaseManifest(at).to_string();
+        store.remove(&manifest);
+        if has_floor {
+            let floor = floor(2, at.offset.0 + 10, &[]);
+            archive.create_floor(&floor).await.unwrap();
+        }
+        if !has_data {
+            store.remove(&Name::BaseData(at).to_string());
+        }
+        let recorded = archive.recorded(None).await.unwrap().unwrap();
+        archive.complete(&recorded).await.unwrap();
+        let completed = store.object(&manifest).is_some();
+        assert_eq!(completed, !has_floor && has_data, "{has_base} {has_floor}");
     }
 }
