@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::TryStreamExt;
 
 use super::names::{self, Name};
-use super::{Archive, ArchiveError};
+use super::{Archive, ArchiveError, History};
 use crate::store::{Created, Listing};
 use crate::wire::position::{Offset, ReplId};
 
@@ -41,5 +41,25 @@ impl Archive {
             };
         }
         Ok(ages)
+    }
+
+    /// When the last object of a log was created, by the clock of the store. What it holds had been received by then.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn age_of_log_end(&self, history: &History) -> Result<Created, ArchiveError> {
+        let id = history.doc.id;
+        let Some(last) = history.log.last() else {
+            return Ok(None);
+        };
+        let (last, log, spans) = (last.name(id).to_string(), names::log(id), names::spans(id));
+        let prefix = if last.starts_with(&log) { &log } else { &spans };
+        let wanted = Listing::of(prefix).from(&last);
+        let mut listed = self.store.list_with(wanted).await;
+        let mut created = None;
+        while let Some(object) = listed.try_next().await? {
+            created = object.created;
+        }
+        Ok(created)
     }
 }

@@ -87,6 +87,25 @@ impl Archive {
         Ok(created)
     }
 
+    /// Deletes a hold, however young it is: an operator wants that. No time is asked for, so a store that says none does it
+    /// too. Returns what came of it.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn remove_hold(&self, name: HoldName) -> Result<Deleted, ArchiveError> {
+        let object = Name::Hold(name).to_string();
+        let one = Listing::of(&object).pages_of(1);
+        let found = self.store.list_with(one).await.try_next().await?;
+        let found: Vec<ObjectMeta> = found.into_iter().filter(|it| it.name == object).collect();
+        let mut deleter = Deleter {
+            archive: self.clone(),
+            now_ms: i64::MIN,
+            deleted: Deleted::default(),
+        };
+        deleter.delete_all(&object, &found).await?;
+        Ok(deleter.deleted)
+    }
+
     /// Begins a run that deletes.
     ///
     /// # Errors
@@ -180,7 +199,11 @@ impl Deleter {
         self.log_upto(history, upto).await?;
         let data = |name: &Name| matches!(name, Name::BaseData(at) if is_below(*at) && !left.contains(&at.offset));
         self.sweep(&bases, FLOOR_GRACE_MS, data).await?;
-        let lower = |name: &Name| matches!(name, Name::Floor(at) if is_below(*at));
+        // A base may stay for another reason than a floor. Then what says that its log is gone stays with it.
+        let floors = self.archive.floors(history).await?;
+        let told = floors.iter().filter(|it| it.tells_more_than(floor, &left));
+        let told: BTreeSet<Offset> = told.map(|it| it.offset).collect();
+        let lower = |name: &Name| matches!(name, Name::Floor(at) if is_below(*at) && !told.contains(&at.offset));
         self.sweep(&names::floors(history), FLOOR_GRACE_MS, lower)
             .await
     }
@@ -195,19 +218,6 @@ impl Deleter {
             |name: &Name| matches!(name, Name::BaseData(at) if !manifests.contains(&at.offset));
         self.sweep(&names::bases(history), UNFINISHED_MS, unfinished)
             .await
-    }
-
-    /// Deletes a hold, however young it is: an operator wants that.
-    ///
-    /// # Errors
-    /// [`ArchiveError`], of the store.
-    pub async fn remove_hold(&mut self, name: HoldName) -> Result<(), ArchiveError> {
-        let object = Name::Hold(name).to_string();
-        let one = Listing::of(&object).pages_of(1);
-        let found = self.archive.store.list_with(one).await.try_next().await?;
-        let found: Vec<ObjectMeta> = found.into_iter().filter(|it| it.name == object).collect();
-        self.delete_all(&object, &found).await?;
-        Ok(())
     }
 
     /// The offsets of the bases of a history that have a manifest.

@@ -69,6 +69,12 @@ impl Floor {
         let alone = |doc: &FloorDoc| doc.alone.contains(&base);
         base < self.offset && self.doc.as_ref().is_none_or(alone)
     }
+
+    /// Is it this one alone, and not the `higher` one, that says of one of these bases that the log after it may be gone?
+    pub(crate) fn tells_more_than(&self, higher: &Self, bases: &BTreeSet<Offset>) -> bool {
+        let tells = |base: &Offset| self.leaves_alone(*base) && !higher.leaves_alone(*base);
+        bases.iter().any(tells)
+    }
 }
 
 /// The floors of a history, ascending. Lower ones stay until the deletion below a higher one is done.
@@ -162,11 +168,12 @@ impl Archive {
         })
     }
 
-    /// Creates a floor. If another one has made the same, that counts.
+    /// Creates a floor, and returns the one that counts: if there is one at that offset already, it is that one, whatever
+    /// it says.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.
-    pub async fn create_floor(&self, doc: &FloorDoc) -> Result<(), ArchiveError> {
+    pub async fn create_floor(&self, doc: &FloorDoc) -> Result<Floor, ArchiveError> {
         let at = Position {
             history: doc.history,
             offset: doc.offset,
@@ -174,7 +181,12 @@ impl Archive {
         let object = Name::Floor(at).to_string();
         let body = documents::to_bytes(&object, doc)?;
         match self.store.create(&object, body).await {
-            Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+            Ok(created) => Ok(Floor {
+                offset: doc.offset,
+                created,
+                doc: Some(doc.clone()),
+            }),
+            Err(StoreError::AlreadyExists { created, .. }) => self.read_floor(at, created).await,
             Err(error) => Err(error.into()),
         }
     }

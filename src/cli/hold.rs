@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::progress_bar::Bars;
 use super::{Exit, Failure, flags};
 use crate::archive::{HoldDoc, HoldName};
 use crate::display::Time;
@@ -132,10 +133,12 @@ async fn add(args: Add) -> Result<(), Failure> {
         writer: format!("hold/{:016x}", runtime::random()),
         now_unix_ms,
     };
-    let hold = add_hold(&archive, &request).await?;
+    let bars = Bars::new();
+    let hold = add_hold(&archive, &request, &bars).await;
+    bars.finish();
     let answer = Answer {
         store: archive.store().url(),
-        holds: vec![hold],
+        holds: vec![hold?],
     };
     args.output.print(&answer, |answer| lines("held", answer))
 }
@@ -166,9 +169,8 @@ async fn remove(args: Remove) -> Result<(), Failure> {
             ),
         ));
     }
-    let mut deleter = archive.deleter().await?;
-    deleter.remove_hold(args.name).await?;
-    if let Some(reason) = &deleter.deleted().denied_reason {
+    let deleted = archive.remove_hold(args.name).await?;
+    if let Some(reason) = &deleted.denied_reason {
         return Err(Failure::new(
             Exit::Store,
             format_args!("the hold stays, because the store does not delete it: {reason}"),

@@ -1,10 +1,10 @@
 //! Points that stay, whatever a policy says.
 
-use std::collections::BTreeMap;
-
-use crate::archive::{Archive, ArchiveError, FLOOR_GRACE_MS, FORMAT, HeldLog, HoldDoc, HoldName};
-use crate::recovery::{self, BadBases, Plan, RecoveryError, When};
-use crate::wire::position::ReplId;
+use crate::archive::{
+    Archive, ArchiveError, FLOOR_GRACE_MS, FORMAT, Floor, HeldLog, HoldDoc, HoldName,
+};
+use crate::recovery::{self, BadBases, Plan, Progress, RecoveryError, When};
+use crate::wire::position::{Offset, ReplId};
 
 /// Less than this before the deletion below a floor may begin, no hold is made there any more: it could come too late.
 const MARGIN_MS: u64 = 3_600_000;
@@ -42,14 +42,19 @@ pub enum HoldError {
     TooLate(String),
 }
 
-/// Holds a point.
+/// Holds a point. What it needs is read to its end before: if its base is damaged, an older one is held.
 ///
 /// # Errors
 /// [`HoldError`].
-pub async fn add_hold(archive: &Archive, request: &HoldRequest) -> Result<HoldDoc, HoldError> {
+pub async fn add_hold(
+    archive: &Archive,
+    request: &HoldRequest,
+    progress: &dyn Progress,
+) -> Result<HoldDoc, HoldError> {
     let (catalog, history) = recovery::look(archive, request.history, None, request.when).await?;
     let bad = BadBases::new();
     let plan = recovery::plan(archive, &catalog, history, request.when, &bad).await?;
+    let (plan, _) = recovery::sound(archive, plan, progress).await?;
     check_in_time(archive, &plan).await?;
     let doc = HoldDoc {
         format: FORMAT,
@@ -58,7 +63,7 @@ pub async fn add_hold(archive: &Archive, request: &HoldRequest) -> Result<HoldDo
         as_of_unix_ms: plan.end_unix_ms,
         base: plan.base.position(),
         digest: plan.base.digest.clone(),
-        log: log_of(&plan)?,
+        log: plan.stretches()?,
         writer: request.writer.clone(),
         created_unix_ms: request.now_unix_ms,
     };
@@ -71,18 +76,30 @@ pub async fn add_hold(archive: &Archive, request: &HoldRequest) -> Result<HoldDo
 /// Whoever deletes looks at the holds when a floor is old enough. From then on a hold may come too late.
 async fn check_in_time(archive: &Archive, plan: &Plan) -> Result<(), HoldError> {
     let base = plan.base.position();
-    let floors = archive.floors(base.history).await?;
-    let needs: Vec<u64> = floors
-        .iter()
-        .filter(|floor| base.offset < floor.offset)
-        .filter(|floor| !(plan.pieces.is_empty() && floor.leaves_alone(base.offset)))
-        .map(|floor| floor.created.map_or(0, i64::unsigned_abs))
-        .collect();
-    let Some(oldest) = needs.into_iter().min() else {
+    let is_own_point = plan.pieces.is_empty();
+    let mut below = Vec::new();
+    for (history, begin) in plan.begins()? {
+        let floors = archive.floors(history).await?;
+        let stays = |floor: &Floor| is_own_point && floor.leaves_alone(base.offset);
+        let above = floors
+            .iter()
+            .filter(|floor| begin < floor.offset && !stays(floor));
+        let created = above.map(|floor| floor.created.map_or(0, i64::unsigned_abs));
+        below.extend(created.min().map(|created| (history, begin, created)));
+    }
+    let Some(oldest) = below.iter().map(|(.., created)| *created).min() else {
         return Ok(());
     };
-    let is_held = |hold: &HoldDoc| hold.base == base;
-    if archive.all_holds().await?.iter().any(is_held) {
+    let holds = archive.all_holds().await?;
+    let is_held = |(history, begin, _): &(ReplId, Offset, u64)| {
+        // In the history of its base, a hold keeps all of the log after that.
+        let has_log = |log: &HeldLog| log.history == *history && log.after <= *begin;
+        holds.iter().any(|hold| match *history == base.history {
+            true => hold.base == base,
+            false => hold.log.iter().any(has_log),
+        })
+    };
+    if below.iter().all(is_held) {
         return Ok(());
     }
     let now = archive.store_now().await?;
@@ -91,21 +108,4 @@ async fn check_in_time(archive: &Archive, plan: &Plan) -> Result<(), HoldError> 
         true => Ok(()),
         false => Err(HoldError::TooLate(plan.end_position.to_string())),
     }
-}
-
-/// The log that a plan needs, of each history as one stretch.
-fn log_of(plan: &Plan) -> Result<Vec<HeldLog>, ArchiveError> {
-    let mut log: BTreeMap<ReplId, HeldLog> = BTreeMap::new();
-    for piece in plan.pieces.iter() {
-        let piece = piece?;
-        let history = piece.header.meta.history;
-        let held = log.entry(history).or_insert(HeldLog {
-            history,
-            after: piece.after,
-            upto: piece.upto,
-        });
-        held.after = held.after.min(piece.after);
-        held.upto = held.upto.max(piece.upto);
-    }
-    Ok(log.into_values().collect())
 }

@@ -10,6 +10,8 @@
 //!
 //! Nobody waits. A run creates floors, and acts on floors of earlier runs. `docs/dev/LIFECYCLE.md` has the reasons.
 
+#[cfg(test)]
+mod guard_tests;
 mod hold;
 mod plan;
 mod run;

@@ -20,8 +20,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::archive::{Floor, Floors, HoldDoc, Stay};
+use crate::archive::{FLOOR_GRACE_MS, Floor, Floors, HoldDoc, Stay};
 use crate::config::KeepPolicy;
+use crate::display;
 use crate::store::Created;
 use crate::wire::position::{Offset, Position, ReplId};
 
@@ -35,6 +36,8 @@ pub(crate) struct Survey {
     pub(crate) line: Vec<Position>,
     /// The time of the newest point of the line, Unix milliseconds.
     pub(crate) tip_unix_ms: i64,
+    /// What the newest point says of itself, if that is in the future, Unix milliseconds.
+    pub(crate) ahead_unix_ms: Option<i64>,
     /// Now, by the clock of the store, Unix milliseconds.
     pub(crate) now_ms: i64,
     /// All histories.
@@ -52,8 +55,10 @@ pub(crate) struct Facts {
     pub(crate) end: Option<Offset>,
     /// When its document was created, by the clock of the store.
     pub(crate) born: Created,
-    /// The time of its newest point, Unix milliseconds.
+    /// The time of its newest point, Unix milliseconds. Not after the store got it.
     pub(crate) newest_unix_ms: Option<i64>,
+    /// The same as the clock of the machine had it that stored the point.
+    pub(crate) said_unix_ms: Option<i64>,
     /// Of the same service, and connected with the latest history: it may have lost against that.
     pub(crate) related: bool,
     /// Bases with a manifest, ascending.
@@ -67,7 +72,7 @@ pub(crate) struct Facts {
 pub(crate) struct BaseFacts {
     /// Where it stands.
     pub(crate) offset: Offset,
-    /// The time of its data, Unix milliseconds.
+    /// The time of its data, Unix milliseconds. Not after the store got it.
     pub(crate) as_of_unix_ms: i64,
     /// When its manifest was created, by the clock of the store.
     pub(crate) created: Created,
@@ -87,6 +92,11 @@ impl Facts {
         self.end.is_none_or(|end| self.floors.is_below(end)) && self.floors.highest().is_some()
     }
 
+    /// Is there something below a floor at that offset?
+    fn has_below(&self, offset: Offset) -> bool {
+        self.parent.is_some() || self.bases.iter().any(|base| base.offset < offset)
+    }
+
     fn base(&self, offset: Offset) -> Option<&BaseFacts> {
         self.bases.iter().find(|base| base.offset == offset)
     }
@@ -101,6 +111,18 @@ pub(crate) struct Plan {
     pub(crate) floors: Vec<PlannedFloor>,
     /// What stays although the policy does not keep it, and why.
     pub(crate) notes: Vec<String>,
+}
+
+impl Plan {
+    fn push(&mut self, at: Position, alone: &BTreeSet<(ReplId, Offset)>, lost: bool) {
+        let of_it = alone.iter().filter(|(id, _)| *id == at.history);
+        self.floors.push(PlannedFloor {
+            history: at.history,
+            offset: at.offset,
+            alone: of_it.map(|(_, offset)| *offset).collect(),
+            lost,
+        });
+    }
 }
 
 /// A floor that is to be made.
@@ -129,6 +151,13 @@ impl Survey {
     /// What `policy` asks for.
     pub(crate) fn plan(&self, policy: &KeepPolicy) -> Plan {
         let mut plan = Plan::default();
+        if let Some(ahead) = self.ahead_unix_ms {
+            plan.notes.push(format!(
+                "the newest point says that it was stored at {}, and that is in the future: the clock of the machine that \
+                 stored it was wrong. Age counts by the clock of the store",
+                display::time(ahead)
+            ));
+        }
         let bases = self.bases_of_line();
         let Some(cut) = self.cut(&bases, policy) else {
             plan.notes.push(
@@ -140,7 +169,7 @@ impl Survey {
         plan.cut = Some(cut.at);
         let alone = self.alone(&bases, cut, policy);
         self.plan_line(&mut plan, cut, &alone);
-        self.plan_lost(&mut plan, &bases, cut, policy);
+        self.plan_lost(&mut plan, &bases, cut, &alone, policy);
         plan
     }
 
@@ -176,9 +205,22 @@ impl Survey {
         let is_old = |it: &&OnLine| {
             let created = it.base.created.is_some_and(|at| at <= by_store);
             let stays = it.base.sound && !self.is_alone(it.at) && !self.is_given_up(it.at);
-            it.time <= by_tip && created && stays
+            it.time <= by_tip && created && stays && !self.is_before_floor(it.at)
         };
         bases.iter().rev().find(is_old).copied()
+    }
+
+    /// Is it in a history of the line that a later one with a floor comes after? Then not every point from it on is there.
+    fn is_before_floor(&self, base: Position) -> bool {
+        let mut later = self
+            .line
+            .iter()
+            .take_while(|span| span.history != base.history);
+        let has_floor = |span: &Position| {
+            let facts = self.histories.get(&span.history);
+            facts.is_some_and(|facts| facts.floors.highest().is_some())
+        };
+        later.any(has_floor)
     }
 
     /// Has an earlier run given it up? It may be deleted at any time, so no floor promises it again.
@@ -236,12 +278,18 @@ impl Survey {
         let before = self.line.iter().rev();
         for span in before.take_while(|span| span.history != cut.at.history) {
             // What is behind the point where the line left it has lost.
-            let whole = self.whole(span.history).filter(|_| !self.has_tail(*span));
-            if let Some(offset) = whole {
-                self.plan_floor(plan, span.history, offset, alone, false);
+            if !self.has_tail(*span) {
+                self.plan_whole(plan, span.history, alone, false);
             }
         }
-        self.plan_floor(plan, cut.at.history, cut.at.offset, alone, false);
+        self.plan_cut(plan, cut.at, alone);
+    }
+
+    /// Did a history lose, or the end of it?
+    pub(crate) fn has_lost(&self, history: ReplId) -> bool {
+        let mut line = self.line.iter();
+        let span = line.find(|span| span.history == history);
+        span.is_none_or(|span| self.has_tail(*span))
     }
 
     /// Has a history of the line something behind the point where the line left it?
@@ -250,40 +298,56 @@ impl Survey {
         facts.is_some_and(|facts| facts.end.is_some_and(|end| end > span.offset))
     }
 
-    /// The floor above all of a history.
-    fn whole(&self, history: ReplId) -> Option<Offset> {
-        let end = self.histories.get(&history)?.end?;
-        Some(end.plus(1))
+    /// A floor at the base with which all that stays of the line begins. Once that is the highest one, it goes up only with
+    /// the base.
+    fn plan_cut(&self, plan: &mut Plan, cut: Position, alone: &BTreeSet<(ReplId, Offset)>) {
+        let Some(facts) = self.histories.get(&cut.history) else {
+            return;
+        };
+        let highest = facts.floors.highest();
+        if highest.is_none_or(|highest| highest.offset < cut.offset) && facts.has_below(cut.offset)
+        {
+            plan.push(cut, alone, false);
+        }
     }
 
-    fn plan_floor(
+    /// A floor above all of a history. Where there is one, and fewer bases are to stay alone, another one right above it.
+    fn plan_whole(
         &self,
         plan: &mut Plan,
         history: ReplId,
-        offset: Offset,
         alone: &BTreeSet<(ReplId, Offset)>,
         lost: bool,
     ) {
         let Some(facts) = self.histories.get(&history) else {
             return;
         };
-        let highest = facts.floors.highest().map(|floor| floor.offset);
-        let has_something =
-            facts.parent.is_some() || facts.bases.iter().any(|base| base.offset < offset);
-        if highest.is_some_and(|highest| highest >= offset) || !has_something {
-            return;
-        }
-        let of_it = alone.iter().filter(|(id, _)| *id == history);
-        plan.floors.push(PlannedFloor {
-            history,
-            offset,
-            alone: of_it.map(|(_, offset)| *offset).collect(),
-            lost,
-        });
+        let highest = facts.floors.highest().filter(|_| facts.is_dropped());
+        let offset = match (highest, facts.end) {
+            (Some(highest), _) => {
+                let stays = |base: Offset| alone.contains(&(history, base));
+                let mut left = facts.bases.iter().map(|base| base.offset);
+                if !left.any(|base| highest.leaves_alone(base) && !stays(base)) {
+                    return;
+                }
+                highest.offset.plus(1)
+            }
+            (None, Some(end)) if facts.has_below(end.plus(1)) => end.plus(1),
+            (None, _) => return,
+        };
+        plan.push(Position { history, offset }, alone, lost);
     }
 
-    /// Floors above lineages that lost, of which nothing is to be kept any more.
-    fn plan_lost(&self, plan: &mut Plan, bases: &[OnLine], cut: OnLine, policy: &KeepPolicy) {
+    /// Floors above lineages that lost, of which no point is to be kept any more. Bases that stay alone may be in one: it
+    /// was part of the line before the line left it.
+    fn plan_lost(
+        &self,
+        plan: &mut Plan,
+        bases: &[OnLine],
+        cut: OnLine,
+        alone: &BTreeSet<(ReplId, Offset)>,
+        policy: &KeepPolicy,
+    ) {
         let older = self.line.iter().rev();
         let older: Vec<ReplId> = older
             .map(|span| span.history)
@@ -292,17 +356,18 @@ impl Survey {
         for (id, facts) in &self.histories {
             let span = self.line.iter().find(|span| span.history == *id);
             let lost = span.is_none_or(|span| older.contains(id) && self.has_tail(*span));
-            if !lost || !facts.related || facts.is_dropped() {
+            if !lost || !facts.related {
                 continue;
             }
-            let Some(offset) = self.whole(*id) else {
+            if facts.end.is_none() || facts.is_dropped() {
+                self.plan_whole(plan, *id, alone, true);
                 continue;
-            };
+            }
             match self.why_lost_stays(*id, facts, bases, cut, policy) {
                 Some(why) => plan
                     .notes
                     .push(format!("history {id} lost, and stays: {why}")),
-                None => self.plan_floor(plan, *id, offset, &BTreeSet::new(), true),
+                None => self.plan_whole(plan, *id, alone, true),
             }
         }
     }
@@ -332,8 +397,14 @@ impl Survey {
         if self.tip_unix_ms.saturating_sub(keep) < newest {
             return Some("it is not so long ago that it ended".to_owned());
         }
-        let old = facts.bases.last()?;
-        let new = after.iter().rev().find(|it| it.base.sound)?;
+        let Some(old) = self.newest_base_of(id) else {
+            return Some(
+                "it is not known how much it holds, because no base leads to it".to_owned(),
+            );
+        };
+        let Some(new) = after.iter().rev().find(|it| it.base.sound) else {
+            return Some("the line that took its place has no base that is sound".to_owned());
+        };
         let is_small = |new: u64, old: u64| new.saturating_mul(SHARE) < old;
         let is_small =
             is_small(new.base.keys, old.keys) || is_small(new.base.raw_bytes, old.raw_bytes);
@@ -343,6 +414,27 @@ impl Survey {
                 new.at
             )
         })
+    }
+
+    /// The newest base that leads to the end of a history: its own, or that of the nearest ancestor with one.
+    fn newest_base_of(&self, history: ReplId) -> Option<BaseFacts> {
+        let mut at = Position {
+            history,
+            offset: Offset(u64::MAX),
+        };
+        for _ in 0..=self.histories.len() {
+            let facts = self.histories.get(&at.history)?;
+            let mut bases = facts.bases.iter().rev();
+            if let Some(base) = bases.find(|base| base.offset <= at.offset) {
+                return Some(*base);
+            }
+            let parent = facts.parent?;
+            at = Position {
+                history: parent.history,
+                offset: parent.offset.min(at.offset),
+            };
+        }
+        None
     }
 
     /// The history of the line that took the place of one that lost: the one that left it, or an ancestor of it. Without
@@ -397,9 +489,10 @@ impl Survey {
                 keep_log(&mut stay, log.history, log.after);
             }
         }
-        for facts in self.histories.values().filter(|facts| !facts.is_dropped()) {
-            // One that has a floor begins with a base of its own, or of one that comes after it.
-            if facts.floors.highest().is_none()
+        for facts in self.histories.values() {
+            // One that has a floor begins with a base of its own, or of one that comes after it. What is below can still be
+            // restored for a day.
+            if !facts.floors.iter().any(|floor| self.acts(floor))
                 && let Some(parent) = facts.parent
             {
                 self.need(&mut stay, parent);
@@ -408,20 +501,28 @@ impl Survey {
         stay
     }
 
-    /// Whatever leads to that point stays: the newest base before it, and the log from there on. (A floor may name that
-    /// base as one that stays alone. Its log is there as long as somebody needs it.)
+    /// Is a floor so old that what is below it may be deleted?
+    pub(crate) fn acts(&self, floor: &Floor) -> bool {
+        let age = floor
+            .created
+            .map(|created| self.now_ms.saturating_sub(created));
+        age.is_some_and(|age| age >= 0 && age.unsigned_abs() >= FLOOR_GRACE_MS)
+    }
+
+    /// Whatever leads to that point stays: the newest sound base before it, and the log from there on, with the bases in
+    /// between. (A floor may name that base as one that stays alone. Its log is there as long as somebody needs it.)
     fn need(&self, stay: &mut BTreeMap<ReplId, Stay>, mut at: Position) {
         for _ in 0..=self.histories.len() {
             let Some(facts) = self.histories.get(&at.history) else {
                 return;
             };
-            let mut bases = facts.bases.iter().rev();
-            if let Some(base) = bases.find(|base| base.offset <= at.offset) {
-                stay.entry(at.history)
-                    .or_default()
-                    .bases
-                    .insert(base.offset);
-                return;
+            let before = facts.bases.iter().rev();
+            for base in before.filter(|base| base.offset <= at.offset) {
+                let of_it = stay.entry(at.history).or_default();
+                of_it.bases.insert(base.offset);
+                if base.sound {
+                    return;
+                }
             }
             let Some(parent) = facts.parent else {
                 return;

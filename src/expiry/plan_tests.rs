@@ -46,6 +46,7 @@ fn facts(parent: Option<Position>, bases: &[(u64, i64)], end: u64) -> Facts {
         end: Some(Offset(end)),
         born: Some(START),
         newest_unix_ms: bases.iter().map(|base| base.as_of_unix_ms).max(),
+        said_unix_ms: None,
         related: true,
         bases,
         floors: Floors::default(),
@@ -61,6 +62,7 @@ fn one(days: u64) -> Survey {
     Survey {
         line: vec![at(1, u64::MAX)],
         tip_unix_ms,
+        ahead_unix_ms: None,
         now_ms: tip_unix_ms,
         histories: [(id(1), facts(None, &bases, days * 100 + 50))].into(),
         holds: Vec::new(),
@@ -161,6 +163,7 @@ fn line() -> Survey {
     Survey {
         line: vec![at(3, u64::MAX), at(2, 900), at(1, 500)],
         tip_unix_ms: day(30),
+        ahead_unix_ms: None,
         now_ms: day(30),
         histories: [
             (id(1), facts(None, &[(100, day(0)), (300, day(5))], 500)),
@@ -248,6 +251,174 @@ fn the_end_of_a_history_behind_the_point_where_the_line_left_it_has_lost() {
     assert_eq!(plan.notes.len(), 1, "{:?}", plan.notes);
 }
 
+/// The same, long after.
+fn aged(mut survey: Survey) -> Survey {
+    survey.now_ms += 60 * DAY;
+    survey.tip_unix_ms = survey.now_ms;
+    for facts in survey.histories.values_mut() {
+        facts.born = Some(START);
+    }
+    survey
+}
+
+fn daily(days: i64, daily: u32) -> KeepPolicy {
+    KeepPolicy {
+        daily,
+        ..policy(days)
+    }
+}
+
+fn alone(plan: &Plan, history: ReplId) -> Vec<u64> {
+    let floors = plan.floors.iter().filter(|floor| floor.history == history);
+    let alone = floors.flat_map(|floor| floor.alone.iter());
+    alone.map(|offset| offset.0).collect()
+}
+
+#[test]
+fn bases_stay_alone_in_a_history_of_the_line_whose_end_has_lost() {
+    let mut survey = aged(line());
+    survey.histories.get_mut(&id(1)).unwrap().end = Some(Offset(550));
+    let plan = survey.plan(&daily(4, 4));
+    assert_eq!(
+        floors(&plan),
+        [(id(2), 901), (id(3), 1000), (id(1), 551)],
+        "{plan:?}"
+    );
+    assert!(plan.floors[2].lost);
+    // Of the days 25, 15, 10 and 5.
+    assert_eq!(alone(&plan, id(1)), [300]);
+    assert_eq!(alone(&plan, id(2)), [600, 800]);
+}
+
+#[test]
+fn of_what_lost_without_a_base_of_its_own_an_older_one_tells_how_much_it_was() {
+    let plan = |change: fn(&mut Survey)| {
+        let mut survey = aged(split());
+        survey.histories.get_mut(&id(4)).unwrap().bases.clear();
+        change(&mut survey);
+        let plan = survey.plan(&policy(4));
+        let lost = plan.floors.iter().any(|floor| floor.lost);
+        assert_ne!(lost, !plan.notes.is_empty(), "{plan:?}");
+        (lost, plan.notes.concat())
+    };
+    assert!(plan(|_| {}).0);
+    let (lost, note) = plan(|survey| {
+        let base = &mut survey.histories.get_mut(&id(1)).unwrap().bases[1];
+        base.keys = 1001;
+    });
+    assert!(!lost && note.contains("less than a tenth"), "{note}");
+    // The parent is not connected any more.
+    let (lost, note) = plan(|survey| survey.histories.get_mut(&id(4)).unwrap().parent = None);
+    assert!(!lost && note.contains("no base leads to it"), "{note}");
+    // It left the line behind the base that becomes the oldest one.
+    let (lost, note) = plan(|survey| {
+        survey.histories.get_mut(&id(4)).unwrap().parent = Some(at(3, 1010));
+        let mut unsound = base(1020, START + 26 * DAY);
+        (unsound.sound, unsound.verified) = (false, Some(START + 26 * DAY));
+        survey
+            .histories
+            .get_mut(&id(3))
+            .unwrap()
+            .bases
+            .push(unsound);
+        // Another one took its place long ago.
+        survey.line.insert(0, at(5, u64::MAX));
+        survey.line[1] = at(3, 1200);
+        let latest = facts(Some(at(3, 1200)), &[], 1300);
+        survey.histories.insert(id(5), latest);
+    });
+    assert!(!lost && note.contains("no base that is sound"), "{note}");
+}
+
+#[test]
+fn where_a_base_is_not_sound_the_one_before_it_stays_too() {
+    let mut survey = split();
+    let of_1 = |survey: &mut Survey, index: usize| {
+        survey.histories.get_mut(&id(1)).unwrap().bases[index].sound = false;
+    };
+    of_1(&mut survey, 1);
+    let both = BTreeSet::from([Offset(100), Offset(300)]);
+    assert_eq!(survey.stay()[&id(1)].bases, both);
+    of_1(&mut survey, 0);
+    assert_eq!(survey.stay()[&id(1)].bases, both);
+    // Through a child: its own base does not lead anywhere.
+    let mut survey = split();
+    let child = facts(Some(at(4, 460)), &[], 470);
+    survey.histories.insert(id(5), child);
+    survey.histories.get_mut(&id(4)).unwrap().bases[0].sound = false;
+    let stay = survey.stay();
+    assert_eq!(stay[&id(4)].bases, [Offset(450)].into());
+    assert_eq!(stay[&id(4)].log_after, Some(Offset(400)));
+    assert_eq!(stay[&id(1)].bases, [Offset(300)].into());
+}
+
+#[test]
+fn bases_alone_are_thinned_where_nothing_else_is_promised() {
+    let before = aged(line());
+    let first = before.plan(&daily(4, 5));
+    assert_eq!(alone(&first, id(1)), [100, 300]);
+    let mut survey = with_floors(before, &first);
+    // What is left of it tells nothing of its end.
+    survey.histories.get_mut(&id(1)).unwrap().end = None;
+    assert!(survey.plan(&daily(4, 5)).floors.is_empty());
+    let thinned = survey.plan(&daily(4, 3));
+    assert_eq!(floors(&thinned), [(id(1), 502)]);
+    assert_eq!(alone(&thinned, id(1)), [0_u64; 0]);
+    let thinned = survey.plan(&daily(4, 2));
+    assert_eq!(floors(&thinned), [(id(1), 502), (id(2), 902)]);
+    assert_eq!(alone(&thinned, id(2)), [800]);
+    // What was given up does not come back.
+    let survey = with_floors(survey, &thinned);
+    assert!(survey.plan(&daily(4, 5)).floors.is_empty());
+}
+
+#[test]
+fn the_floor_at_the_base_that_stays_goes_up_with_it_alone() {
+    let survey = one(10);
+    let first = survey.plan(&daily(3, 6));
+    assert_eq!(alone(&first, id(1)), [500, 600]);
+    let survey = with_floors(survey, &first);
+    for daily_bases in [0, 5, 9] {
+        assert!(survey.plan(&daily(3, daily_bases)).floors.is_empty());
+    }
+}
+
+#[test]
+fn the_base_that_stays_is_never_before_a_floor_of_the_line() {
+    let mut survey = line();
+    // Of the first one nothing expired, because its end has lost not long ago.
+    survey.histories.get_mut(&id(1)).unwrap().end = Some(Offset(550));
+    let first = survey.plan(&policy(18));
+    assert_eq!(floors(&first), [(id(2), 600)]);
+    let survey = with_floors(survey, &first);
+    assert_eq!(survey.plan(&policy(18)).cut, Some(at(2, 600)));
+    // A longer policy does not bring back what is between.
+    let longer = survey.plan(&policy(25));
+    assert_eq!((longer.cut, longer.floors.len()), (None, 0));
+}
+
+#[test]
+fn what_a_history_needs_of_its_parent_stays_until_its_own_floor_acts() {
+    let mut survey = split();
+    let mut floor = |created: i64| {
+        let doc = FloorDoc {
+            offset: Offset(450),
+            history: id(4),
+            ..doc(at(4, 450))
+        };
+        survey.histories.get_mut(&id(4)).unwrap().floors = Floors::new(vec![Floor {
+            offset: Offset(450),
+            created: Some(created),
+            doc: Some(doc),
+        }]);
+        survey.histories.get_mut(&id(2)).unwrap().parent = None;
+        survey.stay().contains_key(&id(1))
+    };
+    let now = START + 30 * DAY;
+    assert!(floor(now - DAY + 1));
+    assert!(!floor(now - DAY));
+}
+
 #[test]
 fn what_a_child_and_a_hold_need_stays() {
     let mut survey = split();
@@ -306,6 +477,7 @@ fn any_survey() -> impl Strategy<Value = Survey> {
             let mut survey = Survey {
                 line: Vec::new(),
                 tip_unix_ms: START + (40 + after) * DAY,
+                ahead_unix_ms: None,
                 now_ms: START + (40 + after) * DAY,
                 histories: BTreeMap::new(),
                 holds: Vec::new(),
@@ -345,28 +517,39 @@ fn any_survey() -> impl Strategy<Value = Survey> {
     )
 }
 
+fn doc(base: Position) -> FloorDoc {
+    FloorDoc {
+        format: FORMAT,
+        history: base.history,
+        offset: base.offset,
+        as_of_unix_ms: 0,
+        base,
+        digest: None,
+        alone: BTreeSet::new(),
+        tip: base,
+        policy: String::new(),
+        writer: String::new(),
+        created_unix_ms: 0,
+    }
+}
+
 /// The same when the floors are there.
 fn with_floors(mut survey: Survey, plan: &Plan) -> Survey {
     for floor in &plan.floors {
         let doc = FloorDoc {
-            format: FORMAT,
             history: floor.history,
             offset: floor.offset,
-            as_of_unix_ms: 0,
-            base: plan.cut.unwrap(),
-            digest: None,
             alone: floor.alone.clone(),
-            tip: plan.cut.unwrap(),
-            policy: String::new(),
-            writer: String::new(),
-            created_unix_ms: 0,
+            ..doc(plan.cut.unwrap())
         };
-        let floors = Floors::new(vec![Floor {
+        let of_it = &mut survey.histories.get_mut(&floor.history).unwrap().floors;
+        let mut floors: Vec<Floor> = of_it.iter().cloned().collect();
+        floors.push(Floor {
             offset: floor.offset,
             created: Some(0),
             doc: Some(doc),
-        }]);
-        survey.histories.get_mut(&floor.history).unwrap().floors = floors;
+        });
+        *of_it = Floors::new(floors);
     }
     survey
 }
@@ -409,11 +592,30 @@ fn is_restorable(survey: &Survey, plan: &Plan, mut at: Position) -> bool {
     }
 }
 
+/// The newest base of each of the last days with one, on the line. Times there never go back.
+fn wanted_daily(survey: &Survey, daily: u32) -> Vec<Position> {
+    let mut newest: BTreeMap<i64, Position> = BTreeMap::new();
+    let mut time = i64::MIN;
+    for span in survey.line.iter().rev() {
+        let bases = &survey.histories[&span.history].bases;
+        for base in bases.iter().filter(|base| base.offset <= span.offset) {
+            time = time.max(base.as_of_unix_ms);
+            let at = Position {
+                history: span.history,
+                offset: base.offset,
+            };
+            newest.insert(time.div_euclid(DAY), at);
+        }
+    }
+    newest.into_values().rev().take(daily as usize).collect()
+}
+
 proptest! {
     #[test]
     fn what_is_promised_can_be_restored_afterwards(survey in any_survey(), keep in 1..50_i64, daily in 0..5_u32) {
         let policy = KeepPolicy { daily, ..policy(keep) };
         let plan = survey.plan(&policy);
+        let wanted = wanted_daily(&survey, daily);
         let Some(cut) = plan.cut else {
             prop_assert!(plan.floors.is_empty());
             return Ok(());
@@ -440,6 +642,11 @@ proptest! {
                 let point = Position { history: *id, offset: facts.end.unwrap() };
                 prop_assert!(is_restorable(&survey, &plan, point), "{point} {plan:?}");
             }
+        }
+        // The newest base of each of the last days.
+        for base in wanted {
+            let (bases, _) = left_of(&survey, &plan, base.history);
+            prop_assert!(bases.contains(&base.offset), "{base} {plan:?}");
         }
         // The bases that stay alone.
         for floor in &plan.floors {

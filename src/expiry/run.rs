@@ -1,14 +1,14 @@
 //! One run of expiry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::plan::{Plan, PlannedFloor, Survey};
 use super::survey::has_below;
 use crate::archive::{
-    Ambiguous, Archive, ArchiveError, BaseManifest, Catalog, Deleted, Deleter, FLOOR_GRACE_MS,
-    FORMAT, Floor, FloorDoc,
+    Ambiguous, Archive, ArchiveError, BaseManifest, Catalog, Deleted, Deleter, FORMAT, Floor,
+    FloorDoc, Stay,
 };
 use crate::config::KeepPolicy;
 use crate::display;
@@ -100,7 +100,7 @@ pub struct Report {
     pub oldest_unix_ms: Option<i64>,
     /// What expires with this run. It is deleted by a run that comes a day later.
     pub expires: Vec<Expiry>,
-    /// What has expired a day ago or earlier, and goes with this run.
+    /// What has expired a day ago or earlier, and goes with this run: of each, at least one object was deleted.
     pub goes: Vec<Expiry>,
     /// The number of holds.
     pub holds: usize,
@@ -150,9 +150,6 @@ pub async fn expire(
             .push("there is nothing to expire yet".to_owned());
         return Ok(report);
     };
-    if survey.tip_unix_ms > now_ms {
-        check_clock(now_ms, survey.tip_unix_ms, "the newest point says")?;
-    }
     let plan = survey.plan(&request.policy);
     report.tell(&catalog, &survey, &plan);
     let run = Run {
@@ -161,11 +158,14 @@ pub async fn expire(
         progress,
     };
     if let Some(mut deleter) = deleter {
-        run.create_floors(&catalog, &survey, &plan).await?;
-        run.delete(&mut deleter, &catalog, &mut report).await?;
+        run.create_floors(&catalog, &survey, &plan, &mut report)
+            .await?;
+        run.delete(&mut deleter, &catalog, &survey, &mut report)
+            .await?;
         report.deleted = deleter.deleted().clone();
     } else {
-        report.goes = due(&catalog, now_ms).into_iter().map(|due| due.1).collect();
+        let due = due(&catalog, &survey, &survey.stay());
+        report.goes = due.into_iter().map(|due| due.expiry).collect();
     }
     Ok(report)
 }
@@ -212,6 +212,39 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Another run has made a floor at the same place, and it says something else. It is never changed.
+    fn not_as_planned(&mut self, planned: &FloorDoc, counts: &Floor) {
+        let alone = counts.doc.as_ref().map(|doc| doc.alone.clone());
+        self.notes.push(format!(
+            "history {}: there is a floor at offset {} already, and other bases stay below it. That one counts",
+            planned.history, planned.offset
+        ));
+        for expiry in &mut self.expires {
+            if (expiry.history, expiry.before) == (planned.history, planned.offset) {
+                expiry.snapshots = alone.clone().unwrap_or_default();
+            }
+        }
+    }
+
+    /// What came of a deletion. What is not gone is not said to be.
+    fn went(&mut self, expiry: Expiry, before: &Deleted, after: &Deleted) {
+        if after.objects > before.objects {
+            self.goes.push(expiry);
+            return;
+        }
+        let why = match (after.denied > before.denied, after.young > before.young) {
+            (true, _) => "the store does not delete it",
+            (false, true) => "it is too young",
+            (false, false) => "something needs it",
+        };
+        self.notes.push(format!(
+            "history {}: what is before offset {} stays for now, because {why}",
+            expiry.history, expiry.before
+        ));
+    }
+}
+
 impl Expiry {
     fn of(floor: &PlannedFloor) -> Self {
         Self {
@@ -228,31 +261,65 @@ fn manifest(catalog: &Catalog, at: Position) -> Option<&BaseManifest> {
     history.bases.iter().find(|base| base.offset == at.offset)
 }
 
-/// Of each history the highest floor that is old enough, if something is left below it.
-fn due(catalog: &Catalog, now_ms: i64) -> Vec<(Floor, Expiry)> {
+/// What may be deleted.
+struct Due {
+    /// Below this floor.
+    floor: Floor,
+    /// What the floor says.
+    doc: FloorDoc,
+    expiry: Expiry,
+    stay: Stay,
+}
+
+/// Of each history the highest floor that is old enough, if something is below it that nobody needs.
+fn due(catalog: &Catalog, survey: &Survey, stay: &BTreeMap<ReplId, Stay>) -> Vec<Due> {
     let mut due = Vec::new();
     for (id, history) in &catalog.histories {
-        let is_old = |floor: &&Floor| {
-            let age = floor.created.map(|created| now_ms.saturating_sub(created));
-            age.is_some_and(|age| age >= 0 && age.unsigned_abs() >= FLOOR_GRACE_MS)
-        };
-        let Some(floor) = history.floors.iter().rev().find(is_old) else {
+        let mut floors = history.floors.iter().rev();
+        let Some(floor) = floors.find(|floor| survey.acts(floor)) else {
             continue;
         };
         let Some(doc) = &floor.doc else {
             continue;
         };
-        if has_below(catalog, *id, floor.offset) {
+        let stay = stay.get(id).cloned().unwrap_or_default();
+        if has_below(catalog, *id, floor, &stay) {
             let expiry = Expiry {
                 history: *id,
                 before: floor.offset,
-                lost: doc.base.history != *id,
+                lost: doc.base.history != *id && survey.has_lost(*id),
                 snapshots: doc.alone.clone(),
             };
-            due.push((floor.clone(), expiry));
+            due.push(Due {
+                floor: floor.clone(),
+                doc: doc.clone(),
+                expiry,
+                stay,
+            });
         }
     }
     due
+}
+
+/// Is the base there with which all that is promised begins, as a floor says? It may have expired since: then the base of
+/// the floor above it.
+fn has_base(catalog: &Catalog, survey: &Survey, doc: &FloorDoc) -> bool {
+    let mut doc = doc;
+    for _ in 0..=catalog.histories.len() {
+        let stored = manifest(catalog, doc.base).and_then(|base| base.digest.as_ref());
+        let differs = matches!((stored, &doc.digest), (Some(is), Some(wanted)) if is != wanted);
+        if survey.has_base(doc.base) {
+            return !differs;
+        }
+        let history = catalog.histories.get(&doc.base.history);
+        let above = history.and_then(|history| history.floors.highest());
+        let above = above.filter(|floor| doc.base.offset < floor.offset);
+        let Some(above) = above.and_then(|floor| floor.doc.as_ref()) else {
+            return false;
+        };
+        doc = above;
+    }
+    false
 }
 
 struct Run<'a> {
@@ -268,6 +335,7 @@ impl Run<'_> {
         catalog: &Catalog,
         survey: &Survey,
         plan: &Plan,
+        report: &mut Report,
     ) -> Result<(), ExpireError> {
         let (Some(cut), Some(tip)) = (plan.cut, survey.tip()) else {
             return Ok(());
@@ -290,7 +358,10 @@ impl Run<'_> {
                 writer: self.request.writer.clone(),
                 created_unix_ms: self.request.now_unix_ms,
             };
-            self.archive.create_floor(&doc).await?;
+            let counts = self.archive.create_floor(&doc).await?;
+            if counts.doc.as_ref().is_none_or(|it| it.alone != doc.alone) {
+                report.not_as_planned(&doc, &counts);
+            }
             tracing::info!(
                 history = %floor.history, before = %floor.offset, policy = doc.policy,
                 "points have expired. They are deleted in a day at the earliest"
@@ -322,43 +393,38 @@ impl Run<'_> {
         &self,
         deleter: &mut Deleter,
         catalog: &Catalog,
+        survey: &Survey,
         report: &mut Report,
     ) -> Result<(), ExpireError> {
-        let now_ms = deleter.now_ms();
         deleter.sweep_clock().await?;
         for id in catalog.histories.keys() {
             deleter.sweep_unfinished(*id).await?;
         }
-        if due(catalog, now_ms).is_empty() {
+        if due(catalog, survey, &survey.stay()).is_empty() {
             return Ok(());
         }
         // What was created since counts: a hold, or a history that hangs on another one below its floor.
         let catalog = self.archive.catalog().await?;
         let service = self.request.service.as_deref();
+        let now_ms = deleter.now_ms();
         let Some(survey) = Survey::of(self.archive, &catalog, service, now_ms).await? else {
             return Ok(());
         };
-        let stay = survey.stay();
-        for (floor, expiry) in due(&catalog, now_ms) {
-            let id = expiry.history;
-            let base = floor.doc.as_ref().map(|doc| doc.base);
+        for due in due(&catalog, &survey, &survey.stay()) {
+            let id = due.expiry.history;
             // The base of a floor may have gone when a higher one took its place.
-            let highest = survey
-                .histories
-                .get(&id)
-                .and_then(|facts| facts.floors.highest());
-            let base = highest
-                .and_then(|floor| floor.doc.as_ref())
-                .map_or(base, |doc| Some(doc.base));
-            if !base.is_some_and(|base| survey.has_base(base)) {
+            let facts = survey.histories.get(&id);
+            let highest = facts.and_then(|facts| facts.floors.highest());
+            let highest = highest.and_then(|floor| floor.doc.as_ref());
+            if !has_base(&catalog, &survey, highest.unwrap_or(&due.doc)) {
                 report.notes.push(format!(
                     "nothing of history {id} is deleted: the base that is to stay is not there, or not as it should be"
                 ));
                 continue;
             }
-            let stay = stay.get(&id).cloned().unwrap_or_default();
-            deleter.below(id, &floor, &stay).await?;
-            report.goes.push(expiry);
+            let before = deleter.deleted().clone();
+            deleter.below(id, &due.floor, &due.stay).await?;
+            report.went(due.expiry, &before, deleter.deleted());
         }
         Ok(())
     }
@@ -366,4 +432,4 @@ impl Run<'_> {
 
 #[cfg(test)]
 #[path = "run_tests.rs"]
-mod tests;
+pub(super) mod tests;

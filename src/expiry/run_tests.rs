@@ -8,19 +8,21 @@
 use std::time::Duration;
 
 use super::*;
-use crate::archive::{GRACE_MS, Name};
+use crate::archive::{FLOOR_GRACE_MS, GRACE_MS, Name};
 use crate::config::KEEP_SUPERSEDED;
 use crate::expiry::{HoldError, HoldRequest, add_hold};
 use crate::recovery::testing::{Sample, at, feed, id};
 use crate::recovery::{Plan as RestorePlan, RecoveryError, When};
 
-const HOUR: i64 = 3_600_000;
+pub(in crate::expiry) const HOUR: i64 = 3_600_000;
 /// Bytes of a command of [`sample`].
-const UNIT: u64 = 27;
+pub(in crate::expiry) const UNIT: u64 = 27;
 
 /// Twelve commands, in a segment each, and a base before every third one. A byte was received 10 ms after the one before.
-async fn sample() -> Sample {
+pub(in crate::expiry) async fn sample() -> Sample {
     let sample = Sample::new("7.0.15").await;
+    // Not before the times that the log and the bases say.
+    sample.store.set_clock(Some(4000));
     sample.history(id(1), None).await;
     let commands: Vec<String> = (0..12).map(|n| format!("SET a {}", n % 10)).collect();
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
@@ -35,7 +37,16 @@ async fn sample() -> Sample {
     sample
 }
 
-fn request(hours: i64) -> Request {
+/// The same, with a seal at its end.
+pub(in crate::expiry) async fn sample_with_seal() -> Sample {
+    let sample = sample().await;
+    let end = Offset(12 * UNIT);
+    let sealed = sample.archive.seal(id(1), end, "test", "test", 0).await;
+    sealed.unwrap();
+    sample
+}
+
+pub(in crate::expiry) fn request(hours: i64) -> Request {
     Request {
         policy: KeepPolicy {
             // From command 6 on.
@@ -53,17 +64,20 @@ fn request(hours: i64) -> Request {
 }
 
 /// A run so many hours after everything was created.
-async fn run_at(sample: &Sample, hours: i64) -> Result<Report, ExpireError> {
+pub(in crate::expiry) async fn run_at(sample: &Sample, hours: i64) -> Result<Report, ExpireError> {
     sample.store.set_clock(Some(hours * HOUR));
     expire(&sample.archive, &request(hours), &()).await
 }
 
-async fn plan(sample: &Sample, unit: u64) -> Result<RestorePlan, RecoveryError> {
+pub(in crate::expiry) async fn plan(
+    sample: &Sample,
+    unit: u64,
+) -> Result<RestorePlan, RecoveryError> {
     sample.plan(id(1), When::Offset(unit * UNIT)).await
 }
 
 /// Of bases and segments, which are there: the commands that they stand before.
-fn there(sample: &Sample) -> (Vec<u64>, Vec<u64>) {
+pub(in crate::expiry) fn there(sample: &Sample) -> (Vec<u64>, Vec<u64>) {
     let (mut bases, mut log) = (Vec::new(), Vec::new());
     for name in sample.store.names() {
         match Name::parse(&name) {
@@ -145,14 +159,14 @@ async fn without_being_confirmed_nothing_is_changed() {
     assert_eq!(sample.store.names(), before);
 }
 
-fn position(unit: u64) -> Position {
+pub(in crate::expiry) fn position(unit: u64) -> Position {
     Position {
         history: id(1),
         offset: Offset(unit * UNIT),
     }
 }
 
-fn hold(name: &str, unit: u64) -> HoldRequest {
+pub(in crate::expiry) fn hold(name: &str, unit: u64) -> HoldRequest {
     HoldRequest {
         name: name.parse().unwrap(),
         history: None,
@@ -168,9 +182,11 @@ async fn a_hold_keeps_its_point_until_it_is_removed() {
     run_at(&sample, 1).await.unwrap();
     // After the floor, and before anything is deleted.
     sample.store.set_clock(Some(20 * HOUR));
-    let held = add_hold(&sample.archive, &hold("one", 4)).await.unwrap();
+    let held = add_hold(&sample.archive, &hold("one", 4), &())
+        .await
+        .unwrap();
     assert_eq!((held.point, held.base), (position(4), position(3)));
-    let again = add_hold(&sample.archive, &hold("one", 5)).await;
+    let again = add_hold(&sample.archive, &hold("one", 5), &()).await;
     assert!(matches!(again, Err(HoldError::Exists(_))));
     let report = run_at(&sample, 25).await.unwrap();
     assert_eq!(report.holds, 1);
@@ -178,10 +194,12 @@ async fn a_hold_keeps_its_point_until_it_is_removed() {
     assert!(plan(&sample, 4).await.unwrap().notes.is_empty());
     assert!(plan(&sample, 2).await.is_err());
     // What it keeps may be held once more.
-    add_hold(&sample.archive, &hold("two", 5)).await.unwrap();
+    add_hold(&sample.archive, &hold("two", 5), &())
+        .await
+        .unwrap();
     for name in ["one", "two"] {
-        let mut deleter = sample.archive.deleter().await.unwrap();
-        deleter.remove_hold(name.parse().unwrap()).await.unwrap();
+        let name_of_it = name.parse().unwrap();
+        sample.archive.remove_hold(name_of_it).await.unwrap();
         run_at(&sample, 26).await.unwrap();
         let stays = if name == "one" { 3 } else { 6 };
         assert_eq!(there(&sample).1, (stays..12).collect::<Vec<u64>>());
@@ -193,10 +211,12 @@ async fn a_hold_that_could_come_too_late_is_refused() {
     let sample = sample().await;
     run_at(&sample, 1).await.unwrap();
     sample.store.set_clock(Some(24 * HOUR));
-    let late = add_hold(&sample.archive, &hold("one", 4)).await;
+    let late = add_hold(&sample.archive, &hold("one", 4), &()).await;
     assert!(matches!(late, Err(HoldError::TooLate(_))), "{late:?}");
     assert!(sample.archive.all_holds().await.unwrap().is_empty());
-    add_hold(&sample.archive, &hold("one", 7)).await.unwrap();
+    add_hold(&sample.archive, &hold("one", 7), &())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -229,7 +249,7 @@ async fn a_base_alone_is_used_for_its_own_point_only() {
         created_unix_ms: 0,
     };
     sample.archive.create_floor(&doc).await.unwrap();
-    let report = run_at(&sample, 24).await.unwrap();
+    let report = run_at(&sample, 25).await.unwrap();
     assert_eq!(report.goes.len(), 1);
     assert_eq!(there(&sample), (vec![3, 6, 9], (6..12).collect()));
     assert_eq!(plan(&sample, 3).await.unwrap().end.offset, Offset(3 * UNIT));
@@ -323,10 +343,7 @@ async fn floors_follow_one_another_and_each_run_deletes_below_those_that_are_old
 
 #[tokio::test]
 async fn a_base_behind_the_seal_does_not_become_the_oldest_one() {
-    let sample = sample().await;
-    let end = Offset(12 * UNIT);
-    let sealed = sample.archive.seal(id(1), end, "test", "test", 0).await;
-    sealed.unwrap();
+    let sample = sample_with_seal().await;
     // A writer that did not know of the seal.
     let behind = 20 * UNIT;
     sample.base(id(1), behind, 0, 1700).await;
@@ -365,10 +382,7 @@ async fn what_another_service_wrote_stays_however_old_it_is() {
 
 #[tokio::test]
 async fn what_is_left_of_a_history_that_expired_is_no_damage() {
-    let sample = sample().await;
-    let end = Offset(12 * UNIT);
-    let sealed = sample.archive.seal(id(1), end, "test", "test", 0).await;
-    sealed.unwrap();
+    let sample = sample_with_seal().await;
     // Its child went on, and then that one's.
     for (n, bases) in [(2, &[][..]), (3, &[13, 15])] {
         let (from, upto) = (u64::from(n) + 10, u64::from(n) + 11);

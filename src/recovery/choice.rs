@@ -1,5 +1,7 @@
 //! Which history is meant, and the plan for a point of it that is known to be sound.
 
+use futures::future::try_join_all;
+
 use crate::archive::{Archive, ArchiveError, Catalog};
 use crate::recovery::check::{self, Checked, check};
 use crate::recovery::error::RecoveryError;
@@ -81,7 +83,7 @@ async fn plan_with(
         let planned = plan_of(archive, catalog, history, when, usable).await;
         match planned {
             Err(RecoveryError::Archive(ArchiveError::Store(_))) => return planned,
-            // What stays below a floor may have no log.
+            // What stays below a floor may have no log. Which floors there are is not listed yet.
             Ok(plan) if !is_below_floor(archive, &plan).await? => return Ok(plan),
             // What there is no way to by the newest base is looked for in all that there is.
             Ok(_) | Err(_) => {}
@@ -91,9 +93,15 @@ async fn plan_with(
     plan_of(archive, &whole, history, when, usable).await
 }
 
+/// Does it need something below a floor, of any of its histories?
 async fn is_below_floor(archive: &Archive, plan: &Plan) -> Result<bool, RecoveryError> {
-    let floors = archive.floors(plan.base.history).await?;
-    Ok(floors.is_below(plan.base.offset))
+    let begins = plan.begins()?.into_iter();
+    let is_below = begins.map(|(history, begin)| async move {
+        let floors = archive.floors(history).await?;
+        Ok::<_, ArchiveError>(floors.is_below(begin))
+    });
+    let is_below = try_join_all(is_below).await?;
+    Ok(is_below.contains(&true))
 }
 
 async fn plan_of(

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 
 use self::expired::Held;
-use crate::archive::{Archive, BaseManifest, Catalog, ChainEnd, ChainItem};
+use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, ChainEnd, ChainItem, HeldLog};
 use crate::log::segment::SegmentHeader;
 use crate::recovery::error::{RecoveryError, is_damage};
 use crate::recovery::pieces::{Builder, Pieces};
@@ -73,6 +73,39 @@ impl Plan {
     pub fn set_relative_ttls(&mut self, found: bool) {
         self.relative_ttls = found;
         self.pieces.set_relative_ttls(found);
+    }
+
+    /// Where what it needs begins in each history: with its base, or the byte after that offset.
+    ///
+    /// # Errors
+    /// When the file cannot be read that keeps the pieces of a long log.
+    pub fn begins(&self) -> Result<BTreeMap<ReplId, Offset>, ArchiveError> {
+        let mut begins = BTreeMap::from([(self.base.history, self.base.offset)]);
+        for log in self.stretches()? {
+            let begin = begins.entry(log.history).or_insert(log.after);
+            *begin = log.after.min(*begin);
+        }
+        Ok(begins)
+    }
+
+    /// The log that it needs, of each history as one stretch.
+    ///
+    /// # Errors
+    /// When the file cannot be read that keeps the pieces of a long log.
+    pub fn stretches(&self) -> Result<Vec<HeldLog>, ArchiveError> {
+        let mut log: BTreeMap<ReplId, HeldLog> = BTreeMap::new();
+        for piece in self.pieces.iter() {
+            let piece = piece?;
+            let history = piece.header.meta.history;
+            let held = log.entry(history).or_insert(HeldLog {
+                history,
+                after: piece.after,
+                upto: piece.upto,
+            });
+            held.after = held.after.min(piece.after);
+            held.upto = held.upto.max(piece.upto);
+        }
+        Ok(log.into_values().collect())
     }
 
     /// Bytes of the snapshot.
@@ -195,7 +228,8 @@ impl Planner<'_> {
         let mut notes = Vec::new();
         let tip = self.tip(walk.span, &mut notes).await?;
         self.check_reached(base, &walk, goal, end, tip)?;
-        self.note_floor(base, end.offset, &mut notes).await?;
+        self.note_floor(base, span, walk.span, end.offset, &mut notes)
+            .await?;
         self.finish(base, walk, end, tip, notes).await
     }
 

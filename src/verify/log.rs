@@ -2,7 +2,8 @@
 
 use futures::StreamExt;
 
-use super::{HistoryReport, Stretch, starts, until};
+use super::needs::Start;
+use super::{HistoryReport, Stretch, until};
 use crate::archive::{
     Archive, ArchiveError, Catalog, ChainEnd, ChainItem, History, LogObject, Name,
 };
@@ -20,37 +21,37 @@ pub(super) async fn walk(
     archive: &Archive,
     catalog: &Catalog,
     history: &History,
+    starts: &[Start],
     deep: bool,
     found: &mut HistoryReport,
     progress: &dyn Progress,
 ) -> Result<(), ArchiveError> {
-    let starts = starts(catalog, history);
     let mut done: Option<Offset> = None;
-    for (from, db) in &starts {
-        if done.is_some_and(|done| *from <= done) {
+    for start in starts {
+        let from = start.from;
+        if done.is_some_and(|done| from <= done) {
             continue;
         }
         let mut walk = Walk {
             archive,
             history,
             deep,
-            scanner: Some(FeedScanner::new(Boundary {
-                offset: *from,
-                db: *db,
-            })),
-            reached: *from,
-            starts: &starts,
+            scanner: start
+                .db
+                .map(|db| FeedScanner::new(Boundary { offset: from, db })),
+            reached: from,
+            starts,
             found: &mut *found,
             progress,
         };
         walk.run(catalog).await?;
         let to = walk.reached;
-        found.stretches.push(Stretch { from: *from, to });
+        found.stretches.push(Stretch { from, to });
         done = Some(to);
     }
     if let Some(floor) = history.floors.highest() {
         found.notes.push(format!(
-            "points before offset {} are not promised any more. Bases before it are read, and the log is not",
+            "points before offset {} are not promised any more. Bases before it are read, and of the log what something needs",
             floor.offset
         ));
     } else if starts.is_empty() {
@@ -65,10 +66,10 @@ struct Walk<'a> {
     archive: &'a Archive,
     history: &'a History,
     deep: bool,
-    /// None after a damaged segment, because it is not known where its last command ends.
+    /// None after a damaged segment and where the database is not known, because it is not known where its last command ends.
     scanner: Option<FeedScanner>,
     reached: Offset,
-    starts: &'a [(Offset, u32)],
+    starts: &'a [Start],
     found: &'a mut HistoryReport,
     progress: &'a dyn Progress,
 }
@@ -78,7 +79,9 @@ impl Walk<'_> {
         let id = self.history.doc.id;
         let mut held = None;
         let mut chain = self.archive.chain(catalog, id, self.reached);
-        while let Some(item) = chain.next().await {
+        while self.reached < self.limit()
+            && let Some(item) = chain.next().await
+        {
             match item {
                 Ok(ChainItem::Segment(header)) => {
                     self.found.segments = self.found.segments.saturating_add(1);
@@ -110,6 +113,12 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The last byte that is wanted by whatever begins with what was reached.
+    fn limit(&self) -> Offset {
+        let begun = self.starts.iter().filter(|it| it.from <= self.reached);
+        begun.map(|it| it.upto).max().unwrap_or_default()
+    }
+
     /// Notes where times are not usable, once for each time that the clock went back. `told`: the mark that was held
     /// last.
     fn note_clock(&mut self, header: &SegmentHeader, told: &mut Option<i64>) {
@@ -139,13 +148,13 @@ impl Walk<'_> {
     }
 
     fn advice(&self) -> String {
-        let mut later = self.starts.iter().map(|(at, _)| *at);
+        let mut later = self.starts.iter().map(|it| it.from);
         until(later.find(|at| *at > self.reached))
     }
 
     /// Is there a base at the end of a bridge, or one after it? It may have come while the names were listed.
     async fn has_base(&self, catalog: &Catalog, resumes: Offset) -> Result<bool, ArchiveError> {
-        if self.starts.iter().any(|(start, _)| *start >= resumes) {
+        if self.starts.iter().any(|it| it.from >= resumes) {
             return Ok(true);
         }
         let at = Position {
@@ -156,7 +165,7 @@ impl Walk<'_> {
     }
 
     fn end(&mut self, end: ChainEnd, bridged: bool) {
-        let beyond = self.starts.iter().map(|(at, _)| *at);
+        let beyond = self.starts.iter().map(|it| it.from);
         let next_base = beyond.filter(|at| *at > self.reached).min();
         match end {
             ChainEnd::Log(_) | ChainEnd::Sealed(_) => {

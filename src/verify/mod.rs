@@ -11,13 +11,15 @@
 mod bases;
 mod duplicates;
 mod log;
+mod needs;
 mod second_reader;
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, History, Name};
+use self::needs::{Needs, Start};
+use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, History, HoldDoc, Name};
 use crate::config::Size;
 use crate::display::counted;
 use crate::recovery::Progress;
@@ -150,6 +152,8 @@ pub async fn verify(
         unreadable: unreadable(&catalog, request.history),
         notes: catalog.problems.iter().map(ToString::to_string).collect(),
     };
+    let holds = holds(archive, &mut report).await?;
+    let needs = needs::needs(&catalog, &holds);
     for history in wanted.iter().filter_map(|id| catalog.histories.get(id)) {
         let mut found = HistoryReport::new(history);
         found.documents(&catalog, history);
@@ -160,6 +164,7 @@ pub async fn verify(
             archive,
             &catalog,
             history,
+            &starts(&catalog, history, &needs),
             request.deep,
             &mut found,
             progress,
@@ -168,6 +173,7 @@ pub async fn verify(
         report.histories.push(found);
     }
     join(&catalog, &mut report.histories);
+    needs::check(&catalog, &holds, &mut report.histories);
     if let Some(why) = report
         .histories
         .iter()
@@ -184,6 +190,24 @@ pub async fn verify(
     report.problems = told.fold(report.unreadable.len() as u64, u64::saturating_add);
     report.sound = report.problems == 0;
     Ok(report)
+}
+
+/// All holds. What one keeps that cannot be read is not known.
+async fn holds(archive: &Archive, report: &mut Report) -> Result<Vec<HoldDoc>, ArchiveError> {
+    match archive.all_holds().await {
+        Ok(holds) => Ok(holds),
+        Err(error @ ArchiveError::Store(_)) => Err(error),
+        Err(error) => {
+            report.unreadable.push(Finding {
+                object: None,
+                what: error.to_string(),
+                advice: "remove this hold, or bring it back from a copy of the store. Until then, nothing expires, and \
+                         what holds need was not checked"
+                    .to_owned(),
+            });
+            Ok(Vec::new())
+        }
+    }
 }
 
 fn unreadable(catalog: &Catalog, wanted: Option<ReplId>) -> Vec<Finding> {
@@ -219,9 +243,7 @@ fn join(catalog: &Catalog, histories: &mut [HistoryReport]) {
         let Some((_, of_parent)) = stretches.iter().find(|(id, _)| *id == parent.history) else {
             continue;
         };
-        let parents = catalog.histories.get(&parent.history);
-        let is_below = parents.is_some_and(|it| it.floors.is_below(parent.offset));
-        if history.floors.highest().is_some() || is_below {
+        if history.floors.highest().is_some() {
             // What came before is not promised.
             continue;
         }
@@ -318,22 +340,22 @@ impl HistoryReport {
     }
 }
 
-/// Where a reader may begin with a history: its bases, and the point where it left a parent that is there. Not below its
-/// floor.
-fn starts(catalog: &Catalog, history: &History) -> Vec<(Offset, u32)> {
-    let mut starts: Vec<(Offset, u32)> = history
-        .bases
-        .iter()
-        .map(|base| (base.offset, base.db))
-        .collect();
+/// Where a reader may begin with a history: its bases, and the point where it left a parent that is there. Below its floor,
+/// only where something begins that is needed.
+fn starts(catalog: &Catalog, history: &History, needs: &Needs) -> Vec<Start> {
+    let bases = history.bases.iter().map(|base| (base.offset, base.db));
     let parent = history.doc.parent;
-    starts.extend(
-        parent
-            .filter(|parent| catalog.histories.contains_key(&parent.history))
-            .map(|parent| (parent.offset, parent.db)),
-    );
+    let parent = parent.filter(|parent| catalog.histories.contains_key(&parent.history));
+    let all = bases.chain(parent.map(|parent| (parent.offset, parent.db)));
     // What stays below a floor may have no log.
-    starts.retain(|(offset, _)| !history.floors.is_below(*offset));
+    let promised = all.filter(|(from, _)| !history.floors.is_below(*from));
+    let promised = promised.map(|(from, db)| Start {
+        from,
+        db: Some(db),
+        upto: Offset(u64::MAX),
+    });
+    let needed = needs.get(&history.doc.id).into_iter().flatten().copied();
+    let mut starts: Vec<Start> = promised.chain(needed).collect();
     starts.sort_unstable();
     starts
 }

@@ -73,6 +73,8 @@ pub(crate) struct Counts {
     pub(crate) expiries: u64,
     /// Floors.
     pub(crate) floors: u64,
+    /// Floors of which it was looked at which bases stay alone.
+    pub(crate) floors_judged: u64,
     /// Holds.
     pub(crate) holds: u64,
     /// Points that were refused because they had expired.
@@ -137,6 +139,7 @@ impl Counts {
             (&mut self.spans_freed, other.spans_freed),
             (&mut self.expiries, other.expiries),
             (&mut self.floors, other.floors),
+            (&mut self.floors_judged, other.floors_judged),
             (&mut self.holds, other.holds),
             (&mut self.expired, other.expired),
             (&mut self.stale, other.stale),

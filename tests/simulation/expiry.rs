@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::{Sim, fail, note, store, with};
-use crate::archive::{Archive, FLOOR_GRACE_MS, FloorDoc, GRACE_MS, HoldDoc, HoldName, Name};
+use crate::archive::{Archive, FLOOR_GRACE_MS, GRACE_MS, HoldDoc, HoldName, Name};
 use crate::config::KeepPolicy;
 use crate::expiry::{ExpireError, HoldError, HoldRequest, Request, add_hold, expire};
 use crate::log::segment::{self, Entry};
@@ -49,6 +49,7 @@ pub(crate) fn begin_expiry(number: u64, service: &str, policy: KeepPolicy, dies:
         process.die_in(between(1, 400));
     }
     note(|| format!("{} expires: {policy}", process.name));
+    with(|sim| sim.expiry_begins(&process.name, policy));
     let name = process.name.clone();
     let task = within(&process, || {
         runtime::spawn(async move {
@@ -97,10 +98,8 @@ pub(crate) async fn hold_something(number: u64) -> Result<(), String> {
     let held = with(|sim| sim.oracle.holds.keys().copied().collect::<Vec<HoldName>>());
     if !held.is_empty() && once_in(3) {
         let name = pick(&held);
-        if let Ok(mut deleter) = archive.deleter().await {
-            note(|| format!("the hold {name} is removed"));
-            let _ = deleter.remove_hold(name).await;
-        }
+        note(|| format!("the hold {name} is removed"));
+        let _ = archive.remove_hold(name).await;
         return Ok(());
     }
     let points = with(|sim| sim.oracle.restorable());
@@ -121,7 +120,7 @@ pub(crate) async fn hold_something(number: u64) -> Result<(), String> {
         writer: "an operator".to_owned(),
         now_unix_ms: with(|sim| sim.now_ms()),
     };
-    match add_hold(&archive, &request).await {
+    match add_hold(&archive, &request, &()).await {
         Ok(hold) => note(|| format!("{name} holds {}", hold.point)),
         Err(HoldError::Recovery(RecoveryError::Archive(error))) if error.is_transient() => {}
         Err(error) => note(|| format!("no hold of {history}:{upto}: {error}")),
@@ -130,22 +129,6 @@ pub(crate) async fn hold_something(number: u64) -> Result<(), String> {
 }
 
 impl Sim {
-    /// A floor was created.
-    pub(crate) fn check_floor(&mut self, at: Position, body: &[u8]) -> Result<(), String> {
-        let doc: FloorDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        if (doc.history, doc.offset) != (at.history, at.offset) {
-            return Err("it is of another place".to_owned());
-        }
-        let stays = self.oracle.histories.get(&doc.base.history);
-        if !stays.is_some_and(|stored| stored.bases.contains_key(&doc.base.offset.0)) {
-            return Err("the base that is to stay is not there".to_owned());
-        }
-        let stored = self.oracle.histories.entry(at.history).or_default();
-        stored.floors.insert(at.offset.0, doc);
-        self.oracle.counts.floors += 1;
-        Ok(())
-    }
-
     /// A hold was created.
     pub(crate) fn check_hold(&mut self, body: &[u8]) -> Result<(), String> {
         let doc: HoldDoc = serde_json::from_slice(body).map_err(|error| error.to_string())?;

@@ -24,6 +24,7 @@ mod director;
 mod expiry;
 mod failures;
 mod fencing;
+mod floors;
 mod model;
 pub(crate) mod net;
 mod oracle;
@@ -403,6 +404,7 @@ fn seeds_of_fencing_hold() {
         &[
             ("runs of expiry", total.expiries, 200),
             ("floors", total.floors, 70),
+            ("floors with bases alone", total.floors_judged, 1),
             ("holds", total.holds, 40),
             ("objects of logs that were deleted", total.freed, 250),
             ("creates under deleted names", total.stale, 5),

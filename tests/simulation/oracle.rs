@@ -88,6 +88,8 @@ pub(crate) struct Oracle {
     pub(crate) claimants: BTreeMap<(ReplId, String), u64>,
     /// What is held.
     pub(crate) holds: BTreeMap<HoldName, (ReplId, u64)>,
+    /// Runs of expiry, by process.
+    pub(super) expiries: BTreeMap<String, super::floors::Run>,
     /// The line that a process was given its last full sync of.
     pub(crate) synced: BTreeMap<String, ReplId>,
 }

@@ -2,16 +2,14 @@
 //!
 //! A base that stays alone is used for its own point only, because the log after it may be gone.
 
-use std::collections::BTreeSet;
-
-use super::{Planner, Walk};
-use crate::archive::{BaseManifest, Floor};
+use super::{Planner, Span, Walk};
+use crate::archive::{BaseManifest, Floor, HoldDoc};
 use crate::recovery::error::RecoveryError;
 use crate::recovery::target::{When, show_time};
-use crate::wire::position::{Offset, ReplId};
+use crate::wire::position::Offset;
 
-/// Bases below a floor that a hold keeps, with all of the log after them.
-pub(super) type Held = BTreeSet<(ReplId, Offset)>;
+/// The holds, if a floor makes them count.
+pub(super) type Held = Vec<HoldDoc>;
 
 impl Planner<'_> {
     /// Reads the holds, if a floor makes them count.
@@ -19,9 +17,13 @@ impl Planner<'_> {
         if self.floor().is_none() {
             return Ok(Held::new());
         }
-        let holds = self.archive.all_holds().await?;
-        let bases = holds.into_iter().map(|hold| hold.base);
-        Ok(bases.map(|base| (base.history, base.offset)).collect())
+        Ok(self.archive.all_holds().await?)
+    }
+
+    /// Holds that keep a base below a floor.
+    fn holds_of(&self, base: &BaseManifest) -> impl Iterator<Item = &HoldDoc> {
+        let base = base.position();
+        self.held.iter().filter(move |hold| hold.base == base)
     }
 
     /// The floor of the line: points before it are not promised. (Where the line leaves a history below its floor, that
@@ -45,7 +47,9 @@ impl Planner<'_> {
         let is_alone = history.is_some_and(|history| history.floors.is_alone(base.offset));
         // What a child needs that left its parent below a floor stays, with its log.
         let is_alone = is_alone && self.is_below(base.offset);
-        !is_alone || self.held.contains(&(base.history, base.offset))
+        // A hold of the base's own point may have come when the log was gone.
+        let mut holds = self.holds_of(base);
+        !is_alone || holds.any(|hold| !hold.log.is_empty())
     }
 
     /// May a plan for that goal begin with it?
@@ -83,10 +87,13 @@ impl Planner<'_> {
         }
     }
 
-    /// What a plan that ends at `end` says of a floor above it. The deletion may have begun since the names were listed.
+    /// What a plan that ends at `end` says of a floor above it. It goes from the span with the index `from` to `to`. The
+    /// deletion may have begun since the names were listed.
     pub(super) async fn note_floor(
         &self,
         base: &BaseManifest,
+        from: usize,
+        to: usize,
         end: Offset,
         notes: &mut Vec<String>,
     ) -> Result<(), RecoveryError> {
@@ -96,8 +103,14 @@ impl Planner<'_> {
         if self.archive.manifest_of(base.position()).await?.is_none() {
             return Err(self.expired());
         }
-        let is_kept = self.held.contains(&(base.history, base.offset)) || !self.has_log(base);
-        if !is_kept {
+        // In the history of its base, a hold keeps all of the log after that.
+        let later = self.spans.get(to..from).unwrap_or_default();
+        let mut holds = self.holds_of(base);
+        let is_held = holds.any(|hold| {
+            let has_log = |span: &Span| hold.log.iter().any(|log| log.history == span.history);
+            later.iter().all(has_log) && (end == base.offset || !hold.log.is_empty())
+        });
+        if !is_held && self.has_log(base) {
             notes.push(format!(
                 "offset {end} is not promised any more: the policy keeps what is from offset {} on. What is before it will \
                  be deleted. To keep this point, use `backfeed hold add`",
