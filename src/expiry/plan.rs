@@ -359,15 +359,17 @@ impl Survey {
             if !lost || !facts.related {
                 continue;
             }
-            if facts.end.is_none() || facts.is_dropped() {
-                self.plan_whole(plan, *id, alone, true);
+            let mut whole = Plan::default();
+            self.plan_whole(&mut whole, *id, alone, true);
+            // Of one that was given up while it was part of the line, there may be nothing more to give up.
+            if whole.floors.is_empty() && (facts.end.is_none() || facts.is_dropped()) {
                 continue;
             }
             match self.why_lost_stays(*id, facts, bases, cut, policy) {
                 Some(why) => plan
                     .notes
                     .push(format!("history {id} lost, and stays: {why}")),
-                None => self.plan_whole(plan, *id, alone, true),
+                None => plan.floors.append(&mut whole.floors),
             }
         }
     }

@@ -373,6 +373,44 @@ fn bases_alone_are_thinned_where_nothing_else_is_promised() {
 }
 
 #[test]
+fn bases_alone_in_a_line_that_lost_stay_as_long_as_the_rest_of_it() {
+    let before = aged(line());
+    let first = before.plan(&daily(4, 5));
+    assert_eq!(alone(&first, id(1)), [100, 300]);
+    let mut survey = with_floors(before, &first);
+    // A full sync began a new line.
+    let (began, keys) = (survey.now_ms, 9);
+    let bases = [(5000, began), (5100, began + DAY)];
+    let mut latest = facts(None, &bases, 5200);
+    latest.born = Some(began);
+    latest.bases.iter_mut().for_each(|base| base.keys = keys);
+    survey.histories.insert(id(9), latest);
+    survey.line = vec![at(9, u64::MAX)];
+    let mut plan = |days: i64, keys: u64| {
+        survey.now_ms = began + days * DAY;
+        survey.tip_unix_ms = survey.now_ms;
+        let bases = &mut survey.histories.get_mut(&id(9)).unwrap().bases;
+        bases.iter_mut().for_each(|base| base.keys = keys);
+        survey.plan(&daily(4, 5))
+    };
+    let of_old = |plan: &Plan| {
+        let floors = floors(plan).into_iter();
+        let of_old = floors.filter(|(history, _)| *history != id(9));
+        of_old.collect::<Vec<(ReplId, u64)>>()
+    };
+    // It is not so long ago.
+    let early = plan(29, 100);
+    assert_eq!((early.cut, of_old(&early)), (Some(at(9, 5100)), vec![]));
+    assert_eq!(early.notes.len(), 3, "{:?}", early.notes);
+    // The new one has far less.
+    assert_eq!(of_old(&plan(90, keys)), []);
+    let gone = plan(90, 100);
+    assert_eq!(of_old(&gone), [(id(1), 502), (id(2), 902), (id(3), 1201)]);
+    let mut lost = gone.floors.iter().filter(|floor| floor.lost);
+    assert!(lost.all(|floor| floor.alone.is_empty()));
+}
+
+#[test]
 fn the_floor_at_the_base_that_stays_goes_up_with_it_alone() {
     let survey = one(10);
     let first = survey.plan(&daily(3, 6));

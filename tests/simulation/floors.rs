@@ -120,11 +120,31 @@ impl Sim {
         let line = self.floor_line(doc.tip.history);
         if !line.iter().any(|(id, _)| *id == doc.history) {
             let lost = age(Name::History(doc.history));
-            if lost < policy.superseded.as_millis() as i64 {
-                return Err(format!("what lost is {lost} ms old"));
+            let since = lost.min(age(Name::History(self.took_its_place(doc.history, &line))));
+            if since < policy.superseded.as_millis() as i64 {
+                return Err(format!(
+                    "what lost is {lost} ms old, and lost {since} ms ago"
+                ));
             }
         }
         Ok(())
+    }
+
+    /// The history of a line that went on where another one left the line, or the one that the line begins with.
+    fn took_its_place(&self, lost: ReplId, line: &[(ReplId, u64)]) -> ReplId {
+        let mut id = lost;
+        for _ in 0..1000 {
+            if let Some(place) = line.iter().position(|(of, _)| *of == id) {
+                return line[place.saturating_sub(1)].0;
+            }
+            let stored = self.oracle.histories.get(&id);
+            let parent = stored.and_then(|stored| stored.doc.as_ref()?.parent);
+            match parent {
+                Some(parent) => id = parent.history,
+                None => break,
+            }
+        }
+        line.last().map_or(lost, |(id, _)| *id)
     }
 
     /// The newest base of each of the last days, weeks and months with one, below this floor, is named.
