@@ -323,6 +323,161 @@ fn stops_at_a_gap(version: Version) {
     assert!(to <= newest.parse().unwrap(), "{version}: {to}, {newest}");
 }
 
+/// Histories of the documents' example.
+const PARENT: &str = "0123…";
+const CHILD: &str = "4567…";
+
+/// Folders with objects that are nothing but headers: what the commands look at before anything is decompressed.
+struct Headers {
+    home: TempDir,
+}
+
+impl Headers {
+    /// `left`: where the child leaves its parent.
+    fn new(left: Option<u64>) -> Self {
+        let home = TempDir::new().unwrap();
+        for (id, parent) in [(PARENT, None), (CHILD, left)] {
+            let history = home.path().join(id);
+            fs::create_dir_all(history.join("log")).unwrap();
+            let parent = parent
+                .map(|offset| serde_json::json!({"history": PARENT, "offset": offset, "db": 0}));
+            let doc = serde_json::json!({"format": 1, "id": id, "parent": parent});
+            fs::write(
+                history.join("history.json"),
+                serde_json::to_vec_pretty(&doc).unwrap(),
+            )
+            .unwrap();
+        }
+        Self { home }
+    }
+
+    fn put(&self, object: &str, header: &str) {
+        let path = self.home.path().join(object);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // What is before and behind a header is no text.
+        let body = [
+            b"\x5b\x2a\x4d\x18\x0a\0BACKFEED\0\xff",
+            header.as_bytes(),
+            b"\xfe\n\"to\":9,\"stored\":0,",
+        ];
+        fs::write(path, body.concat()).unwrap();
+    }
+
+    fn log(&self, history: &str, from: u64, to: u64, stored: u64) -> String {
+        let object = format!("{history}/log/{from:020}.resp.zst");
+        self.put(&object, &format!(r#"{{"kind":"segment","history":"x","from":{from},"to":{to},"db":0,"stored":{stored},"stored_crc64":"0"}}"#));
+        object
+    }
+
+    fn segment(&self, history: &str, from: u64, to: u64) -> String {
+        self.log(history, from, to, 10)
+    }
+
+    fn span(&self, history: &str, from: u64, to: u64) -> String {
+        let object = format!("{history}/span/{from:020}-{to:020}.resp.zst");
+        self.put(&object, &format!(r#"{{"kind":"span","history":"x","from":{from},"to":{to},"db":0,"stored":7,"stored_crc64":"0","frames":[[7,"0"]]}}"#));
+        object
+    }
+
+    fn seal(&self, history: &str, from: u64) {
+        let object = format!("{history}/log/{from:020}.resp.zst");
+        self.put(
+            &object,
+            &format!(r#"{{"kind":"seal","history":"x","from":{from}}}"#),
+        );
+    }
+
+    /// The log that the commands choose after a base of the parent, or what they say.
+    fn chosen(&self, base: u64) -> Result<Vec<String>, String> {
+        let [places, ..] = recipes();
+        let script = places
+            .replace("00000000000000000014", &format!("{base:020}"))
+            .replace(
+                "/backups/shop/histories",
+                self.home.path().to_str().unwrap(),
+            );
+        let output = Command::new("sh")
+            .args(["-c", &format!("{script}\nprintf '%s\\n' $logs")])
+            .output()
+            .expect("sh");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout).lines().map(str::to_owned).collect()),
+            false => Err(text(&output.stderr)),
+        }
+    }
+
+    fn says(&self, base: u64, wanted: &str) {
+        let said = self.chosen(base).unwrap_err();
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}
+
+/// Two processes merged one log in two ways.
+#[test]
+fn overlapping_spans_lose_no_byte_and_what_no_way_leads_through_is_said() {
+    let archive = Headers::new(None);
+    let long = archive.span(PARENT, 101, 400);
+    let second = archive.span(PARENT, 201, 500);
+    let tail = archive.segment(PARENT, 501, 600);
+    archive.says(100, "no object begins with byte 401");
+    // Either merger went on, or the segments are still there.
+    let first = archive.span(PARENT, 101, 200);
+    assert_eq!(
+        archive.chosen(100).unwrap(),
+        [first.as_str(), &second, &tail]
+    );
+    fs::remove_file(archive.home.path().join(&first)).unwrap();
+    let between = archive.segment(PARENT, 401, 500);
+    assert_eq!(
+        archive.chosen(100).unwrap(),
+        [long.as_str(), &between, &tail]
+    );
+    assert_eq!(archive.chosen(200).unwrap(), [second.as_str(), &tail]);
+    // A base stands inside of what there is.
+    archive.says(250, "no object begins with byte 251");
+    archive.says(600, "there is no log after the base");
+    archive.span(PARENT, 551, 650);
+    archive.says(100, "no object begins with byte 601");
+}
+
+#[test]
+fn a_gap_what_is_empty_and_what_is_damaged_are_said() {
+    let archive = Headers::new(None);
+    let first = archive.segment(PARENT, 101, 200);
+    // Somebody slept: it reaches into the next one. So does a seal with something behind it.
+    archive.segment(PARENT, 151, 230);
+    archive.seal(PARENT, 181);
+    let second = archive.segment(PARENT, 201, 300);
+    archive.seal(PARENT, 301);
+    let both = [first.as_str(), second.as_str()];
+    assert_eq!(archive.chosen(100).unwrap(), both);
+    archive.segment(PARENT, 311, 400);
+    archive.says(100, "no object begins with byte 301");
+    let empty = archive.log(PARENT, 301, 310, 0);
+    archive.says(100, &format!("{empty} is not used: it is empty"));
+    assert_eq!(archive.chosen(310).unwrap().len(), 1);
+    archive.put(&format!("{PARENT}/log/{:020}.resp.zst", 401), "{}");
+    archive.says(310, "cannot be read");
+}
+
+#[test]
+fn a_parent_is_followed_to_where_it_was_left() {
+    let archive = Headers::new(Some(300));
+    let first = archive.span(PARENT, 101, 300);
+    archive.segment(PARENT, 301, 350);
+    archive.seal(PARENT, 351);
+    let own = archive.segment(CHILD, 301, 320);
+    assert_eq!(archive.chosen(100).unwrap(), [first.as_str(), &own]);
+    archive.says(350, "the base stands behind the point");
+    // It was left within an object.
+    let archive = Headers::new(Some(280));
+    archive.span(PARENT, 101, 300);
+    archive.says(100, "no object begins with byte 101");
+    archive.segment(CHILD, 281, 320);
+    archive.says(100, "no object begins with byte 101");
+}
+
 /// Segments, seals and bases, by the word of `zstd` itself.
 fn every_object_is_zstd(bucket: &Path) {
     let mut objects = Vec::new();
