@@ -8,7 +8,8 @@
 //! - **The answer to a delete is not believed.** What was deleted is listed again after each batch. If something of the
 //!   batch is still there, the rest stays.
 //! - **Segments that a span has** ([`Deleter::merged`]) go when the span is as old as that too, and was read again and
-//!   compared with them. All else goes
+//!   compared with them. A span that is wrong goes as long as it is young, and its bytes are elsewhere
+//!   (`Archive::withdraw`). All else goes
 //! - **below a floor that is old enough, and nowhere else** ([`Deleter::below`]). First go the manifests, because
 //!   without one there is no restore point. What a manifest that stays needs of the log stays with it, whatever the
 //!   reason for which it stays.
@@ -25,8 +26,9 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
+use super::log_objects::uncovered;
 use super::names::{self, Name};
-use super::{Archive, ArchiveError, FLOOR_GRACE_MS, Floor, GRACE_MS, HoldName};
+use super::{Archive, ArchiveError, FLOOR_GRACE_MS, Floor, GRACE_MS, HoldName, LogObject};
 use crate::runtime;
 use crate::store::{Created, Listing, ObjectMeta, StoreError};
 use crate::wire::position::{Offset, Position, ReplId};
@@ -37,6 +39,9 @@ const BATCH: usize = if cfg!(test) { 4 } else { 32 };
 
 /// The data of a base that has no manifest after this time never gets one. An upload takes hours at most.
 const UNFINISHED_MS: u64 = 7 * 24 * 3_600_000;
+
+/// A span that is wrong may be withdrawn for so long. Segments go when a span is as old as the grace, and not before.
+const WITHDRAWN_MS: u64 = GRACE_MS / 8;
 
 /// What was deleted, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -104,6 +109,23 @@ impl Archive {
         };
         deleter.delete_all(&object, &found).await?;
         Ok(deleter.deleted)
+    }
+
+    /// Takes back a span that is wrong: a reader would take it for the log. It goes only as long as it is so young that nobody
+    /// can have deleted a segment because of it, and if its bytes are elsewhere. False: it stays.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub(super) async fn withdraw(
+        &self,
+        history: ReplId,
+        span: LogObject,
+    ) -> Result<bool, ArchiveError> {
+        let mut deleter = match self.deleter().await {
+            Err(ArchiveError::Timeless { .. }) => return Ok(false),
+            deleter => deleter?,
+        };
+        deleter.withdraw(history, span).await
     }
 
     /// Begins a run that deletes.
@@ -206,6 +228,36 @@ impl Deleter {
         let lower = |name: &Name| matches!(name, Name::Floor(at) if is_below(*at) && !told.contains(&at.offset));
         self.sweep(&names::floors(history), FLOOR_GRACE_MS, lower)
             .await
+    }
+
+    async fn withdraw(&mut self, history: ReplId, span: LogObject) -> Result<bool, ArchiveError> {
+        let object = span.name(history).to_string();
+        let one = Listing::of(&object).pages_of(1);
+        let found = self.archive.store.list_with(one).await.try_next().await?;
+        let Some(found) = found.filter(|found| found.name == object) else {
+            return Ok(true);
+        };
+        let is_young = found.created.is_some_and(|created| {
+            created <= self.now_ms && self.now_ms.abs_diff(created) < WITHDRAWN_MS
+        });
+        if !is_young {
+            return Ok(false);
+        }
+        let stand = self.archive.segments_of(history, span).await?.is_some();
+        if !stand && !self.is_in_others(history, span).await? {
+            return Ok(false);
+        }
+        self.delete_all(&object, &[found]).await
+    }
+
+    /// Do other spans have all bytes of this one?
+    async fn is_in_others(&self, history: ReplId, span: LogObject) -> Result<bool, ArchiveError> {
+        let last = span.last().unwrap_or_default();
+        let until = Some(last.saturating_add(1));
+        let mut others = self.archive.span_names(history, 0, until).await?;
+        others.retain(|other| *other != span);
+        let missing = uncovered(span.first(), &others);
+        Ok(missing.first().is_none_or(|(first, _)| *first > last))
     }
 
     /// Deletes the data of bases that never got a manifest, because their writer died.

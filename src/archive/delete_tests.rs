@@ -341,10 +341,15 @@ async fn spans_below_a_floor_go_as_far_as_nothing_needs_them() {
         let store = MemoryStore::new();
         let (archive, floor) = with_floor(&store, &[]).await;
         store.set_clock(Some(0));
+        // They were made before there was a floor.
+        let name = Name::Floor(at(1, floor.offset.0)).to_string();
+        let above = store.object(&name).unwrap();
+        store.remove(&name);
         let mut runs = archive.runs(id(1), None).await.unwrap();
         while let Some(run) = runs.next().await.unwrap() {
             archive.merge(&run, "test").await.unwrap();
         }
+        store.put(&name, above);
         store.set_clock(Some(DAY));
         let stay = Stay {
             bases: needed.iter().copied().map(Offset).collect(),

@@ -211,11 +211,13 @@ impl Archive {
     /// The raw bytes of a segment or a span, verified against its header. Only an end of the stream without an error means that
     /// all was right. Until then, each piece has passed the checksum of its zstd frame.
     ///
-    /// A segment may be deleted meanwhile, because a span covers it. Then the rest comes from that span.
+    /// A segment may be deleted meanwhile, because a span covers it. Then the rest comes from that span. If a span cannot be
+    /// read, the rest comes from its segments, if they still stand ([`super::aside`]).
     pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
         let opened = self.open_segment(header).await;
         if header.is_span() {
-            return opened;
+            let whole = (header.meta.start, header.meta.end);
+            return self.or_aside(header, whole, opened);
         }
         let reader = match opened {
             Ok(stream) => SegmentReader {
@@ -277,13 +279,17 @@ impl Archive {
     ) -> Result<RawStream, ArchiveError> {
         let (start, end) = (header.meta.start, header.meta.end);
         let is_whole = after <= start && upto >= end;
-        if !is_whole && let Some(part) = self.frames_of(header, after, upto).await? {
-            return Ok(part);
+        if !is_whole && header.is_span() {
+            let part = match self.frames_of(header, after, upto).await {
+                Ok(part) => Ok(part.unwrap_or_else(|| stream::empty().boxed())),
+                Err(error) => Err(error),
+            };
+            return self.or_aside(header, (after, upto), part);
         }
         Ok(cut(self.read_segment(header).await?, start, after, upto))
     }
 
-    /// The same, from the frames that hold them. None: it is no span.
+    /// The same, from the frames that hold them. None: it is no span, or has none of them.
     async fn frames_of(
         &self,
         header: &SegmentHeader,
@@ -297,6 +303,9 @@ impl Archive {
         let Some((reader, range)) = made.map_err(|error| archive_error(&object, &error))? else {
             return Ok(None);
         };
+        if range.is_empty() {
+            return Err(ArchiveError::damaged(&object, "it has no frames"));
+        }
         let source = match self.store.read(&object, Some(range)).await {
             Err(StoreError::NotFound { name }) => {
                 return Err(ArchiveError::Missing { object: name });
@@ -306,7 +315,10 @@ impl Archive {
         Ok(Some(decode_stream(source, PartDecoder { object, reader })))
     }
 
-    async fn open_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
+    pub(super) async fn open_segment(
+        &self,
+        header: &SegmentHeader,
+    ) -> Result<RawStream, ArchiveError> {
         let history = header.meta.history;
         let name = LogObject::of_header(header);
         let object = name.name(history).to_string();
@@ -371,7 +383,7 @@ fn check_name(object: &str, entry: Entry) -> Result<Entry, ArchiveError> {
 
 /// Of the raw bytes after `start`, those after `after` up to `upto`. They are read to their end, so that their checksum is
 /// verified.
-fn cut(raw: RawStream, start: Offset, after: Offset, upto: Offset) -> RawStream {
+pub(super) fn cut(raw: RawStream, start: Offset, after: Offset, upto: Offset) -> RawStream {
     let mut skip = after.beyond(start);
     let mut take = upto.beyond(after.max(start));
     let cut = raw.try_filter_map(move |mut chunk| {

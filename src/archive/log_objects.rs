@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use std::time::Duration;
 
+use super::aside::is_lost;
 use super::names::{self, Name};
 use super::{Archive, ArchiveError};
 use crate::log::segment::{Entry, SegmentHeader};
@@ -162,7 +163,8 @@ pub(super) fn uncovered(from: u64, spans: &[LogObject]) -> Vec<(u64, Option<u64>
 
 impl Archive {
     /// The header of an object of a log. If it is a segment that is not there any more, that of a span that covers its
-    /// first byte. None: there is neither.
+    /// first byte. If it is a span that is not there, or cannot be read, what its segments say that it is. None: there is
+    /// neither.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -171,8 +173,20 @@ impl Archive {
         history: ReplId,
         object: LogObject,
     ) -> Result<Option<Entry>, ArchiveError> {
-        let found = self.stored_entry(history, object).await?;
-        if found.is_some() || object.last().is_some() {
+        let found = self.stored_entry(history, object).await;
+        if object.last().is_some() {
+            let is_there = match &found {
+                Ok(found) => found.is_some(),
+                Err(error) => !is_lost(error),
+            };
+            if is_there {
+                return found;
+            }
+            let aside = self.header_aside(history, object).await?;
+            return aside.map_or(found, |header| Ok(Some(Entry::Segment(header))));
+        }
+        let found = found?;
+        if found.is_some() {
             return Ok(found);
         }
         let Some(span) = self.covering(history, object.first).await? else {

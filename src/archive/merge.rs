@@ -11,9 +11,10 @@
 //! What nothing cuts yet is not merged, so the last object of a log never is. Nothing is merged up to a gap or to damage. What is
 //! stale is no part of the log ([`super::chain`]).
 //!
-//! A span is created once, and then read back: each segment's checksum must be that of the same bytes of the span. If a span of
-//! another merger has some of these bytes, and has them in another way, the one that was just made is deleted again: whoever
-//! merged slept, and read what a log does not have.
+//! A span is created once, and then read back: each segment's checksum must be that of the same bytes of the span. One that
+//! cannot be read, or that differs, is withdrawn ([`super::delete`]), and so is one of which another merger's span has some bytes
+//! in another way: whoever merged slept, and read what a log does not have. A process may die before it compares. So the next
+//! one compares the last span before it goes on behind it.
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -21,20 +22,21 @@ use serde::Serialize;
 
 use bytes::{Bytes, BytesMut};
 
+use super::aside::is_lost;
 use super::log::archive_error;
 use super::log_objects::to_read;
-use super::names;
+use super::names::{self, Name};
 use super::{Archive, ArchiveError, ChainEnd, ChainItem, LogObject};
 use crate::log::segment::{Entry, SegmentError, SegmentHeader, SegmentMeta};
 use crate::log::span::{SPAN_MARKS_LIMIT, SPAN_RAW_LIMIT, SpanEncoder};
-use crate::store::StoreError;
+use crate::store::{Listing, StoreError};
 use crate::wire::crc64::Crc64;
-use crate::wire::position::{Offset, ReplId, TimeMark};
+use crate::wire::position::{Offset, Position, ReplId, TimeMark};
 
 /// Segments of one span have their first time marks in one such window (in tests a short one).
 const WINDOW_MS: i64 = if cfg!(test) { 2_000 } else { 5 * 60_000 };
 /// Segments of one span, at most (in tests few), if a command ends there.
-const SEGMENTS: usize = if cfg!(test) { 5 } else { 256 };
+pub(crate) const SEGMENTS: usize = if cfg!(test) { 5 } else { 256 };
 /// zstd's.
 const LEVEL: i32 = 3;
 /// Segments that are read at once. One that is longer than [`SHORT`] is not read ahead.
@@ -92,6 +94,24 @@ impl MergeError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Archive(error) if error.is_transient())
+    }
+
+    /// Is it about the objects of one log, and no other?
+    #[must_use]
+    pub fn is_of_one_log(&self) -> bool {
+        !matches!(
+            self,
+            Self::Archive(ArchiveError::Store(_) | ArchiveError::Timeless { .. })
+        )
+    }
+
+    /// Is a span wrong that was read back?
+    fn is_wrong(&self) -> bool {
+        match self {
+            Self::Differs { .. } => true,
+            Self::Archive(ArchiveError::NewerFormat { .. }) => false,
+            Self::Archive(error) => is_lost(error),
+        }
     }
 }
 
@@ -163,12 +183,23 @@ impl Run {
         Self::of(self.segments.iter().filter(inside).cloned().collect())
     }
 
-    fn push(&mut self, mut header: SegmentHeader) {
+    /// Its segments, without their marks.
+    pub(super) fn into_segments(self) -> Vec<SegmentHeader> {
+        self.segments
+    }
+
+    /// Bytes that its segments take in the store, without their headers.
+    pub(super) fn stored(&self) -> u64 {
+        let stored = self.segments.iter().map(|segment| segment.payload_stored);
+        stored.fold(0, u64::saturating_add)
+    }
+
+    pub(super) fn push(&mut self, mut header: SegmentHeader) {
         self.marks.append(&mut header.meta.marks);
         self.segments.push(header);
     }
 
-    fn meta(&self, writer: &str) -> Option<SegmentMeta> {
+    pub(super) fn meta(&self, writer: &str) -> Option<SegmentMeta> {
         let first = &self.segments.first()?.meta;
         let mut backwards = self.segments.iter().rev();
         Some(SegmentMeta {
@@ -264,7 +295,7 @@ impl Runs {
     }
 
     /// What is behind damage is merged from the next base on.
-    fn go_on(&mut self, why: String) {
+    pub(crate) fn go_on(&mut self, why: String) {
         self.stopped = Some(why);
         self.run = Run::default();
         let beyond = self.bases.iter().filter(|base| **base > self.at);
@@ -289,10 +320,12 @@ impl Archive {
         known: Option<Offset>,
     ) -> Result<Runs, ArchiveError> {
         let from = known.map_or(0, Offset::next_byte);
-        let bases = self.base_offsets(history).await?;
         let spans = self.span_names(history, from, None).await?;
         let merged = spans.iter().filter_map(|span| span.last()).max();
         let merged = merged.map(Offset).into_iter().chain(known).max();
+        let bases = self
+            .base_offsets(history, merged.unwrap_or_default())
+            .await?;
         let start = match merged {
             Some(merged) => Some(merged),
             None => match self.history_doc(history).await?? {
@@ -300,6 +333,9 @@ impl Archive {
                 _ => bases.first().copied(),
             },
         };
+        // What is below a floor may be gone.
+        let floor = self.highest_floor(history).await?;
+        let start = start.into_iter().chain(floor).max();
         let after = merged.map_or(0, Offset::next_byte);
         let log = to_read(Vec::new(), self.log_names(history, after, None).await?);
         let chain = match start {
@@ -319,20 +355,85 @@ impl Archive {
         })
     }
 
-    async fn base_offsets(&self, history: ReplId) -> Result<Vec<Offset>, ArchiveError> {
-        let listed = self
-            .list_names(&names::bases(history), &mut Vec::new())
-            .await?;
-        let manifests = listed.get(&history).map(|it| it.manifests.clone());
-        let mut bases: Vec<Offset> = manifests.into_iter().flatten().map(Offset).collect();
+    /// Where bases stand, at `from` or behind it.
+    async fn base_offsets(
+        &self,
+        history: ReplId,
+        from: Offset,
+    ) -> Result<Vec<Offset>, ArchiveError> {
+        let prefix = names::bases(history);
+        let first = Name::BaseManifest(Position {
+            history,
+            offset: from,
+        });
+        let first = first.to_string();
+        let mut listed = self
+            .store
+            .list_with(Listing::of(&prefix).from(&first))
+            .await;
+        let mut bases = Vec::new();
+        while let Some(object) = listed.try_next().await? {
+            if let Some(Name::BaseManifest(at)) = Name::parse(&object.name) {
+                bases.push(at.offset);
+            }
+        }
         bases.sort_unstable();
         Ok(bases)
+    }
+
+    async fn highest_floor(&self, history: ReplId) -> Result<Option<Offset>, ArchiveError> {
+        let mut listed = self.store.list(&names::floors(history), None).await;
+        let mut highest = None;
+        while let Some(object) = listed.try_next().await? {
+            if let Some(Name::Floor(at)) = Name::parse(&object.name) {
+                highest = highest.max(Some(at.offset));
+            }
+        }
+        Ok(highest)
+    }
+
+    /// Compares the span that reaches furthest with its segments, if they still stand: whoever made it may have died before.
+    ///
+    /// # Errors
+    /// [`MergeError`]. If it is wrong, it is withdrawn, if it may be.
+    pub(crate) async fn check_last_span(&self, history: ReplId) -> Result<(), MergeError> {
+        let spans = self.span_names(history, 0, None).await?;
+        let Some(span) = spans.into_iter().max_by_key(|span| span.last()) else {
+            return Ok(());
+        };
+        let Some(run) = self.segments_of(history, span).await? else {
+            return Ok(());
+        };
+        let compared = self.compare_span(history, &run, span).await;
+        self.or_withdrawn(history, span, compared).await
+    }
+
+    /// The same result. A span that is wrong is withdrawn.
+    async fn or_withdrawn(
+        &self,
+        history: ReplId,
+        span: LogObject,
+        compared: Result<(), MergeError>,
+    ) -> Result<(), MergeError> {
+        if !matches!(&compared, Err(error) if error.is_wrong()) {
+            return compared;
+        }
+        let object = span.name(history);
+        match self.withdraw(history, span).await {
+            Ok(true) => tracing::warn!(%object, "a span is wrong. It was deleted again"),
+            Ok(false) => tracing::warn!(%object, "a span is wrong, and stays in the store"),
+            // What was found first is told.
+            Err(error) => {
+                tracing::warn!(%object, %error, "a span is wrong, and stays in the store")
+            }
+        }
+        compared
     }
 
     /// Makes a span of a run, reads it back, and compares it with the segments.
     ///
     /// # Errors
-    /// [`MergeError`]. If it differs, and was made by this call, it is deleted again.
+    /// [`MergeError`]. If it is wrong, it is withdrawn, if it may be.
     pub(crate) async fn merge(&self, run: &Run, writer: &str) -> Result<Span, MergeError> {
         let nothing = || ArchiveError::damaged("a span", "it has no segment");
         let (history, from, to) = run.range().ok_or_else(nothing)?;
@@ -355,18 +456,11 @@ impl Archive {
             Err(StoreError::AlreadyExists { .. }) => false,
             Err(error) => return Err(ArchiveError::from(error).into()),
         };
-        let checked = match self.compare_span(run, span).await {
+        let checked = match self.compare_span(history, run, span).await {
             Ok(()) if created => self.look_for_other_spans(run, span).await,
             checked => checked,
         };
-        if let Err(error @ MergeError::Differs { .. }) = &checked {
-            if created {
-                let deleted = self.store.delete(&object).await;
-                deleted.map_err(ArchiveError::from)?;
-            }
-            return Err(error.clone());
-        }
-        checked?;
+        self.or_withdrawn(history, span, checked).await?;
         Ok(Span {
             history,
             from,
@@ -455,10 +549,12 @@ impl Archive {
     }
 
     /// Reads a span to its end. Has each segment of the run the checksum of the same bytes of the span?
-    pub(crate) async fn compare_span(&self, run: &Run, span: LogObject) -> Result<(), MergeError> {
-        let Some((history, _, _)) = run.range() else {
-            return Ok(());
-        };
+    pub(crate) async fn compare_span(
+        &self,
+        history: ReplId,
+        run: &Run,
+        span: LogObject,
+    ) -> Result<(), MergeError> {
         let object = span.name(history).to_string();
         let differs = |reason: &str| MergeError::Differs {
             object: object.clone(),
@@ -468,10 +564,10 @@ impl Archive {
             Some(Entry::Segment(header)) => header,
             _ => return Err(ArchiveError::Missing { object }.into()),
         };
-        if run.start() < header.meta.start || header.meta.end < run.end() {
+        if run.len() > 0 && (run.start() < header.meta.start || header.meta.end < run.end()) {
             return Err(differs("it has not all of their bytes"));
         }
-        let mut raw = self.read_segment(&header).await?;
+        let mut raw = self.strictly().read_segment(&header).await?;
         let mut segments = run.segments.iter();
         let mut segment = segments.next();
         let (mut at, mut crc) = (header.meta.start, Crc64::new());
@@ -538,12 +634,13 @@ impl Archive {
         let Some((history, from, to)) = run.range() else {
             return Ok(());
         };
+        // One that is longer is one segment, and is cut as it is.
+        let before = from.saturating_sub(SPAN_RAW_LIMIT);
         let listed = self
-            .span_names(history, from, Some(to.saturating_add(1)))
+            .span_names(history, before, Some(to.saturating_add(1)))
             .await?;
-        let covering = self.covering(history, from).await?;
-        let others = listed.into_iter().chain(covering);
-        for other in others.filter(|other| *other != span) {
+        let is_other = |other: &LogObject| *other != span && other.last() >= Some(from);
+        for other in listed.into_iter().filter(is_other) {
             let shared = run.within(other);
             let all = (
                 from.max(other.first()),
@@ -551,7 +648,7 @@ impl Archive {
             );
             let is_cut_so = shared.range().map(|(_, from, to)| (from, to)) == Some(all);
             let compared = match is_cut_so {
-                true => self.compare_span(&shared, other).await,
+                true => self.compare_span(history, &shared, other).await,
                 false => Err(MergeError::Differs {
                     object: String::new(),
                     reason: "it is cut in another way".to_owned(),

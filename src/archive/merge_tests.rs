@@ -13,6 +13,8 @@ use crate::store::MemoryStore;
 /// A log of segments of 100 bytes each, from a base at 100 on.
 async fn archive_of(segments: u64) -> (MemoryStore, Archive) {
     let store = MemoryStore::new();
+    // Long before what a test makes.
+    store.set_clock(Some(-(super::super::GRACE_MS as i64)));
     let archive = Archive::open_or_create(store.shared(), 0).await.unwrap();
     archive.create_history(&history(1)).await.unwrap();
     base(&archive, 1, 100).await;
@@ -199,4 +201,130 @@ async fn what_does_not_hold_what_its_segments_hold_does_not_count() {
     store.put(&reaches, other);
     archive.merge(&run, "test").await.unwrap();
     assert!(store.object(&object).is_some(), "their bytes are the same");
+}
+
+/// A span of these bytes, whose own checksums are right.
+fn span_of(run: &Run, from: u64, to: u64, raw: &[u8]) -> (String, Vec<u8>) {
+    let mut meta = run.meta("other").unwrap();
+    (meta.start, meta.end) = (Offset(from), Offset(to));
+    meta.boundary = None;
+    meta.marks.clear();
+    let mut encoder = SpanEncoder::new(1).unwrap();
+    let mut payload = Vec::new();
+    let out = &mut |frame: Bytes| payload.extend_from_slice(&frame);
+    encoder.push(raw, out).unwrap();
+    let (_, frame) = encoder.finish(meta, out).unwrap();
+    let span = LogObject::span(from + 1, to).unwrap();
+    (
+        span.name(id(1)).to_string(),
+        [&frame[..], &payload].concat(),
+    )
+}
+
+#[tokio::test]
+async fn a_span_that_another_one_contradicts_is_withdrawn() {
+    for (from, to, wrong, refused) in [
+        (300, 500, false, false),
+        // It begins before the run, and ends in it. It has other bytes.
+        (0, 300, true, true),
+        (0, 300, false, false),
+        (500, 650, true, true),
+        // It is cut in another way.
+        (250, 400, false, true),
+        (0, 100, true, false),
+    ] {
+        let (store, archive) = archive_of(12).await;
+        store.set_clock(Some(0));
+        let run = runs(&archive).await.remove(0);
+        let mut raw = feed(from, to).to_vec();
+        if wrong {
+            raw.fill(7);
+        }
+        let (other, body) = span_of(&run, from, to, &raw);
+        store.put(&other, body);
+        let made = archive.merge(&run, "test").await;
+        let span = LogObject::span(101, 600).unwrap();
+        let is_there = store.object(&span.name(id(1)).to_string()).is_some();
+        assert_eq!(made.is_err(), refused, "{from} {to} {made:?}");
+        assert_eq!(is_there, !refused, "{from} {to}");
+        assert!(store.object(&other).is_some(), "it is not ours");
+        if let Err(error) = made {
+            assert!(matches!(error, MergeError::Differs { .. }), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_last_span_is_compared_before_the_log_is_merged_behind_it() {
+    let (store, archive) = archive_of(12).await;
+    let run = runs(&archive).await.remove(0);
+    let (other, body) = span_of(&run, 100, 600, &[7; 500]);
+    for (created, goes, damaged) in [
+        (0, true, false),
+        (0, true, true),
+        // It is older than what may be withdrawn.
+        (-(super::super::GRACE_MS as i64) / 8, false, false),
+        // A clock that went back.
+        (1, false, false),
+    ] {
+        store.set_clock(Some(created));
+        archive
+            .store
+            .create(&other, body.clone().into())
+            .await
+            .unwrap();
+        if damaged {
+            store.corrupt(&other, body.len() - 10, 1);
+        }
+        store.set_clock(Some(0));
+        let checked = archive.check_last_span(id(1)).await;
+        assert!(checked.unwrap_err().is_of_one_log());
+        assert_eq!(store.object(&other).is_none(), goes, "{created}");
+        store.remove(&other);
+    }
+    // Nobody has its bytes any more.
+    store.set_clock(Some(0));
+    archive.store.create(&other, body.into()).await.unwrap();
+    let span = LogObject::span(101, 600).unwrap();
+    store.remove(&LogObject::segment(301).name(id(1)).to_string());
+    assert!(!archive.withdraw(id(1), span).await.unwrap());
+    archive.check_last_span(id(1)).await.unwrap();
+    assert!(store.object(&other).is_some());
+    // A store that says no times keeps everything. One that refuses is no error.
+    let (store, archive) = archive_of(12).await;
+    let (other, body) = span_of(&run, 100, 600, &[7; 500]);
+    store.set_clock(None);
+    archive
+        .store
+        .create(&other, body.clone().into())
+        .await
+        .unwrap();
+    assert!(!archive.withdraw(id(1), span).await.unwrap());
+    store.remove(&other);
+    store.set_clock(Some(0));
+    archive.store.create(&other, body.into()).await.unwrap();
+    store.lock(&other, true);
+    let error = archive.check_last_span(id(1)).await.unwrap_err();
+    assert!(matches!(error, MergeError::Differs { .. }), "{error}");
+    assert!(store.object(&other).is_some());
+}
+
+#[tokio::test]
+async fn merging_begins_at_the_highest_floor() {
+    let (store, archive) = archive_of(12).await;
+    for first in [101, 201, 301] {
+        store.remove(&LogObject::segment(first).name(id(1)).to_string());
+    }
+    let mut found = archive.runs(id(1), None).await.unwrap();
+    assert!(found.next().await.unwrap().is_none() && found.stopped.is_some());
+    for offset in [200, 400] {
+        archive.create_floor(&floor(1, offset, &[])).await.unwrap();
+    }
+    let mut found = archive.runs(id(1), None).await.unwrap();
+    let run = found.next().await.unwrap().unwrap();
+    assert_eq!(
+        run.range().map(|(_, from, to)| (from, to)),
+        Some((401, 900))
+    );
+    assert_eq!(found.stopped, None);
 }

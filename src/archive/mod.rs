@@ -21,6 +21,7 @@ pub mod digest;
 
 mod ages;
 mod aliases;
+mod aside;
 mod base;
 mod branch;
 mod bridge;
@@ -70,6 +71,7 @@ pub use floor::{FLOOR_GRACE_MS, Floor, FloorDoc, Floors};
 pub use hold::{BadHoldName, HeldLog, HoldDoc, HoldName};
 pub use log::AppendError;
 pub use log_objects::LogObject;
+pub(crate) use merge::SEGMENTS as SPAN_SEGMENTS;
 pub use merge::{MergeError, Span};
 pub use names::Name;
 pub use outline::Extent;
@@ -95,6 +97,8 @@ pub struct Archive {
     buffers: Buffers,
     /// Of a restore: the segments that were read.
     kept: Option<Arc<Kept>>,
+    /// A span is proved: it is not read from its segments instead.
+    strict: bool,
 }
 
 /// What can go wrong with an archive.
@@ -235,6 +239,7 @@ impl Archive {
             store,
             buffers: Buffers::default(),
             kept: None,
+            strict: false,
         };
         let object = Name::Archive.to_string();
         let bytes = match archive.read_document(&object).await? {
@@ -286,6 +291,7 @@ impl Archive {
             store: store.clone(),
             buffers: Buffers::default(),
             kept: None,
+            strict: false,
         };
         let object = Name::Archive.to_string();
         let body = documents::to_bytes(&object, &doc)?;

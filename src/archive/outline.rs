@@ -497,7 +497,7 @@ impl Archive {
         let mut spans = self.span_names(id, from, None).await?;
         let holding = spans.iter().filter(|span| span.covers(wanted));
         let mut begin = from;
-        if let Some(span) = holding.max() {
+        if let Some(span) = holding.max_by_key(|span| span.last()) {
             // Nothing before it is needed.
             (from, begin) = (span.first(), span.first());
             spans.retain(|span| span.first() >= begin);

@@ -58,7 +58,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let bars = Bars::new();
     let report = merge(&archive, &request, &bars).await;
     bars.finish();
-    args.output.print(&report?, text)
+    let report = report?;
+    args.output.print(&report, text)?;
+    report.failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn text(report: &MergeReport) -> String {
@@ -79,6 +81,9 @@ fn text(report: &MergeReport) -> String {
                 merged.history,
                 counted(merged.spans, "span"),
             );
+        }
+        for error in &merged.errors {
+            let _ = writeln!(text, "  history {}: {error}", merged.history);
         }
         if let Some(why) = &merged.stopped {
             let _ = writeln!(

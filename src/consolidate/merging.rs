@@ -42,6 +42,9 @@ pub struct MergeReport {
     pub histories: Vec<MergedHistory>,
     /// Segments that were deleted, as a span has them. None: that was not asked for.
     pub deleted: Option<Deleted>,
+    /// The first of the errors of single histories.
+    #[serde(skip)]
+    pub failure: Option<MergeError>,
 }
 
 /// What was made of one log.
@@ -59,19 +62,34 @@ pub struct MergedHistory {
     pub has_more: bool,
     /// Why a part of the log cannot be merged: something is missing, or damaged.
     pub stopped: Option<String>,
+    /// What is wrong with its objects. It is merged from the next base on. Nothing of it is deleted behind that.
+    pub errors: Vec<String>,
 }
 
-/// Merges what can be merged.
+impl MergedHistory {
+    fn new(history: ReplId) -> Self {
+        Self {
+            history,
+            spans: 0,
+            segments: 0,
+            merged_to: None,
+            has_more: false,
+            stopped: None,
+            errors: Vec::new(),
+        }
+    }
+}
+
+/// Merges what can be merged. What is wrong with the log of one history ([`MergeReport::failure`]) does not keep others from
+/// being merged.
 ///
 /// # Errors
-/// [`MergeError`]. Spans that were made stay.
+/// [`MergeError`], of the store. Spans that were made stay.
 pub async fn merge(
     archive: &Archive,
     request: &MergeRequest,
     progress: &dyn Progress,
 ) -> Result<MergeReport, MergeError> {
-    // A short segment comes with its header. What is kept has the room that a consolidation would need: there is never both.
-    let keeping = archive.keeping();
     let histories = match request.history {
         Some(history) => vec![history],
         None => archive.outline().await?.histories.into_keys().collect(),
@@ -82,16 +100,25 @@ pub async fn merge(
     };
     progress.stage(Stage::Merging, None);
     for history in histories.iter().copied() {
-        let merged = merge_one(&keeping, history, request, &mut report, progress).await?;
-        if request.history.is_some() || merged.spans > 0 || merged.stopped.is_some() {
+        let merged = merge_one(archive, history, request, &mut report, progress).await?;
+        let is_told = merged.spans > 0 || merged.stopped.is_some() || !merged.errors.is_empty();
+        if request.history.is_some() || is_told {
             report.histories.push(merged);
         }
     }
     if request.delete && !request.dry_run {
         let mut deleter = archive.deleter().await?;
         for history in histories {
-            // Nothing of what was kept may prove a span.
-            deleter.merged(history).await?;
+            if let Err(error) = deleter.merged(history).await {
+                let mut told = report.histories.iter_mut();
+                let at = told.position(|told| told.history == history);
+                let mut merged = match at {
+                    Some(at) => report.histories.remove(at),
+                    None => MergedHistory::new(history),
+                };
+                report.failed(error, &mut merged)?;
+                report.histories.push(merged);
+            }
         }
         report.deleted = Some(deleter.deleted().clone());
     }
@@ -105,22 +132,27 @@ async fn merge_one(
     report: &mut MergeReport,
     progress: &dyn Progress,
 ) -> Result<MergedHistory, MergeError> {
-    let mut merged = MergedHistory {
-        history,
-        spans: 0,
-        segments: 0,
-        merged_to: None,
-        has_more: false,
-        stopped: None,
-    };
+    let mut merged = MergedHistory::new(history);
     let known = request.merged_to.filter(|_| request.history.is_some());
-    let mut runs = match archive.runs(history, known).await {
+    if known.is_none()
+        && !request.dry_run
+        && let Err(error) = archive.check_last_span(history).await
+    {
+        report.failed(error, &mut merged)?;
+    }
+    // A short segment comes with its header. What is kept has the room that a consolidation would need: there is never both.
+    let keeping = archive.keeping();
+    let mut runs = match keeping.runs(history, known).await {
+        Ok(runs) => runs,
         // A history that is not begun yet has no log.
         Err(ArchiveError::Missing { .. }) if request.history.is_none() => return Ok(merged),
         Err(ArchiveError::Missing { .. }) => {
             return Err(ArchiveError::UnknownHistory { id: history }.into());
         }
-        runs => runs?,
+        Err(error) => {
+            report.failed(error.into(), &mut merged)?;
+            return Ok(merged);
+        }
     };
     while let Some(run) = runs.next().await? {
         if report.spans >= request.limit {
@@ -130,7 +162,14 @@ async fn merge_one(
         let made = if request.dry_run {
             None
         } else {
-            Some(archive.merge(&run, &request.writer).await?)
+            match keeping.merge(&run, &request.writer).await {
+                Ok(made) => Some(made),
+                Err(error) => {
+                    runs.go_on(error.to_string());
+                    report.failed(error, &mut merged)?;
+                    continue;
+                }
+            }
         };
         progress.advance(run.raw());
         report.add(run.len() as u64, run.raw(), made.as_ref());
@@ -143,6 +182,16 @@ async fn merge_one(
 }
 
 impl MergeReport {
+    /// Notes what is wrong with one log. Outside: it is not about one log.
+    fn failed(&mut self, error: MergeError, merged: &mut MergedHistory) -> Result<(), MergeError> {
+        if !error.is_of_one_log() {
+            return Err(error);
+        }
+        merged.errors.push(error.to_string());
+        self.failure.get_or_insert(error);
+        Ok(())
+    }
+
     fn add(&mut self, segments: u64, raw_bytes: u64, made: Option<&Span>) {
         self.spans = self.spans.saturating_add(1);
         self.segments = self.segments.saturating_add(segments);

@@ -1,7 +1,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
+    clippy::arithmetic_side_effects,
+    clippy::panic
 )]
 
 use futures::TryStreamExt;
@@ -135,4 +136,38 @@ async fn a_limit_leaves_the_rest_for_the_next_time() {
             .to_string()
             .contains("there is no history")
     );
+}
+
+/// A payload that is damaged: behind the next base, and of other histories, all is merged.
+#[tokio::test]
+async fn what_is_damaged_does_not_keep_anything_else_from_being_merged() {
+    let sample = Sample::new("7.0.15").await;
+    let unit = feed(&["SET key value"]);
+    let length = unit.len() as u64;
+    let cuts: Vec<u64> = (1..30).map(|n| 1000 + n * length).collect();
+    for n in [1, 2] {
+        sample.history(id(n), None).await;
+        sample.base(id(n), 1000, 0, 5).await;
+        let bytes = unit.repeat(30);
+        sample.log(id(n), at(1000, 0), &bytes, &cuts).await;
+        sample.base(id(n), 1000 + 20 * length, 0, 5).await;
+    }
+    let segment = crate::archive::LogObject::segment(1000 + 3 * length + 1);
+    let object = segment.name(id(1)).to_string();
+    let body = sample.store.object(&object).unwrap();
+    sample.store.corrupt(&object, body.len() - 5, 1);
+    let report = merge(&sample.archive, &request(None), &()).await.unwrap();
+    assert!(report.failure.is_some());
+    let [first, second] = &report.histories[..] else {
+        panic!("{report:?}");
+    };
+    let (damaged, sound) = match first.errors.is_empty() {
+        true => (second, first),
+        false => (first, second),
+    };
+    assert_eq!(damaged.history, id(1));
+    assert!(damaged.errors[0].contains(&object), "{damaged:?}");
+    assert!(damaged.spans > 0 && damaged.spans < sound.spans);
+    assert_eq!(damaged.merged_to, sound.merged_to);
+    assert!(sound.errors.is_empty() && sound.stopped.is_none());
 }

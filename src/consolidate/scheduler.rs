@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::retention::Retention;
-use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, FRAMES_AT_ONCE, MergeError};
+use crate::archive::{
+    Archive, ArchiveError, BaseManifest, Catalog, FRAMES_AT_ONCE, MergeError, SPAN_SEGMENTS,
+};
 use crate::capture::{Clock, SessionEnd, refetch};
 use crate::config::{ConsolidateConfig, RetentionConfig, Source, StoreConfig, Upstream};
 use crate::consolidate::merging::{MergeRequest, merge};
@@ -59,8 +61,11 @@ const ASK_LOOK: Duration = Duration::from_millis(200);
 /// A stream that is decompressed holds a thread to its end. The frames of the new base are compressed at the same time.
 const BLOCKING_THREADS: usize = 128;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + FRAMES_AT_ONCE);
-/// Between two looks for what can be merged. Each lists what is not merged yet.
-const MERGE_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks for what can be merged, unless there are enough segments for a span before. Each look fetches what is not
+/// merged yet.
+const MERGE_EVERY: Duration = Duration::from_secs(5 * 60);
+/// One more than a span takes.
+const MERGE_SEGMENTS: u64 = SPAN_SEGMENTS as u64 + 1;
 /// The longest pause after merges that failed.
 const MERGE_FAILED_PAUSE: Duration = Duration::from_secs(3600);
 /// Spans that are made before other work has its turn.
@@ -229,21 +234,26 @@ impl Upkeep {
         let Some(stored) = self.status.stored_position() else {
             return;
         };
-        if !self.config.merge || now < merges.not_before {
+        let segments = self.segments();
+        if !self.config.merge || !merges.is_due(now, segments) {
             return;
         }
+        merges.segments = segments;
         match timeout(TIME_LIMIT, self.merge_some(stored.history, merges)).await {
             Ok(Ok(has_more)) => {
                 merges.backoff.reset();
+                merges.has_failed = false;
                 merges.not_before = if has_more { now } else { later(MERGE_EVERY) };
             }
             Ok(Err(error)) => {
+                merges.has_failed = true;
                 merges.not_before = later(merges.backoff.pause());
                 if self.status.merge_failed(error.to_string()) {
                     tracing::warn!("the log cannot be merged: {error}. Nothing is lost by that");
                 }
             }
             Err(_) => {
+                merges.has_failed = true;
                 merges.not_before = later(merges.backoff.pause());
                 self.status.merge_failed("it took too long");
             }
@@ -254,14 +264,17 @@ impl Upkeep {
     async fn merge_some(&self, stored: ReplId, merges: &mut Merges) -> Result<bool, MergeError> {
         let archive = self.archive().await?;
         if merges.of != Some(stored) {
-            // What others have not merged of the logs before it is merged as well.
+            // What others have not merged of the logs before it is merged as well, when this one is.
             let mut outline = Catalog::default();
             archive.add_line(&mut outline, stored).await?;
-            let line = outline.lineage(stored)?;
-            merges.left = line.iter().map(|at| at.history).collect();
+            let before = outline.lineage(stored)?.into_iter().skip(1);
+            merges.left = before.map(|at| at.history).collect();
+            merges.left.reverse();
             (merges.of, merges.merged_to) = (Some(stored), None);
+            merges.is_before = false;
         }
-        let history = merges.left.last().copied().unwrap_or(stored);
+        let before = merges.left.last().filter(|_| merges.is_before);
+        let history = before.copied().unwrap_or(stored);
         let request = MergeRequest {
             history: Some(history),
             merged_to: merges.merged_to.filter(|_| history == stored),
@@ -283,13 +296,23 @@ impl Upkeep {
             self.status
                 .merged(to.map(|offset| Position { history, offset }));
         }
+        if !has_more {
+            if merges.is_before {
+                merges.left.pop();
+                // Those before it were looked at by whoever merged it.
+                if merged.as_ref().is_none_or(|merged| merged.spans == 0) {
+                    merges.left.clear();
+                }
+            }
+            merges.is_before = !merges.left.is_empty();
+        }
         if let Some(why) = merged.and_then(|merged| merged.stopped) {
             tracing::debug!(%history, "a part of the log cannot be merged: {why}");
         }
-        if !has_more {
-            merges.left.pop();
+        match report.failure {
+            Some(error) => Err(error),
+            None => Ok(has_more || merges.is_before),
         }
-        Ok(has_more || !merges.left.is_empty())
     }
 
     /// The base from which the capture continued.
@@ -479,11 +502,16 @@ impl Upkeep {
 struct Merges {
     /// The history that is captured.
     of: Option<ReplId>,
-    /// It and those before it, whose logs were not looked at yet. The oldest one is the last.
+    /// Those before it, whose logs were not looked at yet. The newest one is the last.
     left: Vec<ReplId>,
+    /// All of its log is merged that can be. Now they have their turn.
+    is_before: bool,
     /// Up to here, its log is merged.
     merged_to: Option<Offset>,
     not_before: Instant,
+    has_failed: bool,
+    /// How many segments this process had stored at the last look.
+    segments: u64,
     backoff: Backoff,
 }
 
@@ -492,10 +520,19 @@ impl Merges {
         Self {
             of: None,
             left: Vec::new(),
+            is_before: false,
             merged_to: None,
             not_before: Instant::now(),
+            has_failed: false,
+            segments: 0,
             backoff: Backoff::exact(FAILED_PAUSE, MERGE_FAILED_PAUSE),
         }
+    }
+
+    /// `segments`: how many have been stored by now.
+    fn is_due(&self, now: Instant, segments: u64) -> bool {
+        let stored = segments.wrapping_sub(self.segments);
+        now >= self.not_before || (!self.has_failed && stored >= MERGE_SEGMENTS)
     }
 }
 

@@ -65,6 +65,14 @@ impl FrameIndex {
         }
     }
 
+    /// That of a span whose frames are not known.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            payload_at: 0,
+            frames: Vec::new(),
+        }
+    }
+
     /// The frames that hold the raw bytes of `wanted`, counted from the first byte of the span.
     fn part(&self, wanted: &Range<u64>) -> (Range<usize>, Range<u64>) {
         let frame = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);

@@ -221,3 +221,30 @@ async fn what_came_while_the_names_were_listed_is_no_damage() {
     let report = verify(&sample.archive, deep(), &()).await.unwrap();
     assert_eq!(report.problems, 1, "{report}");
 }
+
+#[tokio::test]
+async fn a_damaged_span_is_told_even_if_its_segments_still_stand() {
+    use crate::archive::Name;
+    let sample = Sample::new("7.0.15").await;
+    sample.history(id(), None).await;
+    sample.base(id(), 1000, 0, 5).await;
+    let unit = feed(&["SET key value"]);
+    let cuts: Vec<u64> = (1..20).map(|n| 1000 + n * unit.len() as u64).collect();
+    let bytes = unit.repeat(20);
+    sample.log(id(), at(1000, 0), &bytes, &cuts).await;
+    let mut runs = sample.archive.runs(id(), None).await.unwrap();
+    while let Some(run) = runs.next().await.unwrap() {
+        sample.archive.merge(&run, "test").await.unwrap();
+    }
+    assert!(verify(&sample.archive, deep(), &()).await.unwrap().sound);
+    let is_span = |name: &String| matches!(Name::parse(name), Some(Name::Span { .. }));
+    let span = sample.store.names().into_iter().find(is_span).unwrap();
+    let length = sample.store.object(&span).unwrap().len();
+    for place in [30, length - 10] {
+        sample.store.corrupt(&span, place, 1);
+        let report = verify(&sample.archive, deep(), &()).await.unwrap();
+        assert!(!report.sound, "{place}: {report}");
+        assert!(report.to_string().contains(&span), "{report}");
+        sample.store.corrupt(&span, place, 1);
+    }
+}

@@ -1,7 +1,7 @@
 //! Deletes segments that a span has.
 //!
-//! A span was compared with its segments when it was made. Before they go, it is read again to its end, and compared with
-//! those that are there. Then they go in batches, ascending, as far as all of them are old enough, and so is the span. The
+//! A span was compared with its segments when it was made. Before anything goes, it is read again to its end, and compared
+//! with those that are there. Then they go in batches, ascending, as far as all of them are old enough, and so is the span. The
 //! last object of a log lies in no span; if it did, it would stay.
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -25,21 +25,24 @@ impl Deleter {
     /// # Errors
     /// [`MergeError::Differs`]: a span does not have what its segments have. They stay.
     pub async fn merged(&mut self, history: ReplId) -> Result<(), MergeError> {
+        // A span that begins before the one that reached furthest ends before it as well.
+        let mut from = None;
         loop {
             let first = self.first_of_log(history).await?;
             let Some((first, _)) = first.first() else {
                 return Ok(());
             };
-            let Some(span) = self.aged_span(history, *first).await? else {
+            let Some(span) = self.aged_span(history, *first, from).await? else {
                 return Ok(());
             };
+            from = Some(span);
             let segments = self.segments_in(history, *first, span).await?;
             if segments.is_empty() {
                 return Ok(());
             }
             let (headers, objects): (Vec<_>, Vec<_>) = segments.into_iter().unzip();
             let run = Run::of(headers.into_iter().flatten().collect());
-            self.archive.compare_span(&run, span).await?;
+            self.archive.compare_span(history, &run, span).await?;
             for batch in objects.chunks(BATCH) {
                 if !self.delete_all(&names::log(history), batch).await? {
                     return Ok(());
@@ -48,14 +51,20 @@ impl Deleter {
         }
     }
 
-    /// The span with this byte that reaches furthest, of those that are old enough.
+    /// The span with this byte that reaches furthest, of those that are old enough. None before `from` is looked at.
     async fn aged_span(
         &mut self,
         history: ReplId,
         byte: u64,
+        from: Option<LogObject>,
     ) -> Result<Option<LogObject>, ArchiveError> {
         let prefix = names::spans(history);
-        let mut listed = self.archive.store.list(&prefix, None).await;
+        let from = from.map(|from| from.name(history).to_string());
+        let wanted = match &from {
+            Some(from) => Listing::of(&prefix).from(from),
+            None => Listing::of(&prefix),
+        };
+        let mut listed = self.archive.store.list_with(wanted).await;
         let (mut aged, mut is_young) = (Vec::new(), false);
         while let Some(object) = listed.try_next().await? {
             let Some(Name::Span {
@@ -107,11 +116,20 @@ impl Deleter {
         for (((_, object), entry), next) in objects.iter().zip(entries).zip(nexts) {
             let header = match entry {
                 Err(error @ ArchiveError::Store(_)) => return Err(error),
-                Ok(Some(Entry::Segment(header))) => header,
+                Ok(Some(Entry::Segment(header))) => Some(header),
+                // A seal with an object behind it.
+                Ok(Some(Entry::Seal(_))) => None,
                 _ => break,
             };
-            let is_stale = header.meta.end.0 >= next;
-            let is_inside = span.covers(header.meta.end.0) && !header.is_gap();
+            // In a span each segment ends where the next one begins. Who slept may have cut in another way.
+            let joins = header.as_ref().is_some_and(|header| {
+                let end = header.meta.end.0;
+                end.checked_add(1) == Some(next) || (end < next && !span.covers(next))
+            });
+            let is_inside = header
+                .as_ref()
+                .is_some_and(|header| span.covers(header.meta.end.0) && !header.is_gap());
+            let is_stale = !joins;
             if !is_stale && !is_inside {
                 break;
             }
@@ -121,7 +139,7 @@ impl Deleter {
                 self.deleted.young = self.deleted.young.saturating_add(met);
                 break;
             }
-            expendable.push(((!is_stale).then_some(header), object.clone()));
+            expendable.push((header.filter(|_| joins), object.clone()));
         }
         Ok(expendable)
     }

@@ -149,6 +149,36 @@ async fn nothing_goes_behind_what_is_in_no_span_and_what_is_stale_is_no_obstacle
     assert_eq!(delete(&archive).await.objects, 1);
     assert_eq!(log_of(&store)[0], 1101);
 
+    // What a sleeper leaves may end before the next object. A seal may have an object behind it.
+    let (store, archive) = merged(14, 0).await;
+    store.set_clock(Some(GRACE));
+    let name = |first| LogObject::segment(first).name(id(1)).to_string();
+    for first in [101, 201] {
+        store.remove(&name(first));
+    }
+    let (header, body) = segment(meta(1, 100, 150));
+    archive.put(&header, body).await.unwrap();
+    assert!(
+        archive
+            .seal(id(1), Offset(200), "why", "who", 0)
+            .await
+            .is_err()
+    );
+    assert!(store.object(&name(201)).is_some());
+    store.set_clock(Some(2 * GRACE));
+    assert_eq!(delete(&archive).await.objects, 10);
+    assert_eq!(log_of(&store)[0], 1101);
+    // It goes only when the span was read.
+    let (store, archive) = merged(14, 0).await;
+    store.remove(&name(201));
+    let span = spans_of(&store).remove(0);
+    let length = store.object(&span).unwrap().len();
+    store.corrupt(&span, length - 10, 1);
+    store.set_clock(Some(GRACE));
+    let mut deleter = archive.deleter().await.unwrap();
+    assert!(deleter.merged(id(1)).await.is_err());
+    assert_eq!(log_of(&store)[0], 101);
+
     let (store, archive) = merged(14, 0).await;
     store.remove(&spans_of(&store)[0]);
     store.set_clock(Some(GRACE));

@@ -1,0 +1,274 @@
+//! Reading a span from the segments that it was made of, where they still stand and the span cannot be read.
+//!
+//! Segments that stand are the first copy of what a span holds. So a span that is damaged hides nothing. Whoever is to prove a
+//! span reads it [`strictly`](Archive::strictly).
+//!
+//! Only segments that were created before the span count, by the clock of the store. What a sleeper creates under a name that was
+//! freed ([`super::fence`]) is younger: a name is freed when a span with its bytes is as old as the grace.
+
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+
+use super::kept::IN_FLIGHT;
+use super::log::cut;
+use super::merge::Run;
+use super::names::{self, Name};
+use super::{Archive, ArchiveError, LogObject, RawStream};
+use crate::log::segment::{Entry, SegmentHeader};
+use crate::log::span::FrameIndex;
+use crate::store::{Created, Listing, StoreError};
+use crate::wire::crc64::Crc64;
+use crate::wire::position::{Offset, ReplId};
+
+/// May the bytes be in another object?
+pub(super) fn is_lost(error: &ArchiveError) -> bool {
+    matches!(
+        error,
+        ArchiveError::Missing { .. }
+            | ArchiveError::Truncated { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::Renamed { .. }
+            | ArchiveError::NewerFormat { .. }
+            | ArchiveError::Store(StoreError::NotFound { .. })
+    )
+}
+
+impl Archive {
+    /// The same archive for whoever proves spans: what is wrong with one is told, even if its segments still stand.
+    #[must_use]
+    pub fn strictly(&self) -> Self {
+        Self {
+            strict: true,
+            ..self.clone()
+        }
+    }
+
+    /// The segments that a span is made of, if all of them stand.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Store`].
+    pub(super) async fn segments_of(
+        &self,
+        history: ReplId,
+        span: LogObject,
+    ) -> Result<Option<Run>, ArchiveError> {
+        let Some(last) = span.last() else {
+            return Ok(None);
+        };
+        let created = self.created_of(&span.name(history).to_string()).await?;
+        let is_older = |at: Created| match (at, created) {
+            (Some(at), Some(Some(created))) => at <= created,
+            // A store that says no times keeps everything. A span that is gone was withdrawn when it was young.
+            (None, Some(None)) | (_, None) => true,
+            _ => false,
+        };
+        let prefix = names::log(history);
+        let first = LogObject::segment(span.first()).name(history).to_string();
+        let mut listed = self
+            .store
+            .list_with(Listing::of(&prefix).from(&first))
+            .await;
+        let mut firsts = Vec::new();
+        while let Some(object) = listed.try_next().await? {
+            let Some(Name::Log { first_byte, .. }) = Name::parse(&object.name) else {
+                continue;
+            };
+            if first_byte > last {
+                break;
+            }
+            if is_older(object.created) {
+                firsts.push(first_byte);
+            }
+        }
+        let mut entries = stream::iter(firsts.clone())
+            .map(|first| async move { self.entry(history, first).await })
+            .buffered(IN_FLIGHT);
+        let mut nexts = firsts.into_iter().skip(1).chain([last.saturating_add(1)]);
+        let (mut run, mut at) = (Run::of(Vec::new()), Offset::before_byte(span.first()));
+        while let Some(entry) = entries.next().await {
+            let next = nexts.next().unwrap_or_default();
+            let header = match entry {
+                Err(error) if is_lost(&error) => return Ok(None),
+                Err(error) => return Err(error),
+                Ok(Some(Entry::Segment(header))) => header,
+                Ok(_) => continue,
+            };
+            if header.meta.end.0 >= next {
+                // It is stale.
+                continue;
+            }
+            if header.meta.start != at || header.is_gap() {
+                return Ok(None);
+            }
+            at = header.meta.end;
+            run.push(header);
+        }
+        Ok((at.0 == last).then_some(run))
+    }
+
+    /// When an object was created. None: it is not there.
+    pub(super) async fn created_of(&self, object: &str) -> Result<Option<Created>, ArchiveError> {
+        let one = Listing::of(object).pages_of(1);
+        let found = self.store.list_with(one).await.try_next().await?;
+        let found = found.filter(|found| found.name == object);
+        Ok(found.map(|found| found.created))
+    }
+
+    /// The header that a span has or should have, by its segments. What it says of the payload is not known: it is read from
+    /// them.
+    pub(super) async fn header_aside(
+        &self,
+        history: ReplId,
+        span: LogObject,
+    ) -> Result<Option<SegmentHeader>, ArchiveError> {
+        if self.strict {
+            return Ok(None);
+        }
+        let Some(run) = self.segments_of(history, span).await? else {
+            return Ok(None);
+        };
+        tracing::warn!(
+            object = %span.name(history),
+            "a span cannot be read. It is read from its segments, which are still there. `backfeed verify` says more"
+        );
+        let stored = run.stored();
+        Ok(run.meta("").map(|meta| SegmentHeader {
+            meta,
+            payload_crc64: 0,
+            payload_stored: stored,
+            stored_crc64: 0,
+            index: Some(FrameIndex::unknown()),
+        }))
+    }
+
+    /// The bytes of a span after `after` up to `upto`, which `opened` has, and what is lost of it from its segments.
+    pub(super) fn or_aside(
+        &self,
+        header: &SegmentHeader,
+        (after, upto): (Offset, Offset),
+        opened: Result<RawStream, ArchiveError>,
+    ) -> Result<RawStream, ArchiveError> {
+        if self.strict {
+            return opened;
+        }
+        let stream = match opened {
+            Err(error) if is_lost(&error) => stream::iter([Err(error)]).boxed(),
+            opened => opened?,
+        };
+        let after = after.max(header.meta.start);
+        let reader = SpanReader {
+            archive: self.clone(),
+            history: header.meta.history,
+            span: LogObject::of_header(header),
+            after,
+            at: after,
+            crc: Crc64::new(),
+            upto: upto.min(header.meta.end),
+            stream,
+            is_aside: false,
+        };
+        let pieces = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            let piece = reader.next().await?;
+            let goes_on = piece.is_ok();
+            Some((piece, goes_on.then_some(reader)))
+        });
+        Ok(pieces.fuse().boxed())
+    }
+
+    async fn bytes_aside(
+        &self,
+        (history, span): (ReplId, LogObject),
+        at: Offset,
+        upto: Offset,
+    ) -> Result<Option<RawStream>, ArchiveError> {
+        let Some(run) = self.segments_of(history, span).await? else {
+            return Ok(None);
+        };
+        let wanted = run.into_segments().into_iter();
+        let wanted: Vec<SegmentHeader> = wanted
+            .filter(|header| header.meta.end > at && header.meta.start < upto)
+            .collect();
+        let archive = self.clone();
+        let bytes = stream::iter(wanted)
+            .then(move |header| {
+                let archive = archive.clone();
+                async move {
+                    let start = header.meta.start;
+                    let raw = archive.open_segment(&header).await?;
+                    Ok::<_, ArchiveError>(cut(raw, start, at, upto))
+                }
+            })
+            .try_flatten();
+        Ok(Some(bytes.boxed()))
+    }
+}
+
+/// A span that may turn out to be damaged while it is read.
+struct SpanReader {
+    archive: Archive,
+    history: ReplId,
+    span: LogObject,
+    /// From here its bytes were handed out up to there, and their checksum.
+    after: Offset,
+    at: Offset,
+    crc: Crc64,
+    upto: Offset,
+    stream: BoxStream<'static, Result<bytes::Bytes, ArchiveError>>,
+    /// The rest is read from its segments.
+    is_aside: bool,
+}
+
+impl SpanReader {
+    /// What was not handed out yet, if the segments have what was.
+    async fn rest(&mut self) -> Result<Option<RawStream>, ArchiveError> {
+        let object = (self.history, self.span);
+        let before = self
+            .archive
+            .bytes_aside(object, self.after, self.at)
+            .await?;
+        let Some(mut before) = before else {
+            return Ok(None);
+        };
+        let mut crc = Crc64::new();
+        while let Some(chunk) = before.try_next().await? {
+            crc.update(&chunk);
+        }
+        if crc.value() != self.crc.value() {
+            return Ok(None);
+        }
+        self.archive.bytes_aside(object, self.at, self.upto).await
+    }
+
+    async fn next(&mut self) -> Option<Result<bytes::Bytes, ArchiveError>> {
+        loop {
+            let error = match self.stream.next().await? {
+                Ok(chunk) => {
+                    self.at = self.at.plus(chunk.len() as u64);
+                    self.crc.update(&chunk);
+                    return Some(Ok(chunk));
+                }
+                Err(error) => error,
+            };
+            if self.is_aside || !is_lost(&error) {
+                return Some(Err(error));
+            }
+            self.is_aside = true;
+            match self.rest().await {
+                Ok(Some(stream)) => {
+                    tracing::warn!(
+                        %error,
+                        "a span cannot be read. It is read from its segments, which are still there"
+                    );
+                    self.stream = stream;
+                }
+                Ok(None) => return Some(Err(error)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "aside_tests.rs"]
+mod tests;
