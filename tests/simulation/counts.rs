@@ -67,6 +67,10 @@ pub(crate) struct Counts {
     pub(crate) freed: u64,
     /// Objects of logs that were deleted because spans have them.
     pub(crate) merged_freed: u64,
+    /// Spans that the store damaged.
+    pub(crate) spans_damaged: u64,
+    /// Spans that were withdrawn.
+    pub(crate) spans_withdrawn: u64,
     /// Spans that were deleted.
     pub(crate) spans_freed: u64,
     /// Runs of expiry that came to their end.
@@ -137,6 +141,8 @@ impl Counts {
             (&mut self.freed, other.freed),
             (&mut self.merged_freed, other.merged_freed),
             (&mut self.spans_freed, other.spans_freed),
+            (&mut self.spans_damaged, other.spans_damaged),
+            (&mut self.spans_withdrawn, other.spans_withdrawn),
             (&mut self.expiries, other.expiries),
             (&mut self.floors, other.floors),
             (&mut self.floors_judged, other.floors_judged),

@@ -695,7 +695,12 @@ pub(super) async fn merge_all(archive: &Archive, delete: bool) -> Result<(), Arc
         writer: "k".to_owned(),
     };
     match merge(archive, &request, &()).await {
-        Ok(report) => note(|| format!("merged {} segments", report.segments)),
+        Ok(report) => {
+            note(|| format!("merged {} segments", report.segments));
+            if let Some(error @ MergeError::Differs { .. }) = report.failure {
+                fail(error.to_string());
+            }
+        }
         // The store tells no times.
         Err(MergeError::Archive(ArchiveError::Timeless { .. })) => {}
         Err(MergeError::Archive(error)) => return Err(error),

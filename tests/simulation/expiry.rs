@@ -19,6 +19,7 @@ use crate::log::segment::{self, Entry};
 use crate::recovery::{RecoveryError, When};
 use crate::runtime;
 use crate::runtime::simulated::{Process, between, once_in, pick, within};
+use crate::wire::crc64::Crc64;
 use crate::wire::position::{Position, ReplId};
 
 /// A run of expiry.
@@ -289,17 +290,36 @@ impl Sim {
         })
     }
 
-    /// The spans of a history: the byte before the first one, the last one, and how old it is.
+    /// Some spans are damaged when they are created for the first time. No chance is drawn for that.
+    pub(super) fn damage_some_spans(&mut self, name: &str, body: Bytes) {
+        let number = Crc64::of(name.as_bytes());
+        let is_span = matches!(Name::parse(name), Some(Name::Span { .. }));
+        if !is_span || !number.is_multiple_of(8) || self.damaged.contains_key(name) {
+            return;
+        }
+        note(|| format!("the store damages {name}"));
+        let at = usize::try_from(number / 8).unwrap() % body.len();
+        let mut damaged = body.to_vec();
+        damaged[at] ^= 1;
+        let damaged = Bytes::from(damaged);
+        self.objects.insert(name.to_owned(), damaged.clone());
+        self.damaged.insert(name.to_owned(), damaged);
+        self.oracle.counts.spans_damaged += 1;
+    }
+
+    /// The spans of a history that are not damaged: the byte before the first one, the last one, and how old it is.
     fn spans(&self, id: ReplId) -> Vec<(u64, u64, u64)> {
-        let of_it = |name: &String| match Name::parse(name) {
+        let of_it = |(name, body): (&String, &Bytes)| match Name::parse(name) {
             Some(Name::Span {
                 history,
                 first_byte,
                 last_byte,
-            }) if history == id => Some((first_byte - 1, last_byte, self.age(name))),
+            }) if history == id && self.damaged.get(name) != Some(body) => {
+                Some((first_byte - 1, last_byte, self.age(name)))
+            }
             _ => None,
         };
-        self.objects.keys().filter_map(of_it).collect()
+        self.objects.iter().filter_map(of_it).collect()
     }
 
     /// Has a span these bytes that is as old as the grace?
@@ -318,7 +338,6 @@ impl Sim {
             self.objects.remove(name);
             return Ok(());
         }
-        self.check_below(name, id, end - 1)?;
         // What is in no other object is gone with it.
         let mut others = self.spans(id);
         others.retain(|(other, upto, _)| (*other, *upto) != (start, end));
@@ -335,6 +354,13 @@ impl Sim {
             .filter(|(from, (upto, ..))| is_alone(from, *upto))
             .map(|(from, _)| *from)
             .collect();
+        // It is wrong, and so young that nothing was deleted because of it.
+        if gone.is_empty() && self.age(name) < GRACE_MS / 8 + 1000 {
+            self.oracle.counts.spans_withdrawn += 1;
+            self.objects.remove(name);
+            return Ok(());
+        }
+        self.check_below(name, id, end - 1)?;
         self.oracle.counts.spans_freed += 1;
         self.take(name, id, |stored| {
             stored.segments.retain(|from, _| !gone.contains(from));

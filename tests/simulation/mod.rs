@@ -86,6 +86,8 @@ pub(crate) struct Sim {
     pub(crate) births: BTreeMap<String, u64>,
     /// When each was created, by the clock of the store, Unix milliseconds.
     pub(crate) times: BTreeMap<String, i64>,
+    /// Spans that the store damaged when they were created, as they are since.
+    pub(crate) damaged: BTreeMap<String, bytes::Bytes>,
     /// The store says no times.
     pub(crate) is_timeless: bool,
     pub(crate) oracle: Oracle,
@@ -116,6 +118,7 @@ impl Sim {
             created: 0,
             births: BTreeMap::new(),
             times: BTreeMap::new(),
+            damaged: BTreeMap::new(),
             is_timeless: false,
             oracle: Oracle::default(),
             huge: false,
