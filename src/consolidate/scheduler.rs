@@ -268,13 +268,9 @@ impl Upkeep {
             let mut outline = Catalog::default();
             archive.add_line(&mut outline, stored).await?;
             let before = outline.lineage(stored)?.into_iter().skip(1);
-            merges.left = before.map(|at| at.history).collect();
-            merges.left.reverse();
-            (merges.of, merges.merged_to) = (Some(stored), None);
-            merges.is_before = false;
+            merges.begin(stored, before.map(|at| at.history).collect());
         }
-        let before = merges.left.last().filter(|_| merges.is_before);
-        let history = before.copied().unwrap_or(stored);
+        let history = merges.turn(stored);
         let request = MergeRequest {
             history: Some(history),
             merged_to: merges.merged_to.filter(|_| history == stored),
@@ -296,16 +292,7 @@ impl Upkeep {
             self.status
                 .merged(to.map(|offset| Position { history, offset }));
         }
-        if !has_more {
-            if merges.is_before {
-                merges.left.pop();
-                // Those before it were looked at by whoever merged it.
-                if merged.as_ref().is_none_or(|merged| merged.spans == 0) {
-                    merges.left.clear();
-                }
-            }
-            merges.is_before = !merges.left.is_empty();
-        }
+        merges.looked(has_more, merged.as_ref().map_or(0, |merged| merged.spans));
         if let Some(why) = merged.and_then(|merged| merged.stopped) {
             tracing::debug!(%history, "a part of the log cannot be merged: {why}");
         }
@@ -529,6 +516,34 @@ impl Merges {
         }
     }
 
+    /// `before`: the histories that it comes from, the newest one first.
+    fn begin(&mut self, stored: ReplId, mut before: Vec<ReplId>) {
+        before.reverse();
+        (self.of, self.merged_to) = (Some(stored), None);
+        (self.left, self.is_before) = (before, false);
+    }
+
+    /// Whose log has its turn.
+    fn turn(&self, stored: ReplId) -> ReplId {
+        let before = self.left.last().filter(|_| self.is_before);
+        before.copied().unwrap_or(stored)
+    }
+
+    /// That log was merged, as far as it could be, unless it has more.
+    fn looked(&mut self, has_more: bool, spans: u64) {
+        if has_more {
+            return;
+        }
+        if self.is_before {
+            self.left.pop();
+            if spans == 0 {
+                // Whoever merged it has looked at those before it.
+                self.left.clear();
+            }
+        }
+        self.is_before = !self.left.is_empty();
+    }
+
     /// `segments`: how many have been stored by now.
     fn is_due(&self, now: Instant, segments: u64) -> bool {
         let stored = segments.wrapping_sub(self.segments);
@@ -672,7 +687,11 @@ fn yield_to_others() {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 mod tests {
     use super::*;
 
@@ -716,6 +735,43 @@ mod tests {
         refetches.ended(now, false);
         assert_eq!(refetches.left(now), Some(REFETCH_AGAIN));
         assert!(refetches.is_due(now + REFETCH_AGAIN));
+    }
+
+    #[test]
+    fn what_is_captured_is_merged_first_and_then_what_it_comes_from() {
+        let ids: Vec<ReplId> = (0..6).map(|n| ReplId::from_random([n; 20])).collect();
+        let mut merges = Merges::new();
+        merges.begin(ids[0], ids[1..].to_vec());
+        let mut turns = Vec::new();
+        for (has_more, spans) in [
+            (true, 32),
+            (false, 0),
+            (true, 32),
+            (false, 1),
+            (false, 3),
+            (false, 0),
+            (false, 1),
+        ] {
+            turns.push(merges.turn(ids[0]));
+            merges.looked(has_more, spans);
+        }
+        let order = [0, 0, 1, 1, 2, 3, 0];
+        assert_eq!(turns, order.map(|n: usize| ids[n]), "4 and 5 were merged");
+        assert_eq!(merges.turn(ids[0]), ids[0]);
+    }
+
+    #[test]
+    fn the_log_is_looked_at_again_when_something_can_be_merged() {
+        let start = Instant::now();
+        let mut merges = Merges::new();
+        (merges.not_before, merges.segments) = (start + MERGE_EVERY, u64::MAX);
+        let least = MERGE_SEGMENTS - 1;
+        assert!(!merges.is_due(start, least - 1));
+        assert!(merges.is_due(start, least), "a span is full");
+        assert!(merges.is_due(start + MERGE_EVERY, 0));
+        merges.has_failed = true;
+        assert!(!merges.is_due(start, least));
+        assert!(merges.is_due(start + MERGE_EVERY, least));
     }
 
     #[test]
