@@ -57,6 +57,8 @@ pub struct Sizes {
     pub bases: Vec<(Offset, u64)>,
     /// Segments and seals: number of the first byte, and stored bytes.
     pub log: Vec<(u64, u64)>,
+    /// Spans, in the same way.
+    pub spans: Vec<(u64, u64)>,
 }
 
 impl Usage {
@@ -82,8 +84,15 @@ impl Usage {
                 let sizes = self.histories.entry(history).or_default();
                 sizes.log.push((first_byte, bytes));
             }
-            // How fast a log grows is told by its segments.
-            Some(Name::Span { .. }) => self.log.add(bytes),
+            Some(Name::Span {
+                history,
+                first_byte,
+                ..
+            }) => {
+                self.log.add(bytes);
+                let sizes = self.histories.entry(history).or_default();
+                sizes.spans.push((first_byte, bytes));
+            }
             Some(_) => self.documents.add(bytes),
             None => self.other.add(bytes),
         }

@@ -22,7 +22,7 @@ const MONTH_MS: u128 = 30 * 24 * 3600 * 1000;
 pub struct Cost {
     /// RDBs.
     pub bases: Amount,
-    /// Segments and seals.
+    /// Segments, seals and spans.
     pub log: Amount,
     /// Manifests and other documents.
     pub documents: Amount,
@@ -43,11 +43,11 @@ pub struct Rate {
     pub from_unix_ms: i64,
     /// The last time of the log.
     pub to_unix_ms: i64,
-    /// Segments of that time.
+    /// Segments and spans of that time.
     pub log: Amount,
     /// Bases of that time. The one that a log begins with does not count.
     pub bases: Amount,
-    /// Segments in 30 days at this rate.
+    /// Segments and spans in 30 days at this rate.
     pub log_a_month: Amount,
     /// Bases in 30 days at this rate.
     pub bases_a_month: Amount,
@@ -104,6 +104,9 @@ async fn rate(archive: &Archive, usage: &Usage) -> Result<Option<Rate>, ArchiveE
         let counted = sizes.log.get(first..).unwrap_or_default();
         counted.iter().for_each(|(_, bytes)| log.add(*bytes));
         let first_byte = counted.first().map_or(u64::MAX, |(first, _)| *first);
+        // Segments that a span has may be gone. Those that are left tell how long the stretch is.
+        let merged = sizes.spans.iter().filter(|(at, _)| *at >= first_byte);
+        merged.for_each(|(_, bytes)| log.add(*bytes));
         let made = sizes.bases.iter().filter(|(at, _)| at.0 >= first_byte);
         made.for_each(|(_, bytes)| bases.add(*bytes));
     }

@@ -112,6 +112,16 @@ async fn the_rate_is_that_of_the_last_day() {
     assert_eq!(rate.bases, amount(1, later.stored_bytes));
     assert_eq!(rate.log_a_month.objects, 300);
     assert_eq!(rate.bases_a_month, amount(30, 30 * later.stored_bytes));
+
+    // Merged log is stored as well. Here each segment is a span of its own.
+    let mut runs = sample.archive.runs(id(1), None).await.unwrap();
+    while let Some(run) = runs.next().await.unwrap() {
+        sample.archive.merge(&run, "test").await.unwrap();
+    }
+    let merged = Cost::of(&sample.archive).await.unwrap().rate.unwrap();
+    assert_eq!(merged.log.objects, 10 + 9);
+    assert!(merged.log.bytes > rate.log.bytes * 19 / 10, "{merged:?}");
+    assert_eq!(merged.bases, rate.bases);
 }
 
 #[tokio::test]
