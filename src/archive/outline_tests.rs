@@ -262,6 +262,39 @@ async fn what_vanishes_on_the_way_is_read_from_its_span() {
     assert!(found.ends_with("is missing"), "{found}");
 }
 
+/// A base stands in two spans. The one that begins later ends first.
+#[tokio::test]
+async fn a_log_is_listed_from_the_span_that_reaches_furthest() {
+    let (store, archive) = archive().await;
+    archive.create_history(&history(1)).await.unwrap();
+    base(&archive, 1, 100).await;
+    let cuts: Vec<u64> = (1..=9).map(|n| n * 100).collect();
+    log(&archive, 1, &cuts).await;
+    for firsts in [&[101, 201, 301][..], &[201], &[401, 501]] {
+        let mut run = super::super::merge::Run::of(Vec::new());
+        for first in firsts {
+            let entry = archive.entry(id(1), *first).await.unwrap();
+            if let Some(segment::Entry::Segment(header)) = entry {
+                run.push(header);
+            }
+        }
+        archive.merge(&run, "test").await.unwrap();
+    }
+    base(&archive, 1, 250).await;
+    for first in [101, 201, 301, 401, 501] {
+        store.remove(&LogObject::segment(first).name(id(1)).to_string());
+    }
+    let whole = archive.catalog().await.unwrap();
+    let mut catalog = archive.outline().await.unwrap();
+    let newest = Offset(u64::MAX);
+    archive.load(&mut catalog, id(1), newest).await.unwrap();
+    let log = &catalog.histories[&id(1)].log;
+    assert_eq!(log[..2], whole.histories[&id(1)].log[..2], "{log:?}");
+    let read = read_after(&archive, &catalog, 1, Offset(250)).await;
+    assert_eq!(read, read_after(&archive, &whole, 1, Offset(250)).await);
+    assert!(!read.ends_with("is missing"), "{read}");
+}
+
 #[tokio::test]
 async fn a_boot_lists_spans_and_the_log_behind_them_alone() {
     let (store, archive) = archive().await;
