@@ -129,6 +129,9 @@ pub(crate) async fn hold_something(number: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Segments in a span of this age are not deleted yet.
+const HOUR_MS: u64 = GRACE_MS / 2;
+
 impl Sim {
     /// A hold was created.
     pub(crate) fn check_hold(&mut self, body: &[u8]) -> Result<(), String> {
@@ -290,21 +293,59 @@ impl Sim {
         })
     }
 
-    /// Some spans are damaged when they are created for the first time. No chance is drawn for that.
-    pub(super) fn damage_some_spans(&mut self, name: &str, body: Bytes) {
-        let number = Crc64::of(name.as_bytes());
-        let is_span = matches!(Name::parse(name), Some(Name::Span { .. }));
-        if !is_span || !number.is_multiple_of(8) || self.damaged.contains_key(name) {
+    /// Some spans are damaged when they are created for the first time, and some when they are an hour old and their segments
+    /// stand. No chance is drawn for that.
+    pub(super) fn damage_some_spans(&mut self, name: &str) {
+        let is_old = |name: &String| self.age(name) >= HOUR_MS && self.stands(name);
+        let rotten = self.rotting.iter().find(|name| is_old(name)).cloned();
+        if let Some(rotten) = rotten {
+            self.rotting.remove(&rotten);
+            self.damage(&rotten);
+        }
+        if !matches!(Name::parse(name), Some(Name::Span { .. })) || self.damaged.contains_key(name)
+        {
             return;
         }
+        match Crc64::of(name.as_bytes()) % 8 {
+            0 => self.damage(name),
+            1 if self.rots => drop(self.rotting.insert(name.to_owned())),
+            _ => {}
+        }
+    }
+
+    fn damage(&mut self, name: &str) {
         note(|| format!("the store damages {name}"));
-        let at = usize::try_from(number / 8).unwrap() % body.len();
-        let mut damaged = body.to_vec();
+        let mut damaged = self.objects[name].to_vec();
+        let at = usize::try_from(Crc64::of(name.as_bytes()) / 8).unwrap() % damaged.len();
         damaged[at] ^= 1;
         let damaged = Bytes::from(damaged);
         self.objects.insert(name.to_owned(), damaged.clone());
         self.damaged.insert(name.to_owned(), damaged);
         self.oracle.counts.spans_damaged += 1;
+    }
+
+    /// Is a span there, and so are all segments that it is made of?
+    fn stands(&self, name: &str) -> bool {
+        let Some(Name::Span {
+            history,
+            first_byte,
+            last_byte,
+        }) = Name::parse(name)
+        else {
+            return false;
+        };
+        let Some(stored) = self.oracle.histories.get(&history) else {
+            return false;
+        };
+        let mut inside = stored.segments.range(first_byte - 1..last_byte).peekable();
+        let is_any = inside.peek().is_some();
+        let mut names = inside.map(|(from, _)| Name::Log {
+            history,
+            first_byte: from + 1,
+        });
+        self.objects.contains_key(name)
+            && is_any
+            && names.all(|name| self.objects.contains_key(&name.to_string()))
     }
 
     /// The spans of a history that are not damaged: the byte before the first one, the last one, and how old it is.

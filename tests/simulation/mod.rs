@@ -88,6 +88,10 @@ pub(crate) struct Sim {
     pub(crate) times: BTreeMap<String, i64>,
     /// Spans that the store damaged when they were created, as they are since.
     pub(crate) damaged: BTreeMap<String, bytes::Bytes>,
+    /// It damages some spans later as well. Then more of a log stays than a policy wants.
+    pub(crate) rots: bool,
+    /// Those that it will damage.
+    pub(crate) rotting: std::collections::BTreeSet<String>,
     /// The store says no times.
     pub(crate) is_timeless: bool,
     pub(crate) oracle: Oracle,
@@ -119,6 +123,8 @@ impl Sim {
             births: BTreeMap::new(),
             times: BTreeMap::new(),
             damaged: BTreeMap::new(),
+            rots: true,
+            rotting: std::collections::BTreeSet::new(),
             is_timeless: false,
             oracle: Oracle::default(),
             huge: false,
@@ -416,6 +422,8 @@ fn seeds_of_fencing_hold() {
             ("writers that were superseded", total.superseded, 50),
             ("takeovers", total.takeovers, 40),
             ("restores", total.restores, 200),
+            ("spans that were damaged", total.spans_damaged, 20),
+            ("spans that were withdrawn", total.spans_withdrawn, 15),
         ],
     );
 }

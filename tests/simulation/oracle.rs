@@ -377,7 +377,7 @@ impl Sim {
         if let Err(wrong) = self.check(name, &body, writer) {
             fail(format!("{writer} created {name}: {wrong}"));
         }
-        self.damage_some_spans(name, body);
+        self.damage_some_spans(name);
         Ok((!self.is_timeless).then_some(now))
     }
 

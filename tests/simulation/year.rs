@@ -44,7 +44,10 @@ pub(crate) async fn direct(days: u64) -> Result<(), String> {
         clocks: false,
     });
     director.capture.flush_interval = Duration::from_millis(500);
-    with(|sim| sim.nodes[0].version = 7);
+    with(|sim| {
+        sim.nodes[0].version = 7;
+        sim.rots = false;
+    });
     tokio::spawn(failures::ping());
     let mut largest = 0;
     for day in 0..days {
