@@ -105,6 +105,9 @@ impl Upkeep {
             let report = merge(&archive, &request, &work).await;
             let report = report.map_err(|error| error.to_string())?;
             done.deleted.extend(report.deleted);
+            let failure = report.failure;
+            let note = failure.map(|error| format!("not all merged segments can go: {error}"));
+            done.notes.extend(note);
         }
         Ok(done)
     }
