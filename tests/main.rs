@@ -54,6 +54,7 @@ mod serving_tls;
 mod set_back;
 mod sidecar;
 mod sizes;
+mod spans_alone;
 mod spool;
 mod stages;
 mod stock_tools;
