@@ -73,6 +73,8 @@ pub(crate) struct Counts {
     pub(crate) spans_withdrawn: u64,
     /// Spans that were deleted.
     pub(crate) spans_freed: u64,
+    /// Spans that were damaged in a copy of the store, whose segments still stood.
+    pub(crate) spoilt: u64,
     /// Runs of expiry that came to their end.
     pub(crate) expiries: u64,
     /// Floors.
@@ -143,6 +145,7 @@ impl Counts {
             (&mut self.spans_freed, other.spans_freed),
             (&mut self.spans_damaged, other.spans_damaged),
             (&mut self.spans_withdrawn, other.spans_withdrawn),
+            (&mut self.spoilt, other.spoilt),
             (&mut self.expiries, other.expiries),
             (&mut self.floors, other.floors),
             (&mut self.floors_judged, other.floors_judged),

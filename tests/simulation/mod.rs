@@ -354,6 +354,7 @@ fn seeds_of_the_simulation_hold() {
             ("servers that were set back", total.set_back, 40),
             ("histories under keys of our own", total.own_keys, 30),
             ("latest histories", total.latest, 300),
+            ("spans that were damaged", total.spoilt, 100),
             ("restores", total.restores, 1000),
             ("kills", total.kills, 300),
             ("takeovers", total.takeovers, 50),

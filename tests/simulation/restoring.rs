@@ -1,5 +1,6 @@
 //! Restores from what is stored at the moment, by the program's own code, held against what really was.
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::model::{Model, text};
@@ -7,11 +8,13 @@ use super::oracle::CLOCK_MS;
 use super::redis::parse;
 use super::store::Objects;
 use super::{BEGAN_MS, with};
-use crate::archive::{Archive, Catalog};
+use crate::archive::{Archive, Catalog, Name};
+use crate::log::segment::{self, Entry};
 use crate::rebuild::{self, Limits, Stand};
 use crate::recovery::{self, BadBases, LogForm, Plan, RecoveryError, When};
 use crate::runtime::simulated::{between, once_in, pick};
-use crate::store::MemoryStore;
+use crate::store::{MemoryStore, Store};
+use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
 
 const LIMITS: Limits = Limits {
@@ -24,10 +27,7 @@ pub(crate) async fn check(objects: Objects, all: bool) -> Result<(), String> {
     if !objects.contains_key("archive.json") {
         return Ok(());
     }
-    let store = MemoryStore::new();
-    for (name, body) in objects {
-        store.put(&name, body);
-    }
+    let store = spoilt(objects).await?;
     let archive = Archive::open(store.shared())
         .await
         .map_err(|error| format!("the archive does not open: {error}"))?;
@@ -77,6 +77,74 @@ pub(crate) async fn check(objects: Objects, all: bool) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A copy of what lies in the store, in which most of the spans whose segments stand are damaged. What is restored is the same.
+async fn spoilt(objects: Objects) -> Result<MemoryStore, String> {
+    let store = MemoryStore::new();
+    let into = store.shared();
+    for (name, body) in &objects {
+        let body = match how_spoilt(name).filter(|_| its_segments_stand(&objects, name)) {
+            Some(how) => {
+                with(|sim| sim.oracle.counts.spoilt += 1);
+                spoil(how, body)
+            }
+            None => body.clone(),
+        };
+        store.set_clock(with(|sim| {
+            let created = sim.times.get(name).copied();
+            created.filter(|_| !sim.is_timeless)
+        }));
+        let created = into.create(name, body).await;
+        created.map_err(|error| error.to_string())?;
+    }
+    Ok(store)
+}
+
+/// No number of the seed's is taken for it: a seed stays what it was.
+fn how_spoilt(name: &str) -> Option<u64> {
+    let how = Crc64::of(name.as_bytes()) % 4;
+    (how < 3).then_some(how)
+}
+
+fn spoil(how: u64, body: &Bytes) -> Bytes {
+    let mut spoilt = body.to_vec();
+    match how {
+        0 => spoilt[body.len() - 1] ^= 1,
+        // In its header.
+        1 => spoilt[40] ^= 1,
+        _ => spoilt.truncate(body.len() - 7),
+    }
+    spoilt.into()
+}
+
+/// Is it a span, and is there each of the segments that it was made of?
+fn its_segments_stand(objects: &Objects, name: &str) -> bool {
+    let Some(Name::Span {
+        history,
+        first_byte,
+        last_byte,
+    }) = Name::parse(name)
+    else {
+        return false;
+    };
+    // What is created under a deleted name is younger.
+    let is_older = |other: &str| with(|sim| sim.births.get(other) < sim.births.get(name));
+    let mut next = first_byte;
+    while next <= last_byte {
+        let segment = Name::Log {
+            history,
+            first_byte: next,
+        };
+        let segment = segment.to_string();
+        let body = objects.get(&segment).filter(|_| is_older(&segment));
+        let entry = body.map(|body| segment::decode_entry(body));
+        match entry {
+            Some(Ok(Some((Entry::Segment(header), _)))) => next = header.meta.end.0 + 1,
+            _ => return false,
+        }
+    }
+    next == last_byte + 1
 }
 
 /// What the service wrote last is its latest.
