@@ -9,7 +9,7 @@
 //!   batch is still there, the rest stays.
 //! - **Segments that a span has** ([`Deleter::merged`]) go when the span is as old as that too, and was read again and
 //!   compared with them. A span that is wrong goes as long as it is young, and its bytes are elsewhere
-//!   (`Archive::withdraw`). All else goes
+//!   (`Archive::withdraw`, which finds out that itself). All else goes
 //! - **below a floor that is old enough, and nowhere else** ([`Deleter::below`]). First go the manifests, because
 //!   without one there is no restore point. What a manifest that stays needs of the log stays with it, whatever the
 //!   reason for which it stays.
@@ -27,8 +27,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use super::log_objects::uncovered;
+use super::merge::Run;
 use super::names::{self, Name};
-use super::{Archive, ArchiveError, FLOOR_GRACE_MS, Floor, GRACE_MS, HoldName, LogObject};
+use super::{
+    Archive, ArchiveError, FLOOR_GRACE_MS, Floor, GRACE_MS, HoldName, LogObject, MergeError,
+};
 use crate::runtime;
 use crate::store::{Created, Listing, ObjectMeta, StoreError};
 use crate::wire::position::{Offset, Position, ReplId};
@@ -112,7 +115,9 @@ impl Archive {
     }
 
     /// Takes back a span that is wrong: a reader would take it for the log. It goes only as long as it is so young that nobody
-    /// can have deleted a segment because of it, and if its bytes are elsewhere. False: it stays.
+    /// can have deleted a segment because of it, and if its bytes are elsewhere. Whether it is wrong is found out here once more,
+    /// whatever the caller has found: whoever deletes may sleep before that for as long as the grace, and a span that is right may
+    /// be all that there is of its bytes then. False: it stays.
     ///
     /// # Errors
     /// [`ArchiveError`], of the store.
@@ -247,7 +252,31 @@ impl Deleter {
         if !stand && !self.is_in_others(history, span).await? {
             return Ok(false);
         }
+        if !self.is_wrong(history, span).await? {
+            return Ok(false);
+        }
         self.delete_all(&object, &[found]).await
+    }
+
+    /// Can it not be read, or does it not hold what its segments hold? Or has a span other bytes that is so old that segments may
+    /// have gone because of it? Then whoever made this one has read what a sleeper left.
+    async fn is_wrong(&self, history: ReplId, span: LogObject) -> Result<bool, ArchiveError> {
+        let run = self.archive.segments_of(history, span).await?;
+        let run = run.unwrap_or_else(|| Run::of(Vec::new()));
+        match self.archive.compare_span(history, &run, span).await {
+            Ok(()) => {}
+            Err(error) if error.is_wrong() => return Ok(true),
+            Err(MergeError::Archive(error)) => return Err(error),
+            Err(MergeError::Differs { .. }) => return Ok(true),
+        }
+        for other in self.archive.spans_beside(history, span).await? {
+            let name = other.name(history).to_string();
+            let created = self.archive.created_of(&name).await?.flatten();
+            if self.is_aged(created, GRACE_MS) && self.archive.differ(history, span, other).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Do other spans have all bytes of this one?

@@ -106,7 +106,7 @@ impl MergeError {
     }
 
     /// Is a span wrong that was read back?
-    fn is_wrong(&self) -> bool {
+    pub(super) fn is_wrong(&self) -> bool {
         match self {
             Self::Differs { .. } => true,
             Self::Archive(ArchiveError::NewerFormat { .. }) => false,
@@ -172,15 +172,6 @@ impl Run {
         let may = self.segments.len() >= SEGMENTS
             || first.zip(next_first).is_some_and(|(run, next)| run != next);
         must || (may && meta.starts_at_boundary)
-    }
-
-    /// Those of its segments that lie in this span. (Without marks.)
-    fn within(&self, span: LogObject) -> Self {
-        let inside = |segment: &&SegmentHeader| {
-            let last = span.last().unwrap_or_default();
-            segment.meta.start.next_byte() >= span.first() && segment.meta.end.0 <= last
-        };
-        Self::of(self.segments.iter().filter(inside).cloned().collect())
     }
 
     /// Its segments, without their marks.
@@ -457,7 +448,7 @@ impl Archive {
             Err(error) => return Err(ArchiveError::from(error).into()),
         };
         let checked = match self.compare_span(history, run, span).await {
-            Ok(()) if created => self.look_for_other_spans(run, span).await,
+            Ok(()) if created => self.look_for_other_spans(history, span).await,
             checked => checked,
         };
         self.or_withdrawn(history, span, checked).await?;
@@ -629,42 +620,70 @@ impl Archive {
         deleted
     }
 
-    /// If another merger has made a span of some of these bytes: are they the same there? They are cut into the same segments.
-    async fn look_for_other_spans(&self, run: &Run, span: LogObject) -> Result<(), MergeError> {
-        let Some((history, from, to)) = run.range() else {
-            return Ok(());
-        };
-        // One that is longer is one segment, and is cut as it is.
-        let before = from.saturating_sub(SPAN_RAW_LIMIT);
-        let listed = self
-            .span_names(history, before, Some(to.saturating_add(1)))
-            .await?;
-        let is_other = |other: &LogObject| *other != span && other.last() >= Some(from);
-        for other in listed.into_iter().filter(is_other) {
-            let shared = run.within(other);
-            let all = (
-                from.max(other.first()),
-                to.min(other.last().unwrap_or_default()),
-            );
-            let is_cut_so = shared.range().map(|(_, from, to)| (from, to)) == Some(all);
-            let compared = match is_cut_so {
-                true => self.compare_span(history, &shared, other).await,
-                false => Err(MergeError::Differs {
-                    object: String::new(),
-                    reason: "it is cut in another way".to_owned(),
-                }),
-            };
-            match compared {
-                Err(MergeError::Differs { reason, .. }) => {
-                    return Err(MergeError::Differs {
-                        object: span.name(history).to_string(),
-                        reason: format!("{}: {reason}", other.name(history)),
-                    });
-                }
-                compared => compared?,
+    /// If another merger has made a span of some of these bytes: are they the same there?
+    async fn look_for_other_spans(
+        &self,
+        history: ReplId,
+        span: LogObject,
+    ) -> Result<(), MergeError> {
+        for other in self.spans_beside(history, span).await? {
+            if self.differ(history, span, other).await? {
+                return Err(MergeError::Differs {
+                    object: span.name(history).to_string(),
+                    reason: format!("{} has other bytes", other.name(history)),
+                });
             }
         }
         Ok(())
+    }
+
+    /// The other spans that have some of the bytes of `span`.
+    pub(super) async fn spans_beside(
+        &self,
+        history: ReplId,
+        span: LogObject,
+    ) -> Result<Vec<LogObject>, ArchiveError> {
+        // One that is longer is one segment, and is cut as it is.
+        let before = span.first().saturating_sub(SPAN_RAW_LIMIT);
+        let until = span.last().map(|last| last.saturating_add(1));
+        let mut spans = self.span_names(history, before, until).await?;
+        spans.retain(|other| *other != span && other.last() >= Some(span.first()));
+        Ok(spans)
+    }
+
+    /// Do two spans have other bytes where both have some? If `other` cannot be read, it says nothing about `span`.
+    pub(super) async fn differ(
+        &self,
+        history: ReplId,
+        span: LogObject,
+        other: LogObject,
+    ) -> Result<bool, ArchiveError> {
+        let after = Offset::before_byte(span.first().max(other.first()));
+        let upto = Offset(span.last().min(other.last()).unwrap_or_default());
+        let theirs = match self.crc_of_part(history, other, after, upto).await {
+            Err(error) if is_lost(&error) => return Ok(false),
+            theirs => theirs?,
+        };
+        Ok(theirs != self.crc_of_part(history, span, after, upto).await?)
+    }
+
+    async fn crc_of_part(
+        &self,
+        history: ReplId,
+        span: LogObject,
+        after: Offset,
+        upto: Offset,
+    ) -> Result<u64, ArchiveError> {
+        let object = || span.name(history).to_string();
+        let Some(Entry::Segment(header)) = self.stored_entry(history, span).await? else {
+            return Err(ArchiveError::Missing { object: object() });
+        };
+        let mut crc = Crc64::new();
+        let mut raw = self.strictly().read_part(&header, after, upto).await?;
+        while let Some(chunk) = raw.try_next().await? {
+            crc.update(&chunk);
+        }
+        Ok(crc.value())
     }
 }
 

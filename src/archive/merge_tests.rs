@@ -223,35 +223,67 @@ fn span_of(run: &Run, from: u64, to: u64, raw: &[u8]) -> (String, Vec<u8>) {
 
 #[tokio::test]
 async fn a_span_that_another_one_contradicts_is_withdrawn() {
-    for (from, to, wrong, refused) in [
-        (300, 500, false, false),
+    let aged = -(super::super::GRACE_MS as i64);
+    for (from, to, wrong, created, refused) in [
+        (300, 500, false, aged, false),
         // It begins before the run, and ends in it. It has other bytes.
-        (0, 300, true, true),
-        (0, 300, false, false),
-        (500, 650, true, true),
-        // It is cut in another way.
-        (250, 400, false, true),
-        (0, 100, true, false),
+        (0, 300, true, aged, true),
+        (0, 300, false, aged, false),
+        (500, 650, true, aged, true),
+        // It is cut in another way, and has the same bytes.
+        (250, 400, false, aged, false),
+        (0, 100, true, aged, false),
+        // It is so young that it may be the wrong one: nothing went because of it.
+        (0, 300, true, aged + 1, true),
     ] {
         let (store, archive) = archive_of(12).await;
-        store.set_clock(Some(0));
         let run = runs(&archive).await.remove(0);
         let mut raw = feed(from, to).to_vec();
         if wrong {
             raw.fill(7);
         }
         let (other, body) = span_of(&run, from, to, &raw);
-        store.put(&other, body);
+        store.set_clock(Some(created));
+        archive.store.create(&other, body.into()).await.unwrap();
+        store.set_clock(Some(0));
         let made = archive.merge(&run, "test").await;
         let span = LogObject::span(101, 600).unwrap();
         let is_there = store.object(&span.name(id(1)).to_string()).is_some();
         assert_eq!(made.is_err(), refused, "{from} {to} {made:?}");
-        assert_eq!(is_there, !refused, "{from} {to}");
+        let goes = refused && created == aged;
+        assert_eq!(is_there, !goes, "{from} {to}");
         assert!(store.object(&other).is_some(), "it is not ours");
         if let Err(error) = made {
             assert!(matches!(error, MergeError::Differs { .. }), "{error}");
         }
     }
+}
+
+/// Hours may pass before the delete. Its segments may have gone by then, because this span has them.
+#[tokio::test]
+async fn a_span_that_is_right_is_not_withdrawn_whatever_was_found() {
+    let (store, archive) = archive_of(12).await;
+    store.set_clock(Some(0));
+    let run = runs(&archive).await.remove(0);
+    archive.merge(&run, "test").await.unwrap();
+    let span = LogObject::span(101, 600).unwrap();
+    assert!(!archive.withdraw(id(1), span).await.unwrap());
+    // Another one that cannot be read says nothing about it.
+    let (other, mut body) = span_of(&run, 0, 300, &feed(0, 300));
+    let at = body.len() - 10;
+    body[at] ^= 1;
+    store.set_clock(Some(-(super::super::GRACE_MS as i64)));
+    archive.store.create(&other, body.into()).await.unwrap();
+    store.set_clock(Some(0));
+    assert!(!archive.withdraw(id(1), span).await.unwrap());
+    // Whoever finds it, and has read something else.
+    let found = MergeError::Differs {
+        object: String::new(),
+        reason: String::new(),
+    };
+    let told = archive.or_withdrawn(id(1), span, Err(found)).await;
+    assert!(matches!(told, Err(MergeError::Differs { .. })), "{told:?}");
+    assert!(store.object(&span.name(id(1)).to_string()).is_some());
 }
 
 #[tokio::test]

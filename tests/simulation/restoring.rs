@@ -13,7 +13,7 @@ use crate::log::segment::{self, Entry};
 use crate::rebuild::{self, Limits, Stand};
 use crate::recovery::{self, BadBases, LogForm, Plan, RecoveryError, When};
 use crate::runtime::simulated::{between, once_in, pick};
-use crate::store::{MemoryStore, Store};
+use crate::store::MemoryStore;
 use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
 
