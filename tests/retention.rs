@@ -72,12 +72,14 @@ fn a_service_deletes_what_it_was_not_told_to_keep(version: Version) {
         "every point of 1 s, superseded for 30 d"
     );
     assert_eq!(view["expiry"]["deleted_objects"], 0, "{view:#}");
+    let said = backup.log();
     assert!(
-        backup
-            .log()
-            .contains("has expired. It is deleted a day later")
+        said.contains("points have expired. They are deleted in a day"),
+        "{said}"
     );
-    let (log, bases) = (count(&s3, "/log/"), count(&s3, ".rdb.zst"));
+    let bases = count(&s3, ".rdb.zst");
+    let before = s3.names();
+    let log = before.iter().filter(|name| name.contains("/log/"));
     assert_eq!(bases, 2);
     s3.age(25 * HOUR);
     backup.wait("what was old is gone", |view| {
@@ -91,7 +93,9 @@ fn a_service_deletes_what_it_was_not_told_to_keep(version: Version) {
         view["expiry"]["run_unix_ms"].as_i64() > oldest(&view),
         "{view:#}"
     );
-    assert!(count(&s3, "/log/") < log - WRITES / 2);
+    let left = s3.names();
+    let gone = log.filter(|name| !left.contains(name)).count();
+    assert!(gone > WRITES / 2, "{gone}");
     let deleted = backup.metric("backfeed_deleted_objects_total");
     assert!(deleted > WRITES as f64 / 2.0, "{deleted}");
     assert!(backup.metric("backfeed_deleted_bytes_total") > deleted);
@@ -147,10 +151,7 @@ fn with_a_clock_that_is_wrong_nothing_is_deleted() {
     wait_until("it was tried again", PATIENCE, || {
         backup.metric("backfeed_expiry_errors_total") > 1.0
     });
-    assert_eq!(
-        backup.log().matches("what is old was not deleted").count(),
-        1
-    );
+    assert!(backup.log().contains("what is old was not deleted"));
     assert_eq!(count(&s3, "/floor/"), 0);
 }
 

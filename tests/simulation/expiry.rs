@@ -63,7 +63,10 @@ pub(crate) fn begin_expiry(number: u64, service: &str, policy: KeepPolicy, dies:
                 now_unix_ms: with(|sim| sim.now_ms()),
             };
             let report = expire(&archive, &request, &()).await?;
-            note(|| format!("{name}: {:?} {:?}", report.goes, report.deleted));
+            note(|| {
+                let (goes, deleted, notes) = (&report.goes, &report.deleted, &report.notes);
+                format!("{name}: {goes:?} {deleted:?} {notes:?}")
+            });
             Ok(())
         })
     });

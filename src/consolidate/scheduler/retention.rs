@@ -59,14 +59,8 @@ impl Upkeep {
         };
         retention.not_before = later(retention.backoff.pause());
         self.status.metrics().expiry_errors.inc();
-        let mut is_news = false;
-        self.status.expiry(|view| {
-            is_news = view.error.as_ref() != Some(&error);
-            view.error = Some(error.clone());
-        });
-        if is_news {
-            tracing::warn!("what is old was not deleted: {error}. It is tried again");
-        }
+        tracing::warn!("what is old was not deleted: {error}. It is tried again");
+        self.status.expiry(|view| view.error = Some(error));
     }
 
     async fn run_retention(&self) -> Result<Done, String> {
@@ -83,10 +77,6 @@ impl Upkeep {
             let work = self.status.work("expiry");
             let report = expire(&archive, &request, &work).await;
             let report = report.map_err(|error| error.to_string())?;
-            for expiry in &report.expires {
-                let (history, before) = (expiry.history, expiry.before);
-                tracing::info!(%history, %before, "has expired. It is deleted a day later");
-            }
             done.oldest_unix_ms = report.oldest_unix_ms;
             done.notes = report.notes;
             done.deleted.push(report.deleted);
