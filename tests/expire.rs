@@ -88,6 +88,11 @@ impl Case {
     }
 }
 
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_millis() as i64
+}
+
 fn what_expires_is_deleted_a_day_later_and_the_rest_stays(version: Version) {
     let case = Case::start(version);
     case.write("first");
@@ -107,6 +112,12 @@ fn what_expires_is_deleted_a_day_later_and_the_rest_stays(version: Version) {
     let first = case.expire(true);
     assert_eq!(first["expires"].as_array().unwrap().len(), 1, "{first:#}");
     assert_eq!(first["deleted"]["objects"], 0);
+    let listing = case.json(&["list"]);
+    let expired = &listing["histories"][0]["expired"];
+    assert_eq!(expired["before_offset"], first["expires"][0]["before"]);
+    let from = expired["deleted_from_unix_ms"].as_i64().unwrap();
+    let left = from - now_ms();
+    assert!((23..=24).contains(&(left / 3_600_000)), "{left}");
     // It can be restored still, with a warning.
     let (output, target) = case.restore(&["--offset", &early]);
     assert_eq!(output.code, 0, "{output:?}");
@@ -163,6 +174,9 @@ fn a_hold_keeps_a_point_and_a_locked_object_is_no_error() {
     case.expire(true);
     let hold = case.json(&["hold", "add", "one", "--offset", &held]);
     assert_eq!(hold["holds"][0]["point"]["offset"].to_string(), held);
+    let listing = case.json(&["list"]);
+    assert_eq!(listing["holds"][0]["name"], "one", "{listing:#}");
+    assert_eq!(listing["holds"][0]["point"], hold["holds"][0]["point"]);
     let again = case.run(&["hold", "add", "one"]);
     assert_eq!(again.code, 2, "{again:?}");
     case.s3.age(25 * HOUR);

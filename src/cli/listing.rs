@@ -9,8 +9,8 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::archive::{
-    Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts, Floor,
-    History, LogEnd, Parent, ServerInfo,
+    Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts,
+    FLOOR_GRACE_MS, Floor, History, HoldDoc, HoldName, LogEnd, Parent, ServerInfo,
 };
 use crate::config::Size;
 use crate::display::{self, Time};
@@ -30,10 +30,29 @@ pub(super) struct Listing {
     ambiguous: Vec<ReplId>,
     /// By the time of their creation.
     histories: Vec<HistoryListing>,
+    /// Points that stay, whatever a policy says.
+    holds: Vec<HoldListing>,
     /// Histories that cannot be listed, and why.
     unreadable: BTreeMap<ReplId, String>,
     /// What else cannot be used.
     problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HoldListing {
+    name: HoldName,
+    point: Position,
+    /// The time whose data it is. Null: it is not known.
+    as_of_unix_ms: Option<i64>,
+}
+
+/// Points that are not promised any more.
+#[derive(Debug, PartialEq, Serialize)]
+struct Expired {
+    /// Those before this one.
+    before_offset: Offset,
+    /// A run that comes then or later deletes them, as far as nothing holds them. Null: the store says no times.
+    deleted_from_unix_ms: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,6 +75,7 @@ struct HistoryListing {
     /// The last byte of the log. Null: nothing is stored.
     stored_offset: Option<Offset>,
     sealed: Option<Sealed>,
+    expired: Option<Expired>,
     problems: Vec<String>,
     /// What an operator should know, and is no damage.
     notes: Vec<String>,
@@ -105,6 +125,7 @@ impl Listing {
             latest: None,
             ambiguous: Vec::new(),
             histories: Vec::new(),
+            holds: Vec::new(),
             unreadable: BTreeMap::new(),
             problems: Vec::new(),
         }
@@ -125,10 +146,12 @@ impl Listing {
             histories.push(shown);
         }
         histories.sort_by_key(|shown| (shown.created_unix_ms, shown.id));
+        let holds = archive.all_holds().await?;
         Ok(Self {
             latest,
             ambiguous,
             histories,
+            holds: holds.into_iter().map(HoldListing::of).collect(),
             unreadable: catalog.unreadable,
             problems: catalog.problems.iter().map(ToString::to_string).collect(),
             ..Self::empty(store)
@@ -181,8 +204,9 @@ impl HistoryListing {
             segments: history.log.len(),
             stored_offset: None,
             sealed: None,
+            expired: history.floors.highest().map(Expired::by),
             problems: history.problems.iter().map(ToString::to_string).collect(),
-            notes: history.floors.highest().map(expired).into_iter().collect(),
+            notes: Vec::new(),
         }
     }
 
@@ -245,11 +269,44 @@ impl BaseListing {
     }
 }
 
-fn expired(floor: &Floor) -> String {
-    format!(
-        "points before offset {} have expired. Bases before it can be restored by their offsets, as long as they are there",
-        floor.offset
-    )
+impl HoldListing {
+    fn of(hold: HoldDoc) -> Self {
+        Self {
+            name: hold.name,
+            point: hold.point,
+            as_of_unix_ms: hold.as_of_unix_ms,
+        }
+    }
+}
+
+impl fmt::Display for HoldListing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hold {}: {}", self.name, self.point)?;
+        match self.as_of_unix_ms {
+            Some(at) => write!(f, ", {}", Time(at)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Expired {
+    fn by(floor: &Floor) -> Self {
+        let grace = i64::try_from(FLOOR_GRACE_MS).unwrap_or(i64::MAX);
+        Self {
+            before_offset: floor.offset,
+            deleted_from_unix_ms: floor.created.map(|at| at.saturating_add(grace)),
+        }
+    }
+}
+
+impl fmt::Display for Expired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "points before offset {}", self.before_offset)?;
+        if let Some(at) = self.deleted_from_unix_ms {
+            write!(f, ". They are deleted from {} on", Time(at))?;
+        }
+        Ok(())
+    }
 }
 
 /// Where a restore may begin.
@@ -397,6 +454,12 @@ impl fmt::Display for Listing {
                 },
             )?;
         }
+        if !self.holds.is_empty() {
+            writeln!(f)?;
+        }
+        for hold in &self.holds {
+            writeln!(f, "{hold}")?;
+        }
         for (id, problem) in &self.unreadable {
             write!(f, "\nhistory {id}\n  PROBLEM   {problem}\n")?;
         }
@@ -477,6 +540,9 @@ impl HistoryListing {
         if let Some(seal) = &self.sealed {
             let when = Time(seal.sealed_unix_ms);
             writeln!(f, "  sealed    {when} by {}: {}", seal.writer, seal.reason)?;
+        }
+        if let Some(expired) = &self.expired {
+            writeln!(f, "  expired   {expired}")?;
         }
         for problem in &self.problems {
             writeln!(f, "  PROBLEM   {problem}")?;

@@ -35,6 +35,7 @@ fn history(byte: u8) -> HistoryListing {
         segments: 0,
         stored_offset: None,
         sealed: None,
+        expired: None,
         problems: Vec::new(),
         notes: Vec::new(),
     }
@@ -78,6 +79,10 @@ fn two_histories() -> Listing {
             writer: "pod-b".to_owned(),
             sealed_unix_ms: NOON + 100_000,
         }),
+        expired: Some(Expired {
+            before_offset: Offset(14),
+            deleted_from_unix_ms: Some(NOON + 24 * 3_600_000),
+        }),
         ..history(0xaa)
     };
     let child = HistoryListing {
@@ -96,6 +101,14 @@ fn two_histories() -> Listing {
     Listing {
         latest: Some(id(0xbb)),
         histories: vec![root, child],
+        holds: vec![HoldListing {
+            name: "before-upgrade".parse().unwrap(),
+            point: Position {
+                history: id(0xbb),
+                offset: Offset(600),
+            },
+            as_of_unix_ms: Some(NOON),
+        }],
         ..Listing::empty("file:///bucket".to_owned())
     }
 }
@@ -111,6 +124,7 @@ history aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
   restore   2026-01-01T12:00:00.000Z to 2026-01-01T12:01:30.500Z, offsets 14 to 500
   log       4 objects, stored to offset 500
   sealed    2026-01-01T12:01:40.000Z by pod-b: served to a fresh Redis
+  expired   points before offset 14. They are deleted from 2026-01-02T12:00:00.000Z on
 
 history bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  (latest)
   source    sidecar (redis 7.0.15), since 2026-01-01T12:00:00.000Z
@@ -118,6 +132,8 @@ history bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  (latest)
   restore   2026-01-01T12:00:00.000Z to 2026-01-01T12:01:30.500Z, offsets 500 to 620
   log       1 object, stored to offset 620
   PROBLEM   histories/x: is damaged
+
+hold before-upgrade: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:600, 2026-01-01T12:00:00.000Z
 ";
     assert_eq!(two_histories().to_string(), expected);
 }
