@@ -113,7 +113,7 @@ fn what_expires_is_deleted_a_day_later_and_the_rest_stays(version: Version) {
     assert_eq!(first["expires"].as_array().unwrap().len(), 1, "{first:#}");
     assert_eq!(first["deleted"]["objects"], 0);
     let listing = case.json(&["list"]);
-    let expired = &listing["histories"][0]["expired"];
+    let expired = &listing["histories"][0]["expired"][0];
     assert_eq!(expired["before_offset"], first["expires"][0]["before"]);
     let from = expired["deleted_from_unix_ms"].as_i64().unwrap();
     let left = from - now_ms();

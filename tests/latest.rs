@@ -2,6 +2,7 @@
 //! nothing, and what was confirmed before.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -55,9 +56,15 @@ impl Setting {
 
     /// It starts again with nothing.
     fn crash_and_lose_all(&mut self) {
+        self.crash_and_find(|_| {});
+    }
+
+    /// It starts again with what is put into its directory.
+    fn crash_and_find(&mut self, put: impl FnOnce(&Path)) {
         self.redis.kill9();
         fs::remove_dir_all(self.redis.dir()).unwrap();
         fs::create_dir(self.redis.dir()).unwrap();
+        put(self.redis.dir());
         self.redis.restart();
     }
 
@@ -346,5 +353,58 @@ fn a_redis_with_enough_keys_is_captured(version: Version) {
     setting.set("after");
     setting.check_latest_is_the_server();
 }
+
+/// It has no replica for `repl-backlog-ttl`, and takes a new id. It has all that is stored, and more.
+fn a_redis_with_a_new_id_is_captured(version: Version) {
+    let setting = Setting::new(version);
+    let mut sidecar = setting.sidecar(&[]);
+    sidecar.wait_following();
+    setting.set("before");
+    setting
+        .redis
+        .cmd(&["CONFIG", "SET", "repl-backlog-ttl", "1"]);
+    let (id, _) = setting.redis.position();
+    sidecar.kill9();
+    wait_until("it has a new id", PATIENCE, || {
+        setting.redis.position().0 != id
+    });
+    setting.redis.cmd(&["SET", "meanwhile", "1"]);
+    sidecar.restart();
+    sidecar.wait_captured(&setting.redis);
+    setting.set("after");
+    setting.check_latest_is_the_server();
+    let back = setting.comes_back();
+    assert_eq!(back.text(&["EXISTS", "before", "meanwhile", "after"]), "3");
+}
+
+on!(a_redis_with_a_new_id_is_captured: redis_62 = Redis62, redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
+
+/// An operator puts an RDB of another Redis beside it.
+fn a_redis_that_loaded_other_data_is_captured(version: Version) {
+    let mut setting = Setting::new(version);
+    let mut sidecar = setting.sidecar(&[]);
+    sidecar.wait_following();
+    for n in 0..10 {
+        setting.redis.cmd(&["SET", &format!("key:{n}"), "value"]);
+    }
+    setting.set("last");
+    let other = with_files(version);
+    for n in 0..4 {
+        other.cmd(&["SET", &format!("other:{n}"), "value"]);
+    }
+    other.save();
+    sidecar.kill9();
+    setting.crash_and_find(|dir| {
+        fs::copy(other.dir().join("dump.rdb"), dir.join("dump.rdb")).unwrap();
+    });
+    sidecar.restart();
+    sidecar.wait_captured(&setting.redis);
+    setting.set("after");
+    setting.check_latest_is_the_server();
+    let back = setting.comes_back();
+    assert_eq!(back.text(&["EXISTS", "other:0", "after", "last"]), "2");
+}
+
+on!(a_redis_that_loaded_other_data_is_captured: redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);
 
 on!(a_redis_with_enough_keys_is_captured: redis_60 = Redis60, redis_62 = Redis62);

@@ -129,6 +129,18 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`].
     pub async fn all_holds(&self) -> Result<Vec<HoldDoc>, ArchiveError> {
+        let (holds, mut unreadable) = self.readable_holds().await?;
+        match unreadable.pop() {
+            Some(error) => Err(error),
+            None => Ok(holds),
+        }
+    }
+
+    /// The holds that can be read, and what is wrong with others: for whoever deletes nothing.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn readable_holds(&self) -> Result<(Vec<HoldDoc>, Vec<ArchiveError>), ArchiveError> {
         let mut found = Vec::new();
         let mut listed = self.store.list(names::HOLDS, None).await;
         while let Some(object) = listed.try_next().await? {
@@ -136,7 +148,7 @@ impl Archive {
                 found.push(object.name);
             }
         }
-        let read: Vec<Option<HoldDoc>> = stream::iter(found)
+        let mut read = stream::iter(found)
             .map(|object| async move {
                 // An operator may have removed it since.
                 let bytes = self.read_document(&object).await?;
@@ -144,10 +156,17 @@ impl Archive {
                     .map(|bytes| documents::from_bytes(&object, &bytes))
                     .transpose()
             })
-            .buffered(PARALLEL_READS)
-            .try_collect()
-            .await?;
-        Ok(read.into_iter().flatten().collect())
+            .buffered(PARALLEL_READS);
+        let (mut holds, mut unreadable) = (Vec::new(), Vec::new());
+        while let Some(hold) = read.next().await {
+            match hold {
+                Ok(hold) => holds.extend(hold),
+                Err(error @ ArchiveError::Store(_)) => return Err(error),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        drop(read);
+        Ok((holds, unreadable))
     }
 
     /// Creates a hold. False: there is one of that name.

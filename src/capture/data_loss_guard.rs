@@ -1,8 +1,9 @@
 //! What a sidecar must not make the latest state: a Redis that has less than the store. The exception is a Redis that
 //! is known to be right.
 //!
-//! A history that the store does not know says nothing of what it lacks. A server that came up empty (Redis 7.0 and newer
-//! say so) has nothing of what is stored. Of others the amounts decide: one with far less than is stored has lost it.
+//! A history that the store does not know says nothing of what it lacks. A server that came up empty since something was
+//! stored (Redis 7.0 and newer say that they did, and when) has nothing of that. Of others the amounts decide: one with far
+//! less than is stored has lost it. (A server takes a new history when it had no replica for `repl-backlog-ttl`. It has all.)
 
 use super::resume::Known;
 use super::{Capture, SessionEnd};
@@ -130,7 +131,7 @@ impl Capture {
         known: &Known,
         at: Position,
         found: &Summary,
-        came_up_empty: bool,
+        empty_since_unix_ms: Option<i64>,
     ) -> Result<(), SessionEnd> {
         let is_known = known.catalog.histories.contains_key(&at.history) || known.resume.is_some();
         if !self.guards || is_known || self.accepted == Some(at.history) || found.unwalked.is_some()
@@ -153,11 +154,11 @@ impl Capture {
         };
         let latest = known.latest.as_ref();
         let stored = latest.and_then(|tip| stored(&known.catalog, tip));
-        if stored.is_some_and(|stored| found.is_loss(&stored, came_up_empty)) {
+        if stored.is_some_and(|stored| found.is_loss(&stored, empty_since_unix_ms.is_some())) {
             return Err(SessionEnd::Less {
                 at,
                 found,
-                came_up_empty,
+                empty_since_unix_ms,
             });
         }
         Ok(())

@@ -170,8 +170,8 @@ pub enum SessionEnd {
         at: Position,
         /// What it has.
         found: Amount,
-        /// It loaded nothing when it started.
-        came_up_empty: bool,
+        /// It loaded nothing when it started, at this time.
+        empty_since_unix_ms: Option<i64>,
     },
     /// The world changed under the session in a way that a new one will see.
     #[error("starting over: {0}")]

@@ -577,6 +577,9 @@ impl Capture {
         facts: Option<&Facts>,
     ) -> Result<(Committing, FeedLink), SessionEnd> {
         let said = at.history;
+        let uptime = facts.and_then(|facts| facts.empty_since_s);
+        let uptime = uptime.and_then(|uptime| i64::try_from(uptime).ok());
+        let empty_since = uptime.map(|s| (self.clock)().saturating_sub(s.saturating_mul(1000)));
         let instead_of = self.aliases.key(said);
         let history = self.key_of_full_sync(at, had, facts);
         let at = Position { history, ..at };
@@ -599,8 +602,7 @@ impl Capture {
             }
             None => (receive.await?, FeedLink::here(link)),
         };
-        let came_up_empty = facts.is_some_and(|facts| facts.came_up_empty);
-        self.check_amount(&known, at, received.summary(), came_up_empty)?;
+        self.check_amount(&known, at, received.summary(), empty_since)?;
         let boundary = Boundary {
             offset: at.offset,
             db: received.selected_db(),

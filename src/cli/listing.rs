@@ -75,7 +75,8 @@ struct HistoryListing {
     /// The last byte of the log. Null: nothing is stored.
     stored_offset: Option<Offset>,
     sealed: Option<Sealed>,
-    expired: Option<Expired>,
+    /// By each floor, ascending.
+    expired: Vec<Expired>,
     problems: Vec<String>,
     /// What an operator should know, and is no damage.
     notes: Vec<String>,
@@ -146,14 +147,16 @@ impl Listing {
             histories.push(shown);
         }
         histories.sort_by_key(|shown| (shown.created_unix_ms, shown.id));
-        let holds = archive.all_holds().await?;
+        let (holds, unreadable) = archive.readable_holds().await?;
+        let problems = catalog.problems.iter().map(ToString::to_string);
+        let problems = problems.chain(unreadable.iter().map(ToString::to_string));
         Ok(Self {
             latest,
             ambiguous,
             histories,
             holds: holds.into_iter().map(HoldListing::of).collect(),
-            unreadable: catalog.unreadable,
-            problems: catalog.problems.iter().map(ToString::to_string).collect(),
+            problems: problems.collect(),
+            unreadable: catalog.unreadable.clone(),
             ..Self::empty(store)
         })
     }
@@ -204,7 +207,7 @@ impl HistoryListing {
             segments: history.log.len(),
             stored_offset: None,
             sealed: None,
-            expired: history.floors.highest().map(Expired::by),
+            expired: history.floors.iter().map(Expired::by).collect(),
             problems: history.problems.iter().map(ToString::to_string).collect(),
             notes: Vec::new(),
         }
@@ -303,7 +306,7 @@ impl fmt::Display for Expired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "points before offset {}", self.before_offset)?;
         if let Some(at) = self.deleted_from_unix_ms {
-            write!(f, ". They are deleted from {} on", Time(at))?;
+            write!(f, ": deleted from {} on, unless held", Time(at))?;
         }
         Ok(())
     }
@@ -541,7 +544,7 @@ impl HistoryListing {
             let when = Time(seal.sealed_unix_ms);
             writeln!(f, "  sealed    {when} by {}: {}", seal.writer, seal.reason)?;
         }
-        if let Some(expired) = &self.expired {
+        for expired in &self.expired {
             writeln!(f, "  expired   {expired}")?;
         }
         for problem in &self.problems {

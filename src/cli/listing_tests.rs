@@ -35,7 +35,7 @@ fn history(byte: u8) -> HistoryListing {
         segments: 0,
         stored_offset: None,
         sealed: None,
-        expired: None,
+        expired: Vec::new(),
         problems: Vec::new(),
         notes: Vec::new(),
     }
@@ -79,10 +79,10 @@ fn two_histories() -> Listing {
             writer: "pod-b".to_owned(),
             sealed_unix_ms: NOON + 100_000,
         }),
-        expired: Some(Expired {
+        expired: vec![Expired {
             before_offset: Offset(14),
             deleted_from_unix_ms: Some(NOON + 24 * 3_600_000),
-        }),
+        }],
         ..history(0xaa)
     };
     let child = HistoryListing {
@@ -124,7 +124,7 @@ history aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
   restore   2026-01-01T12:00:00.000Z to 2026-01-01T12:01:30.500Z, offsets 14 to 500
   log       4 objects, stored to offset 500
   sealed    2026-01-01T12:01:40.000Z by pod-b: served to a fresh Redis
-  expired   points before offset 14. They are deleted from 2026-01-02T12:00:00.000Z on
+  expired   points before offset 14: deleted from 2026-01-02T12:00:00.000Z on, unless held
 
 history bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  (latest)
   source    sidecar (redis 7.0.15), since 2026-01-01T12:00:00.000Z

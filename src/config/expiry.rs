@@ -48,6 +48,11 @@ impl RetentionConfig {
 /// No time at all, and anything that is no length of time. The message says what to write instead.
 pub fn parse_keep(text: &str) -> Result<Duration, ConfigError> {
     let wanted = "write a length of time, such as 7d. To keep everything, do not set it";
+    if text.trim().ends_with('m') {
+        return Err(ConfigError::new(format!(
+            "`{text}` may mean minutes or months: write 6min or 180d"
+        )));
+    }
     let parsed = match text.trim() {
         "0" => Ok(Duration::ZERO),
         text => parse_duration(text),
@@ -102,6 +107,7 @@ mod tests {
     #[test]
     fn a_length_of_time_is_read_and_anything_else_says_what_to_write() {
         assert_eq!(parse_keep("7d").unwrap(), Duration::from_secs(7 * 86_400));
+        assert_eq!(parse_keep("6min").unwrap(), Duration::from_secs(6 * 60));
         for (text, says) in [
             ("0", "would keep nothing"),
             ("0s", "would keep nothing"),
@@ -110,6 +116,7 @@ mod tests {
             ("-1d", "no length of time"),
             ("", "no length of time"),
             ("7", "such as 7d"),
+            ("6m", "6min or 180d"),
         ] {
             let error = parse_keep(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

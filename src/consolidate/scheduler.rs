@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::retention::Retention;
 use crate::archive::{
     Archive, ArchiveError, BaseManifest, Catalog, FRAMES_AT_ONCE, MergeError, SPAN_SEGMENTS,
 };
@@ -135,6 +134,8 @@ impl Upkeep {
         let work = async {
             tokio::select! {
                 () = self.work(every) => {}
+                // It may take long, and nothing waits for it.
+                () = self.delete_what_is_old() => {}
                 _ = gone => {}
             }
         };
@@ -144,12 +145,10 @@ impl Upkeep {
 
     async fn work(&self, every: Option<Duration>) {
         let mut merges = Merges::new();
-        let mut retention = Retention::new(&self.retention);
         let Some(every) = every else {
             loop {
                 sleep(LOOK).await;
                 self.merge_log(&mut merges).await;
-                self.delete_old(&mut retention).await;
             }
         };
         let mut pace = Pace::new(every, Instant::now());
@@ -161,7 +160,6 @@ impl Upkeep {
         loop {
             sleep(LOOK).await;
             self.merge_log(&mut merges).await;
-            self.delete_old(&mut retention).await;
             let Some(stored) = self.status.stored_position() else {
                 continue;
             };

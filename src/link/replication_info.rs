@@ -44,8 +44,9 @@ pub struct Facts {
     pub keys: BTreeMap<u32, u64>,
     /// Loading a data set.
     pub loading: bool,
-    /// It loaded no key when it started, and none since. False if it does not say so (before 7.0), or has an append-only file.
-    pub came_up_empty: bool,
+    /// How long ago it started empty, in seconds: it loaded no key, and was nobody's replica since. None if it does not say so
+    /// (before 7.0), or has an append-only file.
+    pub empty_since_s: Option<u64>,
     /// Cluster mode.
     pub cluster: bool,
     /// In a graceful shutdown that waits for its replicas (7.0 and later).
@@ -89,8 +90,11 @@ impl Facts {
                 .filter_map(|(name, text)| database(name, text))
                 .collect(),
             loading: field("loading").is_some_and(|text| text != "0"),
-            came_up_empty: number("rdb_last_load_keys_loaded") == Some(0)
-                && field("aof_enabled") == Some("0"),
+            empty_since_s: number("uptime_in_seconds").filter(|_| {
+                number("rdb_last_load_keys_loaded") == Some(0)
+                    && field("aof_enabled") == Some("0")
+                    && replid2.is_none()
+            }),
             cluster: field("cluster_enabled") == Some("1"),
             shutting_down: field("shutdown_in_milliseconds").is_some(),
             libraries: number("number_of_libraries").unwrap_or(0),

@@ -154,7 +154,10 @@ pub enum RebuildError {
         limit: usize,
     },
     /// The new snapshot, read while it was sent, is not what was counted.
-    #[error("the snapshot that was made of base and log is wrong: {0}. This is a bug in backfeed")]
+    #[error(
+        "the snapshot that was made of base and log is wrong: {0}. This is a bug in backfeed: please report it. A replay \
+         of the log (`serve_log`) does not need that snapshot"
+    )]
     Wrong(String),
     /// The new snapshot was not made to its end.
     #[error("cannot make a snapshot: {0}")]

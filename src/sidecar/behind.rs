@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::decision::{self, Claim, Held, Master};
 use super::{Sidecar, SidecarError, Tip};
-use crate::archive::Catalog;
+use crate::archive::{BaseManifest, Catalog};
 use crate::capture::{Amount, SessionEnd, Shutdown, TINY};
 use crate::config::{Size, WhenBehind};
 use crate::consolidate::{self, Worth};
@@ -25,8 +25,8 @@ pub(super) struct Judged {
     why: String,
     /// The latest history in the store when this process first found less in Redis.
     against: Option<ReplId>,
-    /// Histories that this process has captured.
-    own: BTreeSet<ReplId>,
+    /// Histories that this process has captured, in that order.
+    own: Vec<ReplId>,
 }
 
 impl Judged {
@@ -36,9 +36,7 @@ impl Judged {
         if set != WhenBehind::Capture || self.own.contains(&latest) {
             return set;
         }
-        // What this process captured before it looked was the latest then.
-        let first = self.own.first().copied().unwrap_or(latest);
-        let against = *self.against.get_or_insert(first);
+        let against = self.seen(latest);
         if against == latest {
             return set;
         }
@@ -47,6 +45,17 @@ impl Judged {
              history {latest}. Redis has less than that, or something else"
         );
         WhenBehind::Wait
+    }
+
+    /// The latest history in the store when this process first looked: now, unless it has captured one before.
+    fn seen(&mut self, latest: ReplId) -> ReplId {
+        let first = self.own.first().copied().unwrap_or(latest);
+        *self.against.get_or_insert(first)
+    }
+
+    fn captures(&mut self, history: Option<ReplId>) {
+        let new = history.filter(|history| !self.own.contains(history));
+        self.own.extend(new);
     }
 
     /// Is its history, or the one that it continues, one of those?
@@ -68,7 +77,7 @@ impl Sidecar {
         facts: &Facts,
         shutdown: &mut Shutdown,
     ) -> Result<(Master, WhenBehind), SidecarError> {
-        self.judged.own.extend(self.capture.follows());
+        self.judged.captures(self.capture.follows());
         let keys = facts.total_keys();
         let now = self.capture.named(facts).replid;
         let tip = if now.is_some() && self.capture.follows() == now && keys > 0 {
@@ -99,7 +108,7 @@ impl Sidecar {
         };
         let tip = tip.as_ref().map(|(_, tip)| tip);
         if let Some(tip) = tip {
-            self.judged.against.get_or_insert(tip.end.history);
+            self.judged.seen(tip.end.history);
         }
         let mut master = decision::master(held, emptied, tip);
         if let Some(lacks) = tip
@@ -201,8 +210,8 @@ impl Sidecar {
         let redis = &self.config.redis;
         let text = format!(
             "{}. backfeed does not capture it, WAIT does not count backfeed, and the stored state stays the latest. To \
-             give Redis the stored state and lose what it has taken since: `redis-cli -h {} -p {} FLUSHALL`. To make \
-             what Redis has the latest state: set `when_behind` to capture, and start backfeed again",
+             make what Redis has the latest state: set `when_behind` to capture, and start backfeed again. To give Redis \
+             the stored state and lose what it has taken since: `redis-cli -h {} -p {} FLUSHALL`",
             self.judged.why, redis.host, redis.port
         );
         if self.status.view().last_error.as_ref() != Some(&text) {
@@ -213,18 +222,43 @@ impl Sidecar {
         Ok(pause_or_stop(super::REPLICA_PAUSE, shutdown).await?)
     }
 
+    /// When the last of what is stored had been received.
+    async fn stored_unix_ms(
+        &self,
+        catalog: &Catalog,
+        tip: &Tip,
+    ) -> Result<Option<i64>, SidecarError> {
+        let archive = self.capture.archive();
+        let by_log = match archive.log_end(catalog, tip.end.history).await {
+            Ok(end) => end.last_mark.map(|mark| mark.unix_ms),
+            Err(error) if error.is_transient() => {
+                return Err(SessionEnd::StartOver(error.to_string()).into());
+            }
+            Err(_) => None,
+        };
+        let bases = tip
+            .line()
+            .filter_map(|line| catalog.histories.get(&line.history));
+        let bases = bases.flat_map(|history| &history.bases);
+        Ok(bases.map(BaseManifest::as_of_unix_ms).chain(by_log).max())
+    }
+
     /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the
     /// log.
     pub(super) async fn weigh(
         &mut self,
         at: Position,
         found: Amount,
-        came_up_empty: bool,
+        empty_since_unix_ms: Option<i64>,
     ) -> Result<(), SidecarError> {
-        let Some((_, tip)) = self.tip().await? else {
+        let Some((catalog, tip)) = self.tip().await? else {
             return Ok(());
         };
-        self.judged.against.get_or_insert(tip.end.history);
+        let stored_unix_ms = self.stored_unix_ms(&catalog, &tip).await?;
+        // What was stored after it had started may be its own.
+        let came_up_empty =
+            empty_since_unix_ms.is_some_and(|since| stored_unix_ms.is_none_or(|at| at < since));
+        self.judged.seen(tip.end.history);
         let request = consolidate::Request {
             history: Some(tip.end.history),
             service: None,
@@ -287,7 +321,7 @@ mod tests {
         assert_eq!(judged.decision(capture, first), capture);
         assert_eq!(judged.decision(capture, first), capture);
         // What this process captures itself is nobody else's.
-        judged.own.insert(own);
+        judged.captures(Some(own));
         assert_eq!(judged.decision(capture, own), capture);
         assert_eq!(judged.decision(capture, child), WhenBehind::Wait);
         assert!(judged.why.contains(child.as_str()), "{}", judged.why);
@@ -296,7 +330,10 @@ mod tests {
         }
         // It captured for long before it found less, and another one goes on meanwhile.
         let mut late = Judged::default();
-        late.own.insert(own);
+        late.captures(Some(own));
+        late.captures(Some(first));
+        // As `judge` does when it first meets a state of the store.
+        assert_eq!(late.seen(child), own);
         assert_eq!(late.decision(capture, child), WhenBehind::Wait);
     }
 }

@@ -391,10 +391,10 @@ impl Sidecar {
         if let SessionEnd::Less {
             at,
             found,
-            came_up_empty,
+            empty_since_unix_ms,
         } = ended
         {
-            self.weigh(at, found, came_up_empty).await?;
+            self.weigh(at, found, empty_since_unix_ms).await?;
         }
         Err(ended.into())
     }

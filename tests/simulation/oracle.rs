@@ -316,7 +316,8 @@ impl Sim {
         let (root, other) = (self.truth.root(id), self.truth.root(line));
         let last = self.truth.state_upto(line, at);
         let node = self.nodes.iter().find(|node| is_of_pod(node));
-        let came_up_empty = node.is_some_and(|node| node.version > 6 && node.loaded == 0);
+        let came_up_empty =
+            node.is_some_and(|node| node.version > 6 && node.loaded == 0 && node.replid2.is_none());
         let is_other = root != other && node.is_some();
         let Some(last) = last.filter(|_| is_other) else {
             return;

@@ -1,5 +1,7 @@
 //! A model of a Redis server: replication as a replica sees it, over a plain data set.
 
+use tokio::time::Instant;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) loading: bool,
     /// Keys that it had when it started, or that its master gave it.
     pub(crate) loaded: usize,
+    started: Instant,
     /// The pod that it is in, with a sidecar as its neighbour.
     pub(crate) pod: Option<String>,
     /// It is a replica of that sidecar. Each `REPLICAOF` has a number.
@@ -107,6 +110,7 @@ impl Node {
             full_syncs: 0,
             loading: false,
             loaded: 0,
+            started: Instant::now(),
             pod: None,
             follows: None,
             master_link: None,
@@ -203,7 +207,11 @@ impl Node {
         };
         let loaded = match self.version {
             6 => String::new(),
-            _ => format!("rdb_last_load_keys_loaded:{}\r\n", self.loaded),
+            _ => format!(
+                "rdb_last_load_keys_loaded:{}\r\nuptime_in_seconds:{}\r\n",
+                self.loaded,
+                self.started.elapsed().as_secs()
+            ),
         };
         let mut info = format!(
             "# Server\r\nredis_version:{}\r\nrun_id:{}\r\nserver_time_usec:{}\r\n{shutdown}\

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{FAILED_PAUSE, TIME_LIMIT, Upkeep, later};
+use super::{LOOK, TIME_LIMIT, Upkeep, later};
 use crate::archive::Deleted;
 use crate::config::RetentionConfig;
 use crate::consolidate::merging::{MergeRequest, merge};
@@ -33,40 +34,58 @@ impl Retention {
     pub(super) fn new(config: &RetentionConfig) -> Self {
         Self {
             not_before: later(FIRST.min(config.every)),
-            backoff: Backoff::exact(FAILED_PAUSE.min(config.every), config.every),
+            backoff: Backoff::exact(FIRST.min(config.every), config.every),
         }
     }
 }
 
+fn error_of(what: &str, ended: Result<Result<(), String>, Elapsed>) -> Option<String> {
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{what} has stopped: {error}")),
+        Err(_) => Some(format!("{what} took too long")),
+    }
+}
+
 impl Upkeep {
-    /// Deletes what is old, if its time has come.
-    pub(super) async fn delete_old(&self, retention: &mut Retention) {
-        let is_followed = self.status.view().phase == Phase::Following;
-        if !self.retention.deletes() || !is_followed || Instant::now() < retention.not_before {
-            return;
+    /// Deletes what is old, each time that it is due. It does not end.
+    pub(super) async fn delete_what_is_old(&self) {
+        let mut retention = Retention::new(&self.retention);
+        loop {
+            sleep(LOOK).await;
+            let is_followed = self.status.view().phase == Phase::Following;
+            if self.retention.deletes() && is_followed && Instant::now() >= retention.not_before {
+                self.delete_old(&mut retention).await;
+            }
         }
+    }
+
+    async fn delete_old(&self, retention: &mut Retention) {
         let keeps = self.retention.keep.map(|policy| policy.to_string());
         self.status.expiry(|view| view.keeps = keeps);
-        let error = match timeout(TIME_LIMIT, self.run_retention()).await {
-            Ok(Ok(done)) => {
-                retention.backoff.reset();
-                retention.not_before = later(self.retention.every);
-                self.tell(done);
-                return;
-            }
-            Ok(Err(error)) => error,
-            Err(_) => "it took too long".to_owned(),
-        };
+        let mut done = Done::default();
+        let mut errors = Vec::new();
+        // What cannot expire does not keep merged segments.
+        let ended = timeout(TIME_LIMIT, self.run_expiry(&mut done)).await;
+        errors.extend(error_of("expiry", ended));
+        let ended = timeout(TIME_LIMIT, self.delete_segments(&mut done)).await;
+        errors.extend(error_of("the deletion of merged segments", ended));
+        self.tell(done, errors.is_empty());
+        if errors.is_empty() {
+            retention.backoff.reset();
+            retention.not_before = later(self.retention.every);
+            return;
+        }
         retention.not_before = later(retention.backoff.pause());
         self.status.metrics().expiry_errors.inc();
-        tracing::warn!("what is old was not deleted: {error}. It is tried again");
+        let error = errors.join(". ");
+        tracing::warn!("{error}. It is tried again. What was deleted before that is gone");
         self.status.expiry(|view| view.error = Some(error));
     }
 
-    async fn run_retention(&self) -> Result<Done, String> {
-        let archive = self.archive().await.map_err(|error| error.to_string())?;
-        let mut done = Done::default();
+    async fn run_expiry(&self, done: &mut Done) -> Result<(), String> {
         if let Some(policy) = self.retention.keep {
+            let archive = self.archive().await.map_err(|error| error.to_string())?;
             let request = expiry::Request {
                 policy,
                 service: Some(self.service.clone()),
@@ -81,7 +100,12 @@ impl Upkeep {
             done.notes = report.notes;
             done.deleted.push(report.deleted);
         }
+        Ok(())
+    }
+
+    async fn delete_segments(&self, done: &mut Done) -> Result<(), String> {
         if self.retention.delete_segments {
+            let archive = self.archive().await.map_err(|error| error.to_string())?;
             let request = MergeRequest {
                 history: None,
                 merged_to: None,
@@ -95,14 +119,14 @@ impl Upkeep {
             let report = merge(&archive, &request, &work).await;
             let report = report.map_err(|error| error.to_string())?;
             done.deleted.extend(report.deleted);
-            let failure = report.failure;
-            let note = failure.map(|error| format!("not all merged segments can go: {error}"));
-            done.notes.extend(note);
+            if let Some(error) = report.failure {
+                return Err(error.to_string());
+            }
         }
-        Ok(done)
+        Ok(())
     }
 
-    fn tell(&self, done: Done) {
+    fn tell(&self, done: Done, is_whole: bool) {
         let sum = |what: fn(&Deleted) -> u64| {
             let each = done.deleted.iter().map(what);
             each.fold(0, u64::saturating_add)
@@ -125,14 +149,16 @@ impl Upkeep {
         let now = (self.clock)();
         self.status.expiry(|view| {
             is_news = reason.is_some() && view.denied_reason != reason;
-            view.run_unix_ms = Some(now);
-            view.oldest_unix_ms = done.oldest_unix_ms;
+            if is_whole {
+                view.run_unix_ms = Some(now);
+                view.error = None;
+            }
+            view.oldest_unix_ms = done.oldest_unix_ms.or(view.oldest_unix_ms);
             view.deleted_objects = view.deleted_objects.saturating_add(objects);
             view.deleted_bytes = view.deleted_bytes.saturating_add(bytes);
             view.denied_objects = denied;
             view.denied_reason.clone_from(&reason);
             view.notes.clone_from(&done.notes);
-            view.error = None;
         });
         if let (true, Some(reason)) = (is_news, reason) {
             tracing::warn!(

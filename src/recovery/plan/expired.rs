@@ -17,7 +17,11 @@ impl Planner<'_> {
         if self.floor().is_none() {
             return Ok(Held::new());
         }
-        Ok(self.archive.all_holds().await?)
+        let (holds, unreadable) = self.archive.readable_holds().await?;
+        for error in unreadable {
+            tracing::warn!("{error}. What this hold keeps is not looked at");
+        }
+        Ok(holds)
     }
 
     /// Holds that keep a base below a floor.

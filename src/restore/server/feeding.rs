@@ -102,10 +102,19 @@ impl Feed<'_> {
             match waiting.serve(prepare, self.progress).await {
                 Ok(caught_up) => return Ok((caught_up, self.serving.way().cloned())),
                 Err(error) => {
+                    // A log with relative expiries cannot be replayed under its own offsets.
+                    let is_needed = self.plan.relative_ttls
+                        && matches!(self.identity, Identity::Continue { .. });
                     // This happens once at most: then nothing is rebuilt any more.
-                    if !self.serving.falls_back(self.plan, &error) {
+                    if is_needed || !self.serving.falls_back(self.plan, &error) {
                         broken = broken.saturating_add(1);
                         if broken >= ATTEMPTS || !error.is_transient() {
+                            if is_needed {
+                                tracing::error!(
+                                    "the history is sealed now, and not restored. Run the same restore again, with more \
+                                     memory if it was too little, or restore a fork"
+                                );
+                            }
                             return Err(error);
                         }
                         tracing::warn!(%error, "feeding the target stopped. It connects again");
