@@ -125,7 +125,7 @@ fn read(version: Version, home: &Path, store: &str, points: &[String]) -> Vec<St
     read
 }
 
-/// Once a minute, beside what is stored.
+/// When a span is full, beside what is stored.
 #[test]
 fn a_service_merges_by_itself() {
     let home = TempDir::new().unwrap();

@@ -236,8 +236,9 @@ impl Upkeep {
         if !self.config.merge || !merges.is_due(now, segments) {
             return;
         }
+        let pending = segments.wrapping_sub(merges.segments);
         merges.segments = segments;
-        match timeout(TIME_LIMIT, self.merge_some(stored.history, merges)).await {
+        match timeout(TIME_LIMIT, self.merge_some(stored.history, merges, pending)).await {
             Ok(Ok(has_more)) => {
                 merges.backoff.reset();
                 merges.has_failed = false;
@@ -258,8 +259,13 @@ impl Upkeep {
         }
     }
 
-    /// Is there more to merge?
-    async fn merge_some(&self, stored: ReplId, merges: &mut Merges) -> Result<bool, MergeError> {
+    /// Is there more to merge? `pending`: segments that were stored since the last look.
+    async fn merge_some(
+        &self,
+        stored: ReplId,
+        merges: &mut Merges,
+        pending: u64,
+    ) -> Result<bool, MergeError> {
         let archive = self.archive().await?;
         if merges.of != Some(stored) {
             // What others have not merged of the logs before it is merged as well, when this one is.
@@ -287,6 +293,7 @@ impl Upkeep {
         if history == stored {
             let to = merged.as_ref().and_then(|merged| merged.merged_to);
             merges.merged_to = to.or(merges.merged_to);
+            merges.merged(pending, merged.as_ref().map_or(0, |merged| merged.segments));
             self.status
                 .merged(to.map(|offset| Position { history, offset }));
         }
@@ -542,6 +549,15 @@ impl Merges {
         self.is_before = !self.left.is_empty();
     }
 
+    /// Of `pending` segments so many were merged. The others are not new at the next look. (If none was, they may be such as
+    /// cannot be.)
+    fn merged(&mut self, pending: u64, merged: u64) {
+        if merged > 0 {
+            let left = pending.saturating_sub(merged);
+            self.segments = self.segments.wrapping_sub(left);
+        }
+    }
+
     /// `segments`: how many have been stored by now.
     fn is_due(&self, now: Instant, segments: u64) -> bool {
         let stored = segments.wrapping_sub(self.segments);
@@ -767,6 +783,16 @@ mod tests {
         assert!(!merges.is_due(start, least - 1));
         assert!(merges.is_due(start, least), "a span is full");
         assert!(merges.is_due(start + MERGE_EVERY, 0));
+        // All but two of 500 were merged: these count.
+        merges.segments = 500;
+        merges.merged(500, 498);
+        assert!(!merges.is_due(start, 500 + MERGE_SEGMENTS - 3));
+        assert!(merges.is_due(start, 500 + MERGE_SEGMENTS - 2));
+        // None of them can be merged.
+        merges.segments = 500;
+        merges.merged(500, 0);
+        assert!(!merges.is_due(start, 500 + MERGE_SEGMENTS - 1));
+        merges.segments = u64::MAX;
         merges.has_failed = true;
         assert!(!merges.is_due(start, least));
         assert!(merges.is_due(start + MERGE_EVERY, least));
