@@ -212,7 +212,7 @@ impl Archive {
     /// all was right. Until then, each piece has passed the checksum of its zstd frame.
     ///
     /// A segment may be deleted meanwhile, because a span covers it. Then the rest comes from that span. If a span cannot be
-    /// read, the rest comes from its segments, if they still stand ([`super::aside`]).
+    /// read, the rest comes from its segments, if they still stand.
     pub async fn read_segment(&self, header: &SegmentHeader) -> Result<RawStream, ArchiveError> {
         let opened = self.open_segment(header).await;
         if header.is_span() {
