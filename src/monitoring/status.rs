@@ -162,7 +162,7 @@ pub struct ExpiryView {
     pub keeps: Option<String>,
     /// When a run last came to its end, Unix milliseconds.
     pub run_unix_ms: Option<i64>,
-    /// The time of the oldest point that is kept, Unix milliseconds. None: nothing has expired yet.
+    /// The time of the oldest point that is kept, Unix milliseconds. None: no base is as old as what is to be kept.
     pub oldest_unix_ms: Option<i64>,
     /// Objects that this process has deleted.
     pub deleted_objects: u64,
