@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -331,6 +333,66 @@ fn a_redis_that_came_up_empty_beside_a_small_store_waits_too(version: Version) {
 
 on!(a_redis_that_came_up_empty_beside_a_small_store_waits_too: redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
 
+/// Which state is the latest is not certain: there are two, or the log of the only one is damaged at its end.
+fn a_redis_that_came_up_empty_beside_an_uncertain_store_waits_too(version: Version) {
+    for damaged in [true, false] {
+        let mut setting = Setting::new(version);
+        let mut backup = match damaged {
+            true => setting.sidecar(&[]),
+            false => setting.backup(),
+        };
+        backup.wait_following();
+        setting.set("confirmed");
+        let (id, _) = setting.redis.position();
+        if damaged {
+            backup.kill9();
+            let log = setting.home.path().join("bucket/histories");
+            let log = log.join(&id).join("log");
+            let last = fs::read_dir(log)
+                .unwrap()
+                .map(|entry| entry.unwrap().path());
+            fs::write(last.max().unwrap(), "damage").unwrap();
+        } else {
+            let other = with_files(version);
+            let second = Backfeed::backup(&other.url(), &setting.store(), &[]);
+            second.wait_following();
+            assert_eq!(setting.redis.set_and_wait(0, "goes on", 1, 20_000), 1);
+            assert_eq!(other.set_and_wait(0, "other", 1, 20_000), 1);
+            backup.kill9();
+        }
+        setting.crash_and_lose_all();
+        setting.redis.cmd(&["SET", "one", "1"]);
+        let mut sidecar = setting.sidecar(&[]);
+        wait_undecided(
+            &setting,
+            &sidecar,
+            "what is the latest of the stored state is not certain",
+        );
+        let before = list(&setting.store());
+        assert_eq!(
+            ids(&before).len(),
+            if damaged { 1 } else { 2 },
+            "{before:#}"
+        );
+        sidecar.kill9();
+        drop(sidecar);
+        let sidecar = setting.sidecar(&["--when-behind", "capture"]);
+        sidecar.wait_captured(&setting.redis);
+        setting.set("after");
+        if damaged {
+            // It comes after the damaged one.
+            setting.check_latest_is_the_server();
+        }
+        setting.crash_and_lose_all();
+        wait_until("what was decided comes back", PATIENCE, || {
+            setting.has("after")
+        });
+        assert!(setting.has("one"), "{version}");
+    }
+}
+
+on!(a_redis_that_came_up_empty_beside_an_uncertain_store_waits_too: redis_70 = Redis70, redis_86 = Redis86, valkey_91 = Valkey91);
+
 /// Redis 6.2 does not say that it came up empty.
 fn a_redis_with_enough_keys_is_captured(version: Version) {
     let mut setting = Setting::new(version);
@@ -359,6 +421,8 @@ fn a_redis_with_a_new_id_is_captured(version: Version) {
     let setting = Setting::new(version);
     let mut sidecar = setting.sidecar(&[]);
     sidecar.wait_following();
+    // A server says in which second it started. What is stored after that second is its own.
+    thread::sleep(Duration::from_millis(1200));
     setting.set("before");
     setting
         .redis

@@ -5,9 +5,12 @@
 //! stored (Redis 7.0 and newer say that they did, and when) has nothing of that. Of others the amounts decide: one with far
 //! less than is stored has lost it. (A server takes a new history when it had no replica for `repl-backlog-ttl`. It has all.)
 
+use std::fmt;
+
 use super::resume::Known;
 use super::{Capture, SessionEnd};
-use crate::archive::{BaseManifest, Catalog, Tip};
+use crate::archive::{Ambiguous, BaseManifest, Catalog, Tip};
+use crate::config::Size;
 use crate::link::replication_info::Facts;
 use crate::wire::position::{Position, ReplId};
 use crate::wire::rdb::Summary;
@@ -22,6 +25,15 @@ pub struct Amount {
     pub keys: Option<u64>,
     /// Bytes of RDB, at most.
     pub bytes: u64,
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.keys {
+            Some(keys) => write!(f, "{keys} keys in {}", Size(self.bytes)),
+            None => write!(f, "{}", Size(self.bytes)),
+        }
+    }
 }
 
 impl Amount {
@@ -53,14 +65,40 @@ impl Amount {
     }
 }
 
-/// What the store holds of the latest history, at most: its newest base, and what the log after it adds.
-fn stored(catalog: &Catalog, tip: &Tip) -> Option<Amount> {
-    let bases = tip.line().flat_map(|line| {
+/// The newest base on a line of histories.
+fn newest_base(catalog: &Catalog, line: impl Iterator<Item = Position>) -> Option<&BaseManifest> {
+    let bases = line.flat_map(|line| {
         let history = catalog.histories.get(&line.history);
         let bases = history.into_iter().flat_map(|history| &history.bases);
         bases.filter(move |base| base.offset <= line.offset)
     });
-    let newest = bases.max_by_key(|base| base.offset)?;
+    bases.max_by_key(|base| base.offset)
+}
+
+/// What the store holds, of each history that may be the latest. There are several, or the end of its log cannot be read, if
+/// `latest` is None: then they hold at least what is in their newest bases.
+fn stored_in(catalog: &Catalog, latest: Option<&Tip>, service: &str) -> Vec<Amount> {
+    if let Some(tip) = latest {
+        return stored(catalog, tip).into_iter().collect();
+    }
+    let ids = match catalog.latest(Some(service)) {
+        Ok(one) => one.into_iter().collect(),
+        Err(Ambiguous(several)) => several,
+    };
+    let of_base = |id| {
+        let line = catalog.lineage(id).unwrap_or_default();
+        let base = newest_base(catalog, line.into_iter());
+        Amount {
+            keys: None,
+            bytes: base.map_or(0, |base| base.raw_bytes),
+        }
+    };
+    ids.into_iter().map(of_base).collect()
+}
+
+/// What the store holds of the latest history, at most: its newest base, and what the log after it adds.
+fn stored(catalog: &Catalog, tip: &Tip) -> Option<Amount> {
+    let newest = newest_base(catalog, tip.line())?;
     let log = tip.end.offset.since(newest.offset);
     let base = Amount::of_base(newest);
     Some(Amount {
@@ -131,8 +169,8 @@ impl Capture {
         known: &Known,
         at: Position,
         found: &Summary,
-        empty_since_unix_ms: Option<i64>,
     ) -> Result<(), SessionEnd> {
+        let empty_since_unix_ms = self.started_empty_unix_ms;
         let is_known = known.catalog.histories.contains_key(&at.history) || known.resume.is_some();
         if !self.guards || is_known || self.accepted == Some(at.history) || found.unwalked.is_some()
         {
@@ -152,9 +190,12 @@ impl Capture {
             keys: Some(found_keys),
             bytes: found.bytes,
         };
-        let latest = known.latest.as_ref();
-        let stored = latest.and_then(|tip| stored(&known.catalog, tip));
-        if stored.is_some_and(|stored| found.is_loss(&stored, empty_since_unix_ms.is_some())) {
+        let stored = stored_in(&known.catalog, known.latest.as_ref(), &self.service);
+        let came_up_empty = empty_since_unix_ms.is_some();
+        if stored
+            .iter()
+            .any(|stored| found.is_loss(stored, came_up_empty))
+        {
             return Err(SessionEnd::Less {
                 at,
                 found,

@@ -170,7 +170,7 @@ pub enum SessionEnd {
         at: Position,
         /// What it has.
         found: Amount,
-        /// It loaded nothing when it started, at this time.
+        /// It loaded nothing when it started, at this time at the latest.
         empty_since_unix_ms: Option<i64>,
     },
     /// The world changed under the session in a way that a new one will see.
@@ -263,6 +263,8 @@ pub struct Capture {
     one_link: bool,
     /// What the clock of the server said, and when, where that matters. From there on time is measured: our clock may jump.
     server_clock: Option<(i64, Instant)>,
+    /// The server loaded nothing when it started, at this time at the latest.
+    started_empty_unix_ms: Option<i64>,
     /// The server was promoted by us, and is to be followed from there.
     promoted: Option<Promoted>,
     /// Another one goes on from where it was.
@@ -301,6 +303,7 @@ impl Capture {
             full_syncs: FullSyncLimit::default(),
             one_link: false,
             server_clock: None,
+            started_empty_unix_ms: None,
             promoted: None,
             refused: false,
         }

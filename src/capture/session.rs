@@ -219,6 +219,9 @@ impl Capture {
         let asked = ((self.clock)(), Instant::now());
         let said = unless_stopped(shutdown, look(source)).await??;
         self.compare_clocks(said.as_ref(), asked);
+        let ran_ms = said.as_ref().and_then(|facts| facts.started_empty_ms);
+        let ran_ms = ran_ms.and_then(|ms| i64::try_from(ms).ok());
+        self.started_empty_unix_ms = ran_ms.map(|ms| (self.clock)().saturating_sub(ms));
         let named = said.as_ref().map(|facts| self.named(facts));
         if let Some(at) = named.as_ref().and_then(Facts::position) {
             self.status.master(at);
@@ -577,9 +580,6 @@ impl Capture {
         facts: Option<&Facts>,
     ) -> Result<(Committing, FeedLink), SessionEnd> {
         let said = at.history;
-        let uptime = facts.and_then(|facts| facts.empty_since_s);
-        let uptime = uptime.and_then(|uptime| i64::try_from(uptime).ok());
-        let empty_since = uptime.map(|s| (self.clock)().saturating_sub(s.saturating_mul(1000)));
         let instead_of = self.aliases.key(said);
         let history = self.key_of_full_sync(at, had, facts);
         let at = Position { history, ..at };
@@ -602,7 +602,7 @@ impl Capture {
             }
             None => (receive.await?, FeedLink::here(link)),
         };
-        self.check_amount(&known, at, received.summary(), empty_since)?;
+        self.check_amount(&known, at, received.summary())?;
         let boundary = Boundary {
             offset: at.offset,
             db: received.selected_db(),

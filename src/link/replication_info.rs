@@ -44,9 +44,9 @@ pub struct Facts {
     pub keys: BTreeMap<u32, u64>,
     /// Loading a data set.
     pub loading: bool,
-    /// How long ago it started empty, in seconds: it loaded no key, and was nobody's replica since. None if it does not say so
-    /// (before 7.0), or has an append-only file.
-    pub empty_since_s: Option<u64>,
+    /// For how long it has run at least, in milliseconds, if it started empty: it loaded no key, and was nobody's replica
+    /// since. None if it does not say so (before 7.0), or has an append-only file.
+    pub started_empty_ms: Option<u64>,
     /// Cluster mode.
     pub cluster: bool,
     /// In a graceful shutdown that waits for its replicas (7.0 and later).
@@ -90,7 +90,11 @@ impl Facts {
                 .filter_map(|(name, text)| database(name, text))
                 .collect(),
             loading: field("loading").is_some_and(|text| text != "0"),
-            empty_since_s: number("uptime_in_seconds").filter(|_| {
+            started_empty_ms: least_uptime_ms(
+                number("uptime_in_seconds"),
+                number("server_time_usec"),
+            )
+            .filter(|_| {
                 number("rdb_last_load_keys_loaded") == Some(0)
                     && field("aof_enabled") == Some("0")
                     && replid2.is_none()
@@ -212,6 +216,12 @@ fn flavour(fields: &BTreeMap<&str, &str>) -> (String, String) {
     (flavour.to_owned(), version)
 }
 
+/// A server counts its uptime in whole seconds of its clock: it started anywhere in the second that this leads back to.
+fn least_uptime_ms(uptime_s: Option<u64>, time_us: Option<u64>) -> Option<u64> {
+    let since_second_ms = time_us.unwrap_or(0) / 1000 % 1000;
+    Some((uptime_s?.saturating_mul(1000) + since_second_ms).saturating_sub(1000))
+}
+
 fn role(fields: &BTreeMap<&str, &str>) -> Role {
     match fields.get("role").copied() {
         Some("master") => Role::Master,
@@ -280,6 +290,30 @@ mod tests {
             }
         }
         assert_eq!((facts.total_keys(), facts.shutting_down), (4, true));
+    }
+
+    #[test]
+    fn a_server_that_started_empty_has_run_for_as_long_as_is_certain() {
+        let info = |uptime: u64, time_us: &str| {
+            format!(
+                "{time_us}uptime_in_seconds:{uptime}\r\naof_enabled:0\r\nrdb_last_load_keys_loaded:0\r\nrole:master\r\n"
+            )
+        };
+        let ran = |uptime, time_us: &str| Facts::parse(&info(uptime, time_us)).started_empty_ms;
+        // It is 0.25 s after a second, and 7 such seconds have begun since it started: 6.25 s at least.
+        assert_eq!(ran(7, "server_time_usec:1796039884250999\r\n"), Some(6250));
+        assert_eq!(ran(7, ""), Some(6000));
+        assert_eq!(ran(0, "server_time_usec:1796039884250999\r\n"), Some(0));
+        let loaded = info(7, "").replace("keys_loaded:0", "keys_loaded:1");
+        assert_eq!(Facts::parse(&loaded).started_empty_ms, None);
+        let old = info(7, "").replace("rdb_last_load_keys_loaded", "x");
+        assert_eq!(Facts::parse(&old).started_empty_ms, None);
+        let promoted = format!(
+            "master_replid2:{}\r\nsecond_repl_offset:9\r\n",
+            "a".repeat(40)
+        );
+        let promoted = Facts::parse(&(info(7, "") + &promoted));
+        assert_eq!(promoted.started_empty_ms, None);
     }
 
     #[test]

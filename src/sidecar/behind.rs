@@ -6,7 +6,7 @@ use super::decision::{self, Claim, Held, Master};
 use super::{Sidecar, SidecarError, Tip};
 use crate::archive::{BaseManifest, Catalog};
 use crate::capture::{Amount, SessionEnd, Shutdown, TINY};
-use crate::config::{Size, WhenBehind};
+use crate::config::WhenBehind;
 use crate::consolidate::{self, Worth};
 use crate::link::replication_info::Facts;
 use crate::monitoring::status::Phase;
@@ -166,7 +166,8 @@ impl Sidecar {
                 Err(SessionEnd::Archive(error).into())
             }
             Err(error) => {
-                tracing::warn!("{error}; Redis has data, and is captured as it is");
+                // The amounts decide then (`weigh`), and that is logged.
+                tracing::debug!("the latest of what is stored is not certain: {error}");
                 Ok(None)
             }
         }
@@ -251,11 +252,23 @@ impl Sidecar {
         found: Amount,
         empty_since_unix_ms: Option<i64>,
     ) -> Result<(), SidecarError> {
-        let Some((catalog, tip)) = self.tip().await? else {
-            return Ok(());
+        let (catalog, tip) = match self.tip().await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_of_store() => return Err(error),
+            Err(error) => {
+                // There are several that may be the latest, or it is damaged.
+                self.judged.why = format!(
+                    "Redis has {found} in a history that the store does not know, and what is the latest of the stored \
+                     state is not certain: {error}"
+                );
+                self.judged.poorer.insert(at.history);
+                return Ok(());
+            }
         };
         let stored_unix_ms = self.stored_unix_ms(&catalog, &tip).await?;
-        // What was stored after it had started may be its own.
+        // What was stored after it had started may be its own. In doubt (within a second of its start) it waits for a
+        // decision, which loses nothing.
         let came_up_empty =
             empty_since_unix_ms.is_some_and(|since| stored_unix_ms.is_none_or(|at| at < since));
         self.judged.seen(tip.end.history);
@@ -287,14 +300,11 @@ impl Sidecar {
             self.judged.sound = Some(at.history);
             return Ok(());
         }
+        let has = found;
         let keys = match stored {
-            Some(Amount {
-                keys: Some(keys),
-                bytes,
-            }) => format!("{keys} keys in {}", Size(bytes)),
-            _ => "far more".to_owned(),
+            Some(stored) => stored.to_string(),
+            None => "far more".to_owned(),
         };
-        let has = format!("{} keys in {}", found.keys.unwrap_or(0), Size(found.bytes));
         self.judged.why = match came_up_empty {
             true => format!(
                 "Redis came up empty, so it has nothing of what is stored. It has {has} now, and the store has {keys}"

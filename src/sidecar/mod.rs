@@ -298,6 +298,18 @@ struct Sidecar {
     achieved: Achieved,
 }
 
+impl SidecarError {
+    /// The store did not answer, or refused. Nothing is known of what it holds.
+    fn is_of_store(&self) -> bool {
+        let (Self::Session(SessionEnd::Archive(error))
+        | Self::Restore(RestoreError::Recovery(RecoveryError::Archive(error)))) = self
+        else {
+            return false;
+        };
+        matches!(error, ArchiveError::Store(_))
+    }
+}
+
 impl Sidecar {
     async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
         let mut pauses = SessionPauses::default();
