@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::{Backfeed, Server, Version, run};
+use crate::support::{Backfeed, Server, Version, list, run};
 
 /// Files below a directory whose path has this in it: how many, and their bytes. What is being written does not count.
 fn on_disk(directory: &Path, part: &str) -> (u64, u64) {
@@ -59,6 +59,17 @@ fn what_is_counted_is_what_lies_in_the_directory() {
     assert!(cost["rate"].is_null(), "{cost}");
     assert_eq!(cost["bills"].as_array().unwrap().len(), 3);
     assert!(cost["bills"][0]["creates_usd"].is_null(), "{cost}");
+
+    // `list` counts the same.
+    let listed = list(&store);
+    let amount = |value: &serde_json::Value| {
+        let number = |field: &str| value[field].as_u64().unwrap();
+        (number("objects"), number("bytes"))
+    };
+    assert_eq!(amount(&listed["total"]), all);
+    assert_eq!(amount(&listed["bases"]), on_disk(&bucket, ".rdb.zst"));
+    assert_eq!(amount(&listed["histories"][0]["log"]), counted("log"));
+    assert_eq!(amount(&listed["log"]), counted("log"));
 
     let output = run(&["cost", "--store", &store]);
     let words: Vec<&str> = output.stdout.split_whitespace().collect();

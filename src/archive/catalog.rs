@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ArchiveError, BaseManifest, Extent, Floors, HistoryDoc, LogObject, Problem};
+use super::usage::Kinds;
+use super::{Amount, ArchiveError, BaseManifest, Extent, Floors, HistoryDoc, LogObject, Problem};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// What the archive holds, at the moment of listing.
@@ -15,6 +16,8 @@ pub struct Catalog {
     pub unreadable: BTreeMap<ReplId, String>,
     /// What else was found and cannot be used: foreign objects, histories without `history.json`.
     pub problems: Vec<Problem>,
+    /// All objects of the store. (They are counted where all of it is listed.)
+    pub stored: Kinds,
 }
 
 /// A history.
@@ -35,6 +38,8 @@ pub struct History {
     pub extent: Extent,
     /// From where on it is promised. (They are known where all of it is listed.)
     pub floors: Floors,
+    /// All objects of its log: spans, the segments that they cover too, and its seal. (They are counted where all of it is listed.)
+    pub stored_log: Amount,
 }
 
 /// Several histories could be meant.

@@ -29,6 +29,7 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
             problems: Vec::new(),
             extent: Extent::whole(),
             floors: Floors::default(),
+            stored_log: Amount::default(),
         };
         (doc.id, history)
     });

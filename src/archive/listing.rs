@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 
 use super::log_objects::to_read;
 use super::names::{self, Name};
+use super::usage::Kinds;
 use super::{
-    Archive, ArchiveError, BaseManifest, Catalog, Extent, History, HistoryDoc, LogObject, Problem,
-    documents,
+    Amount, Archive, ArchiveError, BaseManifest, Catalog, Extent, History, HistoryDoc, LogObject,
+    Problem, documents,
 };
 use crate::store::Created;
 use crate::wire::position::{Offset, Position, ReplId};
@@ -34,6 +35,8 @@ pub(super) struct Listed {
     pub(super) verdicts: Vec<u64>,
     /// With the times of their creation.
     floors: Vec<(Offset, Created)>,
+    /// All objects of the log.
+    stored_log: Amount,
 }
 
 impl Listed {
@@ -48,14 +51,21 @@ impl Archive {
     /// if the store cannot be read.
     pub async fn catalog(&self) -> Result<Catalog, ArchiveError> {
         let mut catalog = Catalog::default();
-        let listed = self.list_names("", &mut catalog.problems).await?;
+        let Catalog {
+            problems, stored, ..
+        } = &mut catalog;
+        let listed = self.list_names("", problems, stored).await?;
         self.add_histories(&mut catalog, listed).await?;
         let mut looked_up = BTreeSet::new();
         while let Some(parent) = missing_parent(&catalog, &looked_up) {
             looked_up.insert(parent);
             // The names of its place may have been listed before it was there.
             let prefix = names::prefix(parent);
-            let listed = self.list_names(&prefix, &mut catalog.problems).await?;
+            let problems = &mut catalog.problems;
+            // They were counted, or came since.
+            let listed = self
+                .list_names(&prefix, problems, &mut Kinds::default())
+                .await?;
             self.add_histories(&mut catalog, listed).await?;
         }
         Ok(catalog)
@@ -112,12 +122,15 @@ impl Archive {
         &self,
         prefix: &str,
         problems: &mut Vec<Problem>,
+        stored: &mut Kinds,
     ) -> Result<BTreeMap<ReplId, Listed>, ArchiveError> {
         let mut histories: BTreeMap<ReplId, Listed> = BTreeMap::new();
         let mut foreign = 0_usize;
         let mut objects = self.store.list(prefix, None).await;
         while let Some(object) = objects.try_next().await? {
-            match Name::parse(&object.name) {
+            let name = Name::parse(&object.name);
+            stored.count(name.as_ref(), object.size);
+            match name {
                 // Whose it is, and who continues a history, is asked when it matters.
                 Some(
                     Name::Archive
@@ -150,14 +163,19 @@ impl Archive {
                 Some(Name::Log {
                     history,
                     first_byte,
-                }) => histories.entry(history).or_default().log.push(first_byte),
+                }) => {
+                    let listed = histories.entry(history).or_default();
+                    listed.log.push(first_byte);
+                    listed.stored_log.add(object.size);
+                }
                 Some(Name::Span {
                     history,
                     first_byte,
                     last_byte,
                 }) => {
-                    let spans = &mut histories.entry(history).or_default().spans;
-                    spans.extend(LogObject::span(first_byte, last_byte));
+                    let listed = histories.entry(history).or_default();
+                    listed.spans.extend(LogObject::span(first_byte, last_byte));
+                    listed.stored_log.add(object.size);
                 }
                 None => {
                     foreign = foreign.saturating_add(1);
@@ -193,6 +211,7 @@ impl Archive {
             problems: Vec::new(),
             extent: Extent::whole(),
             floors: self.read_floors(id, &listed.floors).await?,
+            stored_log: listed.stored_log,
         };
         let mut unread = None;
         let manifests: Vec<_> = stream::iter(listed.manifests.clone())

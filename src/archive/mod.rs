@@ -78,7 +78,7 @@ pub use outline::Extent;
 pub use owner::SidecarDoc;
 pub use problem::Problem;
 pub use tip::Tip;
-pub use usage::{Amount, Sizes, Usage};
+pub use usage::{Amount, Kinds, Sizes, Usage};
 
 use self::kept::Kept;
 use crate::runtime::buffers::Buffers;

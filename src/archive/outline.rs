@@ -11,9 +11,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::listing::{Listed, PARALLEL_READS, data_problem, missing_parent};
 use super::log_objects::to_read;
+
 use super::names;
+use super::usage::Kinds;
 use super::{
-    Archive, ArchiveError, BaseManifest, Catalog, Floors, History, HistoryDoc, LogObject, Problem,
+    Amount, Archive, ArchiveError, BaseManifest, Catalog, Floors, History, HistoryDoc, LogObject,
+    Problem,
 };
 use crate::store::Listing;
 use crate::wire::position::{Offset, Position, ReplId};
@@ -67,6 +70,7 @@ impl History {
             problems: Vec::new(),
             extent: Extent::default(),
             floors: Floors::default(),
+            stored_log: Amount::default(),
         }
     }
 
@@ -405,7 +409,8 @@ impl Archive {
 
     async fn names_below(&self, prefix: &str) -> Result<BTreeMap<ReplId, Listed>, ArchiveError> {
         // What is not ours is told by who lists everything.
-        self.list_names(prefix, &mut Vec::new()).await
+        self.list_names(prefix, &mut Vec::new(), &mut Kinds::default())
+            .await
     }
 
     /// Reads the manifest of the newest base of the lineage of `id` at or before `upto`.

@@ -35,9 +35,9 @@ impl Amount {
     }
 }
 
-/// What a store holds.
-#[derive(Debug, Default)]
-pub struct Usage {
+/// What a store holds, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Kinds {
     /// RDBs.
     pub bases: Amount,
     /// Segments, seals and spans.
@@ -46,6 +46,33 @@ pub struct Usage {
     pub documents: Amount,
     /// Objects whose names no archive gives.
     pub other: Amount,
+}
+
+impl Kinds {
+    /// Everything in the store.
+    #[must_use]
+    pub fn total(&self) -> Amount {
+        let archive = self.bases.and(self.log).and(self.documents);
+        archive.and(self.other)
+    }
+
+    /// One more object. None: it is not the archive's.
+    pub(super) fn count(&mut self, name: Option<&Name>, bytes: u64) {
+        let kind = match name {
+            Some(Name::BaseData(_)) => &mut self.bases,
+            Some(Name::Log { .. } | Name::Span { .. }) => &mut self.log,
+            Some(_) => &mut self.documents,
+            None => &mut self.other,
+        };
+        kind.add(bytes);
+    }
+}
+
+/// What a store holds, with the size of each object of bases and log.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// In sum.
+    pub kinds: Kinds,
     /// Sizes of bases and log, by history.
     pub histories: BTreeMap<ReplId, Sizes>,
 }
@@ -62,17 +89,11 @@ pub struct Sizes {
 }
 
 impl Usage {
-    /// Everything in the store.
-    #[must_use]
-    pub fn total(&self) -> Amount {
-        let archive = self.bases.and(self.log).and(self.documents);
-        archive.and(self.other)
-    }
-
     fn count(&mut self, name: &str, bytes: u64) {
-        match Name::parse(name) {
+        let name = Name::parse(name);
+        self.kinds.count(name.as_ref(), bytes);
+        match name {
             Some(Name::BaseData(at)) => {
-                self.bases.add(bytes);
                 let sizes = self.histories.entry(at.history).or_default();
                 sizes.bases.push((at.offset, bytes));
             }
@@ -80,7 +101,6 @@ impl Usage {
                 history,
                 first_byte,
             }) => {
-                self.log.add(bytes);
                 let sizes = self.histories.entry(history).or_default();
                 sizes.log.push((first_byte, bytes));
             }
@@ -89,12 +109,10 @@ impl Usage {
                 first_byte,
                 ..
             }) => {
-                self.log.add(bytes);
                 let sizes = self.histories.entry(history).or_default();
                 sizes.spans.push((first_byte, bytes));
             }
-            Some(_) => self.documents.add(bytes),
-            None => self.other.add(bytes),
+            Some(_) | None => {}
         }
     }
 }

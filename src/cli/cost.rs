@@ -58,11 +58,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { store, cost } = self;
         writeln!(f, "{store}")?;
-        line(f, "bases", cost.bases)?;
-        line(f, "log", cost.log)?;
-        line(f, "documents", cost.documents)?;
-        if cost.other.objects > 0 {
-            line(f, "other", cost.other)?;
+        line(f, "bases", cost.kinds.bases)?;
+        line(f, "log", cost.kinds.log)?;
+        line(f, "documents", cost.kinds.documents)?;
+        if cost.kinds.other.objects > 0 {
+            line(f, "other", cost.kinds.other)?;
         }
         line(f, "total", cost.total)?;
         writeln!(f)?;

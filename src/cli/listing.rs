@@ -9,7 +9,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::archive::{
-    Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts,
+    Amount, Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts,
     FLOOR_GRACE_MS, Floor, History, HoldDoc, HoldName, LogEnd, Parent, ServerInfo,
 };
 use crate::config::Size;
@@ -30,6 +30,12 @@ pub(super) struct Listing {
     ambiguous: Vec<ReplId>,
     /// By the time of their creation.
     histories: Vec<HistoryListing>,
+    /// RDBs.
+    bases: Amount,
+    /// Segments, seals and spans.
+    log: Amount,
+    /// All objects of the store, documents and what is not of the archive too.
+    total: Amount,
     /// Points that stay, whatever a policy says.
     holds: Vec<HoldListing>,
     /// Histories that cannot be listed, and why.
@@ -70,8 +76,10 @@ struct HistoryListing {
     /// What can be restored of this history (its ancestors' part stands with them), oldest first.
     restorable: Vec<Stretch>,
     bases: Vec<BaseListing>,
-    /// Objects in the log.
+    /// Objects that the log is read from.
     segments: usize,
+    /// All objects of the log, those too that are merged into others.
+    log: Amount,
     /// The last byte of the log. Null: nothing is stored.
     stored_offset: Option<Offset>,
     sealed: Option<Sealed>,
@@ -126,6 +134,9 @@ impl Listing {
             latest: None,
             ambiguous: Vec::new(),
             histories: Vec::new(),
+            bases: Amount::default(),
+            log: Amount::default(),
+            total: Amount::default(),
             holds: Vec::new(),
             unreadable: BTreeMap::new(),
             problems: Vec::new(),
@@ -154,6 +165,9 @@ impl Listing {
             latest,
             ambiguous,
             histories,
+            bases: catalog.stored.bases,
+            log: catalog.stored.log,
+            total: catalog.stored.total(),
             holds: holds.into_iter().map(HoldListing::of).collect(),
             problems: problems.collect(),
             unreadable: catalog.unreadable.clone(),
@@ -205,6 +219,7 @@ impl HistoryListing {
                 .map(|base| BaseListing::new(base, history.verified.contains(&base.offset)))
                 .collect(),
             segments: history.log.len(),
+            log: history.stored_log,
             stored_offset: None,
             sealed: None,
             expired: history.floors.iter().map(Expired::by).collect(),
@@ -457,6 +472,16 @@ impl fmt::Display for Listing {
                 },
             )?;
         }
+        if self.total.objects > 0 {
+            writeln!(
+                f,
+                "\nin all {}: {} of bases, {} of log; {} objects",
+                Size(self.total.bytes),
+                Size(self.bases.bytes),
+                Size(self.log.bytes),
+                self.total.objects
+            )?;
+        }
         if !self.holds.is_empty() {
             writeln!(f)?;
         }
@@ -529,7 +554,7 @@ impl HistoryListing {
         if self.restorable.is_empty() {
             writeln!(f, "  restore   nothing: there is no complete base")?;
         }
-        let plural = if self.segments == 1 {
+        let plural = if self.log.objects == 1 {
             "object"
         } else {
             "objects"
@@ -537,9 +562,13 @@ impl HistoryListing {
         let stored = self.stored_offset.unwrap_or_default();
         writeln!(
             f,
-            "  log       {} {plural}, stored to offset {stored}",
-            self.segments
+            "  log       {} {plural}, {}, stored to offset {stored}",
+            self.log.objects,
+            Size(self.log.bytes)
         )?;
+        if self.log.objects > self.segments as u64 {
+            writeln!(f, "            merged: {} objects to read", self.segments)?;
+        }
         if let Some(seal) = &self.sealed {
             let when = Time(seal.sealed_unix_ms);
             writeln!(f, "  sealed    {when} by {}: {}", seal.writer, seal.reason)?;

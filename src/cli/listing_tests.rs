@@ -19,6 +19,10 @@ fn redis() -> ServerInfo {
     }
 }
 
+fn amount(objects: u64, bytes: u64) -> Amount {
+    Amount { objects, bytes }
+}
+
 fn history(byte: u8) -> HistoryListing {
     HistoryListing {
         id: id(byte),
@@ -33,6 +37,7 @@ fn history(byte: u8) -> HistoryListing {
         restorable: Vec::new(),
         bases: Vec::new(),
         segments: 0,
+        log: Amount::default(),
         stored_offset: None,
         sealed: None,
         expired: Vec::new(),
@@ -72,6 +77,7 @@ fn two_histories() -> Listing {
         restorable: vec![stretch(14, 500)],
         bases: vec![base],
         segments: 4,
+        log: amount(6, 1500),
         stored_offset: Some(Offset(500)),
         sealed: Some(Sealed {
             after_offset: Offset(500),
@@ -94,6 +100,7 @@ fn two_histories() -> Listing {
         }),
         restorable: vec![stretch(500, 620)],
         segments: 1,
+        log: amount(1, 90),
         stored_offset: Some(Offset(620)),
         problems: vec!["histories/x: is damaged".to_owned()],
         ..history(0xbb)
@@ -101,6 +108,9 @@ fn two_histories() -> Listing {
     Listing {
         latest: Some(id(0xbb)),
         histories: vec![root, child],
+        bases: amount(1, 900),
+        log: amount(7, 1590),
+        total: amount(11, 2600),
         holds: vec![HoldListing {
             name: "before-upgrade".parse().unwrap(),
             point: Position {
@@ -122,7 +132,8 @@ history aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
   source    sidecar (redis 7.0.15), since 2026-01-01T12:00:00.000Z
   base      offset 14, 2026-01-01T12:00:00.000Z: 1000 keys (7 with expiry), 1.4 MiB, stored in 900 bytes
   restore   2026-01-01T12:00:00.000Z to 2026-01-01T12:01:30.500Z, offsets 14 to 500
-  log       4 objects, stored to offset 500
+  log       6 objects, 1.4 KiB, stored to offset 500
+            merged: 4 objects to read
   sealed    2026-01-01T12:01:40.000Z by pod-b: served to a fresh Redis
   expired   points before offset 14: deleted from 2026-01-02T12:00:00.000Z on, unless held
 
@@ -130,8 +141,10 @@ history bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  (latest)
   source    sidecar (redis 7.0.15), since 2026-01-01T12:00:00.000Z
   parent    aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, left at offset 500
   restore   2026-01-01T12:00:00.000Z to 2026-01-01T12:01:30.500Z, offsets 500 to 620
-  log       1 object, stored to offset 620
+  log       1 object, 90 bytes, stored to offset 620
   PROBLEM   histories/x: is damaged
+
+in all 2.5 KiB: 900 bytes of bases, 1.5 KiB of log; 11 objects
 
 hold before-upgrade: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb:600, 2026-01-01T12:00:00.000Z
 ";

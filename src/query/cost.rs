@@ -4,7 +4,7 @@ mod prices;
 
 use serde::Serialize;
 
-use crate::archive::{Amount, Archive, ArchiveError, Sizes, Usage};
+use crate::archive::{Amount, Archive, ArchiveError, Kinds, Sizes, Usage};
 use crate::log::segment::{Entry, SegmentHeader};
 use crate::wire::position::ReplId;
 
@@ -20,14 +20,9 @@ const MONTH_MS: u128 = 30 * 24 * 3600 * 1000;
 /// What a store holds and how fast it grows.
 #[derive(Debug, Serialize)]
 pub struct Cost {
-    /// RDBs.
-    pub bases: Amount,
-    /// Segments, seals and spans.
-    pub log: Amount,
-    /// Manifests and other documents.
-    pub documents: Amount,
-    /// Objects that are not of the archive.
-    pub other: Amount,
+    /// In sum, by kind.
+    #[serde(flatten)]
+    pub kinds: Kinds,
     /// All of these.
     pub total: Amount,
     /// None: the log is too short to tell.
@@ -61,16 +56,13 @@ impl Cost {
     pub async fn of(archive: &Archive) -> Result<Self, ArchiveError> {
         let usage = archive.usage().await?;
         let rate = rate(archive, &usage).await?;
-        let total = usage.total();
+        let total = usage.kinds.total();
         let bills = PRICES
             .iter()
             .map(|price| price.bill(total.bytes, rate.as_ref()))
             .collect();
         Ok(Self {
-            bases: usage.bases,
-            log: usage.log,
-            documents: usage.documents,
-            other: usage.other,
+            kinds: usage.kinds,
             total,
             rate,
             bills,

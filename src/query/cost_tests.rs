@@ -92,13 +92,13 @@ async fn the_rate_is_that_of_the_last_day() {
 
     let cost = Cost::of(&sample.archive).await.unwrap();
     assert_eq!(
-        cost.bases,
+        cost.kinds.bases,
         amount(2, first.stored_bytes + later.stored_bytes)
     );
-    assert_eq!(cost.log.objects, 14);
+    assert_eq!(cost.kinds.log.objects, 14);
     // archive.json, two history.json, two manifests.
-    assert_eq!(cost.documents.objects, 5);
-    assert_eq!(cost.other, amount(0, 0));
+    assert_eq!(cost.kinds.documents.objects, 5);
+    assert_eq!(cost.kinds.other, amount(0, 0));
     assert_eq!(cost.total.objects, 21);
     let rate = cost.rate.unwrap();
     // Byte n came at n times 10 ms.
@@ -133,7 +133,7 @@ async fn a_log_of_less_than_a_minute_tells_no_rate() {
     assert_eq!(Cost::of(&sample.archive).await.unwrap().rate, None);
     let end = sample.log(id(1), at(0, 0), &bytes, &[]).await;
     let cost = Cost::of(&sample.archive).await.unwrap();
-    assert_eq!((cost.log.objects, cost.rate), (1, None));
+    assert_eq!((cost.kinds.log.objects, cost.rate), (1, None));
     let next = feed(&["SET key value-of-a-hundred-bytes"; 2]);
     let more = sample.log(id(1), end, &next, &[]).await;
     let rate = Cost::of(&sample.archive).await.unwrap().rate.unwrap();
