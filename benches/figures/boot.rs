@@ -63,7 +63,14 @@ fn fill(s3: &S3, segments: usize) {
         .unwrap();
     let parts: Vec<&str> = base.split('/').collect();
     let (id, offset) = (parts[2], parts[4].split('.').next().unwrap());
-    let mut at: u64 = offset.parse().unwrap();
+    let at = offset.parse().unwrap();
+    segments_after(id, at, segments, |name, body| {
+        s3.put(&format!("b/{name}"), body)
+    });
+}
+
+/// So many segments of one write each, of one second each, with their names. The log of history `id` ends at offset `at`.
+pub fn segments_after(id: &str, mut at: u64, segments: usize, mut put: impl FnMut(&str, Bytes)) {
     for n in 0..segments {
         let key = format!("key:{}", n % 1000);
         let raw = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
@@ -83,10 +90,8 @@ fn fill(s3: &S3, segments: usize) {
             writer: "figures".to_owned(),
         };
         let (_, body) = segment::encode(meta, &[Bytes::from(raw)], 1).unwrap();
-        s3.put(
-            &format!("b/histories/{id}/log/{:020}.resp.zst", at + 1),
-            body,
-        );
+        let name = format!("histories/{id}/log/{:020}.resp.zst", at + 1);
+        put(&name, body);
         at = end.0;
     }
 }

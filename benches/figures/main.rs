@@ -12,6 +12,7 @@
 //! - `boot`: a sidecar's boot and a restore with 0, 3,600 and 100,000 segments behind the base (no more than KEYS), against a store whose
 //!   answers come 0, 30, 50 and 100 ms late; and what is asked of the store
 //! - `served-log`: a restore of a base and its log, replayed and as one RDB, against a server's own load of the final RDB
+//! - `long-log`: what each verb takes on a directory with KEYS segments behind the base, and again when they are merged
 //! - `consolidate`: a new base against a server that loads base and log and saves; a walk over an RDB against its checker
 
 #![allow(
@@ -35,6 +36,7 @@ mod beside;
 mod boot;
 mod consolidate;
 mod full_sync;
+mod long_log;
 mod master;
 mod restore;
 mod served_log;
@@ -56,7 +58,7 @@ use support::{Env, Gcs, Server, Version};
 const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "full-sync",
     "master",
     "wait",
@@ -65,6 +67,7 @@ const PARTS: [&str; 9] = [
     "beside",
     "boot",
     "served-log",
+    "long-log",
     "consolidate",
 ];
 
@@ -114,6 +117,10 @@ fn main() {
     }
     if wanted("served-log") {
         served_log::run(keys);
+    }
+    if wanted("long-log") {
+        // As many as a year of one write in 30 s has.
+        long_log::run(keys.min(1_000_000));
     }
     if wanted("consolidate") {
         consolidate::run(&Place::directory(), keys);
