@@ -10,8 +10,8 @@
 //! | layer | folders |
 //! |---|---|
 //! | L8 | `main`, `cli`: one file a verb; flags become typed configuration once, and only here are flags known by name |
-//! | L7 | `sidecar`: restores the Redis beside it, promotes it, captures it |
-//! | L6 | `restore`: archive → server or files; `consolidate`: base and log → new base, and when to make one; `query`: one key at a point, two points compared, what is in an RDB; `verify`: can everything be restored?; `expiry`: what a policy does not keep is deleted; `service`: the supervisor of sessions, health and metrics over HTTP |
+//! | L7 | `sidecar`: restores the Redis beside it, promotes it, captures it; `upkeep`: bases, merged log and deletions in the background, while a capture runs |
+//! | L6 | `restore`: archive → server or files; `consolidate`: base and log → new base, segments → spans; `query`: one key at a point, two points compared, what is in an RDB; `verify`: can everything be restored?; `expiry`: what a policy does not keep is deleted; `service`: the supervisor of sessions, health and metrics over HTTP |
 //! | L5 | `recovery`: what to read for a point in time, and that it is sound |
 //! | L4 | `capture`: feed → archive; `rebuild`: base and log → RDB, outside of any server |
 //! | L3 | `archive`: the only owner of object names and documents; `fixture`: recordings of replication, made and played |
@@ -76,6 +76,9 @@ mod query;
 #[cfg(feature = "cli")]
 #[allow(unreachable_pub)]
 mod sidecar;
+#[cfg(feature = "cli")]
+#[allow(unreachable_pub)]
+mod upkeep;
 #[cfg(feature = "cli")]
 #[allow(unreachable_pub)]
 mod verify;

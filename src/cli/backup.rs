@@ -7,9 +7,9 @@ use super::supervised::supervise;
 use super::{Failure, flags};
 use crate::capture::Clock;
 use crate::config::{BackupConfig, ConfigError, Upstream};
-use crate::consolidate::scheduler::Upkeep;
 use crate::monitoring::status::unix_ms_now;
 use crate::service;
+use crate::upkeep::Upkeep;
 
 const EXAMPLES: &str = "\
 Examples:

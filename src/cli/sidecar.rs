@@ -11,9 +11,9 @@ use crate::config::{
     ConfigError, Listen, ServeLog, SidecarConfig, Upstream, WhenBehind, name_of_pod, parse_addr,
     parse_duration, parse_name,
 };
-use crate::consolidate::scheduler::Upkeep;
 use crate::monitoring::status::unix_ms_now;
 use crate::sidecar;
+use crate::upkeep::Upkeep;
 use crate::wire::position::ReplId;
 
 const EXAMPLES: &str = "\

@@ -5,7 +5,6 @@
 //! same base, and one of them stores it.
 
 pub mod merging;
-pub mod scheduler;
 
 mod server_values;
 
