@@ -2,15 +2,24 @@
 //!
 //! This costs the server a `DUMP` of those keys. A full sync would cost a fork and the whole data set.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::full_syncs::Refetches;
+use super::pace::Known;
+use super::{TIME_LIMIT, Upkeep};
 use crate::config::Source;
+use crate::consolidate::{Worth, consolidate_given, lost_keys};
 use crate::link::control::{Control, ControlError, Reply};
 use crate::link::replication_info::Facts;
 use crate::model::Raw;
 use crate::rebuild::Given;
+use crate::recovery::When;
 use crate::wire::position::Position;
 
 /// More keys are not asked for: a full sync is simpler then.
-pub(super) const MOST_KEYS: usize = 64;
+const MOST_KEYS: usize = 64;
 /// How much memory they may take in the server, all together. It does nothing else while it writes them.
 const MOST_BYTES: i64 = 4 << 20;
 /// The RDB type of a module's value. Others may be of a newer form than the base has.
@@ -18,11 +27,83 @@ const MODULE: u8 = 7;
 /// The RDB version and the checksum at the end of a dump.
 const FOOTER: usize = 10;
 
+/// How long we wait until the server's answer is stored. This takes one flush interval, unless the store is away.
+const ASK_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks meanwhile.
+const ASK_LOOK: Duration = Duration::from_millis(200);
+
+impl Upkeep {
+    /// Makes a base although the log does not have all values: asks the server for the values of those keys, or takes a
+    /// full sync.
+    pub(super) async fn ask_server(
+        &self,
+        stored: Position,
+        refetches: &mut Refetches,
+    ) -> Option<Known> {
+        match timeout(TIME_LIMIT, self.asked(stored)).await {
+            Ok(Ok(Some(base))) => {
+                refetches.owed = None;
+                return Some(base);
+            }
+            Ok(Ok(None)) => {}
+            Err(_) => tracing::debug!("asked the server for values, but a base takes too long"),
+            Ok(Err(why)) => {
+                tracing::debug!("asking the server for values did not lead to a base: {why}")
+            }
+        }
+        self.refetch(refetches).await
+    }
+
+    /// A base at an offset at which the server gave the values that the log does not have.
+    async fn asked(&self, stored: Position) -> Result<Option<Known>, String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let archive = self.archive().await.map_err(|error| told(&error))?;
+        let mut request = self.request(stored, Worth::AnyLog);
+        let keys = lost_keys(&archive, &request, MOST_KEYS).await;
+        let keys = keys.map_err(|error| told(&error))?;
+        if keys.is_empty() || keys.len() > MOST_KEYS {
+            return Ok(None);
+        }
+        let source = self.source().await.map_err(|error| told(&error))?;
+        let values = values(&source, &keys).await;
+        let Some((at, given)) = values.map_err(|error| told(&error))? else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        loop {
+            let Some(stored) = self.status.stored_position() else {
+                return Ok(None);
+            };
+            if stored.history != at.history || asked.elapsed() > ASK_PATIENCE {
+                return Ok(None);
+            }
+            if stored.offset >= at.offset {
+                break;
+            }
+            sleep(ASK_LOOK).await;
+        }
+        request.when = When::Offset(at.offset.0);
+        let made = consolidate_given(&archive, &request, given).await;
+        let report = made.map_err(|error| told(&error))?;
+        tracing::info!(
+            keys = keys.len(),
+            "asked the server for the values of keys that the log does not have"
+        );
+        self.made(&report);
+        Ok(Some(Known {
+            of: stored.history,
+            at: report.to,
+            raw_bytes: report.raw_bytes,
+            segments: self.segments(),
+        }))
+    }
+}
+
 /// The values of these keys (database, name), and where the server stood. None: they cannot be had so.
 ///
 /// # Errors
 /// The server does not answer, or does not permit it.
-pub(super) async fn values(
+async fn values(
     source: &Source,
     keys: &[(u32, Vec<u8>)],
 ) -> Result<Option<(Position, Vec<Given>)>, ControlError> {
