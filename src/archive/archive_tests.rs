@@ -14,7 +14,7 @@ use super::*;
 use crate::log::segment::Entry;
 use crate::store::MemoryStore;
 use crate::store::memory::{Call, Fault};
-use crate::wire::position::Offset;
+use crate::wire::position::{Offset, ReplId};
 
 const NOW: i64 = 1_700_000_000_000;
 

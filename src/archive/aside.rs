@@ -16,22 +16,9 @@ use super::names::{self, Name};
 use super::{Archive, ArchiveError, LogObject, RawStream};
 use crate::log::segment::{Entry, SegmentHeader};
 use crate::log::span::FrameIndex;
-use crate::store::{Created, Listing, StoreError};
+use crate::store::{Created, Listing};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::{Offset, ReplId};
-
-/// May the bytes be in another object?
-pub(super) fn is_lost(error: &ArchiveError) -> bool {
-    matches!(
-        error,
-        ArchiveError::Missing { .. }
-            | ArchiveError::Truncated { .. }
-            | ArchiveError::Damaged { .. }
-            | ArchiveError::Renamed { .. }
-            | ArchiveError::NewerFormat { .. }
-            | ArchiveError::Store(StoreError::NotFound { .. })
-    )
-}
 
 impl Archive {
     /// The same archive for whoever proves spans: what is wrong with one is told, even if its segments still stand.
@@ -88,7 +75,7 @@ impl Archive {
         while let Some(entry) = entries.next().await {
             let next = nexts.next().unwrap_or_default();
             let header = match entry {
-                Err(error) if is_lost(&error) => return Ok(None),
+                Err(error) if error.is_unreadable() => return Ok(None),
                 Err(error) => return Err(error),
                 Ok(Some(Entry::Segment(header))) => header,
                 Ok(_) => continue,
@@ -152,7 +139,7 @@ impl Archive {
             return opened;
         }
         let stream = match opened {
-            Err(error) if is_lost(&error) => stream::iter([Err(error)]).boxed(),
+            Err(error) if error.is_unreadable() => stream::iter([Err(error)]).boxed(),
             opened => opened?,
         };
         let after = after.max(header.meta.start);
@@ -250,7 +237,7 @@ impl SpanReader {
                 }
                 Err(error) => error,
             };
-            if self.is_aside || !is_lost(&error) {
+            if self.is_aside || !error.is_unreadable() {
                 return Some(Err(error));
             }
             self.is_aside = true;

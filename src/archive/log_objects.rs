@@ -19,7 +19,6 @@ use tokio::time::sleep;
 
 use std::time::Duration;
 
-use super::aside::is_lost;
 use super::names::{self, Name};
 use super::{Archive, ArchiveError};
 use crate::log::segment::{Entry, SegmentHeader};
@@ -177,7 +176,7 @@ impl Archive {
         if object.last().is_some() {
             let is_there = match &found {
                 Ok(found) => found.is_some(),
-                Err(error) => !is_lost(error),
+                Err(error) => !error.is_unreadable(),
             };
             if is_there {
                 return found;

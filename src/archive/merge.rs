@@ -22,7 +22,6 @@ use serde::Serialize;
 
 use bytes::{Bytes, BytesMut};
 
-use super::aside::is_lost;
 use super::log::archive_error;
 use super::log_objects::to_read;
 use super::names::{self, Name};
@@ -110,7 +109,7 @@ impl MergeError {
         match self {
             Self::Differs { .. } => true,
             Self::Archive(ArchiveError::NewerFormat { .. }) => false,
-            Self::Archive(error) => is_lost(error),
+            Self::Archive(error) => error.is_unreadable(),
         }
     }
 }
@@ -661,7 +660,7 @@ impl Archive {
         let after = Offset::before_byte(span.first().max(other.first()));
         let upto = Offset(span.last().min(other.last()).unwrap_or_default());
         let theirs = match self.crc_of_part(history, other, after, upto).await {
-            Err(error) if is_lost(&error) => return Ok(false),
+            Err(error) if error.is_unreadable() => return Ok(false),
             theirs => theirs?,
         };
         Ok(theirs != self.crc_of_part(history, span, after, upto).await?)

@@ -30,6 +30,7 @@ mod chain;
 mod delete;
 mod documents;
 mod empty_start;
+mod error;
 mod fence;
 mod floor;
 mod hold;
@@ -66,6 +67,7 @@ pub use documents::{
     HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use empty_start::begins_at;
+pub use error::ArchiveError;
 pub use fence::{Fence, GRACE_MS};
 pub use floor::{FLOOR_GRACE_MS, Floor, FloorDoc, Floors};
 pub use hold::{BadHoldName, HeldLog, HoldDoc, HoldName};
@@ -82,9 +84,7 @@ pub use usage::{Amount, Kinds, Sizes, Usage};
 
 use self::kept::Kept;
 use crate::runtime::buffers::Buffers;
-use crate::runtime::pipe::Interrupted;
-use crate::store::{Listing, SharedStore, StoreError};
-use crate::wire::position::ReplId;
+use crate::store::{Listing, SharedStore};
 
 /// Raw bytes in order, verified as far as they have come. The last item is an error unless everything was right.
 pub type RawStream = BoxStream<'static, Result<Bytes, ArchiveError>>;
@@ -99,132 +99,6 @@ pub struct Archive {
     kept: Option<Arc<Kept>>,
     /// A span is proved: it is not read from its segments instead.
     strict: bool,
-}
-
-/// What can go wrong with an archive.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ArchiveError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// There are objects, but no `archive.json`, or not one of ours.
-    #[error("{url} is not a backfeed archive: {reason}")]
-    NotAnArchive {
-        /// The store.
-        url: String,
-        /// What was found.
-        reason: String,
-    },
-    /// The store does not do what an archive needs of it.
-    #[error("{url} cannot hold an archive: {reason}. Use another store")]
-    Unfit {
-        /// The store.
-        url: String,
-        /// What it did.
-        reason: String,
-    },
-    /// The store does not say when an object was created.
-    #[error(
-        "{url} does not say when its objects were created. Nothing is deleted there, because nobody knows how old an \
-         object is"
-    )]
-    Timeless {
-        /// The store.
-        url: String,
-    },
-    /// The store is empty.
-    #[error("{url} is empty: nothing has been backed up there. Check the URL")]
-    EmptyStore {
-        /// The store.
-        url: String,
-    },
-    /// Written by a newer backfeed.
-    #[error(
-        "{object} has format {version}, and this version of backfeed reads up to {supported}. Use a newer backfeed"
-    )]
-    NewerFormat {
-        /// The object.
-        object: String,
-        /// The format that it has.
-        version: u32,
-        /// The newest that this build reads.
-        supported: u32,
-    },
-    /// An object that should be there is not.
-    #[error("{object} is missing")]
-    Missing {
-        /// The object.
-        object: String,
-    },
-    /// An object ends early.
-    #[error("{object} is truncated: {reason}")]
-    Truncated {
-        /// The object.
-        object: String,
-        /// What is missing.
-        reason: String,
-    },
-    /// An object is not what it should be.
-    #[error("{object}: {reason}")]
-    Damaged {
-        /// The object.
-        object: String,
-        /// How it shows.
-        reason: String,
-    },
-    /// An object says that it is another one than its name says: it was renamed or copied.
-    #[error("{object} was renamed: its content says that it is {says}")]
-    Renamed {
-        /// The object.
-        object: String,
-        /// What it says that it is.
-        says: String,
-    },
-    /// The data of a base is already there, without a manifest.
-    #[error("{object} is already there")]
-    BaseExists {
-        /// The object.
-        object: String,
-    },
-    /// There is no such history.
-    #[error("there is no history {id} in the archive. `backfeed list` shows all histories")]
-    UnknownHistory {
-        /// The id asked for.
-        id: ReplId,
-    },
-    /// The parents of a history lead back to itself.
-    #[error("the parents of history {id} lead back to itself")]
-    Cycle {
-        /// The history.
-        id: ReplId,
-    },
-    /// A history has neither base nor parent yet.
-    #[error("nothing of history {id} has been stored yet")]
-    NothingStored {
-        /// The history.
-        id: ReplId,
-    },
-}
-
-impl From<Interrupted> for ArchiveError {
-    fn from(interrupted: Interrupted) -> Self {
-        Self::Store(interrupted.into())
-    }
-}
-
-impl ArchiveError {
-    /// May the same call succeed later?
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_transient())
-    }
-
-    pub(crate) fn damaged(object: &str, reason: impl Into<String>) -> Self {
-        Self::Damaged {
-            object: object.to_owned(),
-            reason: reason.into(),
-        }
-    }
 }
 
 impl Archive {

@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use super::*;
 use crate::log::segment::{self, SegmentHeader, SegmentMeta};
 use crate::wire::crc64::Crc64;
-use crate::wire::position::{Boundary, Offset, Position, TimeMark};
+use crate::wire::position::{Boundary, Offset, Position, ReplId, TimeMark};
 
 /// Makes of each `async fn(SharedStore)` one test on the memory store and one on the file store.
 macro_rules! on_both_stores {

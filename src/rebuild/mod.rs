@@ -175,7 +175,7 @@ impl RebuildError {
         }
     }
 
-    /// Is what is stored no sound snapshot, or no sound feed?
+    /// Is something in the archive damaged or missing, or no sound snapshot, or no sound feed?
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -186,8 +186,8 @@ impl RebuildError {
                 )
             }
             Self::Log { source, .. } => matches!(**source, CommandsError::Feed(_)),
-            Self::Archive(_)
-            | Self::Incomplete(_)
+            Self::Archive(error) => error.is_damage(),
+            Self::Incomplete(_)
             | Self::Wrong(_)
             | Self::Command { .. }
             | Self::Memory { .. }

@@ -167,7 +167,7 @@ impl RecoveryError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Archive(error) => is_damage(error),
+            Self::Archive(error) => error.is_damage(),
             Self::UnreadableHistory { .. }
             | Self::Gap { .. }
             | Self::NoSoundBase { .. }
@@ -215,15 +215,4 @@ pub struct ClockWentBack {
     pub from: Offset,
     /// The last byte with one that is not.
     pub upto: Offset,
-}
-
-/// Objects that are not what they should be, as opposed to a store that does not answer.
-pub(crate) fn is_damage(error: &ArchiveError) -> bool {
-    matches!(
-        error,
-        ArchiveError::Missing { .. }
-            | ArchiveError::Truncated { .. }
-            | ArchiveError::Damaged { .. }
-            | ArchiveError::Renamed { .. }
-    )
 }

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use self::expired::Held;
 use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, ChainEnd, ChainItem, HeldLog};
 use crate::log::segment::SegmentHeader;
-use crate::recovery::error::{RecoveryError, is_damage};
+use crate::recovery::error::RecoveryError;
 use crate::recovery::pieces::{Builder, Pieces};
 use crate::recovery::target::{When, show_time};
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
@@ -569,7 +569,7 @@ impl Planner<'_> {
                 stored: end.end,
                 boundary: end.boundary,
             })),
-            Err(error) if is_damage(&error) => {
+            Err(error) if error.is_damage() => {
                 notes.push(format!("the end of the log is not known: {error}"));
                 Ok(None)
             }

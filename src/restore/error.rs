@@ -7,7 +7,7 @@ use super::proof::Differs;
 use crate::archive::ArchiveError;
 use crate::link::control::ControlError;
 use crate::rebuild::{RebuildError, Stop};
-use crate::recovery::error::{RecoveryError, is_damage};
+use crate::recovery::error::RecoveryError;
 use crate::wire::position::{Offset, ReplId};
 
 /// What an operator may ask for, when a restore was refused without it.
@@ -235,7 +235,6 @@ impl RestoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Recovery(error) => error.is_damage(),
-            Self::Rebuild(RebuildError::Archive(error)) => is_damage(error),
             Self::Rebuild(error) => error.is_damage(),
             Self::Feeding { source, .. } => {
                 matches!(source.as_ref(), ServeError::Content(error) if error.is_damage())

@@ -127,7 +127,7 @@ impl Planner<'_> {
     /// A plan failed. Has the point expired?
     pub(super) fn or_expired(&self, error: RecoveryError) -> RecoveryError {
         let goes = match &error {
-            RecoveryError::Archive(archive) => crate::recovery::error::is_damage(archive),
+            RecoveryError::Archive(archive) => archive.is_damage(),
             RecoveryError::Gap { .. }
             | RecoveryError::SteppedOver { .. }
             | RecoveryError::BeforeOldest { .. }

@@ -6,7 +6,7 @@
 use super::{Planner, Span};
 use crate::archive::{BaseKind, LogObject};
 use crate::log::segment::{ClockBack, Entry, SegmentMeta};
-use crate::recovery::error::{ClockWentBack, RecoveryError, is_damage};
+use crate::recovery::error::{ClockWentBack, RecoveryError};
 use crate::recovery::target::show_time;
 use crate::wire::position::{Offset, TimeMark};
 
@@ -104,7 +104,7 @@ impl Planner<'_> {
                     return Ok(Some((index, meta)));
                 }
                 Ok(_) => {}
-                Err(error) if is_damage(&error) => {}
+                Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error.into()),
             }
         }
