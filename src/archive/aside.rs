@@ -6,13 +6,14 @@
 //! Only segments that were created before the span count, by the clock of the store. What a sleeper creates under a name that was
 //! freed ([`super::fence`]) is younger: a name is freed when a span with its bytes is as old as the grace.
 
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 
 use super::kept::IN_FLIGHT;
 use super::log::cut;
 use super::merge::Run;
 use super::names::{self, Name};
+use super::other_copy::{OtherCopy, or_other_copy};
 use super::{Archive, ArchiveError, LogObject, RawStream};
 use crate::log::segment::{Entry, SegmentHeader};
 use crate::log::span::FrameIndex;
@@ -143,24 +144,15 @@ impl Archive {
             opened => opened?,
         };
         let after = after.max(header.meta.start);
-        let reader = SpanReader {
+        let segments = Segments {
             archive: self.clone(),
             history: header.meta.history,
             span: LogObject::of_header(header),
             after,
-            at: after,
             crc: Crc64::new(),
             upto: upto.min(header.meta.end),
-            stream,
-            is_aside: false,
         };
-        let pieces = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
-            let piece = reader.next().await?;
-            let goes_on = piece.is_ok();
-            Some((piece, goes_on.then_some(reader)))
-        });
-        Ok(pieces.fuse().boxed())
+        Ok(or_other_copy(stream, after, segments))
     }
 
     async fn bytes_aside(
@@ -191,29 +183,34 @@ impl Archive {
     }
 }
 
-/// A span that may turn out to be damaged while it is read.
-struct SpanReader {
+/// The segments of a span that may turn out to be damaged while it is read.
+struct Segments {
     archive: Archive,
     history: ReplId,
     span: LogObject,
-    /// From here its bytes were handed out up to there, and their checksum.
+    /// From here on its bytes were handed out, and their checksum.
     after: Offset,
-    at: Offset,
     crc: Crc64,
     upto: Offset,
-    stream: BoxStream<'static, Result<bytes::Bytes, ArchiveError>>,
-    /// The rest is read from its segments.
-    is_aside: bool,
 }
 
-impl SpanReader {
+impl OtherCopy for Segments {
+    fn pass(&mut self, chunk: &[u8]) {
+        self.crc.update(chunk);
+    }
+
+    fn may_have(&self, error: &ArchiveError, _: Offset) -> bool {
+        error.is_unreadable()
+    }
+
     /// What was not handed out yet, if the segments have what was.
-    async fn rest(&mut self) -> Result<Option<RawStream>, ArchiveError> {
+    async fn rest(
+        &self,
+        at: Offset,
+        error: &ArchiveError,
+    ) -> Result<Option<RawStream>, ArchiveError> {
         let object = (self.history, self.span);
-        let before = self
-            .archive
-            .bytes_aside(object, self.after, self.at)
-            .await?;
+        let before = self.archive.bytes_aside(object, self.after, at).await?;
         let Some(mut before) = before else {
             return Ok(None);
         };
@@ -224,35 +221,14 @@ impl SpanReader {
         if crc.value() != self.crc.value() {
             return Ok(None);
         }
-        self.archive.bytes_aside(object, self.at, self.upto).await
-    }
-
-    async fn next(&mut self) -> Option<Result<bytes::Bytes, ArchiveError>> {
-        loop {
-            let error = match self.stream.next().await? {
-                Ok(chunk) => {
-                    self.at = self.at.plus(chunk.len() as u64);
-                    self.crc.update(&chunk);
-                    return Some(Ok(chunk));
-                }
-                Err(error) => error,
-            };
-            if self.is_aside || !error.is_unreadable() {
-                return Some(Err(error));
-            }
-            self.is_aside = true;
-            match self.rest().await {
-                Ok(Some(stream)) => {
-                    tracing::warn!(
-                        %error,
-                        "a span cannot be read. It is read from its segments, which are still there"
-                    );
-                    self.stream = stream;
-                }
-                Ok(None) => return Some(Err(error)),
-                Err(error) => return Some(Err(error)),
-            }
+        let rest = self.archive.bytes_aside(object, at, self.upto).await?;
+        if rest.is_some() {
+            tracing::warn!(
+                %error,
+                "a span cannot be read. It is read from its segments, which are still there"
+            );
         }
+        Ok(rest)
     }
 }
 

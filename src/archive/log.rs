@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::kept::AT_ONCE;
 use super::names::Name;
 use super::object_reads::{Decode, decode_here, decode_stream};
+use super::other_copy::{OtherCopy, or_other_copy};
 use super::{Archive, ArchiveError, Fence, LogObject, RawStream};
 use crate::log::segment::{
     self, Entry, FORMAT_VERSION, HEADER_LIMIT, PayloadReader, SealHeader, SegmentError,
@@ -219,37 +220,18 @@ impl Archive {
             let whole = (header.meta.start, header.meta.end);
             return self.or_aside(header, whole, opened);
         }
-        let reader = match opened {
-            Ok(stream) => SegmentReader {
-                archive: self.clone(),
-                header: header.clone(),
-                at: header.meta.start,
-                stream,
-                elsewhere: false,
-            },
-            Err(ArchiveError::Missing { object }) => {
-                let at = header.meta.start;
-                let rest = self.rest_in_span(header, at).await?;
-                let Some(stream) = rest else {
-                    return Err(ArchiveError::Missing { object });
-                };
-                SegmentReader {
-                    archive: self.clone(),
-                    header: header.clone(),
-                    at,
-                    stream,
-                    elsewhere: true,
-                }
-            }
-            Err(error) => return Err(error),
+        let start = header.meta.start;
+        let span = CoveringSpan {
+            archive: self.clone(),
+            header: header.clone(),
         };
-        let pieces = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
-            let piece = reader.next().await?;
-            let goes_on = piece.is_ok();
-            Some((piece, goes_on.then_some(reader)))
-        });
-        Ok(pieces.fuse().boxed())
+        match opened {
+            Ok(stream) => Ok(or_other_copy(stream, start, span)),
+            Err(error @ ArchiveError::Missing { .. }) => {
+                span.rest(start, &error).await?.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The bytes of the segment with this header after `at`, out of a span.
@@ -423,43 +405,25 @@ pub(super) fn archive_error(object: &str, error: &SegmentError) -> ArchiveError 
     }
 }
 
-/// A segment that may vanish while it is read.
-struct SegmentReader {
+/// The span that covers a segment, which may vanish while it is read.
+struct CoveringSpan {
     archive: Archive,
     header: SegmentHeader,
-    /// Up to here its bytes were handed out.
-    at: Offset,
-    stream: RawStream,
-    /// The rest is read from a span.
-    elsewhere: bool,
 }
 
-impl SegmentReader {
-    async fn next(&mut self) -> Option<Result<Bytes, ArchiveError>> {
-        loop {
-            let error = match self.stream.next().await? {
-                Ok(chunk) => {
-                    self.at = self.at.plus(chunk.len() as u64);
-                    return Some(Ok(chunk));
-                }
-                Err(error) => error,
-            };
-            let has_vanished = match &error {
-                ArchiveError::Missing { .. } | ArchiveError::Store(StoreError::NotFound { .. }) => {
-                    !self.elsewhere && self.at < self.header.meta.end
-                }
-                _ => false,
-            };
-            if !has_vanished {
-                return Some(Err(error));
-            }
-            self.elsewhere = true;
-            match self.archive.rest_in_span(&self.header, self.at).await {
-                Ok(Some(stream)) => self.stream = stream,
-                Ok(None) => return Some(Err(error)),
-                Err(error) => return Some(Err(error)),
-            }
-        }
+impl OtherCopy for CoveringSpan {
+    fn pass(&mut self, _: &[u8]) {}
+
+    fn may_have(&self, error: &ArchiveError, at: Offset) -> bool {
+        let has_vanished = matches!(
+            error,
+            ArchiveError::Missing { .. } | ArchiveError::Store(StoreError::NotFound { .. })
+        );
+        has_vanished && at < self.header.meta.end
+    }
+
+    async fn rest(&self, at: Offset, _: &ArchiveError) -> Result<Option<RawStream>, ArchiveError> {
+        self.archive.rest_in_span(&self.header, at).await
     }
 }
 

@@ -41,6 +41,7 @@ mod log_objects;
 mod merge;
 mod names;
 mod object_reads;
+mod other_copy;
 mod outline;
 mod owner;
 mod problem;
