@@ -84,8 +84,13 @@ pub use tip::Tip;
 pub use usage::{Amount, Kinds, Sizes, Usage};
 
 use self::kept::Kept;
-use crate::runtime::buffers::Buffers;
+use crate::runtime::{self, buffers::Buffers};
 use crate::store::{Listing, SharedStore};
+
+/// Who writes to an archive, for operators: `program`, and a number of this run of it.
+pub(crate) fn new_writer(program: &str) -> String {
+    format!("{program}/{:016x}", runtime::random())
+}
 
 /// Raw bytes in order, verified as far as they have come. The last item is an error unless everything was right.
 pub type RawStream = BoxStream<'static, Result<Bytes, ArchiveError>>;

@@ -42,7 +42,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::archive::{Aliases, Archive, ArchiveError};
+use crate::archive::{Aliases, Archive, ArchiveError, new_writer};
 use crate::capture::foreign_feed::ForeignFeed;
 use crate::capture::full_sync::FullSyncError;
 use crate::capture::full_sync_limit::FullSyncLimit;
@@ -51,12 +51,12 @@ use crate::capture::log_writer::LogWriter;
 use crate::capture::predecessor::Previous;
 use crate::capture::spool::Spool;
 use crate::config::{CaptureConfig, Size};
+use crate::display;
 use crate::link::LinkError;
 use crate::link::control::ControlError;
 use crate::link::sentinel::SentinelError;
 use crate::monitoring::status::Status;
 use crate::wire::position::{Position, ReplId};
-use crate::{display, runtime};
 
 pub use self::data_loss_guard::{Amount, TINY};
 pub use self::full_sync_limit::{
@@ -281,7 +281,7 @@ impl Capture {
         status: Status,
         clock: Clock,
     ) -> Self {
-        let writer = format!("{service}/{:016x}", runtime::random());
+        let writer = new_writer(&service);
         let spool = config
             .spool
             .as_ref()

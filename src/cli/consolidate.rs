@@ -30,13 +30,7 @@ pub(super) struct Args {
     point: flags::Point,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 /// More keys than fit into it are done in stages.
@@ -45,7 +39,7 @@ const KEYS_MEMORY: usize = 256 << 20;
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
     let when = args.point.when(now_unix_ms)?;
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let request = Request {
         history: args.point.history,
         service: None,
@@ -58,7 +52,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let bars = Bars::new();
     let report = consolidate(&archive, &request, &bars).await;
     bars.finish();
-    args.output.print(&report?, text)
+    args.common.output.print(&report?, text)
 }
 
 fn text(report: &Report) -> String {

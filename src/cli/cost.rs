@@ -26,13 +26,7 @@ pub(super) struct Args {
     store: flags::Store,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,7 +37,7 @@ struct Report {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let store = store::open_with(&args.store.lower(&args.gcs)?).await?;
+    let store = store::open_with(&args.store.lower(&args.common.gcs)?).await?;
     let url = store.url();
     let bars = Bars::new();
     bars.stage(Stage::Checking, None);
@@ -51,7 +45,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let cost = Cost::of(&archive).await?;
     bars.finish();
     let report = Report { store: url, cost };
-    args.output.print(&report, ToString::to_string)
+    args.common.output.print(&report, ToString::to_string)
 }
 
 impl fmt::Display for Report {

@@ -33,13 +33,7 @@ pub(super) struct Args {
     bounds: flags::Bounds,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
@@ -51,13 +45,13 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         limit: args.bounds.limit(),
         memory: args.bounds.memory_limit(),
     };
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let bars = Bars::new();
     bars.stage(Stage::Log, None);
     let found = diff(&archive, request).await;
     bars.finish();
     let found = found?;
-    args.output.print(&found, text)?;
+    args.common.output.print(&found, text)?;
     let unknown = (found.unknown.len() as u64).saturating_add(found.unknown_more);
     if unknown == 0 {
         return Ok(());

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::progress_bar::Bars;
 use super::{Failure, flags};
+use crate::archive::new_writer;
 use crate::config::{Size, parse_keep};
 use crate::display::{Time, counted};
 use crate::expiry::{Expiry, Report, Request, expire};
 use crate::monitoring::status::unix_ms_now;
-use crate::runtime;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,13 +38,7 @@ pub(super) struct Args {
     confirm: bool,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 /// What is kept.
@@ -59,18 +53,18 @@ struct Keep {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let request = Request {
         policy: args.keep.more.policy(args.keep.keep),
         service: args.source,
         confirm: args.confirm,
-        writer: format!("expire/{:016x}", runtime::random()),
+        writer: new_writer("expire"),
         now_unix_ms: unix_ms_now(),
     };
     let bars = Bars::new();
     let report = expire(&archive, &request, &bars).await;
     bars.finish();
-    args.output.print(&report?, text)
+    args.common.output.print(&report?, text)
 }
 
 fn text(report: &Report) -> String {

@@ -43,6 +43,19 @@ pub(super) struct Log {
     pub(super) verbose: u8,
 }
 
+/// What every verb has that reads a store and prints a report: the last sections of its help.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    #[command(flatten)]
+    pub(super) gcs: Gcs,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+
+    #[command(flatten)]
+    pub(super) log: Log,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Store {
     /// Where the archive is: gs://bucket/prefix, s3://bucket/prefix, az://container/prefix or file:///path

@@ -72,13 +72,7 @@ pub(super) struct Args {
     point: flags::Point,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 /// How a key is written.
@@ -132,7 +126,7 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let key = &args.key()?;
     let when = args.point.when(unix_ms_now())?;
-    let archive = args.store.open(&args.gcs).await?.keeping();
+    let archive = args.store.open(&args.common.gcs).await?.keeping();
     let history = args.point.history;
     if args.changes {
         let mut shown: Result<(), Failure> = Ok(());
@@ -140,15 +134,15 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         let mut give = |change: Change| {
             many = many.saturating_add(1);
             if shown.is_ok() {
-                shown = print_change(&change, args.output.json);
+                shown = print_change(&change, args.common.output.json);
             }
         };
         let memory = args.bounds.memory_limit();
         let looked =
             key_history::changes(&archive, history, when, args.db, key, memory, &mut give).await?;
         shown?;
-        if args.output.json {
-            let summary = args.output.answer(Touched {
+        if args.common.output.json {
+            let summary = args.common.output.answer(Touched {
                 commands: many,
                 looked,
             });
@@ -176,9 +170,9 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             missing(&args, key, &found),
         ));
     };
-    if args.output.json {
+    if args.common.output.json {
         let json = as_json(&args, key, &found, value, limit)?;
-        return print_json(&args.output.answer(json));
+        return print_json(&args.common.output.answer(json));
     }
     print(&as_text(&args, key, &found, value, limit)?)
 }

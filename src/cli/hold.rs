@@ -6,11 +6,10 @@ use serde::Serialize;
 
 use super::progress_bar::Bars;
 use super::{Exit, Failure, flags};
-use crate::archive::{HoldDoc, HoldName};
+use crate::archive::{HoldDoc, HoldName, new_writer};
 use crate::display::Time;
 use crate::expiry::{HoldRequest, add_hold};
 use crate::monitoring::status::unix_ms_now;
-use crate::runtime;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,13 +47,7 @@ struct Add {
     point: flags::Point,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    log: flags::Log,
+    common: flags::Common,
 }
 
 /// Show all holds
@@ -65,13 +58,7 @@ struct List {
     store: flags::Store,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    log: flags::Log,
+    common: flags::Common,
 }
 
 /// Remove a hold. What it held stays until a policy deletes it
@@ -86,13 +73,7 @@ struct Remove {
     store: flags::Store,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    log: flags::Log,
+    common: flags::Common,
 }
 
 /// The JSON of all three: see `docs/json.md`.
@@ -107,9 +88,9 @@ struct Answer {
 impl Args {
     pub(super) fn log(&self) -> &flags::Log {
         match &self.action {
-            Action::Add(add) => &add.log,
-            Action::List(list) => &list.log,
-            Action::Remove(remove) => &remove.log,
+            Action::Add(add) => &add.common.log,
+            Action::List(list) => &list.common.log,
+            Action::Remove(remove) => &remove.common.log,
         }
     }
 }
@@ -125,12 +106,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 async fn add(args: Add) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
     let when = args.point.when(now_unix_ms)?;
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let request = HoldRequest {
         name: args.name,
         history: args.point.history,
         when,
-        writer: format!("hold/{:016x}", runtime::random()),
+        writer: new_writer("hold"),
         now_unix_ms,
     };
     let bars = Bars::new();
@@ -140,16 +121,19 @@ async fn add(args: Add) -> Result<(), Failure> {
         store: archive.store().url(),
         holds: vec![hold?],
     };
-    args.output.print(&answer, |answer| lines("held", answer))
+    args.common
+        .output
+        .print(&answer, |answer| lines("held", answer))
 }
 
 async fn list(args: List) -> Result<(), Failure> {
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let answer = Answer {
         store: archive.store().url(),
         holds: archive.all_holds().await?,
     };
-    args.output
+    args.common
+        .output
         .print(&answer, |answer| match answer.holds.is_empty() {
             true => "no holds\n".to_owned(),
             false => lines("hold", answer),
@@ -157,7 +141,7 @@ async fn list(args: List) -> Result<(), Failure> {
 }
 
 async fn remove(args: Remove) -> Result<(), Failure> {
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let mut holds = archive.all_holds().await?;
     holds.retain(|hold| hold.name == args.name);
     if holds.is_empty() {
@@ -180,7 +164,8 @@ async fn remove(args: Remove) -> Result<(), Failure> {
         store: archive.store().url(),
         holds,
     };
-    args.output
+    args.common
+        .output
         .print(&answer, |answer| lines("removed", answer))
 }
 

@@ -55,13 +55,7 @@ pub(super) struct Args {
     point: flags::Point,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 /// What is printed.
@@ -100,7 +94,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             ));
         }
         (Some(file), _) => of_file(file.clone(), inspector).await?,
-        (None, Some(store)) => of_store(store, &args.gcs, &args.point, inspector).await?,
+        (None, Some(store)) => of_store(store, &args.common.gcs, &args.point, inspector).await?,
         (None, None) => {
             return Err(Failure::new(
                 Exit::Usage,
@@ -108,7 +102,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             ));
         }
     };
-    args.output.print(&report, ToString::to_string)?;
+    args.common.output.print(&report, ToString::to_string)?;
     match (report.found.unread_from, &report.found.unread_reason) {
         (Some(from), Some(reason)) => Err(Failure::new(
             Exit::Damaged,

@@ -21,17 +21,11 @@ pub(super) struct Args {
     store: flags::Store,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let store = store::open_with(&args.store.lower(&args.gcs)?).await?;
+    let store = store::open_with(&args.store.lower(&args.common.gcs)?).await?;
     let url = store.url();
     let bars = Bars::new();
     bars.stage(Stage::Checking, None);
@@ -44,13 +38,14 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         }
         Err(error @ ArchiveError::EmptyStore { .. }) => {
             // A script gets its document even so. The exit code says that there is no archive: the URL may be wrong.
-            if args.output.json {
-                args.output
+            if args.common.output.json {
+                args.common
+                    .output
                     .print(&Listing::empty(url), ToString::to_string)?;
             }
             return Err(error.into());
         }
         Err(error) => return Err(error.into()),
     };
-    args.output.print(&listing, ToString::to_string)
+    args.common.output.print(&listing, ToString::to_string)
 }

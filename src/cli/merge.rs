@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use super::progress_bar::Bars;
 use super::{Failure, flags};
+use crate::archive::new_writer;
 use crate::config::Size;
 use crate::consolidate::merging::{MergeReport, MergeRequest, merge};
 use crate::display::counted;
-use crate::runtime;
 use crate::wire::position::ReplId;
 
 const EXAMPLES: &str = "\
@@ -36,30 +36,24 @@ pub(super) struct Args {
     delete_segments: bool,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let request = MergeRequest {
         history: args.history,
         merged_to: None,
         limit: u64::MAX,
         dry_run: args.dry_run,
         delete: args.delete_segments,
-        writer: format!("merge/{:016x}", runtime::random()),
+        writer: new_writer("merge"),
     };
     let bars = Bars::new();
     let report = merge(&archive, &request, &bars).await;
     bars.finish();
     let report = report?;
-    args.output.print(&report, text)?;
+    args.common.output.print(&report, text)?;
     report.failure.map_or(Ok(()), |error| Err(error.into()))
 }
 

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress_bar::Bars;
 use super::{Exit, Failure, flags};
+use crate::archive::new_writer;
 use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, ServeLog, parse_addr, parse_size};
 use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
@@ -104,13 +105,7 @@ pub(super) struct Args {
     serving: flags::Serving,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 const CHOSEN_KEYS: &str = "Chosen keys";
@@ -155,12 +150,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now = unix_ms_now();
     // A wrong --at is an error before the store is opened.
     let request = request(config, args.point.when(now)?, now);
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let bars = Bars::new();
     let restoring = restore::restore(&archive, &request, &bars);
     let report = unless_interrupted(restoring, || left(&request)).await;
     bars.finish();
-    args.output.print(&report?, ToString::to_string)
+    args.common.output.print(&report?, ToString::to_string)
 }
 
 /// Chosen keys.
@@ -187,12 +182,12 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
         dry_run: args.dry_run,
         memory_limit: args.memory_limit(),
     };
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let bars = Bars::new();
     let restoring = restore::restore_keys(&archive, &request, &bars);
     let report = unless_interrupted(restoring, || left_of_keys(&request)).await;
     bars.finish();
-    args.output.print(&report?, ToString::to_string)
+    args.common.output.print(&report?, ToString::to_string)
 }
 
 /// A signal ends a restore with an error, so that nobody takes the target for restored.
@@ -277,7 +272,7 @@ fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
             admission: config.admission,
         },
         fork_id: ReplId::from_random(runtime::random_bytes()),
-        writer: format!("restore/{:016x}", runtime::random()),
+        writer: new_writer("restore"),
         now_unix_ms,
     }
 }

@@ -29,17 +29,11 @@ pub(super) struct Args {
     deep: bool,
 
     #[command(flatten)]
-    gcs: flags::Gcs,
-
-    #[command(flatten)]
-    output: flags::Output,
-
-    #[command(flatten)]
-    pub(super) log: flags::Log,
+    pub(super) common: flags::Common,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let archive = args.store.open(&args.gcs).await?;
+    let archive = args.store.open(&args.common.gcs).await?;
     let request = Request {
         history: args.history,
         deep: args.deep,
@@ -50,7 +44,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let report = verify(&archive, request, &bars).await;
     bars.finish();
     let report = report?;
-    args.output.print(&report, ToString::to_string)?;
+    args.common.output.print(&report, ToString::to_string)?;
     if report.sound {
         return Ok(());
     }
