@@ -17,6 +17,7 @@ mod support;
 mod acks;
 mod bad_input;
 mod boot;
+mod check;
 mod cli;
 mod clocks;
 mod clouds;

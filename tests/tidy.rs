@@ -38,6 +38,7 @@ const TEST_LINES: usize = 900;
 /// `.cargo/clippy.toml`.)
 const PURE: [&str; 4] = ["wire", "display", "log", "model"];
 const IMPURE: [&str; 4] = ["tokio", "std::net", "std::fs", "std::thread"];
+/// (`check backup` and `check sidecar` have the flags of what they check.)
 const VERBS: [&str; 20] = [
     "sidecar",
     "backup",

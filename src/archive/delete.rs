@@ -86,13 +86,23 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`], of the store.
     pub async fn store_now(&self) -> Result<Created, ArchiveError> {
-        let probe = Name::Clock(ReplId::from_random(runtime::random_bytes())).to_string();
-        let created = self.store.create(&probe, Bytes::new()).await?;
+        let (created, deleted) = self.try_deleting().await?;
         // If it stays, a later run deletes it.
-        if let Err(error) = self.store.delete(&probe).await {
-            tracing::debug!(%error, object = probe, "the object that told the time stays for now");
+        if let Err(error) = deleted {
+            tracing::debug!(%error, "the object that told the time stays for now");
         }
         Ok(created)
+    }
+
+    /// Creates an object and deletes it again. Returns when the store says that it was created, and what came of the
+    /// deletion.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store, if it cannot be created.
+    pub async fn try_deleting(&self) -> Result<(Created, Result<(), StoreError>), ArchiveError> {
+        let probe = Name::Clock(ReplId::from_random(runtime::random_bytes())).to_string();
+        let created = self.store.create(&probe, Bytes::new()).await?;
+        Ok((created, self.store.delete(&probe).await))
     }
 
     /// Deletes a hold, however young it is: an operator wants that. No time is asked for, so a store that says none does it

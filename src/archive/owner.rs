@@ -17,6 +17,19 @@ pub struct SidecarDoc {
 }
 
 impl Archive {
+    /// The name of the sidecar that the archive belongs to. None: the first one that asks.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub async fn recorded_owner(&self) -> Result<Option<String>, ArchiveError> {
+        let object = Name::Sidecar.to_string();
+        let Some(bytes) = self.read_document(&object).await? else {
+            return Ok(None);
+        };
+        let doc: SidecarDoc = documents::from_bytes(&object, &bytes)?;
+        Ok(Some(doc.name))
+    }
+
     /// The name of the sidecar that the archive belongs to: `name`, unless another one is recorded. An archive of an
     /// older build has no name, and belongs to the first sidecar that asks.
     ///
@@ -24,8 +37,7 @@ impl Archive {
     /// [`ArchiveError`].
     pub async fn belongs_to(&self, name: &str, now_unix_ms: i64) -> Result<String, ArchiveError> {
         let object = Name::Sidecar.to_string();
-        let mut there = self.read_document(&object).await?;
-        if there.is_none() {
+        if self.recorded_owner().await?.is_none() {
             let doc = SidecarDoc {
                 format: FORMAT,
                 name: name.to_owned(),
@@ -33,14 +45,10 @@ impl Archive {
             };
             let body = documents::to_bytes(&object, &doc)?;
             self.create_unless_there(&object, body).await?;
-            // Another one may have been first.
-            there = self.read_document(&object).await?;
         }
-        let Some(bytes) = there else {
-            return Err(ArchiveError::Missing { object });
-        };
-        let doc: SidecarDoc = documents::from_bytes(&object, &bytes)?;
-        Ok(doc.name)
+        // Another one may have been first.
+        let recorded = self.recorded_owner().await?;
+        recorded.ok_or(ArchiveError::Missing { object })
     }
 }
 

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::supervised::supervise;
-use super::{Failure, flags};
+use super::{Failure, flags, process_setup};
 use crate::capture::Clock;
+use crate::check::Wanted;
 use crate::config::{BackupConfig, ConfigError, Upstream};
 use crate::monitoring::status::unix_ms_now;
 use crate::service;
@@ -78,6 +79,23 @@ impl Args {
             )),
             server @ Upstream::Server(_) => Ok(server),
         }
+    }
+}
+
+impl Args {
+    /// What `check` is to try.
+    pub(super) fn wanted(&self) -> Result<Wanted, ConfigError> {
+        let config = self.lower()?;
+        Ok(Wanted {
+            redis: config.redis,
+            store: self.store.lower(&self.gcs)?,
+            sidecar: None,
+            deletes: self.capture.retention().deletes(),
+            http: self.capture.http.clone(),
+            memory: self.capture.memory(),
+            files: process_setup::warning(),
+            now_unix_ms: unix_ms_now,
+        })
     }
 }
 

@@ -633,15 +633,20 @@ impl Capture {
         self.budget().shares(self.wanted())
     }
 
-    /// Logs how the memory is divided, and what is wrong with that.
-    pub(super) fn log_memory(&self) {
+    /// How the memory is divided, or what is wrong with that.
+    pub(super) fn memory(&self) -> Result<String, String> {
         let budget = self.budget();
         match budget.warning(self.wanted()) {
-            Some(warning) => tracing::warn!("{}", settings::in_flags(&warning)),
-            None => {
-                let division = format!("of {budget}: {}", self.shares());
-                tracing::info!("{}", settings::in_flags(&division));
-            }
+            Some(warning) => Err(warning),
+            None => Ok(format!("of {budget}: {}", self.shares())),
+        }
+    }
+
+    /// Logs it.
+    pub(super) fn log_memory(&self) {
+        match self.memory() {
+            Err(warning) => tracing::warn!("{}", settings::in_flags(&warning)),
+            Ok(division) => tracing::info!("{}", settings::in_flags(&division)),
         }
     }
 

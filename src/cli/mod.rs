@@ -3,6 +3,7 @@
 //! Every flag `--some-name` has the environment variable `BACKFEED_SOME_NAME`, unless the flag is meant for one run.
 
 mod backup;
+mod check;
 mod completions;
 mod consolidate;
 mod cost;
@@ -85,6 +86,7 @@ pub struct Cli {
 enum Verb {
     Sidecar(sidecar::Args),
     Backup(backup::Args),
+    Check(check::Args),
     Restore(restore::Args),
     List(list::Args),
     Cost(cost::Args),
@@ -108,6 +110,7 @@ impl Cli {
         Some(match &self.verb {
             Verb::Sidecar(args) => (&args.log, Level::Info),
             Verb::Backup(args) => (&args.log, Level::Info),
+            Verb::Check(args) => (args.log(), Level::Quiet),
             Verb::Restore(args) => (&args.common.log, Level::Info),
             Verb::List(args) => (&args.common.log, Level::Quiet),
             Verb::Cost(args) => (&args.common.log, Level::Quiet),
@@ -340,6 +343,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.verb {
         Verb::Sidecar(args) => sidecar::run(args).await,
         Verb::Backup(args) => backup::run(args).await,
+        Verb::Check(args) => check::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Cost(args) => cost::run(args).await,

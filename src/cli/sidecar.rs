@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::supervised::supervise;
-use super::{Failure, flags};
+use super::{Failure, flags, process_setup};
 use crate::capture::Clock;
+use crate::check::{SidecarWants, Wanted};
 use crate::config::{
     ConfigError, Listen, ServeLog, SidecarConfig, Upstream, WhenBehind, name_of_pod, parse_addr,
     parse_duration, parse_name,
@@ -104,6 +105,26 @@ impl Args {
             capture: self.capture.lower()?,
             consolidate: self.capture.consolidate(),
             grace: self.capture.grace,
+        })
+    }
+}
+
+impl Args {
+    /// What `check` is to try.
+    pub(super) fn wanted(&self) -> Result<Wanted, ConfigError> {
+        let config = self.lower()?;
+        Ok(Wanted {
+            redis: Upstream::Server(config.redis),
+            store: self.store.lower(&self.gcs)?,
+            sidecar: Some(SidecarWants {
+                name: config.name,
+                listen: config.listen,
+            }),
+            deletes: self.capture.retention().deletes(),
+            http: self.capture.http.clone(),
+            memory: self.capture.memory(),
+            files: process_setup::warning(),
+            now_unix_ms: unix_ms_now,
         })
     }
 }
