@@ -93,7 +93,11 @@ fn a_server_that_has_all_is_found_right_and_left_as_it_is(version: Version) {
             checked.is(what, "ok");
         }
         // Redis 6 tells no permissions, and is asked for a part of its feed when it has one.
-        let asked = if version.relative_ttls() { "unknown" } else { "ok" };
+        let asked = if version.relative_ttls() {
+            "unknown"
+        } else {
+            "ok"
+        };
         checked.is("may run PSYNC", asked);
         assert_eq!(server.info("stats")["sync_full"], "0", "{version}");
         let objects = objects(&home);
@@ -142,7 +146,11 @@ fn permissions_that_lack_are_found_one_by_one(version: Version) {
         let change = failed["change"].as_str().unwrap();
         let rule = change.rsplit_once(' ').unwrap().1.to_owned();
         server.cmd(&["ACL", "SETUSER", "backup", &rule]);
-        assert!(!changed.contains(&rule), "{changed:?}: {:#}", checked.report);
+        assert!(
+            !changed.contains(&rule),
+            "{changed:?}: {:#}",
+            checked.report
+        );
         changed.push(rule);
     }
     assert_eq!(changed, ["+ping", "+replconf", "+psync"], "{version}");
@@ -176,7 +184,11 @@ fn a_backlog_that_is_too_short_for_the_writes_is_found() {
     assert_eq!(checked.code, 0, "it works: {}", checked.stderr);
     let change = checked.change("backlog").to_owned();
     let words: Vec<&str> = change.split(' ').skip(1).collect();
-    assert_eq!(words[..3], ["CONFIG", "SET", "repl-backlog-size"], "{change}");
+    assert_eq!(
+        words[..3],
+        ["CONFIG", "SET", "repl-backlog-size"],
+        "{change}"
+    );
     server.cmd(&words);
     let checked = backup(&server, &home, &[]);
     checked.is("backlog", "ok");
@@ -259,7 +271,12 @@ fn a_sidecar_needs_more_and_its_store_knows_its_name() {
     ];
     let checked = Checked::of(&Env::new(), &args);
     assert_eq!(checked.code, 0, "{}", checked.stderr);
-    for what in ["may run REPLICAOF", "may run CONFIG", "owner", "listens for Redis"] {
+    for what in [
+        "may run REPLICAOF",
+        "may run CONFIG",
+        "owner",
+        "listens for Redis",
+    ] {
         checked.is(what, "ok");
     }
     assert_eq!(server.info("replication")["role"], "master");
@@ -273,7 +290,11 @@ fn a_sidecar_needs_more_and_its_store_knows_its_name() {
     let checked = Checked::of(&Env::new(), &args);
     checked.is("may run REPLICAOF", "failed");
     // It says what to do, and that works.
-    let rule = checked.change("may run REPLICAOF").rsplit_once(' ').unwrap().1;
+    let rule = checked
+        .change("may run REPLICAOF")
+        .rsplit_once(' ')
+        .unwrap()
+        .1;
     server.cmd(&["ACL", "SETUSER", "default", rule]);
     Checked::of(&Env::new(), &args).is("may run REPLICAOF", "ok");
 }
@@ -308,6 +329,16 @@ fn people_get_a_table_that_fits() {
         let is_word = line.split_whitespace().count() == 1;
         assert!(line.chars().count() <= 80 || is_word, "{line}");
     }
-    assert!(output.stdout.contains("redis  ok       version: valkey 9.1"), "{}", output.stdout);
-    assert!(output.stdout.trim_end().ends_with(", 0 failed"), "{}", output.stdout);
+    assert!(
+        output
+            .stdout
+            .contains("redis  ok       version: valkey 9.1"),
+        "{}",
+        output.stdout
+    );
+    assert!(
+        output.stdout.trim_end().ends_with(", 0 failed"),
+        "{}",
+        output.stdout
+    );
 }

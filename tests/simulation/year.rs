@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::director::{Director, Troubles, merge_all};
 use super::expiry::{begin_expiry, end_expiry, hold_something};
+use super::store::Weather;
 use super::{failure, failures, note, restoring, store, with};
 use crate::archive::{Archive, Name};
 use crate::config::KeepPolicy;
@@ -30,6 +31,12 @@ const POLICY: KeepPolicy = KeepPolicy {
 /// In so many times as many objects as at first, there is room for lines that lost within the days of `superseded`: each new full
 /// sync begins a line, and what was before it stays whole for so long.
 const BOUND: u64 = 3;
+
+/// On these days the store is away from morning to morning, and nothing of what runs at night can.
+const OUTAGES: [u64; 4] = [30, 31, 175, 300];
+
+/// A split brain: a replica is promoted, and so many bytes of writes still go to the old master, and are lost.
+const SPLIT: u64 = 20_000;
 
 /// Runs so many days.
 pub(crate) async fn direct(days: u64) -> Result<(), String> {
@@ -56,8 +63,12 @@ pub(crate) async fn direct(days: u64) -> Result<(), String> {
     let mut largest = 0;
     for day in 0..days {
         accident(&mut director, day).await?;
-        busy_minutes(&mut director).await?;
-        night(&mut director).await?;
+        if OUTAGES.contains(&day) {
+            without_a_store(&mut director).await?;
+        } else {
+            busy_minutes(&mut director).await?;
+            night(&mut director).await?;
+        }
         failure()?;
         let objects = with(|sim| sim.objects.clone());
         let data = data_objects(day);
@@ -90,10 +101,27 @@ async fn busy_minutes(director: &mut Director) -> Result<(), String> {
     Ok(())
 }
 
+async fn without_a_store(director: &mut Director) -> Result<(), String> {
+    for _ in 0..240 {
+        let master = director.master;
+        with(|sim| {
+            sim.store_weather = Weather {
+                fails: 1,
+                ..Weather::FAIR
+            };
+            sim.clients(master, u64::from(once_in(4)));
+        });
+        sleep(Duration::from_secs(1)).await;
+        director.look_after().await?;
+    }
+    Ok(())
+}
+
 /// What does not happen each day.
 async fn accident(director: &mut Director, day: u64) -> Result<(), String> {
     match day {
         40 | 200 => director.master = failures::lose_everything(director.master),
+        110 | 230 => director.master = failures::fail_over(director.master, SPLIT),
         20 | 120 => hold_something(day).await?,
         // The RDB of the day before is loaded: what came after it has lost.
         69 | 149 | 259 => director.saved = director.as_it_is(),
