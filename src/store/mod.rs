@@ -202,16 +202,19 @@ pub async fn open(url: &str) -> Result<SharedStore, StoreError> {
     open_with(&StoreConfig::at(url)).await
 }
 
+/// The error of a store that cannot be opened without a change.
+fn cannot_open(url: &str, cause: String) -> StoreError {
+    StoreError::Permanent {
+        what: format!("cannot open the store {url}"),
+        cause,
+    }
+}
+
 /// Opens a store: `gs://bucket/prefix`, `s3://bucket/prefix`, `az://container/prefix`, or `file:///directory`.
 /// Nothing is made by that.
 pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> {
     let url = config.url.as_str();
-    let refuse = |cause: String| {
-        Err(StoreError::Permanent {
-            what: format!("cannot open the store {url}"),
-            cause,
-        })
-    };
+    let refuse = |cause: String| Err(cannot_open(url, cause));
     let Some((scheme, _)) = url.split_once(':') else {
         let path = if url.starts_with('/') {
             url

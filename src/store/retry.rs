@@ -37,6 +37,16 @@ pub(super) enum Attempt {
     Refused(u16, String),
 }
 
+/// Does an answer with this status pass? The request took too long, there are too many of them, or the service is not well.
+pub(super) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
+/// The pause that a `Retry-After` header names. Its other form, a date, is not used by these services.
+pub(super) fn retry_after(header: &str) -> Option<Duration> {
+    header.trim().parse().ok().map(Duration::from_secs)
+}
+
 impl Attempt {
     /// Can a read be resumed where it stopped?
     pub(super) fn may_resume(&self) -> bool {

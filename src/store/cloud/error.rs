@@ -4,7 +4,7 @@ use object_store::Error;
 use object_store::client::HttpError;
 
 use super::wire::Answer;
-use crate::store::retry::{Attempt, chain, short};
+use crate::store::retry::{Attempt, chain, is_passing, short};
 
 /// What a failed request means.
 pub(super) fn of(error: &Error) -> Attempt {
@@ -114,7 +114,7 @@ pub(super) fn of_answer(answer: &Answer) -> Attempt {
         (501, _) => {
             needs("The service lacks what creating an object only once needs (If-None-Match)")
         }
-        (408 | 429 | 500..=599, _) => Attempt::Again(full, answer.retry_after),
+        _ if is_passing(status) => Attempt::Again(full, answer.retry_after),
         (401 | 403, _) => Attempt::Refused(status, text),
         _ => Attempt::Refused(status, full),
     }

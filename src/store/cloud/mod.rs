@@ -38,10 +38,10 @@ use object_store::{
 };
 
 use super::names::Place;
-use super::remote::{Head, LIMITS, Limits, Page, Service};
+use super::remote::{CONTENT_TYPE, Head, LIMITS, Limits, Page, Service};
 use super::resume::Opened;
 use super::retry::{Advice, Attempt};
-use super::{Created, Listing, ObjectMeta, StoreError};
+use super::{Created, Listing, ObjectMeta, StoreError, cannot_open};
 #[cfg(not(all(feature = "s3", feature = "azure")))]
 use crate::config::not_built_in;
 use upload::Multipart;
@@ -51,7 +51,6 @@ use wire::ANSWERED;
 /// as headers (S3) and are valid identifiers (Azure).
 const TOKEN_KEY: &str = "backfeedtoken";
 const CRC_KEY: &str = "backfeedcrc32c";
-const CONTENT_TYPE: &str = "application/octet-stream";
 
 /// In what one kind of service differs from the other.
 struct Side {
@@ -181,10 +180,7 @@ impl CloudStore {
                 false => not_built_in("S3", "s3"),
             }),
         };
-        opened.map_err(|cause| StoreError::Permanent {
-            what: format!("cannot open the store {url}"),
-            cause,
-        })
+        opened.map_err(|cause| cannot_open(url, cause))
     }
 
     fn new(side: &'static Side, cloud: impl Cloud, credentials: Credentials, place: Place) -> Self {

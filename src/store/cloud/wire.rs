@@ -19,6 +19,7 @@ use object_store::client::{
 };
 
 use crate::store::Created;
+use crate::store::retry::retry_after;
 
 tokio::task_local! {
     /// What goes with the completion of an upload that runs within this scope.
@@ -188,7 +189,7 @@ impl Answer {
             let value = parts.headers.get(name)?.to_str().ok()?;
             Some(value.to_owned())
         };
-        let after = header(RETRY_AFTER.as_str()).and_then(|value| value.trim().parse().ok());
+        let after = header(RETRY_AFTER.as_str());
         let body = body.bytes().await?;
         let text = String::from_utf8_lossy(&body);
         Ok(Self {
@@ -198,7 +199,7 @@ impl Answer {
                 .or_else(|| header("x-ms-error-code"))
                 .unwrap_or_default(),
             message: element(&text, "Message").unwrap_or_else(|| text.trim().to_owned()),
-            retry_after: after.map(Duration::from_secs),
+            retry_after: after.and_then(|value| retry_after(&value)),
             region: header("x-amz-bucket-region").or_else(|| element(&text, "Region")),
         })
     }

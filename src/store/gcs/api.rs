@@ -17,6 +17,7 @@ use url::Url;
 
 use super::{TOKEN_KEY, error};
 use crate::config::{Encryption, EncryptionKey, GcsOptions};
+use crate::store::remote::CONTENT_TYPE;
 use crate::store::retry::{Attempt, chain};
 use crate::store::{Created, Listing};
 
@@ -196,7 +197,7 @@ impl Api {
     ) -> Result<Metadata, Attempt> {
         let sources: Vec<_> = parts.iter().map(|name| json!({ "name": name })).collect();
         let mut destination = json!({
-            "contentType": "application/octet-stream",
+            "contentType": CONTENT_TYPE,
             "metadata": { TOKEN_KEY: token },
         });
         if let (Some(class), Some(fields)) =

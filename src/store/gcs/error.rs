@@ -1,10 +1,8 @@
 //! What went wrong with a request to Google Cloud Storage, whether to try it again, and when.
 
-use std::time::Duration;
-
 use google_cloud_storage::Error;
 
-use crate::store::retry::{Attempt, chain, short};
+use crate::store::retry::{Attempt, chain, is_passing, retry_after, short};
 
 /// What to do when that verb is refused with that status.
 pub(super) fn advice(verb: &str, status: u16, said: &str) -> String {
@@ -79,7 +77,7 @@ pub(super) fn of_credentials(error: &(dyn std::error::Error + 'static)) -> Attem
 }
 
 /// An answer that is no success.
-pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> Attempt {
+pub(super) fn of_status(status: u16, said: &str, after: Option<&str>) -> Attempt {
     let text = format!("the server says: {}", short(said));
     match status {
         404 if said.contains("bucket does not exist") => Attempt::Refused(
@@ -87,12 +85,9 @@ pub(super) fn of_status(status: u16, said: &str, retry_after: Option<&str>) -> A
             format!("{text} (HTTP 404). Check that the bucket exists"),
         ),
         404 => Attempt::NotFound(text),
-        408 | 429 | 500..=599 => {
-            let after = retry_after.and_then(|value| value.trim().parse().ok());
-            Attempt::Again(
-                format!("{text} (HTTP {status})"),
-                after.map(Duration::from_secs),
-            )
+        _ if is_passing(status) => {
+            let after = after.and_then(retry_after);
+            Attempt::Again(format!("{text} (HTTP {status})"), after)
         }
         401 | 403 => Attempt::Refused(status, text),
         // What came there has another checksum than what was sent: nothing was created.
@@ -144,6 +139,8 @@ fn key_advice(said: &str) -> Option<&'static str> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::store::retry::Call;
 

@@ -27,10 +27,10 @@ use upload::Composition;
 use crate::config::{Encryption, GcsOptions};
 
 use super::names::Place;
-use super::remote::{Head, LIMITS, Limits, Page, Service};
+use super::remote::{CONTENT_TYPE, Head, LIMITS, Limits, Page, Service};
 use super::resume::{Body, Opened};
 use super::retry::{Advice, Attempt};
-use super::{Created, Listing, ObjectMeta, StoreError};
+use super::{Created, Listing, ObjectMeta, StoreError, cannot_open};
 
 /// An emulator instead of Google, as in Google's own SDKs: `http://host:port` or `host:port`.
 const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
@@ -68,10 +68,7 @@ impl GcsStore {
         options: &GcsOptions,
         emulator: Option<String>,
     ) -> Result<Self, StoreError> {
-        let refuse = |cause: String| StoreError::Permanent {
-            what: format!("cannot open the store {url}"),
-            cause,
-        };
+        let refuse = |cause: String| cannot_open(url, cause);
         let place = Place::parse("gs", "bucket", url).map_err(refuse)?;
         let emulated = emulator.is_some();
         let endpoint = emulator.map(|host| match host.contains("://") {
@@ -169,7 +166,7 @@ impl Service for GcsStore {
             .write_object(self.bucket_resource(), object, body)
             .set_if_generation_match(0_i64)
             .set_metadata([(TOKEN_KEY, token)])
-            .set_content_type("application/octet-stream");
+            .set_content_type(CONTENT_TYPE);
         if let Encryption::Managed(key) = &self.options.encryption {
             write = write.set_kms_key(key.as_str());
         }
