@@ -53,6 +53,18 @@ impl LogObject {
         (0 < last && first <= last).then_some(Self { first, last })
     }
 
+    /// The span that an object is by its name. None: it is none.
+    pub(super) fn span_of(object: &str) -> Option<Self> {
+        match Name::parse(object)? {
+            Name::Span {
+                first_byte,
+                last_byte,
+                ..
+            } => Self::span(first_byte, last_byte),
+            _ => None,
+        }
+    }
+
     /// The number of its first byte.
     #[must_use]
     pub fn first(self) -> u64 {
@@ -255,18 +267,13 @@ impl Archive {
         let mut found = self.store.list_with(wanted).await;
         let mut spans = Vec::new();
         while let Some(object) = found.try_next().await? {
-            let Some(Name::Span {
-                first_byte,
-                last_byte,
-                ..
-            }) = Name::parse(&object.name)
-            else {
+            let Some(span) = LogObject::span_of(&object.name) else {
                 continue;
             };
-            if until.is_some_and(|until| first_byte >= until) {
+            if until.is_some_and(|until| span.first >= until) {
                 break;
             }
-            spans.extend(LogObject::span(first_byte, last_byte));
+            spans.push(span);
         }
         Ok(spans)
     }

@@ -146,6 +146,21 @@ fn certificate_fault(error: &CertificateError) -> TlsFault {
     TlsFault::permanent(text)
 }
 
+/// Does the other end refuse our certificate by this alert?
+pub(super) fn refuses_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+    )
+}
+
 fn alert_fault(alert: AlertDescription) -> TlsFault {
     match alert {
         AlertDescription::CertificateRequired => TlsFault::permanent(
@@ -156,14 +171,7 @@ fn alert_fault(alert: AlertDescription) -> TlsFault {
             "the server refuses the handshake: it wants a client certificate (`tls_cert` and `tls_key`), or its tls-ciphers \
              hold none of ours",
         ),
-        AlertDescription::UnknownCA
-        | AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::AccessDenied
-        | AlertDescription::DecryptError => TlsFault::permanent(format!(
+        alert if refuses_certificate(alert) => TlsFault::permanent(format!(
             "the server refuses our client certificate ({alert:?}): `tls_cert` must be valid now and signed by an authority \
              that the server trusts (its tls-ca-cert-file)"
         )),

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
 use super::accept::AcceptError;
 use super::socket::Stream;
-use super::tls::roots;
+use super::tls::{refuses_certificate, roots};
 use crate::config::{ConfigError, ListenTls};
 
 /// A replica takes part in the TLS handshake as soon as it is connected. One that has not finished it by then hangs.
@@ -114,14 +114,7 @@ fn certificate_fault(error: &CertificateError) -> String {
 /// What it thinks of ours.
 fn alert_fault(alert: AlertDescription) -> String {
     match alert {
-        AlertDescription::UnknownCA
-        | AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::AccessDenied
-        | AlertDescription::DecryptError => format!(
+        alert if refuses_certificate(alert) => format!(
             "it refuses our certificate ({alert:?}): `listen_tls_cert` must be valid now and signed by an authority in \
              tls-ca-cert-file on Redis"
         ),

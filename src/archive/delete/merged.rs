@@ -67,18 +67,13 @@ impl Deleter {
         let mut listed = self.archive.store.list_with(wanted).await;
         let (mut aged, mut is_young) = (Vec::new(), false);
         while let Some(object) = listed.try_next().await? {
-            let Some(Name::Span {
-                first_byte,
-                last_byte,
-                ..
-            }) = Name::parse(&object.name)
-            else {
+            let Some(span) = LogObject::span_of(&object.name) else {
                 continue;
             };
-            if first_byte > byte {
+            if span.first() > byte {
                 break;
             }
-            let span = LogObject::span(first_byte, last_byte).filter(|span| span.covers(byte));
+            let span = Some(span).filter(|span| span.covers(byte));
             match self.is_aged(object.created, GRACE_MS) {
                 true => aged.extend(span),
                 false => is_young |= span.is_some(),
