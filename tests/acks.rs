@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
+use crate::support::write::{set, wait};
 use crate::support::{Backfeed, Load, Server, Version, list, on, restored, wait_until};
 
 fn store(dir: &TempDir) -> String {
@@ -24,19 +25,6 @@ fn logs(home: &TempDir) -> Vec<PathBuf> {
 fn segments(home: &TempDir) -> usize {
     let count = |log: &PathBuf| fs::read_dir(log).map_or(0, Iterator::count);
     logs(home).iter().map(count).sum()
-}
-
-fn set(connection: &mut redis::Connection, key: &str, value: &str) {
-    redis::cmd("SET")
-        .arg(key)
-        .arg(value)
-        .exec(connection)
-        .unwrap();
-}
-
-fn wait(connection: &mut redis::Connection, millis: u32) -> u32 {
-    let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
-    wait.query(connection).unwrap()
 }
 
 /// Every version has its own way to ask for acknowledgements.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Backfeed, Env, Fault, Gcs, Ledger, Proxy, Rng, Server, Version, free_port, last_unit, list,
+    Backfeed, Env, Fault, Gcs, Ledger, Proxy, Random, Server, Version, free_port, last_unit, list,
     list_with, run, run_with, wait_until,
 };
 
@@ -175,7 +175,7 @@ fn kill_9(version: Version, mut gcs: Option<Gcs>, rounds: u64) {
     let seed = seed();
     eprintln!("{version}: {rounds} rounds; BACKFEED_CRASH_SEED={seed} repeats its choices");
     let begun = Instant::now();
-    let mut rng = Rng::new(seed ^ u64::from(version.name().as_bytes()[0]) << 32);
+    let mut rng = Random::new(seed ^ u64::from(version.name().as_bytes()[0]) << 32);
     let interval = ["20ms", "200ms", "1s"][rng.below(3) as usize];
     let flush = ["--flush-interval", interval];
     let mut pod = match &gcs {
@@ -252,7 +252,7 @@ fn kill_9(version: Version, mut gcs: Option<Gcs>, rounds: u64) {
 }
 
 /// Something happens to the store, for a while.
-fn harm(gcs: &mut Gcs, rng: &mut Rng) {
+fn harm(gcs: &mut Gcs, rng: &mut Random) {
     match rng.below(6) {
         0 | 1 => gcs.kill(),
         2 => gcs.fault("POST", "/upload/", 3, Fault::Lost(503)),
@@ -315,7 +315,7 @@ fn redis_alone_dies_under_load_and_all_that_was_received_is_served_to_the_next()
 
 #[test]
 fn backfeed_alone_dies_under_load_and_continues_the_feed() {
-    let mut rng = Rng::new(seed());
+    let mut rng = Random::new(seed());
     let mut pod = Pod::start(Version::Redis70, &["--flush-interval", "100ms"]);
     let ledger = Ledger::start(pod.redis.port(), rng.next(), 1);
     let kills = 8;

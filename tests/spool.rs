@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
-use crate::support::{Backfeed, Rng, Server, Version, on, restored, wait_until};
+use crate::support::{Backfeed, Random, Server, Version, on, restored, wait_until};
 use crate::writers::Disk;
 
 const MB: u64 = 1_000_000;
@@ -76,7 +76,7 @@ impl Stage {
 
     /// Writes what zstd does not make small; the most that the master held for its replica meanwhile.
     fn write(&self, seed: u64) -> u64 {
-        let mut rng = Rng::new(seed);
+        let mut rng = Random::new(seed);
         let mut connection = self.redis.connect();
         let mut most = 0;
         for n in 0..VALUES {

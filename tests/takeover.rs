@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Backfeed, Rng, Server, Version, free_port, list, on, run, wait_until};
+use crate::support::{Backfeed, Random, Server, Version, free_port, list, on, run, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const QUICK: &[&str] = &["--flush-interval", "50ms"];
@@ -366,7 +366,7 @@ fn two_pods_with_one_store_restart_at_random(version: Version) {
     let (seed, rounds) = (seed(), rounds());
     eprintln!("{version}: {rounds} rounds; BACKFEED_CRASH_SEED={seed} repeats its choices");
     let begun = Instant::now();
-    let mut rng = Rng::new(seed);
+    let mut rng = Random::new(seed);
     let home = TempDir::new().unwrap();
     let store = format!("file://{}/bucket", home.path().display());
     let mut pods = [0, 1].map(|_| Pod::start(version, &store, &[]));

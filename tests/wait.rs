@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::backfeed::PATIENCE;
 use crate::support::data::for_each_version;
+use crate::support::write::{set, wait};
 use crate::support::{
     Backfeed, Env, Fault, Gcs, Server, Version, free_port, list_with, run_with, wait_until,
 };
@@ -40,19 +41,6 @@ fn with_sync(version: Version, diskless: &str) -> Server {
         .arg("repl-diskless-sync", diskless)
         .arg("repl-diskless-sync-delay", 0)
         .start()
-}
-
-fn set(connection: &mut redis::Connection, key: &str, value: &str) {
-    redis::cmd("SET")
-        .arg(key)
-        .arg(value)
-        .exec(connection)
-        .unwrap();
-}
-
-fn wait(connection: &mut redis::Connection, millis: u32) -> u32 {
-    let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
-    wait.query(connection).unwrap()
 }
 
 /// `WAIT 1` for as long as it takes, on the connection that has written.

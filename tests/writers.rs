@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Backfeed, Ledger, Proxy, Rng, Server, Version, free_port, last_unit, list, run, wait_until,
+    Backfeed, Ledger, Proxy, Random, Server, Version, free_port, last_unit, list, run, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ fn two_listeners_make_one_gapless_log_and_either_may_die() {
     let home = TempDir::new().unwrap();
     let store = store(&home);
     let seed = 0x7E57;
-    let mut rng = Rng::new(seed);
+    let mut rng = Random::new(seed);
     let redis = Server::start(Version::Redis70, &["--repl-backlog-size", "64mb"]);
     let mut first = Backfeed::backup(&redis.url(), &store, QUICK);
     first.wait_following();
@@ -488,7 +488,7 @@ fn outage(home: &TempDir, cause: &str, outage: impl FnOnce(&str) -> Box<dyn Outa
     outage.begin();
 
     let before = resident_kib(backfeed.pid());
-    let mut rng = Rng::new(1);
+    let mut rng = Random::new(1);
     let mut connection = redis.connect();
     let mut most = before;
     for n in 0..400 {

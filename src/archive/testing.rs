@@ -7,6 +7,8 @@
     clippy::panic
 )]
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 
@@ -112,20 +114,31 @@ pub(super) fn manifest(n: u8, offset: u64, kind: BaseKind, stored: &StoredBase) 
     }
 }
 
+impl FloorDoc {
+    /// A floor at this base, of its history, which is also the newest point.
+    pub(crate) fn at_base(base: Position) -> Self {
+        Self {
+            format: FORMAT,
+            history: base.history,
+            offset: base.offset,
+            as_of_unix_ms: 0,
+            base,
+            digest: None,
+            alone: BTreeSet::new(),
+            tip: base,
+            policy: "keep 7d".to_owned(),
+            writer: "test".to_owned(),
+            created_unix_ms: 0,
+        }
+    }
+}
+
 /// A floor, and the bases below it that stay alone.
 pub(super) fn floor(n: u8, offset: u64, alone: &[u64]) -> FloorDoc {
     FloorDoc {
-        format: FORMAT,
-        history: id(n),
-        offset: Offset(offset),
-        as_of_unix_ms: 0,
-        base: at(n, offset),
-        digest: None,
         alone: alone.iter().copied().map(Offset).collect(),
         tip: at(n, 1000),
-        policy: "keep 7d".to_owned(),
-        writer: "test".to_owned(),
-        created_unix_ms: 0,
+        ..FloorDoc::at_base(at(n, offset))
     }
 }
 

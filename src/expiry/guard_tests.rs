@@ -10,7 +10,7 @@ use super::run::tests::{
     HOUR, UNIT, hold, plan, position, request, run_at, sample, sample_with_seal, there,
 };
 use super::{HoldError, HoldRequest, add_hold, expire};
-use crate::archive::{ArchiveError, FORMAT, FloorDoc, HoldDoc, Name};
+use crate::archive::{ArchiveError, FloorDoc, HoldDoc, Name};
 use crate::log::segment::{SegmentMeta, encode};
 use crate::recovery::testing::{Sample, at, feed, id};
 use crate::recovery::{BadBases, RecoveryError, When, look};
@@ -24,17 +24,8 @@ async fn floor(sample: &Sample, hours: i64, history: u8, unit: u64, alone: &[u64
         offset: Offset(unit * UNIT),
     };
     let doc = FloorDoc {
-        format: FORMAT,
-        history: base.history,
-        offset: base.offset,
-        as_of_unix_ms: 0,
-        base,
-        digest: None,
         alone: alone.iter().map(|unit| Offset(unit * UNIT)).collect(),
-        tip: base,
-        policy: "test".to_owned(),
-        writer: "test".to_owned(),
-        created_unix_ms: 0,
+        ..FloorDoc::at_base(base)
     };
     sample.store.set_clock(Some(hours * HOUR));
     sample.archive.create_floor(&doc).await.unwrap();

@@ -442,7 +442,7 @@ fn what_a_history_needs_of_its_parent_stays_until_its_own_floor_acts() {
         let doc = FloorDoc {
             offset: Offset(450),
             history: id(4),
-            ..doc(at(4, 450))
+            ..FloorDoc::at_base(at(4, 450))
         };
         survey.histories.get_mut(&id(4)).unwrap().floors = Floors::new(vec![Floor {
             offset: Offset(450),
@@ -555,22 +555,6 @@ fn any_survey() -> impl Strategy<Value = Survey> {
     )
 }
 
-fn doc(base: Position) -> FloorDoc {
-    FloorDoc {
-        format: FORMAT,
-        history: base.history,
-        offset: base.offset,
-        as_of_unix_ms: 0,
-        base,
-        digest: None,
-        alone: BTreeSet::new(),
-        tip: base,
-        policy: String::new(),
-        writer: String::new(),
-        created_unix_ms: 0,
-    }
-}
-
 /// The same when the floors are there.
 fn with_floors(mut survey: Survey, plan: &Plan) -> Survey {
     for floor in &plan.floors {
@@ -578,7 +562,7 @@ fn with_floors(mut survey: Survey, plan: &Plan) -> Survey {
             history: floor.history,
             offset: floor.offset,
             alone: floor.alone.clone(),
-            ..doc(plan.cut.unwrap())
+            ..FloorDoc::at_base(plan.cut.unwrap())
         };
         let of_it = &mut survey.histories.get_mut(&floor.history).unwrap().floors;
         let mut floors: Vec<Floor> = of_it.iter().cloned().collect();

@@ -236,17 +236,10 @@ async fn a_child_that_hangs_below_the_floor_keeps_what_it_needs() {
 async fn a_base_alone_is_used_for_its_own_point_only() {
     let sample = sample().await;
     let doc = FloorDoc {
-        format: FORMAT,
-        history: id(1),
-        offset: Offset(6 * UNIT),
         as_of_unix_ms: 1620,
-        base: position(6),
-        digest: None,
         alone: [Offset(3 * UNIT)].into(),
         tip: position(12),
-        policy: "test".to_owned(),
-        writer: "test".to_owned(),
-        created_unix_ms: 0,
+        ..FloorDoc::at_base(position(6))
     };
     sample.archive.create_floor(&doc).await.unwrap();
     let report = run_at(&sample, 25).await.unwrap();

@@ -16,7 +16,7 @@ use crate::recovery::testing::{Sample, at, feed, id, rdb};
 use crate::wire::position::Offset;
 use crate::wire::rdb::{Checksum, Walker};
 
-fn request(target: Dest, when: When) -> Request {
+pub(in crate::restore) fn request(target: Dest, when: When) -> Request {
     Request {
         target,
         when,

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::redis::Node;
+use super::store::Objects;
 use super::takeover::Takeover;
 use super::{fail, failure, failures, net, note, restoring, store, with};
 use crate::archive::{Archive, ArchiveError, MergeError};
@@ -161,11 +162,7 @@ pub(crate) async fn direct() -> Result<(), String> {
             restoring::check(objects, false).await?;
         }
     }
-    director.calm().await?;
-    director.converge().await?;
-    director.stop().await?;
-    failure()?;
-    let objects = with(|sim| sim.objects.clone());
+    let objects = director.end().await?;
     if director.troubles.is_one_server_after_the_other() {
         let key = with(|sim| sim.key_of(&sim.nodes[director.master]));
         restoring::check_latest(objects.clone(), key, "redis:6379").await?;
@@ -534,6 +531,27 @@ impl Director {
         }
     }
 
+    /// Clients write and more happens, step by step: up to `writes` writes each.
+    pub(super) async fn work(&mut self, steps: u64, writes: u64) -> Result<(), String> {
+        for _ in 0..steps {
+            let master = self.master;
+            with(|sim| sim.clients(master, between(1, writes)));
+            self.step().await;
+            self.look_after().await?;
+            failure()?;
+        }
+        Ok(())
+    }
+
+    /// All comes to its end. What is then in the store.
+    pub(super) async fn end(&mut self) -> Result<Objects, String> {
+        self.calm().await?;
+        self.converge().await?;
+        self.stop().await?;
+        failure()?;
+        Ok(with(|sim| sim.objects.clone()))
+    }
+
     /// Nothing goes wrong any more.
     pub(super) async fn calm(&mut self) -> Result<(), String> {
         note(|| "calm".to_owned());
@@ -572,7 +590,7 @@ impl Director {
     }
 
     /// Everything that the master has comes into the store.
-    pub(super) async fn converge(&mut self) -> Result<(), String> {
+    async fn converge(&mut self) -> Result<(), String> {
         let began = Instant::now();
         let master = self.master;
         loop {
@@ -622,7 +640,7 @@ impl Director {
     }
 
     /// A graceful end stores the very last byte.
-    pub(super) async fn stop(&mut self) -> Result<(), String> {
+    async fn stop(&mut self) -> Result<(), String> {
         let wanted = with(|sim| sim.nodes[self.master].offset);
         sleep(Duration::from_secs(5)).await;
         for mut writer in std::mem::take(&mut self.writers) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::store::span_of;
 use super::{Sim, fail, note, store, with};
 use crate::archive::{Archive, FLOOR_GRACE_MS, GRACE_MS, HoldDoc, HoldName, Name};
 use crate::config::KeepPolicy;
@@ -305,8 +306,7 @@ impl Sim {
             self.rotting.remove(&rotten);
             self.damage(&rotten);
         }
-        if !matches!(Name::parse(name), Some(Name::Span { .. })) || self.damaged.contains_key(name)
-        {
+        if span_of(name).is_none() || self.damaged.contains_key(name) {
             return;
         }
         match Crc64::of(name.as_bytes()) % 8 {
@@ -329,12 +329,7 @@ impl Sim {
 
     /// Is a span there, and so are all segments that it is made of?
     fn stands(&self, name: &str) -> bool {
-        let Some(Name::Span {
-            history,
-            first_byte,
-            last_byte,
-        }) = Name::parse(name)
-        else {
+        let Some((history, first_byte, last_byte)) = span_of(name) else {
             return false;
         };
         let Some(stored) = self.oracle.histories.get(&history) else {
@@ -353,15 +348,10 @@ impl Sim {
 
     /// The spans of a history that are not damaged: the byte before the first one, the last one, and how old it is.
     fn spans(&self, id: ReplId) -> Vec<(u64, u64, u64)> {
-        let of_it = |(name, body): (&String, &Bytes)| match Name::parse(name) {
-            Some(Name::Span {
-                history,
-                first_byte,
-                last_byte,
-            }) if history == id && self.damaged.get(name) != Some(body) => {
-                Some((first_byte - 1, last_byte, self.age(name)))
-            }
-            _ => None,
+        let of_it = |(name, body): (&String, &Bytes)| {
+            let (history, first_byte, last_byte) = span_of(name)?;
+            let is_sound = self.damaged.get(name) != Some(body);
+            (history == id && is_sound).then(|| (first_byte - 1, last_byte, self.age(name)))
         };
         self.objects.iter().filter_map(of_it).collect()
     }

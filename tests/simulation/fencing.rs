@@ -64,24 +64,13 @@ pub(crate) async fn direct() -> Result<(), String> {
         let objects = with(|sim| sim.objects.clone());
         restoring::check(objects, false).await?;
     }
-    director.calm().await?;
-    director.converge().await?;
-    director.stop().await?;
-    failure()?;
-    let objects = with(|sim| sim.objects.clone());
+    let objects = director.end().await?;
     restoring::check(objects, true).await
 }
 
 /// Clients write, and more happens.
 async fn day(director: &mut Director, hours: u64) -> Result<(), String> {
-    for _ in 0..between(2, hours) {
-        let master = director.master;
-        with(|sim| sim.clients(master, between(1, 5)));
-        director.step().await;
-        director.look_after().await?;
-        failure()?;
-    }
-    Ok(())
+    director.work(between(2, hours), 5).await
 }
 
 /// Somebody is stopped, at any step.

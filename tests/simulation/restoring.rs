@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use super::model::{Model, text};
 use super::oracle::CLOCK_MS;
 use super::redis::parse;
-use super::store::Objects;
+use super::store::{Objects, span_of};
 use super::{BEGAN_MS, with};
 use crate::archive::{Archive, Catalog, Name};
 use crate::log::segment::{self, Entry};
@@ -120,12 +120,7 @@ fn spoil(how: u64, body: &Bytes) -> Bytes {
 
 /// Is it a span, and is there each of the segments that it was made of?
 fn its_segments_stand(objects: &Objects, name: &str) -> bool {
-    let Some(Name::Span {
-        history,
-        first_byte,
-        last_byte,
-    }) = Name::parse(name)
-    else {
+    let Some((history, first_byte, last_byte)) = span_of(name) else {
         return false;
     };
     // What is created under a deleted name is younger.

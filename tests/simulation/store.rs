@@ -15,10 +15,12 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{note, with};
+use crate::archive::Name;
 use crate::runtime::simulated::{below, between, current, once_in};
 use crate::store::{
     ByteStream, Created, Listing, ObjectMeta, SharedStore, Store, StoreError, Upload,
 };
+use crate::wire::position::ReplId;
 
 /// What goes wrong at the moment: once in so many calls; `u64::MAX` for never.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,18 @@ impl Weather {
 
 /// What is stored.
 pub(crate) type Objects = BTreeMap<String, Bytes>;
+
+/// The history, the first and the last byte of the span that an object is by its name.
+pub(crate) fn span_of(name: &str) -> Option<(ReplId, u64, u64)> {
+    match Name::parse(name)? {
+        Name::Span {
+            history,
+            first_byte,
+            last_byte,
+        } => Some((history, first_byte, last_byte)),
+        _ => None,
+    }
+}
 
 #[derive(Debug)]
 struct SimulatedStore;

@@ -82,23 +82,12 @@ pub(crate) async fn direct(days: u64) -> Result<(), String> {
         restoring::check(objects, day % 30 == 29).await?;
         with(|sim| sim.stood_still_ms += DAY.as_millis() as i64);
     }
-    director.calm().await?;
-    director.converge().await?;
-    director.stop().await?;
-    failure()?;
-    let objects = with(|sim| sim.objects.clone());
+    let objects = director.end().await?;
     restoring::check(objects, true).await
 }
 
 async fn busy_minutes(director: &mut Director) -> Result<(), String> {
-    for _ in 0..between(2, 6) {
-        let master = director.master;
-        with(|sim| sim.clients(master, between(1, 4)));
-        director.step().await;
-        director.look_after().await?;
-        failure()?;
-    }
-    Ok(())
+    director.work(between(2, 6), 4).await
 }
 
 async fn without_a_store(director: &mut Director) -> Result<(), String> {

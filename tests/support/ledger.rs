@@ -24,37 +24,8 @@ use std::time::Duration;
 
 use redis::{Connection, Pipeline, RedisResult, Value, cmd, pipe};
 
+use super::random::Random;
 use super::server::{Server, wait_until};
-
-/// Splitmix64: the same numbers from the same seed, whatever the versions of the crates.
-pub struct Rng(u64);
-
-impl Rng {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Less than `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    pub fn one_in(&mut self, many: u64) -> bool {
-        self.below(many) == 0
-    }
-
-    pub fn millis(&mut self, limit: u64) -> Duration {
-        Duration::from_millis(self.below(limit))
-    }
-}
 
 const SLOTS: u64 = 24;
 /// Keeps what is compared small, in a run of any length.
@@ -92,8 +63,8 @@ impl Model {
         }
     }
 
-    fn dice(&self, n: u64) -> Rng {
-        Rng::new(self.seed ^ n.wrapping_mul(0xA24B_AED4_963E_E407))
+    fn dice(&self, n: u64) -> Random {
+        Random::new(self.seed ^ n.wrapping_mul(0xA24B_AED4_963E_E407))
     }
 
     fn unit(&self, n: u64) -> Unit {
@@ -321,7 +292,7 @@ impl Ledger {
             replicas,
             model: Model::new(seed),
             acked: Model::new(seed),
-            rng: Rng::new(seed),
+            rng: Random::new(seed),
             run_id: String::new(),
             shared: Arc::clone(&shared),
         };
@@ -388,7 +359,7 @@ struct Writer {
     model: Model,
     /// After the last acknowledged one.
     acked: Model,
-    rng: Rng,
+    rng: Random,
     run_id: String,
     shared: Arc<Mutex<Progress>>,
 }

@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod load;
 pub mod master;
 pub mod proxy;
+pub mod random;
 pub mod s3;
 pub mod server;
 pub mod spans;
@@ -19,9 +20,10 @@ pub mod write;
 pub use backfeed::{Backfeed, Env, list, list_with, restored, run, run_with};
 #[allow(unused_imports)] // the benchmark uses less
 pub use emulator::{Cloud, Cut, Emulator, Fault, Gcs, Seen, Way};
-pub use ledger::{Ledger, Rng, last_unit};
+pub use ledger::{Ledger, last_unit};
 pub use load::Load;
 pub use proxy::Proxy;
+pub use random::Random;
 pub use server::{Server, Version, free_port, wait_until};
 
 /// One test a version, named after it: `on!(check: redis_70 = Redis70);` calls `check(Version::Redis70)`.

@@ -1,6 +1,6 @@
 //! Writes that several tests need.
 
-use super::{Rng, Server};
+use super::{Random, Server};
 
 impl Server {
     /// Writes a key, and gives what `WAIT` says to it.
@@ -15,7 +15,7 @@ impl Server {
 
     /// Values of a megabyte that do not compress.
     pub fn fill_with_noise(&self, megabytes: u64) {
-        let mut rng = Rng::new(7);
+        let mut rng = Random::new(7);
         let mut connection = self.connect();
         for n in 0..megabytes {
             let noise: Vec<u8> = (0..125_000)
@@ -33,4 +33,19 @@ impl Server {
             self.cmd(&["SET", &format!("{prefix}:{number}"), &value]);
         }
     }
+}
+
+/// One write.
+pub fn set(connection: &mut redis::Connection, key: &str, value: &str) {
+    redis::cmd("SET")
+        .arg(key)
+        .arg(value)
+        .exec(connection)
+        .unwrap();
+}
+
+/// How many replicas have acknowledged what this connection wrote, within the time.
+pub fn wait(connection: &mut redis::Connection, millis: u32) -> u32 {
+    let wait = redis::cmd("WAIT").arg(1).arg(millis).to_owned();
+    wait.query(connection).unwrap()
 }

@@ -13,10 +13,9 @@ use redis_protocol::resp2::decode::decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::super::{AofLayout, Request, restore};
+use super::super::{Request, restore};
 use super::*;
 use crate::config::Dest;
-use crate::config::ServeLog;
 use crate::recovery::When;
 use crate::recovery::testing::{Sample, at, feed, id};
 
@@ -111,22 +110,7 @@ async fn sample() -> Sample {
 }
 
 fn request(fake: &Fake) -> Request {
-    Request {
-        target: Dest::Server(fake.source.clone()),
-        when: When::Latest,
-        history: None,
-        service: None,
-        force: false,
-        dry_run: false,
-        continue_history: false,
-        aof_layout: AofLayout::Auto,
-        memory_limit: 1 << 30,
-        serve_log: ServeLog::Auto,
-        listen: ListenOptions::default(),
-        fork_id: id(0xEE),
-        writer: "test".into(),
-        now_unix_ms: 99,
-    }
+    crate::restore::tests::request(Dest::Server(fake.source.clone()), When::Latest)
 }
 
 #[tokio::test]
