@@ -58,6 +58,7 @@ mod sizes;
 mod spans_alone;
 mod spool;
 mod stages;
+mod status;
 mod stock_tools;
 mod takeover;
 mod tidy;

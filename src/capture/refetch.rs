@@ -59,6 +59,6 @@ pub async fn new_base(
         }
     }
     archive.commit_base(&manifest).await?;
-    tally.stored(manifest.position());
+    tally.stored(manifest.position(), manifest.as_of_unix_ms());
     Ok(manifest)
 }

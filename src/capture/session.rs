@@ -18,7 +18,7 @@ use super::overlap::Sample;
 use super::resume::{self, Known};
 use super::streaming::Follow;
 use super::{Achieved, Capture, Session, SessionEnd, Shutdown, full_sync, unless_stopped};
-use crate::archive::{AppendError, ArchiveError, Catalog, Gap, LogEnd};
+use crate::archive::{AppendError, ArchiveError, BaseManifest, Catalog, Gap, LogEnd};
 use crate::config::Source;
 use crate::link::Link;
 use crate::link::replication_info::Facts;
@@ -279,7 +279,7 @@ impl Capture {
             }
             let catalog = known.as_ref().map(|known| &known.catalog);
             if let Some(base) = catalog.and_then(|catalog| newest_base(catalog, from.position())) {
-                self.status.base_is(base);
+                self.status.base_is(base.position(), base.as_of_unix_ms());
             }
         }
         Ok(Start {
@@ -701,14 +701,14 @@ impl Capture {
 }
 
 /// The newest base that leads to `at`.
-fn newest_base(catalog: &Catalog, at: Position) -> Option<Position> {
+fn newest_base(catalog: &Catalog, at: Position) -> Option<&BaseManifest> {
     let lineage = catalog.lineage(at.history).ok()?;
     let newest = |span: &Position| {
         let history = catalog.histories.get(&span.history)?;
         let upto = span.offset.min(at.offset);
         let bases = history.bases.iter().rev();
         let mut bases = bases.filter(|base| base.offset <= upto);
-        bases.next().map(|base| base.position())
+        bases.next()
     };
     lineage.iter().find_map(newest)
 }

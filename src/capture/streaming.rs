@@ -211,7 +211,7 @@ impl<'a> Follow<'a> {
     fn goes_on(&mut self, base: &BaseManifest, joined: Joined) {
         self.committed = true;
         if let Some(tally) = self.tally.take() {
-            tally.stored(base.position());
+            tally.stored(base.position(), base.as_of_unix_ms());
         }
         let (is_news, said) = self.log.buffer(|buffer| {
             buffer.mark_stored(joined.stored, None);

@@ -110,10 +110,10 @@ fn for_people(report: &Report) -> String {
         } = finding;
         // Writing to a string cannot fail.
         let _ = write!(text, "{area:5}  {verdict:7}  ");
-        wrap(&mut text, &format!("{what}: {reason}"));
+        wrap(&mut text, &format!("{what}: {reason}"), INDENT);
         if let Some(change) = change {
             let _ = write!(text, "{:INDENT$}", "");
-            wrap(&mut text, &format!("change: {change}"));
+            wrap(&mut text, &format!("change: {change}"), INDENT);
         }
     }
     let count = |verdict| {
@@ -131,15 +131,15 @@ fn for_people(report: &Report) -> String {
     text
 }
 
-/// Words up to the last column. What is longer than a line is not cut: a command is to be copied.
-fn wrap(text: &mut String, words: &str) {
-    let mut column = INDENT;
+/// Adds words in lines up to the last column; all lines but the first begin at `indent`. What is longer than a line is not cut: a command is to be copied.
+pub(super) fn wrap(text: &mut String, words: &str, indent: usize) {
+    let mut column = indent;
     for (number, word) in words.split_whitespace().enumerate() {
         let length = word.chars().count();
         if number > 0 {
             if column.saturating_add(length) >= WIDTH {
-                let _ = write!(text, "\n{:INDENT$}", "");
-                column = INDENT;
+                let _ = write!(text, "\n{:indent$}", "");
+                column = indent;
             } else {
                 text.push(' ');
                 column = column.saturating_add(1);

@@ -26,6 +26,8 @@ mod replay;
 mod restore;
 mod settings;
 mod sidecar;
+#[cfg(feature = "http")]
+mod status;
 mod supervised;
 mod verify;
 mod version;
@@ -87,6 +89,8 @@ enum Verb {
     Sidecar(sidecar::Args),
     Backup(backup::Args),
     Check(check::Args),
+    #[cfg(feature = "http")]
+    Status(status::Args),
     Restore(restore::Args),
     List(list::Args),
     Cost(cost::Args),
@@ -111,6 +115,8 @@ impl Cli {
             Verb::Sidecar(args) => (&args.log, Level::Info),
             Verb::Backup(args) => (&args.log, Level::Info),
             Verb::Check(args) => (args.log(), Level::Quiet),
+            #[cfg(feature = "http")]
+            Verb::Status(args) => (&args.log, Level::Quiet),
             Verb::Restore(args) => (&args.common.log, Level::Info),
             Verb::List(args) => (&args.common.log, Level::Quiet),
             Verb::Cost(args) => (&args.common.log, Level::Quiet),
@@ -344,6 +350,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Sidecar(args) => sidecar::run(args).await,
         Verb::Backup(args) => backup::run(args).await,
         Verb::Check(args) => check::run(args).await,
+        #[cfg(feature = "http")]
+        Verb::Status(args) => status::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Cost(args) => cost::run(args).await,

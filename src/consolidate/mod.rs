@@ -71,6 +71,8 @@ pub struct Report {
     pub from: Position,
     /// The newest base now.
     pub to: Position,
+    /// The time whose data that is, Unix milliseconds.
+    pub as_of_unix_ms: i64,
     /// Bases that were made: more than one when the log had to be taken in stages.
     pub bases: u64,
     /// Commands of the log that were applied.
@@ -487,6 +489,7 @@ impl Report {
         let mut report = Self {
             from: base.position(),
             to: base.position(),
+            as_of_unix_ms: 0,
             bases: 0,
             commands: 0,
             log_bytes: 0,
@@ -501,6 +504,7 @@ impl Report {
 
     fn now(&mut self, base: &BaseManifest) {
         self.to = base.position();
+        self.as_of_unix_ms = base.as_of_unix_ms();
         self.log_bytes = base.offset.since(self.from.offset);
         let keys = base.databases.values().map(|db| db.keys);
         self.keys = keys.fold(0, u64::saturating_add);

@@ -138,6 +138,8 @@ pub struct StatusView {
     pub spool_error: Option<String>,
     /// The offset of the newest base.
     pub base_offset: Option<u64>,
+    /// The time whose data that is, Unix milliseconds.
+    pub base_unix_ms: Option<i64>,
     /// Why no base could be made of the log at the last try.
     pub consolidate_error: Option<String>,
     /// The last byte of the log that is merged into a span, as far as this process has merged.
@@ -316,7 +318,7 @@ struct State {
     spool_error: Option<String>,
     last_error: Option<(String, i64)>,
     superseded: Option<String>,
-    base: Option<Position>,
+    base: Option<(Position, i64)>,
     consolidate_error: Option<String>,
     merged: Option<Position>,
     merge_error: Option<String>,
@@ -477,15 +479,15 @@ impl Status {
         }
     }
 
-    /// The newest base in the store stands here.
-    pub fn base_is(&self, base: Position) {
-        self.state().base = Some(base);
+    /// The newest base in the store stands here, with the data of this time.
+    pub fn base_is(&self, base: Position, as_of_unix_ms: i64) {
+        self.state().base = Some((base, as_of_unix_ms));
     }
 
-    /// The position of the newest base. Consolidation works.
-    pub fn based(&self, base: Position) {
+    /// The position of the newest base, and the time whose data it is. Consolidation works.
+    pub fn based(&self, base: Position, as_of_unix_ms: i64) {
         let mut state = self.state();
-        state.base = Some(base);
+        state.base = Some((base, as_of_unix_ms));
         state.consolidate_error = None;
     }
 
@@ -631,7 +633,8 @@ impl Status {
                 .map(|failure| failure.text.clone()),
             spool_bytes: state.spool_bytes,
             spool_error: state.spool_error.clone(),
-            base_offset: state.base.map(|base| base.offset.0),
+            base_offset: state.base.map(|(base, _)| base.offset.0),
+            base_unix_ms: state.base.map(|(_, as_of)| as_of),
             consolidate_error: state.consolidate_error.clone(),
             merged_offset: state.merged.map(|merged| merged.offset.0),
             merge_error: state.merge_error.clone(),
@@ -668,11 +671,11 @@ pub struct FullSyncTally {
 }
 
 impl FullSyncTally {
-    /// Its snapshot counts. It is at `base`.
-    pub fn stored(mut self, base: Position) {
+    /// Its snapshot counts. It is at `base`, and holds the data of that time.
+    pub fn stored(mut self, base: Position, as_of_unix_ms: i64) {
         self.is_settled = true;
         self.status.metrics().full_syncs.inc();
-        self.status.based(base);
+        self.status.based(base, as_of_unix_ms);
     }
 }
 

@@ -168,9 +168,10 @@ fn a_full_sync_is_counted_as_begun_and_as_what_becomes_of_it() {
     drop(first);
     assert_eq!(counts(&status), [1, 0, 1]);
     assert_eq!(status.view_at(0).base_offset, None);
-    status.full_sync_begun().stored(at(1, 70));
+    status.full_sync_begun().stored(at(1, 70), 5);
     assert_eq!(counts(&status), [2, 1, 1]);
-    assert_eq!(status.view_at(0).base_offset, Some(70));
+    let view = status.view_at(0);
+    assert_eq!((view.base_offset, view.base_unix_ms), (Some(70), Some(5)));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http")]
+pub mod readyz;
 
 use std::time::Duration;
 

@@ -89,7 +89,7 @@ impl Upkeep {
         match made {
             Ok(base) => {
                 tracing::info!(base = %base.position(), "received a new base");
-                self.status.based(base.position());
+                self.status.based(base.position(), base.as_of_unix_ms());
                 Some(Known::of(&base, self.segments()))
             }
             Err(error) => {

@@ -243,7 +243,7 @@ impl Upkeep {
     }
 
     fn made(&self, report: &Report) {
-        self.status.based(report.to);
+        self.status.based(report.to, report.as_of_unix_ms);
         if report.bases == 0 {
             return;
         }
