@@ -28,6 +28,7 @@ mod crash;
 mod diff;
 mod differential;
 mod do_no_harm;
+mod drill;
 mod expire;
 mod fencing;
 mod fixtures;

@@ -9,6 +9,7 @@ use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
 use crate::consolidate::ConsolidateError;
+use crate::drill::{DrillError, StartError};
 use crate::expiry::{ExpireError, HoldError};
 use crate::fixture::FixtureError;
 use crate::link::LinkError;
@@ -217,6 +218,23 @@ impl From<LookupError> for Failure {
             )),
             LookupError::Memory { .. } => Self::new(Exit::Error, error).with_hint(Some(MEMORY)),
         }
+    }
+}
+
+impl From<DrillError> for Failure {
+    fn from(error: DrillError) -> Self {
+        match error {
+            DrillError::Restore(error) => error.into(),
+            DrillError::Start(error) => error.into(),
+            DrillError::Control(_) => Self::new(Exit::Redis, error),
+            DrillError::Rdb(_) => Self::new(Exit::Damaged, error),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::new(Exit::Error, error)
     }
 }
 

@@ -8,6 +8,7 @@ mod completions;
 mod consolidate;
 mod cost;
 mod diff;
+mod drill;
 mod environment;
 mod exit;
 mod expire;
@@ -97,6 +98,7 @@ enum Verb {
     Consolidate(consolidate::Args),
     Merge(merge::Args),
     Verify(verify::Args),
+    Drill(drill::Args),
     Expire(expire::Args),
     Hold(hold::Args),
     Inspect(inspect::Args),
@@ -123,6 +125,7 @@ impl Cli {
             Verb::Consolidate(args) => (&args.common.log, Level::Info),
             Verb::Merge(args) => (&args.common.log, Level::Info),
             Verb::Verify(args) => (&args.common.log, Level::Quiet),
+            Verb::Drill(args) => (&args.common.log, Level::Quiet),
             Verb::Expire(args) => (&args.common.log, Level::Info),
             Verb::Hold(args) => (args.log(), Level::Quiet),
             Verb::Inspect(args) => (&args.common.log, Level::Quiet),
@@ -358,6 +361,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Consolidate(args) => consolidate::run(args).await,
         Verb::Merge(args) => merge::run(args).await,
         Verb::Verify(args) => verify::run(args).await,
+        Verb::Drill(args) => drill::run(args).await,
         Verb::Expire(args) => expire::run(args).await,
         Verb::Hold(args) => hold::run(args).await,
         Verb::Inspect(args) => inspect::run(args).await,

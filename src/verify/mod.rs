@@ -19,6 +19,7 @@ use std::fmt;
 use serde::Serialize;
 
 use self::needs::{Needs, Start};
+pub(crate) use self::second_reader::{Counts, Opinion, opinion_of};
 use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, History, HoldDoc, Name};
 use crate::config::Size;
 use crate::display::counted;

@@ -34,7 +34,7 @@ const MODULE: &str = "module";
 
 /// What it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Opinion {
+pub(crate) enum Opinion {
     /// Keys by database and by type.
     Counted(Counts),
     /// It refuses what our reader accepted.
@@ -45,19 +45,29 @@ pub(super) enum Opinion {
 
 /// Keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) databases: BTreeMap<u32, u64>,
-    pub(super) types: BTreeMap<&'static str, u64>,
+pub(crate) struct Counts {
+    pub(crate) databases: BTreeMap<u32, u64>,
+    pub(crate) types: BTreeMap<&'static str, u64>,
 }
 
 impl Counts {
     /// Those of a manifest, in the words of the second reader.
     pub(super) fn of(manifest: &BaseManifest) -> Self {
+        let databases = manifest.databases.iter();
+        Self::told(
+            databases.map(|(db, counts)| (*db, counts.keys)),
+            &manifest.types,
+        )
+    }
+
+    /// Those that our own walker has counted.
+    pub(crate) fn told(
+        databases: impl Iterator<Item = (u32, u64)>,
+        types: &BTreeMap<String, u64>,
+    ) -> Self {
         let mut counts = Self::default();
-        for (db, keys) in &manifest.databases {
-            counts.databases.insert(*db, keys.keys);
-        }
-        for (name, keys) in &manifest.types {
+        counts.databases.extend(databases);
+        for (name, keys) in types {
             let known = TYPES.into_iter().find(|known| known == name);
             add(&mut counts.types, known.unwrap_or(MODULE), *keys);
         }
@@ -78,7 +88,7 @@ pub(super) async fn opinion(
     archive: &Archive,
     base: &BaseManifest,
 ) -> Result<Opinion, ArchiveError> {
-    if let Some(why) = unknown(base) {
+    if let Some(why) = unknown(&base.rdb_magic) {
         return Ok(Opinion::None(why));
     }
     if is_simulated() {
@@ -99,14 +109,18 @@ pub(super) async fn opinion(
         .unwrap_or_else(|error| Opinion::None(format!("it was ended: {error}"))))
 }
 
-fn unknown(base: &BaseManifest) -> Option<String> {
-    let version = base.rdb_magic.strip_prefix("REDIS");
+/// The same of an RDB that is read here and now, on the thread of the caller.
+pub(crate) fn opinion_of(rdb: impl Read, magic: &str) -> Opinion {
+    unknown(magic).map_or_else(|| read(rdb), Opinion::None)
+}
+
+fn unknown(magic: &str) -> Option<String> {
+    let version = magic.strip_prefix("REDIS");
     let version = version.and_then(|version| version.parse::<u32>().ok());
     match version {
         Some(version) if version <= NEWEST => None,
         _ => Some(format!(
-            "{READER} reads REDIS0001 to REDIS{NEWEST:04}, and this is {}",
-            base.rdb_magic
+            "{READER} reads REDIS0001 to REDIS{NEWEST:04}, and this is {magic}"
         )),
     }
 }
