@@ -106,6 +106,30 @@ fn a_boot_reads_each_segment_once_and_asks_for_little_else() {
     assert!(others[1] <= others[0] + 5, "{others:?}");
 }
 
+/// One history, as a `backup` stores it.
+#[test]
+fn a_restore_of_one_history_asks_for_twelve_things_before_the_log() {
+    let s3 = S3::start();
+    let redis = Server::start(Version::Redis70, &[]);
+    let url = redis.url();
+    let args = ["backup", "--redis", &url, "--store", STORE];
+    let backfeed = Backfeed::start_with(s3.environment(), &args);
+    backfeed.wait_following();
+    for n in 0..5 {
+        redis.cmd(&["SET", &format!("key:{n}"), "1"]);
+        backfeed.wait_captured(&redis);
+    }
+    drop(backfeed);
+    s3.asked();
+    let target = Server::start(Version::Redis70, &[]);
+    let args = ["restore", "--store", STORE, "--to", &target.url()];
+    let output = run_with(&s3.environment(), &args);
+    assert_eq!(output.code, 0, "{output:?}");
+    let asked = s3.asked();
+    let before = asked.iter().position(|asked| asked.is("GET", "/log/"));
+    assert!(before.unwrap() <= 12, "{asked:#?}");
+}
+
 #[test]
 fn nothing_is_asked_of_the_store_between_promotion_and_capture() {
     let mut pod = Pod::start();

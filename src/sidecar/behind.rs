@@ -244,6 +244,29 @@ impl Sidecar {
         Ok(bases.map(BaseManifest::as_of_unix_ms).chain(by_log).max())
     }
 
+    /// Did a server that started at this time, by our clock, do so after the last of the log had been stored? This asks for how
+    /// long each of both is there: another clock than ours may have told the times of the log.
+    async fn is_younger_than_stored(
+        &self,
+        catalog: &Catalog,
+        tip: &Tip,
+        since_unix_ms: i64,
+    ) -> Result<bool, SidecarError> {
+        let Some(history) = catalog.histories.get(&tip.end.history) else {
+            return Ok(false);
+        };
+        let archive = self.capture.archive();
+        let Some(created) = archive.age_of_log_end(history).await? else {
+            return Ok(false);
+        };
+        let Some(now) = archive.store_now().await? else {
+            return Ok(false);
+        };
+        let stored_for = now.saturating_sub(created);
+        let runs_for = (self.clock)().saturating_sub(since_unix_ms);
+        Ok(runs_for < stored_for)
+    }
+
     /// It has little, and comes from nothing that is stored: how much is stored is counted, by a base at the end of the
     /// log.
     pub(super) async fn weigh(
@@ -269,8 +292,11 @@ impl Sidecar {
         let stored_unix_ms = self.stored_unix_ms(&catalog, &tip).await?;
         // What was stored after it had started may be its own. In doubt (within a second of its start) it waits for a
         // decision, which loses nothing.
-        let came_up_empty =
-            empty_since_unix_ms.is_some_and(|since| stored_unix_ms.is_none_or(|at| at < since));
+        let came_up_empty = match empty_since_unix_ms {
+            None => false,
+            Some(since) if stored_unix_ms.is_none_or(|at| at < since) => true,
+            Some(since) => self.is_younger_than_stored(&catalog, &tip, since).await?,
+        };
         self.judged.seen(tip.end.history);
         let request = consolidate::Request {
             history: Some(tip.end.history),
@@ -296,7 +322,11 @@ impl Sidecar {
                 None
             }
         };
-        if stored.is_some_and(|stored| !found.is_loss(&stored, came_up_empty)) {
+        if let Some(stored) = stored.filter(|stored| !found.is_loss(stored, came_up_empty)) {
+            tracing::info!(
+                %found, %stored, came_up_empty, ?empty_since_unix_ms, ?stored_unix_ms,
+                "Redis has lost nothing of what is stored, as far as the amounts tell: it is captured"
+            );
             self.judged.sound = Some(at.history);
             return Ok(());
         }

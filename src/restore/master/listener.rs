@@ -1,15 +1,17 @@
 //! The listener that a target uses as its master. It is always open, because a target connects again every second.
-//! While there is nothing to send, it answers as a master that is still loading.
+//! While there is nothing to send, it lets a target wait for a while, and then answers as a master that is still loading.
 //!
 //! Every connection has its own task, so one that hangs does not block the others.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::config::{Admission, Listen};
 use crate::link::Stream;
@@ -25,6 +27,8 @@ pub const WAITING_REPLICAS: usize = 4;
 /// Connections that have not asked for a sync yet. When there are more, the oldest one is closed. The target needs less
 /// than a second.
 pub const HANDSHAKES_AT_ONCE: usize = 64;
+/// So long a target may wait until there is something to send. (It takes this for a slow master, up to its `repl-timeout`, 60 s.)
+const HELD: Duration = Duration::from_secs(10);
 /// How many reasons for refused connections are remembered, so that each is logged once.
 const REASONS: usize = 32;
 
@@ -180,7 +184,7 @@ impl Reception {
         }
         let accepted = accept(&self.admission, stream).await?;
         let (stream, credentials) = (accepted.stream, accepted.credentials);
-        let closed = self.state.borrow().clone();
+        let closed = self.why_closed().await;
         let its_try = credentials.as_ref().map(|_| self.guesses.begin(peer.ip()));
         let greeted = match closed {
             Some(reason) => refuse_replica(stream, credentials, &reason)
@@ -201,6 +205,18 @@ impl Reception {
         // Nobody waits for it any more: it comes again.
         let _ = self.waiting.try_send(waiting);
         Ok(())
+    }
+}
+
+impl Reception {
+    /// Why nobody is let in. A replica that comes too early waits for a while: it would come again only a second later.
+    async fn why_closed(&self) -> Option<String> {
+        let mut state = self.state.clone();
+        let opened = timeout(HELD, state.wait_for(Option::is_none)).await;
+        match opened {
+            Ok(Ok(_)) => None,
+            _ => self.state.borrow().clone(),
+        }
     }
 }
 
