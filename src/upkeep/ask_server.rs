@@ -17,15 +17,13 @@ use crate::model::Raw;
 use crate::rebuild::Given;
 use crate::recovery::When;
 use crate::wire::position::Position;
+use crate::wire::rdb::DUMP_FOOTER_LEN;
+use crate::wire::rdb::numbers::value_type;
 
 /// More keys are not asked for: a full sync is simpler then.
 const MOST_KEYS: usize = 64;
 /// How much memory they may take in the server, all together. It does nothing else while it writes them.
 const MOST_BYTES: i64 = 4 << 20;
-/// The RDB type of a module's value. Others may be of a newer form than the base has.
-const MODULE: u8 = 7;
-/// The RDB version and the checksum at the end of a dump.
-const FOOTER: usize = 10;
 
 /// How long we wait until the server's answer is stored. This takes one flush interval, unless the store is away.
 const ASK_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,17 +54,17 @@ impl Upkeep {
 
     /// A base at an offset at which the server gave the values that the log does not have.
     async fn asked(&self, stored: Position) -> Result<Option<Known>, String> {
-        let told = |error: &dyn std::fmt::Display| error.to_string();
-        let archive = self.archive().await.map_err(|error| told(&error))?;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let archive = self.archive().await.map_err(|error| text(&error))?;
         let mut request = self.request(stored, Worth::AnyLog);
         let keys = lost_keys(&archive, &request, MOST_KEYS).await;
-        let keys = keys.map_err(|error| told(&error))?;
+        let keys = keys.map_err(|error| text(&error))?;
         if keys.is_empty() || keys.len() > MOST_KEYS {
             return Ok(None);
         }
-        let source = self.source().await.map_err(|error| told(&error))?;
+        let source = self.source().await.map_err(|error| text(&error))?;
         let values = values(&source, &keys).await;
-        let Some((at, given)) = values.map_err(|error| told(&error))? else {
+        let Some((at, given)) = values.map_err(|error| text(&error))? else {
             return Ok(None);
         };
         let asked = Instant::now();
@@ -84,7 +82,7 @@ impl Upkeep {
         }
         request.when = When::Offset(at.offset.0);
         let made = consolidate_given(&archive, &request, given).await;
-        let report = made.map_err(|error| told(&error))?;
+        let report = made.map_err(|error| text(&error))?;
         tracing::info!(
             keys = keys.len(),
             "asked the server for the values of keys that the log does not have"
@@ -154,9 +152,10 @@ fn read(keys: &[(u32, Vec<u8>)], replies: &[Reply]) -> Option<(Position, Vec<Giv
         let [_, Reply::BulkString(dump), Reply::Integer(expiry)] = replies.next()? else {
             return None;
         };
-        let body = dump.get(..dump.len().checked_sub(FOOTER)?)?;
+        let body = dump.get(..dump.len().checked_sub(DUMP_FOOTER_LEN)?)?;
         let (&kind, payload) = body.split_first()?;
-        if kind != MODULE {
+        // Others may be of a newer form than the base has.
+        if kind != value_type::MODULE_2 {
             return None;
         }
         given.push(Given {

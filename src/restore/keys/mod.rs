@@ -34,8 +34,8 @@ use crate::recovery::target::When;
 use crate::recovery::{BadBases, Plan, look, plan, sound};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
-use crate::wire::rdb::magic;
 use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
+use crate::wire::rdb::{DUMP_FOOTER_LEN, magic};
 use crate::wire::resp::encode_command;
 
 /// Bytes gathered before a write to a file.
@@ -306,9 +306,8 @@ pub(super) struct Key {
 impl Key {
     /// What `RESTORE` takes: type, value, RDB version, CRC-64 of all that (PROTOCOL.md D.8).
     pub(super) fn dump(&self, version: u16) -> Vec<u8> {
-        const FOOTER: usize = 10;
-        let length = self.value.len().saturating_add(FOOTER).saturating_add(1);
-        let mut out = Vec::with_capacity(length);
+        let length = self.value.len().saturating_add(DUMP_FOOTER_LEN);
+        let mut out = Vec::with_capacity(length.saturating_add(1));
         out.push(self.kind);
         out.extend_from_slice(&self.value);
         out.extend_from_slice(&version.to_le_bytes());

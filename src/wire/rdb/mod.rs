@@ -25,6 +25,9 @@ pub use error::WalkError;
 pub use summary::{Checksum, DbCounts, Family, Summary, Unwalked};
 pub use walker::Walker;
 
+/// The end of what `DUMP` gives: the RDB version (2 bytes) and a CRC-64 (PROTOCOL.md D.8).
+pub(crate) const DUMP_FOOTER_LEN: usize = 10;
+
 /// Family and version of an RDB, from its first 9 bytes.
 #[must_use]
 pub fn magic(bytes: &[u8]) -> Option<(Family, u32)> {
