@@ -13,7 +13,7 @@ use backfeed::fixture;
 use backfeed::fixture::recording::Kind;
 use backfeed::fixture::{Recording, Transcript};
 use backfeed::wire::position::Boundary;
-use backfeed::wire::psync::replica::{Event, Greeting, Replica};
+use backfeed::wire::psync::replica::{Event, Handshake, Replica};
 use backfeed::wire::rdb::Walker;
 use backfeed::wire::resp::FeedScanner;
 use bytes::Bytes;
@@ -105,7 +105,7 @@ fn heard(recording: &Recording, mut piece: impl FnMut() -> usize) -> Heard {
             .any(|word| word == b"version")
             .then_some("9.0.0");
         let mut replica = Replica::new(
-            Greeting {
+            Handshake {
                 auth: None,
                 version,
                 resume,

@@ -129,7 +129,7 @@ fn info(path: &Path) -> Result<(), Failure> {
     match Transcript::of(&recording) {
         Ok(transcript) => describe(&transcript, &mut text),
         Err(error) => {
-            let _ = writeln!(text, "no story    {error}");
+            let _ = writeln!(text, "replay      not possible: {error}");
         }
     }
     print(&text)

@@ -101,8 +101,9 @@ pub async fn merge(
     progress.stage(Stage::Merging, None);
     for history in histories.iter().copied() {
         let merged = merge_one(archive, history, request, &mut report, progress).await?;
-        let is_told = merged.spans > 0 || merged.stopped.is_some() || !merged.errors.is_empty();
-        if request.history.is_some() || is_told {
+        let is_worth_a_line =
+            merged.spans > 0 || merged.stopped.is_some() || !merged.errors.is_empty();
+        if request.history.is_some() || is_worth_a_line {
             report.histories.push(merged);
         }
     }
@@ -110,8 +111,8 @@ pub async fn merge(
         let mut deleter = archive.deleter().await?;
         for history in histories {
             if let Err(error) = deleter.merged(history).await {
-                let mut told = report.histories.iter_mut();
-                let at = told.position(|told| told.history == history);
+                let mut merged = report.histories.iter();
+                let at = merged.position(|merged| merged.history == history);
                 let mut merged = match at {
                     Some(at) => report.histories.remove(at),
                     None => MergedHistory::new(history),

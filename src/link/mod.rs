@@ -30,7 +30,7 @@ pub use self::tls_fault::TlsFault;
 use self::without_tls::{client as tls, server as tls_accept};
 use crate::config::{ConfigError, Source};
 use crate::wire::position::{Offset, Position};
-use crate::wire::psync::replica::{Auth, Event, Greeting, Refusal, Replica, encode_ack};
+use crate::wire::psync::replica::{Auth, Event, Handshake, Refusal, Replica, encode_ack};
 
 /// A server that does not answer a connect for this long is away.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -148,13 +148,13 @@ impl Link {
         version: Option<&'static str>,
         resume: Option<Position>,
     ) -> Result<Self, LinkError> {
-        let greeting = Greeting {
+        let handshake = Handshake {
             auth: auth(source)?,
             version,
             resume,
             rdb_only: false,
         };
-        Self::open(source, greeting).await
+        Self::open(source, handshake).await
     }
 
     /// The same, for a full sync that ends with its snapshot: no feed follows on this link.
@@ -165,19 +165,19 @@ impl Link {
         source: &Source,
         version: Option<&'static str>,
     ) -> Result<Self, LinkError> {
-        let greeting = Greeting {
+        let handshake = Handshake {
             auth: auth(source)?,
             version,
             resume: None,
             rdb_only: true,
         };
-        Self::open(source, greeting).await
+        Self::open(source, handshake).await
     }
 
-    async fn open(source: &Source, greeting: Greeting) -> Result<Self, LinkError> {
+    async fn open(source: &Source, handshake: Handshake) -> Result<Self, LinkError> {
         let stream = Stream::connect(source).await?;
         let mut outbox = Vec::new();
-        let machine = Replica::new(greeting, &mut outbox);
+        let machine = Replica::new(handshake, &mut outbox);
         Ok(Self {
             addr: source.addr(),
             stream,

@@ -18,7 +18,7 @@ use crate::wire::rdb::{DbCounts, Family, Summary};
 
 /// How many prefixes are counted separately. Keys of further ones are added up.
 const PREFIXES: usize = 10_000;
-/// Longest prefix that is told apart from others.
+/// The longest prefix that is counted by itself.
 const PREFIX_BYTES: usize = 128;
 /// How much of a key's name is kept for the biggest keys.
 const NAME_BYTES: usize = 512;
@@ -238,7 +238,7 @@ impl Inspector {
             }
             self.reader.summary()
         };
-        Ok(self.tables.told(summary, self.unread))
+        Ok(self.tables.into_inspection(summary, self.unread))
     }
 }
 
@@ -372,7 +372,7 @@ impl Sink for Tables {
 }
 
 impl Tables {
-    fn told(self, summary: &Summary, unread: Option<(u64, String)>) -> Inspection {
+    fn into_inspection(self, summary: &Summary, unread: Option<(u64, String)>) -> Inspection {
         let mut prefixes: Vec<Prefix> = self
             .prefixes
             .into_iter()

@@ -1,4 +1,4 @@
-//! What the program takes from the world outside, beside sockets, files and clocks: tasks, threads, chance.
+//! What the program takes from outside, beside sockets, files and clocks: tasks, threads, chance.
 //!
 //! The simulation (`tests/simulation`) replaces them, so that one seed decides everything that happens. The program
 //! itself contains nothing of the simulation.
@@ -89,5 +89,5 @@ pub(crate) fn random_unit() -> f64 {
 }
 
 #[cfg(test)]
-#[path = "../../tests/simulation/world.rs"]
+#[path = "../../tests/simulation/runtime.rs"]
 pub(crate) mod simulated;

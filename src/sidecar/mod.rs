@@ -334,7 +334,7 @@ impl Sidecar {
                     return Err(error);
                 }
                 Err(SidecarError::Session(end)) => report(&self.status, &self.clock, &end),
-                Err(error) => self.told(&error).await,
+                Err(error) => self.round_failed(&error).await,
             }
             self.listener.close("backfeed tries again soon");
             let pause = pauses.after(begun.elapsed(), self.achieved.anything());
@@ -619,7 +619,7 @@ impl Sidecar {
     }
 
     /// A round failed in a way that the next one may repair.
-    async fn told(&mut self, error: &SidecarError) {
+    async fn round_failed(&mut self, error: &SidecarError) {
         let text = error.to_string();
         if self.status.view().last_error.as_ref() != Some(&text) {
             tracing::warn!("{text}");

@@ -133,14 +133,14 @@ impl<S: Service> Reading<S> {
     async fn resume(&mut self, failed: Attempt) -> Result<(), StoreError> {
         self.body = None;
         if !failed.may_resume() || self.resumed >= self.service.limits().resumes {
-            return Err(failed.told(self.what()));
+            return Err(failed.into_error(self.what()));
         }
         if self.at >= self.end {
             return self.checked();
         }
-        // Without a tag, the rest of this object could not be told from that of another one.
+        // Without a tag, the rest of this object could not be distinguished from that of another one.
         let Some(tag) = &self.tag else {
-            return Err(failed.told(self.what()));
+            return Err(failed.into_error(self.what()));
         };
         sleep(self.backoff.pause()).await;
         self.resumed = self.resumed.saturating_add(1);
@@ -152,7 +152,7 @@ impl<S: Service> Reading<S> {
             }
             Ok(_) | Err(StoreError::AlreadyExists { .. } | StoreError::NotFound { .. }) => {
                 let cause = "it was deleted meanwhile, or another object came in its place";
-                Err(Attempt::Over(cause.to_owned()).told(self.what()))
+                Err(Attempt::Over(cause.to_owned()).into_error(self.what()))
             }
             Err(error) => Err(error),
         }
@@ -170,7 +170,7 @@ impl<S: Service> Reading<S> {
         Err(Attempt::Damaged(format!(
             "{at} bytes came, with the checksum {seen:08x} (CRC32C) where the object has {wanted:08x}"
         ))
-        .told(self.what()))
+        .into_error(self.what()))
     }
 
     fn what(&self) -> String {

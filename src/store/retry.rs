@@ -54,7 +54,7 @@ impl Attempt {
     }
 
     /// The store's own error for it.
-    pub(super) fn told(self, what: String) -> StoreError {
+    pub(super) fn into_error(self, what: String) -> StoreError {
         match self {
             Self::Exists(created) => StoreError::AlreadyExists {
                 name: what,
@@ -147,7 +147,7 @@ impl Call {
                     (self.advice)(self.verb, status, &cause)
                 ),
             },
-            other => other.told(format!("cannot {} {}", self.verb, self.shown)),
+            other => other.into_error(format!("cannot {} {}", self.verb, self.shown)),
         }
     }
 }

@@ -237,7 +237,7 @@ fn run(kind: Kind, seed: u64, aloud: bool) -> Result<Outcome, String> {
     })
 }
 
-/// Runs `scene` in a world of its own.
+/// Runs `scene` in a simulation of its own.
 fn play(
     seed: u64,
     aloud: bool,

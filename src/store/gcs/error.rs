@@ -174,12 +174,12 @@ mod tests {
         ] {
             let attempt = of_status(400, said, None);
             assert!(matches!(attempt, Attempt::WrongKey(_)), "{attempt:?}");
-            let error = attempt.told("cannot read gs://b/o".to_owned());
+            let error = attempt.into_error("cannot read gs://b/o".to_owned());
             assert!(!error.is_transient());
             assert!(error.to_string().contains(advice), "{error}");
         }
         let said = "Bucket is a requester pays bucket but no user project provided.";
-        let error = of_status(400, said, None).told(String::new());
+        let error = of_status(400, said, None).into_error(String::new());
         assert!(error.to_string().contains("`user_project`"), "{error}");
     }
 

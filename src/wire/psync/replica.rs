@@ -9,7 +9,7 @@ use crate::wire::resp::encode_command;
 
 /// What we say in the handshake.
 #[derive(Debug, Clone, Default)]
-pub struct Greeting {
+pub struct Handshake {
     /// `AUTH [user] password`, when the source needs it.
     pub auth: Option<Auth>,
     /// `REPLCONF version`: for Valkey 9 and later, which otherwise writes RDB 11 and fails on field TTLs (A.4).
@@ -108,20 +108,20 @@ enum State {
 #[derive(Debug)]
 pub struct Replica {
     state: State,
-    greeting: Greeting,
+    handshake: Handshake,
     line: LineReader,
 }
 
 impl Replica {
     /// Begins a link. `out` gets the first bytes to send.
     #[must_use]
-    pub fn new(greeting: Greeting, out: &mut Vec<u8>) -> Self {
+    pub fn new(handshake: Handshake, out: &mut Vec<u8>) -> Self {
         let mut replica = Self {
             state: State::Auth,
-            greeting,
+            handshake,
             line: LineReader::default(),
         };
-        if let Some(auth) = &replica.greeting.auth {
+        if let Some(auth) = &replica.handshake.auth {
             let user = auth.username.as_deref().map(str::as_bytes);
             let args: Vec<&[u8]> = [Some(&b"AUTH"[..]), user, Some(auth.password.as_bytes())]
                 .into_iter()
@@ -234,7 +234,7 @@ impl Replica {
     }
 
     fn send_version_or_psync(&mut self, out: &mut Vec<u8>) {
-        if let Some(version) = self.greeting.version {
+        if let Some(version) = self.handshake.version {
             encode_command(&[b"REPLCONF", b"version", version.as_bytes()], out);
             self.state = State::Version;
         } else {
@@ -243,7 +243,7 @@ impl Replica {
     }
 
     fn send_rdb_only_or_psync(&mut self, out: &mut Vec<u8>) {
-        if self.greeting.rdb_only {
+        if self.handshake.rdb_only {
             encode_command(&[b"REPLCONF", b"rdb-only", b"1"], out);
             self.state = State::RdbOnly;
         } else {
@@ -252,7 +252,7 @@ impl Replica {
     }
 
     fn send_psync(&mut self, out: &mut Vec<u8>) {
-        if let Some(at) = self.greeting.resume {
+        if let Some(at) = self.handshake.resume {
             let next = at.offset.next_byte().to_string();
             encode_command(
                 &[b"PSYNC", at.history.as_str().as_bytes(), next.as_bytes()],
@@ -275,7 +275,7 @@ impl Replica {
                 events.push(Event::FullResync(position));
                 Ok(())
             }
-            Some("+CONTINUE") if self.greeting.resume.is_some() => {
+            Some("+CONTINUE") if self.handshake.resume.is_some() => {
                 let id = words.next().map(str::parse).transpose().map_err(|_| {
                     Refusal::NotRedis(format!("it answered PSYNC with `{}`", shorten(text)))
                 })?;

@@ -9,8 +9,8 @@ use super::*;
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 const NEW: &str = "fedcba9876543210fedcba9876543210fedcba98";
 
-fn greeting() -> Greeting {
-    Greeting {
+fn handshake() -> Handshake {
+    Handshake {
         auth: Some(Auth {
             username: Some("backup".into()),
             password: "pw".into(),
@@ -26,12 +26,12 @@ fn greeting() -> Greeting {
 
 /// Runs a conversation in which everything the master says comes in chunks cut at `cuts`.
 fn run(
-    greeting: Greeting,
+    handshake: Handshake,
     stream: &[u8],
     cuts: &[usize],
 ) -> (Result<(), Refusal>, Vec<Event>, String) {
     let mut sent = Vec::new();
-    let mut replica = Replica::new(greeting, &mut sent);
+    let mut replica = Replica::new(handshake, &mut sent);
     let mut events = Vec::new();
     let mut at = 0;
     let mut result = Ok(());
@@ -79,7 +79,7 @@ fn a_full_sync_comes_out_the_same_wherever_the_stream_is_cut() {
             Event::Feed(Bytes::from_static(b"*1\r\n$4\r\nPING\r\n")),
         ];
         for cut in 0..=stream.len() {
-            let (result, events, sent) = run(greeting(), stream.as_bytes(), &[cut]);
+            let (result, events, sent) = run(handshake(), stream.as_bytes(), &[cut]);
             assert_eq!((result, &events), (Ok(()), &expected), "cut at {cut}");
             assert!(
                 sent.ends_with(&format!("*3\r\n$5\r\nPSYNC\r\n$40\r\n{ID}\r\n$2\r\n42\r\n")),
@@ -87,14 +87,14 @@ fn a_full_sync_comes_out_the_same_wherever_the_stream_is_cut() {
             );
         }
         let every: Vec<usize> = (0..stream.len()).collect();
-        assert_eq!(run(greeting(), stream.as_bytes(), &every).1, expected);
+        assert_eq!(run(handshake(), stream.as_bytes(), &every).1, expected);
     }
 }
 
 #[test]
 fn nothing_is_sent_before_the_answer_to_what_went_before() {
     let mut sent = Vec::new();
-    let mut replica = Replica::new(greeting(), &mut sent);
+    let mut replica = Replica::new(handshake(), &mut sent);
     let mut events = Vec::new();
     for expected in ["AUTH", "capa", "version", "PSYNC"] {
         let said = String::from_utf8(std::mem::take(&mut sent)).unwrap();
@@ -117,7 +117,7 @@ fn a_partial_sync_continues_with_or_without_a_new_id() {
         (format!("+CONTINUE {NEW}"), Some(NEW.parse().unwrap())),
     ] {
         let stream = format!("+OK\r\n+OK\r\n+OK\r\n{answer}\r\n*1\r\n");
-        let (result, events, _) = run(greeting(), stream.as_bytes(), &[]);
+        let (result, events, _) = run(handshake(), stream.as_bytes(), &[]);
         assert_eq!(result, Ok(()));
         assert_eq!(
             events,
@@ -182,12 +182,12 @@ fn every_error_has_its_meaning() {
         (ok, "+PONG", not_redis),
     ] {
         let stream = format!("{before}{answer}\r\n");
-        let (result, _, _) = run(greeting(), stream.as_bytes(), &[]);
+        let (result, _, _) = run(handshake(), stream.as_bytes(), &[]);
         let refusal = result.unwrap_err();
         assert!(check(&refusal), "{answer}: {refusal:?}");
     }
     let (result, _, _) = run(
-        greeting(),
+        handshake(),
         format!("{ok}+FULLRESYNC {ID} 5\r\n-ERR BGSAVE failed\r\n").as_bytes(),
         &[],
     );
@@ -196,11 +196,11 @@ fn every_error_has_its_meaning() {
 
 #[test]
 fn a_line_without_end_is_bounded() {
-    let (result, _, _) = run(greeting(), &vec![b'+'; 10_000], &[]);
+    let (result, _, _) = run(handshake(), &vec![b'+'; 10_000], &[]);
     assert!(matches!(result, Err(Refusal::NotRedis(_))));
 }
 
 #[test]
 fn the_password_is_never_shown() {
-    assert!(!format!("{:?}", greeting()).contains("pw"));
+    assert!(!format!("{:?}", handshake()).contains("pw"));
 }

@@ -1,4 +1,4 @@
-//! What the simulation puts in place of the world: chance from one seed, and processes that can be killed at any await.
+//! What the simulation puts in place of `src/runtime`: chance from one seed, and processes that can be killed at any await.
 
 #![allow(
     clippy::arithmetic_side_effects,
