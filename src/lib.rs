@@ -31,8 +31,6 @@
 //! lists the features.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
-// Rooms that verbs share are compiled without the verbs too.
-#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 // The API: what docs/features.md names.
 pub mod archive;

@@ -11,9 +11,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::kept::IN_FLIGHT;
 use super::log::cut;
-use super::merge::Run;
 use super::names::{self, Name};
 use super::other_copy::{OtherCopy, or_other_copy};
+use super::run::Run;
 use super::{Archive, ArchiveError, LogObject, RawStream};
 use crate::log::segment::{Entry, SegmentHeader};
 use crate::log::span::FrameIndex;
@@ -22,7 +22,7 @@ use crate::wire::crc64::Crc64;
 use crate::wire::position::{Offset, ReplId};
 
 impl Archive {
-    /// The same archive for whoever proves spans: what is wrong with one is told, even if its segments still stand.
+    /// The same archive for whoever proves spans: what is wrong with one is an error, even if its segments still stand.
     #[must_use]
     pub fn strictly(&self) -> Self {
         Self {

@@ -204,6 +204,7 @@ impl Archive {
     }
 
     /// The same through these objects, whatever else the history has.
+    #[cfg(feature = "cli")]
     pub(super) fn chain_of(
         &self,
         history: ReplId,

@@ -19,6 +19,8 @@
 //!   logged once. A later run tries again.
 
 mod merged;
+#[cfg(feature = "cli")]
+mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,12 +28,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use super::log_objects::uncovered;
-use super::merge::Run;
 use super::names::{self, Name};
-use super::{
-    Archive, ArchiveError, FLOOR_GRACE_MS, Floor, GRACE_MS, HoldName, LogObject, MergeError,
-};
+use super::{Archive, ArchiveError, FLOOR_GRACE_MS, Floor, GRACE_MS, HoldName};
 use crate::runtime;
 use crate::store::{Created, Listing, ObjectMeta, StoreError};
 use crate::wire::position::{Offset, Position, ReplId};
@@ -42,9 +40,6 @@ const BATCH: usize = if cfg!(test) { 4 } else { 32 };
 
 /// The data of a base that has no manifest after this time never gets one. An upload takes hours at most.
 const UNFINISHED_MS: u64 = 7 * 24 * 3_600_000;
-
-/// A span that is wrong may be withdrawn for so long. Segments go when a span is as old as the grace, and not before.
-const WITHDRAWN_MS: u64 = GRACE_MS / 8;
 
 /// What was deleted, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -122,25 +117,6 @@ impl Archive {
         };
         deleter.delete_all(&object, &found).await?;
         Ok(deleter.deleted)
-    }
-
-    /// Takes back a span that is wrong: a reader would take it for the log. It goes only as long as it is so young that nobody
-    /// can have deleted a segment because of it, and if its bytes are elsewhere. Whether it is wrong is found out here once more,
-    /// whatever the caller has found: whoever deletes may sleep before that for as long as the grace, and a span that is right may
-    /// be all that there is of its bytes then. False: it stays.
-    ///
-    /// # Errors
-    /// [`ArchiveError`], of the store.
-    pub(super) async fn withdraw(
-        &self,
-        history: ReplId,
-        span: LogObject,
-    ) -> Result<bool, ArchiveError> {
-        let mut deleter = match self.deleter().await {
-            Err(ArchiveError::Timeless { .. }) => return Ok(false),
-            deleter => deleter?,
-        };
-        deleter.withdraw(history, span).await
     }
 
     /// Begins a run that deletes.
@@ -243,60 +219,6 @@ impl Deleter {
         let lower = |name: &Name| matches!(name, Name::Floor(at) if is_below(*at) && !told.contains(&at.offset));
         self.sweep(&names::floors(history), FLOOR_GRACE_MS, lower)
             .await
-    }
-
-    async fn withdraw(&mut self, history: ReplId, span: LogObject) -> Result<bool, ArchiveError> {
-        let object = span.name(history).to_string();
-        let one = Listing::of(&object).pages_of(1);
-        let found = self.archive.store.list_with(one).await.try_next().await?;
-        let Some(found) = found.filter(|found| found.name == object) else {
-            return Ok(true);
-        };
-        let is_young = found.created.is_some_and(|created| {
-            created <= self.now_ms && self.now_ms.abs_diff(created) < WITHDRAWN_MS
-        });
-        if !is_young {
-            return Ok(false);
-        }
-        let stand = self.archive.segments_of(history, span).await?.is_some();
-        if !stand && !self.is_in_others(history, span).await? {
-            return Ok(false);
-        }
-        if !self.is_wrong(history, span).await? {
-            return Ok(false);
-        }
-        self.delete_all(&object, &[found]).await
-    }
-
-    /// Can it not be read, or does it not hold what its segments hold? Or has a span other bytes that is so old that segments may
-    /// have gone because of it? Then whoever made this one has read what a sleeper left.
-    async fn is_wrong(&self, history: ReplId, span: LogObject) -> Result<bool, ArchiveError> {
-        let run = self.archive.segments_of(history, span).await?;
-        let run = run.unwrap_or_else(|| Run::of(Vec::new()));
-        match self.archive.compare_span(history, &run, span).await {
-            Ok(()) => {}
-            Err(error) if error.is_wrong() => return Ok(true),
-            Err(MergeError::Archive(error)) => return Err(error),
-            Err(MergeError::Differs { .. }) => return Ok(true),
-        }
-        for other in self.archive.spans_beside(history, span).await? {
-            let name = other.name(history).to_string();
-            let created = self.archive.created_of(&name).await?.flatten();
-            if self.is_aged(created, GRACE_MS) && self.archive.differ(history, span, other).await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Do other spans have all bytes of this one?
-    async fn is_in_others(&self, history: ReplId, span: LogObject) -> Result<bool, ArchiveError> {
-        let last = span.last().unwrap_or_default();
-        let until = Some(last.saturating_add(1));
-        let mut others = self.archive.span_names(history, 0, until).await?;
-        others.retain(|other| *other != span);
-        let missing = uncovered(span.first(), &others);
-        Ok(missing.first().is_none_or(|(first, _)| *first > last))
     }
 
     /// Deletes the data of bases that never got a manifest, because their writer died.

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A segment may vanish while a reader is on its way: a span covers it, and it was deleted ([`super::merge`]). Then the
-//! reader goes on in that span. If none covers it, it is damage, and is told as such.
+//! reader goes on in that span. If none covers it, that is damage, and an error.
 
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::sleep;

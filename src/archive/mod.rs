@@ -38,6 +38,7 @@ mod kept;
 mod listing;
 mod log;
 mod log_objects;
+#[cfg(feature = "cli")]
 mod merge;
 mod names;
 mod object_reads;
@@ -45,6 +46,7 @@ mod other_copy;
 mod outline;
 mod owner;
 mod problem;
+mod run;
 mod store_check;
 pub mod takeover;
 mod tip;
@@ -74,12 +76,15 @@ pub use floor::{FLOOR_GRACE_MS, Floor, FloorDoc, Floors};
 pub use hold::{BadHoldName, HeldLog, HoldDoc, HoldName};
 pub use log::AppendError;
 pub use log_objects::LogObject;
+#[cfg(feature = "cli")]
 pub(crate) use merge::SEGMENTS as SPAN_SEGMENTS;
-pub use merge::{MergeError, Span};
+#[cfg(feature = "cli")]
+pub use merge::Span;
 pub use names::Name;
 pub use outline::Extent;
 pub use owner::SidecarDoc;
 pub use problem::Problem;
+pub use run::MergeError;
 pub use tip::Tip;
 pub use usage::{Amount, Kinds, Sizes, Usage};
 

@@ -389,7 +389,7 @@ impl Archive {
                 Ok(doc) => {
                     catalog.histories.insert(id, History::of_document(doc));
                 }
-                // What that means is told by what else there is of it.
+                // What else there is of it says what that means.
                 Err(ArchiveError::Missing { .. }) => {
                     let listed = self.names_below(&names::prefix(id)).await?;
                     self.add_histories(catalog, listed).await?;
@@ -408,7 +408,7 @@ impl Archive {
     }
 
     async fn names_below(&self, prefix: &str) -> Result<BTreeMap<ReplId, Listed>, ArchiveError> {
-        // What is not ours is told by who lists everything.
+        // What is not ours is reported by those that list everything.
         self.list_names(prefix, &mut Vec::new(), &mut Kinds::default())
             .await
     }

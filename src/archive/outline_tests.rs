@@ -271,7 +271,7 @@ async fn a_log_is_listed_from_the_span_that_reaches_furthest() {
     let cuts: Vec<u64> = (1..=9).map(|n| n * 100).collect();
     log(&archive, 1, &cuts).await;
     for firsts in [&[101, 201, 301][..], &[201], &[401, 501]] {
-        let mut run = super::super::merge::Run::of(Vec::new());
+        let mut run = super::super::run::Run::of(Vec::new());
         for first in firsts {
             let entry = archive.entry(id(1), *first).await.unwrap();
             if let Some(segment::Entry::Segment(header)) = entry {

@@ -19,7 +19,7 @@ impl Archive {
     /// Storage needs `storage.objects.create` for each insert, and also `storage.objects.delete` when there is an
     /// object of that name (the IAM table of its JSON API). It says 403 to an account that lacks them. 412 is the
     /// answer to a request that is allowed, but whose precondition fails. An account without `storage.objects.delete`
-    /// would get 403 here, and is told so. It would get the same answer where another writer was faster, and could not
+    /// would get 403 here, and the error says so. It would get the same answer where another writer was faster, and could not
     /// find that out. On a file system, the temporary file to be linked has to be written first.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What lies in a store, in objects and bytes, told by one listing of it.
+//! What lies in a store, in objects and bytes. One listing of it says that.
 
 use std::collections::BTreeMap;
 

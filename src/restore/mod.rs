@@ -34,6 +34,7 @@ pub use master::{
     CaughtUp, Identity, Offer, Payload, WaitingReplica, handshake, offer, refuse_replica,
 };
 pub use report::Report;
+#[cfg(feature = "cli")]
 pub(crate) use server::compatibility::Server;
 pub use server::{ListenOptions, Restored};
 pub use serving::{Failed, Serving, Way, WayForm};

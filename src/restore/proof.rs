@@ -52,6 +52,7 @@ impl Slack {
 /// What a target was before it was fed.
 #[derive(Debug, Clone, Default)]
 pub struct Before {
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))] // a sidecar asks
     server: Option<Server>,
     run_id: Option<String>,
     refused_commands: u64,
@@ -141,6 +142,7 @@ impl Before {
     }
 
     /// What it is.
+    #[cfg(feature = "cli")]
     pub(crate) fn server(&self) -> Option<Server> {
         self.server
     }

@@ -7,8 +7,8 @@
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::super::kept::IN_FLIGHT;
-use super::super::merge::Run;
 use super::super::names::{self, Name};
+use super::super::run::Run;
 use super::super::{ArchiveError, GRACE_MS, LogObject, MergeError};
 use super::{BATCH, Deleter};
 use crate::log::segment::{Entry, SegmentHeader};
