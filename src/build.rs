@@ -1,7 +1,7 @@
 //! Tells the program which commit it is built from: `BACKFEED_COMMIT` if that is set (where there is no checkout, as in an image),
 //! else what git says. One commit gives one program: no time, no name of a machine.
 
-#![allow(clippy::disallowed_methods)] // a build script is told by its environment
+#![allow(clippy::disallowed_methods)] // a build script gets its input from its environment
 
 use std::env;
 use std::process::Command;

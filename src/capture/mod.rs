@@ -173,7 +173,7 @@ pub enum SessionEnd {
         /// It loaded nothing when it started, at this time at the latest.
         empty_since_unix_ms: Option<i64>,
     },
-    /// The world changed under the session in a way that a new one will see.
+    /// Something changed during the session. A new session will see it.
     #[error("starting over: {0}")]
     StartOver(String),
     /// It was asked to stop. Everything received is stored and acknowledged.

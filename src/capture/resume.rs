@@ -24,7 +24,7 @@ pub(super) struct Known {
     pub lacks: Option<u64>,
     /// What a new history may come after, if the server turns out to have another history.
     pub before: Vec<Previous>,
-    /// Histories of other services. They do not matter here, but the operator is told of them.
+    /// Histories of other services. They do not matter here, but they are logged.
     pub strangers: Vec<ReplId>,
 }
 

@@ -28,7 +28,7 @@ use crate::runtime;
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::psync::replica::Event;
 
-/// The version that Valkey 9 and later must be told, to send field TTLs (PROTOCOL.md A.4).
+/// The version to name to Valkey 9 and later, so that they send field TTLs (PROTOCOL.md A.4).
 pub(crate) const REPLICA_VERSION: &str = "9.0.0";
 
 /// Where a session continues.

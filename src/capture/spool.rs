@@ -112,7 +112,7 @@ pub struct Record {
 }
 
 impl Spool {
-    /// If the directory cannot be used, this is logged at once. It is tried again when the spool is needed.
+    /// If the directory cannot be used, this is logged at once. It is opened again when the spool is needed.
     #[must_use]
     pub fn new(config: &SpoolConfig, status: &Status) -> Self {
         let spool = Self(Arc::new(Shared {

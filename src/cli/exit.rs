@@ -158,7 +158,7 @@ fn hint_of_restore(error: &RestoreError) -> Option<&'static str> {
             if matches!(**source, ServeError::NeverCame { .. }) =>
         {
             Some(
-                "--force, and --listen ADDR (where to listen) or --announce ADDR (what the server is told)",
+                "--force, and --listen ADDR (where to listen) or --announce ADDR (where the server connects to)",
             )
         }
         RestoreError::InTheWay { .. }

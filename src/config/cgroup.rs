@@ -97,7 +97,7 @@ impl<'a> Mount<'a> {
     }
 
     /// The path of a cgroup below this mount. A path that is not below it means the mount itself: a container can see
-    /// only its own part, but be told the whole path.
+    /// only its own part, and `/proc` may name the whole path.
     fn inside(&self, path: &Path) -> PathBuf {
         let inside = path.strip_prefix(&self.root).unwrap_or(Path::new(""));
         let inside = inside.strip_prefix("/").unwrap_or(inside);
@@ -176,7 +176,7 @@ mod tests {
             places("0::/\n", V2),
             [place("/sys/fs/cgroup", "", "memory.max")]
         );
-        // Version 1 beside a version 2 without controllers, in a container that is told the path on the host.
+        // Version 1 beside a version 2 without controllers, in a container whose `/proc` names the path on the host.
         let both = "4:memory,hugetlb:/docker/ab\n1:cpu:/docker/ab\n0::/docker/ab\n";
         let mounts = "30 25 0:27 /docker/ab /sys/fs/cgroup/memory ro - cgroup cgroup rw,hugetlb,memory\n\
                       31 25 0:28 /docker/ab /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n\

@@ -186,8 +186,8 @@ impl ConsolidateError {
     }
 }
 
-/// The base that a consolidation of what `request` names would begin with, and how many segments stand behind it. It is told by their
-/// names: none of them is read.
+/// The base that a consolidation of what `request` names would begin with, and how many segments stand behind it. Their names
+/// say it: none of them is read.
 ///
 /// # Errors
 /// [`ConsolidateError::Restore`].

@@ -536,7 +536,7 @@ impl Status {
         self.state().promoted = promoted;
     }
 
-    /// The store refused a write, and is tried again. `permanent`: it will refuse everything until something is
+    /// The store refused a write, which is retried. `permanent`: it will refuse everything until something is
     /// changed. Returns true when this is new, and so has to be logged: it is logged once, not with every try.
     pub fn store_failed(&self, error: impl Into<String>, permanent: bool, unix_ms: i64) -> bool {
         self.metrics().store_errors.inc();

@@ -24,7 +24,7 @@ pub use report::{Count, Diff, KeyChange, Moved, OfPrefix, What};
 
 /// How many prefixes are counted separately. Changes of further ones are added up.
 const PREFIXES: usize = 1000;
-/// Longest prefix that is told apart from others.
+/// The longest prefix that is counted by itself.
 const PREFIX_BYTES: usize = 128;
 /// How much of a key's name is shown.
 const NAME_BYTES: usize = 512;

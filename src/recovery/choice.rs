@@ -182,7 +182,7 @@ pub fn choose(
         let known = catalog.unreadable.get(&history);
         return known.map_or(Ok(history), |reason| Err(unreadable(&history, reason)));
     }
-    // Which one is the latest cannot be told without it.
+    // Without it, nobody knows which one is the latest.
     if let Some((history, reason)) = catalog.unreadable.first_key_value() {
         return Err(unreadable(history, reason));
     }

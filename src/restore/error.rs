@@ -119,7 +119,7 @@ pub enum RestoreError {
         /// Why.
         source: Box<ServeError>,
     },
-    /// The target was told to follow us, and after that it no longer answered.
+    /// The target began to follow us (`REPLICAOF`), and no longer answered after that.
     #[error(
         "{doing} failed: {source}. {addr} may still be a replica of this restore, and then takes no writes. Force the \
          restore again, or open it as it is: redis-cli REPLICAOF NO ONE"

@@ -115,7 +115,7 @@ pub struct Failed {
     end: Position,
     /// How often a server left while it loaded the RDB.
     left: u32,
-    /// Why it is not tried again.
+    /// Why it is not repeated.
     why: Option<String>,
 }
 

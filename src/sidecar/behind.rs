@@ -70,8 +70,8 @@ impl Judged {
 }
 
 impl Sidecar {
-    /// What to do with a Redis that is a master, and which decision counts if it has less than is stored. The guard of
-    /// the capture is told whether it may be captured as it is.
+    /// What to do with a Redis that is a master, and which decision counts if it has less than is stored. This
+    /// also tells the guard of the capture whether it may be captured as it is.
     pub(super) async fn judge(
         &mut self,
         facts: &Facts,

@@ -205,7 +205,7 @@ impl Sidecar {
 
 /// Takes the lease on the history, seals it, so that no other writer can add to it, and plans its restore to the very end. A log
 /// that cannot be replayed byte for byte (relative expiries of an old server) is rebuilt. Where that is not possible, not even by a
-/// base at its end, it is served as a fork. `wait` is told who else is at it.
+/// base at its end, it is served as a fork. `wait` gets the claim of another process that is at it.
 #[cfg(test)]
 pub(crate) async fn prepare(
     archive: &Archive,

@@ -25,7 +25,7 @@ use super::{ByteStream, Created, Listing, ObjectMeta, Store, StoreError, Upload,
 /// Up to this many bytes that are in memory anyway are uploaded in one request. The longest log segments are shorter.
 const SINGLE: usize = 32 << 20;
 
-/// What services are told that an object is.
+/// The content type of every object.
 pub(super) const CONTENT_TYPE: &str = "application/octet-stream";
 
 /// How long things may take.

@@ -65,7 +65,7 @@ pub struct Running {
 }
 
 impl Upkeep {
-    /// Starts it. `None`: it is not wanted.
+    /// Starts it. `None`: nothing is to be done in the background.
     #[must_use]
     pub fn start(self) -> Option<Running> {
         let every = self.config.every;
@@ -270,7 +270,7 @@ impl Upkeep {
     }
 }
 
-/// When something is tried again.
+/// The time after this pause.
 fn later(pause: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(pause).unwrap_or(now)

@@ -70,7 +70,7 @@ impl Upkeep {
         errors.extend(error_of("expiry", ended));
         let ended = timeout(TIME_LIMIT, self.delete_segments(&mut done)).await;
         errors.extend(error_of("the deletion of merged segments", ended));
-        self.tell(done, errors.is_empty());
+        self.report(done, errors.is_empty());
         if errors.is_empty() {
             retention.backoff.reset();
             retention.not_before = later(self.retention.every);
@@ -79,7 +79,7 @@ impl Upkeep {
         retention.not_before = later(retention.backoff.pause());
         self.status.metrics().expiry_errors.inc();
         let error = errors.join(". ");
-        tracing::warn!("{error}. It is tried again. What was deleted before that is gone");
+        tracing::warn!("{error}. It will be retried. What was deleted before that is gone");
         self.status.expiry(|view| view.error = Some(error));
     }
 
@@ -126,7 +126,7 @@ impl Upkeep {
         Ok(())
     }
 
-    fn tell(&self, done: Done, is_whole: bool) {
+    fn report(&self, done: Done, is_whole: bool) {
         let sum = |what: fn(&Deleted) -> u64| {
             let each = done.deleted.iter().map(what);
             each.fold(0, u64::saturating_add)
@@ -162,7 +162,7 @@ impl Upkeep {
         });
         if let (true, Some(reason)) = (is_news, reason) {
             tracing::warn!(
-                "the store did not delete {denied} objects: {reason}. It is tried again"
+                "the store did not delete {denied} objects: {reason}. It will be retried"
             );
         }
     }

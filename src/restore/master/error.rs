@@ -65,13 +65,13 @@ pub enum ServeError {
         /// What it should say.
         expected: Offset,
     },
-    /// It was told where to connect, and did not connect.
+    /// It got our address by `REPLICAOF`, and did not connect.
     #[error(
-        "it did not connect to {listen} within {seconds} s. Check that it can reach that address. Another one \
-         can be listened on, and another one can be told to the server"
+        "it did not connect to {listen} within {seconds} s. Check that it can reach that address, or \
+         listen on another one, or announce another one to the server"
     )]
     NeverCame {
-        /// The address that it was told.
+        /// The address that it got.
         listen: String,
         /// How long was waited.
         seconds: u64,

@@ -1,4 +1,4 @@
-//! Feeds a target that was told to connect.
+//! Feeds a target that is to connect to us (`REPLICAOF`).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::restore::master::{CaughtUp, Identity};
 use crate::restore::proof::{Before, Differs};
 use crate::restore::serving::{Serving, Way};
 
-/// A target that was told to connect tries each second. One that has not come by then cannot reach us.
+/// A target tries to connect each second. One that has not come by then cannot reach us.
 const COME: Duration = Duration::from_secs(60);
 /// Between two looks at a target that has not come yet.
 const LOOK: Duration = Duration::from_secs(1);

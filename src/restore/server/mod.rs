@@ -40,7 +40,7 @@ const NAMES_AT_ONCE: usize = 100;
 pub struct ListenOptions {
     /// Where to listen. None: on the address where the target can reach us, on a free port.
     pub listen: Option<SocketAddr>,
-    /// Host and port that the target is told. None: where we listen. For NAT and containers.
+    /// Host and port that the target is to connect to. None: where we listen. For NAT and containers.
     pub announce: Option<(String, u16)>,
     /// How the target must speak, and prove that it may have the data. Unguarded, only a target on this host is served.
     pub admission: Admission,

@@ -6,7 +6,7 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Every kind of call is tried again by us, in the same way.
+/// The crate retries nothing: we retry every kind of call, in the same way.
 pub(super) fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig::default(),

@@ -83,7 +83,7 @@ impl Files {
     }
 }
 
-/// Is it there? It is tried again until the limit is over.
+/// Is it there? The request is retried until the limit is over.
 async fn metadata_server(host: &str, limit: Duration) -> Result<(), String> {
     let client = Client::builder()
         .no_proxy()

@@ -12,7 +12,7 @@ const PIECE: usize = 64 << 10;
 /// whole. They may always have this size, or the size of a value if that is larger. Servers allow names of 512 MB.
 pub const RECORD_MIN: usize = 64 << 20;
 
-/// What a [`Sink`] is told in place of an opcode for the first bytes of the file: magic and version.
+/// What a [`Sink`] gets in place of an opcode for the first bytes of the file: magic and version.
 pub const HEADER: u8 = 0;
 
 /// What to do with a key.
