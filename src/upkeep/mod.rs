@@ -40,8 +40,11 @@ const BLOCKING_THREADS: usize = 128;
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS + FRAMES_AT_ONCE);
 /// How much the thread yields to others: the most there is.
 const NICENESS: i32 = 19;
+/// What an operator must know when the thread cannot begin.
+const NOT_DONE: &str =
+    "nothing is done in the background: no new bases, no merged log, no deletion";
 
-/// The archive and the server that the scheduler works for.
+/// The archive and the server that the work in the background is for.
 pub struct Upkeep {
     /// When, and how.
     pub config: ConsolidateConfig,
@@ -80,7 +83,7 @@ impl Upkeep {
         match spawned {
             Ok(_) => Some(Running { _alive: alive }),
             Err(error) => {
-                tracing::warn!("bases are not made in the background: {error}");
+                tracing::warn!("{NOT_DONE}: {error}");
                 None
             }
         }
@@ -96,7 +99,7 @@ impl Upkeep {
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
-                tracing::warn!("bases are not made in the background: {error}");
+                tracing::warn!("{NOT_DONE}: {error}");
                 return;
             }
         };
