@@ -92,10 +92,9 @@ fn assert_none_runs(home: &Path) {
 
 fn runs(home: &Path) -> bool {
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        if let Ok(dir) = fs::read_link(entry.path().join("cwd")) {
-            if dir.starts_with(home.join("scratch")) {
-                return true;
-            }
+        let dir = fs::read_link(entry.path().join("cwd"));
+        if dir.is_ok_and(|dir| dir.starts_with(home.join("scratch"))) {
+            return true;
         }
     }
     false

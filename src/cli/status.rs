@@ -104,7 +104,7 @@ async fn ask(services: &[String]) -> Report {
         let ready = it
             .status
             .as_ref()
-            .and_then(|status| status["ready"].as_bool());
+            .and_then(|status| field(status, "/ready").as_bool());
         ready == Some(true)
     };
     Report {
@@ -145,12 +145,12 @@ fn table(report: &Report, now_unix_ms: i64) -> String {
             note(&mut text, answered.error.as_deref().unwrap_or_default());
             continue;
         };
-        match status["sources"].as_object() {
+        match field(status, "/sources").as_object() {
             Some(sources) => {
                 for (name, status) in sources {
                     of_source(&mut text, name, status, now_unix_ms);
                 }
-                if let Some(error) = status["config"]["error"].as_str() {
+                if let Some(error) = field(status, "/config/error").as_str() {
                     note(&mut text, &format!("config: {error}"));
                 }
             }
@@ -161,62 +161,66 @@ fn table(report: &Report, now_unix_ms: i64) -> String {
 }
 
 fn of_source(text: &mut String, name: &str, status: &Value, now_unix_ms: i64) {
-    let is_ready = status["ready"].as_bool() == Some(true);
+    let is_ready = field(status, "/ready").as_bool() == Some(true);
     let ago = |value: &Value| match value.as_i64() {
         Some(at) => age(now_unix_ms.saturating_sub(at)),
         None => "-".to_owned(),
     };
-    let lag = status["lag_seconds"].as_f64().unwrap_or_default();
-    let kept_from = status["expiry"]["oldest_unix_ms"].as_i64();
+    let lag = field(status, "/lag_seconds").as_f64().unwrap_or_default();
+    let kept_from = field(status, "/expiry/oldest_unix_ms").as_i64();
     let kept_from = kept_from.map(crate::display::time);
     line(
         text,
         [
             name.to_owned(),
             if is_ready { "yes" } else { "NO" }.to_owned(),
-            status["phase"].as_str().unwrap_or("?").to_owned(),
+            field(status, "/phase").as_str().unwrap_or("?").to_owned(),
             format!("{lag:.1} s"),
-            ago(&status["stored_unix_ms"]),
-            ago(&status["base_unix_ms"]),
+            ago(field(status, "/stored_unix_ms")),
+            ago(field(status, "/base_unix_ms")),
             // The day is enough.
             kept_from.map_or_else(|| "-".to_owned(), |time| time.chars().take(10).collect()),
         ],
     );
-    if !is_ready && let Some(detail) = status["detail"].as_str().filter(|it| !it.is_empty()) {
+    if !is_ready
+        && let Some(detail) = field(status, "/detail")
+            .as_str()
+            .filter(|it| !it.is_empty())
+    {
         note(text, detail);
     }
-    for work in status["work"].as_array().into_iter().flatten() {
-        let what = work["what"].as_str().unwrap_or_default();
-        match work["percent"].as_f64() {
+    for work in field(status, "/work").as_array().into_iter().flatten() {
+        let what = field(work, "/what").as_str().unwrap_or_default();
+        match field(work, "/percent").as_f64() {
             Some(percent) => note(text, &format!("{what}: {percent:.1} %")),
             None => note(text, what),
         }
     }
-    for field in [
-        "store_error",
-        "spool_error",
-        "consolidate_error",
-        "merge_error",
-        "superseded",
+    for (name, path) in [
+        ("store", "/store_error"),
+        ("spool", "/spool_error"),
+        ("consolidate", "/consolidate_error"),
+        ("merge", "/merge_error"),
+        ("expiry", "/expiry/error"),
+        ("superseded", "/superseded"),
     ] {
-        if let Some(error) = status[field].as_str() {
-            note(
-                text,
-                &format!("{}: {error}", field.trim_end_matches("_error")),
-            );
+        if let Some(error) = field(status, path).as_str() {
+            note(text, &format!("{name}: {error}"));
         }
     }
-    if let Some(error) = status["expiry"]["error"].as_str() {
-        note(text, &format!("expiry: {error}"));
-    }
-    let told = status["detail"].as_str();
-    if let Some(error) = status["last_error"]
+    let told = field(status, "/detail").as_str();
+    if let Some(error) = field(status, "/last_error")
         .as_str()
         .filter(|error| Some(*error) != told)
     {
-        let ago = ago(&status["last_error_unix_ms"]);
+        let ago = ago(field(status, "/last_error_unix_ms"));
         note(text, &format!("last error, {ago}: {error}"));
     }
+}
+
+/// What is there, or null.
+fn field<'a>(value: &'a Value, path: &str) -> &'a Value {
+    value.pointer(path).unwrap_or(&Value::Null)
 }
 
 /// A line of the table: 79 columns, unless a name is long.

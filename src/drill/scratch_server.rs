@@ -148,7 +148,7 @@ impl ScratchServer {
                 Err(StartError::Server { log, .. })
                     if tries < TRIES && log.contains("Address already in use") =>
                 {
-                    tries += 1;
+                    tries = tries.saturating_add(1);
                 }
                 other => return other,
             }

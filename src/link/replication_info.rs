@@ -219,7 +219,10 @@ fn flavour(fields: &BTreeMap<&str, &str>) -> (String, String) {
 /// A server counts its uptime in whole seconds of its clock: it started anywhere in the second that this leads back to.
 fn least_uptime_ms(uptime_s: Option<u64>, time_us: Option<u64>) -> Option<u64> {
     let since_second_ms = time_us.unwrap_or(0) / 1000 % 1000;
-    Some((uptime_s?.saturating_mul(1000) + since_second_ms).saturating_sub(1000))
+    let at_most = uptime_s?
+        .saturating_mul(1000)
+        .saturating_add(since_second_ms);
+    Some(at_most.saturating_sub(1000))
 }
 
 fn role(fields: &BTreeMap<&str, &str>) -> Role {

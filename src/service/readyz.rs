@@ -63,7 +63,7 @@ async fn ask(authority: &str) -> Result<Value, String> {
     let body = axum::body::to_bytes(Body::new(answer.into_body()), LONGEST).await;
     let body = body.map_err(|error| told(&error))?;
     match serde_json::from_slice::<Value>(&body) {
-        Ok(value) if value["ready"].is_boolean() => Ok(value),
+        Ok(value) if value.get("ready").is_some_and(Value::is_boolean) => Ok(value),
         _ => Err(format!("it answered {code}, and not as a backfeed does")),
     }
 }
