@@ -60,6 +60,9 @@ pub struct HistoryDoc {
     pub service: String,
     /// What the source is.
     pub server: ServerInfo,
+    /// The `run_id` of the server when the history began, if it said it: which start of the server this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
     /// Unix milliseconds.
     pub created_unix_ms: i64,
 }

@@ -67,6 +67,7 @@ pub(super) fn history(n: u8) -> HistoryDoc {
             flavour: "redis".to_owned(),
             version: "7.0.15".to_owned(),
         },
+        run_id: None,
         created_unix_ms: 1_700_000_000_000,
     }
 }

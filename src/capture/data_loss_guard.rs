@@ -1,8 +1,9 @@
 //! What a sidecar must not make the latest state: a Redis that has less than the store. The exception is a Redis that
 //! is known to be right.
 //!
-//! A history that the store does not know says nothing of what it lacks. A server that came up empty since something was
-//! stored (Redis 7.0 and newer say that they did, and when) has nothing of that. Of others the amounts decide: one with far
+//! A history that the store does not know says nothing of what it lacks. A server that came up empty (Redis 7.0 and newer
+//! say that they did), and is another start than the one whose data is stored (its `run_id`), has nothing of that. Of
+//! others the amounts decide: one with far
 //! less than is stored has lost it. (A server takes a new history when it had no replica for `repl-backlog-ttl`. It has all.)
 
 use std::fmt;
@@ -17,6 +18,15 @@ use crate::wire::rdb::Summary;
 
 /// A server is **suddenly tiny** (invariant 1) if it has less than one in `TINY` of the stored keys and of their bytes.
 pub const TINY: u64 = 10;
+
+/// A start of a server that loaded nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmptyStart {
+    /// When that was at the latest, by our clock, Unix milliseconds.
+    pub unix_ms: i64,
+    /// Its `run_id`, which tells this start from others.
+    pub run_id: Option<String>,
+}
 
 /// How much data there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +180,6 @@ impl Capture {
         at: Position,
         found: &Summary,
     ) -> Result<(), SessionEnd> {
-        let empty_since_unix_ms = self.started_empty_unix_ms;
         let is_known = known.catalog.histories.contains_key(&at.history) || known.resume.is_some();
         if !self.guards || is_known || self.accepted == Some(at.history) || found.unwalked.is_some()
         {
@@ -191,7 +200,7 @@ impl Capture {
             bytes: found.bytes,
         };
         let stored = stored_in(&known.catalog, known.latest.as_ref(), &self.service);
-        let came_up_empty = empty_since_unix_ms.is_some();
+        let came_up_empty = self.started_empty.is_some();
         if stored
             .iter()
             .any(|stored| found.is_loss(stored, came_up_empty))
@@ -199,7 +208,7 @@ impl Capture {
             return Err(SessionEnd::Less {
                 at,
                 found,
-                empty_since_unix_ms,
+                started_empty: self.started_empty.clone(),
             });
         }
         Ok(())

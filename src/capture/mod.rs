@@ -58,7 +58,7 @@ use crate::link::sentinel::SentinelError;
 use crate::monitoring::status::Status;
 use crate::wire::position::{Position, ReplId};
 
-pub use self::data_loss_guard::{Amount, TINY};
+pub use self::data_loss_guard::{Amount, EmptyStart, TINY};
 pub use self::full_sync_limit::{
     FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
 };
@@ -170,8 +170,8 @@ pub enum SessionEnd {
         at: Position,
         /// What it has.
         found: Amount,
-        /// It loaded nothing when it started, at this time at the latest.
-        empty_since_unix_ms: Option<i64>,
+        /// It loaded nothing when it started.
+        started_empty: Option<EmptyStart>,
     },
     /// Something changed during the session. A new session will see it.
     #[error("starting over: {0}")]
@@ -263,8 +263,8 @@ pub struct Capture {
     one_link: bool,
     /// What the clock of the server said, and when, where that matters. From there on time is measured: our clock may jump.
     server_clock: Option<(i64, Instant)>,
-    /// The server loaded nothing when it started, at this time at the latest.
-    started_empty_unix_ms: Option<i64>,
+    /// The server loaded nothing when it started.
+    started_empty: Option<EmptyStart>,
     /// The server was promoted by us, and is to be followed from there.
     promoted: Option<Promoted>,
     /// Another one goes on from where it was.
@@ -303,7 +303,7 @@ impl Capture {
             full_syncs: FullSyncLimit::default(),
             one_link: false,
             server_clock: None,
-            started_empty_unix_ms: None,
+            started_empty: None,
             promoted: None,
             refused: false,
         }

@@ -5,6 +5,7 @@ use std::mem::take;
 
 use tokio::time::Instant;
 
+use super::EmptyStart;
 use super::captured_server::{
     ahead_ms, explain_full_sync, look, server_info, wants_version, warn_of_clock, warn_of_strangers,
 };
@@ -221,7 +222,10 @@ impl Capture {
         self.compare_clocks(said.as_ref(), asked);
         let ran_ms = said.as_ref().and_then(|facts| facts.started_empty_ms);
         let ran_ms = ran_ms.and_then(|ms| i64::try_from(ms).ok());
-        self.started_empty_unix_ms = ran_ms.map(|ms| (self.clock)().saturating_sub(ms));
+        self.started_empty = ran_ms.map(|ms| EmptyStart {
+            unix_ms: (self.clock)().saturating_sub(ms),
+            run_id: said.as_ref().and_then(|facts| facts.health.run_id.clone()),
+        });
         let named = said.as_ref().map(|facts| self.named(facts));
         if let Some(at) = named.as_ref().and_then(Facts::position) {
             self.status.master(at);
@@ -618,6 +622,7 @@ impl Capture {
         });
         let before = before.collect();
         let mut doc = self.history_doc(at.history, None, server_info(facts));
+        doc.run_id = facts.and_then(|facts| facts.health.run_id.clone());
         doc.replid = Some(said).filter(|said| *said != at.history);
         let commit = Commit {
             archive: self.archive.clone(),

@@ -131,6 +131,7 @@ impl Capture {
         run: Option<&str>,
     ) -> Result<(), SuccessionError> {
         let mut doc = self.history_doc(id, Some(parent), server);
+        doc.run_id = run.map(str::to_owned);
         let before = predecessor::of_branch(&self.before, parent.history, self.guards);
         let now = (self.clock)();
         let ends = predecessor::name(&self.archive, &before, &mut doc).await?;
@@ -155,6 +156,7 @@ impl Capture {
             also_previous: Vec::new(),
             service: self.service.clone(),
             server,
+            run_id: None,
             created_unix_ms,
         }
     }

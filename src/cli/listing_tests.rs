@@ -242,6 +242,7 @@ mod gathered {
             replid: None,
             service: "h:1".to_owned(),
             server: redis(),
+            run_id: None,
             created_unix_ms: NOON + if parent.is_some() { 60_000 } else { 0 },
         };
         archive.create_history(&doc).await.unwrap();

@@ -107,6 +107,7 @@ impl Sample {
             replid: None,
             service: "test".into(),
             server: self.server(),
+            run_id: None,
             created_unix_ms: 0,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::decision::{self, Claim, Held, Master};
 use super::{Sidecar, SidecarError, Tip};
 use crate::archive::{BaseManifest, Catalog};
-use crate::capture::{Amount, SessionEnd, Shutdown, TINY};
+use crate::capture::{Amount, EmptyStart, SessionEnd, Shutdown, TINY};
 use crate::config::WhenBehind;
 use crate::consolidate::{self, Worth};
 use crate::link::replication_info::Facts;
@@ -244,17 +244,26 @@ impl Sidecar {
         Ok(bases.map(BaseManifest::as_of_unix_ms).chain(by_log).max())
     }
 
-    /// Did a server that started at this time, by our clock, do so after the last of the log had been stored? This asks for how
-    /// long each of both is there: another clock than ours may have told the times of the log.
-    async fn is_younger_than_stored(
+    /// Is this start of the server another one than that whose data is stored? Then it has nothing of that. The history says
+    /// whose it is. If it does not (an older backfeed wrote it, or `INFO` did not tell), what was stored after the start may be
+    /// of the same. In doubt, within a second of the start, a decision is awaited, which loses nothing. How long each of both is
+    /// there is asked too: another clock than ours may have told the times of the log.
+    async fn is_another_start(
         &self,
         catalog: &Catalog,
         tip: &Tip,
-        since_unix_ms: i64,
+        start: &EmptyStart,
     ) -> Result<bool, SidecarError> {
         let Some(history) = catalog.histories.get(&tip.end.history) else {
             return Ok(false);
         };
+        if let Some((stored, now)) = history.doc.run_id.as_ref().zip(start.run_id.as_ref()) {
+            return Ok(stored != now);
+        }
+        let stored_unix_ms = self.stored_unix_ms(catalog, tip).await?;
+        if stored_unix_ms.is_none_or(|at| at < start.unix_ms) {
+            return Ok(true);
+        }
         let archive = self.capture.archive();
         let Some(created) = archive.age_of_log_end(history).await? else {
             return Ok(false);
@@ -263,7 +272,7 @@ impl Sidecar {
             return Ok(false);
         };
         let stored_for = now.saturating_sub(created);
-        let runs_for = (self.clock)().saturating_sub(since_unix_ms);
+        let runs_for = (self.clock)().saturating_sub(start.unix_ms);
         Ok(runs_for < stored_for)
     }
 
@@ -273,7 +282,7 @@ impl Sidecar {
         &mut self,
         at: Position,
         found: Amount,
-        empty_since_unix_ms: Option<i64>,
+        started_empty: Option<EmptyStart>,
     ) -> Result<(), SidecarError> {
         let (catalog, tip) = match self.tip().await {
             Ok(Some(found)) => found,
@@ -289,13 +298,9 @@ impl Sidecar {
                 return Ok(());
             }
         };
-        let stored_unix_ms = self.stored_unix_ms(&catalog, &tip).await?;
-        // What was stored after it had started may be its own. In doubt (within a second of its start) it waits for a
-        // decision, which loses nothing.
-        let came_up_empty = match empty_since_unix_ms {
+        let came_up_empty = match started_empty {
             None => false,
-            Some(since) if stored_unix_ms.is_none_or(|at| at < since) => true,
-            Some(since) => self.is_younger_than_stored(&catalog, &tip, since).await?,
+            Some(start) => self.is_another_start(&catalog, &tip, &start).await?,
         };
         self.judged.seen(tip.end.history);
         let request = consolidate::Request {
@@ -324,7 +329,7 @@ impl Sidecar {
         };
         if let Some(stored) = stored.filter(|stored| !found.is_loss(stored, came_up_empty)) {
             tracing::info!(
-                %found, %stored, came_up_empty, ?empty_since_unix_ms, ?stored_unix_ms,
+                %found, %stored, came_up_empty,
                 "Redis has lost nothing of what is stored, as far as the amounts tell: it is captured"
             );
             self.judged.sound = Some(at.history);

@@ -38,6 +38,7 @@ impl Sidecar {
                 flavour: facts.flavour.clone(),
                 version: facts.version.clone(),
             },
+            run_id: None,
             created_unix_ms: (self.clock)(),
         };
         match archive.begin_first(&doc, None, writer).await {

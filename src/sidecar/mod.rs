@@ -403,10 +403,10 @@ impl Sidecar {
         if let SessionEnd::Less {
             at,
             found,
-            empty_since_unix_ms,
+            ref started_empty,
         } = ended
         {
-            self.weigh(at, found, empty_since_unix_ms).await?;
+            self.weigh(at, found, started_empty.clone()).await?;
         }
         Err(ended.into())
     }

@@ -41,6 +41,7 @@ async fn with_base(store: &MemoryStore, rdb: Vec<u8>) -> Archive {
         replid: None,
         service: "test".into(),
         server: server.clone(),
+        run_id: None,
         created_unix_ms: NOW,
     };
     archive.create_history(&doc).await.unwrap();

@@ -174,6 +174,7 @@ async fn serve(
             also_previous: Vec::new(),
             service: "redis:6379".to_owned(),
             server: server.ok_or("no document")?,
+            run_id: None,
             created_unix_ms: claimant.now_unix_ms,
         };
         let begun = archive.begin_history(&doc, None, &writer).await;
