@@ -5,4 +5,5 @@ pub mod counters;
 pub mod logging;
 #[cfg(feature = "http")]
 mod metrics;
+pub mod sources;
 pub mod status;

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::config::HttpAddr;
 use crate::link::connection_limit::{self, ConnectionLimit};
+use crate::monitoring::sources::Sources;
 use crate::monitoring::status::{Phase, Status};
 
 /// Probes and scrapes take milliseconds, and there are few at once. When there are more, the oldest one is closed.
@@ -52,7 +53,15 @@ pub async fn bind(addr: &HttpAddr) -> Result<TcpListener, BindError> {
 
 /// Serves until `end`, then lets open requests finish.
 pub async fn serve(listener: TcpListener, status: Status, end: impl Future<Output = ()>) {
-    let routes = routes(status);
+    serve_routes(listener, routes(status), end).await;
+}
+
+/// The same of a process with several sources: `/readyz` of all, and `/sources/NAME/readyz` of each.
+pub async fn serve_all(listener: TcpListener, sources: Sources, end: impl Future<Output = ()>) {
+    serve_routes(listener, routes_of_all(sources), end).await;
+}
+
+async fn serve_routes(listener: TcpListener, routes: Router, end: impl Future<Output = ()>) {
     let mut connections = ConnectionLimit::new(CONNECTIONS);
     let mut end = pin!(end);
     loop {
@@ -98,16 +107,56 @@ async fn healthz(State(status): State<Status>) -> Response {
 
 async fn readyz(State(status): State<Status>) -> Response {
     let view = status.view();
-    let code = if view.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (code, Json(view)).into_response()
+    (code_of(view.ready), Json(view)).into_response()
+}
+
+fn code_of(is_ready: bool) -> StatusCode {
+    match is_ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 async fn metrics(State(status): State<Status>) -> Response {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], status.prometheus()).into_response()
+}
+
+fn routes_of_all(sources: Sources) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz_of_all))
+        .route("/readyz", get(readyz_of_all))
+        .route("/sources/{name}/readyz", get(readyz_of_one))
+        .route("/metrics", get(metrics_of_all))
+        .with_state(sources)
+}
+
+async fn healthz_of_all(State(sources): State<Sources>) -> Response {
+    if sources.is_stopped() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopped\n").into_response()
+    } else {
+        "ok\n".into_response()
+    }
+}
+
+async fn readyz_of_all(State(sources): State<Sources>) -> Response {
+    let view = sources.view();
+    (code_of(view.ready), Json(view)).into_response()
+}
+
+async fn readyz_of_one(State(sources): State<Sources>, Path(name): Path<String>) -> Response {
+    match sources.view_of(&name) {
+        Some(view) => (code_of(view.status.ready), Json(view)).into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            "there is no source of that name: /readyz lists them\n",
+        )
+            .into_response(),
+    }
+}
+
+async fn metrics_of_all(State(sources): State<Sources>) -> Response {
+    let page = sources.prometheus();
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], page).into_response()
 }
 
 #[cfg(test)]
@@ -209,6 +258,32 @@ mod tests {
         assert!(page.ends_with("# EOF\n"), "{page}");
         assert_eq!(ask(addr, "/").await.0, 404);
         status.phase(Phase::Stopped, "");
+        assert_eq!(ask(addr, "/healthz").await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn of_several_sources_each_can_be_asked_and_all_together() {
+        let sources = Sources::new("f.toml", 2, 0);
+        let (one, other) = (Status::new(), Status::new());
+        sources.add("cart", "file:///b/cart", &one);
+        sources.add("shop", "file:///b/shop", &other);
+        let listener = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(serve_all(listener, sources.clone(), std::future::pending()));
+        one.phase(Phase::Following, "");
+        let (code, body) = ask(addr, "/readyz").await;
+        let view: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((code, &view["ready_sources"]), (503, &1.into()));
+        assert_eq!(view["sources"]["cart"]["phase"], "following");
+        assert_eq!(view["sources"]["shop"]["store"], "file:///b/shop");
+        assert_eq!(ask(addr, "/sources/cart/readyz").await.0, 200);
+        assert_eq!(ask(addr, "/sources/shop/readyz").await.0, 503);
+        assert_eq!(ask(addr, "/sources/none/readyz").await.0, 404);
+        let (code, page) = ask(addr, "/metrics").await;
+        assert_eq!(code, 200);
+        assert!(page.contains("backfeed_ready{source=\"cart\""), "{page}");
+        assert_eq!(ask(addr, "/healthz").await, (200, "ok\n".to_owned()));
+        sources.stopped();
         assert_eq!(ask(addr, "/healthz").await.0, 503);
     }
 
