@@ -8,12 +8,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::feed_memory::{Account, FeedShare};
 use super::log_buffer::{Arrival, LogBuffer, Moment, Pending, PushError};
 use super::spool::spooler::Spooler;
 use super::{Clock, overlap};
 use crate::archive::{AppendError, Archive, ArchiveError, Fence};
 use crate::capture::spool::{self, Held, Spool, SpoolError};
-use crate::config::CaptureConfig;
+use crate::config::{CaptureConfig, SEGMENT_SIZE_MIN};
 use crate::display;
 use crate::log::segment::{self, Entry, SealHeader, SegmentError, SegmentHeader, SegmentMeta};
 use crate::monitoring::status::Status;
@@ -52,6 +53,10 @@ pub(super) struct State {
     pub(super) buffer: LogBuffer,
     /// What is being stored ends here.
     pub(super) in_flight: Offset,
+    /// Bytes of it, which are in memory once more while they are compressed and stored.
+    copied: usize,
+    /// The memory of all that, where several captures share it.
+    account: Account,
     /// What the spool has lost since the link began: what the link brings has no place any more.
     lost: Option<String>,
     /// The last boundary received when the spool lost something, and what it lost. That is not stored until the server
@@ -70,13 +75,13 @@ pub(super) struct State {
 }
 
 impl LogWriter {
-    /// Starts to store what will be pushed.
+    /// Starts to store what will be pushed. `share`: the memory of it, if other captures share it.
     #[must_use]
     pub fn start(
         buffer: LogBuffer,
         archive: Archive,
         config: CaptureConfig,
-        spool: Option<Spool>,
+        (spool, share): (Option<Spool>, Option<&FeedShare>),
         status: Status,
         clock: Clock,
     ) -> Self {
@@ -84,6 +89,8 @@ impl LogWriter {
         status.received(buffer.received(), clock());
         let state = State {
             in_flight: buffer.stored().offset,
+            copied: 0,
+            account: share.map_or_else(Account::default, FeedShare::account),
             buffer,
             lost: None,
             missing: None,
@@ -133,6 +140,7 @@ impl LogWriter {
             return Ok(Arrival::default());
         }
         let arrival = state.buffer.push(bytes, now);
+        state.settle_account();
         drop(state);
         self.shared.wake.notify_one();
         self.shared.crowded.notify_one();
@@ -161,7 +169,10 @@ impl LogWriter {
 
     /// Looks at the log buffer, or changes it.
     pub fn buffer<R>(&self, look: impl FnOnce(&mut LogBuffer) -> R) -> R {
-        look(&mut self.shared.state().buffer)
+        let mut state = self.shared.state();
+        let seen = look(&mut state.buffer);
+        state.settle_account();
+        seen
     }
 
     /// Waits until something was stored (or the writer was superseded) since the last call.
@@ -255,6 +266,19 @@ impl Shared {
     }
 }
 
+impl State {
+    /// The log may hold more memory now, or less.
+    pub(super) fn settle_account(&mut self) {
+        let bytes = self.buffer.memory().saturating_add(self.copied);
+        self.account.set(bytes);
+    }
+
+    /// Has the capture taken a good part of the memory that it may have?
+    pub(super) fn is_crowded(&self) -> bool {
+        self.account.is_crowded()
+    }
+}
+
 enum Next {
     Store(Pending),
     Wait(Option<Duration>),
@@ -313,8 +337,13 @@ impl Worker {
 
     fn next(&self) -> Next {
         let mut state = self.shared.state();
-        let size = self.config.segment_size;
         let buffer = &state.buffer;
+        // No more may be read before something is stored, however short the segment is.
+        let is_full = state.account.is_full();
+        let size = match is_full {
+            true => (buffer.memory() / 2).clamp(SEGMENT_SIZE_MIN, self.config.segment_size),
+            false => self.config.segment_size,
+        };
         // A link continues at a boundary, which may lie before the end of what is stored.
         let unstored = buffer.received().offset.beyond(buffer.stored().offset);
         let data_due = buffer
@@ -327,6 +356,7 @@ impl Worker {
         let now = state.flush
             || unstored >= size as u64
             || buffer.is_full(size)
+            || is_full
             || (buffer.getack_pending() && buffer.has_data())
             || due.is_some_and(|due| due.is_zero());
         if state.held {
@@ -338,6 +368,9 @@ impl Worker {
         match state.buffer.next_segment(size) {
             Some(pending) => {
                 state.in_flight = pending.meta.end;
+                let bytes = pending.meta.end.since(pending.meta.start);
+                state.copied = usize::try_from(bytes).unwrap_or(usize::MAX);
+                state.settle_account();
                 Next::Store(pending)
             }
             // A command or a transaction that has not ended: more will come, or the link will.
@@ -353,6 +386,8 @@ impl Worker {
     fn stored(&self, end: Offset, boundary: Option<Boundary>) {
         let mut state = self.shared.state();
         state.buffer.mark_stored(end, boundary);
+        state.copied = 0;
+        state.settle_account();
         state.failing = None;
         let (stored, idle) = (state.buffer.stored(), state.buffer.idle_up_to());
         drop(state);

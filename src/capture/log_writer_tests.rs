@@ -28,7 +28,7 @@ async fn writer(store: &MemoryStore, status: &Status) -> LogWriter {
         LogBuffer::new(history, boundary, Offset(100), 0, "w".into()),
         archive,
         CaptureConfig::default(),
-        None,
+        (None, None),
         status.clone(),
         Arc::new(|| 0),
     )

@@ -15,9 +15,11 @@ mod captured_server;
 mod commit;
 mod data_loss_guard;
 mod feed_link;
+mod feed_memory;
 mod foreign_feed;
 pub mod full_sync;
 mod full_sync_limit;
+mod full_sync_turns;
 pub mod log_buffer;
 pub mod log_writer;
 mod master_watch;
@@ -59,9 +61,11 @@ use crate::monitoring::status::Status;
 use crate::wire::position::{Position, ReplId};
 
 pub use self::data_loss_guard::{Amount, EmptyStart, TINY};
+pub use self::feed_memory::{FeedMemory, FeedShare};
 pub use self::full_sync_limit::{
     FULL_SYNC_PAUSE_FIRST, FULL_SYNC_PAUSE_MAX, FULL_SYNC_WINDOW, FULL_SYNCS_MAX,
 };
+pub use self::full_sync_turns::FullSyncTurns;
 pub use self::master_watch::MasterWatch;
 pub use self::promoted::Promoted;
 
@@ -70,6 +74,15 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Becomes true when the process is to end.
 pub type Shutdown = watch::Receiver<bool>;
+
+/// What the captures of one process share. Clones share the same.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Memory for feed that waits for the store.
+    pub memory: FeedMemory,
+    /// Turns for full syncs.
+    pub full_syncs: FullSyncTurns,
+}
 
 /// How a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -259,6 +272,10 @@ pub struct Capture {
     guards: bool,
     accepted: Option<ReplId>,
     full_syncs: FullSyncLimit,
+    /// Other captures take full syncs too.
+    turns: Option<FullSyncTurns>,
+    /// The memory for feed, if other captures share it.
+    share: Option<FeedShare>,
     /// The backlog did not last for two links: the next full sync takes one.
     one_link: bool,
     /// What the clock of the server said, and when, where that matters. From there on time is measured: our clock may jump.
@@ -301,12 +318,22 @@ impl Capture {
             guards: false,
             accepted: None,
             full_syncs: FullSyncLimit::default(),
+            turns: None,
+            share: None,
             one_link: false,
             server_clock: None,
             started_empty: None,
             promoted: None,
             refused: false,
         }
+    }
+
+    /// The same, as one of several captures in a process.
+    #[must_use]
+    pub fn among(mut self, shared: &Shared) -> Self {
+        self.turns = Some(shared.full_syncs.clone());
+        self.share = Some(shared.memory.join());
+        self
     }
 
     /// The archive.
@@ -343,6 +370,7 @@ impl Capture {
             .map_or(0, |log| log.buffer(|buffer| buffer.memory()));
         memory < spool::spooler::threshold(&self.config)
             && self.spool.as_ref().is_none_or(Spool::has_room)
+            && !self.share.as_ref().is_some_and(FeedShare::is_crowded)
     }
 
     /// Stores what was received, up to the last boundary, and forgets the state of the link: the next session relies

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::captured_server::{look, server_info, wants_version};
 use super::session::{REPLICA_VERSION, out_of_place};
-use super::{Clock, SessionEnd, full_sync};
+use super::{Clock, FullSyncTurns, SessionEnd, full_sync, full_sync_turns};
 use crate::archive::{Archive, BaseManifest};
 use crate::config::Source;
 use crate::link::Link;
@@ -19,7 +19,7 @@ const CATCH_UP: Duration = Duration::from_secs(600);
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes a full sync on a separate link, beside the running capture, and makes a base of it when the log has reached
-/// it. The capture does not notice.
+/// it. The capture does not notice. `turns`: of the process, if it has several captures.
 ///
 /// # Errors
 /// [`SessionEnd`]; then nothing counts.
@@ -28,7 +28,12 @@ pub async fn new_base(
     archive: &Archive,
     status: &Status,
     clock: &Clock,
+    turns: Option<&FullSyncTurns>,
 ) -> Result<BaseManifest, SessionEnd> {
+    let turn = match turns {
+        Some(turns) => Some(turns.next().await),
+        None => None,
+    };
     let facts = look(source).await?;
     let version = wants_version(facts.as_ref()).then_some(REPLICA_VERSION);
     let mut link = Link::connect_for_snapshot(source, version).await?;
@@ -40,7 +45,8 @@ pub async fn new_base(
         event => return Err(out_of_place(&event)),
     };
     let tally = status.full_sync_begun();
-    let received = full_sync::receive_payload(&mut link, archive, at, status).await?;
+    let receive = full_sync::receive_payload(&mut link, archive, at, status);
+    let received = full_sync_turns::during(turn, status, receive).await?;
     drop(link);
     let server = server_info(facts.as_ref());
     let manifest = received.finish(archive, server, clock()).await?;

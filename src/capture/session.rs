@@ -12,6 +12,7 @@ use super::captured_server::{
 use super::commit::{Commit, Committing};
 use super::feed_link::{self, FeedLink};
 use super::foreign_feed::Had;
+use super::full_sync_turns::{self, Turn};
 use super::log_buffer::LogBuffer;
 use super::log_writer::LogWriter;
 use super::master_watch::MasterWatch;
@@ -123,6 +124,14 @@ struct Start {
     had: Had,
 }
 
+impl Start {
+    /// Is the server sure to continue the feed, as far as it says?
+    fn would_continue(&self) -> bool {
+        let from = self.from.as_ref().zip(self.facts.as_ref());
+        from.is_some_and(|(from, facts)| facts.would_continue(from.asked()))
+    }
+}
+
 impl Capture {
     /// Follows `source` until the link, the server or this process ends, or `watch` sees another master. With `once`,
     /// until one full sync is stored.
@@ -158,9 +167,7 @@ impl Capture {
         shutdown: &mut Shutdown,
         achieved: &mut Achieved,
     ) -> Result<Infallible, SessionEnd> {
-        let said = self.ask_server(source, shutdown).await?;
-        let mut start = self.find_start(said, once, shutdown).await?;
-        self.check_full_sync_limit(start.from.as_ref(), start.facts.as_ref())?;
+        let (mut start, turn) = self.begin(source, once, shutdown).await?;
         let version = wants_version(start.facts.as_ref()).then_some(REPLICA_VERSION);
         self.status.phase(Phase::Connecting, source.to_string());
         let (mut link, two) = self.connect(source, version, &start, shutdown).await?;
@@ -170,6 +177,7 @@ impl Capture {
         ) {
             (Event::Continue(id), Some(from)) => {
                 achieved.continued = true;
+                drop(turn);
                 self.take_continue(from, id, &start, shutdown).await?;
                 (None, FeedLink::here(link))
             }
@@ -185,7 +193,7 @@ impl Capture {
                     true => FeedLink::never(),
                     false => FeedLink::coming(source.clone(), version, at),
                 });
-                let sync = self.take_full_sync(link, feed, at, start);
+                let sync = self.take_full_sync((link, turn), feed, at, start);
                 let (committing, feed) = unless_stopped(shutdown, sync).await??;
                 (Some((committing, tally)), feed)
             }
@@ -209,6 +217,39 @@ impl Capture {
             self.log = Some(log);
         }
         Err(end)
+    }
+
+    /// Asks the server and the store where to go on. Where that is likely to take a full sync, waits for its turn.
+    async fn begin(
+        &mut self,
+        source: &Source,
+        once: bool,
+        shutdown: &mut Shutdown,
+    ) -> Result<(Start, Option<Turn>), SessionEnd> {
+        let mut turn = None;
+        loop {
+            let said = self.ask_server(source, shutdown).await?;
+            let start = self.find_start(said, once, shutdown).await?;
+            self.check_full_sync_limit(start.from.as_ref(), start.facts.as_ref())?;
+            let (Some(turns), None) = (&self.turns, &turn) else {
+                return Ok((start, turn));
+            };
+            if start.would_continue() {
+                return Ok((start, None));
+            }
+            turn = turns.now();
+            if turn.is_some() {
+                return Ok((start, turn));
+            }
+            let (what, at_once) = (
+                "waiting for the full syncs of other sources",
+                turns.at_once(),
+            );
+            let detail = format!("{what} ({at_once} at a time)");
+            self.status.phase(Phase::Connecting, detail);
+            turn = Some(unless_stopped(shutdown, turns.next()).await?);
+            // That may have been long ago.
+        }
     }
 
     /// What the server says of itself. None: it says nothing.
@@ -392,7 +433,7 @@ impl Capture {
     /// The same: receives the snapshot. What the store has decides what its history comes after.
     async fn take_full_sync(
         &mut self,
-        link: Link,
+        link: (Link, Option<Turn>),
         feed: Option<FeedLink>,
         at: Position,
         start: Start,
@@ -576,7 +617,7 @@ impl Capture {
     /// by the same link.
     async fn full_sync(
         &mut self,
-        mut link: Link,
+        (mut link, turn): (Link, Option<Turn>),
         feed: Option<FeedLink>,
         at: Position,
         had: Had,
@@ -593,6 +634,8 @@ impl Capture {
         }
         warn_of_strangers(&known, at.history);
         let receive = full_sync::receive(&mut link, &self.archive, at, &self.status);
+        // The child of the server has ended with it.
+        let receive = full_sync_turns::during(turn, &self.status, receive);
         let (received, feed) = match feed {
             Some(mut feed) => {
                 let received = tokio::select! {
@@ -695,7 +738,7 @@ impl Capture {
             buffer,
             archive,
             config,
-            self.spool.clone(),
+            (self.spool.clone(), self.share.as_ref()),
             self.status.clone(),
             self.clock.clone(),
         ));

@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::commit::{Committed, Committing, Joined};
 use super::feed_link::FeedLink;
+use super::feed_memory::FeedShare;
 use super::full_sync::FullSyncError;
 use super::log_buffer::{LogBuffer, PushError};
 use super::log_writer::LogWriter;
@@ -86,8 +87,7 @@ impl<'a> Follow<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.announce();
         loop {
-            let full =
-                self.log.buffer(|buffer| buffer.memory()) >= self.capture.config.memory_limit;
+            let full = self.is_full();
             let reading = !full && !self.stopping;
             // What was stored is acknowledged before more is read: only reading could keep the others from their turn.
             tokio::select! {
@@ -125,6 +125,13 @@ impl<'a> Follow<'a> {
                 return Err(SessionEnd::Stopped);
             }
         }
+    }
+
+    /// Is memory full of what waits for the store?
+    fn is_full(&self) -> bool {
+        let memory = self.log.buffer(|buffer| buffer.memory());
+        let share = self.capture.share.as_ref();
+        memory >= self.capture.config.memory_limit || share.is_some_and(FeedShare::is_full)
     }
 
     async fn event(&mut self, event: Event) -> Result<(), SessionEnd> {
@@ -315,6 +322,7 @@ impl<'a> Follow<'a> {
             .buffer(|buffer| buffer.received().offset.beyond(buffer.stored().offset));
         let limit = match self.capture.spool {
             Some(_) => "all of memory and spool",
+            None if self.capture.share.is_some() => "its part of the memory for feed",
             None => "the memory limit",
         };
         Err(SessionEnd::StoreStalled {

@@ -10,7 +10,7 @@ use crate::check::Wanted;
 use crate::config::{BackupConfig, ConfigError, Upstream};
 use crate::monitoring::status::unix_ms_now;
 use crate::service;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{Turns, Upkeep};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -117,6 +117,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                 redis: config.redis.clone(),
                 status: status.clone(),
                 clock: clock.clone(),
+                turns: Turns::default(),
             };
             let _upkeep = (!config.once).then(|| upkeep.start());
             Ok(service::run_backup(config, &store, status, clock, shutdown).await?)

@@ -14,7 +14,7 @@ use crate::config::{
 };
 use crate::monitoring::status::unix_ms_now;
 use crate::sidecar;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{Turns, Upkeep};
 use crate::wire::position::ReplId;
 
 const EXAMPLES: &str = "\
@@ -159,6 +159,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                 redis: Upstream::Server(config.redis.clone()),
                 status: status.clone(),
                 clock: clock.clone(),
+                turns: Turns::default(),
             };
             let _upkeep = upkeep.start();
             Ok(sidecar::run(config, &store, status, clock, shutdown).await?)

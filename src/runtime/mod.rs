@@ -8,6 +8,7 @@ pub mod buffers;
 pub mod pipe;
 
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tracing::{Instrument, Span};
 
 /// The stack of each thread, in bytes. A restore is one future within another, down to the store's client, and builds
 /// without optimization took more than the usual 2 MiB. Only what is touched takes memory.
@@ -21,7 +22,8 @@ where
 {
     #[cfg(test)]
     let task = simulated::in_process(task);
-    tokio::spawn(task)
+    // Its log lines are of the same source.
+    tokio::spawn(task.in_current_span())
 }
 
 /// Runs `task` as one of `set`.
@@ -32,7 +34,7 @@ where
 {
     #[cfg(test)]
     let task = simulated::in_process(task);
-    set.spawn(task)
+    set.spawn(task.in_current_span())
 }
 
 /// Runs work that keeps a processor or a disk busy where nobody waits for its thread.
@@ -43,7 +45,8 @@ pub(crate) fn spawn_blocking<T: Send + 'static>(
     if simulated::is_on() {
         return spawn(async move { work() });
     }
-    tokio::task::spawn_blocking(work)
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
 }
 
 /// Are there no disk and no threads?

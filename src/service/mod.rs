@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::capture::{
-    Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shutdown, stopped,
+    Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shared, Shutdown, stopped,
 };
 use crate::config::{BackupConfig, Source, StoreConfig, Upstream};
 use crate::link::sentinel::{Finder, SentinelError};
@@ -62,8 +62,8 @@ pub enum Patience {
     None,
     /// `backup`: for a store that is away, not for one that refuses.
     Away,
-    /// `sidecar`: waits whatever the error of the store, because Redis waits for us. Does not wait if the store is no
-    /// archive.
+    /// `sidecar`: waits whatever the error of the store, because Redis waits for us. `serve` too, because there are other
+    /// sources. Does not wait if the store is no archive.
     Whatever,
 }
 
@@ -139,11 +139,39 @@ pub async fn run_backup(
     store: &StoreConfig,
     status: Status,
     clock: Clock,
-    mut shutdown: Shutdown,
+    shutdown: Shutdown,
 ) -> Result<(), SessionEnd> {
-    let patience = match config.once {
-        true => Patience::None,
-        false => Patience::Away,
+    run(config, store, status, clock, shutdown, None).await
+}
+
+/// One source of `backfeed serve`: the same among others, with which it shares what a process has. An error of the server or of
+/// the store is tried again, however it looks, because the others go on.
+///
+/// # Errors
+/// The [`SessionEnd`] that no further try of this kind can repair: superseded, or a store that is no archive.
+pub async fn run_among(
+    config: BackupConfig,
+    store: &StoreConfig,
+    status: Status,
+    clock: Clock,
+    shutdown: Shutdown,
+    shared: &Shared,
+) -> Result<(), SessionEnd> {
+    run(config, store, status, clock, shutdown, Some(shared)).await
+}
+
+async fn run(
+    config: BackupConfig,
+    store: &StoreConfig,
+    status: Status,
+    clock: Clock,
+    mut shutdown: Shutdown,
+    shared: Option<&Shared>,
+) -> Result<(), SessionEnd> {
+    let patience = match (config.once, shared) {
+        (true, _) => Patience::None,
+        (false, None) => Patience::Away,
+        (false, Some(_)) => Patience::Whatever,
     };
     let archive = match open_archive(store, patience, &status, &clock, &mut shutdown).await {
         Ok(archive) => archive,
@@ -159,6 +187,10 @@ pub async fn run_backup(
         status.clone(),
         clock.clone(),
     );
+    if let Some(shared) = shared {
+        capture = capture.among(shared);
+    }
+    let gives_up = shared.is_none();
     let mut pauses = SessionPauses::default();
     let mut connected = false;
     let mut superseded = false;
@@ -187,7 +219,9 @@ pub async fn run_backup(
                 doubt(&status, &clock, &end);
                 superseded = true;
             }
-            end if config.once || (end.is_permanent() && !connected) => return Err(end),
+            end if config.once || (end.is_permanent() && !connected && gives_up) => {
+                return Err(end);
+            }
             SessionEnd::StoreStalled { .. } => {
                 report(&status, &clock, &end);
                 wait_for_room(&capture, &mut shutdown).await;

@@ -57,7 +57,9 @@ impl Upkeep {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let archive = self.archive().await.map_err(|error| text(&error))?;
         let mut request = self.request(stored, Worth::AnyLog);
+        let turn = self.turns.work().await;
         let keys = lost_keys(&archive, &request, MOST_KEYS).await;
+        drop(turn);
         let keys = keys.map_err(|error| text(&error))?;
         if keys.is_empty() || keys.len() > MOST_KEYS {
             return Ok(None);
@@ -81,6 +83,7 @@ impl Upkeep {
             sleep(ASK_LOOK).await;
         }
         request.when = When::Offset(at.offset.0);
+        let _turn = self.turns.work().await;
         let made = consolidate_given(&archive, &request, given).await;
         let report = made.map_err(|error| text(&error))?;
         tracing::info!(

@@ -105,7 +105,8 @@ impl Upkeep {
     async fn new_base(&self) -> Result<BaseManifest, SessionEnd> {
         let archive = self.archive().await?;
         let source = self.source().await?;
-        refetch::new_base(&source, &archive, &self.status, &self.clock).await
+        let turns = self.turns.full_syncs.as_ref();
+        refetch::new_base(&source, &archive, &self.status, &self.clock, turns).await
     }
 }
 

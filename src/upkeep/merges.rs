@@ -108,6 +108,7 @@ impl Upkeep {
         }
         let pending = segments.wrapping_sub(merges.segments);
         merges.segments = segments;
+        let _turn = self.turns.work().await;
         match timeout(TIME_LIMIT, self.merge_some(stored.history, merges, pending)).await {
             Ok(Ok(has_more)) => {
                 merges.backoff.reset();

@@ -1,6 +1,7 @@
 //! What is done for an archive while a capture runs, in the background: new bases, merged log, and the deletion of what is old.
 //! It has a thread of its own, which yields to everything else, and a store connection of its own.
 
+mod among;
 mod ask_server;
 mod full_syncs;
 mod merges;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+pub use self::among::{Turns, UpkeepThread};
 use self::full_syncs::{REFETCH_EVERY, Refetches};
 use self::merges::Merges;
 use self::pace::{BY_TIME, Known, Pace};
@@ -60,6 +62,8 @@ pub struct Upkeep {
     pub status: Status,
     /// The time.
     pub clock: Clock,
+    /// What it shares with the upkeep of other captures.
+    pub turns: Turns,
 }
 
 /// Ends the upkeep when it is dropped, without waiting for it: a base in the making is lost by that, nothing else.
@@ -71,15 +75,14 @@ impl Upkeep {
     /// Starts it. `None`: nothing is to be done in the background.
     #[must_use]
     pub fn start(self) -> Option<Running> {
-        let every = self.config.every;
-        if every.is_none() && !self.config.merge && !self.retention.deletes() {
+        if !self.is_wanted() {
             return None;
         }
         let (alive, gone) = oneshot::channel();
         let spawned = thread::Builder::new()
             .name("upkeep".to_owned())
             .stack_size(runtime::STACK)
-            .spawn(move || self.run(every, gone));
+            .spawn(move || self.run(gone));
         match spawned {
             Ok(_) => Some(Running { _alive: alive }),
             Err(error) => {
@@ -89,35 +92,30 @@ impl Upkeep {
         }
     }
 
-    fn run(self, every: Option<Duration>, gone: oneshot::Receiver<()>) {
-        yield_to_others();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(BLOCKING_THREADS)
-            .on_thread_start(yield_to_others)
-            .enable_all()
-            .build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::warn!("{NOT_DONE}: {error}");
-                return;
-            }
-        };
-        let work = async {
-            tokio::select! {
-                () = self.work(every) => {}
-                // It may take long, and nothing waits for it.
-                () = self.delete_what_is_old() => {}
-                _ = gone => {}
-            }
-        };
-        runtime.block_on(work);
-        runtime.shutdown_background();
+    fn is_wanted(&self) -> bool {
+        self.config.every.is_some() || self.config.merge || self.retention.deletes()
     }
 
-    async fn work(&self, every: Option<Duration>) {
+    fn run(self, gone: oneshot::Receiver<()>) {
+        if let Some(runtime) = runtime_of_thread() {
+            runtime.block_on(self.until(gone));
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Works until `gone`.
+    async fn until(self, gone: oneshot::Receiver<()>) {
+        tokio::select! {
+            () = self.work() => {}
+            // It may take long, and nothing waits for it.
+            () = self.delete_what_is_old() => {}
+            _ = gone => {}
+        }
+    }
+
+    async fn work(&self) {
         let mut merges = Merges::new();
-        let Some(every) = every else {
+        let Some(every) = self.config.every else {
             loop {
                 sleep(LOOK).await;
                 self.merge_log(&mut merges).await;
@@ -240,6 +238,7 @@ impl Upkeep {
         stored: Position,
         worth: Worth,
     ) -> Result<Report, ConsolidateError> {
+        let _turn = self.turns.work().await;
         let archive = self.archive().await?;
         let work = self.status.work("new base");
         consolidate(&archive, &self.request(stored, worth), &work).await
@@ -273,7 +272,20 @@ impl Upkeep {
     }
 }
 
-/// The time after this pause.
+/// The runtime of this thread, which yields to all others. None: there can be none, which is logged.
+fn runtime_of_thread() -> Option<tokio::runtime::Runtime> {
+    yield_to_others();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .on_thread_start(yield_to_others)
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| tracing::warn!("{NOT_DONE}: {error}"))
+        .ok()
+}
+
+/// When something is tried again.
 fn later(pause: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(pause).unwrap_or(now)

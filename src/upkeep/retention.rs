@@ -65,6 +65,7 @@ impl Upkeep {
         self.status.expiry(|view| view.keeps = keeps);
         let mut done = Done::default();
         let mut errors = Vec::new();
+        let _turn = self.turns.work().await;
         // What cannot expire does not keep merged segments.
         let ended = timeout(TIME_LIMIT, self.run_expiry(&mut done)).await;
         errors.extend(error_of("expiry", ended));

@@ -116,7 +116,7 @@ impl Captured {
             runtime.block_on(async {
                 let store = backfeed::store::open(&store).await.unwrap();
                 let archive = Archive::open(store).await.unwrap();
-                let base = refetch::new_base(&source, &archive, &status, &clock);
+                let base = refetch::new_base(&source, &archive, &status, &clock, None);
                 base.await.unwrap()
             })
         });

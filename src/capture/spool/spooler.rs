@@ -43,7 +43,7 @@ impl Spooler {
             let woken = self.shared.crowded.notified();
             let batch = {
                 let state = self.shared.state();
-                let crowded = state.buffer.memory() >= threshold;
+                let crowded = state.buffer.memory() >= threshold || state.is_crowded();
                 crowded
                     .then(|| state.buffer.spoolable(state.in_flight, least, RECORD_MAX))
                     .flatten()
@@ -58,7 +58,10 @@ impl Spooler {
                 record.map(|record| (batch, record))
             });
             if let Ok(Some((batch, record))) = put.await {
-                self.shared.state().buffer.spooled(&batch, &record, grain);
+                let mut state = self.shared.state();
+                state.buffer.spooled(&batch, &record, grain);
+                state.settle_account();
+                drop(state);
                 self.shared.progress.notify_one();
             } else {
                 sleep(PAUSE).await;
