@@ -14,10 +14,13 @@ use backfeed::recovery::BLOCKING_READERS;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// One thread for the feed and one for all else, such as `/healthz` while a chunk is compressed.
+/// One thread for the feed and one for all else, such as `/healthz` while a chunk is compressed. Many sources have as many as
+/// there are cores.
 const WORKERS: usize = 2;
 /// File and name look-ups. Each costs a stack, so not tokio's 512.
 const BLOCKING_THREADS: usize = 8;
+/// With many sources: some of them may wait for a disk that hangs.
+const BLOCKING_THREADS_OF_MANY: usize = 64;
 // Those that a restore holds to its end, and one to read what they wait for.
 const _: () = assert!(BLOCKING_THREADS > BLOCKING_READERS);
 
@@ -43,9 +46,16 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    let (workers, blocking) = match cli.has_many_sources() {
+        true => {
+            let cores = std::thread::available_parallelism().map_or(WORKERS, usize::from);
+            (cores.max(WORKERS), BLOCKING_THREADS_OF_MANY)
+        }
+        false => (WORKERS, BLOCKING_THREADS),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(BLOCKING_THREADS)
+        .worker_threads(workers)
+        .max_blocking_threads(blocking)
         .thread_stack_size(backfeed::runtime::STACK)
         .enable_all()
         .build()

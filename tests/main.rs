@@ -51,6 +51,7 @@ mod retention;
 mod round_trip;
 mod scripted;
 mod sentinel;
+mod serve;
 mod served_log;
 mod serving_tls;
 mod set_back;

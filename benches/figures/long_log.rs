@@ -18,7 +18,7 @@ pub fn run(segments: usize) {
         verb(&store, &["list", "--json"]);
         verb(&store, &["cost"]);
         verb(&store, &["get", "key:1"]);
-        verb(&store, &["get", "key:1", "--changes", "3"]);
+        verb(&store, &["get", "key:1", "--changes"]);
         verb(&store, &["verify"]);
         verb(&store, &["verify", "--deep"]);
         verb(&store, &["expire", "--keep", "1d"]);

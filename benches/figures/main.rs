@@ -5,6 +5,7 @@
 //! - `full-sync`: `backup --once` against `redis-cli --rdb` of the same server, wall time and most memory; to a directory and
 //!   to an emulator of Google Cloud Storage
 //! - `master`: what a server does at full load alone, with a replica, and with backfeed; and what backfeed takes for it
+//! - `many`: `serve` with 200 idle sources; and with 20 busy ones, against 20 processes of `backup`
 //! - `wait`: `WAIT 1` after a write against one object write on the same store
 //! - `restore`: a restore to a server against the server's own load of the same RDB
 //! - `apply`: the commands of a log, applied, against a server's load of the same as its append-only file
@@ -37,6 +38,7 @@ mod boot;
 mod consolidate;
 mod full_sync;
 mod long_log;
+mod many;
 mod master;
 mod restore;
 mod served_log;
@@ -58,9 +60,10 @@ use support::{Env, Gcs, Server, Version};
 const KEYS: usize = 5_000_000;
 const VALUE: usize = 100;
 const ROUNDS: usize = 3;
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "full-sync",
     "master",
+    "many",
     "wait",
     "restore",
     "apply",
@@ -127,6 +130,9 @@ fn main() {
     }
     if wanted("master") {
         master::run(&Place::directory());
+    }
+    if wanted("many") {
+        many::run();
     }
 }
 

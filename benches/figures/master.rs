@@ -119,7 +119,7 @@ pub fn load(redis: &Server) -> Run {
 }
 
 /// CPU seconds of a process so far, at 100 ticks a second, as Linux counts for everybody.
-fn cpu(pid: u32) -> f64 {
+pub fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = stat.rsplit_once(')').unwrap().1;
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();

@@ -93,7 +93,7 @@ impl Args {
             deletes: self.capture.retention().deletes(),
             http: self.capture.http.clone(),
             memory: self.capture.memory(),
-            files: process_setup::warning(),
+            files: process_setup::warning(1),
             now_unix_ms: unix_ms_now,
         })
     }
@@ -124,4 +124,66 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         },
     )
     .await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::*;
+    use crate::config::{SERVICE_KEYS, SOURCE_KEYS, ServeConfig};
+
+    #[derive(Debug, Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Each flag of `backup` is a key of the file of `serve`, and each key but these is a flag.
+    #[test]
+    fn the_keys_of_the_file_are_the_flags_of_backup() {
+        let command = Alone::command();
+        let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+        let mut flags: Vec<String> = flags.map(|flag| flag.replace('-', "_")).collect();
+        let of_the_process = ["once", "log_format", "verbose", "help", "version"];
+        flags.retain(|flag| !of_the_process.contains(&flag.as_str()));
+        let only_keys = ["redis_password_env", "sentinel_password_env", "full_syncs"];
+        let all = SOURCE_KEYS.iter().chain(&SERVICE_KEYS);
+        let mut keys: Vec<String> = all.map(|key| (*key).to_owned()).collect();
+        keys.retain(|key| !only_keys.contains(&key.as_str()));
+        flags.sort();
+        keys.sort();
+        assert_eq!(keys, flags);
+    }
+
+    #[test]
+    fn what_neither_sets_is_the_same() {
+        let (redis, store) = ("redis://h", "gs://bucket/a");
+        let command = Alone::command().mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+        let typed = command.get_matches_from(["backup", "--redis", redis, "--store", store]);
+        let args = Alone::from_arg_matches(&typed).unwrap().args;
+        let text = format!("[sources.a]\nredis = \"{redis}\"\nstore = \"{store}\"\n");
+        let config = ServeConfig::parse(&text, &|_| None).unwrap();
+        let budget = crate::config::Budget::new(None, None);
+        let shares = config.shares(&budget);
+        let source = config.sources.into_iter().next().unwrap().within(&shares);
+        let backup = args.lower().unwrap();
+        assert_eq!(source.redis, backup.redis);
+        assert_eq!(source.store, args.store.lower(&args.gcs).unwrap());
+        assert_eq!(source.retention, args.capture.retention());
+        assert_eq!(config.service.grace, backup.grace);
+        // The memory of a process may be that of a cgroup.
+        let (memory, consolidation) =
+            (source.capture.memory_limit, source.consolidate.memory_limit);
+        let capture = crate::config::CaptureConfig {
+            memory_limit: memory,
+            ..backup.capture
+        };
+        let consolidate = crate::config::ConsolidateConfig {
+            memory_limit: consolidation,
+            ..backup.consolidate
+        };
+        assert_eq!((source.capture, source.consolidate), (capture, consolidate));
+    }
 }

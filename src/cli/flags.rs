@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Failure, print, print_json, settings, version};
 use crate::archive::Archive;
 use crate::config::{
-    AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
+    self, AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
     EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KeepPolicy, KmsKey, ListenTls,
     RetentionConfig, Sentinels, Shares, Source, SpoolConfig, StorageClass, StoreConfig, Tls,
     Upstream, Wanted, cgroup_memory_limit, parse_duration, parse_keep, parse_project, parse_size,
@@ -458,7 +458,7 @@ pub(super) struct Capture {
 
     /// How often to create a base (snapshot) from the last one and the log, if something was written; `never`: only by hand
     #[arg(long, env = "BACKFEED_CONSOLIDATE_EVERY", value_name = "TIME", default_value = "1h",
-          value_parser = parse_every, help_heading = NEW_BASES)]
+          value_parser = |text: &str| config::parse_every(text).map(Every), help_heading = NEW_BASES)]
     consolidate_every: Every,
 
     /// Create a base also when the log since the last one has this many percent of its size
@@ -474,7 +474,7 @@ pub(super) struct Capture {
 
     /// Merge the segments of the log into fewer, longer objects, minutes after they were stored; `never`: only by hand
     #[arg(long, env = "BACKFEED_MERGE", value_name = "always|never", default_value = "always",
-          value_parser = parse_merge, help_heading = NEW_BASES)]
+          value_parser = |text: &str| config::parse_merge(text).map(Merging), help_heading = NEW_BASES)]
     merge: Merging,
 
     #[command(flatten)]
@@ -598,23 +598,6 @@ struct Every(Option<Duration>);
 /// Is the log merged?
 #[derive(Debug, Clone, Copy)]
 struct Merging(bool);
-
-fn parse_merge(text: &str) -> Result<Merging, ConfigError> {
-    match text {
-        "always" => Ok(Merging(true)),
-        "never" => Ok(Merging(false)),
-        other => Err(ConfigError::new(format!(
-            "`{other}` is neither `always` nor `never`"
-        ))),
-    }
-}
-
-fn parse_every(text: &str) -> Result<Every, ConfigError> {
-    if text == "never" {
-        return Ok(Every(None));
-    }
-    parse_duration(text).map(|every| Every(Some(every)))
-}
 
 impl Capture {
     fn budget(&self) -> Budget {

@@ -4,6 +4,7 @@
 
 mod backup;
 mod check;
+mod check_config;
 mod completions;
 mod consolidate;
 mod cost;
@@ -25,6 +26,7 @@ mod progress_bar;
 mod record;
 mod replay;
 mod restore;
+mod serve;
 mod settings;
 mod sidecar;
 #[cfg(feature = "http")]
@@ -92,6 +94,8 @@ enum Verb {
     Check(check::Args),
     #[cfg(feature = "http")]
     Status(status::Args),
+    Serve(serve::Args),
+    CheckConfig(check_config::Args),
     Restore(restore::Args),
     List(list::Args),
     Cost(cost::Args),
@@ -119,6 +123,8 @@ impl Cli {
             Verb::Check(args) => (args.log(), Level::Quiet),
             #[cfg(feature = "http")]
             Verb::Status(args) => (&args.log, Level::Quiet),
+            Verb::Serve(args) => (&args.log, Level::Info),
+            Verb::CheckConfig(args) => (&args.log, Level::Quiet),
             Verb::Restore(args) => (&args.common.log, Level::Info),
             Verb::List(args) => (&args.common.log, Level::Quiet),
             Verb::Cost(args) => (&args.common.log, Level::Quiet),
@@ -136,6 +142,12 @@ impl Cli {
             Verb::Fixture(args) => (args.log(), Level::Quiet),
             Verb::Completions(_) | Verb::Man(_) => return None,
         })
+    }
+
+    /// Does the verb run many captures at the same time?
+    #[must_use]
+    pub fn has_many_sources(&self) -> bool {
+        matches!(self.verb, Verb::Serve(_))
     }
 
     /// The form of the log, and of the last error.
@@ -194,6 +206,15 @@ impl Failure {
         Self {
             exit,
             message: settings::in_long_flags(&in_one_line(&message)),
+            hint: None,
+        }
+    }
+
+    /// The same with the message as it is, but for line breaks: it names no settings.
+    fn as_it_is(exit: Exit, message: impl fmt::Display) -> Self {
+        Self {
+            exit,
+            message: in_one_line(&message),
             hint: None,
         }
     }
@@ -355,6 +376,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Check(args) => check::run(args).await,
         #[cfg(feature = "http")]
         Verb::Status(args) => status::run(args).await,
+        Verb::Serve(args) => serve::run(args).await,
+        Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Cost(args) => cost::run(args).await,

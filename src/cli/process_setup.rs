@@ -13,6 +13,8 @@ const PROBES: usize = crate::service::http::CONNECTIONS;
 const PROBES: usize = 0;
 /// For Redis, the store (its connections, files that are written and read beside each other), the spool, the log, the runtime.
 const FOR_US: usize = 128;
+/// For each further source: two connections to its server, some to its store.
+const FOR_A_SOURCE: usize = 8;
 /// The least that a process can be given; shells and containers give 1,024 and more.
 const LEAST: usize = 256;
 const _: () = assert!(FOR_OTHERS + FOR_US <= LEAST);
@@ -30,12 +32,14 @@ pub fn prepare() {
     let _ = setrlimit(Resource::Nofile, most);
 }
 
-/// What an operator should change.
-pub(super) fn warning() -> Option<String> {
+/// What an operator should change, for a process with so many sources.
+pub(super) fn warning(sources: usize) -> Option<String> {
     let allowed = getrlimit(Resource::Nofile).current?;
-    (allowed < LEAST as u64).then(|| {
+    let more = sources.saturating_sub(1).saturating_mul(FOR_A_SOURCE);
+    let least = LEAST.saturating_add(more);
+    (allowed < least as u64).then(|| {
         format!(
-            "only {allowed} files may be open at once, which may be too few when many connect: allow {LEAST} or more (`ulimit -n`, \
+            "only {allowed} files may be open at once, which may be too few when many connect: allow {least} or more (`ulimit -n`, \
              LimitNOFILE)"
         )
     })

@@ -123,7 +123,7 @@ impl Args {
             deletes: self.capture.retention().deletes(),
             http: self.capture.http.clone(),
             memory: self.capture.memory(),
-            files: process_setup::warning(),
+            files: process_setup::warning(1),
             now_unix_ms: unix_ms_now,
         })
     }

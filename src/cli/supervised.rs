@@ -15,7 +15,8 @@ use super::{Exit, Failure, process_setup};
 use crate::config::not_built_in;
 use crate::config::{HttpAddr, Size};
 use crate::monitoring::logging;
-use crate::monitoring::status::{Phase, Status};
+use crate::monitoring::sources::Sources;
+use crate::monitoring::status::{Phase, Status, StatusView};
 #[cfg(feature = "http")]
 use crate::service::http;
 
@@ -25,6 +26,90 @@ pub(super) type Shutdown = watch::Receiver<bool>;
 /// A service manager and the init of a container may both signal a process that is to end. Two signals within this time count as
 /// one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// What a process says of itself, of one source or of many.
+pub(super) trait Report: Clone + Send + Sync + 'static {
+    /// A line about each work that takes long.
+    fn work(&self) -> Vec<String>;
+    /// How many sources there are.
+    fn sources(&self) -> usize;
+    /// What was not stored.
+    fn unstored(&self) -> String;
+    /// It ends.
+    fn stopped(&self);
+    /// Answers requests.
+    #[cfg(feature = "http")]
+    fn serve(self, listener: tokio::net::TcpListener) -> impl Future<Output = ()> + Send;
+}
+
+impl Report for Status {
+    fn work(&self) -> Vec<String> {
+        let work = self.view().work.into_iter();
+        work.map(|work| work.to_string()).collect()
+    }
+
+    fn sources(&self) -> usize {
+        1
+    }
+
+    fn unstored(&self) -> String {
+        unstored(&self.view())
+    }
+
+    fn stopped(&self) {
+        self.phase(Phase::Stopped, "");
+    }
+
+    #[cfg(feature = "http")]
+    async fn serve(self, listener: tokio::net::TcpListener) {
+        http::serve(listener, self, std::future::pending()).await;
+    }
+}
+
+impl Report for Sources {
+    fn work(&self) -> Vec<String> {
+        let sources = self.view().sources.into_iter();
+        let lines = sources.flat_map(|(name, source)| {
+            let work = source.status.work.into_iter();
+            work.map(move |work| format!("{name}: {work}"))
+        });
+        lines.collect()
+    }
+
+    fn sources(&self) -> usize {
+        self.expected()
+    }
+
+    fn unstored(&self) -> String {
+        let view = self.view();
+        let left = view.sources.iter().filter(|(_, source)| {
+            source.status.phase != Phase::Stopped && source.status.lag_bytes != Some(0)
+        });
+        let left: Vec<String> = left
+            .map(|(name, source)| format!("{name}: {}", unstored(&source.status)))
+            .collect();
+        match left.is_empty() {
+            true => "everything was stored".to_owned(),
+            false => left.join(", "),
+        }
+    }
+
+    fn stopped(&self) {
+        Self::stopped(self);
+    }
+
+    #[cfg(feature = "http")]
+    async fn serve(self, listener: tokio::net::TcpListener) {
+        http::serve_all(listener, self, std::future::pending()).await;
+    }
+}
+
+fn unstored(view: &StatusView) -> String {
+    match view.lag_bytes {
+        Some(bytes) => format!("{} received were not stored", Size(bytes)),
+        None => "nothing was stored yet".to_owned(),
+    }
+}
 
 /// Runs `service` to its end, or to SIGTERM and then for `grace` at most. A second signal, a second later or more, ends it
 /// at once.
@@ -37,9 +122,23 @@ where
     S: FnOnce(Status, Shutdown) -> F,
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
+    supervise_as(Status::new(), http_addr, grace, service).await
+}
+
+/// The same of a process that says something else of itself.
+pub(super) async fn supervise_as<R, S, F>(
+    status: R,
+    http_addr: Option<HttpAddr>,
+    grace: Duration,
+    service: S,
+) -> Result<(), Failure>
+where
+    R: Report,
+    S: FnOnce(R, Shutdown) -> F,
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
     let mut signals = Signals::new()?;
-    let status = Status::new();
-    if let Some(warning) = process_setup::warning() {
+    if let Some(warning) = process_setup::warning(status.sources()) {
         tracing::warn!("{warning}");
     }
     if let Some(addr) = http_addr {
@@ -66,25 +165,21 @@ where
         &stop,
     )
     .await;
-    status.phase(Phase::Stopped, "");
+    status.stopped();
     outcome
 }
 
 #[cfg(feature = "http")]
-async fn serve_http(addr: &HttpAddr, status: &Status) -> Result<(), Failure> {
+async fn serve_http(addr: &HttpAddr, status: &impl Report) -> Result<(), Failure> {
     let listener = http::bind(addr).await?;
     tracing::info!(%addr, "serving /healthz, /readyz and /metrics");
     // Ends with the process: it answers to the very last.
-    tokio::spawn(http::serve(
-        listener,
-        status.clone(),
-        std::future::pending(),
-    ));
+    tokio::spawn(status.clone().serve(listener));
     Ok(())
 }
 
 #[cfg(not(feature = "http"))]
-async fn serve_http(addr: &HttpAddr, _: &Status) -> Result<(), Failure> {
+async fn serve_http(addr: &HttpAddr, _: &impl Report) -> Result<(), Failure> {
     let missing = not_built_in("/healthz, /readyz and /metrics", "http");
     Err(Failure::new(
         Exit::Usage,
@@ -93,10 +188,10 @@ async fn serve_http(addr: &HttpAddr, _: &Status) -> Result<(), Failure> {
 }
 
 /// A line about each work that takes long, every 10 s.
-async fn log_work(status: Status) {
+async fn log_work(status: impl Report) {
     loop {
         sleep(EVERY).await;
-        for work in status.view().work {
+        for work in status.work() {
             tracing::info!(target: logging::PROGRESS, "{work}");
         }
     }
@@ -104,7 +199,7 @@ async fn log_work(status: Status) {
 
 async fn until_done(
     service: impl Future<Output = Result<(), Failure>>,
-    status: &Status,
+    status: &impl Report,
     grace: Duration,
     mut signal: impl AsyncFnMut() -> &'static str,
     stop: &watch::Sender<bool>,
@@ -128,10 +223,7 @@ async fn until_done(
         () = sleep(grace) => format!("the grace time of {grace:?} (--grace) is over"),
         name = again() => format!("a second signal ({name}) ends it at once"),
     };
-    let unstored = match status.view().lag_bytes {
-        Some(bytes) => format!("{} received were not stored", Size(bytes)),
-        None => "nothing was stored yet".to_owned(),
-    };
+    let unstored = status.unstored();
     Err(Failure::new(
         Exit::Error,
         format_args!(

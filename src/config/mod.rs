@@ -10,6 +10,8 @@ mod listen;
 mod memory_budget;
 mod parse;
 mod sentinels;
+#[cfg(feature = "cli")]
+mod serve;
 mod server_name;
 mod source;
 mod store;
@@ -29,8 +31,14 @@ pub use expiry::{KEEP_SUPERSEDED, KeepPolicy, RetentionConfig, parse_keep};
 pub(crate) use features::not_built_in;
 pub use listen::{Admission, Listen, ListenTls, is_loopback};
 pub use memory_budget::{Budget, DEFAULT_BUDGET, OBJECTS, PLANS, Shares, Wanted, least_feed};
-pub use parse::{HttpAddr, Size, parse_addr, parse_duration, parse_size, redact};
+pub use parse::{
+    HttpAddr, Size, parse_addr, parse_duration, parse_every, parse_merge, parse_size, redact,
+};
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
+#[cfg(feature = "cli")]
+pub use serve::{FileError, FileProblem, ServeConfig, ServiceConfig, SourceConfig};
+#[cfg(all(test, feature = "cli"))]
+pub(crate) use serve::{SERVICE_KEYS, SOURCE_KEYS};
 pub use server_name::{DEFAULT_NAME, name_of_pod, parse_name};
 pub use source::{DEFAULT_PORT, Secret, Source};
 pub use store::{

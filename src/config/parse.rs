@@ -21,6 +21,25 @@ pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
     Duration::try_from(parsed).map_err(|_| complain())
 }
 
+/// How often: a length of time, or `never`, which is none.
+pub fn parse_every(text: &str) -> Result<Option<Duration>, ConfigError> {
+    if text == "never" {
+        return Ok(None);
+    }
+    parse_duration(text).map(Some)
+}
+
+/// Is it done by itself? `always` or `never`.
+pub fn parse_merge(text: &str) -> Result<bool, ConfigError> {
+    match text {
+        "always" => Ok(true),
+        "never" => Ok(false),
+        other => Err(ConfigError(format!(
+            "`{other}` is neither `always` nor `never`"
+        ))),
+    }
+}
+
 /// An address to listen on: `IP:PORT`, or `localhost:PORT`.
 pub fn parse_addr(text: &str) -> Result<SocketAddr, ConfigError> {
     if let Some(port) = text.strip_prefix("localhost:").and_then(port) {

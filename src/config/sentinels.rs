@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::source::{Source, decode};
+use super::source::{Secret, Source, decode};
 use super::{ConfigError, Tls};
 
 /// The port of a Sentinel whose URL names none.
@@ -70,6 +70,16 @@ impl Sentinels {
             .collect::<Result<_, _>>()
             .map_err(|error| error.of("`sentinel_password_file`"))?;
         Ok(self)
+    }
+
+    /// The same with a password that is known.
+    #[must_use]
+    pub fn with_login_password(mut self, username: Option<&str>, password: &Secret) -> Self {
+        for seed in &mut self.seeds {
+            seed.username = username.map(str::to_owned);
+            seed.password = Some(password.clone());
+        }
+        self
     }
 
     /// Takes the servers' password from `file`, which must be readable now.
@@ -165,6 +175,62 @@ impl Upstream {
         match self {
             Self::Server(source) => source.addr(),
             Self::Sentinels(sentinels) => sentinels.service(),
+        }
+    }
+
+    /// Is there a password in the URL?
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.server().password.is_some()
+    }
+
+    /// With the server's password, which no file has.
+    #[must_use]
+    pub fn with_password(mut self, password: Secret) -> Self {
+        match &mut self {
+            Self::Server(server) => server.password = Some(password),
+            Self::Sentinels(sentinels) => sentinels.server.password = Some(password),
+        }
+        self
+    }
+
+    /// Takes the server's password from `file`, which must be readable now.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: it is not readable, or there is a password already.
+    pub fn with_password_file(self, file: Option<PathBuf>) -> Result<Self, ConfigError> {
+        Ok(match self {
+            Self::Server(server) => Self::Server(server.with_password_file(file)?),
+            Self::Sentinels(sentinels) => Self::Sentinels(sentinels.with_password_file(file)?),
+        })
+    }
+
+    /// Takes over how to speak TLS. The files must be usable now.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: they are not, or the URL is one without TLS.
+    pub fn with_tls(self, tls: &Tls) -> Result<Self, ConfigError> {
+        Ok(match self {
+            Self::Server(server) => Self::Server(server.with_tls(tls.clone())?),
+            Self::Sentinels(sentinels) => Self::Sentinels(sentinels.with_tls(tls)?),
+        })
+    }
+
+    /// How to log in to the server.
+    fn server(&self) -> &Source {
+        match self {
+            Self::Server(server) => server,
+            Self::Sentinels(sentinels) => &sentinels.server,
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    /// Without passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(server) => server.fmt(f),
+            Self::Sentinels(sentinels) => sentinels.fmt(f),
         }
     }
 }

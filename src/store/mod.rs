@@ -251,6 +251,35 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
     }
 }
 
+/// What an operator calls the store that `url` names, so that two URLs of one place are alike. Nothing is opened.
+///
+/// # Errors
+/// [`StoreError::Permanent`]: it cannot be the URL of a store.
+#[cfg(feature = "cli")]
+pub(crate) fn name_of(url: &str) -> Result<String, StoreError> {
+    let named = match url.split_once(':') {
+        Some(("file", _)) => file_path(url).map(|path| {
+            let path: PathBuf = path.components().collect();
+            format!("file://{}", path.display())
+        }),
+        #[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
+        Some(("gs", _)) => names::Place::parse("gs", "bucket", url).map(|place| place.url()),
+        #[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
+        Some(("s3", _)) => names::Place::parse("s3", "bucket", url).map(|place| place.url()),
+        #[cfg(any(feature = "gcs", feature = "s3", feature = "azure"))]
+        Some(("az", _)) => names::Place::parse("az", "container", url).map(|place| place.url()),
+        _ => Err(
+            "it is no URL of a store: write gs://BUCKET/PREFIX, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
+             file:///path/to/directory"
+                .to_owned(),
+        ),
+    };
+    named.map_err(|cause| StoreError::Permanent {
+        what: format!("cannot use the store {url}"),
+        cause,
+    })
+}
+
 /// The path in a `file:` URL, or what is wrong with it.
 fn file_path(url: &str) -> Result<PathBuf, String> {
     let wanted = "write file:///path/to/directory, with three slashes";
@@ -380,6 +409,22 @@ mod tests {
             ("file:///some/wh%20ere%3F/", "file:///some/wh ere?/"),
         ] {
             assert_eq!(open(url).await.unwrap().url(), name);
+        }
+    }
+
+    #[test]
+    fn two_urls_of_one_place_have_one_name() {
+        for (url, name) in [
+            ("file:///some//wh%20ere/./x/", "file:///some/wh ere/x"),
+            ("gs://bucket/x/", "gs://bucket/x"),
+            ("s3://bucket", "s3://bucket"),
+            ("az://container/x/y", "az://container/x/y"),
+        ] {
+            assert_eq!(name_of(url).unwrap(), name);
+        }
+        for wrong in ["gs://", "/backups", "ftp://x", "file:x", ""] {
+            let error = name_of(wrong).unwrap_err().to_string();
+            assert!(error.contains("write "), "{error}");
         }
     }
 

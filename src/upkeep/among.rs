@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{Instrument, Span};
 
-use super::{Running, Upkeep, runtime_of_thread};
+use super::{NOT_DONE, Running, Upkeep, runtime_of_thread};
 use crate::capture::FullSyncTurns;
 use crate::runtime;
 
@@ -35,17 +35,17 @@ pub struct UpkeepThread {
 }
 
 impl UpkeepThread {
-    /// Starts the thread. `full_syncs`: those for a new base need a turn too.
-    ///
-    /// # Errors
-    /// The system has no thread for it.
-    pub fn start(full_syncs: FullSyncTurns) -> std::io::Result<Self> {
+    /// Starts the thread. `full_syncs`: those for a new base need a turn too. `None`: the system has no thread for it, which is
+    /// logged.
+    pub fn start(full_syncs: FullSyncTurns) -> Option<Self> {
         let (tasks, next) = mpsc::unbounded_channel();
         thread::Builder::new()
             .name("upkeep".to_owned())
             .stack_size(runtime::STACK)
-            .spawn(move || run(next))?;
-        Ok(Self {
+            .spawn(move || run(next))
+            .map_err(|error| tracing::warn!("{NOT_DONE}: {error}"))
+            .ok()?;
+        Some(Self {
             tasks,
             turns: Turns {
                 work: Some(Arc::new(Semaphore::new(1))),
