@@ -34,9 +34,20 @@ pub fn run(most_segments: usize) {
         let objects = s3.objects();
         for delay in DELAYS {
             s3.reset(objects.clone());
-            boot(&s3, segments, Duration::from_millis(delay));
+            boot(&s3, &segments.to_string(), Duration::from_millis(delay));
+        }
+        if segments > 0 {
+            s3.reset(objects);
+            let output = run_with(&s3.environment(), &["merge", "--store", STORE]);
+            assert_eq!(output.code, 0, "{output:?}");
+            let merged = s3.objects();
+            for delay in DELAYS {
+                s3.reset(merged.clone());
+                boot(&s3, "the same", Duration::from_millis(delay));
+            }
         }
     }
+    println!("  the same: merged into spans, as the services do by themselves");
     println!();
 }
 
@@ -96,7 +107,7 @@ pub fn segments_after(id: &str, mut at: u64, segments: usize, mut put: impl FnMu
     }
 }
 
-fn boot(s3: &S3, segments: usize, delay: Duration) {
+fn boot(s3: &S3, segments: &str, delay: Duration) {
     let target = super::redis();
     s3.set_delay(delay);
     let begun = Instant::now();
@@ -136,7 +147,7 @@ fn boot(s3: &S3, segments: usize, delay: Duration) {
     }
     let lists = kinds.remove("LIST").unwrap_or(0);
     println!(
-        "  {segments:8}  {:3} ms  {:9.2} s   {:8.2} s  {:>10}   {:>14}  {:>10}  {lists:5}  {:6}  {:7.2} s",
+        "  {segments:>8}  {:3} ms  {:9.2} s   {:8.2} s  {:>10}   {:>14}  {:>10}  {lists:5}  {:6}  {:7.2} s",
         delay.as_millis(),
         promoted.as_secs_f64(),
         captured.as_secs_f64(),
