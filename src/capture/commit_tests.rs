@@ -98,7 +98,6 @@ async fn the_manifest_comes_after_all_that_it_stands_on() {
         before: vec![Previous {
             at: position(old, end.offset.0),
             end: end.offset,
-            damaged: false,
             own: true,
             lineage: vec![old],
         }],

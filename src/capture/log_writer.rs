@@ -147,6 +147,12 @@ impl LogWriter {
         arrival
     }
 
+    /// Looks again at what is to be stored or spooled, though nothing was pushed.
+    pub(super) fn nudge(&self) {
+        self.shared.wake.notify_one();
+        self.shared.crowded.notify_one();
+    }
+
     /// What the spool has lost. The link is then of no use, and a new one asks for it again.
     #[must_use]
     pub fn lost(&self) -> Option<String> {

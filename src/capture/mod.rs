@@ -368,9 +368,13 @@ impl Capture {
             .log
             .as_ref()
             .map_or(0, |log| log.buffer(|buffer| buffer.memory()));
-        memory < spool::spooler::threshold(&self.config)
+        let has_room = memory < spool::spooler::threshold(&self.config)
             && self.spool.as_ref().is_none_or(Spool::has_room)
-            && !self.share.as_ref().is_some_and(FeedShare::is_crowded)
+            && !self.share.as_ref().is_some_and(FeedShare::is_crowded);
+        if let Some(log) = self.log.as_ref().filter(|_| !has_room) {
+            log.nudge();
+        }
+        has_room
     }
 
     /// Stores what was received, up to the last boundary, and forgets the state of the link: the next session relies

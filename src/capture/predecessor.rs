@@ -17,12 +17,10 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// A history that nothing comes after, and its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Previous {
-    /// The last point of it that can be restored. Of a damaged one, the newest base.
+    /// The last point of it that can be restored.
     pub at: Position,
-    /// Where its log ends. Of a damaged one, where the last object of it begins.
+    /// Where its log ends.
     pub end: Offset,
-    /// The end of its log cannot be read, so nobody can go on from there, and it cannot be sealed.
-    pub damaged: bool,
     /// The service that wrote it is this one.
     pub own: bool,
     /// It, its parent, and so on.
@@ -38,48 +36,20 @@ pub(super) async fn find(
     let mut found = Vec::new();
     for doc in catalog.tips() {
         let lineage = catalog.lineage(doc.id).unwrap_or_default();
-        let end = end_of(archive, catalog, doc.id).await?;
-        let (offset, end, damaged) = match end {
-            Some(end) => (end.boundary.offset, end.end, false),
-            None => {
-                let last = last_object(archive, catalog, doc.id).await?;
-                (newest_base(catalog, doc), last, true)
-            }
-        };
-        found.push(Previous {
-            at: Position {
-                history: doc.id,
-                offset,
-            },
-            end,
-            damaged,
-            own: doc.service == service,
-            lineage: lineage.iter().map(|line| line.history).collect(),
-        });
+        if let Some(end) = end_of(archive, catalog, doc.id).await? {
+            found.push(Previous {
+                at: Position {
+                    history: doc.id,
+                    offset: end.boundary.offset,
+                },
+                end: end.end,
+                own: doc.service == service,
+                lineage: lineage.iter().map(|line| line.history).collect(),
+            });
+        }
     }
     found.sort_by_key(|previous| !previous.own);
     Ok(found)
-}
-
-fn newest_base(catalog: &Catalog, doc: &HistoryDoc) -> Offset {
-    let history = catalog.histories.get(&doc.id);
-    let bases = history.into_iter().flat_map(|history| &history.bases);
-    let parent = doc.parent.map(|parent| parent.offset);
-    let offsets = bases.map(|base| base.offset).chain(parent);
-    offsets.max().unwrap_or_default()
-}
-
-/// Where the last object of a log begins.
-async fn last_object(
-    archive: &Archive,
-    catalog: &Catalog,
-    id: ReplId,
-) -> Result<Offset, ArchiveError> {
-    let last = archive.last_of_log(catalog, id, 1).await?;
-    Ok(last
-        .last()
-        .map(|object| Offset::before_byte(object.first()))
-        .unwrap_or_default())
 }
 
 /// The histories that a branch of `parent` replaces: what this service wrote, and, if the `store` belongs to one Redis
@@ -110,17 +80,15 @@ pub(super) async fn name(
             continue;
         }
         doc.comes_after(previous.at);
-        if !previous.damaged {
-            ends.push(Position {
-                offset: previous.end,
-                ..previous.at
-            });
-        }
+        ends.push(Position {
+            offset: previous.end,
+            ..previous.at
+        });
     }
     Ok(ends)
 }
 
-/// Seals what `doc` comes after. Nobody continues a log whose end is damaged: that needs no seal, and cannot have one.
+/// Seals what `doc` comes after.
 pub(super) async fn seal(
     archive: &Archive,
     ends: &[Position],
@@ -130,14 +98,7 @@ pub(super) async fn seal(
 ) -> Result<(), ArchiveError> {
     let reason = format!("the server has another history now: {}", doc.id);
     for end in ends {
-        let sealed = archive.seal_end(*end, &reason, writer, now_unix_ms).await;
-        match sealed.map_err(ArchiveError::from) {
-            Ok(_) => {}
-            Err(error @ ArchiveError::Store(_)) => return Err(error),
-            Err(error) => {
-                tracing::warn!(history = %end.history, %error, "this log cannot be sealed, and is left as it is");
-            }
-        }
+        archive.seal_end(*end, &reason, writer, now_unix_ms).await?;
     }
     Ok(())
 }
@@ -148,12 +109,6 @@ pub(super) async fn has_grown(
     before: &mut Previous,
 ) -> Result<bool, ArchiveError> {
     let catalog = archive.only(before.at.history).await?;
-    if before.damaged {
-        let last = last_object(archive, &catalog, before.at.history).await?;
-        let has_grown = last > before.end;
-        before.end = before.end.max(last);
-        return Ok(has_grown);
-    }
     match archive.log_end(&catalog, before.at.history).await {
         Ok(end) if end.end > before.end => {
             before.end = end.end;

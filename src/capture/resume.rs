@@ -98,8 +98,7 @@ pub(super) async fn find(
         _ => None,
     };
     let before = predecessor::find(archive, &catalog, service).await?;
-    let mut known = before.iter().filter(|tip| !tip.damaged);
-    let end = known.find(|tip| Some(tip.at.history) == latest);
+    let end = before.iter().find(|tip| Some(tip.at.history) == latest);
     let latest = end.map(|tip| Tip::new(&catalog, tip.at));
     let is_new = |facts: &&Facts| facts.replid.is_some_and(|id| !catalog.is_restorable(id));
     let left = facts.filter(is_new).and_then(Facts::branched_off);

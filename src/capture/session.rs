@@ -125,10 +125,12 @@ struct Start {
 }
 
 impl Start {
-    /// Is the server sure to continue the feed, as far as it says?
+    /// Will the server continue the feed, as far as it says? One that says nothing (`INFO` is not permitted) may.
     fn would_continue(&self) -> bool {
-        let from = self.from.as_ref().zip(self.facts.as_ref());
-        from.is_some_and(|(from, facts)| facts.would_continue(from.asked()))
+        self.from.as_ref().is_some_and(|from| {
+            let facts = self.facts.as_ref();
+            facts.is_none_or(|facts| facts.would_continue(from.asked()))
+        })
     }
 }
 

@@ -101,6 +101,10 @@ impl<'a> Follow<'a> {
                     self.ack().await?;
                 }
                 _ = tick.tick() => {
+                    if full {
+                        // Others may have taken the memory, and nothing was pushed since.
+                        self.log.nudge();
+                    }
                     self.check_stall(full)?;
                     self.ack().await?;
                 }

@@ -14,13 +14,20 @@ pub(super) enum Permission {
     /// No, or the server does not know the command: what it said.
     Denied(String),
     /// It could not be tried, and why.
-    Unknown(&'static str),
+    Unknown(String),
 }
 
 impl Permission {
-    fn of(answer: &ControlError) -> Option<Self> {
-        let denied = answer.is_permission() || answer.is_unknown_command();
-        denied.then(|| Self::Denied(answer.to_string()))
+    /// By an error that the server answered. One that is about something else (it is loading, say) tells nothing.
+    fn of(answer: &ControlError) -> Self {
+        match answer.is_permission() || answer.is_unknown_command() {
+            true => Self::Denied(answer.to_string()),
+            false => Self::Unknown(answer.to_string()),
+        }
+    }
+
+    fn unknown(why: &str) -> Self {
+        Self::Unknown(why.to_owned())
     }
 }
 
@@ -32,7 +39,7 @@ pub(super) async fn harmless(
     match control.call(command).await {
         Ok(_) => Ok(Permission::Granted("it was run")),
         Err(error @ ControlError::Link(_)) => Err(error),
-        Err(error) => Ok(Permission::of(&error).unwrap_or(Permission::Granted("it was run"))),
+        Err(error) => Ok(Permission::of(&error)),
     }
 }
 
@@ -47,13 +54,13 @@ pub(super) async fn psync(
         return Ok(said);
     }
     let Some(facts) = facts else {
-        return Ok(Permission::Unknown(
+        return Ok(Permission::unknown(
             "INFO is not permitted, so it cannot be tried without a full sync",
         ));
     };
     let position = facts.position().filter(|_| facts.backlog_first.is_some());
     let Some(position) = position else {
-        return Ok(Permission::Unknown(
+        return Ok(Permission::unknown(
             "the server has no backlog, so it cannot be tried without a full sync",
         ));
     };
@@ -70,9 +77,12 @@ pub(super) async fn queued(
     if let Some(said) = dry_run(control, command).await? {
         return Ok(said);
     }
-    match harmless(control, &["MULTI"]).await? {
-        Permission::Granted(_) => {}
-        _ => return Ok(Permission::Unknown("MULTI is not permitted")),
+    // Unless the transaction has begun, the command would be run.
+    match control.call(&["MULTI"]).await {
+        Ok(OwnedFrame::SimpleString(text)) if text.as_slice() == b"OK" => {}
+        Ok(_) => return Ok(Permission::unknown("MULTI did not begin a transaction")),
+        Err(error @ ControlError::Link(_)) => return Err(error),
+        Err(error) => return Ok(Permission::Unknown(error.to_string())),
     }
     let answer = control.call(command).await;
     let ended = control.call(&["DISCARD"]).await;
@@ -83,13 +93,11 @@ pub(super) async fn queued(
         Ok(OwnedFrame::SimpleString(text)) if text.as_slice() == b"QUEUED" => Ok(
             Permission::Granted("it was put into a transaction that was discarded"),
         ),
-        Ok(_) => Ok(Permission::Unknown(
+        Ok(_) => Ok(Permission::unknown(
             "the server did not put it into a transaction",
         )),
         Err(error @ ControlError::Link(_)) => Err(error),
-        Err(error) => Ok(Permission::of(&error).unwrap_or(Permission::Unknown(
-            "the server did not put it into a transaction",
-        ))),
+        Err(error) => Ok(Permission::of(&error)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Two servers that should hold the same.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use redis_protocol::resp2::types::OwnedFrame;
 use serde::Serialize;
@@ -8,8 +9,10 @@ use serde::Serialize;
 use crate::display::Shown;
 use crate::link::control::{Control, ControlError};
 
+/// A server hashes some hundred MB a second, and answers nothing else meanwhile.
+const LONG: Duration = Duration::from_secs(4 * 3600);
 /// Keys of one look.
-const BATCH: &str = "500";
+const BATCH: &str = "100";
 /// Differences that are shown.
 const SHOWN: usize = 10;
 /// Of a name, so much is shown.
@@ -51,11 +54,13 @@ impl Found {
 /// Compares all keys. Keys that expire while this goes on do not count.
 pub(super) async fn compare(servers: &mut [Control; 2]) -> Result<Found, ControlError> {
     let [first, second] = servers;
-    let digest = ["DEBUG", "DIGEST"];
-    if first.text(&digest).await? == second.text(&digest).await? {
-        return Ok(Found::default());
-    }
     let mut found = Found::default();
+    if functions(first).await? != functions(second).await? {
+        found.add(0, b"FUNCTION DUMP", "is not the same on both");
+    }
+    if digest(first).await? == digest(second).await? {
+        return Ok(found);
+    }
     let databases: BTreeSet<u32> = [first.facts().await?, second.facts().await?]
         .iter()
         .flat_map(|facts| facts.keys.keys().copied())
@@ -97,7 +102,9 @@ async fn of_database(
             let [ours, theirs] = &digests;
             for ((key, ours), theirs) in keys.iter().zip(ours).zip(theirs) {
                 let ttls = [ttl(first, key).await?, ttl(second, key).await?];
-                if let Some(what) = differs(ours == theirs, ttls) {
+                // It may have expired between the two questions.
+                let is_there = exists(first, key).await?;
+                if let Some(what) = differs(ours == theirs, ttls).filter(|_| is_there) {
                     found.add(db, key, what);
                 }
             }
@@ -152,9 +159,25 @@ async fn digests(
 ) -> Result<Vec<Option<Vec<u8>>>, ControlError> {
     let mut command: Vec<&[u8]> = vec![b"DEBUG", b"DIGEST-VALUE"];
     command.extend(keys.iter().map(Vec::as_slice));
-    match server.call_bytes(&command).await? {
+    match server.call_within(&command, LONG).await? {
         OwnedFrame::Array(digests) => Ok(digests.into_iter().map(bytes).collect()),
         _ => Ok(vec![None; keys.len()]),
+    }
+}
+
+/// Of all keys and values, and of which keys expire.
+async fn digest(server: &mut Control) -> Result<Option<Vec<u8>>, ControlError> {
+    Ok(bytes(
+        server.call_within(&[b"DEBUG", b"DIGEST"], LONG).await?,
+    ))
+}
+
+/// None: the server knows none.
+async fn functions(server: &mut Control) -> Result<Option<Vec<u8>>, ControlError> {
+    match server.call_within(&[b"FUNCTION", b"DUMP"], LONG).await {
+        Ok(dump) => Ok(bytes(dump)),
+        Err(error @ ControlError::Link(_)) => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::archive::{Archive, new_writer};
 use crate::config::{Dest, ServeLog};
 use crate::link::control::{Control, ControlError};
+use crate::rebuild::RebuildError;
 use crate::recovery::{Progress, When};
 use crate::restore::{self, AofLayout, ListenOptions, RestoreError};
 use crate::runtime;
@@ -52,7 +53,7 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
-    /// Every key, with its value and whether it expires, on two servers.
+    /// Every key with its value, and whether it expires, on two servers (`DEBUG DIGEST`), and the functions.
     All,
     /// The numbers of keys alone.
     Counts,
@@ -164,8 +165,7 @@ async fn on_servers(
         }
         Err(
             error @ (RestoreError::NotASnapshot { .. }
-            | RestoreError::Rebuild(_)
-            | RestoreError::File { .. }),
+            | RestoreError::Rebuild(RebuildError::Memory { .. })),
         ) => report.compared_why = Some(error.to_string()),
         Err(error) => return Err(error.into()),
     }

@@ -75,6 +75,8 @@ impl ServerProgram {
             path: path.to_owned(),
             cause,
         };
+        // It is started in another directory.
+        let path = &std::path::absolute(path).map_err(|error| failed(error.to_string()))?;
         let output = Command::new(path).arg("-v").stdin(Stdio::null()).output();
         let output = output.await.map_err(|error| failed(error.to_string()))?;
         let text = String::from_utf8_lossy(&output.stdout);

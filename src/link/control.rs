@@ -135,15 +135,27 @@ impl Control {
     /// # Errors
     /// As [`Self::call`].
     pub async fn call_bytes(&mut self, args: &[&[u8]]) -> Result<Reply, ControlError> {
+        self.call_within(args, CALL_TIMEOUT).await
+    }
+
+    /// The same for a command that may take longer.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_within(
+        &mut self,
+        args: &[&[u8]],
+        limit: Duration,
+    ) -> Result<Reply, ControlError> {
         let command = args.first().copied().unwrap_or_default();
         let command = String::from_utf8_lossy(command).into_owned();
         let mut bytes = Vec::new();
         encode_command(args, &mut bytes);
-        let answered = timeout(CALL_TIMEOUT, self.exchange(&bytes)).await;
+        let answered = timeout(limit, self.exchange(&bytes)).await;
         let reply = answered.map_err(|_| {
             self.lost(format!(
                 "no answer to {command} within {} s",
-                CALL_TIMEOUT.as_secs()
+                limit.as_secs()
             ))
         })??;
         match reply {

@@ -167,7 +167,8 @@ impl Sources {
         SourcesView {
             format: 1,
             backfeed_version: env!("CARGO_PKG_VERSION"),
-            ready: !is_stopped && ready_sources == sources.len(),
+            // None is there yet in the first moments.
+            ready: !is_stopped && !sources.is_empty() && ready_sources == sources.len(),
             ready_sources,
             config,
             sources,

@@ -163,11 +163,12 @@ pub async fn run(
     };
     slots.apply(config);
     let mut watched = WatchedFile::new(file.path.clone(), text);
+    let mut refused: Option<String> = None;
     loop {
         let change = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
-            change = watched.change(&hangup) => change,
+            change = watched.change(&hangup, refused.is_some()) => change,
         };
         let read = match change {
             Change::Text(text) => file.parse(&text),
@@ -175,12 +176,17 @@ pub async fn run(
         };
         match read {
             Ok(config) => {
+                refused = None;
                 sources.loaded(clock(), after_restart(&slots.started, &config.service));
                 slots.apply(config);
             }
             Err(error) => {
-                tracing::error!("{error}. What was read before holds");
-                sources.refused(error.to_string(), clock());
+                let error = error.to_string();
+                if refused.as_ref() != Some(&error) {
+                    tracing::error!("{error}. What was read before holds");
+                }
+                sources.refused(error.clone(), clock());
+                refused = Some(error);
             }
         }
     }

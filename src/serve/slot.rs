@@ -101,7 +101,11 @@ async fn run(process: Process, name: String, mut wanted: Wanted) -> Result<(), S
         process.sources.add(&name, &store, &status);
         let ended = run_wanted(&process, source, &store, &status, &mut wanted).await;
         if *shutdown.borrow() {
-            status.phase(Phase::Stopped, "");
+            match &ended {
+                Ok(()) => status.phase(Phase::Stopped, ""),
+                // At once: the others may take all of the time that is left.
+                Err(end) => tracing::error!("the rest was not stored: {end}"),
+            }
             return ended;
         }
         process.sources.remove(&name);
@@ -137,11 +141,18 @@ async fn run_wanted(
         _ = wanted.changed() => {
             tracing::info!("it has changed, or is not wanted any more: storing the rest");
             stop.send_replace(true);
-            if timeout(process.grace, &mut running).await.is_err() {
-                running.abort();
-                // When it has ended, it has left the store.
-                let _ = running.await;
-                warn_of_rest(process.grace, status);
+            match timeout(process.grace, &mut running).await {
+                Ok(done) => {
+                    if let Err(end) = ended(done) {
+                        tracing::error!("the rest was not stored: {end}");
+                    }
+                }
+                Err(_) => {
+                    running.abort();
+                    // When it has ended, it has left the store.
+                    let _ = running.await;
+                    warn_of_rest(process.grace, status);
+                }
             }
             return Ok(());
         }
@@ -237,6 +248,6 @@ fn warn_of_rest(grace: Duration, status: &Status) {
         None => "nothing was stored yet".to_owned(),
     };
     tracing::warn!(
-        "the rest was not stored within {grace:?}: {rest}. What was acknowledged is stored"
+        "the rest was not stored within {grace:?}: {rest}. The server sends it again to whoever continues the archive"
     );
 }

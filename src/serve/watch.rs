@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::runtime;
 
 /// Between two looks. A new content counts when two looks have seen it: it may be in the middle of being written.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two tries of a file that cannot be used.
+const AGAIN: Duration = Duration::from_secs(10);
 /// A longer file is certainly the wrong one: a thousand sources take a tenth of this.
 const LENGTH_MAX: u64 = 4 << 20;
 
@@ -40,9 +42,11 @@ impl WatchedFile {
         }
     }
 
-    /// Waits for another content, or for `hangup`, and then says what there is. The future may be dropped.
-    pub(super) async fn change(&mut self, hangup: &Notify) -> Change {
+    /// Waits for another content, or for `hangup`, and then says what there is. The future may be dropped. `failed`: what was
+    /// found last could not be used. It is given again after a while: a file that it names may be there by then.
+    pub(super) async fn change(&mut self, hangup: &Notify, failed: bool) -> Change {
         let mut seen: Option<Change> = None;
+        let begun = Instant::now();
         loop {
             let is_asked = tokio::select! {
                 biased;
@@ -50,7 +54,8 @@ impl WatchedFile {
                 () = sleep(LOOK) => false,
             };
             let found = self.look().await;
-            if is_asked || (found != self.last && seen.as_ref() == Some(&found)) {
+            let is_late = failed && begun.elapsed() >= AGAIN;
+            if is_asked || is_late || (found != self.last && seen.as_ref() == Some(&found)) {
                 self.last = found.clone();
                 return found;
             }
@@ -88,7 +93,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use tokio::time::{Instant, timeout};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -103,15 +108,19 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let mut watched = WatchedFile::new(path.clone(), "one".to_owned());
         let hangup = Notify::new();
-        assert!(timeout(10 * LOOK, watched.change(&hangup)).await.is_err());
+        assert!(
+            timeout(10 * LOOK, watched.change(&hangup, false))
+                .await
+                .is_err()
+        );
         fs::write(&path, "two").unwrap();
         let begun = Instant::now();
-        assert_eq!(watched.change(&hangup).await, text("two"));
+        assert_eq!(watched.change(&hangup, false).await, text("two"));
         assert!(begun.elapsed() >= 2 * LOOK);
         // Whatever is in it, it is read when that is wanted.
         hangup.notify_one();
         let begun = Instant::now();
-        assert_eq!(watched.change(&hangup).await, text("two"));
+        assert_eq!(watched.change(&hangup, false).await, text("two"));
         assert!(begun.elapsed() < LOOK);
     }
 
@@ -130,11 +139,15 @@ mod tests {
         let hangup = Notify::new();
         symlink("two", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        assert_eq!(watched.change(&hangup).await, text("two"));
+        assert_eq!(watched.change(&hangup, false).await, text("two"));
         fs::remove_file(at("f.toml")).unwrap();
-        let gone = watched.change(&hangup).await;
+        let gone = watched.change(&hangup, false).await;
         assert!(matches!(gone, Change::Unreadable(_)), "{gone:?}");
-        assert!(timeout(10 * LOOK, watched.change(&hangup)).await.is_err());
+        assert!(
+            timeout(10 * LOOK, watched.change(&hangup, false))
+                .await
+                .is_err()
+        );
     }
 
     #[test]

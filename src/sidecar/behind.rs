@@ -166,8 +166,14 @@ impl Sidecar {
                 Err(SessionEnd::Archive(error).into())
             }
             Err(error) => {
-                // The amounts decide then (`weigh`), and that is logged.
-                tracing::debug!("the latest of what is stored is not certain: {error}");
+                let text =
+                    format!("what is the latest of the stored state is not certain: {error}");
+                if self.judged.poorer.is_empty() {
+                    tracing::warn!("{text}. What Redis has is compared with the newest bases");
+                } else {
+                    // It waits for a decision, and is looked at again and again.
+                    tracing::debug!("{text}");
+                }
                 Ok(None)
             }
         }
