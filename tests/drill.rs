@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::backfeed::{Output, PATIENCE};
+use crate::support::backfeed::{Output, PATIENCE, program};
 use crate::support::data::{self, Expiries, Mix};
 use crate::support::{Backfeed, Server, Version, on, run, wait_until};
 
@@ -206,11 +207,22 @@ fn what_cannot_be_compared_is_said() {
     let output = archive.drill(&["--server", &server_70, "--memory-limit", "1KiB"]);
     assert_eq!(output.code, 0, "{output:?}");
     let counted = report(&output);
-    assert_eq!(counted["compared"], "counts", "{counted:#}");
+    assert_eq!(counted["compared"], "nothing", "{counted:#}");
     assert!(
         counted["compared_why"].as_str().unwrap().contains("memory"),
         "{counted:#}"
     );
+
+    let limited = [
+        "--server",
+        &server_70,
+        "--memory-limit",
+        "1KiB",
+        "--require-all",
+    ];
+    let output = archive.drill(&limited);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.contains("not every key"), "{output:?}");
 
     let output = archive.drill(&["--server", "/bin/true"]);
     assert_eq!(output.code, 1, "{output:?}");
@@ -226,4 +238,42 @@ fn what_cannot_be_compared_is_said() {
     let output = archive.drill(&["--server", &server_70, "--at", "offset:999999999"]);
     assert_eq!(output.code, 6, "{output:?}");
     assert_none_runs(archive.home.path());
+}
+
+#[test]
+fn a_signal_ends_the_servers_and_leaves_nothing() {
+    let archive = Archive::new(Version::Redis70);
+    let home = archive.home.path();
+    let (slow, scratch) = (home.join("slow"), home.join("scratch"));
+    fs::create_dir_all(&scratch).unwrap();
+    // The second one never answers.
+    let script = format!(
+        "#!/bin/sh\nif [ -e dump.rdb ]; then exec sleep 600; fi\nexec {} \"$@\"\n",
+        server(Version::Redis70)
+    );
+    fs::write(&slow, script).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    for signal in ["TERM", "INT", "HUP"] {
+        let mut drill = program()
+            .args(["drill", "--store", &archive.store()])
+            .arg("--server")
+            .arg(&slow)
+            .arg("--scratch-dir")
+            .arg(&scratch)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let made = |dir: &str| {
+            let mut drills = fs::read_dir(&scratch).unwrap().flatten();
+            drills.any(|drill| drill.path().join(dir).join("log").exists())
+        };
+        wait_until("the second server is started", PATIENCE, || made("second"));
+        let pid = drill.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(drill.wait().unwrap().code(), Some(1), "{signal}");
+        assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "{signal}");
+        assert_none_runs(home);
+    }
 }

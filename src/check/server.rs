@@ -6,7 +6,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 use tokio::time::{Instant, sleep};
 
 use super::permissions::{self, Permission};
-use super::{Findings, Wanted};
+use super::{Findings, Verdict, Wanted};
 use crate::config::{Size, Source};
 use crate::link::control::{Control, ControlError};
 use crate::link::health::Aof;
@@ -20,6 +20,8 @@ const SHORTEST: u64 = 60;
 const WANTED: u64 = 300;
 /// As many bytes may wait in a server for a replica while an object is on its way to a slow store.
 const BUFFER_MIN: u64 = 16 << 20;
+/// Redis 8 and Valkey 9 have these in themselves.
+const BUILT_IN: [&str; 2] = ["vectorset", "lua"];
 /// Clocks that differ by less count as the same.
 const CLOCK_TOLERANCE_MS: u64 = 2_000;
 
@@ -182,14 +184,25 @@ async fn allowed(
     let user = match control.text(&["ACL", "WHOAMI"]).await {
         Ok(user) => user,
         Err(error @ ControlError::Link(_)) => return Err(error),
-        Err(_) => "<user>".to_owned(),
+        Err(_) => source
+            .username
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
     };
     let mut say = |command: &str, permission: Permission, needed: bool, without: &str| {
         let what = format!("may run {command}");
-        let change = format!("redis-cli ACL SETUSER {user} +{}", command.to_lowercase());
+        let change = format!(
+            "redis-cli -h {} -p {} ACL SETUSER {user} +{}",
+            source.host,
+            source.port,
+            command.to_lowercase()
+        );
         match permission {
             Permission::Granted(how) => findings.ok(&what, how),
-            Permission::Unknown(why) => findings.unknown(&what, why),
+            Permission::Unknown(why) => {
+                let change = format!("if it is not permitted: {change}");
+                findings.add(Verdict::Unknown, &what, why).change = Some(change);
+            }
             Permission::Denied(said) if needed => findings.failed_with(&what, said, change),
             Permission::Denied(said) => {
                 findings.warning(&what, format!("{said}. {without}"), change);
@@ -265,8 +278,10 @@ fn persistence(facts: &Facts, findings: &mut Findings) {
 
 fn modules(info: &Info, findings: &mut Findings) {
     const WHAT: &str = "modules";
-    // Redis 8 has this one in itself.
-    let others = info.modules.iter().filter(|name| *name != "vectorset");
+    let others = info
+        .modules
+        .iter()
+        .filter(|name| !BUILT_IN.contains(&name.as_str()));
     let names: Vec<&str> = others.map(String::as_str).collect();
     if names.is_empty() {
         return findings.ok(WHAT, "none");

@@ -100,10 +100,23 @@ async fn content(
     match catalog.latest(Some(&service)) {
         Ok(None) => findings.ok("archive", "nothing is stored yet"),
         Ok(Some(latest)) => match archive.log_end(&catalog, latest).await {
-            Ok(end) => findings.ok(
-                "archive",
-                format!("history {latest} is the latest, to offset {}", end.end),
-            ),
+            Ok(end) => {
+                let history = catalog.histories.get(&latest);
+                let writer = history.map_or("", |history| &history.doc.service);
+                let text = format!(
+                    "history {latest} of {writer} is the latest, to offset {}",
+                    end.end
+                );
+                if writer == service {
+                    findings.ok("archive", text);
+                } else {
+                    findings.warning(
+                        "archive",
+                        format!("{text}. This service would write as {service}"),
+                        "if that is another server, give this one a store or path of its own",
+                    );
+                }
+            }
             Err(error @ ArchiveError::Store(_)) => return Err(error),
             Err(error) => findings.warning(
                 "archive",

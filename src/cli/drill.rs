@@ -39,6 +39,10 @@ pub(super) struct Args {
           value_parser = clap::builder::BoolishValueParser::new())]
     without_server: bool,
 
+    /// Fail (exit code 1) unless every key and value was compared
+    #[arg(long, env = "BACKFEED_REQUIRE_ALL", value_parser = clap::builder::BoolishValueParser::new())]
+    require_all: bool,
+
     /// Where to put an RDB of the data, uncompressed. It is deleted with the drill [default: the directory for temporary files]
     #[arg(long, env = "BACKFEED_SCRATCH_DIR", value_name = "DIR")]
     scratch_dir: Option<PathBuf>,
@@ -59,12 +63,22 @@ impl Args {
         if self.without_server {
             return Ok(None);
         }
-        if let Some(path) = &self.server {
-            return Ok(Some(ServerProgram::at(path).await?));
-        }
         #[expect(clippy::disallowed_methods)] // where the system looks for programs
         let path = std::env::var_os("PATH").unwrap_or_default();
-        Ok(ServerProgram::find(std::env::split_paths(&path)).await?)
+        let directories = std::env::split_paths(&path);
+        let Some(server) = &self.server else {
+            return Ok(ServerProgram::find(directories).await?);
+        };
+        // As a shell finds it.
+        let named = match server.components().count() {
+            1 if !server.exists() => directories
+                .map(|it| it.join(server))
+                .find(|it| it.is_file()),
+            _ => None,
+        };
+        Ok(Some(
+            ServerProgram::at(named.as_ref().unwrap_or(server)).await?,
+        ))
     }
 }
 
@@ -72,9 +86,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
     let when = args.point.when(now_unix_ms)?;
     let server = args.server().await?;
+    let is_without = server.is_none();
+    let mut prefix = tempfile::Builder::new();
+    prefix.prefix("backfeed-drill-");
     let scratch = match &args.scratch_dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
+        Some(dir) => prefix.tempdir_in(dir),
+        None => prefix.tempdir(),
     };
     let scratch = scratch.map_err(|error| {
         let dir = args.scratch_dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -98,7 +115,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let bars = Bars::new();
     let tried = unless_interrupted(drill(&archive, &request, &bars)).await;
     bars.finish();
-    let report = tried?;
+    let mut report = tried?;
+    if is_without && !args.without_server {
+        let why = "no redis-server and no valkey-server was found in PATH";
+        report.compared_why.get_or_insert(why.to_owned());
+    }
     args.common.output.print(&report, for_people)?;
     if report.different_keys > 0 {
         let keys = counted(report.different_keys, "key");
@@ -107,6 +128,16 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             format_args!(
                 "{keys} differ between the two ways to restore this point: keep the archive, and report this"
             ),
+        ));
+    }
+    if args.require_all && report.compared != Compared::All {
+        let why = report
+            .compared_why
+            .as_deref()
+            .unwrap_or("no server was started");
+        return Err(Failure::new(
+            Exit::Error,
+            format_args!("not every key and value was compared: {why}"),
         ));
     }
     Ok(())
@@ -159,6 +190,8 @@ fn for_people(report: &Report) -> String {
         "restored to {into} in {:.1} s",
         report.restore_ms as f64 / 1000.0
     );
+    let all = restore.keys.values().copied().fold(0, u64::saturating_add);
+    let _ = writeln!(text, "  {} in all", counted(all, "key"));
     for (db, keys) in &restore.keys {
         let _ = writeln!(text, "  database {db}: {}", counted(*keys, "key"));
     }
@@ -166,7 +199,9 @@ fn for_people(report: &Report) -> String {
         Compared::All => {
             "every key and value is the same on a second server, which was given one RDB"
         }
-        Compared::Counts => "the numbers of keys are right. Values were not compared",
+        Compared::Nothing => {
+            "the server took all of it and refused no command. Nothing could be compared"
+        }
         Compared::Read => {
             "no server was started. Every value of the RDB can be read, and the numbers of keys are right"
         }

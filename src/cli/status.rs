@@ -1,6 +1,7 @@
 //! `backfeed status`: what running services say of themselves.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -22,6 +23,8 @@ Examples:
 const USUAL: &str = "127.0.0.1:9390";
 /// Under a line of the table.
 const INDENT: usize = 2;
+/// The last error of a service that is ready again is shown for so long.
+const OVER_MS: i64 = 5 * 60_000;
 /// Clears a terminal.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -81,7 +84,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         if args.output.json {
             args.output.print(&report, |_| String::new())?;
         } else {
-            print(&format!("{CLEAR}{}", table(&report, unix_ms_now())))?;
+            let clear = if std::io::stdout().is_terminal() {
+                CLEAR
+            } else {
+                ""
+            };
+            print(&format!("{clear}{}", table(&report, unix_ms_now())))?;
         }
         sleep(pause).await;
     }
@@ -213,8 +221,14 @@ fn of_source(text: &mut String, name: &str, status: &Value, now_unix_ms: i64) {
         .as_str()
         .filter(|error| Some(*error) != told)
     {
-        let ago = ago(field(status, "/last_error_unix_ms"));
-        note(text, &format!("last error, {ago}: {error}"));
+        let at = field(status, "/last_error_unix_ms")
+            .as_i64()
+            .unwrap_or_default();
+        let is_over = is_ready && now_unix_ms.saturating_sub(at) > OVER_MS;
+        if !is_over {
+            let ago = ago(field(status, "/last_error_unix_ms"));
+            note(text, &format!("last error, {ago} ago: {error}"));
+        }
     }
 }
 

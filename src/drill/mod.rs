@@ -55,8 +55,8 @@ pub struct Request {
 pub enum Compared {
     /// Every key with its value, and whether it expires, on two servers (`DEBUG DIGEST`), and the functions.
     All,
-    /// The numbers of keys alone.
-    Counts,
+    /// Nothing: the server took all that it was given, and refused no command. What must be there in the end is not known.
+    Nothing,
     /// There was no server: each value was read.
     Read,
 }
@@ -128,7 +128,7 @@ async fn on_servers(
         server: Some(first.version().to_owned()),
         restore: restored,
         restore_ms,
-        compared: Compared::Counts,
+        compared: Compared::Nothing,
         compared_why: None,
         differences: Vec::new(),
         different_keys: 0,

@@ -31,7 +31,12 @@ pub struct Unanswered {
 /// [`Unanswered`], after 5 seconds at most.
 pub async fn readyz(service: &str) -> Result<Value, Unanswered> {
     let authority = service.strip_prefix("http://").unwrap_or(service);
-    let authority = authority.trim_end_matches('/');
+    let authority = authority.split('/').next().unwrap_or(authority);
+    // As the address to serve at is written.
+    let authority = &match authority.strip_prefix(':') {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => authority.to_owned(),
+    };
     let answered = timeout(PATIENCE, ask(authority)).await;
     let late = || Err(format!("no answer within {} s", PATIENCE.as_secs()));
     answered

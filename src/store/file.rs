@@ -56,6 +56,8 @@ pub struct FileStore(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
+    /// Which directory that is: device and inode. None: it was not there yet.
+    identity: Mutex<Option<(u64, u64)>>,
     /// Directories whose own entries are known to be on the disk.
     durable: Mutex<HashSet<PathBuf>>,
     counter: AtomicU64,
@@ -75,8 +77,9 @@ impl FileStore {
                 cause: "it is not a directory; name one".to_owned(),
             }),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(explain(what(), &error)),
-            _ => Ok(Self(Arc::new(Shared {
+            found => Ok(Self(Arc::new(Shared {
                 root,
+                identity: Mutex::new(found.ok().as_ref().map(identity)),
                 durable: Mutex::default(),
                 counter: AtomicU64::new(0),
                 swept: AtomicBool::new(false),
@@ -177,6 +180,7 @@ impl Shared {
     /// A new temporary file, for the object `name`.
     fn temporary(&self, name: &str) -> Result<Temporary, StoreError> {
         let failed = |error: io::Error| cannot("create", name, &error);
+        self.check_root().map_err(failed)?;
         let directory = self.root.join(TEMPORARY);
         let temporary = match self.temporary_in(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -217,6 +221,7 @@ impl Shared {
         let path = self.root.join(name);
         let directory = path.parent().unwrap_or(&self.root).to_owned();
         temporary.file.sync_all().map_err(failed)?;
+        self.check_root().map_err(failed)?;
         self.make_durable(&directory).map_err(failed)?;
         let mut made = link(&temporary, &path);
         if made
@@ -243,6 +248,34 @@ impl Shared {
             }
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Is it the directory that it was? One that was moved or unmounted must not be made anew, nor another one be written to: an
+    /// archive would lie in two places, and neither be whole.
+    fn check_root(&self) -> io::Result<()> {
+        let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match fs::metadata(&self.root) {
+            Ok(found) => Some(identity(&found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        match (*known, found) {
+            (None, found) => *known = found,
+            (Some(known), Some(found)) if known == found => {}
+            (Some(_), found) => {
+                let what = if found.is_some() {
+                    "is another one than before"
+                } else {
+                    "is gone"
+                };
+                return Err(io::Error::other(format!(
+                    "the directory {} {what}: it was moved, unmounted, or something was mounted over it. Bring it back. If \
+                     it is to be another one, start backfeed again",
+                    self.root.display()
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn forget_durable(&self) {
@@ -283,6 +316,10 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn identity(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
 }
 
 /// When a file got its name: the filesystem notes the time of each new link. (The time of the last write may be long

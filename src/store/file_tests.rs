@@ -252,3 +252,28 @@ async fn what_links_into_the_store_is_followed_and_what_is_no_text_is_left_out()
     assert_eq!(found[0], "link/a");
     assert!(found.len() < 200 && found.iter().all(|name| name.ends_with("/a")));
 }
+
+#[tokio::test]
+async fn a_directory_that_is_moved_is_not_made_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let (root, away) = (home.path().join("store"), home.path().join("away"));
+    let store = FileStore::open(&root).unwrap();
+    store.create("one", Bytes::from("1")).await.unwrap();
+    fs::rename(&root, &away).unwrap();
+    let gone = store.create("two", Bytes::from("2")).await.unwrap_err();
+    assert!(gone.to_string().contains("is gone"), "{gone}");
+    assert!(!root.exists());
+    // A mount point without its mount.
+    fs::create_dir(&root).unwrap();
+    let other = store.create("two", Bytes::from("2")).await.unwrap_err();
+    assert!(
+        other.to_string().contains("is another one than before"),
+        "{other}"
+    );
+    let upload = store.upload("two").await.map(drop).unwrap_err();
+    assert!(upload.to_string().contains("is another one"), "{upload}");
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    fs::remove_dir(&root).unwrap();
+    fs::rename(&away, &root).unwrap();
+    store.create("two", Bytes::from("2")).await.unwrap();
+}
