@@ -339,12 +339,11 @@ fn takes(recording: &Recording, manner: Manner) {
         assert_eq!(ends, Vec::<String>::new());
         assert_holds(&store, recording).await;
     });
-    let seen = master.seen();
-    assert_eq!(seen.wrong, Vec::<String>::new());
     // Everything is acknowledged, but for the last byte. The master reads it on a thread of its own.
     wait_until("everything is acknowledged", PATIENCE, || {
         master.seen().acked >= recording.end() - 1
     });
+    assert_eq!(master.seen().wrong, Vec::<String>::new());
 }
 
 #[test]

@@ -89,9 +89,9 @@ async fn a_directory_that_is_removed_meanwhile_is_made_again() {
     store.create("d/a", Bytes::new()).await.unwrap();
     fs::remove_dir_all(root.path().join("store/d")).unwrap();
     store.create("d/b", Bytes::new()).await.unwrap();
-    fs::remove_dir_all(root.path().join("store")).unwrap();
+    fs::remove_dir_all(root.path().join("store").join(TEMPORARY)).unwrap();
     store.create("d/c", Bytes::new()).await.unwrap();
-    assert_eq!(names(&store).await, ["d/c"]);
+    assert_eq!(names(&store).await, ["d/b", "d/c"]);
 }
 
 #[tokio::test]
