@@ -1,6 +1,7 @@
 //! This machine: ports, memory, file descriptors.
 
 use super::{Findings, Wanted};
+use crate::config::HttpAddr;
 use crate::restore::master::listener::Listener;
 
 pub(super) async fn check(wanted: &Wanted, findings: &mut Findings) {
@@ -21,12 +22,8 @@ pub(super) async fn check(wanted: &Wanted, findings: &mut Findings) {
             findings.warning("listens for Redis", warning, "set `listen_tls_cert`");
         }
     }
-    #[cfg(feature = "http")]
     if let Some(addr) = &wanted.http {
-        match crate::service::http::bind(addr).await {
-            Ok(_) => findings.ok("serves health and metrics", format!("on {addr}")),
-            Err(error) => findings.failed("serves health and metrics", error),
-        }
+        serves(addr, findings).await;
     }
     match &wanted.memory {
         Ok(division) => findings.ok("memory", division),
@@ -36,4 +33,20 @@ pub(super) async fn check(wanted: &Wanted, findings: &mut Findings) {
         None => findings.ok("file descriptors", "enough"),
         Some(warning) => findings.warning("file descriptors", warning, "see the reason"),
     }
+}
+
+const SERVES: &str = "serves health and metrics";
+
+#[cfg(feature = "http")]
+async fn serves(addr: &HttpAddr, findings: &mut Findings) {
+    match crate::service::http::bind(addr).await {
+        Ok(_) => findings.ok(SERVES, format!("on {addr}")),
+        Err(error) => findings.failed(SERVES, error),
+    }
+}
+
+#[cfg(not(feature = "http"))]
+async fn serves(addr: &HttpAddr, findings: &mut Findings) {
+    let missing = crate::config::not_built_in("/healthz, /readyz and /metrics", "http");
+    findings.failed(SERVES, format!("on {addr}: {missing}"));
 }
