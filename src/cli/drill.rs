@@ -1,16 +1,14 @@
 //! `backfeed drill`: proves that a restore works.
 
 use std::fmt::Write;
-use std::future::Future;
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::progress_bar::Bars;
+use super::signals::unless_interrupted;
 use super::{Exit, Failure, flags};
 use crate::config::parse_size;
 use crate::display::{Time, counted};
-use crate::drill::{Compared, DrillError, Report, Request, ServerProgram, drill};
+use crate::drill::{Compared, Report, Request, ServerProgram, drill};
 use crate::monitoring::status::unix_ms_now;
 
 const EXAMPLES: &str = "\
@@ -113,7 +111,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         now_unix_ms,
     };
     let bars = Bars::new();
-    let tried = unless_interrupted(drill(&archive, &request, &bars)).await;
+    let tried = unless_interrupted(drill(&archive, &request, &bars), || {
+        // The servers end with it, and the directory is deleted.
+        "nothing is proved".to_owned()
+    })
+    .await;
     bars.finish();
     let mut report = tried?;
     if is_without && !args.without_server {
@@ -141,34 +143,6 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-/// A signal ends the servers too, and the directory is deleted.
-async fn unless_interrupted(
-    drill: impl Future<Output = Result<Report, DrillError>>,
-) -> Result<Report, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| {
-            Failure::new(
-                Exit::Error,
-                format_args!("cannot listen for signals: {error}"),
-            )
-        })
-    };
-    let mut term = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let name = tokio::select! {
-        biased;
-        report = drill => return Ok(report?),
-        _ = term.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        _ = hangup.recv() => "SIGHUP",
-    };
-    Err(Failure::new(
-        Exit::Error,
-        format_args!("interrupted by {name}: nothing is proved"),
-    ))
 }
 
 fn for_people(report: &Report) -> String {

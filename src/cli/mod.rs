@@ -29,6 +29,7 @@ mod restore;
 mod serve;
 mod settings;
 mod sidecar;
+mod signals;
 #[cfg(feature = "http")]
 mod status;
 mod supervised;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use super::signals::Signals;
 use super::{Exit, Failure, flags, print};
 use crate::capture::{REPLICA_VERSION, wants_version};
 use crate::config::{ConfigError, Size, parse_duration, parse_size};
@@ -124,20 +123,8 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 
 /// SIGTERM or SIGINT: both are the usual end of a recording.
 fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| {
-            Failure::new(
-                Exit::Error,
-                format_args!("cannot listen for signals: {error}"),
-            )
-        })
-    };
-    let mut term = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.next().await;
     })
 }

@@ -5,16 +5,15 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::progress_bar::Bars;
-use super::{Exit, Failure, flags};
+use super::signals::unless_interrupted;
+use super::{Failure, flags};
 use crate::archive::new_writer;
 use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, ServeLog, parse_addr, parse_size};
 use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
 use crate::recovery::When;
-use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request, RestoreError};
+use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request};
 use crate::runtime;
 use crate::wire::position::{Offset, ReplId};
 
@@ -190,29 +189,6 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
     args.common.output.print(&report?, ToString::to_string)
 }
 
-/// A signal ends a restore with an error, so that nobody takes the target for restored.
-async fn unless_interrupted<R>(
-    restore: impl Future<Output = Result<R, RestoreError>>,
-    left: impl FnOnce() -> String,
-) -> Result<R, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| {
-            let message = format!("cannot listen for signals: {error}");
-            Failure::new(Exit::Error, message)
-        })
-    };
-    let mut term = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        biased;
-        report = restore => return Ok(report?),
-        _ = term.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    let message = format_args!("interrupted by {name}: {}", left());
-    Err(Failure::new(Exit::Error, message))
-}
-
 /// What a restore that was stopped may have left.
 fn left(request: &Request) -> String {
     match &request.target {
@@ -291,7 +267,8 @@ fn parse_announce(text: &str) -> Result<(String, u16), ConfigError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::restore::Report;
+    use crate::cli::Exit;
+    use crate::restore::{Report, RestoreError};
 
     fn to(target: &str) -> Request {
         let config = RestoreConfig::latest(target.parse().unwrap());
@@ -348,7 +325,8 @@ mod tests {
             assert!(kill.unwrap().success());
             std::future::pending().await
         };
-        let interrupted = unless_interrupted::<Report>(endless, || left(&request)).await;
+        let interrupted =
+            unless_interrupted::<Report, RestoreError>(endless, || left(&request)).await;
         let failure = interrupted.unwrap_err();
         assert_eq!(failure.exit(), Exit::Error);
         assert!(failure.to_string().contains("SIGTERM"), "{failure}");

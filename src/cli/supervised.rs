@@ -4,12 +4,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::pin;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::progress_bar::EVERY;
+use super::signals::Signals;
 use super::{Exit, Failure, process_setup};
 #[cfg(not(feature = "http"))]
 use crate::config::not_built_in;
@@ -230,35 +230,6 @@ async fn until_done(
             "{cut_short}: {unstored}; what was acknowledged is stored, the rest is sent again by the master"
         ),
     ))
-}
-
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(
-                    Exit::Error,
-                    format_args!("cannot listen for signals: {error}"),
-                )
-            })
-        };
-        Ok(Self {
-            term: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 #[cfg(test)]

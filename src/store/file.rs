@@ -262,6 +262,8 @@ impl Shared {
         match (*known, found) {
             (None, found) => *known = found,
             (Some(known), Some(found)) if known == found => {}
+            // Some filesystems number anew when they are mounted again. It has what was made in it.
+            (Some(_), Some(found)) if self.root.join(TEMPORARY).is_dir() => *known = Some(found),
             (Some(_), found) => {
                 let what = if found.is_some() {
                     "is another one than before"

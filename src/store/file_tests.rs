@@ -273,7 +273,11 @@ async fn a_directory_that_is_moved_is_not_made_anew() {
     let upload = store.upload("two").await.map(drop).unwrap_err();
     assert!(upload.to_string().contains("is another one"), "{upload}");
     assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
-    fs::remove_dir(&root).unwrap();
+    // One with other numbers that has what the store made is the store.
+    fs::create_dir(root.join(TEMPORARY)).unwrap();
+    store.create("three", Bytes::from("3")).await.unwrap();
+    fs::remove_dir_all(&root).unwrap();
     fs::rename(&away, &root).unwrap();
     store.create("two", Bytes::from("2")).await.unwrap();
+    assert_eq!(names(&store).await, ["one", "two"]);
 }
