@@ -51,6 +51,7 @@
 //! Archives of older builds have neither object. Without a claim there is no holder. A history that another one already
 //! continues is not the latest.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -139,12 +140,32 @@ impl SuccessorDoc {
     }
 }
 
+/// What is known of a server that continues a history by itself: after a failover, or from an older RDB.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Branch<'a> {
+    /// Its `run_id`. If no sidecar has restored that run of it, it may be a second branch.
+    pub run: Option<&'a str>,
+    /// The histories that the store had when it was decided that this server is to be captured. None: nothing was decided.
+    pub seen: Option<&'a BTreeSet<ReplId>>,
+}
+
+impl Branch<'_> {
+    /// Did it begin after that?
+    fn is_unseen(&self, history: ReplId) -> bool {
+        self.seen.is_some_and(|seen| !seen.contains(&history))
+    }
+}
+
 /// Why a history does not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
     /// Another history already continues its parent.
     #[error("{}", .0.says())]
     GoesOn(Box<SuccessorDoc>),
+    /// Another history continues its parent, and what was decided did not consider that: it has begun, or has grown, since the
+    /// store was looked at.
+    #[error("history {0} continues it too, and is being written: looking at the store again")]
+    Beside(ReplId),
     /// The archive failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -309,19 +330,20 @@ impl Archive {
         base: Option<&BaseManifest>,
         writer: &str,
     ) -> Result<(), SuccessionError> {
-        self.begin_history_of(doc, base, writer, None).await
+        self.begin_branch(doc, base, writer, Branch::default())
+            .await
     }
 
-    /// The same for a server whose `run_id` is known: if no sidecar has restored that run of it, it may be a second branch.
+    /// The same with what is known of the server: then it may be a second branch.
     ///
     /// # Errors
-    /// As [`Self::begin_history`].
-    pub async fn begin_history_of(
+    /// As [`Self::begin_history`], and [`SuccessionError::Beside`].
+    pub async fn begin_branch(
         &self,
         doc: &HistoryDoc,
         base: Option<&BaseManifest>,
         writer: &str,
-        run: Option<&str>,
+        branch: Branch<'_>,
     ) -> Result<(), SuccessionError> {
         let previous = doc.previous.iter().chain(&doc.also_previous);
         for previous in previous {
@@ -339,9 +361,12 @@ impl Archive {
             if recorded.child.id != doc.id {
                 // The other one must not wait for its writer, who may be dead.
                 self.complete(&recorded).await?;
-                let served = self.served_to_another(from.history, from.offset, doc.id, run);
+                let served = self.served_to_another(from.history, from.offset, doc.id, branch.run);
                 if let Some(other) = served.await? {
                     return Err(SuccessionError::GoesOn(Box::new(other)));
+                }
+                if branch.is_unseen(recorded.child.id) {
+                    return Err(SuccessionError::Beside(recorded.child.id));
                 }
             }
         }

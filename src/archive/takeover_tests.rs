@@ -127,8 +127,30 @@ async fn a_run_that_nobody_claimed_was_not_served(store: SharedStore) {
         (Some("run3"), true),
     ] {
         let doc = child(3, 1, 100);
-        let begun = archive.begin_history_of(&doc, None, "w", run).await;
+        let branch = Branch { run, seen: None };
+        let begun = archive.begin_branch(&doc, None, "w", branch).await;
         assert_eq!(begun.is_ok(), goes_on, "{run:?}: {begun:?}");
+    }
+    // Who decided before the other one began did not consider it.
+    for (seen, goes_on) in [(vec![id(1)], false), (vec![id(1), id(2)], true)] {
+        let seen = BTreeSet::from_iter(seen);
+        let doc = child(9, 1, 100);
+        let branch = Branch {
+            run: Some("run3"),
+            seen: Some(&seen),
+        };
+        let begun = archive.begin_branch(&doc, None, "w", branch).await;
+        match begun {
+            Err(SuccessionError::Beside(other)) => assert!(other == id(2) && !goes_on),
+            begun => assert!(begun.is_ok() && goes_on, "{begun:?}"),
+        }
+        let is_there = archive
+            .outline()
+            .await
+            .unwrap()
+            .histories
+            .contains_key(&id(9));
+        assert_eq!(is_there, goes_on);
     }
     // A claim that does not say whose it is may be anybody's.
     let unnamed = Claimant {

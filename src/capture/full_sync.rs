@@ -43,6 +43,7 @@ impl From<SuccessionError> for FullSyncError {
     fn from(error: SuccessionError) -> Self {
         match error {
             SuccessionError::GoesOn(other) => Self::GoesOn(other),
+            SuccessionError::Beside(other) => Self::Twin(other),
             SuccessionError::Archive(error) => error.into(),
         }
     }

@@ -38,6 +38,7 @@ pub(crate) use self::captured_server::wants_version;
 #[cfg(feature = "cli")]
 pub(crate) use self::session::REPLICA_VERSION;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -265,6 +266,8 @@ pub struct Capture {
     log: Option<LogWriter>,
     /// What a new history comes after, according to the last look at the store.
     before: Vec<Previous>,
+    /// The histories that there were at that look.
+    seen: Option<BTreeSet<ReplId>>,
     /// Histories that have another key in the store than the id that the server has.
     aliases: Aliases,
     /// What showed that the server's feed is not that of the history of its id.
@@ -313,6 +316,7 @@ impl Capture {
             clock,
             log: None,
             before: Vec::new(),
+            seen: None,
             aliases: Aliases::default(),
             foreign: ForeignFeed::default(),
             guards: false,

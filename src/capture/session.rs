@@ -357,6 +357,7 @@ impl Capture {
         let find = resume::find(&self.archive, &self.service, said);
         let known = unless_stopped(shutdown, find).await??;
         self.before = known.before.clone();
+        self.seen = Some(known.catalog.histories.keys().copied().collect());
         self.aliases = known.aliases.clone();
         let server = said.and_then(|facts| self.named(facts).replid);
         self.check_left_behind(&known, server)?;

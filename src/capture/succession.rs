@@ -3,7 +3,7 @@
 use super::captured_server::server_info;
 use super::session::Origin;
 use super::{Capture, SessionEnd, predecessor};
-use crate::archive::takeover::{SuccessionError, SuccessorDoc};
+use crate::archive::takeover::{Branch, SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, Catalog, FORMAT, HistoryDoc, Parent, ServerInfo};
 use crate::link::replication_info::Facts;
 use crate::wire::position::{Position, ReplId};
@@ -77,6 +77,7 @@ impl Capture {
             .await
             .map_err(|error| match error {
                 SuccessionError::GoesOn(other) => succeeded(sealed, &other),
+                SuccessionError::Beside(_) => SessionEnd::StartOver(error.to_string()),
                 SuccessionError::Archive(error) => error.into(),
             })?;
         // Another listener of the same feed may have been here before us, at another offset.
@@ -106,13 +107,14 @@ impl Capture {
     ) -> Result<(), ArchiveError> {
         self.aliases = catalog.aliases();
         self.before = predecessor::find(archive, catalog, &self.service).await?;
+        self.seen = Some(catalog.histories.keys().copied().collect());
         Ok(())
     }
 
     /// Records that a history continues as `id`, the present id of its server. The history must be sealed.
     ///
     /// # Errors
-    /// [`SuccessionError::GoesOn`]: another server continues it.
+    /// [`SuccessionError::GoesOn`] and [`SuccessionError::Beside`]: another server continues it.
     pub async fn begin_child(
         &self,
         id: ReplId,
@@ -135,8 +137,20 @@ impl Capture {
         let before = predecessor::of_branch(&self.before, parent.history, self.guards);
         let now = (self.clock)();
         let ends = predecessor::name(&self.archive, &before, &mut doc).await?;
+        // The line of a sidecar's store is one: what does not come after all of it must not begin beside it.
+        let is_left_out = |previous: &&predecessor::Previous| {
+            let id = previous.at.history;
+            previous.lineage.contains(&parent.history)
+                && id != doc.id
+                && doc.before().all(|named| named != id)
+        };
+        if let Some(left_out) = before.iter().find(is_left_out).filter(|_| self.guards) {
+            return Err(SuccessionError::Beside(left_out.at.history));
+        }
         predecessor::seal(&self.archive, &ends, &doc, &self.writer, now).await?;
-        let begun = self.archive.begin_history_of(&doc, None, &self.writer, run);
+        let seen = self.seen.as_ref();
+        let branch = Branch { run, seen };
+        let begun = self.archive.begin_branch(&doc, None, &self.writer, branch);
         begun.await
     }
 

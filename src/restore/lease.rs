@@ -175,6 +175,10 @@ impl Lease {
                 history: plan.history,
                 child: other.child.id,
             },
+            SuccessionError::Beside(child) => RestoreError::GoesOn {
+                history: plan.history,
+                child,
+            },
             SuccessionError::Archive(error) => error.into(),
         })
     }

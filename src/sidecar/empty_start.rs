@@ -47,6 +47,10 @@ impl Sidecar {
                 tracing::info!("{}", other.says());
                 return Ok(None);
             }
+            Err(error @ SuccessionError::Beside(_)) => {
+                tracing::info!("{error}");
+                return Ok(None);
+            }
             Err(SuccessionError::Archive(error)) => return Err(error),
         }
         let end = begins_at(&doc);
