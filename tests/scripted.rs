@@ -8,7 +8,7 @@ use backfeed::archive::{Archive, BaseManifest};
 use backfeed::capture::{Capture, Clock, MasterWatch, SessionEnd};
 use backfeed::config::{AckPolicy, CaptureConfig, Source};
 use backfeed::monitoring::status::Status;
-use backfeed::recovery::{BadBases, LogForm, When, log, plan, snapshot};
+use backfeed::recovery::{BadBases, LogForm, RecoveryTarget, log, plan, snapshot};
 use backfeed::service::SessionPauses;
 use backfeed::store::MemoryStore;
 use backfeed::wire::position::ReplId;
@@ -112,9 +112,15 @@ async fn assert_holds(store: &MemoryStore, recording: &Recording) -> BaseManifes
     let history = &catalog.histories[&id];
     assert!(history.problems.is_empty(), "{:?}", history.problems);
     assert_eq!(history.bases.len(), 1, "{:?}", store.names());
-    let plan = plan(&archive, &catalog, id, When::Latest, &BadBases::new())
-        .await
-        .unwrap();
+    let plan = plan(
+        &archive,
+        &catalog,
+        id,
+        RecoveryTarget::Latest,
+        &BadBases::new(),
+    )
+    .await
+    .unwrap();
     assert_eq!(plan.notes, Vec::<String>::new());
     assert_eq!(plan.base.offset.0, recording.offset);
     assert_eq!(plan.end.offset.0, recording.end());

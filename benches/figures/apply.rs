@@ -3,7 +3,7 @@
 
 use backfeed::archive::Archive;
 use backfeed::rebuild::Limits;
-use backfeed::recovery::{BadBases, When};
+use backfeed::recovery::{BadBases, RecoveryTarget};
 use backfeed::{rebuild, recovery, restore, store};
 
 use super::*;
@@ -85,7 +85,7 @@ fn apply(url: &str, keys: &str) -> Duration {
         let catalog = archive.catalog().await.unwrap();
         let history = recovery::choose(&archive, &catalog, None, None).unwrap();
         let bad = BadBases::new();
-        let plan = recovery::plan(&archive, &catalog, history, When::Latest, &bad);
+        let plan = recovery::plan(&archive, &catalog, history, RecoveryTarget::Latest, &bad);
         let plan = plan.await.unwrap();
         let limits = Limits {
             memory: 8 << 30,

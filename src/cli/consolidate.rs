@@ -38,12 +38,12 @@ const KEYS_MEMORY: usize = 256 << 20;
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
-    let when = args.point.when(now_unix_ms)?;
+    let recovery_target = args.point.recovery_target(now_unix_ms)?;
     let archive = args.store.open(&args.common.gcs).await?;
     let request = Request {
         history: args.point.history,
         service: None,
-        when,
+        recovery_target,
         memory_limit: flags::keys_memory(args.memory_limit, KEYS_MEMORY),
         worth: Worth::AnyLog,
         time_limit: None,

@@ -7,7 +7,7 @@ use super::{Exit, Failure, cut, flags};
 use crate::display::{Time, counted};
 use crate::monitoring::status::unix_ms_now;
 use crate::query::diff::{Count, Diff, KeyChange, Request, What, diff};
-use crate::recovery::{Progress, RecoveryError, Stage, When};
+use crate::recovery::{Progress, RecoveryError, RecoveryTarget, Stage};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,8 +40,8 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now = unix_ms_now();
     let request = Request {
         history: args.point.history,
-        from: When::parse(&args.from, now).map_err(RecoveryError::from)?,
-        to: args.point.when(now)?,
+        from: RecoveryTarget::parse(&args.from, now).map_err(RecoveryError::from)?,
+        to: args.point.recovery_target(now)?,
         limit: args.bounds.limit(),
         memory: args.bounds.memory_limit(),
     };

@@ -82,7 +82,7 @@ impl Args {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
-    let when = args.point.when(now_unix_ms)?;
+    let recovery_target = args.point.recovery_target(now_unix_ms)?;
     let server = args.server().await?;
     let is_without = server.is_none();
     let mut prefix = tempfile::Builder::new();
@@ -103,7 +103,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     })?;
     let archive = args.store.open(&args.common.gcs).await?;
     let request = Request {
-        when,
+        recovery_target,
         history: args.point.history,
         server,
         dir: scratch.path().to_owned(),

@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::link::accept;
 use crate::monitoring::logging::LogFormat;
-use crate::recovery::{RecoveryError, When};
+use crate::recovery::{RecoveryError, RecoveryTarget};
 use crate::store;
 use crate::wire::position::ReplId;
 
@@ -256,11 +256,14 @@ pub(super) struct Point {
 }
 
 impl Point {
-    pub(super) fn when(&self, now_unix_ms: i64) -> Result<When, RecoveryError> {
+    pub(super) fn recovery_target(
+        &self,
+        now_unix_ms: i64,
+    ) -> Result<RecoveryTarget, RecoveryError> {
         match (self.at.as_deref(), self.offset) {
-            (_, Some(offset)) => Ok(When::Offset(offset)),
-            (Some(at), None) => Ok(When::parse(at, now_unix_ms)?),
-            (None, None) => Ok(When::Latest),
+            (_, Some(offset)) => Ok(RecoveryTarget::Offset(offset)),
+            (Some(at), None) => Ok(RecoveryTarget::parse(at, now_unix_ms)?),
+            (None, None) => Ok(RecoveryTarget::Latest),
         }
     }
 

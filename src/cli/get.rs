@@ -125,7 +125,7 @@ fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let key = &args.key()?;
-    let when = args.point.when(unix_ms_now())?;
+    let recovery_target = args.point.recovery_target(unix_ms_now())?;
     let archive = args.store.open(&args.common.gcs).await?.keeping();
     let history = args.point.history;
     if args.changes {
@@ -138,8 +138,16 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             }
         };
         let memory = args.bounds.memory_limit();
-        let looked =
-            key_history::changes(&archive, history, when, args.db, key, memory, &mut give).await?;
+        let looked = key_history::changes(
+            &archive,
+            history,
+            recovery_target,
+            args.db,
+            key,
+            memory,
+            &mut give,
+        )
+        .await?;
         shown?;
         if args.common.output.json {
             let summary = args.common.output.answer(Touched {
@@ -157,7 +165,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             looked.to.history
         ));
     }
-    let plan = key_history::plan_of(&archive, history, when).await?;
+    let plan = key_history::plan_of(&archive, history, recovery_target).await?;
     let bars = Bars::new();
     bars.stage(Stage::Log, None);
     let found = key_history::get(&archive, &plan, args.db, key, args.bounds.memory_limit()).await;

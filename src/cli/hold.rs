@@ -105,12 +105,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 
 async fn add(args: Add) -> Result<(), Failure> {
     let now_unix_ms = unix_ms_now();
-    let when = args.point.when(now_unix_ms)?;
+    let recovery_target = args.point.recovery_target(now_unix_ms)?;
     let archive = args.store.open(&args.common.gcs).await?;
     let request = HoldRequest {
         name: args.name,
         history: args.point.history,
-        when,
+        recovery_target,
         writer: new_writer("hold"),
         now_unix_ms,
     };

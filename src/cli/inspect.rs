@@ -213,9 +213,9 @@ async fn of_store(
     point: &flags::Point,
     mut inspector: Inspector,
 ) -> Result<Report, Failure> {
-    let when = point.when(unix_ms_now())?;
+    let recovery_target = point.recovery_target(unix_ms_now())?;
     let archive = store.open(gcs).await?;
-    let plan = plan_of(&archive, point.history, when).await?;
+    let plan = plan_of(&archive, point.history, recovery_target).await?;
     let base = &plan.base;
     let bars = Bars::new();
     bars.stage(Stage::Snapshot, Some(base.raw_bytes));

@@ -12,7 +12,7 @@ use crate::archive::new_writer;
 use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, ServeLog, parse_addr, parse_size};
 use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
-use crate::recovery::When;
+use crate::recovery::RecoveryTarget;
 use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request};
 use crate::runtime;
 use crate::wire::position::{Offset, ReplId};
@@ -148,7 +148,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let config = args.lower()?;
     let now = unix_ms_now();
     // A wrong --at is an error before the store is opened.
-    let request = request(config, args.point.when(now)?, now);
+    let request = request(config, args.point.recovery_target(now)?, now);
     let archive = args.store.open(&args.common.gcs).await?;
     let bars = Bars::new();
     let restoring = restore::restore(&archive, &request, &bars);
@@ -168,7 +168,7 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
         files => files,
     };
     let request = KeysRequest {
-        when: args.point.when(unix_ms_now())?,
+        recovery_target: args.point.recovery_target(unix_ms_now())?,
         target,
         selection: Selection {
             pattern: pattern.to_vec(),
@@ -230,10 +230,10 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-fn request(config: RestoreConfig, when: When, now_unix_ms: i64) -> Request {
+fn request(config: RestoreConfig, recovery_target: RecoveryTarget, now_unix_ms: i64) -> Request {
     Request {
         target: config.to,
-        when,
+        recovery_target,
         history: config.history,
         service: None,
         force: config.force,
@@ -272,13 +272,13 @@ mod tests {
 
     fn to(target: &str) -> Request {
         let config = RestoreConfig::latest(target.parse().unwrap());
-        request(config, When::Latest, 0)
+        request(config, RecoveryTarget::Latest, 0)
     }
 
     fn keys_to(target: &str) -> KeysRequest {
         KeysRequest {
             target: target.parse().unwrap(),
-            when: When::Latest,
+            recovery_target: RecoveryTarget::Latest,
             selection: Selection {
                 pattern: b"*".to_vec(),
                 db: None,

@@ -9,7 +9,7 @@ fn request() -> Request {
     Request {
         history: None,
         service: None,
-        when: When::Latest,
+        recovery_target: RecoveryTarget::Latest,
         memory_limit: 1 << 20,
         worth: Worth::AnyLog,
         time_limit: None,

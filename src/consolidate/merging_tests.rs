@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::recovery::testing::{Sample, at, feed, id};
-use crate::recovery::{LogForm, Plan, When, log, source};
+use crate::recovery::{LogForm, Plan, RecoveryTarget, log, source};
 
 fn request(history: Option<ReplId>) -> MergeRequest {
     MergeRequest {
@@ -27,12 +27,12 @@ async fn read_all(sample: &Sample, history: ReplId, upto: u64) -> Vec<String> {
     let mut read = Vec::new();
     let times = (9_900..upto as i64 * 10 + 50)
         .step_by(130)
-        .map(When::AtUnixMs);
-    for when in times.chain((1000..upto).step_by(23).map(When::Offset)) {
-        let plan = match sample.plan(history, when).await {
+        .map(RecoveryTarget::AtUnixMs);
+    for recovery_target in times.chain((1000..upto).step_by(23).map(RecoveryTarget::Offset)) {
+        let plan = match sample.plan(history, recovery_target).await {
             Ok(plan) => plan,
             Err(error) => {
-                read.push(format!("{when} {error}"));
+                read.push(format!("{recovery_target} {error}"));
                 continue;
             }
         };
@@ -40,7 +40,9 @@ async fn read_all(sample: &Sample, history: ReplId, upto: u64) -> Vec<String> {
         let bytes = bytes_of(sample, &plan, LogForm::Raw).await;
         let replayed = bytes_of(sample, &plan, LogForm::Replay).await;
         drop(source(&sample.archive, &plan));
-        read.push(format!("{when} {end} {time:?} {bytes:?} {replayed:?}"));
+        read.push(format!(
+            "{recovery_target} {end} {time:?} {bytes:?} {replayed:?}"
+        ));
     }
     read
 }

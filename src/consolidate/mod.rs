@@ -18,7 +18,7 @@ use crate::archive::{Archive, ArchiveError, BaseKind, BaseManifest};
 use crate::config::PLANS;
 use crate::rebuild::{self, BaseStop, Limits, RebuildError, Source, Stand, Stop, Survey};
 use crate::recovery;
-use crate::recovery::{BadBases, Plan, Progress, RecoveryError, Stage, When};
+use crate::recovery::{BadBases, Plan, Progress, RecoveryError, RecoveryTarget, Stage};
 use crate::store::StoreError;
 use crate::wire::position::{Offset, Position, ReplId};
 use crate::wire::rdb::reader::ReadError;
@@ -41,7 +41,7 @@ pub struct Request {
     /// Whose, where there are several.
     pub service: Option<String>,
     /// Up to which point.
-    pub when: When,
+    pub recovery_target: RecoveryTarget,
     /// Bytes of memory for the keys that the log touches, at most.
     pub memory_limit: usize,
     /// How much there must be, for it to be worth a base.
@@ -196,7 +196,7 @@ pub async fn newest_base(
     request: &Request,
 ) -> Result<(BaseManifest, usize), ConsolidateError> {
     let service = request.service.as_deref();
-    let looked = recovery::look(archive, request.history, service, request.when).await;
+    let looked = recovery::look(archive, request.history, service, request.recovery_target).await;
     let (catalog, history) = looked?;
     match catalog.newest_base(history) {
         Some((base, segments)) => Ok((base.clone(), segments)),
@@ -295,12 +295,19 @@ async fn stages(
 /// plans.
 async fn part(archive: &Archive, request: &Request) -> Result<(Plan, bool), ConsolidateError> {
     let service = request.service.as_deref();
-    let looked = recovery::look(archive, request.history, service, request.when).await;
+    let looked = recovery::look(archive, request.history, service, request.recovery_target).await;
     let (catalog, history) = looked?;
     let upto = catalog.log_after(history, PART);
-    if let Some(upto) = upto.filter(|_| request.when == When::Latest) {
-        let when = When::Offset(upto.0);
-        let mut plan = recovery::plan(archive, &catalog, history, when, &BadBases::new()).await?;
+    if let Some(upto) = upto.filter(|_| request.recovery_target == RecoveryTarget::Latest) {
+        let recovery_target = RecoveryTarget::Offset(upto.0);
+        let mut plan = recovery::plan(
+            archive,
+            &catalog,
+            history,
+            recovery_target,
+            &BadBases::new(),
+        )
+        .await?;
         // A command may be longer than that.
         if plan.bytes_log() > 0 {
             plan.set_relative_ttls(true);
@@ -312,10 +319,17 @@ async fn part(archive: &Archive, request: &Request) -> Result<(Plan, bool), Cons
 
 async fn plan(archive: &Archive, request: &Request) -> Result<Plan, ConsolidateError> {
     let service = request.service.as_deref();
-    let looked = recovery::look(archive, request.history, service, request.when).await;
+    let looked = recovery::look(archive, request.history, service, request.recovery_target).await;
     let (catalog, history) = looked?;
     let none_bad = BadBases::new();
-    let mut plan = recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
+    let mut plan = recovery::plan(
+        archive,
+        &catalog,
+        history,
+        request.recovery_target,
+        &none_bad,
+    )
+    .await?;
     // Only the commands tell, and they are made absolute where they are.
     plan.set_relative_ttls(true);
     Ok(plan)

@@ -23,7 +23,7 @@ use crate::archive::{Archive, new_writer};
 use crate::config::{Dest, ServeLog};
 use crate::link::control::{Control, ControlError};
 use crate::rebuild::RebuildError;
-use crate::recovery::{Progress, When};
+use crate::recovery::{Progress, RecoveryTarget};
 use crate::restore::{self, AofLayout, ListenOptions, RestoreError};
 use crate::runtime;
 use crate::wire::position::ReplId;
@@ -36,7 +36,7 @@ pub use scratch_server::{ServerProgram, StartError};
 #[derive(Debug)]
 pub struct Request {
     /// Which point.
-    pub when: When,
+    pub recovery_target: RecoveryTarget,
     /// Which history. None: the latest one.
     pub history: Option<ReplId>,
     /// The server to start. None: none is there, so an RDB is made and read.
@@ -135,7 +135,7 @@ async fn on_servers(
     };
     // The same point, however much is stored since.
     let same = Request {
-        when: When::Offset(report.restore.end_offset),
+        recovery_target: RecoveryTarget::Offset(report.restore.end_offset),
         history: Some(report.restore.history),
         dir: request.dir.clone(),
         server: None,
@@ -199,7 +199,7 @@ async fn by_reading(
 fn restoring(request: &Request, target: Dest, serve_log: ServeLog) -> restore::Request {
     restore::Request {
         target,
-        when: request.when,
+        recovery_target: request.recovery_target,
         history: request.history,
         service: None,
         force: false,

@@ -13,7 +13,7 @@ use super::{HoldError, HoldRequest, add_hold, expire};
 use crate::archive::{ArchiveError, FloorDoc, HoldDoc, Name};
 use crate::log::segment::{SegmentMeta, encode};
 use crate::recovery::testing::{Sample, at, feed, id};
-use crate::recovery::{BadBases, RecoveryError, When, look};
+use crate::recovery::{BadBases, RecoveryError, RecoveryTarget, look};
 use crate::verify;
 use crate::wire::position::{Offset, Position, TimeMark};
 
@@ -94,11 +94,12 @@ async fn a_hold_is_too_late_in_whatever_history_what_it_needs_is_below_a_floor()
 async fn a_point_below_the_floor_of_any_history_on_the_way_is_said_to_expire() {
     let sample = with_floor_in_a_child().await;
     for (unit, says) in [(14, true), (15, false)] {
-        let when = When::Offset(unit * UNIT);
-        let looked = look(&sample.archive, Some(id(2)), None, when).await;
+        let recovery_target = RecoveryTarget::Offset(unit * UNIT);
+        let looked = look(&sample.archive, Some(id(2)), None, recovery_target).await;
         let (catalog, history) = looked.unwrap();
         let bad = BadBases::new();
-        let plan = crate::recovery::plan(&sample.archive, &catalog, history, when, &bad).await;
+        let plan =
+            crate::recovery::plan(&sample.archive, &catalog, history, recovery_target, &bad).await;
         let notes = plan.unwrap().notes.concat();
         assert_eq!(notes.contains("not promised"), says, "{unit}: {notes}");
     }

@@ -3,7 +3,7 @@
 use crate::archive::{
     Archive, ArchiveError, FLOOR_GRACE_MS, FORMAT, Floor, HeldLog, HoldDoc, HoldName,
 };
-use crate::recovery::{self, BadBases, Plan, Progress, RecoveryError, When};
+use crate::recovery::{self, BadBases, Plan, Progress, RecoveryError, RecoveryTarget};
 use crate::wire::position::{Offset, ReplId};
 
 /// Less than this before the deletion below a floor may begin, no hold is made there any more: it could come too late.
@@ -18,7 +18,7 @@ pub struct HoldRequest {
     /// The history. None: the latest.
     pub history: Option<ReplId>,
     /// The point.
-    pub when: When,
+    pub recovery_target: RecoveryTarget,
     /// Who makes it.
     pub writer: String,
     /// Unix milliseconds.
@@ -51,9 +51,10 @@ pub async fn add_hold(
     request: &HoldRequest,
     progress: &dyn Progress,
 ) -> Result<HoldDoc, HoldError> {
-    let (catalog, history) = recovery::look(archive, request.history, None, request.when).await?;
+    let (catalog, history) =
+        recovery::look(archive, request.history, None, request.recovery_target).await?;
     let bad = BadBases::new();
-    let plan = recovery::plan(archive, &catalog, history, request.when, &bad).await?;
+    let plan = recovery::plan(archive, &catalog, history, request.recovery_target, &bad).await?;
     let (plan, _) = recovery::sound(archive, plan, progress).await?;
     check_in_time(archive, &plan).await?;
     let doc = HoldDoc {

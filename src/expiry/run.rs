@@ -66,7 +66,7 @@ pub enum ExpireError {
     /// The base that would become the oldest one is not sound.
     #[error(
         "nothing expires, because the base that would become the oldest one is not sound: {reason}. A deep \
-         `backfeed verify` says more. When a later base is old enough, it takes its place"
+         `backfeed verify` says more. RecoveryTarget a later base is old enough, it takes its place"
     )]
     Unsound {
         /// What is wrong.

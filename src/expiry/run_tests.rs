@@ -12,7 +12,7 @@ use crate::archive::{FLOOR_GRACE_MS, GRACE_MS, Name};
 use crate::config::KEEP_SUPERSEDED;
 use crate::expiry::{HoldError, HoldRequest, add_hold};
 use crate::recovery::testing::{Sample, at, feed, id};
-use crate::recovery::{Plan as RestorePlan, RecoveryError, When};
+use crate::recovery::{Plan as RestorePlan, RecoveryError, RecoveryTarget};
 
 pub(in crate::expiry) const HOUR: i64 = 3_600_000;
 /// Bytes of a command of [`sample`].
@@ -73,7 +73,9 @@ pub(in crate::expiry) async fn plan(
     sample: &Sample,
     unit: u64,
 ) -> Result<RestorePlan, RecoveryError> {
-    sample.plan(id(1), When::Offset(unit * UNIT)).await
+    sample
+        .plan(id(1), RecoveryTarget::Offset(unit * UNIT))
+        .await
 }
 
 /// Of bases and segments, which are there: the commands that they stand before.
@@ -122,20 +124,23 @@ async fn what_expires_is_deleted_a_day_later() {
         let plan = plan(&sample, unit).await.unwrap();
         assert_eq!(plan.end.offset, Offset(unit * UNIT));
     }
-    for when in [
-        When::Offset(4 * UNIT),
-        When::Offset(0),
-        When::AtUnixMs(1000),
+    for recovery_target in [
+        RecoveryTarget::Offset(4 * UNIT),
+        RecoveryTarget::Offset(0),
+        RecoveryTarget::AtUnixMs(1000),
     ] {
-        let error = sample.plan(id(1), when).await.unwrap_err();
+        let error = sample.plan(id(1), recovery_target).await.unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, RecoveryError::Expired { .. }), "{text}");
         assert!(text.contains("has expired: the oldest point") && text.contains("offset 162"));
     }
     // The last point before the time; its mark went with the log.
-    let by_time = sample.plan(id(1), When::AtUnixMs(1621)).await.unwrap();
+    let by_time = sample
+        .plan(id(1), RecoveryTarget::AtUnixMs(1621))
+        .await
+        .unwrap();
     assert_eq!(by_time.end.offset, Offset(6 * UNIT));
-    let latest = sample.plan(id(1), When::Latest).await.unwrap();
+    let latest = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(latest.end.offset, Offset(12 * UNIT));
     // There is nothing more to do.
     let again = run_at(&sample, 26).await.unwrap();
@@ -170,7 +175,7 @@ pub(in crate::expiry) fn hold(name: &str, unit: u64) -> HoldRequest {
     HoldRequest {
         name: name.parse().unwrap(),
         history: None,
-        when: When::Offset(unit * UNIT),
+        recovery_target: RecoveryTarget::Offset(unit * UNIT),
         writer: "test".to_owned(),
         now_unix_ms: 0,
     }
@@ -228,7 +233,7 @@ async fn a_child_that_hangs_below_the_floor_keeps_what_it_needs() {
     sample.store.set_clock(Some(25 * HOUR));
     run_at(&sample, 25).await.unwrap();
     assert_eq!(there(&sample), (vec![3, 6, 9], (3..12).collect()));
-    let plan = sample.plan(id(2), When::Latest).await.unwrap();
+    let plan = sample.plan(id(2), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(plan.end.offset, Offset(4 * UNIT));
 }
 
@@ -246,8 +251,11 @@ async fn a_base_alone_is_used_for_its_own_point_only() {
     assert_eq!(report.goes.len(), 1);
     assert_eq!(there(&sample), (vec![3, 6, 9], (6..12).collect()));
     assert_eq!(plan(&sample, 3).await.unwrap().end.offset, Offset(3 * UNIT));
-    for when in [When::Offset(3 * UNIT + 1), When::AtUnixMs(1500)] {
-        let error = sample.plan(id(1), when).await.unwrap_err();
+    for recovery_target in [
+        RecoveryTarget::Offset(3 * UNIT + 1),
+        RecoveryTarget::AtUnixMs(1500),
+    ] {
+        let error = sample.plan(id(1), recovery_target).await.unwrap_err();
         assert!(matches!(error, RecoveryError::Expired { .. }), "{error}");
         assert!(error.to_string().contains("`offset:81`"), "{error}");
     }
@@ -369,7 +377,7 @@ async fn what_another_service_wrote_stays_however_old_it_is() {
             "{report:?}"
         );
     }
-    let plan = sample.plan(id(2), When::Latest).await.unwrap();
+    let plan = sample.plan(id(2), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(plan.base.offset, Offset(100));
 }
 

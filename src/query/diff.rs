@@ -15,7 +15,7 @@ use crate::model::{
 use crate::query::key_history::{LookupError, memory_of, plan_from, plan_of, reached};
 use crate::rebuild::{self, Argv, At, Limits, Taker};
 use crate::recovery;
-use crate::recovery::{Plan, RecoveryError, When};
+use crate::recovery::{Plan, RecoveryError, RecoveryTarget};
 use crate::wire::position::{Offset, ReplId};
 use crate::wire::rdb::Family;
 use crate::wire::rdb::elements::{Part, names, parts};
@@ -35,9 +35,9 @@ pub struct Request {
     /// Of which history. None: the latest one.
     pub history: Option<ReplId>,
     /// The earlier point.
-    pub from: When,
+    pub from: RecoveryTarget,
     /// The later point.
-    pub to: When,
+    pub to: RecoveryTarget,
     /// Keys that are listed one by one, at most.
     pub limit: usize,
     /// Bytes of memory for the keys that the log touches, at most.
@@ -49,7 +49,7 @@ pub struct Request {
 async fn apart(
     archive: &Archive,
     earlier: &Plan,
-    to: When,
+    to: RecoveryTarget,
     error: RecoveryError,
 ) -> Result<LookupError, RecoveryError> {
     let RecoveryError::Gap {
@@ -127,7 +127,7 @@ pub async fn diff(archive: &Archive, request: Request) -> Result<Diff, LookupErr
     let applied = rebuild::each_command(&source, plan.end.offset, request.memory, &mut step).await;
     if !step.goes_on() {
         let limit = request.memory;
-        let goal = plan.when.to_string();
+        let goal = plan.recovery_target.to_string();
         return Err(LookupError::Memory { goal, limit });
     }
     applied.map_err(failed)?;

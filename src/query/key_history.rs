@@ -5,7 +5,7 @@ use crate::display::Shown;
 use crate::model::{ApplyError, Args, DatabaseCommand, Dialect, Touch, Unknown, find, slot_of};
 use crate::rebuild::{self, Argv, At, Limits, RebuildError, Stop, Taker};
 use crate::recovery;
-use crate::recovery::{BadBases, Plan, RecoveryError, When};
+use crate::recovery::{BadBases, Plan, RecoveryError, RecoveryTarget};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// Arguments of a command that are shown.
@@ -104,10 +104,17 @@ impl From<ArchiveError> for LookupError {
 pub async fn plan_of(
     archive: &Archive,
     history: Option<ReplId>,
-    when: When,
+    recovery_target: RecoveryTarget,
 ) -> Result<Plan, RecoveryError> {
-    let (catalog, history) = recovery::look(archive, history, None, when).await?;
-    let mut plan = recovery::plan(archive, &catalog, history, when, &BadBases::new()).await?;
+    let (catalog, history) = recovery::look(archive, history, None, recovery_target).await?;
+    let mut plan = recovery::plan(
+        archive,
+        &catalog,
+        history,
+        recovery_target,
+        &BadBases::new(),
+    )
+    .await?;
     // Only the commands tell, and they are made absolute where they are.
     plan.set_relative_ttls(true);
     Ok(plan)
@@ -131,10 +138,10 @@ pub(crate) async fn plan_from(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     from: Offset,
 ) -> Result<Plan, RecoveryError> {
-    let mut plan = recovery::plan_from(archive, catalog, history, when, from).await?;
+    let mut plan = recovery::plan_from(archive, catalog, history, recovery_target, from).await?;
     plan.set_relative_ttls(true);
     Ok(plan)
 }
@@ -201,7 +208,7 @@ pub async fn get(
         return Err(LookupError::Unknown {
             key: Shown::new(key),
             db,
-            goal: plan.when.to_string(),
+            goal: plan.recovery_target.to_string(),
             since: *since,
             why: Box::new(why.clone()),
         });
@@ -229,7 +236,7 @@ pub(crate) fn reached(
     survey: &rebuild::Survey,
     limit: usize,
 ) -> Result<(), LookupError> {
-    let goal = plan.when.to_string();
+    let goal = plan.recovery_target.to_string();
     match &survey.stop {
         None => Ok(()),
         Some(Stop::Memory | Stop::Enough) => Err(LookupError::Memory { goal, limit }),
@@ -243,7 +250,7 @@ pub(crate) fn reached(
 
 pub(crate) fn memory_of(error: RebuildError, plan: &Plan, limit: usize) -> LookupError {
     if error.is_memory() {
-        let goal = plan.when.to_string();
+        let goal = plan.recovery_target.to_string();
         return LookupError::Memory { goal, limit };
     }
     error.into()
@@ -277,13 +284,13 @@ pub struct Looked {
 pub async fn changes(
     archive: &Archive,
     history: Option<ReplId>,
-    when: When,
+    recovery_target: RecoveryTarget,
     db: u32,
     key: &[u8],
     memory: usize,
     give: &mut (dyn FnMut(Change) + Send),
 ) -> Result<Looked, LookupError> {
-    let plan = longest(archive, history, when).await?;
+    let plan = longest(archive, history, recovery_target).await?;
     let source = recovery::source(archive, &plan);
     let mut watch = Watch {
         db,
@@ -304,11 +311,11 @@ pub async fn changes(
 async fn longest(
     archive: &Archive,
     history: Option<ReplId>,
-    when: When,
+    recovery_target: RecoveryTarget,
 ) -> Result<Plan, RecoveryError> {
     let (catalog, history) = chosen(archive, history).await?;
     for (_, offset) in bases(&catalog, history)? {
-        match plan_from(archive, &catalog, history, when, offset).await {
+        match plan_from(archive, &catalog, history, recovery_target, offset).await {
             Err(
                 RecoveryError::Gap { .. }
                 | RecoveryError::SteppedOver { .. }
@@ -317,7 +324,7 @@ async fn longest(
             other => return other,
         }
     }
-    plan_of(archive, Some(history), when).await
+    plan_of(archive, Some(history), recovery_target).await
 }
 
 struct Watch<'a> {

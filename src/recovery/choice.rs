@@ -7,7 +7,7 @@ use crate::recovery::check::{self, Checked, check};
 use crate::recovery::error::RecoveryError;
 use crate::recovery::plan::{self, BadBases, Plan, Usable};
 use crate::recovery::progress::Progress;
-use crate::recovery::target::When;
+use crate::recovery::target::RecoveryTarget;
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// What a restore to `when` needs of the archive, and the history that is meant ([`choose`]).
@@ -18,19 +18,21 @@ pub async fn look(
     archive: &Archive,
     named: Option<ReplId>,
     service: Option<&str>,
-    when: When,
+    recovery_target: RecoveryTarget,
 ) -> Result<(Catalog, ReplId), RecoveryError> {
     let mut catalog = archive.outline().await?;
     let history = choose(archive, &catalog, named, service)?;
-    match when {
-        When::Latest => {
+    match recovery_target {
+        RecoveryTarget::Latest => {
             archive
                 .load(&mut catalog, history, Offset(u64::MAX))
                 .await?
         }
-        When::Offset(offset) => archive.load(&mut catalog, history, Offset(offset)).await?,
+        RecoveryTarget::Offset(offset) => {
+            archive.load(&mut catalog, history, Offset(offset)).await?
+        }
         // A time is looked for in all of the log.
-        When::AtUnixMs(_) => catalog = archive.whole_line(&catalog, history).await?,
+        RecoveryTarget::AtUnixMs(_) => catalog = archive.whole_line(&catalog, history).await?,
     }
     Ok((catalog, history))
 }
@@ -43,11 +45,11 @@ pub async fn plan(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     bad: &BadBases,
 ) -> Result<Plan, RecoveryError> {
     let usable = Usable { bad, upto: None };
-    plan_with(archive, catalog, history, when, usable).await
+    plan_with(archive, catalog, history, recovery_target, usable).await
 }
 
 /// The same, with a base at or before `from`.
@@ -58,29 +60,29 @@ pub async fn plan_from(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     from: Offset,
 ) -> Result<Plan, RecoveryError> {
     let usable = Usable {
         bad: &BadBases::new(),
         upto: Some(from),
     };
-    plan_with(archive, catalog, history, when, usable).await
+    plan_with(archive, catalog, history, recovery_target, usable).await
 }
 
 async fn plan_with(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     usable: Usable<'_>,
 ) -> Result<Plan, RecoveryError> {
     if !catalog.is_partial(history) {
-        return plan_of(archive, catalog, history, when, usable).await;
+        return plan_of(archive, catalog, history, recovery_target, usable).await;
     }
     let by_newest = usable.bad.is_empty() && usable.upto.is_none();
-    if by_newest && !matches!(when, When::AtUnixMs(_)) {
-        let planned = plan_of(archive, catalog, history, when, usable).await;
+    if by_newest && !matches!(recovery_target, RecoveryTarget::AtUnixMs(_)) {
+        let planned = plan_of(archive, catalog, history, recovery_target, usable).await;
         match planned {
             Err(RecoveryError::Archive(ArchiveError::Store(_))) => return planned,
             // What stays below a floor may have no log. Which floors there are is not listed yet.
@@ -90,7 +92,7 @@ async fn plan_with(
         }
     }
     let whole = archive.whole_line(catalog, history).await?;
-    plan_of(archive, &whole, history, when, usable).await
+    plan_of(archive, &whole, history, recovery_target, usable).await
 }
 
 /// Does it need something below a floor, of any of its histories?
@@ -108,10 +110,10 @@ async fn plan_of(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     usable: Usable<'_>,
 ) -> Result<Plan, RecoveryError> {
-    let planned = plan::of_listed(archive, catalog, history, when, usable).await;
+    let planned = plan::of_listed(archive, catalog, history, recovery_target, usable).await;
     let Err(RecoveryError::Gap {
         history: of,
         next: Some(next),
@@ -129,7 +131,7 @@ async fn plan_of(
         offset: Offset::before_byte(*next),
     };
     match archive.with_base(catalog, at).await? {
-        Some(catalog) => plan::of_listed(archive, &catalog, history, when, usable).await,
+        Some(catalog) => plan::of_listed(archive, &catalog, history, recovery_target, usable).await,
         None => planned,
     }
 }
@@ -158,7 +160,8 @@ pub async fn sound(
                 }
                 tracing::warn!(%error, "this snapshot cannot be used. Looking for an older one");
                 let catalog = archive.outline().await?;
-                plan = self::plan(archive, &catalog, plan.history, plan.when, &bad).await?;
+                plan =
+                    self::plan(archive, &catalog, plan.history, plan.recovery_target, &bad).await?;
             }
         }
     }

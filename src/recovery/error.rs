@@ -2,7 +2,7 @@
 
 use crate::archive::{Ambiguous, ArchiveError};
 use crate::model::expiry::feed::FeedRewriteError;
-use crate::recovery::target::BadWhen;
+use crate::recovery::target::BadRecoveryTarget;
 use crate::wire::position::{Offset, Position, ReplId};
 use crate::wire::rdb::WalkError;
 use crate::wire::rdb::strip::StripError;
@@ -36,7 +36,7 @@ pub enum RecoveryError {
     },
     /// The point cannot be read.
     #[error(transparent)]
-    When(#[from] BadWhen),
+    When(#[from] BadRecoveryTarget),
     /// The goal is before everything that is stored.
     #[error("{goal} is before the oldest point that can be restored, {oldest}")]
     BeforeOldest {

@@ -30,4 +30,4 @@ pub use expected_keys::{Count, Expected};
 pub use pieces::Pieces;
 pub use plan::{BadBases, Piece, Plan};
 pub use progress::{Progress, Stage};
-pub use target::{BadWhen, When};
+pub use target::{BadRecoveryTarget, RecoveryTarget};

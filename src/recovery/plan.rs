@@ -18,7 +18,7 @@ use crate::archive::{Archive, ArchiveError, BaseManifest, Catalog, ChainEnd, Cha
 use crate::log::segment::SegmentHeader;
 use crate::recovery::error::RecoveryError;
 use crate::recovery::pieces::{Builder, Pieces};
-use crate::recovery::target::{When, show_time};
+use crate::recovery::target::{RecoveryTarget, show_time};
 use crate::wire::position::{Boundary, Offset, Position, ReplId};
 use crate::wire::resp::FeedScanner;
 
@@ -44,7 +44,7 @@ pub struct Plan {
     /// The history that was asked for.
     pub history: ReplId,
     /// The point that was asked for.
-    pub when: When,
+    pub recovery_target: RecoveryTarget,
     /// The snapshot to begin with.
     pub base: BaseManifest,
     /// The log after it, without holes: the first begins at the base's offset, the last ends at `end`.
@@ -157,7 +157,7 @@ pub(crate) async fn of_listed(
     archive: &Archive,
     catalog: &Catalog,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     usable: Usable<'_>,
 ) -> Result<Plan, RecoveryError> {
     let mut planner = Planner {
@@ -166,7 +166,7 @@ pub(crate) async fn of_listed(
         spans: spans(catalog, history)?,
         sealed: archive.sealed_at(catalog, history).await?,
         history,
-        when,
+        recovery_target,
         usable,
         held: Held::new(),
     };
@@ -200,7 +200,7 @@ struct Planner<'a> {
     /// A writer that did not know of the seal yet may have stored a snapshot beyond it.
     sealed: Option<Offset>,
     history: ReplId,
-    when: When,
+    recovery_target: RecoveryTarget,
     usable: Usable<'a>,
     held: Held,
 }
@@ -235,10 +235,10 @@ impl Planner<'_> {
 
     /// The offset that may not be passed.
     async fn goal(&self) -> Result<Offset, RecoveryError> {
-        match self.when {
-            When::Latest => Ok(Offset(u64::MAX)),
-            When::Offset(offset) => Ok(Offset(offset)),
-            When::AtUnixMs(at) => match self.offset_at(at).await? {
+        match self.recovery_target {
+            RecoveryTarget::Latest => Ok(Offset(u64::MAX)),
+            RecoveryTarget::Offset(offset) => Ok(Offset(offset)),
+            RecoveryTarget::AtUnixMs(at) => match self.offset_at(at).await? {
                 Some(offset) => Ok(offset),
                 None => Err(self.before_oldest()),
             },
@@ -277,7 +277,7 @@ impl Planner<'_> {
             return self.before_oldest();
         }
         RecoveryError::NoSoundBase {
-            goal: self.when.to_string(),
+            goal: self.recovery_target.to_string(),
             damaged: self.usable.bad.values().cloned().collect(),
         }
     }
@@ -298,7 +298,7 @@ impl Planner<'_> {
         let goal = self
             .usable
             .upto
-            .map_or(self.when, |upto| When::Offset(upto.0));
+            .map_or(self.recovery_target, |upto| RecoveryTarget::Offset(upto.0));
         let bad = self.usable.bad;
         match sound.min_by_key(|(_, base)| base.offset) {
             Some((_, oldest)) => RecoveryError::BeforeOldest {
@@ -474,10 +474,10 @@ impl Planner<'_> {
             return Ok(());
         }
         if log_ended && walk.reached >= needed {
-            return match self.when {
-                When::Latest | When::AtUnixMs(_) => Ok(()),
-                When::Offset(_) => Err(RecoveryError::AfterLatest {
-                    goal: self.when.to_string(),
+            return match self.recovery_target {
+                RecoveryTarget::Latest | RecoveryTarget::AtUnixMs(_) => Ok(()),
+                RecoveryTarget::Offset(_) => Err(RecoveryError::AfterLatest {
+                    goal: self.recovery_target.to_string(),
                     last: Position {
                         history,
                         offset: end.offset,
@@ -489,7 +489,7 @@ impl Planner<'_> {
             && resumes > goal
         {
             return Err(RecoveryError::SteppedOver {
-                goal: self.when.to_string(),
+                goal: self.recovery_target.to_string(),
                 from: Position {
                     history,
                     offset: at,
@@ -506,7 +506,7 @@ impl Planner<'_> {
                 Some(ChainEnd::SteppedOver { resumes, .. }) => Some(resumes.next_byte()),
                 _ => None,
             },
-            goal: self.when.to_string(),
+            goal: self.recovery_target.to_string(),
             base: base.offset,
             reachable: end.offset,
             stepped_over: matches!(walk.stopped, Some(ChainEnd::SteppedOver { .. })),
@@ -538,7 +538,7 @@ impl Planner<'_> {
         walk.pieces.trim(end.offset)?;
         Ok(Plan {
             history: self.history,
-            when: self.when,
+            recovery_target: self.recovery_target,
             end,
             end_position: Position {
                 history: end_history,

@@ -53,7 +53,10 @@ async fn every_offset_ends_at_the_last_boundary_before_it_wherever_segments_are_
         sample.base(id(1), 1000, 0, 5).await;
         let end = sample.log(id(1), at(1000, 0), &bytes, &cuts).await;
         for goal in 1000..=last {
-            let plan = sample.plan(id(1), When::Offset(goal)).await.unwrap();
+            let plan = sample
+                .plan(id(1), RecoveryTarget::Offset(goal))
+                .await
+                .unwrap();
             let wanted = *ends.iter().rev().find(|end| **end <= goal).unwrap();
             assert_eq!(
                 plan.end.offset,
@@ -77,7 +80,7 @@ async fn every_offset_ends_at_the_last_boundary_before_it_wherever_segments_are_
             };
             assert_eq!(plan.end.db, db, "goal {goal}");
         }
-        let latest = sample.plan(id(1), When::Latest).await.unwrap();
+        let latest = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
         assert_eq!(
             (latest.end, latest.is_tip_end, latest.stored_end),
             (end, true, Some(Offset(last)))
@@ -101,7 +104,7 @@ async fn a_log_that_ends_within_a_transaction_is_restored_up_to_the_point_before
             &[ends[2] + 3, ends[2] + 20],
         )
         .await;
-    let plan = sample.plan(id(1), When::Latest).await.unwrap();
+    let plan = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(plan.end, at(ends[2], 3));
     assert!(plan.is_tip_end, "it is the last safe point");
     assert_eq!(
@@ -124,22 +127,34 @@ async fn a_time_means_what_had_been_received_by_then() {
     // in the sample, byte n is received at n * 10 ms
     for goal in 1000..=last {
         let time = i64::try_from(goal).unwrap() * 10 + 9;
-        let plan = sample.plan(id(1), When::AtUnixMs(time)).await.unwrap();
+        let plan = sample
+            .plan(id(1), RecoveryTarget::AtUnixMs(time))
+            .await
+            .unwrap();
         let wanted = *ends.iter().rev().find(|end| **end <= goal).unwrap();
         assert_eq!(plan.end.offset, Offset(wanted), "byte {goal}");
         if wanted > 1000 {
             assert_eq!(plan.end_unix_ms, Some(i64::try_from(wanted).unwrap() * 10));
         }
     }
-    let plan = sample.plan(id(1), When::AtUnixMs(9_500)).await.unwrap();
+    let plan = sample
+        .plan(id(1), RecoveryTarget::AtUnixMs(9_500))
+        .await
+        .unwrap();
     assert_eq!(
         plan.end.offset,
         Offset(1000),
         "the snapshot existed by then"
     );
-    let later = sample.plan(id(1), When::AtUnixMs(i64::MAX)).await.unwrap();
+    let later = sample
+        .plan(id(1), RecoveryTarget::AtUnixMs(i64::MAX))
+        .await
+        .unwrap();
     assert!(later.is_tip_end);
-    let error = sample.plan(id(1), When::AtUnixMs(8_999)).await.unwrap_err();
+    let error = sample
+        .plan(id(1), RecoveryTarget::AtUnixMs(8_999))
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, RecoveryError::BeforeOldest { .. }),
         "{error}"
@@ -187,11 +202,14 @@ async fn a_time_between_the_marks_of_a_parent_and_those_of_a_clock_that_was_ahea
         sample.archive.put(&header, body).await.unwrap();
         at = end;
     }
-    let before = When::AtUnixMs(right_ms - 1);
+    let before = RecoveryTarget::AtUnixMs(right_ms - 1);
     let plan = sample.plan(id(2), before).await.unwrap();
     assert_eq!(plan.end.offset, Offset(1000));
     for time in [right_ms, back_ms - 1, back_ms, ahead_ms - 1] {
-        let error = sample.plan(id(2), When::AtUnixMs(time)).await.unwrap_err();
+        let error = sample
+            .plan(id(2), RecoveryTarget::AtUnixMs(time))
+            .await
+            .unwrap_err();
         let is_it = matches!(error, RecoveryError::ClockWentBack(_));
         assert!(is_it, "{time}: {error}");
         let named = format!("between {} and {}", ends[1], ends[3]);
@@ -244,11 +262,14 @@ async fn a_short_way_back_of_a_clock_does_not_hide_a_long_one() {
         sample.archive.put(&header, body).await.unwrap();
     }
     for time in [RIGHT_MS, RIGHT_MS + 30_000, back_ms, AHEAD_MS - 1] {
-        let error = sample.plan(id(1), When::AtUnixMs(time)).await.unwrap_err();
+        let error = sample
+            .plan(id(1), RecoveryTarget::AtUnixMs(time))
+            .await
+            .unwrap_err();
         let is_it = matches!(error, RecoveryError::ClockWentBack(_));
         assert!(is_it, "{time}: {error}");
     }
-    let before = When::AtUnixMs(RIGHT_MS - 1);
+    let before = RecoveryTarget::AtUnixMs(RIGHT_MS - 1);
     let plan = sample.plan(id(1), before).await.unwrap();
     assert_eq!(plan.end.offset, Offset(1000));
 }
@@ -258,20 +279,26 @@ async fn goals_outside_of_what_is_stored_are_errors() {
     let (bytes, ends) = units();
     let sample = Sample::new("7.0.15").await;
     sample.history(id(1), None).await;
-    let error = sample.plan(id(1), When::Latest).await.unwrap_err();
+    let error = sample
+        .plan(id(1), RecoveryTarget::Latest)
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, RecoveryError::NothingToRestore { .. }),
         "{error}"
     );
     sample.base(id(1), 1000, 0, 5).await;
     sample.log(id(1), at(1000, 0), &bytes, &[]).await;
-    let error = sample.plan(id(1), When::Offset(999)).await.unwrap_err();
+    let error = sample
+        .plan(id(1), RecoveryTarget::Offset(999))
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, RecoveryError::BeforeOldest { .. }),
         "{error}"
     );
     let error = sample
-        .plan(id(1), When::Offset(ends[6] + 1))
+        .plan(id(1), RecoveryTarget::Offset(ends[6] + 1))
         .await
         .unwrap_err();
     assert!(
@@ -279,7 +306,7 @@ async fn goals_outside_of_what_is_stored_are_errors() {
         "{error}"
     );
     assert!(
-        sample.plan(id(2), When::Latest).await.is_err(),
+        sample.plan(id(2), RecoveryTarget::Latest).await.is_err(),
         "no such history"
     );
 }
@@ -296,18 +323,21 @@ async fn a_gap_before_the_goal_is_named_and_a_newer_base_steps_over_it() {
         .log_with_holes(id(1), at(1000, 0), &bytes, cuts, |first| first != missing)
         .await;
     // What lies beyond was stored after it, so something was lost: that is not where the log ends.
-    let error = sample.plan(id(1), When::Latest).await.unwrap_err();
+    let error = sample
+        .plan(id(1), RecoveryTarget::Latest)
+        .await
+        .unwrap_err();
     assert!(matches!(error, RecoveryError::Gap { .. }), "{error}");
 
     sample.base(id(1), ends[4], 5, 50_000).await;
-    let plan = sample.plan(id(1), When::Latest).await.unwrap();
+    let plan = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(
         (plan.base.offset, plan.end.offset),
         (Offset(ends[4]), Offset(ends[6]))
     );
     assert!(plan.is_tip_end);
     // Between them, the gap is in the way.
-    let goal = When::Offset(ends[3]);
+    let goal = RecoveryTarget::Offset(ends[3]);
     let error = sample.plan(id(1), goal).await.unwrap_err();
     let text = error.to_string();
     assert!(
@@ -344,13 +374,16 @@ async fn what_a_full_sync_stepped_over_is_not_there_and_no_damage() {
     let bases = &mut listed.histories.get_mut(&id(1)).unwrap().bases;
     assert_eq!(bases.len(), 2);
     bases.pop();
-    for goal in [When::Latest, When::Offset(ends[4])] {
+    for goal in [RecoveryTarget::Latest, RecoveryTarget::Offset(ends[4])] {
         let none_bad = BadBases::new();
         let planned = plan(&sample.archive, &listed, id(1), goal, &none_bad).await;
         assert_eq!(planned.unwrap().end.offset, Offset(ends[4]));
     }
     for goal in [ends[2] + 1, ends[3], ends[4] - 1] {
-        let error = sample.plan(id(1), When::Offset(goal)).await.unwrap_err();
+        let error = sample
+            .plan(id(1), RecoveryTarget::Offset(goal))
+            .await
+            .unwrap_err();
         let text = error.to_string();
         assert!(error.is_refusal() && !error.is_damage(), "{text}");
         for part in [
@@ -361,13 +394,13 @@ async fn what_a_full_sync_stepped_over_is_not_there_and_no_damage() {
             assert!(text.contains(&part), "{part}: {text}");
         }
     }
-    for (when, end) in [
-        (When::Offset(ends[2]), ends[2]),
-        (When::Offset(ends[4]), ends[4]),
-        (When::Latest, ends[4]),
+    for (recovery_target, end) in [
+        (RecoveryTarget::Offset(ends[2]), ends[2]),
+        (RecoveryTarget::Offset(ends[4]), ends[4]),
+        (RecoveryTarget::Latest, ends[4]),
     ] {
-        let plan = sample.plan(id(1), when).await.unwrap();
-        assert_eq!(plan.end.offset, Offset(end), "{when:?}");
+        let plan = sample.plan(id(1), recovery_target).await.unwrap();
+        assert_eq!(plan.end.offset, Offset(end), "{recovery_target:?}");
     }
 }
 
@@ -388,7 +421,14 @@ async fn without_a_damaged_base_the_same_end_is_reached_or_it_is_an_error() {
             .await;
         let catalog = sample.archive.catalog().await.unwrap();
         let bad = BadBases::from([((id(1), Offset(ends[4])), "it is truncated".to_owned())]);
-        let planned = plan(&sample.archive, &catalog, id(1), When::Latest, &bad).await;
+        let planned = plan(
+            &sample.archive,
+            &catalog,
+            id(1),
+            RecoveryTarget::Latest,
+            &bad,
+        )
+        .await;
         if hole {
             let error = planned.unwrap_err();
             assert!(
@@ -408,7 +448,14 @@ async fn without_a_damaged_base_the_same_end_is_reached_or_it_is_an_error() {
             );
         }
         let bad = [1000, ends[4]].map(|offset| ((id(1), Offset(offset)), "is gone".to_owned()));
-        let planned = plan(&sample.archive, &catalog, id(1), When::Latest, &bad.into()).await;
+        let planned = plan(
+            &sample.archive,
+            &catalog,
+            id(1),
+            RecoveryTarget::Latest,
+            &bad.into(),
+        )
+        .await;
         assert!(matches!(
             planned.unwrap_err(),
             RecoveryError::NoSoundBase { .. }
@@ -430,7 +477,7 @@ async fn a_history_is_restored_from_its_ancestors_snapshot_and_log() {
         .await;
     sample.history(id(2), Some((id(1), left))).await;
 
-    let nothing_yet = sample.plan(id(2), When::Latest).await.unwrap();
+    let nothing_yet = sample.plan(id(2), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(
         nothing_yet.end_position,
         Position {
@@ -442,7 +489,7 @@ async fn a_history_is_restored_from_its_ancestors_snapshot_and_log() {
 
     let branch = feed(&["SELECT 1", "SET other 1"]);
     let end = sample.log(id(2), at(left, 5), &branch, &[]).await;
-    let plan = sample.plan(id(2), When::Latest).await.unwrap();
+    let plan = sample.plan(id(2), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(
         plan.end_position,
         Position {
@@ -457,7 +504,10 @@ async fn a_history_is_restored_from_its_ancestors_snapshot_and_log() {
     assert!(plan.is_tip_end);
 
     // A point before the fork belongs to the ancestor, and cannot be continued.
-    let plan = sample.plan(id(2), When::Offset(ends[2])).await.unwrap();
+    let plan = sample
+        .plan(id(2), RecoveryTarget::Offset(ends[2]))
+        .await
+        .unwrap();
     assert_eq!(
         plan.end_position,
         Position {
@@ -469,11 +519,11 @@ async fn a_history_is_restored_from_its_ancestors_snapshot_and_log() {
 
     // A base of the ancestor beyond the fork is not on the way.
     sample.base(id(1), ends[4], 5, 6).await;
-    let plan = sample.plan(id(2), When::Latest).await.unwrap();
+    let plan = sample.plan(id(2), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(plan.base.offset, Offset(1000));
     // One of the child is the newest.
     sample.base(id(2), end.offset.0, 1, 7).await;
-    let plan = sample.plan(id(2), When::Latest).await.unwrap();
+    let plan = sample.plan(id(2), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(
         (plan.base.history, plan.base.offset, plan.pieces.len()),
         (id(2), end.offset, 0)
@@ -492,18 +542,23 @@ async fn a_hole_in_an_ancestors_log_is_never_an_early_end() {
     sample
         .log(id(2), at(ends[3], 5), &feed(&["SET x 1"]), &[])
         .await;
-    for when in [
-        When::Latest,
-        When::Offset(ends[3]),
-        When::AtUnixMs(i64::MAX),
+    for recovery_target in [
+        RecoveryTarget::Latest,
+        RecoveryTarget::Offset(ends[3]),
+        RecoveryTarget::AtUnixMs(i64::MAX),
     ] {
-        let error = sample.plan(id(2), when).await.unwrap_err();
+        let error = sample.plan(id(2), recovery_target).await.unwrap_err();
         assert!(
             matches!(error, RecoveryError::Gap { history, .. } if history == id(1)),
             "{error}"
         );
     }
-    assert!(sample.plan(id(2), When::Offset(ends[2])).await.is_ok());
+    assert!(
+        sample
+            .plan(id(2), RecoveryTarget::Offset(ends[2]))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -521,7 +576,14 @@ async fn an_ancestor_that_was_listed_before_it_was_left_is_followed_to_that_poin
     let listed = &mut catalog.histories.get_mut(&id(1)).unwrap().log;
     listed.truncate(1);
     let none_bad = BadBases::new();
-    let planned = plan(&sample.archive, &catalog, id(2), When::Latest, &none_bad).await;
+    let planned = plan(
+        &sample.archive,
+        &catalog,
+        id(2),
+        RecoveryTarget::Latest,
+        &none_bad,
+    )
+    .await;
     let planned = planned.unwrap();
     assert_eq!(planned.end, end);
     assert_eq!(planned.pieces.len(), 4);
@@ -537,13 +599,16 @@ async fn the_log_of_an_old_server_is_known_as_such() {
         sample.log(id(1), at(1000, 0), &bytes, &[]).await;
         assert_eq!(
             sample
-                .plan(id(1), When::Latest)
+                .plan(id(1), RecoveryTarget::Latest)
                 .await
                 .unwrap()
                 .relative_ttls,
             relative
         );
-        let snapshot_alone = sample.plan(id(1), When::Offset(1000)).await.unwrap();
+        let snapshot_alone = sample
+            .plan(id(1), RecoveryTarget::Offset(1000))
+            .await
+            .unwrap();
         assert!(
             !snapshot_alone.relative_ttls,
             "a snapshot has absolute times"
@@ -569,15 +634,18 @@ async fn a_seal_ends_the_log_whatever_snapshot_lies_beyond() {
         .unwrap();
     // The snapshot of a writer that finds the seal when it joins the log to it.
     sample.base(id(1), ends[5], 0, 6).await;
-    for when in [When::Latest, When::AtUnixMs(i64::MAX)] {
-        let plan = sample.plan(id(1), when).await.unwrap();
+    for recovery_target in [RecoveryTarget::Latest, RecoveryTarget::AtUnixMs(i64::MAX)] {
+        let plan = sample.plan(id(1), recovery_target).await.unwrap();
         assert_eq!(
             (plan.end.offset, plan.is_tip_end),
             (sealed_at, true),
-            "{when}"
+            "{recovery_target}"
         );
     }
-    let error = sample.plan(id(1), When::Offset(ends[4])).await.unwrap_err();
+    let error = sample
+        .plan(id(1), RecoveryTarget::Offset(ends[4]))
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, RecoveryError::AfterLatest { .. }),
         "{error}"

@@ -10,7 +10,7 @@ use crate::config::parse_duration;
 
 /// The point of a history that a restore aims at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub enum RecoveryTarget {
     /// The last one that is stored.
     Latest,
     /// What had been received by this time (Unix milliseconds).
@@ -25,7 +25,7 @@ pub enum When {
     "`{text}` {why}: write `latest`, `2026-07-31 12:00:00` or `12:00:00` (UTC), `yesterday`, `10m` or `10m ago`, Unix seconds or \
      milliseconds, or `offset:12345`"
 )]
-pub struct BadWhen {
+pub struct BadRecoveryTarget {
     text: String,
     why: &'static str,
 }
@@ -34,16 +34,16 @@ pub struct BadWhen {
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 
-impl When {
+impl RecoveryTarget {
     /// Reads a point in time, given what time it is: `latest`; `offset:n`; RFC 3339, or a date and a time of UTC; a time of day
     /// alone, the last one that has passed; `yesterday`, which is 24 hours ago, or `yesterday 12:00`; an age such as `10m` or
     /// `10m ago`; Unix seconds or milliseconds.
     ///
     /// # Errors
     /// Anything else, and times that have not come yet.
-    pub fn parse(text: &str, now_unix_ms: i64) -> Result<Self, BadWhen> {
+    pub fn parse(text: &str, now_unix_ms: i64) -> Result<Self, BadRecoveryTarget> {
         let text = text.trim();
-        let bad = |why| BadWhen {
+        let bad = |why| BadRecoveryTarget {
             text: text.to_owned(),
             why,
         };
@@ -147,7 +147,7 @@ fn parse_age(text: &str) -> Option<i64> {
 
 pub(crate) use crate::display::time as show_time;
 
-impl fmt::Display for When {
+impl fmt::Display for RecoveryTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Latest => f.write_str("latest"),
@@ -170,40 +170,46 @@ mod tests {
     #[test]
     fn every_form_is_read() {
         for (text, wanted) in [
-            ("latest", When::Latest),
-            (" Latest ", When::Latest),
-            ("offset:77", When::Offset(77)),
-            ("10m ago", When::AtUnixMs(NOW - 600_000)),
-            ("10m", When::AtUnixMs(NOW - 600_000)),
-            ("5 minutes ago", When::AtUnixMs(NOW - 300_000)),
-            ("90s ago", When::AtUnixMs(NOW - 90_000)),
-            ("250ms", When::AtUnixMs(NOW - 250)),
-            ("1h30m ago", When::AtUnixMs(NOW - 5_400_000)),
-            ("2d 1h ago", When::AtUnixMs(NOW - 176_400_000)),
-            ("1w", When::AtUnixMs(NOW - 604_800_000)),
-            ("0s ago", When::AtUnixMs(NOW)),
-            ("1784999999", When::AtUnixMs(NOW - 1000)),
-            ("1784999999.25", When::AtUnixMs(NOW - 750)),
-            ("1784999999.2", When::AtUnixMs(NOW - 800)),
-            ("1784999999250", When::AtUnixMs(NOW - 750)),
-            ("2026-07-25T10:00:00Z", When::AtUnixMs(TEN)),
-            ("2026-07-25T12:00:00.5+02:00", When::AtUnixMs(TEN + 500)),
-            ("2026-07-25 10:00:00Z", When::AtUnixMs(TEN)),
-            ("2026-07-25 10:00:00", When::AtUnixMs(TEN)),
-            ("2026-07-25 10:00", When::AtUnixMs(TEN)),
-            ("2026-07-25T10:00:00.250", When::AtUnixMs(TEN + 250)),
-            ("2026-07-25", When::AtUnixMs(TEN - 10 * 3_600_000)),
-            ("10:00:00", When::AtUnixMs(TEN)),
-            ("10:00:00.125", When::AtUnixMs(TEN + 125)),
-            ("10:00", When::AtUnixMs(TEN)),
-            ("17:20:00", When::AtUnixMs(NOW)),
+            ("latest", RecoveryTarget::Latest),
+            (" Latest ", RecoveryTarget::Latest),
+            ("offset:77", RecoveryTarget::Offset(77)),
+            ("10m ago", RecoveryTarget::AtUnixMs(NOW - 600_000)),
+            ("10m", RecoveryTarget::AtUnixMs(NOW - 600_000)),
+            ("5 minutes ago", RecoveryTarget::AtUnixMs(NOW - 300_000)),
+            ("90s ago", RecoveryTarget::AtUnixMs(NOW - 90_000)),
+            ("250ms", RecoveryTarget::AtUnixMs(NOW - 250)),
+            ("1h30m ago", RecoveryTarget::AtUnixMs(NOW - 5_400_000)),
+            ("2d 1h ago", RecoveryTarget::AtUnixMs(NOW - 176_400_000)),
+            ("1w", RecoveryTarget::AtUnixMs(NOW - 604_800_000)),
+            ("0s ago", RecoveryTarget::AtUnixMs(NOW)),
+            ("1784999999", RecoveryTarget::AtUnixMs(NOW - 1000)),
+            ("1784999999.25", RecoveryTarget::AtUnixMs(NOW - 750)),
+            ("1784999999.2", RecoveryTarget::AtUnixMs(NOW - 800)),
+            ("1784999999250", RecoveryTarget::AtUnixMs(NOW - 750)),
+            ("2026-07-25T10:00:00Z", RecoveryTarget::AtUnixMs(TEN)),
+            (
+                "2026-07-25T12:00:00.5+02:00",
+                RecoveryTarget::AtUnixMs(TEN + 500),
+            ),
+            ("2026-07-25 10:00:00Z", RecoveryTarget::AtUnixMs(TEN)),
+            ("2026-07-25 10:00:00", RecoveryTarget::AtUnixMs(TEN)),
+            ("2026-07-25 10:00", RecoveryTarget::AtUnixMs(TEN)),
+            (
+                "2026-07-25T10:00:00.250",
+                RecoveryTarget::AtUnixMs(TEN + 250),
+            ),
+            ("2026-07-25", RecoveryTarget::AtUnixMs(TEN - 10 * 3_600_000)),
+            ("10:00:00", RecoveryTarget::AtUnixMs(TEN)),
+            ("10:00:00.125", RecoveryTarget::AtUnixMs(TEN + 125)),
+            ("10:00", RecoveryTarget::AtUnixMs(TEN)),
+            ("17:20:00", RecoveryTarget::AtUnixMs(NOW)),
             // Today it has not come yet.
-            ("17:20:01", When::AtUnixMs(NOW + 1000 - DAY_MS)),
-            ("yesterday", When::AtUnixMs(NOW - DAY_MS)),
-            ("Yesterday 10:00", When::AtUnixMs(TEN - DAY_MS)),
-            ("today 10:00:00", When::AtUnixMs(TEN)),
+            ("17:20:01", RecoveryTarget::AtUnixMs(NOW + 1000 - DAY_MS)),
+            ("yesterday", RecoveryTarget::AtUnixMs(NOW - DAY_MS)),
+            ("Yesterday 10:00", RecoveryTarget::AtUnixMs(TEN - DAY_MS)),
+            ("today 10:00:00", RecoveryTarget::AtUnixMs(TEN)),
         ] {
-            assert_eq!(When::parse(text, NOW).unwrap(), wanted, "{text}");
+            assert_eq!(RecoveryTarget::parse(text, NOW).unwrap(), wanted, "{text}");
         }
     }
 
@@ -237,7 +243,7 @@ mod tests {
             "1785000001",
             "999999999999999999999",
         ] {
-            let error = When::parse(text, NOW).unwrap_err().to_string();
+            let error = RecoveryTarget::parse(text, NOW).unwrap_err().to_string();
             assert!(error.contains("10m ago"), "{text}: {error}");
         }
     }
@@ -245,13 +251,13 @@ mod tests {
     #[test]
     fn times_are_shown_in_utc() {
         assert_eq!(
-            When::AtUnixMs(1_784_973_600_500).to_string(),
+            RecoveryTarget::AtUnixMs(1_784_973_600_500).to_string(),
             "2026-07-25T10:00:00.500Z"
         );
         assert_eq!(
-            When::AtUnixMs(i64::MAX).to_string(),
+            RecoveryTarget::AtUnixMs(i64::MAX).to_string(),
             "9223372036854775807 ms"
         );
-        assert_eq!(When::Offset(7).to_string(), "offset 7");
+        assert_eq!(RecoveryTarget::Offset(7).to_string(), "offset 7");
     }
 }

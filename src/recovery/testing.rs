@@ -14,7 +14,7 @@ use crate::archive::{
     Archive, BaseKind, BaseManifest, DbCounts, FORMAT, HistoryDoc, Parent, ServerInfo,
 };
 use crate::log::segment::{SegmentMeta, encode};
-use crate::recovery::{BadBases, Plan, RecoveryError, When, plan};
+use crate::recovery::{BadBases, Plan, RecoveryError, RecoveryTarget, plan};
 use crate::store::memory::MemoryStore;
 use crate::wire::crc64::Crc64;
 use crate::wire::position::{Boundary, Offset, Position, ReplId, TimeMark};
@@ -217,9 +217,20 @@ impl Sample {
             .await
     }
 
-    pub(crate) async fn plan(&self, history: ReplId, when: When) -> Result<Plan, RecoveryError> {
+    pub(crate) async fn plan(
+        &self,
+        history: ReplId,
+        recovery_target: RecoveryTarget,
+    ) -> Result<Plan, RecoveryError> {
         let catalog = self.archive.catalog().await.unwrap();
-        plan(&self.archive, &catalog, history, when, &BadBases::new()).await
+        plan(
+            &self.archive,
+            &catalog,
+            history,
+            recovery_target,
+            &BadBases::new(),
+        )
+        .await
     }
 }
 

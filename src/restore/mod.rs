@@ -21,7 +21,7 @@ mod second_look;
 mod server;
 mod serving;
 
-use crate::recovery::{BadBases, Checked, Count, Plan, Progress, When, look, sound};
+use crate::recovery::{BadBases, Checked, Count, Plan, Progress, RecoveryTarget, look, sound};
 pub use error::{Remedy, RestoreError};
 pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
@@ -51,7 +51,7 @@ pub struct Request {
     /// Where to.
     pub target: Dest,
     /// Up to which point.
-    pub when: When,
+    pub recovery_target: RecoveryTarget,
     /// Which history. None: the latest one.
     pub history: Option<ReplId>,
     /// Whose history, where there are several (`host:port`, or `sidecar`).
@@ -90,9 +90,17 @@ pub async fn restore(
 ) -> Result<Report, RestoreError> {
     let archive = &archive.keeping();
     let service = request.service.as_deref();
-    let (catalog, history) = look(archive, request.history, service, request.when).await?;
+    let (catalog, history) =
+        look(archive, request.history, service, request.recovery_target).await?;
     let none_bad = BadBases::new();
-    let plan = crate::recovery::plan(archive, &catalog, history, request.when, &none_bad).await?;
+    let plan = crate::recovery::plan(
+        archive,
+        &catalog,
+        history,
+        request.recovery_target,
+        &none_bad,
+    )
+    .await?;
     let mut server = preflight(&catalog, &plan, request).await?;
     if request.continue_history {
         let may_be_rebuilt =
@@ -372,7 +380,7 @@ async fn plan_to_end(
     archive.refresh(catalog, history).await?;
     archive.bridged(catalog, history, writer).await?;
     let sound = BadBases::new();
-    Ok(crate::recovery::plan(archive, catalog, history, When::Latest, &sound).await?)
+    Ok(crate::recovery::plan(archive, catalog, history, RecoveryTarget::Latest, &sound).await?)
 }
 
 #[cfg(test)]

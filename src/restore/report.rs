@@ -87,7 +87,7 @@ impl Report {
             dry_run: checked.is_none(),
             archive: archive.store().url(),
             target: request.target.to_string(),
-            goal: request.when.to_string(),
+            goal: request.recovery_target.to_string(),
             history: plan.history,
             end_history: plan.end_position.history,
             end_offset: plan.end.offset.0,

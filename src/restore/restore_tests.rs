@@ -16,10 +16,10 @@ use crate::recovery::testing::{Sample, at, feed, id, rdb};
 use crate::wire::position::Offset;
 use crate::wire::rdb::{Checksum, Walker};
 
-pub(in crate::restore) fn request(target: Dest, when: When) -> Request {
+pub(in crate::restore) fn request(target: Dest, recovery_target: RecoveryTarget) -> Request {
     Request {
         target,
-        when,
+        recovery_target,
         history: None,
         service: None,
         force: false,
@@ -69,7 +69,7 @@ async fn an_aof_directory_holds_snapshot_log_and_manifest() {
     let sample = sample("7.0.15", &LOG).await;
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("data");
-    let request = request(Dest::Aof(target.clone()), When::Latest);
+    let request = request(Dest::Aof(target.clone()), RecoveryTarget::Latest);
     let report = restore(&sample.archive, &request, &()).await.unwrap();
 
     let aof = target.join("appendonlydir");
@@ -103,7 +103,7 @@ async fn an_aof_directory_holds_snapshot_log_and_manifest() {
     );
     let request = Request {
         force: true,
-        when: When::Offset(1000),
+        recovery_target: RecoveryTarget::Offset(1000),
         ..request
     };
     restore(&sample.archive, &request, &()).await.unwrap();
@@ -114,7 +114,7 @@ async fn an_aof_directory_holds_snapshot_log_and_manifest() {
 async fn the_log_of_an_old_server_becomes_one_file_with_absolute_expiries() {
     let sample = sample("6.2.16", &["SETEX a 10 v", "MULTI", "EXPIRE b 1", "EXEC"]).await;
     let dir = tempfile::tempdir().unwrap();
-    let request = request(Dest::Aof(dir.path().into()), When::Latest);
+    let request = request(Dest::Aof(dir.path().into()), RecoveryTarget::Latest);
     restore(&sample.archive, &request, &()).await.unwrap();
     let file = read(dir.path().join("appendonly.aof"));
     // Byte n is received at n * 10 ms, told at both ends of the segments 1001-1010, 1011-1040 and 1041-1105. SETEX ends
@@ -141,12 +141,12 @@ async fn an_rdb_file_is_the_snapshot_and_nothing_else() {
     let sample = sample("7.0.15", &LOG).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("dump.rdb");
-    let to = |when| request(Dest::RdbFile(path.clone()), when);
-    restore(&sample.archive, &to(When::Offset(1001)), &())
+    let to = |recovery_target| request(Dest::RdbFile(path.clone()), recovery_target);
+    restore(&sample.archive, &to(RecoveryTarget::Offset(1001)), &())
         .await
         .unwrap();
     assert_stripped(&read(&path));
-    let error = restore(&sample.archive, &to(When::Offset(1000)), &())
+    let error = restore(&sample.archive, &to(RecoveryTarget::Offset(1000)), &())
         .await
         .unwrap_err();
     assert!(matches!(error, RestoreError::InTheWay { .. }), "{error}");
@@ -159,7 +159,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
     let target = dir.path().join("data");
     let request = Request {
         dry_run: true,
-        ..request(Dest::Aof(target.clone()), When::Latest)
+        ..request(Dest::Aof(target.clone()), RecoveryTarget::Latest)
     };
     let report = restore(&sample.archive, &request, &()).await.unwrap();
     assert!(report.dry_run && !target.exists());
@@ -191,7 +191,7 @@ async fn a_damaged_snapshot_is_passed_over_for_an_older_one_and_that_is_told() {
         .unwrap();
     sample.store.corrupt(&name, 40, 0xFF);
     let dir = tempfile::tempdir().unwrap();
-    let request = request(Dest::Aof(dir.path().into()), When::Latest);
+    let request = request(Dest::Aof(dir.path().into()), RecoveryTarget::Latest);
     let report = restore(&sample.archive, &request, &()).await.unwrap();
     assert_eq!((report.base_offset, report.end_offset), (1000, end));
     assert!(
@@ -234,7 +234,7 @@ async fn a_damaged_segment_is_an_error_that_names_it_before_anything_is_written(
             _ => sample.store.corrupt(&name, 20, 1),
         }
         let dir = tempfile::tempdir().unwrap();
-        let request = request(Dest::Aof(dir.path().into()), When::Latest);
+        let request = request(Dest::Aof(dir.path().into()), RecoveryTarget::Latest);
         let error = restore(&sample.archive, &request, &()).await.unwrap_err();
         assert!(
             error.is_damage() && error.to_string().contains(&name),
@@ -256,7 +256,7 @@ async fn the_first_pass_knows_what_a_target_needs() {
         "JSON.SET d $ 1",
     ];
     let sample = sample("7.0.15", &log).await;
-    let plan = sample.plan(id(1), When::Latest).await.unwrap();
+    let plan = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     let checked = check(&sample.archive, &plan, &()).await.unwrap();
     assert_eq!(checked.databases, 13);
     assert_eq!(checked.command_count, 6);
@@ -268,7 +268,7 @@ async fn the_first_pass_knows_what_a_target_needs() {
     assert_eq!(checked.summary.keys(), 2);
 
     let wrapped = self::sample("6.2.1", &["RREPLAY uuid payload 0 1"]).await;
-    let plan = wrapped.plan(id(1), When::Latest).await.unwrap();
+    let plan = wrapped.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     let error = check(&wrapped.archive, &plan, &()).await.unwrap_err();
     assert!(error.to_string().contains("active-replica"), "{error}");
 }
@@ -299,7 +299,7 @@ async fn a_seal_that_comes_hours_late_is_made_again_at_the_end() {
                 let sealed = sealing.seal_end(known, "why", "w", 0);
                 return sealed.await.unwrap().offset;
             }
-            let (mut catalog, _) = look(&sealing, Some(id(1)), None, When::Latest)
+            let (mut catalog, _) = look(&sealing, Some(id(1)), None, RecoveryTarget::Latest)
                 .await
                 .unwrap();
             let plan = seal(&sealing, &mut catalog, id(1), "why", "w", 0).await;
@@ -419,7 +419,10 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
     assert_eq!(log, feed(&LOG), "and not one more");
     assert_eq!(ends, Some(end));
 
-    let earlier = sample.plan(id(1), When::Offset(end.0 - 1)).await.unwrap();
+    let earlier = sample
+        .plan(id(1), RecoveryTarget::Offset(end.0 - 1))
+        .await
+        .unwrap();
     let error = offer(&sample.archive, &earlier, Identity::Continue { id: id(1) })
         .await
         .err()
@@ -438,7 +441,7 @@ async fn only_the_sealed_tip_is_offered_under_its_own_id_byte_for_byte() {
     assert_stripped(&snapshot);
 
     let old = self::sample("6.2.1", &["EXPIRE a 1", "SET key value"]).await;
-    let plan = old.plan(id(1), When::Latest).await.unwrap();
+    let plan = old.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     let error = offer(&old.archive, &plan, Identity::Continue { id: id(1) })
         .await
         .err()

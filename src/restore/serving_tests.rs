@@ -13,7 +13,7 @@ use super::*;
 use crate::archive::ServerInfo;
 use crate::rebuild::Counts;
 use crate::recovery::testing::{Sample, at, feed, id};
-use crate::recovery::{Expected, When};
+use crate::recovery::{Expected, RecoveryTarget};
 use crate::wire::position::Offset;
 use crate::wire::rdb::{Checksum, Summary, Walker};
 
@@ -26,7 +26,7 @@ async fn sample(version: &'static str, log: &[&str]) -> (Sample, Plan) {
     sample.history(id(1), None).await;
     sample.base(id(1), 1000, 0, 5_000).await;
     sample.log(id(1), at(1000, 0), &feed(log), &[1010]).await;
-    let plan = sample.plan(id(1), When::Latest).await.unwrap();
+    let plan = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     (sample, plan)
 }
 
@@ -189,7 +189,7 @@ async fn a_plan_with_another_base_is_decided_anew() {
     // A base at the very end is made then.
     let end = plan.end.offset.0;
     sample.base(id(1), end, 3, 6_000).await;
-    let based = sample.plan(id(1), When::Latest).await.unwrap();
+    let based = sample.plan(id(1), RecoveryTarget::Latest).await.unwrap();
     assert_eq!(
         (based.bytes_log(), based.end_position),
         (0, plan.end_position)

@@ -10,7 +10,7 @@ use crate::config::WhenBehind;
 use crate::consolidate::{self, Worth};
 use crate::link::replication_info::Facts;
 use crate::monitoring::status::Phase;
-use crate::recovery::When;
+use crate::recovery::RecoveryTarget;
 use crate::service::pause_or_stop;
 use crate::wire::position::{Position, ReplId};
 
@@ -312,7 +312,7 @@ impl Sidecar {
         let request = consolidate::Request {
             history: Some(tip.end.history),
             service: None,
-            when: When::Latest,
+            recovery_target: RecoveryTarget::Latest,
             memory_limit: self.config.consolidate.memory_limit,
             worth: Worth::AnyLog,
             time_limit: Some(super::relative_expiries::BASE_LIMIT),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::archive::Archive;
 use crate::consolidate::{self, Worth};
 use crate::monitoring::status::{Phase, Status};
-use crate::recovery::{BadBases, Plan, When, look, plan, sound};
+use crate::recovery::{BadBases, Plan, RecoveryTarget, look, plan, sound};
 use crate::wire::position::ReplId;
 
 /// How long a Redis waits for a base at the end of its log. After that it is served the log, as a fork.
@@ -29,7 +29,7 @@ pub(super) async fn without_log(
     let request = consolidate::Request {
         history: Some(history),
         service: None,
-        when: When::Latest,
+        recovery_target: RecoveryTarget::Latest,
         memory_limit,
         worth: Worth::AnyLog,
         time_limit: Some(BASE_LIMIT),
@@ -44,10 +44,17 @@ pub(super) async fn without_log(
         status.consolidate_failed(why);
         return None;
     }
-    let latest = look(archive, Some(history), None, When::Latest).await;
+    let latest = look(archive, Some(history), None, RecoveryTarget::Latest).await;
     let (catalog, history) = latest.ok()?;
     let none_bad = BadBases::new();
-    let based = plan(archive, &catalog, history, When::Latest, &none_bad).await;
+    let based = plan(
+        archive,
+        &catalog,
+        history,
+        RecoveryTarget::Latest,
+        &none_bad,
+    )
+    .await;
     let (plan, _) = sound(archive, based.ok()?, &()).await.ok()?;
     (!plan.relative_ttls).then_some(plan)
 }

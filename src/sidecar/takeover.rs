@@ -13,7 +13,7 @@ use crate::link::control::Control;
 use crate::log::segment::SealHeader;
 use crate::monitoring::status::{Phase, Status};
 #[cfg(test)]
-use crate::recovery::When;
+use crate::recovery::RecoveryTarget;
 use crate::recovery::{Count, Plan, sound};
 use crate::restore::{
     Before, CaughtUp, Failed, Identity, Lease, Offer, RestoreError, ServeError, Server, Serving,
@@ -216,7 +216,8 @@ pub(crate) async fn prepare(
     wait: impl FnMut(&ClaimDoc),
 ) -> Result<Takeover, RestoreError> {
     let archive = &archive.keeping();
-    let (known, _) = crate::recovery::look(archive, Some(history), None, When::Latest).await?;
+    let (known, _) =
+        crate::recovery::look(archive, Some(history), None, RecoveryTarget::Latest).await?;
     prepare_of(archive, known, history, claimant, wanted, status, wait).await
 }
 

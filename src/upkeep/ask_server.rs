@@ -15,7 +15,7 @@ use crate::link::control::{Control, ControlError, Reply};
 use crate::link::replication_info::Facts;
 use crate::model::Raw;
 use crate::rebuild::Given;
-use crate::recovery::When;
+use crate::recovery::RecoveryTarget;
 use crate::wire::position::Position;
 use crate::wire::rdb::DUMP_FOOTER_LEN;
 use crate::wire::rdb::numbers::value_type;
@@ -82,7 +82,7 @@ impl Upkeep {
             }
             sleep(ASK_LOOK).await;
         }
-        request.when = When::Offset(at.offset.0);
+        request.recovery_target = RecoveryTarget::Offset(at.offset.0);
         let _turn = self.turns.work().await;
         let made = consolidate_given(&archive, &request, given).await;
         let report = made.map_err(|error| text(&error))?;

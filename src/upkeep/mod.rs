@@ -25,7 +25,7 @@ use crate::config::{ConsolidateConfig, RetentionConfig, Source, StoreConfig, Ups
 use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
 use crate::link::sentinel::Finder;
 use crate::monitoring::status::{Phase, Status};
-use crate::recovery::{BLOCKING_READERS, When};
+use crate::recovery::{BLOCKING_READERS, RecoveryTarget};
 use crate::runtime::{self, backoff::Backoff};
 use crate::store;
 use crate::wire::position::Position;
@@ -225,7 +225,7 @@ impl Upkeep {
             // The one that is captured, whatever else the store holds.
             history: Some(stored.history),
             service: Some(self.service.clone()),
-            when: When::Latest,
+            recovery_target: RecoveryTarget::Latest,
             memory_limit: self.config.memory_limit,
             worth,
             time_limit: Some(TIME_LIMIT),

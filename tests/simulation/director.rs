@@ -19,7 +19,7 @@ use crate::config::{
 use crate::consolidate::merging::{MergeRequest, merge};
 use crate::consolidate::{self, ConsolidateError, Worth, consolidate};
 use crate::monitoring::status::Status;
-use crate::recovery::{RecoveryError, When};
+use crate::recovery::{RecoveryError, RecoveryTarget};
 use crate::runtime::simulated::{self, Process, below, between, once_in, pick, within};
 use crate::{runtime, service};
 
@@ -688,7 +688,7 @@ pub(crate) fn begin_consolidation(number: u64, service: &str) -> Consolidation {
             let request = consolidate::Request {
                 history: None,
                 service: Some(service),
-                when: When::Latest,
+                recovery_target: RecoveryTarget::Latest,
                 memory_limit,
                 worth: Worth::AnyLog,
                 time_limit: None,

@@ -17,7 +17,7 @@ use crate::archive::{Archive, FLOOR_GRACE_MS, GRACE_MS, HoldDoc, HoldName, Name}
 use crate::config::KeepPolicy;
 use crate::expiry::{ExpireError, HoldError, HoldRequest, Request, add_hold, expire};
 use crate::log::segment::{self, Entry};
-use crate::recovery::{RecoveryError, When};
+use crate::recovery::{RecoveryError, RecoveryTarget};
 use crate::runtime;
 use crate::runtime::simulated::{Process, between, once_in, pick, within};
 use crate::wire::crc64::Crc64;
@@ -121,7 +121,7 @@ pub(crate) async fn hold_something(number: u64) -> Result<(), String> {
     let request = HoldRequest {
         name: name.parse().map_err(|error| format!("{error}"))?,
         history: Some(history),
-        when: When::Offset(upto),
+        recovery_target: RecoveryTarget::Offset(upto),
         writer: "an operator".to_owned(),
         now_unix_ms: with(|sim| sim.now_ms()),
     };

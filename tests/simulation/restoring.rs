@@ -11,7 +11,7 @@ use super::{BEGAN_MS, with};
 use crate::archive::{Archive, Catalog, Name};
 use crate::log::segment::{self, Entry};
 use crate::rebuild::{self, Limits, Stand};
-use crate::recovery::{self, BadBases, LogForm, Plan, RecoveryError, When};
+use crate::recovery::{self, BadBases, LogForm, Plan, RecoveryError, RecoveryTarget};
 use crate::runtime::simulated::{between, once_in, pick};
 use crate::store::MemoryStore;
 use crate::wire::crc64::Crc64;
@@ -182,8 +182,8 @@ async fn check_time(archive: &Archive, catalog: &Catalog, id: ReplId) -> Result<
     let Some(least) = with(|sim| sim.stored_by(id, time - CLOCK_MS)) else {
         return Ok(());
     };
-    let when = When::AtUnixMs(time);
-    match recovery::plan(archive, catalog, id, when, &BadBases::new()).await {
+    let recovery_target = RecoveryTarget::AtUnixMs(time);
+    match recovery::plan(archive, catalog, id, recovery_target, &BadBases::new()).await {
         Ok(plan) => {
             let end = plan.end.offset.0;
             let line = with(|sim| sim.oracle.line(id));
@@ -224,7 +224,14 @@ async fn restore_at(
     let boundary = with(|sim| sim.truth.boundary(line, upto)).ok_or("no boundary before it")?;
     if !with(|sim| sim.oracle.holds(id, boundary)) {
         // In a gap: nothing that ends before it may be given instead.
-        let plan = recovery::plan(archive, catalog, id, When::Offset(boundary), &none_bad).await;
+        let plan = recovery::plan(
+            archive,
+            catalog,
+            id,
+            RecoveryTarget::Offset(boundary),
+            &none_bad,
+        )
+        .await;
         return match plan {
             Ok(plan) => Err(format!(
                 "it is not stored, and the plan ends at {}",
@@ -234,8 +241,8 @@ async fn restore_at(
         };
     }
     let within = with(|sim| sim.oracle.logs(id, upto));
-    let when = When::Offset(if within { upto } else { boundary });
-    let plan = recovery::plan(archive, catalog, id, when, &none_bad).await;
+    let recovery_target = RecoveryTarget::Offset(if within { upto } else { boundary });
+    let plan = recovery::plan(archive, catalog, id, recovery_target, &none_bad).await;
     let mut plan = match plan {
         Err(RecoveryError::Expired { .. }) if with(|sim| sim.oracle.is_expired(id, upto)) => {
             with(|sim| sim.oracle.counts.expired += 1);

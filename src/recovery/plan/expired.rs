@@ -5,7 +5,7 @@
 use super::{Planner, Span, Walk};
 use crate::archive::{BaseManifest, Floor, HoldDoc};
 use crate::recovery::error::RecoveryError;
-use crate::recovery::target::{When, show_time};
+use crate::recovery::target::{RecoveryTarget, show_time};
 use crate::wire::position::Offset;
 
 /// The holds, if a floor makes them count.
@@ -58,7 +58,8 @@ impl Planner<'_> {
 
     /// May a plan for that goal begin with it?
     pub(super) fn leads_to(&self, base: &BaseManifest, goal: Offset) -> bool {
-        let is_its_point = matches!(self.when, When::Offset(_)) && base.offset == goal;
+        let is_its_point =
+            matches!(self.recovery_target, RecoveryTarget::Offset(_)) && base.offset == goal;
         is_its_point || self.has_log(base)
     }
 
@@ -72,7 +73,7 @@ impl Planner<'_> {
 
     /// Is that a point below the floor whose time names it only if all of the log up to the floor is there?
     pub(super) fn is_doubtful(&self, goal: Offset) -> bool {
-        matches!(self.when, When::AtUnixMs(_)) && self.is_below(goal)
+        matches!(self.recovery_target, RecoveryTarget::AtUnixMs(_)) && self.is_below(goal)
     }
 
     /// Walks on from a base up to the floor.
@@ -146,18 +147,18 @@ impl Planner<'_> {
             return false;
         };
         let as_of = floor.doc.as_ref().map(|doc| doc.as_of_unix_ms);
-        match self.when {
-            When::Offset(offset) => Offset(offset) < floor.offset,
-            When::AtUnixMs(at) => as_of.is_none_or(|as_of| at < as_of),
+        match self.recovery_target {
+            RecoveryTarget::Offset(offset) => Offset(offset) < floor.offset,
+            RecoveryTarget::AtUnixMs(at) => as_of.is_none_or(|as_of| at < as_of),
             // Nothing of it is promised.
-            When::Latest => !self.bases().any(|(_, base)| base.offset >= floor.offset),
+            RecoveryTarget::Latest => !self.bases().any(|(_, base)| base.offset >= floor.offset),
         }
     }
 
     pub(super) fn expired(&self) -> RecoveryError {
-        let goal = match self.when {
-            When::Latest => format!("history {}", self.history),
-            _ => self.when.to_string(),
+        let goal = match self.recovery_target {
+            RecoveryTarget::Latest => format!("history {}", self.history),
+            _ => self.recovery_target.to_string(),
         };
         let promised = self.bases().filter(|(_, base)| !self.is_below(base.offset));
         let oldest = promised.min_by_key(|(_, base)| base.offset);

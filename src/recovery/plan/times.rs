@@ -289,7 +289,7 @@ impl Planner<'_> {
             mark.unix_ms.min(went_back.to_unix_ms)
         });
         RecoveryError::ClockWentBack(Box::new(ClockWentBack {
-            goal: self.when.to_string(),
+            goal: self.recovery_target.to_string(),
             history: span.history,
             held: show_time(held),
             back: show_time(went_back.to_unix_ms),

@@ -83,7 +83,7 @@ async fn applied(
     let survey = rebuild::survey(&source, limits).await?;
     if let Some(why) = survey.stop {
         return Err(RestoreError::NotASnapshot {
-            goal: plan.when.to_string(),
+            goal: plan.recovery_target.to_string(),
             end: plan.end.offset,
             reachable: survey.end.offset,
             why: Box::new(why),

@@ -30,7 +30,7 @@ use crate::display::Shown;
 use crate::rebuild::{self, BaseStop, Counts, Limits, RebuildError, Selection};
 use crate::recovery::content::source;
 use crate::recovery::progress::{Progress, Stage};
-use crate::recovery::target::When;
+use crate::recovery::target::RecoveryTarget;
 use crate::recovery::{BadBases, Plan, look, plan, sound};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
@@ -49,7 +49,7 @@ pub struct KeysRequest {
     /// Which keys.
     pub selection: Selection,
     /// At which point.
-    pub when: When,
+    pub recovery_target: RecoveryTarget,
     /// Of which history. None: the latest one.
     pub history: Option<ReplId>,
     /// Write over keys that the server has.
@@ -99,8 +99,15 @@ pub async fn restore_keys(
     progress: &dyn Progress,
 ) -> Result<KeysReport, RestoreError> {
     let archive = &archive.keeping();
-    let (catalog, history) = look(archive, request.history, None, request.when).await?;
-    let plan = plan(archive, &catalog, history, request.when, &BadBases::new()).await?;
+    let (catalog, history) = look(archive, request.history, None, request.recovery_target).await?;
+    let plan = plan(
+        archive,
+        &catalog,
+        history,
+        request.recovery_target,
+        &BadBases::new(),
+    )
+    .await?;
     let mut target = match &request.target {
         KeysDest::Server(source) => Some(Target::connect(source, &plan).await?),
         KeysDest::RdbFile(path) | KeysDest::Resp(path) => {
@@ -158,7 +165,7 @@ pub async fn restore_keys(
         dry_run: request.dry_run,
         archive: archive.store().url(),
         target: request.target.to_string(),
-        goal: request.when.to_string(),
+        goal: request.recovery_target.to_string(),
         end_history: plan.end_position.history,
         end_offset: plan.end.offset.0,
         end_unix_ms: plan.end_unix_ms,
@@ -181,7 +188,7 @@ impl Chosen<'_> {
     fn none(&self) -> RestoreError {
         RestoreError::NoKeys {
             pattern: Shown::new(&self.request.selection.pattern).to_string(),
-            goal: self.plan.when.to_string(),
+            goal: self.plan.recovery_target.to_string(),
         }
     }
 
@@ -195,7 +202,7 @@ impl Chosen<'_> {
         let survey = rebuild::survey_all(&source, limits).await?;
         if let Some(why) = survey.stop {
             return Err(RestoreError::NotASnapshot {
-                goal: self.plan.when.to_string(),
+                goal: self.plan.recovery_target.to_string(),
                 end: self.plan.end.offset,
                 reachable: survey.end.offset,
                 why: Box::new(why),

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::super::{Request, restore};
 use super::*;
 use crate::config::Dest;
-use crate::recovery::When;
+use crate::recovery::RecoveryTarget;
 use crate::recovery::testing::{Sample, at, feed, id};
 
 /// What a server answers on its n-th connection (from 0): nothing closes the connection.
@@ -110,7 +110,7 @@ async fn sample() -> Sample {
 }
 
 fn request(fake: &Fake) -> Request {
-    crate::restore::tests::request(Dest::Server(fake.source.clone()), When::Latest)
+    crate::restore::tests::request(Dest::Server(fake.source.clone()), RecoveryTarget::Latest)
 }
 
 #[tokio::test]
@@ -146,9 +146,9 @@ async fn a_target_older_than_a_writer_of_the_log_is_refused_unless_forced() {
     });
     restore(&newer.archive, &forced, &()).await.unwrap();
     // Before the newer server came, and as the error says.
-    for when in [When::Offset(end), When::Offset(1000)] {
+    for recovery_target in [RecoveryTarget::Offset(end), RecoveryTarget::Offset(1000)] {
         let earlier = dry(Request {
-            when,
+            recovery_target,
             ..request(&fake)
         });
         restore(&newer.archive, &earlier, &()).await.unwrap();
