@@ -107,6 +107,16 @@ impl ClaimDoc {
     }
 }
 
+/// What came of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// It was created: at this moment no further claim was there.
+    Now(ClaimDoc),
+    /// There is one with this number. If it is one's own, from an earlier try whose answer was lost, others may have claimed
+    /// since.
+    Before(ClaimDoc),
+}
+
 /// `successor.json`, and `first.json`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuccessorDoc {
@@ -216,8 +226,7 @@ impl Archive {
         Ok(Some(doc))
     }
 
-    /// Creates claim `number`. Returns the one that is there instead: that of another process, or that of an earlier
-    /// try.
+    /// Creates claim `number`, unless there is one: that of another process, or that of an earlier try.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -227,7 +236,7 @@ impl Archive {
         number: u64,
         claimant: &Claimant,
         stands: Duration,
-    ) -> Result<ClaimDoc, ArchiveError> {
+    ) -> Result<Claimed, ArchiveError> {
         let doc = ClaimDoc {
             format: FORMAT,
             history,
@@ -240,10 +249,12 @@ impl Archive {
         let object = Name::Claim { history, number }.to_string();
         let body = documents::to_bytes(&object, &doc)?;
         match self.store.create(&object, body).await {
-            Ok(_) => Ok(doc),
+            Ok(_) => Ok(Claimed::Now(doc)),
             Err(StoreError::AlreadyExists { .. }) => {
                 let there = self.claim_at(history, number).await?;
-                there.ok_or(ArchiveError::Missing { object })
+                there
+                    .map(Claimed::Before)
+                    .ok_or(ArchiveError::Missing { object })
             }
             Err(error) => Err(error.into()),
         }

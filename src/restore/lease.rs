@@ -9,12 +9,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::error::RestoreError;
-use crate::archive::takeover::{ClaimDoc, Claimant, SuccessionError, SuccessorDoc};
+use crate::archive::takeover::{ClaimDoc, Claimant, Claimed, SuccessionError, SuccessorDoc};
 use crate::archive::{Archive, ArchiveError, HistoryDoc, Parent, ServerInfo};
 use crate::link::replication_info::Facts;
-use crate::recovery::plan::Plan;
 use crate::runtime::{self, backoff::Backoff};
-use crate::wire::position::ReplId;
+use crate::wire::position::{Boundary, ReplId};
 
 /// The first claim is renewed after this time, each further one after twice the time, up to the longest. So a short
 /// restore whose process died is taken over soon, and a restore of an hour leaves few objects.
@@ -90,8 +89,8 @@ impl Lease {
                 tracing::warn!(%history, "the process that restored a Redis from it stopped: continuing in its place");
             }
             let stands = RENEW_FIRST.saturating_mul(STANDS);
-            let claim = archive.claim(history, number, &claimant, stands).await?;
-            if claim.writer == claimant.writer {
+            let claimed = archive.claim(history, number, &claimant, stands).await?;
+            if matches!(claimed, Claimed::Now(_)) {
                 return Ok(Self::keep(archive, history, claimant, number));
             }
         }
@@ -139,13 +138,13 @@ impl Lease {
     ///
     /// # Errors
     /// [`RestoreError::GoesOn`]: another server continues it.
-    pub(super) async fn record(
+    pub(crate) async fn record(
         &self,
         facts: &Facts,
-        plan: &Plan,
+        (history, end): (ReplId, Boundary),
         of: HistoryDoc,
     ) -> Result<(), RestoreError> {
-        let came_from = facts.replid2.map(|(id, _)| id) == Some(plan.history);
+        let came_from = facts.replid2.map(|(id, _)| id) == Some(history);
         let Some(id) = facts.replid.filter(|_| came_from) else {
             return Ok(());
         };
@@ -153,9 +152,9 @@ impl Lease {
             id,
             replid: None,
             parent: Some(Parent {
-                history: plan.history,
-                offset: plan.end.offset,
-                db: plan.end.db,
+                history,
+                offset: end.offset,
+                db: end.db,
             }),
             previous: None,
             also_previous: Vec::new(),
@@ -172,13 +171,10 @@ impl Lease {
         let begun = archive.begin_history(&doc, None, &claimant.writer).await;
         begun.map_err(|error| match error {
             SuccessionError::GoesOn(other) => RestoreError::GoesOn {
-                history: plan.history,
+                history,
                 child: other.child.id,
             },
-            SuccessionError::Beside(child) => RestoreError::GoesOn {
-                history: plan.history,
-                child,
-            },
+            SuccessionError::Beside(child) => RestoreError::GoesOn { history, child },
             SuccessionError::Archive(error) => error.into(),
         })
     }
@@ -206,17 +202,22 @@ impl Shared {
             let mut growing = state.growing.clone();
             let renew_after = growing.pause();
             let stands = renew_after.saturating_mul(STANDS);
-            let claim = self
+            let claimed = self
                 .archive
                 .claim(self.history, number, &self.claimant, stands)
                 .await?;
-            if claim.writer == self.claimant.writer {
-                // An earlier try may have come to this number too: it counts, if it was not the last.
-                state.number = number;
-                (state.renew_after, state.growing) = (renew_after, growing);
-                return Ok(());
+            match claimed {
+                Claimed::Now(_) => {
+                    state.number = number;
+                    (state.renew_after, state.growing) = (renew_after, growing);
+                    return Ok(());
+                }
+                // An earlier try came to this number. Only the next one tells whether somebody came after that.
+                Claimed::Before(ours) if ours.writer == self.claimant.writer => {
+                    state.number = number;
+                }
+                Claimed::Before(other) => state.lost = Some(other),
             }
-            state.lost = Some(claim);
         }
         let by = state.lost.as_ref().map(|claim| claim.writer.clone());
         Err(RestoreError::LeaseLost {

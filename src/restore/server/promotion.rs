@@ -58,7 +58,7 @@ impl Target<'_> {
         }
         let facts = self.promote(waiting, &proof).await?;
         if let Some((lease, Some(doc))) = lease {
-            lease.record(&facts, plan, doc).await?;
+            lease.record(&facts, (plan.history, plan.end), doc).await?;
         }
         Ok((proof, way))
     }
@@ -132,7 +132,11 @@ impl Target<'_> {
 }
 
 /// `REPLICAOF`, or `SLAVEOF` where it was renamed away.
-async fn replicaof(control: &mut Control, host: &str, port: &str) -> Result<(), ControlError> {
+pub(crate) async fn replicaof(
+    control: &mut Control,
+    host: &str,
+    port: &str,
+) -> Result<(), ControlError> {
     match control.call(&["REPLICAOF", host, port]).await {
         Err(error) if error.is_unknown_command() => control.call(&["SLAVEOF", host, port]).await?,
         other => other?,
