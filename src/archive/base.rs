@@ -278,10 +278,23 @@ impl Archive {
     }
 
     /// Writes the manifest, after which the base counts. One that exists already stays, and is no error.
+    ///
+    /// Whoever slept may find that its data is not there any more ([`ArchiveError::Swept`]). It is asked before, so that no
+    /// manifest stands without data, and after, as one may sleep between the two.
     pub async fn commit_base(&self, manifest: &BaseManifest) -> Result<(), ArchiveError> {
         let object = Name::BaseManifest(manifest.position()).to_string();
         let body = documents::to_bytes(&object, manifest)?;
-        self.create_unless_there(&object, body).await
+        self.expect_data(manifest).await?;
+        self.create_unless_there(&object, body).await?;
+        self.expect_data(manifest).await
+    }
+
+    async fn expect_data(&self, manifest: &BaseManifest) -> Result<(), ArchiveError> {
+        if self.has_data(manifest).await? {
+            return Ok(());
+        }
+        let object = Name::BaseData(manifest.position()).to_string();
+        Err(ArchiveError::Swept { object })
     }
 
     /// Records beside a base that it was read and found sound. An earlier record stays, and is no error.

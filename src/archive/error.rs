@@ -89,6 +89,15 @@ pub enum ArchiveError {
         /// The object.
         object: String,
     },
+    /// The data of a base is not there any more, and the base does not count: nobody had committed it for a day.
+    #[error(
+        "{object} was deleted before it counted: this process slept, or its store was away, for so long that a policy took it for \
+         what a dead process had left"
+    )]
+    Swept {
+        /// The object.
+        object: String,
+    },
     /// There is no such history.
     #[error("there is no history {id} in the archive. `backfeed list` shows all histories")]
     UnknownHistory {
@@ -166,6 +175,7 @@ impl ArchiveError {
             | Self::Timeless { .. }
             | Self::EmptyStore { .. }
             | Self::BaseExists { .. }
+            | Self::Swept { .. }
             | Self::UnknownHistory { .. }
             | Self::Cycle { .. }
             | Self::NothingStored { .. } => Finding::Nothing,

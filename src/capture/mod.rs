@@ -206,6 +206,7 @@ impl SessionEnd {
             Self::Link(error) | Self::FullSync(FullSyncError::Link(error)) => error.is_permanent(),
             Self::Control(error) => error.is_permanent(),
             Self::Sentinel(error) => error.is_permanent(),
+            Self::FullSync(FullSyncError::Archive(ArchiveError::Swept { .. })) => false,
             Self::Archive(error) | Self::FullSync(FullSyncError::Archive(error)) => {
                 !error.is_transient()
             }

@@ -363,7 +363,7 @@ fn of_archive(error: &ArchiveError) -> Exit {
         | ArchiveError::Damaged { .. }
         | ArchiveError::Renamed { .. }
         | ArchiveError::Cycle { .. } => Exit::Damaged,
-        ArchiveError::BaseExists { .. } => Exit::Error,
+        ArchiveError::BaseExists { .. } | ArchiveError::Swept { .. } => Exit::Error,
     }
 }
 
