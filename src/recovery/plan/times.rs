@@ -51,6 +51,13 @@ impl Planner<'_> {
                 return Ok(by_snapshot.max(Some(mark.offset.min(span.upto))));
             }
         }
+        if let (Some(offset), Some(back)) = (by_snapshot, went_back) {
+            // What came after the snapshot may have been received while the clock was ahead.
+            let mark = TimeMark { unix_ms, offset };
+            let snapshot = Found { mark, index: 0 };
+            self.check_later(&self.spans, snapshot, unix_ms, back)
+                .await?;
+        }
         Ok(by_snapshot)
     }
 
@@ -249,12 +256,28 @@ impl Planner<'_> {
             }
         }
         // The next mark is in a later history.
+        self.check_later(later, found, unix_ms, back).await
+    }
+
+    /// The same by the first mark in these later histories.
+    async fn check_later(
+        &self,
+        later: &[Span],
+        found: Found,
+        unix_ms: i64,
+        back: WentBack,
+    ) -> Result<(), RecoveryError> {
+        let to = back.to_unix_ms;
         for span in later.iter().rev() {
             if let Some(next) = self.first_later(*span, self.log_of(*span), unix_ms).await? {
                 if next <= to {
                     break;
                 }
                 let held = back.held_unix_ms;
+                let clock = ClockBack {
+                    to_unix_ms: to,
+                    now_unix_ms: to,
+                };
                 return Err(self.names_no_point(back.span, Some(found), clock, held, back.upto));
             }
         }
