@@ -20,7 +20,7 @@ use super::overlap::Sample;
 use super::resume::{self, Known};
 use super::streaming::Follow;
 use super::{Achieved, Capture, Session, SessionEnd, Shutdown, full_sync, unless_stopped};
-use crate::archive::{AppendError, ArchiveError, BaseManifest, Catalog, Gap, LogEnd};
+use crate::archive::{AppendError, ArchiveError, BaseKind, BaseManifest, Catalog, Gap, LogEnd};
 use crate::config::Source;
 use crate::link::Link;
 use crate::link::replication_info::Facts;
@@ -42,6 +42,8 @@ pub(super) struct Origin {
     pub(super) sealed: Option<SealHeader>,
     /// Before it, in the store.
     unbridged: Option<Gap>,
+    /// It is a snapshot, and nothing before it is stored that could be compared.
+    is_snapshot_alone: bool,
     /// The stored end of it, which is sent again and compared.
     pub(super) sample: Option<Sample>,
     /// The end of what is stored, for the next link.
@@ -70,9 +72,23 @@ impl Origin {
     fn is_unproved(&self, facts: Option<&Facts>) -> bool {
         let same = facts.is_some_and(|facts| {
             // One that says nothing of a backlog may have it all.
-            facts.replid == Some(self.history) && facts.backlog_first.is_some()
+            let goes_on = self.recent.is_some()
+                || (self.is_snapshot_alone && facts.offset != Some(self.boundary.offset));
+            facts.replid == Some(self.history) && facts.backlog_first.is_some() && goes_on
         });
-        same && self.sample.is_none() && self.recent.is_some()
+        same && self.sample.is_none()
+    }
+
+    /// Did the server that answers as `id` have all up to our point before it got that id? It was asked for what comes after a point
+    /// before ours, so that its answer alone does not say so. It may be another one than the server that was looked at, or may have been
+    /// promoted since.
+    fn is_shared_with(&self, id: ReplId, facts: Option<&Facts>) -> bool {
+        let asked_before = self.asked().offset < self.boundary.offset;
+        let said = facts.filter(|facts| facts.replid == Some(id));
+        let shared = said.and_then(Facts::branched_off);
+        !asked_before
+            || shared
+                .is_some_and(|(old, shared)| old == self.history && shared >= self.boundary.offset)
     }
 
     /// May the server be asked to go on here? If not, the log says why.
@@ -91,8 +107,16 @@ impl Origin {
     fn of_store(
         (history, end): (ReplId, LogEnd),
         recent: Option<Sample>,
+        newest: Option<&BaseManifest>,
         facts: Option<&Facts>,
     ) -> Self {
+        let is_snapshot = newest.is_some_and(|base| {
+            let position = Position {
+                history,
+                offset: end.boundary.offset,
+            };
+            base.position() == position && base.kind == BaseKind::Sync
+        });
         let upto = end.boundary.offset;
         let again = |recent: &Sample| recent.to_be_sent_again(history, upto, facts?);
         Self {
@@ -102,6 +126,7 @@ impl Origin {
             last_mark_ms: end.last_mark.map_or(0, |mark| mark.unix_ms),
             sealed: end.sealed,
             unbridged: end.unbridged,
+            is_snapshot_alone: is_snapshot && recent.is_none(),
             sample: recent.as_ref().and_then(again),
             recent,
         }
@@ -553,11 +578,19 @@ impl Capture {
                 last_mark_ms: buffer.last_mark_ms(),
                 sealed: None,
                 unbridged: None,
+                is_snapshot_alone: false,
             }));
         }
         let known = known?;
         let resume = known.resume.clone();
-        resume.map(|end| Origin::of_store(end, known.sample.clone(), facts))
+        resume.map(|(id, end)| {
+            let at = Position {
+                history: id,
+                offset: end.boundary.offset,
+            };
+            let newest = newest_base(&known.catalog, at);
+            Origin::of_store((id, end), known.sample.clone(), newest, facts)
+        })
     }
 
     /// `+CONTINUE`: the same feed continues, maybe under a new id.
@@ -582,6 +615,12 @@ impl Capture {
             }
             self.compare_again(from.sample, from.boundary);
             return Ok(());
+        }
+        if !from.is_shared_with(id, facts) {
+            return Err(SessionEnd::StartOver(format!(
+                "the server has become {id} since it was asked: asking it again what it shares with history {}",
+                from.history
+            )));
         }
         self.move_to(from, id, facts).await
     }

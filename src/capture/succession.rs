@@ -83,10 +83,11 @@ impl Capture {
         // Another listener of the same feed may have been here before us, at another offset.
         let catalog = self.archive.only(id).await?;
         let end = self.archive.log_end(&catalog, id).await?;
-        if end.sealed.is_some() || end.boundary.offset < from.boundary.offset {
+        // What they have stored of it is compared with what the server sends, before that counts as the same.
+        if end.sealed.is_some() || end.end != from.boundary.offset {
             return Err(SessionEnd::StartOver(format!(
                 "history {id} is in the store already, up to offset {}",
-                end.boundary.offset
+                end.end
             )));
         }
         tracing::info!(from = %from.position(), to = %id, "the server continues the feed under a new id");

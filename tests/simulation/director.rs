@@ -21,6 +21,7 @@ use crate::consolidate::{self, ConsolidateError, Worth, consolidate};
 use crate::monitoring::status::Status;
 use crate::recovery::{RecoveryError, RecoveryTarget};
 use crate::runtime::simulated::{self, Process, below, between, once_in, pick, within};
+use crate::wire::position::ReplId;
 use crate::{runtime, service};
 
 /// Once all is well again, so much time may pass until everything is stored: full syncs have a limit.
@@ -135,6 +136,8 @@ pub(super) struct Director {
     pub(super) rivals: usize,
     /// It was begun, and must come to its end.
     pub(super) taking_over: bool,
+    /// The history of which a takeover came to nothing.
+    given_up: Option<ReplId>,
     /// Servers that were restored and promoted; at most one of them goes on.
     pub(super) candidates: Vec<(&'static str, usize)>,
     /// For the groups of those who take over.
@@ -211,6 +214,7 @@ impl Director {
             takeovers: Vec::new(),
             rivals: 1,
             taking_over: false,
+            given_up: None,
             candidates: Vec::new(),
             groups: vec!["l", "k", "j", "i", "h", "g", "f", "e", "d", "c"],
             started: 0,
@@ -435,6 +439,13 @@ impl Director {
             }
         }
         self.takeovers = left;
+        let key = with(|sim| sim.key_of(&sim.nodes[self.master]));
+        if key.is_some_and(|key| {
+            Some(key) == self.given_up && with(|sim| sim.oracle.sealed(key)).is_some()
+        }) {
+            // The store has sealed it late. The sidecar comes again.
+            self.taking_over = true;
+        }
         if self.taking_over {
             self.settle_takeover();
         }
@@ -456,6 +467,7 @@ impl Director {
         if tried && self.takeovers.is_empty() && self.candidates.is_empty() && !sealed {
             // Nothing has happened yet.
             self.taking_over = false;
+            self.given_up = key;
         } else if self.takeovers.len() < self.rivals && self.candidates.is_empty() {
             self.started += 1;
             let takeover = Takeover::begin(self.started, self.master, clock("s"));

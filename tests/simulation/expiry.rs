@@ -408,6 +408,13 @@ impl Sim {
         self.oracle.is_expired(key, offset) && log_end.is_some_and(|end| offset <= end)
     }
 
+    /// Where the log of a history ended that a policy gave up as a whole.
+    pub(super) fn ended_before_expiry(&self, key: ReplId) -> Option<u64> {
+        let stored = self.oracle.histories.get(&key)?;
+        let end = stored.log_end?;
+        self.oracle.is_expired(key, end).then_some(end)
+    }
+
     /// It holds what segments of the log hold, and nothing that the log does not have.
     pub(super) fn check_span(
         &mut self,

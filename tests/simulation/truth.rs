@@ -133,6 +133,15 @@ impl Truth {
         history.states.get(&at)
     }
 
+    /// Was nothing ever there, up to an offset?
+    pub(crate) fn begins_empty(&self, id: ReplId, upto: u64) -> bool {
+        self.line_of(id).all(|line| {
+            let states = self.histories.get(&line).map(|history| &history.states);
+            let mut upto = states.into_iter().flat_map(|states| states.range(..=upto));
+            upto.all(|(_, state)| state.keys() == 0)
+        })
+    }
+
     /// When the last of the bytes up to an offset was first written; none: before anything. A server that was set back
     /// may write the same once more.
     pub(crate) fn written(&self, id: ReplId, upto: u64) -> Option<i64> {
