@@ -254,6 +254,8 @@ fn kill_9(version: Version, mut gcs: Option<Gcs>, rounds: u64) {
     }
     ledger.wait_acked("after the last round");
     let progress = ledger.stop();
+    // What Redis has executed may not have come to backfeed yet.
+    pod.backfeed.wait_captured(&pod.redis);
     pod.backfeed.sigterm();
     let histories = pod.check_lineage();
     pod.check_restore();

@@ -132,6 +132,29 @@ impl Capture {
         self.accepted = id;
     }
 
+    /// Did it load nothing when it started? A server that has said so has still loaded nothing when it has been our replica for a
+    /// moment, and was promoted as it is: then it has an id that it comes from, and does not say so any more.
+    pub fn note_start(&mut self, said: Option<&Facts>) {
+        let run_id = said.and_then(|facts| facts.health.run_id.clone());
+        let ran_ms = said.and_then(|facts| facts.started_empty_ms);
+        let ran_ms = ran_ms.and_then(|ms| i64::try_from(ms).ok());
+        let before = self.started_empty.take();
+        let same = before.filter(|start| start.run_id.is_some() && start.run_id == run_id);
+        self.started_empty = match ran_ms {
+            Some(ms) => Some(EmptyStart {
+                unix_ms: (self.clock)().saturating_sub(ms),
+                run_id,
+            }),
+            None => same,
+        };
+    }
+
+    /// The server is given what is stored: what it was before does not count any more.
+    pub fn is_given_everything(&mut self) {
+        self.started_empty = None;
+        self.is_no_stranger();
+    }
+
     /// Which history is followed, link or no link.
     #[must_use]
     pub fn follows(&self) -> Option<ReplId> {

@@ -5,7 +5,6 @@ use std::mem::take;
 
 use tokio::time::Instant;
 
-use super::EmptyStart;
 use super::captured_server::{
     ahead_ms, explain_full_sync, look, server_info, wants_version, warn_of_clock, warn_of_strangers,
 };
@@ -288,12 +287,7 @@ impl Capture {
         let asked = ((self.clock)(), Instant::now());
         let said = unless_stopped(shutdown, look(source)).await??;
         self.compare_clocks(said.as_ref(), asked);
-        let ran_ms = said.as_ref().and_then(|facts| facts.started_empty_ms);
-        let ran_ms = ran_ms.and_then(|ms| i64::try_from(ms).ok());
-        self.started_empty = ran_ms.map(|ms| EmptyStart {
-            unix_ms: (self.clock)().saturating_sub(ms),
-            run_id: said.as_ref().and_then(|facts| facts.health.run_id.clone()),
-        });
+        self.note_start(said.as_ref());
         let named = said.as_ref().map(|facts| self.named(facts));
         if let Some(at) = named.as_ref().and_then(Facts::position) {
             self.status.master(at);
@@ -549,13 +543,11 @@ impl Capture {
         again.to_be_sent_again(history, upto, facts)
     }
 
-    /// As [`Origin::is_unproved`], of the log in memory.
+    /// As [`Origin::is_unproved`], of the log in memory. If that has nothing to compare, the store may have.
     fn is_unproved(&self, again: Option<&Sample>, facts: Option<&Facts>) -> bool {
         self.log.as_ref().zip(facts).is_some_and(|(log, facts)| {
             let could_be = |buffer: &mut LogBuffer| {
-                facts.replid == Some(buffer.history())
-                    && facts.backlog_first.is_some()
-                    && !buffer.again().is_empty()
+                facts.replid == Some(buffer.history()) && facts.backlog_first.is_some()
             };
             again.is_none() && log.buffer(could_be)
         })

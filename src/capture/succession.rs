@@ -137,6 +137,14 @@ impl Capture {
         doc.run_id = run.map(str::to_owned);
         let before = predecessor::of_branch(&self.before, parent.history, self.guards);
         let now = (self.clock)();
+        let others = before.iter().filter(|previous| previous.at.history != id);
+        for previous in others.filter(|_| self.guards) {
+            // It was decided by what was stored then. What was stored since may have been confirmed.
+            let mut now = previous.clone();
+            if predecessor::has_grown(&self.archive, &mut now).await? {
+                return Err(SuccessionError::Beside(now.at.history));
+            }
+        }
         let ends = predecessor::name(&self.archive, &before, &mut doc).await?;
         // The line of a sidecar's store is one: what does not come after all of it must not begin beside it.
         let is_left_out = |previous: &&predecessor::Previous| {

@@ -124,9 +124,13 @@ impl Sidecar {
                  confirmed them), and it {has}"
             );
         }
-        if master == Master::Restore && keys > 0 {
-            // It may be written to before it is our replica.
+        if master == Master::Restore {
+            // It may be written to before it is our replica. Then it is promoted as it is, and says no more where it came from.
             self.judged.poorer.extend(facts.replid);
+            if keys == 0 {
+                "Redis came up without what is stored, and took writes before it could be restored"
+                    .clone_into(&mut self.judged.why);
+            }
         } else if master == Master::Capture && keys > 0 && self.judged.is_poorer(facts) {
             master = Master::Behind(0);
         }

@@ -345,6 +345,7 @@ impl Sidecar {
     /// One round: a look at Redis, and everything that follows from it.
     async fn round(&mut self, shutdown: &mut Shutdown) -> Result<(), SidecarError> {
         let (mut control, facts) = self.look(shutdown).await?;
+        self.capture.note_start(Some(&facts));
         match &facts.role {
             Role::Replica { host, port, .. } if self.is_us(&control, host, *port).await => {
                 tokio::select! {
@@ -461,6 +462,7 @@ impl Sidecar {
         };
         // It was asked before it connected; between the two it may have been given data.
         let now = control.facts().await?;
+        self.capture.note_start(Some(&now));
         let keys = now.total_keys();
         let said = waiting.claim().map(claim);
         let held = now.replid.zip(now.offset).map(claim);

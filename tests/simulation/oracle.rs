@@ -82,6 +82,8 @@ pub(crate) struct Oracle {
     pub(crate) told: BTreeMap<ReplId, u64>,
     /// What an operator, or something that counts as one, has given up.
     pub(crate) given_up: BTreeSet<ReplId>,
+    /// The same up to an offset, of histories whose beginning is kept.
+    pub(crate) given_up_to: BTreeMap<ReplId, u64>,
     /// The last that was confirmed.
     pub(crate) last_confirmed: Option<(ReplId, u64)>,
     /// Which process has ever claimed a history, and as the how many-th object its last claim was created.
@@ -299,10 +301,12 @@ impl Sim {
             return;
         }
         let end = self.oracle.end(id).unwrap_or(0);
+        // Nothing of its feed is stored: there was nothing that could be compared.
+        let is_blind = !self.oracle.logs(id, end);
         let shares = |other| {
             let began = self.truth.origin(other).map_or(0, |(began, _)| began);
             let before = end <= began && self.truth.state(line, began).is_some();
-            before || self.truth.is_same(line, other, end)
+            is_blind || before || self.truth.is_same(line, other, end)
         };
         let of_the_name = self.nodes.iter().filter(|node| node.was_set_back);
         let mut lines = of_the_name.map(|node| node.line);
@@ -323,7 +327,7 @@ impl Sim {
         let last = self.truth.state_upto(line, at);
         let node = self.nodes.iter().find(|node| is_of_pod(node));
         let came_up_empty =
-            node.is_some_and(|node| node.version > 6 && node.loaded == 0 && node.replid2.is_none());
+            node.is_some_and(|node| node.version > 6 && node.loaded == 0 && !node.given);
         let is_other = root != other && node.is_some();
         let Some(last) = last.filter(|_| is_other) else {
             return;
@@ -833,6 +837,9 @@ impl Sim {
             // A sealed history is only gone on with under a new id.
             Some((id, end)).filter(|_| !sealed || id != node.replid)
         });
+        // So it is if a policy has given it up since, as a whole.
+        let known =
+            known.filter(|(id, _)| *id == node.replid || self.oracle.sealed(node.replid).is_none());
         let asked = Asked {
             replid: node.replid,
             replid2: node.replid2,

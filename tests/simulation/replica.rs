@@ -259,6 +259,7 @@ impl Sim {
         if given {
             for line in self.truth.line_of(line) {
                 self.oracle.given_up.remove(&line);
+                self.oracle.given_up_to.remove(&line);
             }
         }
         let counts = &mut self.oracle.counts;
@@ -355,7 +356,15 @@ impl Sim {
         let told = self.oracle.told.entry(line).or_default();
         *told = offset.max(*told);
         // It may have been stored before, and is told after.
-        if self.oracle.given_up.contains(&line) {
+        let given_up = self.oracle.given_up_to.get(&line);
+        let is_kept = self
+            .oracle
+            .confirmed
+            .get(&line)
+            .is_some_and(|at| offset <= *at);
+        if self.oracle.given_up.contains(&line)
+            || (!is_kept && given_up.is_some_and(|upto| offset <= *upto))
+        {
             return false;
         }
         let furthest = self.oracle.confirmed.entry(line).or_default();
@@ -371,6 +380,10 @@ impl Sim {
             let kept: Vec<ReplId> = self.truth.line_of(line).collect();
             let lost = self.truth.all().filter(|line| !kept.contains(line));
             self.oracle.given_up.extend(lost);
+            // And of those that it goes on from, what comes after it left them.
+            for parent in kept.iter().skip(1) {
+                self.oracle.given_up_to.insert(*parent, u64::MAX);
+            }
         }
         for (of, at) in std::mem::take(&mut self.oracle.confirmed) {
             let concerned = before.is_none_or(|(line, offset)| self.has(line, offset, of, at));
@@ -382,6 +395,11 @@ impl Sim {
             loop {
                 if here == of {
                     self.confirm(of, at.min(end));
+                    if at > end {
+                        // Another server that has it may still be told so.
+                        let upto = self.oracle.given_up_to.entry(of).or_default();
+                        *upto = at.max(*upto);
+                    }
                     break;
                 }
                 match self.truth.origin(here) {
