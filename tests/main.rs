@@ -60,6 +60,7 @@ mod sizes;
 mod spans_alone;
 mod spool;
 mod stages;
+mod standby;
 mod status;
 mod stock_tools;
 mod takeover;

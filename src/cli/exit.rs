@@ -20,6 +20,7 @@ use crate::restore::{Remedy, RestoreError, ServeError};
 #[cfg(feature = "http")]
 use crate::service::http::BindError;
 use crate::sidecar::SidecarError;
+use crate::standby::{PromoteError, StandbyError};
 use crate::store::StoreError;
 
 /// Names the history.
@@ -228,6 +229,31 @@ impl From<DrillError> for Failure {
             DrillError::Start(error) => error.into(),
             DrillError::Control(_) => Self::new(Exit::Redis, error),
             DrillError::Rdb(_) => Self::new(Exit::Damaged, error),
+        }
+    }
+}
+
+impl From<StandbyError> for Failure {
+    fn from(error: StandbyError) -> Self {
+        Self::new(Exit::Error, error)
+    }
+}
+
+impl From<PromoteError> for Failure {
+    fn from(error: PromoteError) -> Self {
+        match error {
+            PromoteError::Restore(error) => error.into(),
+            PromoteError::Archive(error) => error.into(),
+            PromoteError::Recovery(error) => error.into(),
+            PromoteError::Seal { .. } => Self::new(Exit::Store, error),
+            PromoteError::Control(_)
+            | PromoteError::NoReplica { .. }
+            | PromoteError::NoHistory { .. }
+            | PromoteError::Unknown { .. }
+            | PromoteError::NotLatest { .. }
+            | PromoteError::Behind { .. }
+            | PromoteError::Ahead { .. }
+            | PromoteError::Differs { .. } => Self::new(Exit::Redis, error),
         }
     }
 }

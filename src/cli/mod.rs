@@ -23,6 +23,7 @@ mod listing;
 mod merge;
 mod process_setup;
 mod progress_bar;
+mod promote;
 mod record;
 mod replay;
 mod restore;
@@ -30,6 +31,7 @@ mod serve;
 mod settings;
 mod sidecar;
 mod signals;
+mod standby;
 #[cfg(feature = "http")]
 mod status;
 mod supervised;
@@ -97,6 +99,8 @@ enum Verb {
     Status(status::Args),
     Serve(serve::Args),
     CheckConfig(check_config::Args),
+    Standby(standby::Args),
+    Promote(promote::Args),
     Restore(restore::Args),
     List(list::Args),
     Cost(cost::Args),
@@ -126,6 +130,8 @@ impl Cli {
             Verb::Status(args) => (&args.log, Level::Quiet),
             Verb::Serve(args) => (&args.log, Level::Info),
             Verb::CheckConfig(args) => (&args.log, Level::Quiet),
+            Verb::Standby(args) => (&args.log, Level::Info),
+            Verb::Promote(args) => (&args.common.log, Level::Info),
             Verb::Restore(args) => (&args.common.log, Level::Info),
             Verb::List(args) => (&args.common.log, Level::Quiet),
             Verb::Cost(args) => (&args.common.log, Level::Quiet),
@@ -379,6 +385,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Status(args) => status::run(args).await,
         Verb::Serve(args) => serve::run(args).await,
         Verb::CheckConfig(args) => check_config::run(&args),
+        Verb::Standby(args) => standby::run(args).await,
+        Verb::Promote(args) => promote::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Cost(args) => cost::run(args).await,

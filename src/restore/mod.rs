@@ -26,16 +26,19 @@ pub use error::{Remedy, RestoreError};
 pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};
 pub use lease::Lease;
-pub use master::listener::{HANDSHAKES_AT_ONCE, WAITING_REPLICAS};
+pub use master::listener::{HANDSHAKES_AT_ONCE, Listener, WAITING_REPLICAS};
 pub use proof::{Before, Differs, Proof, Slack, Unproved, prove};
 
 pub use master::error::{Phase, ServeError};
 pub use master::{
-    CaughtUp, Identity, Offer, Payload, WaitingReplica, handshake, offer, refuse_replica,
+    CaughtUp, Following, Identity, Offer, Payload, Start, WaitingReplica, handshake, offer,
+    refuse_replica,
 };
 pub use report::Report;
 #[cfg(feature = "cli")]
 pub(crate) use server::compatibility::Server;
+#[cfg(feature = "cli")]
+pub(crate) use server::promotion::replicaof;
 pub use server::{ListenOptions, Restored};
 pub use serving::{Failed, Serving, Way, WayForm};
 use std::collections::BTreeSet;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::error::RestoreError;
 use super::master::error::{Phase, ServeError};
-use super::master::{Identity, Offer, Payload, may_continue, offer};
+use super::master::{Identity, Offer, Payload, may_continue, may_follow, offer};
 use super::second_look::second_look;
 use super::server::compatibility::{Server, parse_magic};
 use crate::archive::{Archive, BaseManifest, ServerInfo};
@@ -272,7 +272,7 @@ impl Serving {
         takes_marks: bool,
         count: &mut Count,
     ) -> Result<Offer, RestoreError> {
-        let needed = plan.relative_ttls && matches!(identity, Identity::Continue { .. });
+        let needed = plan.relative_ttls && !matches!(identity, Identity::Fork { .. });
         self.decide(plan, needed).await?;
         if !takes_marks && self.way().is_some_and(Way::is_rebuilt) {
             let why = "the server takes no snapshot of unknown length (`capa eof`)";
@@ -313,6 +313,10 @@ impl Serving {
         let (id, stand, may_add) = match identity {
             Identity::Continue { id } => {
                 may_continue(plan, id, true)?;
+                (id, Stand::At(id), false)
+            }
+            Identity::Follow { id, history } => {
+                may_follow(plan, history, true)?;
                 (id, Stand::At(id), false)
             }
             Identity::Fork { id } => (id, Stand::Nowhere, true),

@@ -61,6 +61,49 @@ pub async fn serve_all(listener: TcpListener, sources: Sources, end: impl Future
     serve_routes(listener, routes_of_all(sources), end).await;
 }
 
+/// What a process of another kind says of itself.
+#[cfg(feature = "cli")]
+pub trait Shown: Clone + Send + Sync + 'static {
+    /// What `/readyz` shows.
+    type View: serde::Serialize;
+    /// Has it ended?
+    fn is_stopped(&self) -> bool;
+    /// Whether it is ready, and what it shows.
+    fn shown(&self) -> (bool, Self::View);
+    /// The page of `/metrics`.
+    fn metrics(&self) -> String;
+}
+
+/// The same of a process of another kind.
+#[cfg(feature = "cli")]
+pub async fn serve_shown<S: Shown>(listener: TcpListener, shown: S, end: impl Future<Output = ()>) {
+    let routes = Router::new()
+        .route("/healthz", get(healthz_of_shown::<S>))
+        .route("/readyz", get(readyz_of_shown::<S>))
+        .route("/metrics", get(metrics_of_shown::<S>))
+        .with_state(shown);
+    serve_routes(listener, routes, end).await;
+}
+
+#[cfg(feature = "cli")]
+async fn healthz_of_shown<S: Shown>(State(shown): State<S>) -> Response {
+    match shown.is_stopped() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "stopped\n").into_response(),
+        false => "ok\n".into_response(),
+    }
+}
+
+#[cfg(feature = "cli")]
+async fn readyz_of_shown<S: Shown>(State(shown): State<S>) -> Response {
+    let (ready, view) = shown.shown();
+    (code_of(ready), Json(view)).into_response()
+}
+
+#[cfg(feature = "cli")]
+async fn metrics_of_shown<S: Shown>(State(shown): State<S>) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], shown.metrics()).into_response()
+}
+
 async fn serve_routes(listener: TcpListener, routes: Router, end: impl Future<Output = ()>) {
     let mut connections = ConnectionLimit::new(CONNECTIONS);
     let mut end = pin!(end);

@@ -118,11 +118,12 @@ impl Sidecar {
             Ok(offered)
         };
         let work = self.status.work("restore");
+        self.capture.is_given_everything();
         let served = waiting.serve(prepare, &work).await;
         drop(work);
         self.forked = takeover.as_ref().and_then(|it| match it.identity {
             Identity::Fork { id } => Some(id),
-            Identity::Continue { .. } => None,
+            Identity::Continue { .. } | Identity::Follow { .. } => None,
         });
         self.yielded = yielded.filter(|_| takeover.is_none());
         if let (Err(error), Some(takeover)) = (&served, &mut takeover) {
@@ -166,15 +167,17 @@ impl Sidecar {
         self.open_restored(control, caught_up, opening).await?;
         match identity {
             // The capture asks Redis to go on at this point, and records then that the history does.
-            Identity::Continue { .. } => self.capture.promoted(Promoted {
-                history,
-                end: LogEnd {
-                    boundary: plan.end,
-                    ..end
-                },
-                catalog,
-                held: Box::new(lease),
-            }),
+            Identity::Continue { .. } | Identity::Follow { .. } => {
+                self.capture.promoted(Promoted {
+                    history,
+                    end: LogEnd {
+                        boundary: plan.end,
+                        ..end
+                    },
+                    catalog,
+                    held: Box::new(lease),
+                })
+            }
             // Its first snapshot records that.
             Identity::Fork { .. } => self.lease = Some(lease),
         }

@@ -17,7 +17,7 @@ pub mod spans;
 pub mod state;
 pub mod write;
 
-pub use backfeed::{Backfeed, Env, list, list_with, restored, run, run_with};
+pub use backfeed::{Backfeed, Env, Output, list, list_with, restored, run, run_with};
 #[allow(unused_imports)] // the benchmark uses less
 pub use emulator::{Cloud, Cut, Emulator, Fault, Gcs, Seen, Way};
 pub use ledger::{Ledger, last_unit};

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -36,7 +37,7 @@ const REASONS: usize = 32;
 #[derive(Debug)]
 pub struct Listener {
     addr: SocketAddr,
-    closed: watch::Sender<Option<String>>,
+    entry: Arc<Entry>,
     waiting: mpsc::Receiver<WaitingReplica<Stream>>,
     problems: Problems,
     task: JoinHandle<()>,
@@ -65,12 +66,12 @@ impl Listener {
         if let Some(warning) = admission.warning(addr) {
             tracing::warn!("{warning}");
         }
-        let (closed, state) = watch::channel(Some(reason.to_owned()));
+        let entry = Arc::new(Entry::closed(reason));
         let (sender, waiting) = mpsc::channel(WAITING_REPLICAS);
         let problems = Problems::default();
         let reception = Reception {
             admission,
-            state,
+            entry: Arc::clone(&entry),
             waiting: sender,
             problems: problems.clone(),
             guesses: PasswordGuesses::default(),
@@ -78,7 +79,7 @@ impl Listener {
         let task = runtime::spawn(reception.run(socket));
         Ok(Self {
             addr,
-            closed,
+            entry,
             waiting,
             problems,
             task,
@@ -93,7 +94,7 @@ impl Listener {
 
     /// Tells waiting replicas to come again later, and why.
     pub fn close(&mut self, reason: impl Into<String>) {
-        self.closed.send_replace(Some(reason.into()));
+        self.entry.set(Some(reason.into()));
         while self.waiting.try_recv().is_ok() {}
     }
 
@@ -105,7 +106,14 @@ impl Listener {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .last = None;
-        self.closed.send_replace(None);
+        self.entry.set(None);
+    }
+
+    /// Lets waiting replicas in, if it does not yet.
+    pub fn open_if_closed(&mut self) {
+        if self.entry.why_closed().is_some() {
+            self.open();
+        }
     }
 
     /// The next waiting replica, who has asked for a sync. May be dropped while waiting.
@@ -157,7 +165,7 @@ impl Ended {
 #[derive(Clone)]
 struct Reception {
     admission: Admission,
-    state: watch::Receiver<Option<String>>,
+    entry: Arc<Entry>,
     waiting: mpsc::Sender<WaitingReplica<Stream>>,
     problems: Problems,
     guesses: PasswordGuesses,
@@ -198,9 +206,10 @@ impl Reception {
             (_, Some(its_try)) => its_try.harmless(),
             (_, None) => {}
         }
-        let Some(waiting) = greeted? else {
+        let Some(mut waiting) = greeted? else {
             return Ok(());
         };
+        waiting.peer = Some(peer);
         self.problems.solved();
         // Nobody waits for it any more: it comes again.
         let _ = self.waiting.try_send(waiting);
@@ -211,11 +220,50 @@ impl Reception {
 impl Reception {
     /// Why nobody is let in. A replica that comes too early waits for a while: it would come again only a second later.
     async fn why_closed(&self) -> Option<String> {
-        let mut state = self.state.clone();
-        let opened = timeout(HELD, state.wait_for(Option::is_none)).await;
-        match opened {
-            Ok(Ok(_)) => None,
-            _ => self.state.borrow().clone(),
+        match timeout(HELD, self.entry.opened()).await {
+            Ok(()) => None,
+            Err(_) => self.entry.why_closed(),
+        }
+    }
+}
+
+/// Whether replicas are let in. Those that wait go on in the order in which they came.
+#[derive(Debug)]
+struct Entry {
+    closed: Mutex<Option<String>>,
+    opened: Notify,
+}
+
+impl Entry {
+    fn closed(reason: &str) -> Self {
+        Self {
+            closed: Mutex::new(Some(reason.to_owned())),
+            opened: Notify::new(),
+        }
+    }
+
+    fn set(&self, closed: Option<String>) {
+        let is_open = closed.is_none();
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        if is_open {
+            self.opened.notify_waiters();
+        }
+    }
+
+    fn why_closed(&self) -> Option<String> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.clone()
+    }
+
+    async fn opened(&self) {
+        loop {
+            let mut opened = pin!(self.opened.notified());
+            // It may be opened right after it was asked.
+            opened.as_mut().enable();
+            if self.why_closed().is_none() {
+                return;
+            }
+            opened.await;
         }
     }
 }

@@ -224,9 +224,7 @@ async fn who_lacks_the_password_is_told_without_it_even_while_the_door_is_closed
         for closed in [true, false] {
             listener.open();
             if closed {
-                listener
-                    .closed
-                    .send_replace(Some("it is closed".to_owned()));
+                listener.entry.set(Some("it is closed".to_owned()));
             }
             let mut stream = connect(&listener, None).await.unwrap();
             stream.write_all(says).await.unwrap();

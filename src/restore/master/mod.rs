@@ -9,6 +9,7 @@ pub mod listener;
 pub(crate) mod password_guesses;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +56,13 @@ pub enum Identity {
     Fork {
         /// Random.
         id: ReplId,
+    },
+    /// The history's own id, for a replica that stays one and gets what the history grows by. The plan may end before its tip.
+    Follow {
+        /// The id of the server that wrote it.
+        id: ReplId,
+        /// The history, by its key in the store.
+        history: ReplId,
     },
 }
 
@@ -108,11 +116,13 @@ pub async fn offer(
     plan: &Plan,
     identity: Identity,
 ) -> Result<Offer, RestoreError> {
-    if let Identity::Continue { id } = identity {
-        may_continue(plan, id, false)?;
+    match identity {
+        Identity::Continue { id } => may_continue(plan, id, false)?,
+        Identity::Follow { history, .. } => may_follow(plan, history, false)?,
+        Identity::Fork { .. } => {}
     }
     let (id, form, may_add) = match identity {
-        Identity::Continue { id } => (id, LogForm::Raw, false),
+        Identity::Continue { id } | Identity::Follow { id, .. } => (id, LogForm::Raw, false),
         Identity::Fork { id } => (id, LogForm::Replay, true),
     };
     let (length, snapshot) = snapshot(archive, &plan.base, may_add).await?;
@@ -149,6 +159,18 @@ pub(super) fn may_continue(plan: &Plan, id: ReplId, rebuilt: bool) -> Result<(),
     })
 }
 
+/// The rule of those that follow: what they get has the offsets of the history.
+pub(super) fn may_follow(plan: &Plan, history: ReplId, rebuilt: bool) -> Result<(), RestoreError> {
+    if plan.relative_ttls && !rebuilt {
+        return Err(RestoreError::CannotContinue {
+            history,
+            reason: "its log holds relative expiries. They must be rewritten for a replay, and then the offsets change"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// Answers a connection until it asks for a sync.
 ///
 /// # Errors
@@ -163,12 +185,14 @@ where
     let mut link = Link::new(stream, Master::new(credentials));
     link.handshake().await?;
     link.phase = Phase::Preparing;
-    Ok(WaitingReplica { link })
+    Ok(WaitingReplica { link, peer: None })
 }
 
 /// A target that has asked for a sync.
 pub struct WaitingReplica<S> {
     link: Link<S>,
+    /// Where it connects from, if the listener knows.
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
@@ -196,46 +220,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
         let mut link = self.link;
         progress.stage(Stage::Preparing, None);
         let offer = link.keep_alive(prepare).await?.map_err(Box::new)?;
-        let line = link.master.full_resync(offer.id, offer.offset);
-        link.send(&line).await?;
-        let (end, held, refused) = match offer.payload {
-            Payload::Replayed {
-                length,
-                snapshot,
-                log_bytes,
-                log,
-                end,
-                refused,
-            } => {
-                link.send_snapshot(Framing::Length(length), length, snapshot, progress)
-                    .await?;
-                link.phase = Phase::Log;
-                progress.stage(Stage::Log, Some(log_bytes));
-                let sent = link.send_all(log, progress).await?;
-                if let Some(expected) = end {
-                    expect_length("log", expected.since(offer.offset), sent)?;
-                }
-                (offer.offset.plus(sent), None, refused)
-            }
-            Payload::Rebuilt {
-                about,
-                snapshot,
-                counts,
-            } => {
-                link.send_snapshot(Framing::Mark(mark()), about, snapshot, progress)
-                    .await?;
-                let counts = counts
-                    .await
-                    .map_err(|_| rebuild_error(Interrupted.into()))?;
-                (offer.offset, Some(counts), 0)
-            }
-        };
+        let may_add = offer.may_add;
+        let Sent { end, held, refused } = link.send_offer(offer, progress).await?;
         link.phase = Phase::Applying;
         progress.stage(Stage::Applying, None);
         // Answered as soon as it is read; by itself the target acknowledges once a second. Behind a mark nothing may be sent before
         // the first acknowledgement, which comes at once.
         let mut asks = Vec::new();
-        if offer.may_add && held.is_none() {
+        if may_add && held.is_none() {
             encode_command(&[b"REPLCONF", b"GETACK", b"*"], &mut asks);
         }
         link.send(&asks).await?;
@@ -246,9 +238,117 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WaitingReplica<S> {
             end,
             held,
             refused,
-            may_add: offer.may_add,
+            may_add,
         })
     }
+
+    /// Where it listens itself, as it says, at the address that it connects from.
+    #[must_use]
+    pub fn announced(&self) -> Option<SocketAddr> {
+        let peer = self.peer?;
+        let port = self.link.master.listening_port();
+        Some(SocketAddr::new(peer.ip(), port.unwrap_or(peer.port())))
+    }
+
+    /// Lets it follow: with a snapshot and the log after it, or from where it is. Newlines keep it waiting while `prepare` runs.
+    ///
+    /// # Errors
+    /// [`ServeError`]. The target then comes again by itself.
+    pub async fn follow(
+        self,
+        prepare: impl Future<Output = Result<Start, RestoreError>>,
+        progress: &dyn Progress,
+    ) -> Result<Following<S>, ServeError> {
+        let mut link = self.link;
+        progress.stage(Stage::Preparing, None);
+        let sent = match link.keep_alive(prepare).await?.map_err(Box::new)? {
+            Start::Resume { id, at } => {
+                let line = link.master.resume(id);
+                link.send(&line).await?;
+                at
+            }
+            Start::Full(offer) => {
+                let Sent { end, held, .. } = link.send_offer(*offer, progress).await?;
+                if held.is_some() {
+                    // Behind a mark nothing may be sent before the first acknowledgement.
+                    link.phase = Phase::Applying;
+                    progress.stage(Stage::Applying, None);
+                    link.wait_for(end, end).await?;
+                }
+                end
+            }
+        };
+        link.phase = Phase::Log;
+        Ok(Following { link, sent })
+    }
+}
+
+/// How a replica begins to follow.
+pub enum Start {
+    /// With everything.
+    Full(Box<Offer>),
+    /// From what it has.
+    Resume {
+        /// The id that it is to have from now on.
+        id: ReplId,
+        /// The last byte that it has.
+        at: Offset,
+    },
+}
+
+/// A replica that gets bytes of a log as they come. It is sent nothing else, so that its offset stays that of the log.
+pub struct Following<S> {
+    link: Link<S>,
+    sent: Offset,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Following<S> {
+    /// The last byte that it was sent.
+    #[must_use]
+    pub fn sent(&self) -> Offset {
+        self.sent
+    }
+
+    /// The last offset that it has acknowledged on this connection.
+    #[must_use]
+    pub fn acked(&self) -> Option<Offset> {
+        self.link.acked
+    }
+
+    /// Sends it the next bytes.
+    ///
+    /// # Errors
+    /// [`ServeError`]: it is gone, or has taken nothing for two minutes.
+    pub async fn send(&mut self, bytes: &Bytes) -> Result<(), ServeError> {
+        self.link.send(bytes).await?;
+        self.sent = self.sent.plus(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Takes in what it says next: an acknowledgement each second. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// [`ServeError`]: it is gone, or has said nothing for two minutes.
+    pub async fn listen(&mut self) -> Result<(), ServeError> {
+        let deadline = after(self.link.alive, STALL);
+        tokio::select! {
+            biased;
+            read = self.link.reader.read(&mut self.link.buffer) => {
+                if self.link.took(read)? == 0 {
+                    return Err(ServeError::Closed(self.link.phase));
+                }
+                Ok(())
+            }
+            () = sleep_until(deadline) => Err(self.link.stalled(STALL)),
+        }
+    }
+}
+
+/// What a target was sent.
+struct Sent {
+    end: Offset,
+    held: Option<Counts>,
+    refused: u64,
 }
 
 /// The end of a snapshot of unknown length. It is in no snapshot, as it is random.
@@ -435,6 +535,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
             }
         }
+    }
+
+    /// The snapshot, and the log if it is not in it.
+    async fn send_offer(
+        &mut self,
+        offer: Offer,
+        progress: &dyn Progress,
+    ) -> Result<Sent, ServeError> {
+        let line = self.master.full_resync(offer.id, offer.offset);
+        self.send(&line).await?;
+        Ok(match offer.payload {
+            Payload::Replayed {
+                length,
+                snapshot,
+                log_bytes,
+                log,
+                end,
+                refused,
+            } => {
+                self.send_snapshot(Framing::Length(length), length, snapshot, progress)
+                    .await?;
+                self.phase = Phase::Log;
+                progress.stage(Stage::Log, Some(log_bytes));
+                let sent = self.send_all(log, progress).await?;
+                if let Some(expected) = end {
+                    expect_length("log", expected.since(offer.offset), sent)?;
+                }
+                Sent {
+                    end: offer.offset.plus(sent),
+                    held: None,
+                    refused,
+                }
+            }
+            Payload::Rebuilt {
+                about,
+                snapshot,
+                counts,
+            } => {
+                self.send_snapshot(Framing::Mark(mark()), about, snapshot, progress)
+                    .await?;
+                let counts = counts
+                    .await
+                    .map_err(|_| rebuild_error(Interrupted.into()))?;
+                Sent {
+                    end: offer.offset,
+                    held: Some(counts),
+                    refused: 0,
+                }
+            }
+        })
     }
 
     /// The header, the snapshot and its end. `about`: its bytes, for the progress.
