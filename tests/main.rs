@@ -21,6 +21,7 @@ mod check;
 mod cli;
 mod clocks;
 mod clouds;
+mod cluster;
 mod commands;
 mod consolidation;
 mod cost;

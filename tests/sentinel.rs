@@ -368,7 +368,7 @@ fn a_master_that_hangs_is_left_when_the_sentinels_have_replaced_it() {
     backfeed.wait_captured(&all.servers[new]);
     // It was the watch that noticed, not the link.
     assert!(
-        backfeed.log().contains("the Sentinels have promoted"),
+        backfeed.log().contains("has taken the place of"),
         "{}",
         backfeed.log()
     );

@@ -27,6 +27,7 @@ mod branch;
 mod bridge;
 mod catalog;
 mod chain;
+mod cluster;
 mod delete;
 mod documents;
 mod empty_start;
@@ -64,6 +65,7 @@ pub use base::{BASE_FRAME_RAW, BaseWriter, Compared, FRAMES_AT_ONCE, StoredBase}
 pub use bridge::SealError;
 pub use catalog::{Ambiguous, Catalog, History};
 pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
+pub use cluster::{ClusterPlace, MappedNode, MappedShard, SlotMap, shard_url};
 pub use delete::{Deleted, Deleter, Stay};
 pub use documents::{
     ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT,
@@ -215,6 +217,15 @@ impl Archive {
         match self.store.list_with(one).await.try_next().await {
             Err(error) => error.into(),
             Ok(None) => ArchiveError::EmptyStore { url },
+            Ok(Some(object)) if cluster::is_of_cluster(&object.name) => {
+                ArchiveError::NotAnArchive {
+                    reason: format!(
+                        "it is the place of a cluster, which has an archive for each shard. Name one of them, as \
+                         {url}/shards/NAME"
+                    ),
+                    url,
+                }
+            }
             Ok(Some(object)) => ArchiveError::NotAnArchive {
                 url,
                 reason: format!(

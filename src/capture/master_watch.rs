@@ -1,4 +1,4 @@
-//! Notices that the Sentinels have promoted another server.
+//! Notices that the Sentinels have promoted another server, or that another node of a shard is to be followed.
 //!
 //! The old master, if it is alive, becomes a replica of the new one and may keep our link. What it sends is still the
 //! same history. But `WAIT` on the new master does not count us there, and after the next failover we could be another
@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -20,6 +21,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct MasterWatch {
     finder: Option<Finder>,
+    told: Option<watch::Receiver<Option<Source>>>,
     next: Instant,
     look: Option<JoinHandle<(Finder, Option<Source>)>>,
 }
@@ -37,9 +39,18 @@ impl MasterWatch {
         Self::of(Some(finder))
     }
 
+    /// One that somebody else replaces, and says so.
+    #[must_use]
+    pub fn told(server: watch::Receiver<Option<Source>>) -> Self {
+        let mut watch = Self::none();
+        watch.told = Some(server);
+        watch
+    }
+
     fn of(finder: Option<Finder>) -> Self {
         Self {
             finder,
+            told: None,
             next: Instant::now(),
             look: None,
         }
@@ -47,6 +58,19 @@ impl MasterWatch {
 
     /// Waits until another server than `current` is the master, which it says itself. May be dropped while waiting.
     pub(super) async fn moved(&mut self, current: &Source) -> Source {
+        if let Some(told) = &mut self.told {
+            let is_other = |server: &Option<Source>| {
+                server
+                    .as_ref()
+                    .is_some_and(|server| server.addr() != current.addr())
+            };
+            let other = told.wait_for(is_other).await;
+            return match other.ok().and_then(|other| other.clone()) {
+                Some(other) => other,
+                // Nobody tells any more.
+                None => std::future::pending().await,
+            };
+        }
         loop {
             if let Some(look) = &mut self.look {
                 let found = look.await;

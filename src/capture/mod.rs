@@ -97,8 +97,8 @@ pub enum SessionEnd {
     /// The Sentinels did not lead to a master.
     #[error(transparent)]
     Sentinel(#[from] SentinelError),
-    /// The Sentinels have made another server the master.
-    #[error("the Sentinels have promoted {to} in place of {from}: following it")]
+    /// Another server is the master, as the Sentinels or the cluster say.
+    #[error("{to} has taken the place of {from}: following it")]
     Moved {
         /// host:port of the old one.
         from: String,

@@ -194,6 +194,7 @@ async fn source(redis: &Upstream, findings: &mut Findings) -> Option<Source> {
                 }
             }
         }
+        Upstream::Shard(shard) => shard.server.borrow().clone(),
     }
 }
 

@@ -74,10 +74,12 @@ impl Args {
             Upstream::Sentinels(sentinels) => sentinels
                 .with_login(self.sentinel_user.as_deref(), password_file)
                 .map(Upstream::Sentinels),
-            Upstream::Server(_) if password_file.is_some() => Err(ConfigError::new(
-                "--sentinel-password-file: --redis names a server, no Sentinels: write redis+sentinel://, or leave it out",
-            )),
-            server @ Upstream::Server(_) => Ok(server),
+            Upstream::Server(_) | Upstream::Shard(_) if password_file.is_some() => {
+                Err(ConfigError::new(
+                    "--sentinel-password-file: --redis names a server, no Sentinels: write redis+sentinel://, or leave it out",
+                ))
+            }
+            server @ (Upstream::Server(_) | Upstream::Shard(_)) => Ok(server),
         }
     }
 }

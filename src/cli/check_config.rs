@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::serve::File;
 use super::{Failure, flags, print_json};
-use crate::config::{FileProblem, ServeConfig, SourceConfig, Upstream};
+use crate::config::{
+    CaptureConfig, ClusterConfig, FileProblem, RetentionConfig, ServeConfig, Source, SourceConfig,
+    StoreConfig, Upstream,
+};
 use crate::display;
 
 /// A table is as wide as this at most.
@@ -64,23 +67,44 @@ struct Shown {
 impl Shown {
     fn of(source: &SourceConfig) -> Self {
         let server = match &source.redis {
-            Upstream::Server(server) => server.clone(),
-            Upstream::Sentinels(sentinels) => sentinels.server(String::new(), 0),
+            Upstream::Server(server) => Some(server.clone()),
+            Upstream::Sentinels(sentinels) => Some(sentinels.server(String::new(), 0)),
+            Upstream::Shard(shard) => shard.server.borrow().clone(),
         };
-        let password_from = match (&server.password_file, &server.password) {
-            (Some(_), _) => Some("file"),
-            (None, Some(_)) => Some("variable"),
-            (None, None) => None,
+        let names = (source.name.as_str(), source.redis.to_string());
+        let (capture, retention) = (&source.capture, &source.retention);
+        Self::with(names, server.as_ref(), &source.store, capture, retention)
+    }
+
+    fn of_cluster(cluster: &ClusterConfig) -> Self {
+        let names = (cluster.name.as_str(), cluster.cluster.to_string());
+        let (capture, retention) = (&cluster.capture, &cluster.retention);
+        let node = cluster.cluster.seeds.first();
+        Self::with(names, node, &cluster.store, capture, retention)
+    }
+
+    fn with(
+        (name, redis): (&str, String),
+        server: Option<&Source>,
+        store: &StoreConfig,
+        capture: &CaptureConfig,
+        retention: &RetentionConfig,
+    ) -> Self {
+        let password = server.map(|server| (&server.password_file, &server.password));
+        let password_from = match password {
+            Some((Some(_), _)) => Some("file"),
+            Some((None, Some(_))) => Some("variable"),
+            Some((None, None)) | None => None,
         };
-        let interval = source.capture.flush_interval.as_millis();
-        let spool = source.capture.spool.as_ref();
+        let interval = capture.flush_interval.as_millis();
+        let spool = capture.spool.as_ref();
         Self {
-            name: source.name.clone(),
-            redis: source.redis.to_string(),
+            name: name.to_owned(),
+            redis,
             password_from,
-            store: source.store.url.clone(),
+            store: store.url.clone(),
             flush_interval_ms: u64::try_from(interval).unwrap_or(u64::MAX),
-            keeps: source.retention.keep.map(|policy| policy.to_string()),
+            keeps: retention.keep.map(|policy| policy.to_string()),
             spool_dir: spool.map(|spool| spool.dir.display().to_string()),
         }
     }
@@ -113,7 +137,13 @@ fn checked(file: String, config: &ServeConfig) -> Checked {
         usable: true,
         problems: Vec::new(),
         full_syncs: Some(config.service.full_syncs),
-        sources: config.sources.iter().map(Shown::of).collect(),
+        sources: {
+            let clusters = config.clusters.iter().map(Shown::of_cluster);
+            let mut sources: Vec<Shown> = config.sources.iter().map(Shown::of).collect();
+            sources.extend(clusters);
+            sources.sort_by(|one, other| one.name.cmp(&other.name));
+            sources
+        },
     }
 }
 

@@ -122,29 +122,37 @@ fn of_recovery(error: &RecoveryError) -> Exit {
 
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
-        let exit = match &error {
-            RestoreError::Recovery(error) => of_recovery(error),
-            RestoreError::Rebuild(error) => of_rebuild(error),
-            error if error.is_damage() => Exit::Damaged,
-            RestoreError::NoKeys { .. }
-            | RestoreError::CannotContinue { .. }
-            | RestoreError::GoesOn { .. }
-            | RestoreError::NotASnapshot { .. } => Exit::NothingToRestore,
-            RestoreError::LeaseLost { .. } => Exit::Superseded,
-            RestoreError::Control(_)
-            | RestoreError::Refused { .. }
-            | RestoreError::InTheWay { .. }
-            | RestoreError::Feeding { .. }
-            | RestoreError::LeftFollowing { .. }
-            | RestoreError::KeysLeft { .. }
-            | RestoreError::KeysMissing { .. }
-            | RestoreError::Unproved { .. }
-            | RestoreError::Changed { .. }
-            | RestoreError::Differs { .. } => Exit::Redis,
-            _ => Exit::Error,
-        };
+        let exit = of_restore(&error);
         let hint = hint_of_restore(&error);
         Self::new(exit, error).with_hint(hint)
+    }
+}
+
+fn of_restore(error: &RestoreError) -> Exit {
+    match error {
+        RestoreError::OfShard { source, .. } => of_restore(source),
+        RestoreError::Recovery(error) => of_recovery(error),
+        RestoreError::Rebuild(error) => of_rebuild(error),
+        error if error.is_damage() => Exit::Damaged,
+        RestoreError::NoKeys { .. }
+        | RestoreError::CannotContinue { .. }
+        | RestoreError::GoesOn { .. }
+        | RestoreError::NoSlotMap { .. }
+        | RestoreError::NotASnapshot { .. } => Exit::NothingToRestore,
+        RestoreError::LeaseLost { .. } => Exit::Superseded,
+        RestoreError::Control(_)
+        | RestoreError::Refused { .. }
+        | RestoreError::InTheWay { .. }
+        | RestoreError::Feeding { .. }
+        | RestoreError::LeftFollowing { .. }
+        | RestoreError::KeysLeft { .. }
+        | RestoreError::KeysMissing { .. }
+        | RestoreError::ClusterLeft { .. }
+        | RestoreError::ClusterDiffers { .. }
+        | RestoreError::Unproved { .. }
+        | RestoreError::Changed { .. }
+        | RestoreError::Differs { .. } => Exit::Redis,
+        _ => Exit::Error,
     }
 }
 
@@ -152,6 +160,11 @@ fn hint_of_restore(error: &RestoreError) -> Option<&'static str> {
     match error {
         RestoreError::Recovery(error) => hint_of_recovery(error),
         RestoreError::Rebuild(error) => hint_of_rebuild(error),
+        RestoreError::OfShard { source, .. } => match source.as_ref() {
+            // It would name a history of all shards.
+            RestoreError::Recovery(_) => None,
+            source => hint_of_restore(source),
+        },
         RestoreError::CannotContinue { .. } | RestoreError::GoesOn { .. } => {
             Some("leave out --continue-history")
         }
@@ -163,6 +176,7 @@ fn hint_of_restore(error: &RestoreError) -> Option<&'static str> {
             )
         }
         RestoreError::InTheWay { .. }
+        | RestoreError::ClusterLeft { .. }
         | RestoreError::Feeding { .. }
         | RestoreError::LeftFollowing { .. }
         | RestoreError::Unproved { .. }

@@ -7,12 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Failure, print, print_json, settings, version};
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveError, ClusterPlace};
 use crate::config::{
-    self, AckPolicy, Admission, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption,
-    EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KeepPolicy, KmsKey, ListenTls,
-    RetentionConfig, Sentinels, Shares, Source, SpoolConfig, StorageClass, StoreConfig, Tls,
-    Upstream, Wanted, cgroup_memory_limit, parse_duration, parse_keep, parse_project, parse_size,
+    self, AckPolicy, Admission, Budget, CaptureConfig, Cluster, ConfigError, ConsolidateConfig,
+    Encryption, EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KeepPolicy, KmsKey,
+    ListenTls, RetentionConfig, Sentinels, Shares, Source, SpoolConfig, StorageClass, StoreConfig,
+    Tls, Upstream, Wanted, cgroup_memory_limit, parse_duration, parse_keep, parse_project,
+    parse_size,
 };
 use crate::link::accept;
 use crate::monitoring::logging::LogFormat;
@@ -127,6 +128,30 @@ impl Store {
         let store = store::open_with(&self.lower(gcs)?).await?;
         Ok(Archive::open(store).await?)
     }
+
+    /// The archive that lies there, or the place of a cluster, with how it was opened.
+    pub(super) async fn open_any(&self, gcs: &Gcs) -> Result<Stored, Failure> {
+        let config = self.lower(gcs)?;
+        let store = store::open_with(&config).await?;
+        match Archive::open(store.clone()).await {
+            Ok(archive) => Ok(Stored::Archive(archive)),
+            Err(error @ ArchiveError::NotAnArchive { .. }) => {
+                match ClusterPlace::open(store).await? {
+                    Some(place) => Ok(Stored::Cluster(place, config)),
+                    None => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What lies in a store.
+pub(super) enum Stored {
+    /// The archive of one server.
+    Archive(Archive),
+    /// A cluster.
+    Cluster(ClusterPlace, StoreConfig),
 }
 
 /// How a report is printed.
@@ -326,6 +351,14 @@ pub(super) struct Login {
 }
 
 impl Login {
+    /// The nodes of a cluster, with how to log in to them.
+    pub(super) fn to_all(&self, cluster: Cluster, flag: &str) -> Result<Cluster, ConfigError> {
+        let seeds = cluster.seeds.into_iter().map(|seed| self.to(seed, flag));
+        Ok(Cluster {
+            seeds: seeds.collect::<Result<_, _>>()?,
+        })
+    }
+
     /// The server, with how to log in to it; `flag` is where its URL came from.
     pub(super) fn to(&self, source: Source, flag: &str) -> Result<Source, ConfigError> {
         source
@@ -676,6 +709,8 @@ impl Capture {
             Upstream::Sentinels(sentinels) => {
                 self.login.by(sentinels, "--redis").map(Upstream::Sentinels)
             }
+            // Only `serve` has these.
+            shard @ Upstream::Shard(_) => Ok(shard),
         }
     }
 

@@ -1,9 +1,10 @@
 //! `backfeed list`: what the store holds.
 
+use super::list_cluster::ClusterListing;
 use super::listing::Listing;
 use super::progress_bar::Bars;
 use super::{Failure, flags};
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, ClusterPlace};
 use crate::monitoring::status::unix_ms_now;
 use crate::recovery::{Progress, Stage};
 use crate::store;
@@ -25,11 +26,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let store = store::open_with(&args.store.lower(&args.common.gcs)?).await?;
+    let config = args.store.lower(&args.common.gcs)?;
+    let store = store::open_with(&config).await?;
     let url = store.url();
     let bars = Bars::new();
     bars.stage(Stage::Checking, None);
-    let listing = match Archive::open(store).await {
+    let listing = match Archive::open(store.clone()).await {
         Ok(archive) => {
             let mut listing = Listing::gather(&archive, url).await?;
             listing.compare_clock(unix_ms_now());
@@ -44,6 +46,14 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
                     .print(&Listing::empty(url), ToString::to_string)?;
             }
             return Err(error.into());
+        }
+        Err(error @ ArchiveError::NotAnArchive { .. }) => {
+            let Some(place) = ClusterPlace::open(store).await? else {
+                return Err(error.into());
+            };
+            let listing = ClusterListing::gather(&place, &config.url).await?;
+            bars.finish();
+            return args.common.output.print(&listing, ToString::to_string);
         }
         Err(error) => return Err(error.into()),
     };

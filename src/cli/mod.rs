@@ -19,6 +19,7 @@ mod get;
 mod hold;
 mod inspect;
 mod list;
+mod list_cluster;
 mod listing;
 mod merge;
 mod process_setup;

@@ -5,15 +5,19 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::flags::Stored;
 use super::progress_bar::Bars;
 use super::signals::unless_interrupted;
 use super::{Failure, flags};
-use crate::archive::new_writer;
-use crate::config::{ConfigError, Dest, KeysDest, RestoreConfig, ServeLog, parse_addr, parse_size};
+use crate::archive::{ClusterPlace, new_writer};
+use crate::config::{
+    ClusterDest, ConfigError, Dest, KeysDest, RestoreConfig, ServeLog, StoreConfig, is_cluster,
+    parse_addr, parse_size,
+};
 use crate::monitoring::status::unix_ms_now;
 use crate::rebuild::{Selection, TYPES};
 use crate::recovery::RecoveryTarget;
-use crate::restore::{self, AofLayout, KeysRequest, ListenOptions, Request};
+use crate::restore::{self, AofLayout, ClusterRequest, KeysRequest, ListenOptions, Request};
 use crate::runtime;
 use crate::wire::position::{Offset, ReplId};
 
@@ -22,7 +26,8 @@ Examples:
   backfeed restore --store gs://my-bucket/shop --to redis://127.0.0.1:6379
   backfeed restore --store gs://my-bucket/shop --to rdb:shop.rdb --at '2026-11-29 02:57:25'
   backfeed restore --store gs://my-bucket/shop --to aof:/var/lib/redis --at 5m --dry-run
-  backfeed restore --store gs://my-bucket/shop --to redis://127.0.0.1:6379 --at 5m --keys 'cart:*'";
+  backfeed restore --store gs://my-bucket/shop --to redis://127.0.0.1:6379 --at 5m --keys 'cart:*'
+  backfeed restore --store gs://my-bucket/cluster --to redis+cluster://10.0.0.1:6379 --at '2026-11-29 02:57:25'";
 
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
 #[derive(Debug, clap::Args)]
@@ -32,7 +37,8 @@ pub(super) struct Args {
     store: flags::Store,
 
     /// redis://[user[:password]@]host[:port] (a running server; rediss:// for TLS), aof:DIR (append-only files for a server whose
-    /// `dir` is DIR), rdb:FILE or FILE.rdb (one RDB file); with --keys also resp:FILE (RESTORE commands for redis-cli --pipe)
+    /// `dir` is DIR), rdb:FILE or FILE.rdb (one RDB file); with --keys also resp:FILE (RESTORE commands for redis-cli --pipe).
+    /// A cluster's backup: redis+cluster://host[:port][,…], redis://host[:port], or rdb:DIR (a file for each shard)
     // Text for the same reason as --redis.
     #[arg(long, env = "BACKFEED_TO", value_name = "DEST", help_heading = flags::REQUIRED)]
     to: String,
@@ -145,14 +151,65 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     if let Some(pattern) = &args.keys {
         return run_keys(&args, pattern.as_bytes()).await;
     }
-    let config = args.lower()?;
     let now = unix_ms_now();
     // A wrong --at is an error before the store is opened.
-    let request = request(config, args.point.recovery_target(now)?, now);
-    let archive = args.store.open(&args.common.gcs).await?;
+    let request = match is_cluster(&args.to) {
+        true => None,
+        false => Some(request(
+            args.lower()?,
+            args.point.recovery_target(now)?,
+            now,
+        )),
+    };
+    let archive = match args.store.open_any(&args.common.gcs).await? {
+        Stored::Cluster(place, store) => return run_cluster(&args, &place, &store).await,
+        Stored::Archive(archive) => archive,
+    };
+    let Some(request) = request else {
+        return Err(ConfigError::new(
+            "--to: this is the archive of one server, and goes to one server: redis://HOST:PORT. Only the backup of a cluster goes \
+             to a cluster",
+        )
+        .into());
+    };
     let bars = Bars::new();
     let restoring = restore::restore(&archive, &request, &bars);
     let report = unless_interrupted(restoring, || left(&request)).await;
+    bars.finish();
+    args.common.output.print(&report?, ToString::to_string)
+}
+
+/// All shards of a cluster at one instant.
+async fn run_cluster(
+    args: &Args,
+    place: &ClusterPlace,
+    store: &StoreConfig,
+) -> Result<(), Failure> {
+    let target: Result<ClusterDest, ConfigError> = args.to.parse();
+    let target = match target.map_err(|error| error.of("--to"))? {
+        ClusterDest::Server(source) => ClusterDest::Server(args.login.to(source, "--to")?),
+        ClusterDest::Cluster(cluster) => ClusterDest::Cluster(args.login.to_all(cluster, "--to")?),
+        files @ ClusterDest::Files(_) => files,
+    };
+    if args.continue_history || args.point.history.is_some() {
+        return Err(ConfigError::new(
+            "--continue-history and --history are for one server. A cluster has a history for each shard: name the archive of a \
+             shard, STORE/shards/NAME",
+        )
+        .into());
+    }
+    let now_unix_ms = unix_ms_now();
+    let request = ClusterRequest {
+        target,
+        recovery_target: args.point.recovery_target(now_unix_ms)?,
+        force: args.force,
+        dry_run: args.dry_run,
+        memory_limit: args.memory_limit(),
+        now_unix_ms,
+    };
+    let bars = Bars::new();
+    let restoring = restore::restore_cluster(place, store, &request, &bars);
+    let report = unless_interrupted(restoring, || left_of_cluster(&request)).await;
     bars.finish();
     args.common.output.print(&report?, ToString::to_string)
 }
@@ -174,6 +231,8 @@ async fn run_keys(args: &Args, pattern: &[u8]) -> Result<(), Failure> {
             pattern: pattern.to_vec(),
             db: args.db,
             type_name: args.type_name.clone(),
+            slots: None,
+            functions: false,
         },
         history: args.point.history,
         replace: args.replace,
@@ -200,6 +259,18 @@ fn left(request: &Request) -> String {
         ),
         Dest::Aof(directory) => unfinished(directory),
         Dest::RdbFile(path) => unfinished(directory_of(path)),
+    }
+}
+
+/// The same for the restore of a cluster.
+fn left_of_cluster(request: &ClusterRequest) -> String {
+    match &request.target {
+        _ if request.dry_run => "nothing was touched".to_owned(),
+        ClusterDest::Files(directory) => unfinished(directory),
+        target => format!(
+            "some of the keys may be at {target} already, each of them whole: empty it and run the restore again, or run it \
+             with --force"
+        ),
     }
 }
 
@@ -283,6 +354,8 @@ mod tests {
                 pattern: b"*".to_vec(),
                 db: None,
                 type_name: None,
+                slots: None,
+                functions: false,
             },
             history: None,
             replace: false,

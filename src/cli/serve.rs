@@ -74,7 +74,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let clock: Clock = Arc::new(unix_ms_now);
     let hangup = Arc::new(Notify::new());
     notify_of_hangups(Arc::clone(&hangup))?;
-    let sources = Sources::new(file.name(), loaded.config.sources.len(), clock());
+    let expected = loaded
+        .config
+        .sources
+        .len()
+        .saturating_add(loaded.config.clusters.len());
+    let sources = Sources::new(file.name(), expected, clock());
     let http = args.http.or_else(|| service.http.clone());
     let grace = service.grace;
     supervise_as(sources, http, grace, move |sources, shutdown| async move {

@@ -4,6 +4,7 @@
 //! which no formatting shows.
 
 mod cgroup;
+mod cluster;
 mod expiry;
 mod features;
 mod listen;
@@ -26,6 +27,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cgroup::{CgroupLimit, memory_limit as cgroup_memory_limit};
+pub use cluster::{Cluster, Prefer, Shard, is_cluster};
 pub use expiry::{KEEP_SUPERSEDED, KeepPolicy, RetentionConfig, parse_keep};
 #[allow(unused_imports)] // a build with all features has no use for it
 pub(crate) use features::not_built_in;
@@ -36,7 +38,7 @@ pub use parse::{
 };
 pub use sentinels::{SENTINEL_PORT, Sentinels, Upstream};
 #[cfg(feature = "cli")]
-pub use serve::{FileError, FileProblem, ServeConfig, ServiceConfig, SourceConfig};
+pub use serve::{ClusterConfig, FileError, FileProblem, ServeConfig, ServiceConfig, SourceConfig};
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use serve::{SERVICE_KEYS, SOURCE_KEYS};
 pub use server_name::{DEFAULT_NAME, name_of_pod, parse_name};
@@ -358,6 +360,51 @@ impl fmt::Display for Dest {
             Self::Server(source) => source.fmt(f),
             Self::Aof(path) => write!(f, "aof:{}", path.display()),
             Self::RdbFile(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Where the backup of a cluster goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterDest {
+    /// A directory, with an RDB file for each shard.
+    Files(PathBuf),
+    /// A running cluster of any shape.
+    Cluster(Cluster),
+    /// One running server.
+    Server(Source),
+}
+
+impl FromStr for ClusterDest {
+    type Err = ConfigError;
+
+    /// `redis+cluster://…`, `redis://…` or `rdb:DIR`.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if is_cluster(text) {
+            return text.parse().map(Self::Cluster);
+        }
+        let refused = || {
+            ConfigError::new(
+                "the backup of a cluster goes to redis+cluster://HOST:PORT (a running cluster), redis://HOST:PORT (one server) or \
+                 rdb:DIR (a directory, with an RDB file for each shard)",
+            )
+        };
+        match text.parse() {
+            Ok(Dest::Server(source)) => Ok(Self::Server(source)),
+            Ok(Dest::RdbFile(path)) if text.starts_with("rdb:") => Ok(Self::Files(path)),
+            Ok(_) => Err(refused()),
+            Err(error) if text.contains("://") => Err(error),
+            Err(_) => Err(refused()),
+        }
+    }
+}
+
+impl fmt::Display for ClusterDest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files(path) => write!(f, "rdb:{}", path.display()),
+            Self::Cluster(cluster) => cluster.fmt(f),
+            Self::Server(source) => source.fmt(f),
         }
     }
 }

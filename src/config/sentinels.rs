@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::cluster::{Shard, is_cluster};
 use super::source::{Secret, Source, decode};
 use super::{ConfigError, Tls};
 
@@ -166,6 +167,8 @@ pub enum Upstream {
     Server(Source),
     /// Where the Sentinels say.
     Sentinels(Sentinels),
+    /// A shard of a cluster.
+    Shard(Shard),
 }
 
 impl Upstream {
@@ -175,13 +178,18 @@ impl Upstream {
         match self {
             Self::Server(source) => source.addr(),
             Self::Sentinels(sentinels) => sentinels.service(),
+            Self::Shard(shard) => shard.service(),
         }
     }
 
     /// Is there a password in the URL?
     #[must_use]
     pub fn has_password(&self) -> bool {
-        self.server().password.is_some()
+        match self {
+            Self::Server(server) => server.password.is_some(),
+            Self::Sentinels(sentinels) => sentinels.server.password.is_some(),
+            Self::Shard(_) => false,
+        }
     }
 
     /// With the server's password, which no file has.
@@ -190,6 +198,8 @@ impl Upstream {
         match &mut self {
             Self::Server(server) => server.password = Some(password),
             Self::Sentinels(sentinels) => sentinels.server.password = Some(password),
+            // Its servers have the login of the cluster.
+            Self::Shard(_) => {}
         }
         self
     }
@@ -202,6 +212,7 @@ impl Upstream {
         Ok(match self {
             Self::Server(server) => Self::Server(server.with_password_file(file)?),
             Self::Sentinels(sentinels) => Self::Sentinels(sentinels.with_password_file(file)?),
+            shard @ Self::Shard(_) => shard,
         })
     }
 
@@ -213,15 +224,8 @@ impl Upstream {
         Ok(match self {
             Self::Server(server) => Self::Server(server.with_tls(tls.clone())?),
             Self::Sentinels(sentinels) => Self::Sentinels(sentinels.with_tls(tls)?),
+            shard @ Self::Shard(_) => shard,
         })
-    }
-
-    /// How to log in to the server.
-    fn server(&self) -> &Source {
-        match self {
-            Self::Server(server) => server,
-            Self::Sentinels(sentinels) => &sentinels.server,
-        }
     }
 }
 
@@ -231,6 +235,7 @@ impl fmt::Display for Upstream {
         match self {
             Self::Server(server) => server.fmt(f),
             Self::Sentinels(sentinels) => sentinels.fmt(f),
+            Self::Shard(shard) => shard.fmt(f),
         }
     }
 }
@@ -241,6 +246,9 @@ impl FromStr for Upstream {
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         match text.split_once("://") {
             Some((SENTINEL | SENTINEL_TLS, _)) => text.parse().map(Self::Sentinels),
+            _ if is_cluster(text) => Err(ConfigError::new(
+                "a cluster is backed up by `backfeed serve`, which begins a source for each shard. Write the URL into its file",
+            )),
             _ => text.parse().map(Self::Server),
         }
     }

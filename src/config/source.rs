@@ -7,6 +7,7 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::cluster::is_cluster;
 use super::sentinels::{SENTINEL, SENTINEL_TLS};
 use super::{ConfigError, Tls};
 
@@ -151,6 +152,12 @@ impl FromStr for Source {
             Some((SENTINEL | SENTINEL_TLS, _)) => {
                 return Err(ConfigError::new(
                     "only `backfeed backup` takes Sentinels. Name one server: redis://HOST:PORT or rediss://HOST:PORT",
+                ));
+            }
+            _ if is_cluster(text) => {
+                return Err(ConfigError::new(
+                    "a cluster is no single server. `backfeed serve` backs one up, and a cluster's backup is restored to one. Here, \
+                     name one server: redis://HOST:PORT or rediss://HOST:PORT",
                 ));
             }
             _ => return Err(ConfigError(format!("not a Redis URL: write {FORM}"))),

@@ -223,10 +223,45 @@ impl Control {
         Ok(both.and_then(|(seconds, micros)| seconds.checked_add(micros / 1000)))
     }
 
-    async fn exchange(&mut self, bytes: &[u8]) -> Result<Reply, ControlError> {
-        if let Err(error) = self.stream.send(bytes).await {
-            return Err(LinkError::of_io(&self.addr, DURING, &error).into());
+    /// Runs `count` commands, which `bytes` holds, without waiting between them. Each has its reply, or the error that it was
+    /// answered with, without its `-`. Replies must be short: they are read when all is sent.
+    ///
+    /// # Errors
+    /// [`ControlError::Link`] when the connection broke or the server hangs: any number of them may have been run.
+    pub async fn pipeline(
+        &mut self,
+        bytes: &[u8],
+        count: usize,
+        limit: Duration,
+    ) -> Result<Vec<Result<Reply, String>>, ControlError> {
+        let exchange = async {
+            self.send(bytes).await?;
+            let mut replies = Vec::with_capacity(count);
+            for _ in 0..count {
+                replies.push(match self.reply().await? {
+                    OwnedFrame::Error(text) => Err(text),
+                    reply => Ok(reply),
+                });
+            }
+            Ok(replies)
+        };
+        match timeout(limit, exchange).await {
+            Ok(done) => done,
+            Err(_) => Err(self.lost(format!("no answer within {} s", limit.as_secs()))),
         }
+    }
+
+    async fn exchange(&mut self, bytes: &[u8]) -> Result<Reply, ControlError> {
+        self.send(bytes).await?;
+        self.reply().await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), ControlError> {
+        let sent = self.stream.send(bytes).await;
+        sent.map_err(|error| LinkError::of_io(&self.addr, DURING, &error).into())
+    }
+
+    async fn reply(&mut self) -> Result<Reply, ControlError> {
         loop {
             if self.inbox.starts_with(&TLS_ALERT) {
                 return Err(self.not_redis(&"it speaks TLS at this port. Write rediss://"));

@@ -2,6 +2,7 @@
 //! make to us ([`accept`]).
 
 pub mod accept;
+pub mod cluster;
 pub mod connection_limit;
 pub mod control;
 pub mod health;

@@ -5,6 +5,7 @@ use super::command::Spec;
 use super::error::ApplyError;
 use super::key_specs::{Keys, Touch};
 use super::{DatabaseCommand, Keyspace};
+use crate::wire::SLOTS;
 
 const SCRIPT: &str = "what a script does, only the server knows; with `lua-replicate-commands yes` it sends the effects";
 const KEYDB: &str = "it is one of KeyDB's own, whose rules are not modelled";
@@ -44,9 +45,6 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec::new("TRIMSLOTS", Keys::By(slot_keys), drop_slots),
     Spec::new("SFLUSH", Keys::By(slot_keys), drop_slots),
 ];
-
-/// Slots of a cluster.
-const SLOTS: u16 = 16_384;
 
 fn follow(space: &mut Keyspace, args: &Args) -> Result<(), ApplyError> {
     if let Some(command) = DatabaseCommand::of(args)? {

@@ -16,6 +16,7 @@ pub struct Sources(Arc<Mutex<State>>);
 
 struct State {
     sources: BTreeMap<String, Source>,
+    clusters: BTreeMap<String, ClusterView>,
     config: ConfigView,
     expected: usize,
     is_stopped: bool,
@@ -40,8 +41,28 @@ pub struct SourcesView {
     pub ready_sources: usize,
     /// The file that names them.
     pub config: ConfigView,
-    /// By their names.
+    /// By their names. The source of a shard is called `CLUSTER/SHARD`.
     pub sources: BTreeMap<String, SourceView>,
+    /// By their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clusters: BTreeMap<String, ClusterView>,
+}
+
+/// A cluster, whose shards are sources.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ClusterView {
+    /// The URL of its place.
+    pub store: String,
+    /// Its shards are known, and the last look at it has told all.
+    pub ready: bool,
+    /// How many shards the latest slot map in the store has.
+    pub shards: usize,
+    /// The number of that map. 0: there is none yet.
+    pub map: u64,
+    /// When the cluster was last looked at with success, Unix milliseconds.
+    pub seen_unix_ms: Option<i64>,
+    /// Why the last look told nothing, or could not be stored. What was known before holds then.
+    pub error: Option<String>,
 }
 
 /// The file that names the sources.
@@ -75,6 +96,7 @@ impl Sources {
     pub fn new(file: impl Into<String>, expected: usize, unix_ms: i64) -> Self {
         Self(Arc::new(Mutex::new(State {
             sources: BTreeMap::new(),
+            clusters: BTreeMap::new(),
             config: ConfigView {
                 file: file.into(),
                 loaded_unix_ms: unix_ms,
@@ -105,6 +127,45 @@ impl Sources {
     /// A source is not wanted any more.
     pub fn remove(&self, name: &str) {
         self.state().sources.remove(name);
+    }
+
+    /// A cluster is to be looked at.
+    pub fn cluster_begins(&self, name: &str, store: &str) {
+        let view = ClusterView {
+            store: store.to_owned(),
+            ready: false,
+            shards: 0,
+            map: 0,
+            seen_unix_ms: None,
+            error: None,
+        };
+        self.state().clusters.insert(name.to_owned(), view);
+    }
+
+    /// It was looked at: its latest slot map has so many shards.
+    pub fn cluster_looked_at(
+        &self,
+        name: &str,
+        shards: usize,
+        map: u64,
+        error: Option<String>,
+        unix_ms: i64,
+    ) {
+        let mut state = self.state();
+        let Some(view) = state.clusters.get_mut(name) else {
+            return;
+        };
+        view.ready = error.is_none() && map > 0;
+        (view.shards, view.map) = (shards, map);
+        if error.is_none() {
+            view.seen_unix_ms = Some(unix_ms);
+        }
+        view.error = error;
+    }
+
+    /// It is not looked at any more.
+    pub fn cluster_ends(&self, name: &str) {
+        self.state().clusters.remove(name);
     }
 
     /// The file was read, and holds from now on.
@@ -151,10 +212,11 @@ impl Sources {
     /// What is known now.
     #[must_use]
     pub fn view(&self) -> SourcesView {
-        let (sources, config, is_stopped) = {
+        let (sources, clusters, config, is_stopped) = {
             let state = self.state();
             (
                 state.sources.clone(),
+                state.clusters.clone(),
                 state.config.clone(),
                 state.is_stopped,
             )
@@ -168,10 +230,20 @@ impl Sources {
             format: 1,
             backfeed_version: env!("CARGO_PKG_VERSION"),
             // None is there yet in the first moments.
-            ready: !is_stopped && !sources.is_empty() && ready_sources == sources.len(),
+            ready: !is_stopped
+                && !sources.is_empty()
+                && ready_sources == sources.len()
+                && clusters.values().all(|cluster| cluster.ready)
+                // A shard of the map that has no source yet is one that is not backed up.
+                && clusters.iter().all(|(name, cluster)| {
+                    let prefix = format!("{name}/");
+                    let of = sources.keys().filter(|it| it.starts_with(&prefix));
+                    of.count() >= cluster.shards
+                }),
             ready_sources,
             config,
             sources,
+            clusters,
         }
     }
 

@@ -33,7 +33,7 @@ pub use commands::{Argv, At, Taker, each_command};
 pub use first_pass::{Given, Survey, survey, survey_all};
 pub use rdb_out::Counts;
 pub use second_pass::{count, write, write_counted, write_selected, write_served};
-pub use selection::{Selection, TYPES};
+pub use selection::{Selection, SlotSet, TYPES};
 pub use state::{State, load, state};
 
 /// A piece of a log.

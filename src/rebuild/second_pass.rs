@@ -24,7 +24,7 @@ const PIECE: usize = 64 << 10;
 /// Chunks that wait for the consumer.
 const AHEAD: usize = 2;
 
-/// The RDB of the chosen keys at `survey.end`, without functions and what modules say beside their values, and what it holds. It ends as
+/// The RDB of the chosen keys at `survey.end`, and what it holds. It ends as
 /// that of [`write()`] does.
 pub fn write_selected(
     source: Source,
@@ -206,6 +206,12 @@ struct Builder {
 }
 
 impl Builder {
+    /// Are functions, and what modules say beside their values, wanted?
+    fn has_functions(&self) -> bool {
+        let selection = self.out.selection.as_ref();
+        selection.is_none_or(|selection| selection.functions)
+    }
+
     /// The AUX fields are over: ours come last among them.
     fn end_front(&mut self) {
         if self.aux.replace(()).is_some() {
@@ -233,7 +239,7 @@ impl Builder {
             return Ok(());
         }
         self.end_front();
-        if self.out.selection.is_some() {
+        if !self.has_functions() {
             return Ok(());
         }
         let functions = self.survey.footprint.functions().iter();
@@ -289,8 +295,8 @@ impl Sink for Builder {
         match opcode {
             reader::HEADER => return self.magic(raw),
             opcode::AUX => return self.aux(raw),
-            opcode::FUNCTION2 | opcode::MODULE_AUX | opcode::RESIZEDB | opcode::SLOT_INFO
-                if self.out.selection.is_some() => {}
+            opcode::FUNCTION2 | opcode::MODULE_AUX if !self.has_functions() => {}
+            opcode::RESIZEDB | opcode::SLOT_INFO if self.out.selection.is_some() => {}
             // Not touched, so not written anew.
             opcode::FUNCTION2 if self.survey.footprint.functions().is_empty() => {
                 self.end_front();

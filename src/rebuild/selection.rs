@@ -1,5 +1,9 @@
 //! Which keys are wanted: a pattern as `KEYS` takes it, a database, a type.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::model::slot_of;
 use crate::wire::rdb::Family;
 use crate::wire::rdb::elements::names;
 
@@ -15,6 +19,50 @@ pub struct Selection {
     pub db: Option<u32>,
     /// Only keys of this type, one of [`TYPES`].
     pub type_name: Option<String>,
+    /// Only keys of these slots of a cluster.
+    pub slots: Option<SlotSet>,
+    /// Functions too, and what modules say beside their values.
+    pub functions: bool,
+}
+
+/// Slots of a cluster.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct SlotSet(BTreeSet<u16>);
+
+impl SlotSet {
+    /// Is it one of them?
+    #[must_use]
+    pub fn has(&self, slot: u16) -> bool {
+        self.0.contains(&slot)
+    }
+
+    /// Adds a slot.
+    pub fn add(&mut self, slot: u16) {
+        self.0.insert(slot);
+    }
+
+    /// Adds those of another one.
+    pub fn add_all(&mut self, other: &Self) {
+        self.0.extend(&other.0);
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Debug for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} slots", self.0.len())
+    }
 }
 
 impl Selection {
@@ -30,7 +78,12 @@ impl Selection {
 
     /// The same of a key whose type is not known.
     pub(super) fn may_want(&self, db: u32, key: &[u8]) -> bool {
-        self.db.is_none_or(|wanted| wanted == db) && matches(&self.pattern, key)
+        self.db.is_none_or(|wanted| wanted == db)
+            && matches(&self.pattern, key)
+            && self
+                .slots
+                .as_ref()
+                .is_none_or(|slots| slots.has(slot_of(key)))
     }
 }
 

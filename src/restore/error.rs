@@ -162,6 +162,50 @@ pub enum RestoreError {
         /// Why that may be, and what to do.
         why: String,
     },
+    /// A point that a cluster does not have.
+    #[error("cannot restore the cluster at {goal}: {why}")]
+    NoSlotMap {
+        /// What was asked for.
+        goal: String,
+        /// Why not.
+        why: String,
+    },
+    /// A shard that had slots at the instant cannot be read.
+    #[error("shard {shard}: {source}")]
+    OfShard {
+        /// Its name.
+        shard: String,
+        /// Why not.
+        source: Box<RestoreError>,
+    },
+    /// Some of the keys of a cluster are there, and some are not.
+    #[error(
+        "{written} keys are restored to {addr}. Then {what} failed: {source}. Empty the target and run the restore again, \
+         or force it, to replace the keys that are there"
+    )]
+    ClusterLeft {
+        /// The target.
+        addr: String,
+        /// Keys that were written.
+        written: u64,
+        /// What was being done.
+        what: String,
+        /// Why that failed.
+        source: Box<ControlError>,
+    },
+    /// All keys of a cluster were written, and the target does not have as many.
+    #[error(
+        "{written} keys were restored to {addr}, and it does not hold what was restored: {how}. Were other clients writing \
+         meanwhile, or is its maxmemory too small? Correct that, empty it, and run the restore again"
+    )]
+    ClusterDiffers {
+        /// The target.
+        addr: String,
+        /// How.
+        how: String,
+        /// Keys that were written.
+        written: u64,
+    },
     /// There are no such keys.
     #[error("no key matches `{pattern}` at {goal}: nothing was written")]
     NoKeys {
@@ -224,6 +268,7 @@ impl RestoreError {
         match self {
             Self::Recovery(error) => error.is_transient(),
             Self::Rebuild(error) => error.is_transient(),
+            Self::OfShard { source, .. } => source.is_transient(),
             Self::Control(source) | Self::LeftFollowing { source, .. } => !source.is_permanent(),
             Self::Feeding { source, .. } => source.is_transient(),
             _ => false,
@@ -236,6 +281,7 @@ impl RestoreError {
         match self {
             Self::Recovery(error) => error.is_damage(),
             Self::Rebuild(error) => error.is_damage(),
+            Self::OfShard { source, .. } => source.is_damage(),
             Self::Feeding { source, .. } => {
                 matches!(source.as_ref(), ServeError::Content(error) if error.is_damage())
             }
@@ -248,7 +294,9 @@ impl RestoreError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Recovery(error) => error.is_refusal(),
-            Self::Refused { .. }
+            Self::OfShard { source, .. } => source.is_refusal(),
+            Self::NoSlotMap { .. }
+            | Self::Refused { .. }
             | Self::InTheWay { .. }
             | Self::NotASnapshot { .. }
             | Self::CannotContinue { .. }

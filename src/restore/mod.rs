@@ -10,6 +10,7 @@
 //! Every restore is a **fork**, except for a sidecar's restore of its own Redis. A fork has a fresh id, and no
 //! replication position in the snapshot.
 
+mod cluster;
 mod error;
 mod files;
 mod keys;
@@ -22,6 +23,7 @@ mod server;
 mod serving;
 
 use crate::recovery::{BadBases, Checked, Count, Plan, Progress, RecoveryTarget, look, sound};
+pub use cluster::{ClusterReport, ClusterRequest, ShardReport, restore_cluster};
 pub use error::{Remedy, RestoreError};
 pub use files::aof::AofLayout;
 pub use keys::{KeysReport, KeysRequest, restore_keys};

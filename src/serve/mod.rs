@@ -6,10 +6,12 @@
 //!            └─ …                                  ─┘    turns for full syncs
 //! ```
 //!
-//! A [`slot`] runs one source. When the file changes ([`watch`]), each slot is told what is wanted of it. A slot whose
+//! A [`cluster`] that the file names becomes a source for each of its shards. A [`slot`] runs one source. When the file changes ([`watch`]), each slot is told what is wanted of it. A slot whose
 //! source did not change does not notice.
 
 mod claims;
+mod cluster;
+mod shards;
 mod slot;
 mod watch;
 
@@ -19,10 +21,13 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use self::cluster::WatchedCluster;
 use self::slot::{Process, Slot};
 use self::watch::{Change, WatchedFile};
 use crate::capture::{Clock, FeedMemory, FullSyncTurns, SessionEnd, Shared, Shutdown, stopped};
-use crate::config::{Budget, FileError, FileProblem, ServeConfig, ServiceConfig, Shares};
+use crate::config::{
+    Budget, FileError, FileProblem, ServeConfig, ServiceConfig, Shares, SourceConfig,
+};
 use crate::monitoring::sources::Sources;
 use crate::store;
 use crate::upkeep::UpkeepThread;
@@ -96,13 +101,17 @@ impl ConfigFile {
 fn problems_of_stores(config: &ServeConfig) -> Vec<FileProblem> {
     let mut problems = Vec::new();
     let mut places: BTreeMap<String, &str> = BTreeMap::new();
-    for source in &config.sources {
+    let sources = config.sources.iter();
+    let sources = sources.map(|source| (&source.name, &source.store.url));
+    let clusters = config.clusters.iter();
+    let clusters = clusters.map(|cluster| (&cluster.name, &cluster.store.url));
+    for (name, url) in sources.chain(clusters) {
         let problem = |what| FileProblem {
-            line: config.lines.get(&source.name).copied().flatten(),
-            key: Some(format!("sources.{}.store", source.name)),
+            line: config.lines.get(name).copied().flatten(),
+            key: Some(format!("sources.{name}.store")),
             what,
         };
-        let place = match store::name_of(&source.store.url) {
+        let place = match store::name_of(url) {
             Ok(place) => format!("{place}/"),
             Err(error) => {
                 problems.push(problem(error.to_string()));
@@ -114,13 +123,12 @@ fn problems_of_stores(config: &ServeConfig) -> Vec<FileProblem> {
             .find(|(other, _)| other.starts_with(&place) || place.starts_with(other.as_str()));
         if let Some((_, other)) = shared {
             problems.push(problem(format!(
-                "{} lies in the archive of {other}, or that lies in it: give each source a prefix of its own, such as \
+                "{url} lies in the archive of {other}, or that lies in it: give each source a prefix of its own, such as \
                  store = \"gs://BUCKET/{{name}}\" in [defaults]",
-                source.store.url
             )));
             continue;
         }
-        places.insert(place, &source.name);
+        places.insert(place, name);
     }
     problems
 }
@@ -141,6 +149,7 @@ pub async fn run(
     let Loaded { text, config } = first;
     let shares = config.shares(budget);
     warn_of_memory(&shares, config.sources.len());
+    let changed = Arc::<Notify>::default();
     let full_syncs = FullSyncTurns::new(config.service.full_syncs);
     let upkeep = UpkeepThread::start(full_syncs.clone());
     let process = Process {
@@ -160,6 +169,9 @@ pub async fn run(
         process,
         started: config.service.clone(),
         slots: BTreeMap::new(),
+        clusters: BTreeMap::new(),
+        changed: Arc::clone(&changed),
+        named: Vec::new(),
     };
     slots.apply(config);
     let mut watched = WatchedFile::new(file.path.clone(), text);
@@ -168,6 +180,11 @@ pub async fn run(
         let change = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
+            () = changed.notified() => {
+                slots.update();
+                warn_of_memory(&shares, slots.wanted());
+                continue;
+            }
             change = watched.change(&hangup, refused.is_some()) => change,
         };
         let read = match change {
@@ -199,20 +216,54 @@ struct Slots {
     /// As it was at the start: the memory and the listener cannot change.
     started: ServiceConfig,
     slots: BTreeMap<String, Slot>,
+    clusters: BTreeMap<String, WatchedCluster>,
+    /// Is notified when shards come or go.
+    changed: Arc<Notify>,
+    /// The sources that the file names one by one.
+    named: Vec<SourceConfig>,
 }
 
 impl Slots {
-    /// Tells each slot what is wanted of it.
+    /// Takes over what the file says.
     fn apply(&mut self, config: ServeConfig) {
+        let wanted = &config.clusters;
+        self.clusters.retain(|name, watched| {
+            let is_same = wanted.iter().any(|cluster| cluster == watched.config());
+            if !is_same {
+                self.process.sources.cluster_ends(name);
+            }
+            is_same
+        });
+        for cluster in config.clusters {
+            let name = cluster.name.clone();
+            self.clusters.entry(name).or_insert_with(|| {
+                let changed = Arc::clone(&self.changed);
+                let (sources, clock) = (&self.process.sources, &self.process.clock);
+                WatchedCluster::start(cluster, changed, sources, clock)
+            });
+        }
+        self.named = config.sources;
+        self.update();
+    }
+
+    /// How many sources are wanted.
+    fn wanted(&self) -> usize {
+        self.slots.values().filter(|slot| slot.is_wanted()).count()
+    }
+
+    /// Tells each slot what is wanted of it.
+    fn update(&mut self) {
+        let shards = self.clusters.values().flat_map(WatchedCluster::shards);
+        let sources: Vec<SourceConfig> = self.named.iter().cloned().chain(shards).collect();
         let (mut added, mut changed, mut removed, mut unchanged) = (0_u64, 0_u64, 0_u64, 0_u64);
         let count = |counter: &mut u64| *counter = counter.saturating_add(1);
         for (name, slot) in &self.slots {
-            let is_named = config.sources.iter().any(|source| source.name == *name);
+            let is_named = sources.iter().any(|source| source.name == *name);
             if !is_named && slot.want(None) {
                 count(&mut removed);
             }
         }
-        for source in config.sources {
+        for source in sources {
             let Some(slot) = self.slots.get(&source.name) else {
                 count(&mut added);
                 let name = source.name.clone();
@@ -230,7 +281,7 @@ impl Slots {
             changed,
             removed,
             unchanged,
-            "the sources are as the file says"
+            "the sources are as the file and the clusters say"
         );
     }
 

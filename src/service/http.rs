@@ -169,6 +169,7 @@ fn routes_of_all(sources: Sources) -> Router {
         .route("/healthz", get(healthz_of_all))
         .route("/readyz", get(readyz_of_all))
         .route("/sources/{name}/readyz", get(readyz_of_one))
+        .route("/sources/{cluster}/{shard}/readyz", get(readyz_of_shard))
         .route("/metrics", get(metrics_of_all))
         .with_state(sources)
 }
@@ -187,7 +188,19 @@ async fn readyz_of_all(State(sources): State<Sources>) -> Response {
 }
 
 async fn readyz_of_one(State(sources): State<Sources>, Path(name): Path<String>) -> Response {
-    match sources.view_of(&name) {
+    readyz_of_source(&sources, &name)
+}
+
+/// The source of a shard is called `CLUSTER/SHARD`.
+async fn readyz_of_shard(
+    State(sources): State<Sources>,
+    Path((cluster, shard)): Path<(String, String)>,
+) -> Response {
+    readyz_of_source(&sources, &format!("{cluster}/{shard}"))
+}
+
+fn readyz_of_source(sources: &Sources, name: &str) -> Response {
+    match sources.view_of(name) {
         Some(view) => (code_of(view.status.ready), Json(view)).into_response(),
         None => (
             StatusCode::NOT_FOUND,

@@ -13,7 +13,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::capture::{
     Achieved, Capture, Clock, MasterWatch, Session, SessionEnd, Shared, Shutdown, stopped,
 };
-use crate::config::{BackupConfig, Source, StoreConfig, Upstream};
+use crate::config::{BackupConfig, Shard, Source, StoreConfig, Upstream};
 use crate::link::sentinel::{Finder, SentinelError};
 use crate::monitoring::status::{Phase, Status};
 use crate::runtime::backoff::{Backoff, jittered};
@@ -234,7 +234,12 @@ async fn run(
         }
         status.metrics().reconnects.inc();
         let pause = search.unwrap_or_else(|| pauses.after(begun.elapsed(), achieved));
-        if pause_or_stop(pause, &mut shutdown).await.is_err() {
+        let paused = tokio::select! {
+            biased;
+            () = upstream.pause_at(pause) => Ok(()),
+            () = stopped(&mut shutdown) => Err(SessionEnd::Stopped),
+        };
+        if paused.is_err() {
             // Between two links: what was received may still wait for the store.
             status.phase(Phase::Draining, "storing what was received");
             return capture.drain().await;
@@ -246,6 +251,7 @@ async fn run(
 enum Located {
     Server(Source),
     BySentinels { finder: Finder, backoff: Backoff },
+    OfCluster(Shard),
 }
 
 impl Located {
@@ -256,6 +262,26 @@ impl Located {
                 finder: Finder::new(sentinels),
                 backoff: Backoff::with_jitter(PAUSE_FIRST, FIND_PAUSE_MAX),
             },
+            Upstream::Shard(shard) => Self::OfCluster(shard),
+        }
+    }
+
+    /// Waits, unless another server is to be captured by now.
+    async fn pause_at(&mut self, pause: Duration) {
+        match self {
+            Self::OfCluster(shard) => {
+                let moved = async {
+                    // Nobody looks at the cluster any more: then nothing will be told.
+                    if shard.server.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = moved => {}
+                }
+            }
+            Self::Server(_) | Self::BySentinels { .. } => sleep(pause).await,
         }
     }
 
@@ -292,6 +318,22 @@ impl Located {
                 };
                 backoff.reset();
                 Ok((master, MasterWatch::new(finder.clone())))
+            }
+            Self::OfCluster(shard) => {
+                status.phase(Phase::Connecting, "waiting for a node of this shard");
+                let server = tokio::select! {
+                    biased;
+                    server = shard.server.wait_for(Option::is_some) => match server {
+                        Ok(server) => server.clone(),
+                        Err(_) => None,
+                    },
+                    () = stopped(shutdown) => return Err(SessionEnd::Stopped),
+                };
+                let gone = || SessionEnd::StartOver("nobody looks at the cluster".to_owned());
+                Ok((
+                    server.ok_or_else(gone)?,
+                    MasterWatch::told(shard.server.clone()),
+                ))
             }
         }
     }

@@ -48,7 +48,7 @@ const NOT_DONE: &str =
 
 /// The archive and the server that the work in the background is for.
 pub struct Upkeep {
-    /// When, and how.
+    /// RecoveryTarget, and how.
     pub config: ConsolidateConfig,
     /// What is deleted.
     pub retention: RetentionConfig,
@@ -268,6 +268,11 @@ impl Upkeep {
         Ok(match &self.redis {
             Upstream::Server(source) => source.clone(),
             Upstream::Sentinels(sentinels) => Finder::new(sentinels.clone()).master().await?,
+            Upstream::Shard(shard) => {
+                let server = shard.server.borrow().clone();
+                let unknown = || SessionEnd::StartOver("no node of this shard is known".to_owned());
+                server.ok_or_else(unknown)?
+            }
         })
     }
 }

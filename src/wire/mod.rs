@@ -6,3 +6,6 @@ pub mod position;
 pub mod psync;
 pub mod rdb;
 pub mod resp;
+
+/// Slots of a cluster: numbers from 0 on.
+pub const SLOTS: u16 = 16_384;

@@ -4,6 +4,7 @@ pub mod backfeed;
 pub mod captured;
 pub mod certs;
 pub mod cgroup;
+pub mod cluster;
 pub mod data;
 pub mod emulator;
 pub mod ledger;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::FileProblem;
-use super::values::{Ack, Bytes, Class, Every, Http, Keep, Kms, Merge, Project, Time};
+use super::values::{Ack, Bytes, Class, Every, Http, Keep, Kms, Merge, Preferred, Project, Time};
 
 /// If two names are more alike than this, one of them is taken for a typing error of the other.
 const ALIKE: f64 = 0.8;
@@ -74,6 +74,7 @@ macro_rules! settings {
 
 settings! {
     redis: String,
+    prefer: Preferred,
     redis_password_file: String,
     redis_password_env: String,
     sentinel_user: String,

@@ -15,9 +15,10 @@ use toml::Spanned;
 
 use self::file::{File, Service, Settings, line_of};
 use super::{
-    AckPolicy, Budget, CaptureConfig, ConfigError, ConsolidateConfig, Encryption, EncryptionKey,
-    GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KEEP_SUPERSEDED, KeepPolicy, RetentionConfig,
-    Secret, Shares, SpoolConfig, StoreConfig, Tls, Upstream, Wanted, parse_name,
+    AckPolicy, Budget, CaptureConfig, Cluster, ConfigError, ConsolidateConfig, Encryption,
+    EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KEEP_SUPERSEDED, KeepPolicy,
+    Prefer, RetentionConfig, Secret, Shard, Shares, SpoolConfig, StoreConfig, Tls, Upstream,
+    Wanted, is_cluster, parse_name,
 };
 
 /// How long a service may store the rest after SIGTERM, if nothing else is said.
@@ -28,6 +29,10 @@ const SPOOL_LIMIT: u64 = 1 << 30;
 const EXPIRE_EVERY: Duration = Duration::from_secs(12 * 3600);
 /// A file with more problems than this is another kind of file.
 const MOST_SHOWN: usize = 10;
+/// The key of the server.
+const SERVER: &str = "redis";
+/// The key of its password.
+const PASSWORD_FILE: &str = "redis_password_file";
 /// Stands for the name of the source in paths and URLs.
 const NAME: &str = "{name}";
 
@@ -38,6 +43,8 @@ pub struct ServeConfig {
     pub service: ServiceConfig,
     /// By their names.
     pub sources: Vec<SourceConfig>,
+    /// Clusters, each of whose shards becomes a source, by their names.
+    pub clusters: Vec<ClusterConfig>,
     /// Where in the file the store of a source is said.
     pub lines: BTreeMap<String, Option<u64>>,
 }
@@ -74,6 +81,49 @@ pub struct SourceConfig {
     pub consolidate: ConsolidateConfig,
     /// What is deleted.
     pub retention: RetentionConfig,
+}
+
+/// A cluster. What it says of a source holds for each of its shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// What it is called. The source of a shard is called `NAME/SHARD`.
+    pub name: String,
+    /// Nodes of it, and how to log in.
+    pub cluster: Cluster,
+    /// Which node of a shard is captured.
+    pub prefer: Prefer,
+    /// Its place, with the archives of all shards.
+    pub store: StoreConfig,
+    /// How to store what comes.
+    pub capture: CaptureConfig,
+    /// When to make new bases of it.
+    pub consolidate: ConsolidateConfig,
+    /// What is deleted.
+    pub retention: RetentionConfig,
+}
+
+impl ClusterConfig {
+    /// The source of a shard, whose archive is at `url`.
+    #[must_use]
+    pub fn source(&self, shard: Shard, url: String) -> SourceConfig {
+        SourceConfig {
+            name: format!("{}/{}", self.name, shard.name),
+            redis: Upstream::Shard(shard),
+            store: StoreConfig {
+                url,
+                ..self.store.clone()
+            },
+            capture: self.capture.clone(),
+            consolidate: self.consolidate.clone(),
+            retention: self.retention,
+        }
+    }
+}
+
+/// What a table under `[sources]` names.
+enum Named {
+    Source(Box<SourceConfig>),
+    Cluster(Box<ClusterConfig>),
 }
 
 impl SourceConfig {
@@ -115,6 +165,7 @@ impl ServeConfig {
         let mut lowered = Self {
             service: service.unwrap_or_default(),
             sources: Vec::new(),
+            clusters: Vec::new(),
             lines: BTreeMap::new(),
         };
         for (name, settings) in sources {
@@ -129,9 +180,12 @@ impl ServeConfig {
             let store_line = settings.store.as_ref().map(Spanned::span);
             let line = store_line.and_then(|span| line_of(text, &span));
             match reading.source(settings) {
-                Ok(source) => {
-                    lowered.lines.insert(source.name.clone(), line);
-                    lowered.sources.push(source);
+                Ok(named) => {
+                    lowered.lines.insert(reading.name, line);
+                    match named {
+                        Named::Source(source) => lowered.sources.push(*source),
+                        Named::Cluster(cluster) => lowered.clusters.push(*cluster),
+                    }
                 }
                 Err(problem) => problems.push(problem),
             }
@@ -148,10 +202,9 @@ impl ServeConfig {
     /// The memory of the process.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
-        let segments = self
-            .sources
-            .iter()
-            .map(|source| source.capture.segment_size);
+        let sources = self.sources.iter().map(|source| &source.capture);
+        let clusters = self.clusters.iter().map(|cluster| &cluster.capture);
+        let segments = sources.chain(clusters).map(|capture| capture.segment_size);
         Wanted {
             segment_size: segments
                 .max()
@@ -235,7 +288,7 @@ struct Reading<'a> {
 type Wrong = (&'static str, ConfigError);
 
 impl Reading<'_> {
-    fn source(&self, settings: Settings) -> Result<SourceConfig, FileProblem> {
+    fn source(&self, settings: Settings) -> Result<Named, FileProblem> {
         let lines = Lines::of(self.text, &settings);
         self.lower(settings).map_err(|(key, error)| FileProblem {
             line: lines.0.get(key).copied().flatten().or(self.section),
@@ -247,9 +300,17 @@ impl Reading<'_> {
         })
     }
 
-    fn lower(&self, mut settings: Settings) -> Result<SourceConfig, Wrong> {
+    fn lower(&self, mut settings: Settings) -> Result<Named, Wrong> {
         parse_name(&self.name).map_err(|error| ("", error))?;
-        let redis = self.upstream(&mut settings)?;
+        let url = self.url(&mut settings)?;
+        let prefer = settings.prefer.take().map(|it| it.into_inner().0);
+        let server = match is_cluster(&url) {
+            true => Err((
+                self.cluster(&url, &mut settings)?,
+                prefer.unwrap_or_default(),
+            )),
+            false => Ok(self.upstream(&url, &mut settings)?),
+        };
         let store = self.store(&mut settings)?;
         let retention = retention(&settings)?;
         let default = CaptureConfig::default();
@@ -290,34 +351,65 @@ impl Reading<'_> {
             memory_limit: usize::MAX,
             merge: settings.merge.map_or(default.merge, |it| it.into_inner().0),
         };
-        Ok(SourceConfig {
-            name: self.name.clone(),
-            redis,
-            store,
-            capture,
-            consolidate,
-            retention,
+        let name = self.name.clone();
+        Ok(match server {
+            Ok(redis) => Named::Source(Box::new(SourceConfig {
+                name,
+                redis,
+                store,
+                capture,
+                consolidate,
+                retention,
+            })),
+            Err((cluster, prefer)) => Named::Cluster(Box::new(ClusterConfig {
+                name,
+                cluster,
+                prefer,
+                store,
+                capture,
+                consolidate,
+                retention,
+            })),
         })
     }
 
-    fn upstream(&self, settings: &mut Settings) -> Result<Upstream, Wrong> {
-        let key = "redis";
-        let Some(url) = self.taken(key, settings.redis.take())? else {
+    fn url(&self, settings: &mut Settings) -> Result<String, Wrong> {
+        let url = self.taken(SERVER, settings.redis.take())?;
+        url.ok_or_else(|| {
             let error = ConfigError::new("the server is missing: write redis://HOST:PORT");
-            return Err((key, error));
+            (SERVER, error)
+        })
+    }
+
+    fn cluster(&self, url: &str, settings: &mut Settings) -> Result<Cluster, Wrong> {
+        let cluster: Cluster = url.parse().map_err(|error| (SERVER, error))?;
+        if cluster.has_password() {
+            return Err((SERVER, no_secret()));
+        }
+        let (file, variable) = self.password(settings)?;
+        let cluster = match (file, variable) {
+            (file @ Some(_), _) => cluster
+                .with_password_file(file.as_ref())
+                .map_err(|error| (PASSWORD_FILE, error))?,
+            (None, Some(password)) => cluster.with_password(&password),
+            (None, None) => cluster,
         };
-        let upstream: Upstream = url.parse().map_err(|error| (key, error))?;
+        let tls = self.tls(settings)?;
+        cluster.with_tls(&tls).map_err(|error| (SERVER, error))
+    }
+
+    fn upstream(&self, url: &str, settings: &mut Settings) -> Result<Upstream, Wrong> {
+        let upstream: Upstream = url.parse().map_err(|error| (SERVER, error))?;
         if upstream.has_password() {
-            return Err((
-                key,
-                ConfigError::new(
-                    "there is a password in the URL, and this file holds no secret: write it to a file or a variable, and \
-                     name that with redis_password_file or redis_password_env",
-                ),
-            ));
+            return Err((SERVER, no_secret()));
         }
         let upstream = self.with_password(upstream, settings)?;
         let upstream = self.with_sentinel_login(upstream, settings)?;
+        let tls = self.tls(settings)?;
+        upstream.with_tls(&tls).map_err(|error| (SERVER, error))
+    }
+
+    fn tls(&self, settings: &mut Settings) -> Result<Tls, Wrong> {
         let path = |key, setting: Option<Spanned<String>>| {
             let path = self.taken(key, setting)?;
             Ok(path.map(PathBuf::from))
@@ -330,12 +422,11 @@ impl Reading<'_> {
             (Some(_), None) => return Err(("tls_cert", ConfigError::new("`tls_key` is missing"))),
             (None, Some(_)) => return Err(("tls_key", ConfigError::new("`tls_cert` is missing"))),
         };
-        let tls = Tls {
+        Ok(Tls {
             ca: path("tls_ca", settings.tls_ca.take())?,
             identity,
             server_name: self.taken("tls_server_name", settings.tls_server_name.take())?,
-        };
-        upstream.with_tls(&tls).map_err(|error| (key, error))
+        })
     }
 
     fn with_password(
@@ -343,17 +434,27 @@ impl Reading<'_> {
         upstream: Upstream,
         settings: &mut Settings,
     ) -> Result<Upstream, Wrong> {
-        let of_file = "redis_password_file";
-        let file = self.taken(of_file, settings.redis_password_file.take())?;
-        let variable = self.secret("redis_password_env", settings.redis_password_env.take())?;
+        let (file, variable) = self.password(settings)?;
         match (file, variable) {
-            (Some(_), Some(_)) => Err((of_file, both())),
-            (Some(file), None) => {
-                let upstream = upstream.with_password_file(Some(file.into()));
-                upstream.map_err(|error| (of_file, error))
+            (file @ Some(_), _) => {
+                let upstream = upstream.with_password_file(file);
+                upstream.map_err(|error| (PASSWORD_FILE, error))
             }
             (None, Some(password)) => Ok(upstream.with_password(password)),
             (None, None) => Ok(upstream),
+        }
+    }
+
+    /// The file with the password of the servers, or the password; never both.
+    fn password(
+        &self,
+        settings: &mut Settings,
+    ) -> Result<(Option<PathBuf>, Option<Secret>), Wrong> {
+        let file = self.taken(PASSWORD_FILE, settings.redis_password_file.take())?;
+        let variable = self.secret("redis_password_env", settings.redis_password_env.take())?;
+        match file.is_some() && variable.is_some() {
+            true => Err((PASSWORD_FILE, both())),
+            false => Ok((file.map(PathBuf::from), variable)),
         }
     }
 
@@ -458,6 +559,13 @@ impl Reading<'_> {
         }
         Ok(text)
     }
+}
+
+fn no_secret() -> ConfigError {
+    ConfigError::new(
+        "there is a password in the URL, and this file holds no secret: write it to a file or a variable, and name that \
+         with redis_password_file or redis_password_env",
+    )
 }
 
 fn both() -> ConfigError {

@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use crate::config::{
-    AckPolicy, ConfigError, HttpAddr, KmsKey, StorageClass, parse_duration, parse_every,
+    AckPolicy, ConfigError, HttpAddr, KmsKey, Prefer, StorageClass, parse_duration, parse_every,
     parse_keep, parse_merge, parse_project, parse_size,
 };
 
@@ -40,6 +40,8 @@ written! {
     Bytes(usize) = parse_size;
     /// `stored` or `received`.
     Ack(AckPolicy) = str::parse;
+    /// `master` or `replica`.
+    Preferred(Prefer) = str::parse;
     /// `:9390`.
     Http(HttpAddr) = str::parse;
     /// `projects/…`.

@@ -34,6 +34,7 @@ use crate::recovery::target::RecoveryTarget;
 use crate::recovery::{BadBases, Plan, look, plan, sound};
 use crate::wire::crc64::Crc64;
 use crate::wire::position::ReplId;
+use crate::wire::rdb::numbers::opcode;
 use crate::wire::rdb::reader::{self, Fate, Item, ReadError, Reader, Sink};
 use crate::wire::rdb::{DUMP_FOOTER_LEN, magic};
 use crate::wire::resp::encode_command;
@@ -116,11 +117,7 @@ pub async fn restore_keys(
         }
     };
     let (plan, _) = sound(archive, plan, progress).await?;
-    let chosen = Chosen {
-        archive,
-        plan: &plan,
-        request,
-    };
+    let chosen = Chosen::new(archive, &plan, request);
     let mut keys = BTreeMap::new();
     let mut expired = 0;
     if let Some(target) = &mut target {
@@ -183,7 +180,15 @@ pub(super) struct Chosen<'a> {
     pub(super) request: &'a KeysRequest,
 }
 
-impl Chosen<'_> {
+impl<'a> Chosen<'a> {
+    pub(super) fn new(archive: &'a Archive, plan: &'a Plan, request: &'a KeysRequest) -> Self {
+        Self {
+            archive,
+            plan,
+            request,
+        }
+    }
+
     /// There are none.
     fn none(&self) -> RestoreError {
         RestoreError::NoKeys {
@@ -222,7 +227,7 @@ impl Chosen<'_> {
         })
     }
 
-    async fn count(&self) -> Result<BTreeMap<u32, u64>, RestoreError> {
+    pub(super) async fn count(&self) -> Result<BTreeMap<u32, u64>, RestoreError> {
         let mut keys = BTreeMap::new();
         let mut chosen = self.each().await?;
         while let Some(batch) = chosen.next().await? {
@@ -238,17 +243,28 @@ impl Chosen<'_> {
         path: &Path,
         progress: &dyn Progress,
     ) -> Result<(u64, BTreeMap<u32, u64>), RestoreError> {
+        let written = self.to_rdb_unless_empty(path, progress).await?;
+        let (bytes, counts) = written.ok_or_else(|| self.none())?;
+        Ok((bytes, counts.keys))
+    }
+
+    /// None: there are no such keys and no functions, so nothing was written.
+    pub(super) async fn to_rdb_unless_empty(
+        &self,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Option<(u64, Counts)>, RestoreError> {
         let (content, counts) = self.rdb().await?;
         let unfinished = files::temporary(path);
         files::remove_leftover(&unfinished).await?;
         let bytes = files::write(&unfinished, [content], progress).await?;
-        let keys = counts.await.map(|counts| counts.keys).unwrap_or_default();
-        if keys.is_empty() {
+        let counts = counts.await.unwrap_or_default();
+        if counts.keys.is_empty() && counts.libraries == 0 {
             files::remove_leftover(&unfinished).await?;
-            return Err(self.none());
+            return Ok(None);
         }
         files::rename(&unfinished, path).await?;
-        Ok((bytes, keys))
+        Ok(Some((bytes, counts)))
     }
 
     async fn to_resp(
@@ -317,10 +333,7 @@ impl Key {
         let mut out = Vec::with_capacity(length.saturating_add(1));
         out.push(self.kind);
         out.extend_from_slice(&self.value);
-        out.extend_from_slice(&version.to_le_bytes());
-        let crc = Crc64::of(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
+        with_footer(out, version)
     }
 
     /// The least that it takes in memory.
@@ -341,6 +354,23 @@ pub(super) struct Batch {
     /// The version of the RDB.
     pub(super) version: u16,
     pub(super) keys: Vec<Key>,
+    /// The records of all function libraries so far. They come before the keys.
+    functions: Vec<u8>,
+}
+
+impl Batch {
+    /// What `FUNCTION RESTORE` takes. None: there are no functions.
+    pub(super) fn function_dump(&self) -> Option<Vec<u8>> {
+        (!self.functions.is_empty()).then(|| with_footer(self.functions.clone(), self.version))
+    }
+}
+
+/// RDB version, CRC-64 of all that (PROTOCOL.md D.8).
+fn with_footer(mut out: Vec<u8>, version: u16) -> Vec<u8> {
+    out.extend_from_slice(&version.to_le_bytes());
+    let crc = Crc64::of(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
 }
 
 /// Reads keys from an RDB.
@@ -366,6 +396,11 @@ impl Keys {
             }
         }
         Ok((!self.batch.keys.is_empty()).then_some(&self.batch))
+    }
+
+    /// What `FUNCTION RESTORE` takes, when all keys have come. None: there are no functions.
+    pub(super) fn function_dump(&self) -> Option<Vec<u8>> {
+        self.batch.function_dump()
     }
 }
 
@@ -393,6 +428,9 @@ impl Sink for Batch {
         if opcode == reader::HEADER {
             let version = magic(raw).map(|(_, version)| version);
             self.version = version.and_then(|it| u16::try_from(it).ok()).unwrap_or(0);
+        }
+        if opcode == opcode::FUNCTION2 {
+            self.functions.extend_from_slice(raw);
         }
         Ok(())
     }
