@@ -171,7 +171,10 @@ impl Asker {
         match best {
             // The cluster was made anew.
             Some(view) => Ok(self.seen(view)),
-            None => Err(ClusterError { causes }),
+            None => {
+                causes.sort();
+                Err(ClusterError { causes })
+            }
         }
     }
 

@@ -34,6 +34,8 @@ const LOOKS_WITHOUT: u32 = 3;
 /// A master without slots begins as a shard when it was seen for so long: one that comes back after a failover becomes a
 /// replica soon.
 const EMPTY_FOR: Duration = Duration::from_secs(5);
+/// What is wrong is logged so often, however it changes. (Each look may begin with another node.)
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// Maps that wait for the store. When there are more, the newest two become one.
 const WAITING: usize = 64;
 
@@ -121,22 +123,28 @@ struct Look {
 
 impl Look {
     async fn run(mut self) {
-        let mut told = None;
+        // When it was last said that something is wrong.
+        let mut told: Option<Instant> = None;
         loop {
             let error = self.once().await.err();
-            if error != told {
-                match &error {
-                    Some(error) => tracing::warn!("{error}. What was known of the cluster holds"),
-                    None => tracing::info!("the cluster and its place can be used again"),
+            match (&error, told) {
+                (Some(error), told) if told.is_none_or(|told| told.elapsed() >= TOLD_AGAIN) => {
+                    tracing::warn!("{error}. What was known of the cluster holds");
                 }
+                (None, Some(_)) => tracing::info!("the cluster and its place can be used again"),
+                _ => {}
             }
+            told = match (&error, told) {
+                (None, _) => None,
+                (Some(_), Some(told)) if told.elapsed() < TOLD_AGAIN => Some(told),
+                (Some(_), _) => Some(Instant::now()),
+            };
             let shards = self.stored.as_ref().map_or(0, |map| map.shards.len());
             let number = self.stored.as_ref().map_or(0, |map| map.number);
             let now = (self.clock)();
             let name = &self.config.name;
             self.sources
-                .cluster_looked_at(name, shards, number, error.clone(), now);
-            told = error;
+                .cluster_looked_at(name, shards, number, error, now);
             sleep(LOOK).await;
         }
     }

@@ -204,12 +204,10 @@ impl Cluster {
 
     pub fn end_move(&mut self, from: usize, to: usize, slot: u16) {
         let (slot, target) = (slot.to_string(), self.id(to));
-        for node in [to, from] {
-            self.nodes[node].cmd(&["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
-        }
+        self.nodes[to].cmd(&["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
         for (index, node) in self.nodes.iter_mut().enumerate() {
-            if index != to && index != from && node.is_running() {
-                // A replica does not take it, and hears of it.
+            if index != to && node.is_running() {
+                // A replica does not take it, and hears of it. A master that has no slots any more may be one by now.
                 let _ = node.try_cmd(&["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
             }
         }
