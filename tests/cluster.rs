@@ -268,7 +268,7 @@ fn all_shards_are_restored_at_one_instant(version: Version) {
     assert_eq!(model.len(), 360);
     load(&cluster, 100, 130);
     cluster.move_keys(from, to, slot, usize::MAX);
-    cluster.end_move(from, to, slot);
+    cluster.end_move(to, slot);
     for n in 0..20 {
         cluster.set(&format!("{{moving}}:{n}"), "after");
         cluster.with(&format!("key:{n}"), |connection| {

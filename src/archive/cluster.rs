@@ -389,7 +389,7 @@ mod ranges {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::archive::testing::on_both_stores;
@@ -427,7 +427,7 @@ mod tests {
             .map(|n| {
                 map(
                     n,
-                    100 * i64::try_from(n).unwrap(),
+                    i64::try_from(n).unwrap() * 100,
                     &[("a", &[(0, 9)]), ("b", &[(10, 10)])],
                 )
             })

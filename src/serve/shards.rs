@@ -176,7 +176,9 @@ mod tests {
     }
 
     /// Master, replicas, slots. `!` before a node: it fails.
-    fn view(shards: &[(&str, &[&str], &[(u16, u16)])]) -> View {
+    type Of<'a> = (&'a str, &'a [&'a str], &'a [(u16, u16)]);
+
+    fn view(shards: &[Of<'_>]) -> View {
         let shards = shards.iter().map(|(master, replicas, slots)| ShardView {
             master: node(master),
             replicas: replicas.iter().map(|id| node(id)).collect(),

@@ -12,6 +12,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use redis::{Connection, FromRedisValue, RedisResult};
 
@@ -181,7 +182,7 @@ impl Cluster {
         for slot in first..=last {
             self.begin_move(from, to, slot);
             self.move_keys(from, to, slot, usize::MAX);
-            self.end_move(from, to, slot);
+            self.end_move(to, slot);
         }
     }
 
@@ -202,7 +203,7 @@ impl Cluster {
         }
     }
 
-    pub fn end_move(&mut self, from: usize, to: usize, slot: u16) {
+    pub fn end_move(&mut self, to: usize, slot: u16) {
         let (slot, target) = (slot.to_string(), self.id(to));
         self.nodes[to].cmd(&["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
         for (index, node) in self.nodes.iter_mut().enumerate() {
@@ -237,14 +238,17 @@ impl Cluster {
         while let Some(port) = ports.first().copied() {
             ports.remove(0);
             let mut connections = self.connections.borrow_mut();
-            if !connections.contains_key(&port) {
-                let node = self.nodes.iter().find(|node| node.port() == port).unwrap();
-                let Ok(connection) = node.try_connect() else {
-                    continue;
-                };
-                connections.insert(port, connection);
-            }
-            match run(connections.get_mut(&port).unwrap()) {
+            let connection = match connections.entry(port) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let node = self.nodes.iter().find(|node| node.port() == port).unwrap();
+                    match node.try_connect() {
+                        Ok(connection) => new.insert(connection),
+                        Err(_) => continue,
+                    }
+                }
+            };
+            match run(connection) {
                 Ok(value) => return value,
                 Err(error) => {
                     if let Some((addr, _)) = error.redirect_node() {

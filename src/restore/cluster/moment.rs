@@ -154,7 +154,7 @@ fn owners(map: &SlotMap) -> Vec<Option<&str>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::archive::{FORMAT, MappedShard};
