@@ -80,12 +80,6 @@ pub struct MappedNode {
 }
 
 impl SlotMap {
-    /// Is the cluster the same in both, whoever saw it and when?
-    #[must_use]
-    pub fn is_like(&self, other: &Self) -> bool {
-        self.shards == other.shards
-    }
-
     /// The shard of this name.
     #[must_use]
     pub fn shard(&self, name: &str) -> Option<&MappedShard> {
