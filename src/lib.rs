@@ -12,7 +12,7 @@
 //! | L9 | `main`, `cli`: one file a verb; flags become typed configuration once, and only here are flags known by name |
 //! | L8 | `serve`: many sources in one process, as a file names them |
 //! | L7 | `sidecar`: restores the Redis beside it, promotes it, captures it; `upkeep`: bases, merged log and deletions in the background, while a capture runs; `check`: tries what a service needs, and begins nothing; `drill`: tries a restore on a server of its own; `standby`: plays a master for replicas that follow a store |
-//! | L6 | `restore`: archive → server or files; `consolidate`: base and log → new base, segments → spans; `query`: one key at a point, two points compared, what is in an RDB; `verify`: can everything be restored?; `expiry`: what a policy does not keep is deleted; `service`: the supervisor of sessions, health and metrics over HTTP |
+//! | L6 | `restore`: archive → server or files; `consolidate`: base and log → new base, segments → spans; `query`: one key at a point, two points compared, what is in an RDB; `verify`: can everything be restored?; `expiry`: what a policy does not keep is deleted; `copy`: an archive in another store; `service`: the supervisor of sessions, health and metrics over HTTP |
 //! | L5 | `recovery`: what to read for a point in time, and that it is sound |
 //! | L4 | `capture`: feed → archive; `rebuild`: base and log → RDB, outside of any server |
 //! | L3 | `archive`: the only owner of object names and documents; `fixture`: recordings of replication, made and played |
@@ -69,6 +69,9 @@ mod check;
 #[cfg(feature = "cli")]
 #[allow(unreachable_pub)] // they were written as a folder with an API of its own
 mod consolidate;
+#[cfg(feature = "cli")]
+#[allow(unreachable_pub)]
+mod copy;
 #[cfg(feature = "cli")]
 #[allow(unreachable_pub)]
 mod drill;

@@ -24,6 +24,7 @@ mod clouds;
 mod cluster;
 mod commands;
 mod consolidation;
+mod copy;
 mod cost;
 mod crash;
 mod diff;

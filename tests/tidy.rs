@@ -39,7 +39,7 @@ const TEST_LINES: usize = 900;
 const PURE: [&str; 4] = ["wire", "display", "log", "model"];
 const IMPURE: [&str; 4] = ["tokio", "std::net", "std::fs", "std::thread"];
 /// (`check backup` and `check sidecar` have the flags of what they check.)
-const VERBS: [&str; 26] = [
+const VERBS: [&str; 27] = [
     "standby",
     "promote",
     "sidecar",
@@ -51,6 +51,7 @@ const VERBS: [&str; 26] = [
     "restore",
     "list",
     "cost",
+    "copy",
     "consolidate",
     "merge",
     "verify",

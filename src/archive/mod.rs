@@ -42,6 +42,8 @@ mod log_objects;
 #[cfg(feature = "cli")]
 mod merge;
 mod names;
+#[cfg(feature = "cli")]
+mod object_check;
 mod object_reads;
 mod other_copy;
 mod outline;
@@ -83,6 +85,8 @@ pub(crate) use merge::SEGMENTS as SPAN_SEGMENTS;
 #[cfg(feature = "cli")]
 pub use merge::Span;
 pub use names::Name;
+#[cfg(feature = "cli")]
+pub(crate) use object_check::{Folder, HOLDS, ObjectCheck, check_document, held_base};
 pub use outline::Extent;
 pub use owner::SidecarDoc;
 pub use problem::Problem;

@@ -364,7 +364,7 @@ impl Archive {
         Ok(log.split_off(skip))
     }
 
-    async fn list_ids(&self) -> Result<Vec<ReplId>, ArchiveError> {
+    pub(super) async fn list_ids(&self) -> Result<Vec<ReplId>, ArchiveError> {
         let mut ids = Vec::new();
         let wanted = Listing::of(names::HISTORIES).folders();
         let mut found = self.store.list_with(wanted).await;

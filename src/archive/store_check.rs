@@ -30,6 +30,32 @@ impl Archive {
         Ok(archive)
     }
 
+    /// The same for a copy of an archive, whose `archive.json` holds these bytes. An empty store gets that. Returns what the
+    /// store's `archive.json` holds: the store is the copy of another archive if that is something else, and then it is not
+    /// written to.
+    ///
+    /// # Errors
+    /// As [`Self::open_to_write`].
+    #[cfg(feature = "cli")]
+    pub(crate) async fn open_copy(
+        store: SharedStore,
+        body: Bytes,
+    ) -> Result<(Self, Bytes), ArchiveError> {
+        let found = match Self::open_read(store.clone()).await {
+            Err(ArchiveError::EmptyStore { .. }) => {
+                let archive = Self::unopened(store.clone());
+                let object = Name::Archive.to_string();
+                archive.create_unless_there(&object, body.clone()).await?;
+                Self::open_read(store).await?
+            }
+            other => other?,
+        };
+        if found.1 == body {
+            found.0.probe(body).await?;
+        }
+        Ok(found)
+    }
+
     /// `body`: what `archive.json` holds.
     async fn probe(&self, body: Bytes) -> Result<(), ArchiveError> {
         let object = Name::Archive.to_string();

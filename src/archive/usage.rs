@@ -56,6 +56,12 @@ impl Kinds {
         archive.and(self.other)
     }
 
+    /// One more object of the archive.
+    #[cfg(feature = "cli")]
+    pub(crate) fn add(&mut self, name: Name, bytes: u64) {
+        self.count(Some(&name), bytes);
+    }
+
     /// One more object. None: it is not the archive's.
     pub(super) fn count(&mut self, name: Option<&Name>, bytes: u64) {
         let kind = match name {

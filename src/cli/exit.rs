@@ -9,6 +9,7 @@ use crate::capture::SessionEnd;
 use crate::capture::full_sync::FullSyncError;
 use crate::config::ConfigError;
 use crate::consolidate::ConsolidateError;
+use crate::copy::CopyError;
 use crate::drill::{DrillError, StartError};
 use crate::expiry::{ExpireError, HoldError};
 use crate::fixture::FixtureError;
@@ -205,6 +206,18 @@ impl From<ConsolidateError> for Failure {
             | ConsolidateError::Stuck { .. }
             | ConsolidateError::Differs { .. } => Self::new(Exit::Error, error),
         }
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        let exit = match &error {
+            CopyError::Places(_) => Exit::Usage,
+            CopyError::Archive { error, .. } => of_archive(error),
+            CopyError::OtherArchive { .. } => Exit::Store,
+            CopyError::Differs { .. } => Exit::Superseded,
+        };
+        Self::new(exit, error)
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) struct Store {
 }
 
 /// Settings of a store in Google Cloud Storage.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Gcs {
     /// gs://: encrypt with this key of Cloud KMS [default: as the bucket does]
     #[arg(
@@ -101,10 +101,16 @@ pub(super) struct Gcs {
     user_project: Option<String>,
 }
 
-impl Store {
-    /// Reads the key file. It is read once, because another key could not read what this one has written.
-    pub(super) fn lower(&self, gcs: &Gcs) -> Result<StoreConfig, ConfigError> {
-        let encryption = match (&gcs.kms_key, &gcs.encryption_key_file) {
+impl Gcs {
+    /// The store at a URL. `is_written`: objects are created in it, so the flags for new objects are for it.
+    fn of_store(
+        &self,
+        url: &str,
+        key_file: Option<&PathBuf>,
+        is_written: bool,
+    ) -> Result<StoreConfig, ConfigError> {
+        let kms_key = self.kms_key.as_ref().filter(|_| is_written);
+        let encryption = match (kms_key, key_file) {
             (Some(key), _) => Encryption::Managed(key.clone()),
             (None, Some(path)) => Encryption::Supplied(
                 EncryptionKey::from_file(path)
@@ -113,14 +119,50 @@ impl Store {
             (None, None) => Encryption::OfBucket,
         };
         StoreConfig {
-            url: self.store.clone(),
+            url: url.to_owned(),
             gcs: GcsOptions {
                 encryption,
-                storage_class: gcs.storage_class,
-                user_project: gcs.user_project.clone(),
+                storage_class: self.storage_class.filter(|_| is_written),
+                user_project: self.user_project.clone(),
             },
         }
         .checked()
+    }
+
+    /// Source and target of a copy. Each flag is for those of both that lie in Google Cloud Storage; `from_key` is for the source
+    /// alone.
+    pub(super) fn of_both(
+        &self,
+        from: &str,
+        to: &str,
+        from_key: Option<&PathBuf>,
+    ) -> Result<(StoreConfig, StoreConfig), ConfigError> {
+        let is_gcs = |url: &str| url.starts_with("gs:");
+        let (key, without) = (self.encryption_key_file.as_ref(), Self::default());
+        let source = match is_gcs(from) {
+            true => self.of_store(from, from_key.or(key), false)?,
+            false => without.of_store(from, from_key, false)?,
+        };
+        let target = match (is_gcs(from), is_gcs(to)) {
+            // Those that the source uses are no error at the target.
+            (true, false) => {
+                let left = Self {
+                    kms_key: self.kms_key.clone(),
+                    storage_class: self.storage_class,
+                    ..without
+                };
+                left.of_store(to, None, true)?
+            }
+            _ => self.of_store(to, key, true)?,
+        };
+        Ok((source, target))
+    }
+}
+
+impl Store {
+    /// Reads the key file. It is read once, because another key could not read what this one has written.
+    pub(super) fn lower(&self, gcs: &Gcs) -> Result<StoreConfig, ConfigError> {
+        gcs.of_store(&self.store, gcs.encryption_key_file.as_ref(), true)
     }
 
     /// The archive that lies there.

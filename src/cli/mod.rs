@@ -7,6 +7,7 @@ mod check;
 mod check_config;
 mod completions;
 mod consolidate;
+mod copy;
 mod cost;
 mod diff;
 mod drill;
@@ -105,6 +106,7 @@ enum Verb {
     Restore(restore::Args),
     List(list::Args),
     Cost(cost::Args),
+    Copy(copy::Args),
     Consolidate(consolidate::Args),
     Merge(merge::Args),
     Verify(verify::Args),
@@ -136,6 +138,7 @@ impl Cli {
             Verb::Restore(args) => (&args.common.log, Level::Info),
             Verb::List(args) => (&args.common.log, Level::Quiet),
             Verb::Cost(args) => (&args.common.log, Level::Quiet),
+            Verb::Copy(args) => (&args.common.log, Level::Info),
             Verb::Consolidate(args) => (&args.common.log, Level::Info),
             Verb::Merge(args) => (&args.common.log, Level::Info),
             Verb::Verify(args) => (&args.common.log, Level::Quiet),
@@ -391,6 +394,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Restore(args) => restore::run(args).await,
         Verb::List(args) => list::run(args).await,
         Verb::Cost(args) => cost::run(args).await,
+        Verb::Copy(args) => copy::run(args).await,
         Verb::Consolidate(args) => consolidate::run(args).await,
         Verb::Merge(args) => merge::run(args).await,
         Verb::Verify(args) => verify::run(args).await,

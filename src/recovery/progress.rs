@@ -19,6 +19,8 @@ pub enum Stage {
     Rewriting,
     /// Segments become spans.
     Merging,
+    /// Objects go to another store.
+    Copying,
 }
 
 impl Stage {
@@ -33,6 +35,7 @@ impl Stage {
             Self::Applying => "the target loads and applies it",
             Self::Rewriting => "the target writes its AOF",
             Self::Merging => "merging the log",
+            Self::Copying => "copying",
         }
     }
 }

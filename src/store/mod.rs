@@ -251,6 +251,23 @@ pub async fn open_with(config: &StoreConfig) -> Result<SharedStore, StoreError> 
     }
 }
 
+/// What the names of variables begin with that are for the source of a copy alone.
+#[cfg(all(feature = "cli", any(feature = "s3", feature = "azure")))]
+const SOURCE: &str = "FROM_";
+
+/// The same for the source of a copy. Where the environment names endpoint, account or credentials, a variable such as
+/// `FROM_AWS_ENDPOINT_URL` takes the place of `AWS_ENDPOINT_URL`.
+#[cfg(feature = "cli")]
+pub(crate) async fn open_source(config: &StoreConfig) -> Result<SharedStore, StoreError> {
+    match config.url.split_once(':') {
+        #[cfg(feature = "s3")]
+        Some(("s3", _)) => Ok(Arc::new(CloudStore::open_preferring(SOURCE, &config.url)?)),
+        #[cfg(feature = "azure")]
+        Some(("az", _)) => Ok(Arc::new(CloudStore::open_preferring(SOURCE, &config.url)?)),
+        _ => open_with(config).await,
+    }
+}
+
 /// What an operator calls the store that `url` names, so that two URLs of one place are alike. Nothing is opened.
 ///
 /// # Errors

@@ -48,7 +48,7 @@ const NOT_DONE: &str =
 
 /// The archive and the server that the work in the background is for.
 pub struct Upkeep {
-    /// RecoveryTarget, and how.
+    /// When, and how.
     pub config: ConsolidateConfig,
     /// What is deleted.
     pub retention: RetentionConfig,

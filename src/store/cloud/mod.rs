@@ -113,6 +113,14 @@ impl Side {
     }
 }
 
+/// The variables of the clouds' own tools, and all others that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |name: std::ffi::OsString| name.into_string().ok();
+    #[expect(clippy::disallowed_methods)] // the variables of the cloud's own tools
+    let environment = std::env::vars_os();
+    environment.filter_map(move |(name, value)| Some((text(name)?, text(value)?)))
+}
+
 /// Who we are to the service.
 enum Credentials {
     /// Nobody: requests are not signed.
@@ -152,13 +160,23 @@ impl CloudStore {
     /// # Errors
     /// [`StoreError::Permanent`]: a wrong URL, or an environment that cannot be used.
     pub fn open(url: &str) -> Result<Self, StoreError> {
-        let text = |name: std::ffi::OsString| name.into_string().ok();
-        #[expect(clippy::disallowed_methods)] // the variables of the cloud's own tools
-        let environment = std::env::vars_os();
-        Self::open_with(
-            url,
-            environment.filter_map(|(name, value)| Some((text(name)?, text(value)?))),
-        )
+        Self::open_with(url, environment())
+    }
+
+    /// The same for the source of a copy: a variable with this prefix takes the place of the one without.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(feature = "cli")]
+    pub(super) fn open_preferring(prefix: &str, url: &str) -> Result<Self, StoreError> {
+        let all: std::collections::BTreeMap<String, String> = environment().collect();
+        let own = |(name, value): (&String, &String)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), value.clone()))
+        };
+        let own: Vec<(String, String)> = all.iter().filter_map(own).collect();
+        let mut environment = all;
+        environment.extend(own);
+        Self::open_with(url, environment)
     }
 
     /// The same, with the given environment.
