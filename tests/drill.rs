@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::backfeed::{Output, PATIENCE, program};
 use crate::support::data::{self, Expiries, Mix};
-use crate::support::{Backfeed, Server, Version, on, run, wait_until};
+use crate::support::{Backfeed, Server, Version, list, on, run, wait_until};
 
 /// An archive of a base and a log of all kinds of commands, and the place for what a drill needs.
 struct Archive {
@@ -32,6 +32,11 @@ impl Archive {
         backfeed.wait_following();
         archive.write("log");
         archive.redis.cmd(&["SET", "plain", "value"]);
+        archive.redis.cmd(&["SET", "timed", "value", "EX", "5000"]);
+        archive.redis.cmd(&["XADD", "stream", "7-1", "a", "1"]);
+        archive
+            .redis
+            .cmd(&["XGROUP", "CREATE", "stream", "group", "$"]);
         backfeed.wait_captured(&archive.redis);
         archive
     }
@@ -114,6 +119,12 @@ fn every_value_is_the_same_on_both_ways(version: Version) {
     assert_eq!(report["restore"]["end_offset"], offset, "{version}");
     assert!(report["restore"]["commands"].as_u64().unwrap() > 0);
     assert_none_runs(archive.home.path());
+    let listing = list(&archive.store());
+    let base = &listing["histories"][0]["bases"][0];
+    assert_eq!(base["drilled"]["passed"], true, "{listing:#}");
+    assert_eq!(base["drilled"]["compared"], "all", "{listing:#}");
+    assert_eq!(base["drilled"]["keys"], archive.keys(), "{listing:#}");
+    assert_eq!(listing["problems"], serde_json::json!([]), "{listing:#}");
 }
 
 on!(every_value_is_the_same_on_both_ways: redis_60 = Redis60, redis_62 = Redis62, redis_70 = Redis70, redis_80 = Redis80, redis_86 = Redis86, valkey_81 = Valkey81, valkey_91 = Valkey91);
@@ -168,6 +179,35 @@ fn a_key_that_differs_is_an_error_and_is_named() {
     let output = archive.drill(&["--server", &liar(archive.home.path(), version, &rdb)]);
     assert_eq!(output.code, 4, "{output:?}");
     assert_eq!(report(&output)["differences"][0]["key"], "more");
+    other.cmd(&["DEL", "more"]);
+    for (count, change, what) in [
+        (
+            1,
+            &["XGROUP", "SETID", "stream", "group", "0"][..],
+            "has other groups",
+        ),
+        (2, &["EXPIRE", "timed", "9000"], "expires at another time"),
+    ] {
+        other.cmd(change);
+        other.save();
+        fs::copy(other.dir().join("dump.rdb"), &rdb).unwrap();
+        let output = archive.drill(&["--server", &liar(archive.home.path(), version, &rdb)]);
+        assert_eq!(output.code, 4, "{what}: {output:?}");
+        let report = report(&output);
+        assert_eq!(report["different_keys"], count, "{report:#}");
+        let differences = report["differences"].as_array().unwrap();
+        let told = differences.iter().filter_map(|it| it["what"].as_str());
+        assert_eq!(
+            told.filter(|it| it.starts_with(what)).count(),
+            1,
+            "{report:#}"
+        );
+    }
+    // The last verdict counts.
+    let listing = list(&archive.store());
+    let drilled = &listing["histories"][0]["bases"][0]["drilled"];
+    assert_eq!(drilled["passed"], false, "{listing:#}");
+    assert_eq!(drilled["different_keys"], 2, "{listing:#}");
     assert_none_runs(archive.home.path());
 }
 

@@ -4,6 +4,7 @@
 //! The seek table of the zstd seekable format follows (`contrib/seekable_format/zstd_seekable_compression_format.md` in
 //! zstd's repository). It is a skippable frame.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -14,14 +15,16 @@ use tokio::task::JoinHandle;
 
 use super::names::Name;
 use super::object_reads::{Decode, decode_stream};
-use super::{Archive, ArchiveError, BaseDigest, BaseManifest, RawStream, VerdictDoc, documents};
+use super::{
+    Archive, ArchiveError, BaseDigest, BaseManifest, DrillDoc, RawStream, VerdictDoc, documents,
+};
 use crate::archive::digest::{self, Digest};
 use crate::log::frames::{FrameDecoder, FrameEncoder, FrameError};
 use crate::runtime::buffers::Buffers;
 use crate::runtime::{self, spawn_blocking};
 use crate::store::{StoreError, Upload};
 use crate::wire::crc64::Crc64;
-use crate::wire::position::Position;
+use crate::wire::position::{Offset, Position, ReplId};
 use crate::wire::rdb::{Summary, WalkError, Walker};
 
 /// Bytes of RDB in one zstd frame. It is twice the window of `LEVEL`, so larger frames would hardly save space. Two
@@ -302,6 +305,48 @@ impl Archive {
         let object = Name::BaseVerdict(verdict.position()).to_string();
         let body = documents::to_bytes(&object, verdict)?;
         self.create_unless_there(&object, body).await
+    }
+
+    /// Records beside a base what came of a restore from it.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn commit_drill(&self, drill: &DrillDoc) -> Result<(), ArchiveError> {
+        let object = drill.name().to_string();
+        let body = documents::to_bytes(&object, drill)?;
+        self.create_unless_there(&object, body).await
+    }
+
+    /// What came of the last restore that was tried from each of these bases: when, as [`super::History::drilled`] says. What
+    /// cannot be read is left out.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], of the store.
+    pub async fn drills(
+        &self,
+        history: ReplId,
+        drilled: &BTreeMap<Offset, u64>,
+    ) -> Result<BTreeMap<Offset, DrillDoc>, ArchiveError> {
+        let mut drills = BTreeMap::new();
+        for (offset, unix_ms) in drilled {
+            let base = Position {
+                history,
+                offset: *offset,
+            };
+            let object = Name::Drill {
+                base,
+                unix_ms: *unix_ms,
+            }
+            .to_string();
+            let read = match self.read_document(&object).await {
+                Err(error @ ArchiveError::Store(_)) => return Err(error),
+                read => read.ok().flatten(),
+            };
+            let doc =
+                read.and_then(|bytes| documents::from_bytes::<DrillDoc>(&object, &bytes).ok());
+            drills.extend(doc.map(|doc| (*offset, doc)));
+        }
+        Ok(drills)
     }
 
     /// The RDB of a base, verified: stored size, raw size, digest. Only an end of the stream without an error means

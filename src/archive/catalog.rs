@@ -29,6 +29,8 @@ pub struct History {
     pub bases: Vec<BaseManifest>,
     /// Offsets of bases that were read from end to end and found sound since ([`super::VerdictDoc`]).
     pub verified: BTreeSet<Offset>,
+    /// Bases from which a restore was tried, and when that was last, Unix milliseconds ([`super::DrillDoc`]).
+    pub drilled: BTreeMap<Offset, u64>,
     /// The objects that its log is read from, ascending: spans, and the segments that none of them covers (a seal counts as
     /// one). Not all of them need be part of the log.
     pub log: Vec<LogObject>,

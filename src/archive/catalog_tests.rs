@@ -24,6 +24,7 @@ fn catalog(histories: &[(HistoryDoc, &[u64])]) -> Catalog {
         let history = History {
             doc: doc.clone(),
             bases: bases.iter().map(base).collect(),
+            drilled: std::collections::BTreeMap::new(),
             verified: BTreeSet::new(),
             log: Vec::new(),
             problems: Vec::new(),

@@ -198,7 +198,10 @@ impl Deleter {
         let manifest = |name: &Name| matches!(name, Name::BaseManifest(at) if goes(*at));
         self.sweep(&bases, GRACE_MS, manifest).await?;
         let left = self.manifests(history).await?;
-        let verdict = |name: &Name| matches!(name, Name::BaseVerdict(at) if is_below(*at) && !left.contains(&at.offset));
+        let verdict = |name: &Name| {
+            matches!(name, Name::BaseVerdict(at) | Name::Drill { base: at, .. }
+                if is_below(*at) && !left.contains(&at.offset))
+        };
         self.sweep(&bases, GRACE_MS, verdict).await?;
         let needed = left.iter().copied().filter(|base| {
             let is_alone = floor.leaves_alone(*base) && !stay.bases.contains(base);

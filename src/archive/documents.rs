@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ArchiveError, StoredBase};
+use super::{ArchiveError, Name, StoredBase};
 use crate::archive::digest::{self, Digest};
 use crate::wire::position::{Offset, Position, ReplId};
 use crate::wire::rdb::{self, Checksum, Summary};
@@ -302,6 +302,56 @@ pub struct VerdictDoc {
     pub readings: Vec<Reading>,
     /// Unix milliseconds.
     pub verified_unix_ms: i64,
+}
+
+/// `base/<offset>.<unix ms>.drilled.json`: a restore that began with this base was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillDoc {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The history of the base.
+    pub history: ReplId,
+    /// The offset of the base.
+    pub offset: Offset,
+    /// The point that was restored.
+    pub point: Position,
+    /// The time whose data it holds, Unix milliseconds, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of_unix_ms: Option<i64>,
+    /// Nothing was found wrong.
+    pub passed: bool,
+    /// How far values were compared: `all`, `nothing`, `read`.
+    pub compared: String,
+    /// Why not further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_why: Option<String>,
+    /// The server that it was restored to. None: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Keys in all databases.
+    pub keys: u64,
+    /// Keys that differ between the two ways.
+    pub different_keys: u64,
+    /// How long the restore took, in milliseconds.
+    pub restore_ms: u64,
+    /// Who tried it: program and version.
+    pub writer: String,
+    /// When it ended, Unix milliseconds, by the clock of that machine.
+    pub drilled_unix_ms: i64,
+}
+
+impl DrillDoc {
+    /// The object that holds it.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        Name::Drill {
+            base: Position {
+                history: self.history,
+                offset: self.offset,
+            },
+            unix_ms: u64::try_from(self.drilled_unix_ms).unwrap_or_default(),
+        }
+    }
 }
 
 /// What one reader says of a base.

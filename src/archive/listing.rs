@@ -33,6 +33,8 @@ pub(super) struct Listed {
     pub(super) manifests: Vec<u64>,
     /// Offsets.
     pub(super) verdicts: Vec<u64>,
+    /// Of each base, when the last one was.
+    pub(super) drills: BTreeMap<Offset, u64>,
     /// With the times of their creation.
     floors: Vec<(Offset, Created)>,
     /// All objects of the log.
@@ -156,6 +158,11 @@ impl Archive {
                     let verdicts = &mut histories.entry(at.history).or_default().verdicts;
                     verdicts.push(at.offset.0);
                 }
+                Some(Name::Drill { base, unix_ms }) => {
+                    let drills = &mut histories.entry(base.history).or_default().drills;
+                    let last = drills.entry(base.offset).or_default();
+                    *last = unix_ms.max(*last);
+                }
                 Some(Name::Floor(at)) => {
                     let floors = &mut histories.entry(at.history).or_default().floors;
                     floors.push((at.offset, object.created));
@@ -207,6 +214,7 @@ impl Archive {
             doc,
             bases: Vec::new(),
             verified: listed.verdicts.iter().copied().map(Offset).collect(),
+            drilled: listed.drills,
             log: to_read(listed.spans, listed.log),
             problems: Vec::new(),
             extent: Extent::whole(),

@@ -10,6 +10,7 @@
 //! histories/<id>/base/<offset:020>.rdb.zst       snapshot
 //! histories/<id>/base/<offset:020>.json          its manifest, written last: without it there is no base
 //! histories/<id>/base/<offset:020>.verified.json who has since read it to the end, and found it sound
+//! histories/<id>/base/<offset:020>.<unix ms:020>.drilled.json  a restore from it that was tried, and what came of it
 //! histories/<id>/floor/<offset:020>.json         no point before this offset is promised any more
 //! histories/<id>/log/<from:020>.resp.zst         segment from byte `from` on, or the seal of the log
 //! histories/<id>/span/<from:020>-<to:020>.resp.zst  many segments in one object
@@ -70,8 +71,8 @@ pub use chain::{ChainEnd, ChainItem, Gap, LogEnd};
 pub use cluster::{ClusterPlace, MappedNode, MappedShard, SlotMap, shard_url};
 pub use delete::{Deleted, Deleter, Stay};
 pub use documents::{
-    ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts, FORMAT,
-    HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
+    ARCHIVE_KIND, ArchiveDoc, BaseDigest, BaseKind, BaseManifest, DOCUMENT_LIMIT, DbCounts,
+    DrillDoc, FORMAT, HistoryDoc, Parent, Reading, ServerInfo, VerdictDoc,
 };
 pub use empty_start::begins_at;
 pub use error::ArchiveError;

@@ -35,6 +35,13 @@ pub enum Name {
     BaseManifest(Position),
     /// `histories/<id>/base/<offset:020>.verified.json`
     BaseVerdict(Position),
+    /// `histories/<id>/base/<offset:020>.<unix ms:020>.drilled.json`
+    Drill {
+        /// The base that the restore began with.
+        base: Position,
+        /// When it was tried, Unix milliseconds.
+        unix_ms: u64,
+    },
     /// `histories/<id>/floor/<offset:020>.json`
     Floor(Position),
     /// `histories/<id>/takeover/<number:020>.json`
@@ -121,6 +128,11 @@ impl Name {
         if let Some(digits) = base.strip_suffix(".rdb.zst") {
             return at(digits).map(Self::BaseData);
         }
+        if let Some(drill) = base.strip_suffix(".drilled.json") {
+            let (digits, time) = drill.split_once('.')?;
+            let (base, unix_ms) = (at(digits)?, number(time)?);
+            return Some(Self::Drill { base, unix_ms });
+        }
         match base.strip_suffix(".verified.json") {
             Some(digits) => at(digits).map(Self::BaseVerdict),
             None => at(base.strip_suffix(".json")?).map(Self::BaseManifest),
@@ -204,6 +216,11 @@ impl fmt::Display for Name {
                 "{HISTORIES}{}/base/{:020}.verified.json",
                 at.history, at.offset.0
             ),
+            Self::Drill { base, unix_ms } => write!(
+                f,
+                "{HISTORIES}{}/base/{:020}.{unix_ms:020}.drilled.json",
+                base.history, base.offset.0
+            ),
             Self::Successor(id) => write!(f, "{HISTORIES}{id}/successor.json"),
             Self::Claim { history, number } => {
                 write!(f, "{HISTORIES}{history}/takeover/{number:020}.json")
@@ -236,7 +253,7 @@ mod tests {
             any::<[u8; 20]>(),
             prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0..1000_u64],
         );
-        (0..14, parts).prop_map(|(which, (id, number))| {
+        (0..15, parts).prop_map(|(which, (id, number))| {
             let history = ReplId::from_random(id);
             let at = Position {
                 history,
@@ -260,6 +277,10 @@ mod tests {
                     first_byte: number / 2,
                     last_byte: number,
                 },
+                13 => Name::Drill {
+                    base: at,
+                    unix_ms: number / 3,
+                },
                 _ => Name::Log {
                     history,
                     first_byte: number,
@@ -276,7 +297,7 @@ mod tests {
 
         #[test]
         fn what_parses_has_exactly_that_name(
-            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover|span|floor)/[0-9+]{19,21}(-[0-9+]{19,21})?\\.(resp\\.zst|rdb\\.zst|json|verified\\.json)|.{0,30})"
+            text in "(histories/[0-9a-fA-F]{40}/(log|base|takeover|span|floor)/[0-9+]{19,21}([-.][0-9+]{19,21})?\\.(resp\\.zst|rdb\\.zst|json|verified\\.json|drilled\\.json)|.{0,30})"
         ) {
             if let Some(name) = Name::parse(&text) {
                 prop_assert_eq!(name.to_string(), text);

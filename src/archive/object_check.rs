@@ -156,6 +156,7 @@ pub(crate) fn check_document(name: Name, bytes: &[u8]) -> Result<(), ArchiveErro
             Name::Floor(at(doc.history, doc.offset))
         }
         Name::Clock(_)
+        | Name::Drill { .. }
         | Name::Claim { .. }
         | Name::BaseData(_)
         | Name::Log { .. }

@@ -66,6 +66,7 @@ impl History {
             doc,
             bases: Vec::new(),
             verified: BTreeSet::new(),
+            drilled: BTreeMap::new(),
             log: Vec::new(),
             problems: Vec::new(),
             extent: Extent::default(),
@@ -576,6 +577,7 @@ impl Catalog {
         history.extent.unread = unread.collect();
         history.extent.bases = true;
         history.verified = listed.verdicts.iter().copied().map(Offset).collect();
+        history.drilled = listed.drills;
     }
 }
 

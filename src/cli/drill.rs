@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use super::progress_bar::Bars;
 use super::signals::unless_interrupted;
-use super::{Exit, Failure, flags};
+use super::{Exit, Failure, flags, version};
 use crate::config::parse_size;
 use crate::display::{Time, counted};
-use crate::drill::{Compared, Report, Request, ServerProgram, drill};
+use crate::drill::{Compared, Report, Request, ServerProgram, drill, record};
 use crate::monitoring::status::unix_ms_now;
 
 const EXAMPLES: &str = "\
@@ -20,7 +20,7 @@ Examples:
 ///
 /// The server gets the snapshot and replays the log. A second one loads snapshot and log as one RDB. Both must hold the same.
 /// They listen on loopback alone, with a password that nobody knows, and end with the drill. Without a server, each value of that
-/// RDB is read, and two readers count its keys.
+/// RDB is read, and two readers count its keys. What came of it is stored beside the base, and `list` shows it.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options", after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -122,6 +122,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         let why = "no redis-server and no valkey-server was found in PATH";
         report.compared_why.get_or_insert(why.to_owned());
     }
+    let writer = format!("backfeed {}", version::NUMBER);
+    if let Err(error) = record(&archive, &report, &writer, unix_ms_now()).await {
+        report.restore.notes.push(format!(
+            "the verdict could not be stored, and `list` will not show it: {error}"
+        ));
+    }
     args.common.output.print(&report, for_people)?;
     if report.different_keys > 0 {
         let keys = counted(report.different_keys, "key");
@@ -171,7 +177,7 @@ fn for_people(report: &Report) -> String {
     }
     let compared = match report.compared {
         Compared::All => {
-            "every key and value is the same on a second server, which was given one RDB"
+            "every key, its value and its expiry are the same on a second server, which was given one RDB"
         }
         Compared::Nothing => {
             "the server took all of it and refused no command. Nothing could be compared"

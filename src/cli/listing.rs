@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::archive::{
     Amount, Archive, ArchiveError, BaseKind, BaseManifest, Catalog, ChainEnd, ChainItem, DbCounts,
-    FLOOR_GRACE_MS, Floor, History, HoldDoc, HoldName, LogEnd, Parent, ServerInfo,
+    DrillDoc, FLOOR_GRACE_MS, Floor, History, HoldDoc, HoldName, LogEnd, Parent, ServerInfo,
 };
 use crate::config::Size;
-use crate::display::{self, Time};
+use crate::display::{self, Time, counted};
 use crate::wire::position::{Offset, Position, ReplId};
 
 /// Two clocks that differ by less than this count as right.
@@ -122,8 +122,48 @@ struct BaseListing {
     server: ServerInfo,
     /// `verify --deep` has read it and found it sound.
     verified: bool,
+    /// The last `drill` that began with it. Null: none.
+    drilled: Option<Drilled>,
     /// Counts end at this byte of the RDB. Null: they are complete.
     unwalked_from: Option<u64>,
+}
+
+/// A restore that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Drilled {
+    unix_ms: i64,
+    /// Nothing was found wrong.
+    passed: bool,
+    /// `all`, `nothing` or `read`: how far values were compared.
+    compared: String,
+    /// The point that was restored.
+    point: Position,
+    keys: u64,
+    different_keys: u64,
+    restore_ms: u64,
+}
+
+impl Drilled {
+    fn of(doc: &DrillDoc) -> Self {
+        Self {
+            unix_ms: doc.drilled_unix_ms,
+            passed: doc.passed,
+            compared: doc.compared.clone(),
+            point: doc.point,
+            keys: doc.keys,
+            different_keys: doc.different_keys,
+            restore_ms: doc.restore_ms,
+        }
+    }
+
+    fn how(&self) -> String {
+        match (self.passed, self.compared.as_str()) {
+            (false, _) => format!("{} DIFFERENT", counted(self.different_keys, "key")),
+            (true, "all") => "all values are the same".to_owned(),
+            (true, "read") => "all values were read".to_owned(),
+            (true, _) => "it was taken, and nothing was compared".to_owned(),
+        }
+    }
 }
 
 impl Listing {
@@ -152,7 +192,8 @@ impl Listing {
         };
         let mut histories = Vec::new();
         for (id, history) in &catalog.histories {
-            let mut shown = HistoryListing::of_document(history);
+            let drills = archive.drills(*id, &history.drilled).await?;
+            let mut shown = HistoryListing::of_document(history, &drills);
             shown.tip = latest == Some(*id) || ambiguous.contains(id);
             shown.add_log(archive, &catalog, history).await?;
             histories.push(shown);
@@ -201,7 +242,7 @@ impl HistoryListing {
         }
     }
 
-    fn of_document(history: &History) -> Self {
+    fn of_document(history: &History, drills: &BTreeMap<Offset, DrillDoc>) -> Self {
         Self {
             id: history.doc.id,
             tip: false,
@@ -216,7 +257,11 @@ impl HistoryListing {
             bases: history
                 .bases
                 .iter()
-                .map(|base| BaseListing::new(base, history.verified.contains(&base.offset)))
+                .map(|base| {
+                    let verified = history.verified.contains(&base.offset);
+                    let drill = drills.get(&base.offset).map(Drilled::of);
+                    BaseListing::new(base, verified, drill)
+                })
                 .collect(),
             segments: history.log.len(),
             log: history.stored_log,
@@ -260,7 +305,7 @@ impl HistoryListing {
 }
 
 impl BaseListing {
-    fn new(manifest: &BaseManifest, verified: bool) -> Self {
+    fn new(manifest: &BaseManifest, verified: bool, drilled: Option<Drilled>) -> Self {
         let sum = |count: fn(&DbCounts) -> u64| {
             manifest
                 .databases
@@ -282,6 +327,7 @@ impl BaseListing {
             rdb_magic: manifest.rdb_magic.clone(),
             server: manifest.server.clone(),
             verified,
+            drilled,
             unwalked_from: manifest.unwalked_from,
         }
     }
@@ -594,6 +640,10 @@ impl BaseListing {
         }
         if self.verified {
             kind.push_str(", verified");
+        }
+        if let Some(drilled) = &self.drilled {
+            let (at, how) = (Time(drilled.unix_ms), drilled.how());
+            write!(kind, ", drilled {at}: {how}")?;
         }
         if let Some(from) = self.unwalked_from {
             write!(kind, ", counted up to byte {from} only")?;

@@ -65,6 +65,7 @@ fn two_histories() -> Listing {
         rdb_magic: "REDIS0010".to_owned(),
         server: redis(),
         verified: false,
+        drilled: None,
         unwalked_from: None,
     };
     let stretch = |from: u64, to: u64| Stretch {

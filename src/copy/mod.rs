@@ -11,7 +11,7 @@
 //! | segments, seals | yes, but for those in a span that is as old as the grace | an error |
 //! | spans | yes | it stays, if it holds the same; else an error |
 //! | floors, verdicts | yes | it stays: policies and proofs may be the target's own |
-//! | claims, `clock/` | no: they are about processes at the source | |
+//! | claims, `clock/`, drills | no: they are about processes at the source | |
 //!
 //! **What is the same.** Documents are compared byte by byte. An object of the log, and the data of a base, is created once, and
 //! only from bytes that were checked. So where name and size are the same, it is not read again. `deep` reads all of it at both

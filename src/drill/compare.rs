@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::display::Shown;
 use crate::link::control::{Control, ControlError};
 
+mod details;
+
 /// A server hashes some hundred MB a second, and answers nothing else meanwhile.
 const LONG: Duration = Duration::from_secs(4 * 3600);
 /// Keys of one look.
@@ -17,8 +19,6 @@ const BATCH: &str = "100";
 const SHOWN: usize = 10;
 /// Of a name, so much is shown.
 const NAME_BYTES: usize = 200;
-/// The times to live of a key are asked one after the other. Old servers count them from when the key arrived.
-const TTL_TOLERANCE_MS: u64 = 5_000;
 
 /// A key that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,7 +39,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn add(&mut self, db: u32, key: &[u8], what: &'static str) {
+    pub(super) fn add(&mut self, db: u32, key: &[u8], what: &'static str) {
         self.count = self.count.saturating_add(1);
         if self.first.len() < SHOWN {
             self.first.push(Difference {
@@ -58,9 +58,7 @@ pub(super) async fn compare(servers: &mut [Control; 2]) -> Result<Found, Control
     if functions(first).await? != functions(second).await? {
         found.add(0, b"FUNCTION DUMP", "is not the same on both");
     }
-    if digest(first).await? == digest(second).await? {
-        return Ok(found);
-    }
+    let is_same = digest(first).await? == digest(second).await?;
     let databases: BTreeSet<u32> = [first.facts().await?, second.facts().await?]
         .iter()
         .flat_map(|facts| facts.keys.keys().copied())
@@ -68,6 +66,10 @@ pub(super) async fn compare(servers: &mut [Control; 2]) -> Result<Found, Control
     for db in databases {
         for server in [&mut *first, &mut *second] {
             server.call(&["SELECT", &db.to_string()]).await?;
+        }
+        details::of_database(db, is_same, first, second, &mut found).await?;
+        if is_same {
+            continue;
         }
         of_database(db, first, second, &mut found).await?;
         // What only the second one has.
@@ -125,13 +127,12 @@ fn differs(is_same: bool, [ours, theirs]: [i64; 2]) -> Option<&'static str> {
         // The digest of a value tells that too.
         (-1, 0..) | (0.., -1) => Some("expires on one of both"),
         _ if !is_same => Some("has another value in the RDB that was made of base and log"),
-        (-1, -1) => None,
-        _ if ours.abs_diff(theirs) > TTL_TOLERANCE_MS => Some("expires at another time"),
+        // When both expire is compared for all keys.
         _ => None,
     }
 }
 
-async fn scan(
+pub(super) async fn scan(
     server: &mut Control,
     cursor: &[u8],
 ) -> Result<(Vec<u8>, Vec<Vec<u8>>), ControlError> {
@@ -153,7 +154,7 @@ async fn scan(
     Ok((next, keys))
 }
 
-async fn digests(
+pub(super) async fn digests(
     server: &mut Control,
     keys: &[Vec<u8>],
 ) -> Result<Vec<Option<Vec<u8>>>, ControlError> {
@@ -188,7 +189,7 @@ async fn ttl(server: &mut Control, key: &[u8]) -> Result<i64, ControlError> {
     }
 }
 
-async fn exists(server: &mut Control, key: &[u8]) -> Result<bool, ControlError> {
+pub(super) async fn exists(server: &mut Control, key: &[u8]) -> Result<bool, ControlError> {
     let reply = server.call_bytes(&[b"EXISTS", key]).await?;
     Ok(matches!(reply, OwnedFrame::Integer(1)))
 }
@@ -215,7 +216,7 @@ mod tests {
             (false, [-1, -1], Some("has another value")),
             (false, [-1, 60_000], Some("expires on one")),
             (false, [60_000, 60_000], Some("has another value")),
-            (true, [60_000, 90_000], Some("expires at another time")),
+            (true, [60_000, 90_000], None),
         ] {
             let what = differs(is_same, ttls);
             let as_wanted = match (what, differs_in) {

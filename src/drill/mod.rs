@@ -19,14 +19,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::archive::{Archive, new_writer};
+use crate::archive::{Archive, ArchiveError, DrillDoc, FORMAT, new_writer};
 use crate::config::{Dest, ServeLog};
 use crate::link::control::{Control, ControlError};
 use crate::rebuild::RebuildError;
 use crate::recovery::{Progress, RecoveryTarget};
 use crate::restore::{self, AofLayout, ListenOptions, RestoreError};
 use crate::runtime;
-use crate::wire::position::ReplId;
+use crate::wire::position::{Offset, Position, ReplId};
 
 pub use compare::Difference;
 use scratch_server::ScratchServer;
@@ -53,7 +53,7 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
-    /// Every key with its value, and whether it expires, on two servers (`DEBUG DIGEST`), and the functions.
+    /// Every key with its value, and when it expires, on two servers (`DEBUG DIGEST`), the groups of streams, and the functions.
     All,
     /// Nothing: the server took all that it was given, and refused no command. What must be there in the end is not known.
     Nothing,
@@ -213,6 +213,44 @@ fn restoring(request: &Request, target: Dest, serve_log: ServeLog) -> restore::R
         writer: new_writer("drill"),
         now_unix_ms: request.now_unix_ms,
     }
+}
+
+/// Records beside the base what came of a drill.
+///
+/// # Errors
+/// [`ArchiveError`], of the store.
+pub async fn record(
+    archive: &Archive,
+    report: &Report,
+    writer: &str,
+    now_unix_ms: i64,
+) -> Result<(), ArchiveError> {
+    let restore = &report.restore;
+    let compared = match report.compared {
+        Compared::All => "all",
+        Compared::Nothing => "nothing",
+        Compared::Read => "read",
+    };
+    let doc = DrillDoc {
+        format: FORMAT,
+        history: restore.base_history,
+        offset: Offset(restore.base_offset),
+        point: Position {
+            history: restore.end_history,
+            offset: Offset(restore.end_offset),
+        },
+        as_of_unix_ms: restore.end_unix_ms,
+        passed: report.different_keys == 0,
+        compared: compared.to_owned(),
+        compared_why: report.compared_why.clone(),
+        server: report.server.clone(),
+        keys: sum(&restore.keys),
+        different_keys: report.different_keys,
+        restore_ms: report.restore_ms,
+        writer: writer.to_owned(),
+        drilled_unix_ms: now_unix_ms,
+    };
+    archive.commit_drill(&doc).await
 }
 
 fn sum(keys: &BTreeMap<u32, u64>) -> u64 {

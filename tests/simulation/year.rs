@@ -171,7 +171,12 @@ fn data_objects(day: u64) -> u64 {
             let kind = match Name::parse(name) {
                 Some(Name::Log { .. }) => "log",
                 Some(Name::Span { .. }) => "spans",
-                Some(Name::BaseData(_) | Name::BaseManifest(_) | Name::BaseVerdict(_)) => "bases",
+                Some(
+                    Name::BaseData(_)
+                    | Name::BaseManifest(_)
+                    | Name::BaseVerdict(_)
+                    | Name::Drill { .. },
+                ) => "bases",
                 Some(Name::Floor(_)) => "floors",
                 _ => "documents",
             };
