@@ -317,3 +317,49 @@ fn a_signal_ends_the_servers_and_leaves_nothing() {
         assert_none_runs(home);
     }
 }
+
+/// A service tries restores of its own archive, and says what came of the last one.
+#[test]
+fn a_service_drills_by_itself() {
+    let version = Version::Redis70;
+    let archive = Archive::new(version);
+    let scratch = archive.home.path().join("scratch");
+    fs::create_dir_all(&scratch).unwrap();
+    let scratch_dir = scratch.display().to_string();
+    let start = |server: &str| {
+        let more = ["--drill-every", "1s", "--drill-server", server];
+        let dir = ["--drill-dir", scratch_dir.as_str()];
+        let backfeed = Backfeed::backup(
+            &archive.redis.url(),
+            &archive.store(),
+            &[&more[..], &dir].concat(),
+        );
+        backfeed.wait_following();
+        backfeed
+    };
+    let backfeed = start(&server(version));
+    let keys = archive.keys();
+    backfeed.wait("a drill has passed", |view| {
+        let drill = &view["drill"];
+        drill["passed"] == true && drill["compared"] == "all" && drill["keys"] == keys
+    });
+    assert_eq!(backfeed.metric("backfeed_drill_failures_total"), 0.0);
+    assert!(backfeed.metric("backfeed_drills_total") >= 1.0);
+    assert_eq!(backfeed.metric("backfeed_drill_keys"), keys as f64);
+    assert!(backfeed.metric("backfeed_drill_timestamp_seconds") > 1.0);
+    assert!(backfeed.metric("backfeed_drill_duration_seconds") > 0.0);
+    drop(backfeed);
+    let listing = list(&archive.store());
+    let base = &listing["histories"][0]["bases"][0];
+    assert_eq!(base["drilled"]["passed"], true, "{listing:#}");
+
+    // One that fails is told until one passes. The capture goes on.
+    let backfeed = start("/bin/true");
+    backfeed.wait("a drill has failed", |view| {
+        let told = view["drill"]["error"].as_str().unwrap_or_default();
+        told.contains("does not say its version") && view["ready"] == true
+    });
+    assert!(backfeed.metric("backfeed_drill_failures_total") >= 1.0);
+    drop(backfeed);
+    assert_none_runs(archive.home.path());
+}

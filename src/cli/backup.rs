@@ -107,6 +107,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let clock: Clock = Arc::new(unix_ms_now);
     let store = args.store.lower(&args.gcs)?;
     let retention = args.capture.retention();
+    let drill = args.capture.drill();
     supervise(
         args.capture.http.clone(),
         config.grace,
@@ -114,6 +115,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             let upkeep = Upkeep {
                 config: config.consolidate.clone(),
                 retention,
+                drill,
                 store: store.clone(),
                 service: config.redis.service(),
                 redis: config.redis.clone(),
@@ -174,6 +176,7 @@ mod tests {
         assert_eq!(source.redis, backup.redis);
         assert_eq!(source.store, args.store.lower(&args.gcs).unwrap());
         assert_eq!(source.retention, args.capture.retention());
+        assert_eq!(source.drill, args.capture.drill());
         assert_eq!(config.service.grace, backup.grace);
         // The memory of a process may be that of a cgroup.
         let (memory, consolidation) =

@@ -10,10 +10,10 @@ use super::{Failure, print, print_json, settings, version};
 use crate::archive::{Archive, ArchiveError, ClusterPlace};
 use crate::config::{
     self, AckPolicy, Admission, Budget, CaptureConfig, Cluster, ConfigError, ConsolidateConfig,
-    Encryption, EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KeepPolicy, KmsKey,
-    ListenTls, RetentionConfig, Sentinels, Shares, Source, SpoolConfig, StorageClass, StoreConfig,
-    Tls, Upstream, Wanted, cgroup_memory_limit, parse_duration, parse_keep, parse_project,
-    parse_size,
+    DrillConfig, Encryption, EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity,
+    KeepPolicy, KmsKey, ListenTls, RetentionConfig, Sentinels, Shares, Source, SpoolConfig,
+    StorageClass, StoreConfig, Tls, Upstream, Wanted, cgroup_memory_limit, parse_duration,
+    parse_keep, parse_project, parse_size,
 };
 use crate::link::accept;
 use crate::monitoring::logging::LogFormat;
@@ -31,6 +31,7 @@ const CAPTURE: &str = "Capture";
 const MEMORY: &str = "Memory and spool";
 const NEW_BASES: &str = "New bases";
 const RETENTION: &str = "What is kept";
+const DRILL: &str = "Drills";
 const GCS: &str = "Google Cloud Storage";
 
 #[derive(Debug, Args)]
@@ -559,6 +560,9 @@ pub(super) struct Capture {
     retention: Retention,
 
     #[command(flatten)]
+    drill: Drill,
+
+    #[command(flatten)]
     login: Login,
 }
 
@@ -580,6 +584,24 @@ struct Retention {
     #[arg(long, env = "BACKFEED_EXPIRE_EVERY", value_name = "TIME", default_value = "12h",
           value_parser = parse_duration, help_heading = RETENTION)]
     expire_every: Duration,
+}
+
+/// Restores that a service tries by itself.
+#[derive(Debug, Args)]
+struct Drill {
+    /// How often to try a restore of the latest point on a server that is started for it, as `backfeed drill` does. This takes
+    /// memory for twice the data [default: never]
+    #[arg(long, env = "BACKFEED_DRILL_EVERY", value_name = "TIME", value_parser = parse_duration, help_heading = DRILL)]
+    drill_every: Option<Duration>,
+
+    /// The server to start for --drill-every [default: redis-server or valkey-server, as PATH finds them; without any, values are
+    /// read and not compared]
+    #[arg(long, env = "BACKFEED_DRILL_SERVER", value_name = "FILE", requires = "drill_every", help_heading = DRILL)]
+    drill_server: Option<PathBuf>,
+
+    /// Where --drill-every puts an RDB of the data, uncompressed [default: the directory for temporary files]
+    #[arg(long, env = "BACKFEED_DRILL_DIR", value_name = "DIR", requires = "drill_every", help_heading = DRILL)]
+    drill_dir: Option<PathBuf>,
 }
 
 /// What is kept beside the points of the last time.
@@ -731,6 +753,21 @@ impl Capture {
             keep: keep.map(|points| more.policy(points)),
             delete_segments: *delete_segments,
             every: *expire_every,
+        }
+    }
+
+    pub(super) fn drill(&self) -> DrillConfig {
+        let every = self.drill.drill_every;
+        #[expect(clippy::disallowed_methods)] // where the system looks for programs
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        DrillConfig {
+            every,
+            server: self.drill.drill_server.clone(),
+            path: match every {
+                Some(_) => std::env::split_paths(&path).collect(),
+                None => Vec::new(),
+            },
+            scratch_dir: self.drill.drill_dir.clone(),
         }
     }
 

@@ -147,6 +147,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let store = args.store.lower(&args.gcs)?;
     let clock: Clock = Arc::new(unix_ms_now);
     let retention = args.capture.retention();
+    let drill = args.capture.drill();
     supervise(
         args.capture.http.clone(),
         config.grace,
@@ -154,6 +155,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             let upkeep = Upkeep {
                 config: config.consolidate.clone(),
                 retention,
+                drill,
                 store: store.clone(),
                 service: "sidecar".to_owned(),
                 redis: Upstream::Server(config.redis.clone()),

@@ -210,6 +210,7 @@ fn of_source(text: &mut String, name: &str, status: &Value, now_unix_ms: i64) {
         ("consolidate", "/consolidate_error"),
         ("merge", "/merge_error"),
         ("expiry", "/expiry/error"),
+        ("drill", "/drill/error"),
         ("superseded", "/superseded"),
     ] {
         if let Some(error) = field(status, path).as_str() {

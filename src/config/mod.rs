@@ -262,6 +262,19 @@ impl Default for ConsolidateConfig {
     }
 }
 
+/// When and how a service tries a restore of its archive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DrillConfig {
+    /// How often. None: never.
+    pub every: Option<Duration>,
+    /// The server to start. None: as `path` finds one.
+    pub server: Option<PathBuf>,
+    /// Directories in which a server is looked for.
+    pub path: Vec<PathBuf>,
+    /// Where an RDB of the data is put. None: the directory for temporary files.
+    pub scratch_dir: Option<PathBuf>,
+}
+
 /// `backfeed sidecar`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarConfig {

@@ -61,6 +61,18 @@ pub enum Compared {
     Read,
 }
 
+impl Compared {
+    /// As in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Nothing => "nothing",
+            Self::Read => "read",
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -226,11 +238,6 @@ pub async fn record(
     now_unix_ms: i64,
 ) -> Result<(), ArchiveError> {
     let restore = &report.restore;
-    let compared = match report.compared {
-        Compared::All => "all",
-        Compared::Nothing => "nothing",
-        Compared::Read => "read",
-    };
     let doc = DrillDoc {
         format: FORMAT,
         history: restore.base_history,
@@ -241,7 +248,7 @@ pub async fn record(
         },
         as_of_unix_ms: restore.end_unix_ms,
         passed: report.different_keys == 0,
-        compared: compared.to_owned(),
+        compared: report.compared.as_str().to_owned(),
         compared_why: report.compared_why.clone(),
         server: report.server.clone(),
         keys: sum(&restore.keys),

@@ -63,4 +63,8 @@ pub struct Counters {
     pub deletes_denied: Counter,
     /// Runs of expiry that failed.
     pub expiry_errors: Counter,
+    /// Restores that were tried.
+    pub drills: Counter,
+    /// Those that did not work, or could not be tried.
+    pub drill_failures: Counter,
 }

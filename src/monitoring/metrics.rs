@@ -276,6 +276,16 @@ fn counted(counters: &Counters) -> Vec<Sample> {
             "Runs of expiry that failed",
             &counters.expiry_errors,
         ),
+        counter(
+            "drills",
+            "Restores that were tried by the service itself",
+            &counters.drills,
+        ),
+        counter(
+            "drill_failures",
+            "Restores that were tried, and did not work or could not be tried",
+            &counters.drill_failures,
+        ),
     ]
 }
 
@@ -307,11 +317,19 @@ fn offsets(view: &StatusView) -> Vec<Sample> {
             "Offset of the newest snapshot",
             view.base_offset,
         ),
+        offset(
+            "drill_keys",
+            "Keys that the last drill has restored",
+            view.drill.as_ref().map(|drill| drill.keys),
+        ),
     ]
 }
 
 fn lag(view: &StatusView) -> Vec<Sample> {
     let stored = seconds(view.stored_unix_ms);
+    let drill = view.drill.as_ref();
+    let drilled = seconds(drill.map(|drill| drill.run_unix_ms));
+    let lasted = drill.map_or(f64::NAN, |drill| drill.duration_ms as f64 / 1000.0);
     let expired = seconds(view.expiry.as_ref().and_then(|expiry| expiry.run_unix_ms));
     [
         (
@@ -325,6 +343,18 @@ fn lag(view: &StatusView) -> Vec<Sample> {
             "Unix time of the last run of expiry that did not fail, NaN before that",
             Unit::Seconds,
             expired,
+        ),
+        (
+            "drill_timestamp",
+            "Unix time at which a restore was last tried, NaN before that",
+            Unit::Seconds,
+            drilled,
+        ),
+        (
+            "drill_duration",
+            "How long the last drill took, NaN before that",
+            Unit::Seconds,
+            lasted,
         ),
         (
             "lag",

@@ -148,6 +148,8 @@ pub struct StatusView {
     pub merge_error: Option<String>,
     /// What is deleted. None: the service deletes nothing.
     pub expiry: Option<ExpiryView>,
+    /// The last restore that the service has tried. None: none yet.
+    pub drill: Option<DrillView>,
     /// The last error, which may be repaired by now.
     pub last_error: Option<String>,
     /// When that was, Unix milliseconds.
@@ -177,6 +179,31 @@ pub struct ExpiryView {
     /// What an operator should know of the last run.
     pub notes: Vec<String>,
     /// Why the last run failed.
+    pub error: Option<String>,
+}
+
+/// A restore that a service has tried. Shown in `/readyz`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DrillView {
+    /// When it ended, Unix milliseconds.
+    pub run_unix_ms: i64,
+    /// Nothing was found wrong.
+    pub passed: bool,
+    /// How far values were compared: `all`, `nothing`, `read`. None: it did not come to that.
+    pub compared: Option<String>,
+    /// Why not further.
+    pub compared_why: Option<String>,
+    /// The point that was restored.
+    pub offset: Option<u64>,
+    /// Keys at that point.
+    pub keys: u64,
+    /// Keys that differ.
+    pub different_keys: u64,
+    /// How long it took until the data was restored.
+    pub restore_ms: Option<u64>,
+    /// How long all of it took.
+    pub duration_ms: u64,
+    /// Why it has not passed.
     pub error: Option<String>,
 }
 
@@ -323,6 +350,7 @@ struct State {
     merged: Option<Position>,
     merge_error: Option<String>,
     expiry: Option<ExpiryView>,
+    drill: Option<DrillView>,
     /// By the order in which it began.
     works: BTreeMap<u64, WorkState>,
     works_begun: u64,
@@ -353,6 +381,7 @@ impl Status {
             merged: None,
             merge_error: None,
             expiry: None,
+            drill: None,
             works: BTreeMap::new(),
             works_begun: 0,
         };
@@ -519,6 +548,11 @@ impl Status {
         change(self.state().expiry.get_or_insert_default());
     }
 
+    /// A restore was tried.
+    pub fn drilled(&self, view: DrillView) {
+        self.state().drill = Some(view);
+    }
+
     /// Adds to that failure what happens next.
     pub fn consolidate_failed_and(&self, error: &str, what: &str) {
         self.state().consolidate_error = Some(format!("{error}. {what}"));
@@ -639,6 +673,7 @@ impl Status {
             merged_offset: state.merged.map(|merged| merged.offset.0),
             merge_error: state.merge_error.clone(),
             expiry: state.expiry.clone(),
+            drill: state.drill.clone(),
             last_error,
             last_error_unix_ms,
             superseded: state.superseded.clone(),

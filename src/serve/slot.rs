@@ -232,6 +232,7 @@ fn upkeep_of(process: &Process, source: &SourceConfig, status: &Status) -> Upkee
     Upkeep {
         config: source.consolidate.clone(),
         retention: source.retention,
+        drill: source.drill.clone(),
         store: source.store.clone(),
         service: source.redis.service(),
         redis: source.redis.clone(),

@@ -3,6 +3,7 @@
 
 mod among;
 mod ask_server;
+mod drills;
 mod full_syncs;
 mod merges;
 mod pace;
@@ -21,7 +22,9 @@ use self::merges::Merges;
 use self::pace::{BY_TIME, Known, Pace};
 use crate::archive::{Archive, ArchiveError, FRAMES_AT_ONCE};
 use crate::capture::{Clock, SessionEnd};
-use crate::config::{ConsolidateConfig, RetentionConfig, Source, StoreConfig, Upstream};
+use crate::config::{
+    ConsolidateConfig, DrillConfig, RetentionConfig, Source, StoreConfig, Upstream,
+};
 use crate::consolidate::{ConsolidateError, Report, Request, Worth, consolidate, newest_base};
 use crate::link::sentinel::Finder;
 use crate::monitoring::status::{Phase, Status};
@@ -52,6 +55,8 @@ pub struct Upkeep {
     pub config: ConsolidateConfig,
     /// What is deleted.
     pub retention: RetentionConfig,
+    /// How often a restore is tried, and how.
+    pub drill: DrillConfig,
     /// The archive's store.
     pub store: StoreConfig,
     /// Whose histories.
@@ -93,7 +98,8 @@ impl Upkeep {
     }
 
     fn is_wanted(&self) -> bool {
-        self.config.every.is_some() || self.config.merge || self.retention.deletes()
+        let drills = self.drill.every.is_some();
+        self.config.every.is_some() || self.config.merge || self.retention.deletes() || drills
     }
 
     fn run(self, gone: oneshot::Receiver<()>) {
@@ -109,6 +115,7 @@ impl Upkeep {
             () = self.work() => {}
             // It may take long, and nothing waits for it.
             () = self.delete_what_is_old() => {}
+            () = self.try_restores() => {}
             _ = gone => {}
         }
     }

@@ -104,6 +104,9 @@ settings! {
     keep_superseded: Keep,
     delete_segments: bool,
     expire_every: Time,
+    drill_every: Time,
+    drill_server: PathBuf,
+    drill_dir: PathBuf,
 }
 
 /// Reads the tables.

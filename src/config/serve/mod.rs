@@ -15,10 +15,10 @@ use toml::Spanned;
 
 use self::file::{File, Service, Settings, line_of};
 use super::{
-    AckPolicy, Budget, CaptureConfig, Cluster, ConfigError, ConsolidateConfig, Encryption,
-    EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KEEP_SUPERSEDED, KeepPolicy,
-    Prefer, RetentionConfig, Secret, Shard, Shares, SpoolConfig, StoreConfig, Tls, Upstream,
-    Wanted, is_cluster, parse_name,
+    AckPolicy, Budget, CaptureConfig, Cluster, ConfigError, ConsolidateConfig, DrillConfig,
+    Encryption, EncryptionKey, GcsOptions, HttpAddr, IDLE_INTERVAL, Identity, KEEP_SUPERSEDED,
+    KeepPolicy, Prefer, RetentionConfig, Secret, Shard, Shares, SpoolConfig, StoreConfig, Tls,
+    Upstream, Wanted, is_cluster, parse_name,
 };
 
 /// How long a service may store the rest after SIGTERM, if nothing else is said.
@@ -81,6 +81,8 @@ pub struct SourceConfig {
     pub consolidate: ConsolidateConfig,
     /// What is deleted.
     pub retention: RetentionConfig,
+    /// How often a restore is tried.
+    pub drill: DrillConfig,
 }
 
 /// A cluster. What it says of a source holds for each of its shards.
@@ -100,6 +102,8 @@ pub struct ClusterConfig {
     pub consolidate: ConsolidateConfig,
     /// What is deleted.
     pub retention: RetentionConfig,
+    /// How often a restore is tried.
+    pub drill: DrillConfig,
 }
 
 impl ClusterConfig {
@@ -116,6 +120,7 @@ impl ClusterConfig {
             capture: self.capture.clone(),
             consolidate: self.consolidate.clone(),
             retention: self.retention,
+            drill: self.drill.clone(),
         }
     }
 }
@@ -313,6 +318,7 @@ impl Reading<'_> {
         };
         let store = self.store(&mut settings)?;
         let retention = retention(&settings)?;
+        let drill = self.drill(&settings)?;
         let default = CaptureConfig::default();
         let spool_limit = settings
             .spool_limit
@@ -360,6 +366,7 @@ impl Reading<'_> {
                 capture,
                 consolidate,
                 retention,
+                drill,
             })),
             Err((cluster, prefer)) => Named::Cluster(Box::new(ClusterConfig {
                 name,
@@ -369,6 +376,7 @@ impl Reading<'_> {
                 capture,
                 consolidate,
                 retention,
+                drill,
             })),
         })
     }
@@ -479,6 +487,29 @@ impl Reading<'_> {
         };
         let sentinels = sentinels.map_err(|error| (of_file, error))?;
         Ok(Upstream::Sentinels(sentinels))
+    }
+
+    fn drill(&self, settings: &Settings) -> Result<DrillConfig, Wrong> {
+        let every = settings.drill_every.as_ref().map(|it| it.get_ref().0);
+        let path = |key: &'static str, setting: &Option<Spanned<PathBuf>>| match setting {
+            None => Ok(None),
+            Some(_) if every.is_none() => Err((
+                key,
+                ConfigError::new("`drill_every` is missing: say how often a restore is tried"),
+            )),
+            Some(path) => {
+                let path = path.get_ref().to_string_lossy();
+                Ok(Some(PathBuf::from(self.expanded(key, &path)?)))
+            }
+        };
+        // Where the system looks for programs.
+        let found_in = every.and_then(|_| (self.variable)("PATH"));
+        Ok(DrillConfig {
+            every,
+            server: path("drill_server", &settings.drill_server)?,
+            path: found_in.map_or_else(Vec::new, |path| std::env::split_paths(&path).collect()),
+            scratch_dir: path("drill_dir", &settings.drill_dir)?,
+        })
     }
 
     fn store(&self, settings: &mut Settings) -> Result<StoreConfig, Wrong> {

@@ -42,6 +42,8 @@ storage_class = "nearline"
 consolidate_every = "never"
 merge = "never"
 delete_segments = true
+drill_every = "24h"
+drill_dir = "/scratch/{name}"
 segment_size = "1MiB"
 "#,
     )
@@ -65,6 +67,11 @@ segment_size = "1MiB"
         (None, false)
     );
     assert!(shop.retention.delete_segments);
+    assert_eq!(shop.drill.every, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(
+        shop.drill.scratch_dir.as_deref(),
+        Some(std::path::Path::new("/scratch/shop.eu"))
+    );
     for source in [cart, shop] {
         let keep = source.retention.keep.unwrap();
         assert_eq!(
