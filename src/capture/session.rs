@@ -114,7 +114,8 @@ impl Origin {
                 history,
                 offset: end.boundary.offset,
             };
-            base.position() == position && base.kind == BaseKind::Sync
+            // Before its first byte, a history has nothing to which a server could be set back.
+            base.position() == position && base.kind == BaseKind::Sync && base.offset > Offset(0)
         });
         let upto = end.boundary.offset;
         let again = |recent: &Sample| recent.to_be_sent_again(history, upto, facts?);

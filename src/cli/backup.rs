@@ -152,7 +152,12 @@ mod tests {
         let mut flags: Vec<String> = flags.map(|flag| flag.replace('-', "_")).collect();
         let of_the_process = ["once", "log_format", "verbose", "help", "version"];
         flags.retain(|flag| !of_the_process.contains(&flag.as_str()));
-        let only_keys = ["redis_password_env", "sentinel_password_env", "full_syncs"];
+        let only_keys = [
+            "redis_password_env",
+            "sentinel_password_env",
+            "full_syncs",
+            "prefer",
+        ];
         let all = SOURCE_KEYS.iter().chain(&SERVICE_KEYS);
         let mut keys: Vec<String> = all.map(|key| (*key).to_owned()).collect();
         keys.retain(|key| !only_keys.contains(&key.as_str()));

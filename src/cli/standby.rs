@@ -17,7 +17,6 @@ use crate::wire::position::ReplId;
 const EXAMPLES: &str = "\
 Examples:
   backfeed standby --store gs://my-bucket/shop
-  redis-cli -h replica REPLICAOF 127.0.0.1 6391
   backfeed standby --store gs://my-bucket/shop --delay 1h --http :9391";
 
 /// Play a master for replicas that follow the store: a second region, a read replica, a copy that lags on purpose

@@ -19,6 +19,7 @@ mod line;
 mod promote;
 mod replica;
 mod tail;
+#[cfg_attr(not(feature = "http"), allow(dead_code))] // only /readyz and /metrics show it
 mod view;
 
 use std::sync::Arc;

@@ -852,7 +852,7 @@ impl Sim {
                 let shows = match *id == node.replid {
                     true if logs => node.continues(*id, end - 1),
                     // Nothing before a snapshot is stored that could be compared.
-                    true if is_snapshot => node.offset == *end,
+                    true if is_snapshot => node.offset == *end || *end == 0,
                     _ => true,
                 };
                 node.is_master() && !node.was_set_back && node.continues(*id, *end) && shows
