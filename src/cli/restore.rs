@@ -27,7 +27,7 @@ Examples:
   backfeed restore --store gs://my-bucket/shop --to rdb:shop.rdb --at '2026-11-29 02:57:25'
   backfeed restore --store gs://my-bucket/shop --to aof:/var/lib/redis --at 5m --dry-run
   backfeed restore --store gs://my-bucket/shop --to redis://127.0.0.1:6379 --at 5m --keys 'cart:*'
-  backfeed restore --store gs://my-bucket/cluster --to redis+cluster://10.0.0.1:6379 --at '2026-11-29 02:57:25'";
+  backfeed restore --store gs://my-bucket/cluster --to redis+cluster://10.0.0.1:6379 --at 5m";
 
 /// Restore any stored point in time to a running server, an append-only directory or an RDB file
 #[derive(Debug, clap::Args)]
