@@ -305,6 +305,31 @@ fn what_may_not_be_promoted_or_followed_is_refused() {
     let refused = promote(&region.store, &replica);
     assert_eq!(refused.code, 4, "{refused:?}");
     assert!(refused.stderr.contains("does not have"), "{refused:?}");
+    // A replica of the living server has more than the store: it could not be promoted after the seal, so nothing is sealed.
+    let direct = Server::builder(Version::Redis86)
+        .port(free_port())
+        .replicaof("127.0.0.1", region.server.port())
+        .start();
+    region.backup.signal("STOP");
+    region.server.cmd(&["SET", "not stored", "yet"]);
+    wait_until("it has what is not stored", PATIENCE, || {
+        direct.text(&["EXISTS", "not stored"]) == "1"
+    });
+    let refused = promote(&region.store, &direct);
+    region.backup.signal("CONT");
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("beyond the end"), "{refused:?}");
+    assert_eq!(
+        region.server.set_and_wait(0, "still backed up", 2, 10_000),
+        2
+    );
+    // A user who may not promote it.
+    direct.cmd(&["ACL", "SETUSER", "weak", "on", ">w", "+info", "+ping"]);
+    let url = format!("redis://weak:w@127.0.0.1:{}", direct.port());
+    let refused = run(&["promote", "--store", &region.store, "--redis", &url]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.stderr.contains("REPLICAOF"), "{refused:?}");
+    assert_eq!(region.server.set_and_wait(0, "and still", 2, 10_000), 2);
     // A replica of the server itself that is behind the store is not promoted in vain: nothing is sealed.
     let standby = Standby::start(&region.store, &[]);
     let mut cut = standby.replica(Version::Redis86);

@@ -137,7 +137,9 @@ impl Capture {
         doc.run_id = run.map(str::to_owned);
         let before = predecessor::of_branch(&self.before, parent.history, self.guards);
         let now = (self.clock)();
-        let others = before.iter().filter(|previous| previous.at.history != id);
+        let others = before.iter().filter(|previous| {
+            previous.at.history != id && previous.lineage.contains(&parent.history)
+        });
         for previous in others.filter(|_| self.guards) {
             // It was decided by what was stored then. What was stored since may have been confirmed.
             let mut now = previous.clone();

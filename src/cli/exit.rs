@@ -279,6 +279,7 @@ impl From<PromoteError> for Failure {
             | PromoteError::Unknown { .. }
             | PromoteError::NotLatest { .. }
             | PromoteError::Behind { .. }
+            | PromoteError::Sealed { .. }
             | PromoteError::Ahead { .. }
             | PromoteError::Differs { .. } => Self::new(Exit::Redis, error),
         }

@@ -1,6 +1,7 @@
 //! What can go wrong.
 
 use std::io;
+use std::net::SocketAddr;
 
 use crate::archive::{ArchiveError, SealError};
 use crate::link::control::ControlError;
@@ -13,9 +14,14 @@ use crate::wire::position::{Offset, ReplId};
 pub enum StandbyError {
     /// Of the system.
     #[error(
-        "cannot listen for replicas: {0}. Choose another address with `listen`, or stop what listens there"
+        "cannot listen on {addr} for replicas: {cause}. Choose another address with `listen`, or stop what listens there"
     )]
-    Listen(#[from] io::Error),
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why not.
+        cause: io::Error,
+    },
 }
 
 /// Why a replica was not promoted.
@@ -97,6 +103,19 @@ pub enum PromoteError {
         /// Where that ends.
         end: Offset,
     },
+    /// Something failed after the history was sealed.
+    #[error(
+        "{source}. History {history} is sealed, so its old server is not acknowledged any more: promote {addr} again. If it is a \
+         master by then, that is recorded"
+    )]
+    Sealed {
+        /// host:port
+        addr: String,
+        /// The history.
+        history: ReplId,
+        /// What failed.
+        source: Box<PromoteError>,
+    },
     /// It was promoted, but is not what it should be.
     #[error(
         "{addr} was promoted, but {what}. Nothing was recorded: look at it, and back it up as it is"
@@ -129,8 +148,8 @@ pub enum PromoteError {
 fn sealed(is_sealed: bool) -> &'static str {
     match is_sealed {
         true => {
-            ". The history is sealed, so its old server is not acknowledged any more: promote again, this server or another one"
+            " The history is sealed, so its old server is not acknowledged any more: promote again, this server or another one"
         }
-        false => ". Nothing was changed",
+        false => " Nothing was changed",
     }
 }

@@ -124,16 +124,32 @@ impl Follower {
             let shared = stretches.iter().find(|at| at.history == line.tip());
             shared.map(|at| at.offset.min(line.end))
         });
-        let begin = match left {
-            Some(left) => left,
-            None => self.begin(tip).await?,
+        let begin = match (left, &before) {
+            (Some(left), _) => left,
+            // What replicas may not have yet of the old one comes first, and then what takes its place.
+            (None, Some(line)) if !self.delay.is_zero() => {
+                let is_read = line.end >= line.stored;
+                match self.begin(tip).await {
+                    Ok(begin) if is_read => begin,
+                    Err(RecoveryError::Archive(error)) => return Err(error.into()),
+                    Ok(_) | Err(_) => return Ok(()),
+                }
+            }
+            (None, _) => self.begin(tip).await?,
         };
+        if left.is_none() && before.is_some() {
+            tracing::warn!(
+                history = %tip,
+                "the latest history does not go on from the one that was followed: replicas are given its data in place of what \
+                 they have. The old history stays in the store"
+            );
+        }
         let Some(line) = Line::new(stretches, catalog.aliases(), begin) else {
             return Ok(());
         };
         tracing::info!(history = %tip, at = %begin, "following this history");
         self.header = None;
-        self.tail.begin_at(begin);
+        self.tail.begin_at(tip, begin);
         self.publish(line);
         Ok(())
     }
@@ -175,9 +191,14 @@ impl Follower {
         let end = header.meta.end.min(left);
         next.stored = next.stored.max(end);
         next.stored_unix_ms = last.map(|mark| mark.unix_ms).or(next.stored_unix_ms);
+        if header.is_gap() && !self.is_gap_due(history, end).await? {
+            self.header = Some(header);
+            self.publish_stored(line, next);
+            return Ok(Step::Idle);
+        }
         if header.is_gap() {
             // Nobody has these bytes. Replicas that are before them begin anew.
-            self.tail.begin_at(end);
+            self.tail.begin_at(line.tip(), end);
             next.end = end;
             self.publish(next);
             return Ok(Step::Moved);
@@ -199,7 +220,7 @@ impl Follower {
             self.publish_stored(line, next);
             return Ok(Step::Idle);
         }
-        self.tail.begin_at(at);
+        self.tail.begin_at(line.tip(), at);
         let mut bytes = self.archive.read_part(&header, at, goal).await?;
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
@@ -218,6 +239,19 @@ impl Follower {
         Ok(Step::Moved)
     }
 
+    /// May replicas have what comes after a gap? With a delay, when the first bytes after it are old enough.
+    async fn is_gap_due(&self, history: ReplId, end: Offset) -> Result<bool, ArchiveError> {
+        if self.delay.is_zero() {
+            return Ok(true);
+        }
+        let after = self.archive.entry(history, end.next_byte()).await?;
+        let Some(Entry::Segment(after)) = after else {
+            return Ok(false);
+        };
+        let first = after.meta.marks.first();
+        Ok(first.is_some_and(|mark| mark.unix_ms <= self.due_unix_ms()))
+    }
+
     fn publish(&self, line: Line) {
         let line = Arc::new(line);
         self.status.follows(&line);
@@ -232,13 +266,13 @@ impl Follower {
 
     /// The object that has the byte after `at`.
     async fn find(&self, history: ReplId, at: Offset) -> Result<Option<Entry>, ArchiveError> {
-        if let Some(entry) = self.archive.entry(history, at.next_byte()).await? {
-            return Ok(Some(entry));
-        }
         // It may begin before, or be in a span. That is listed, and so not asked each time.
         let is_due = self
             .looked
             .is_none_or(|looked| looked.elapsed() < self.poll);
+        if let Some(entry) = self.archive.entry(history, at.next_byte()).await? {
+            return Ok(Some(entry));
+        }
         if !is_due {
             return Ok(None);
         }

@@ -22,7 +22,7 @@ mod tail;
 #[cfg_attr(not(feature = "http"), allow(dead_code))] // only /readyz and /metrics show it
 mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -78,7 +78,9 @@ pub async fn run(
     status: StandbyStatus,
     mut shutdown: Shutdown,
 ) -> Result<(), StandbyError> {
-    let mut listener = Listener::bind(&config.listen, "the store is looked at").await?;
+    let addr = config.listen.addr;
+    let bound = Listener::bind(&config.listen, "the store is looked at").await;
+    let mut listener = bound.map_err(|cause| StandbyError::Listen { addr, cause })?;
     tracing::info!(addr = %listener.addr(), "listening for replicas (REPLICAOF this address)");
     status.listens(listener.addr());
     let tail = Arc::new(Tail::new(config.tail));
@@ -88,9 +90,13 @@ pub async fn run(
         archive,
         tail: Arc::clone(&tail),
         status: status.clone(),
-        memory: config.memory,
+        memory: config
+            .memory
+            .checked_div(SNAPSHOTS)
+            .unwrap_or(config.memory),
         snapshots: Semaphore::new(SNAPSHOTS),
         late: Arc::new(Semaphore::new(LATE)),
+        left: Mutex::default(),
     });
     let mut replicas = JoinSet::new();
     let mut lines = tail.lines();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::error::PromoteError;
 use crate::archive::takeover::{ClaimDoc, Claimant};
-use crate::archive::{Archive, new_writer};
+use crate::archive::{Archive, HistoryDoc, new_writer};
 use crate::config::Source;
 use crate::link::control::Control;
 use crate::link::replication_info::{Facts, Role};
@@ -61,9 +61,20 @@ pub async fn promote(
     let addr = request.redis.addr();
     let mut control = Control::connect(&request.redis).await?;
     let facts = control.facts().await?;
-    check_replica(&addr, &facts)?;
-    let said = facts.replid.filter(|_| facts.offset.is_some());
+    // It may have been promoted before, and nothing was recorded.
+    let left = facts.branched_off().filter(|_| facts.role == Role::Master);
+    let said = match (&facts.role, left) {
+        (Role::Master, Some((old, _))) => Some(old),
+        _ => {
+            check_replica(&addr, &facts)?;
+            facts.replid.filter(|_| facts.offset.is_some())
+        }
+    };
     let said = said.ok_or_else(|| PromoteError::NoHistory { addr: addr.clone() })?;
+    if let Role::Replica { host, port, .. } = &facts.role {
+        // It has that master already: nothing changes. This user may run the command, or else nothing is sealed.
+        replicaof(&mut control, host, &port.to_string()).await?;
+    }
     let mut catalog = archive.outline().await?;
     let history = catalog.aliases().key(said);
     let Some(doc) = catalog
@@ -71,6 +82,9 @@ pub async fn promote(
         .get(&history)
         .map(|found| found.doc.clone())
     else {
+        if left.is_some() {
+            check_replica(&addr, &facts)?;
+        }
         return Err(PromoteError::Unknown {
             addr,
             history: said,
@@ -79,6 +93,9 @@ pub async fn promote(
     };
     let latest = recovery::choose(archive, &catalog, None, None)?;
     if latest != history {
+        if left.is_some() {
+            check_replica(&addr, &facts)?;
+        }
         return Err(PromoteError::NotLatest {
             addr,
             history,
@@ -111,9 +128,29 @@ pub async fn promote(
         history: said,
         deadline,
     };
-    replica
+    if let Some((_, at)) = left {
+        if end.sealed.is_none() || at != end.boundary.offset {
+            check_replica(&addr, &facts)?;
+        }
+        tracing::info!("{addr} was promoted before, and that was not recorded");
+        let boundary = end.boundary;
+        return record(&lease, &addr, &facts, (history, said, boundary), doc, begun).await;
+    }
+    let facts = replica
         .reaches(end.boundary.offset, "the stored log ends", false)
         .await?;
+    // A replica of the old server itself has what is not stored yet. It could not be promoted after the seal.
+    let catalog = archive.only(history).await?;
+    let end = archive.log_end(&catalog, history).await?;
+    if let Some(at) = facts.offset.filter(|at| *at > end.end) {
+        let end = end.end;
+        return Err(PromoteError::Ahead {
+            addr,
+            at,
+            history,
+            end,
+        });
+    }
     let at = Position {
         history,
         offset: end.end,
@@ -124,31 +161,57 @@ pub async fn promote(
         .await
         .map_err(|source| PromoteError::Seal { history, source })?;
     tracing::info!(history = %history, at = %sealed.offset, "the history is sealed: its old server is not acknowledged any more");
-    let catalog = archive.only(history).await?;
-    let end = archive.log_end(&catalog, history).await?;
-    let boundary = end.boundary;
-    let facts = replica
-        .reaches(boundary.offset, "the history was sealed", true)
-        .await?;
-    if let Some(at) = facts.offset.filter(|at| *at > boundary.offset) {
-        return Err(PromoteError::Ahead {
-            addr,
-            at,
+    let opened = async {
+        let catalog = archive.only(history).await?;
+        let boundary = archive.log_end(&catalog, history).await?.boundary;
+        let facts = replica
+            .reaches(boundary.offset, "the history was sealed", true)
+            .await?;
+        if let Some(at) = facts.offset.filter(|at| *at > boundary.offset) {
+            return Err(PromoteError::Ahead {
+                addr: addr.clone(),
+                at,
+                history,
+                end: boundary.offset,
+            });
+        }
+        lease.confirm().await?;
+        replicaof(&mut replica.control, "NO", "ONE").await?;
+        let facts = replica.control.facts().await?;
+        record(&lease, &addr, &facts, (history, said, boundary), doc, begun).await
+    };
+    opened.await.map_err(|error| match error {
+        // They say it themselves.
+        error @ (PromoteError::Behind { .. } | PromoteError::Restore(_)) => error,
+        source => PromoteError::Sealed {
+            addr: addr.clone(),
             history,
-            end: boundary.offset,
-        });
-    }
+            source: Box::new(source),
+        },
+    })
+}
+
+/// The last step: which history goes on is recorded.
+async fn record(
+    lease: &Lease,
+    addr: &str,
+    facts: &Facts,
+    (history, said, boundary): (ReplId, ReplId, Boundary),
+    doc: HistoryDoc,
+    begun: Instant,
+) -> Result<PromoteReport, PromoteError> {
     let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    lease.confirm().await?;
-    replicaof(&mut replica.control, "NO", "ONE").await?;
-    let facts = replica.control.facts().await?;
-    let child = promoted(&addr, &facts, said, boundary)?;
+    let child = promoted(addr, facts, said, boundary)?;
     // The history may be stored under a key of its own.
     let mut named = facts.clone();
     named.replid2 = Some((history, boundary.offset));
+    let doc = HistoryDoc {
+        service: addr.to_owned(),
+        ..doc
+    };
     lease.record(&named, (history, boundary), doc).await?;
     Ok(PromoteReport {
-        server: addr,
+        server: addr.to_owned(),
         history,
         offset: boundary.offset,
         child,
@@ -216,7 +279,7 @@ impl Replica<'_> {
             let facts = self.control.facts().await?;
             check_replica(self.addr, &facts)?;
             let at = facts.offset.unwrap_or_default();
-            if at >= wanted && facts.replid == Some(self.history) {
+            if at >= wanted && facts.replid == Some(self.history) && !facts.loading {
                 return Ok(facts);
             }
             if Instant::now() >= self.deadline {

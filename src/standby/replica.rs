@@ -1,14 +1,16 @@
 //! One replica: what it is given first, and then the log as it comes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::line::{Answer, Line};
 use super::tail::Tail;
-use super::view::{StandbyStatus, is_loading};
+use super::view::StandbyStatus;
 use crate::archive::{Archive, ArchiveError, ChainItem, RawStream};
 use crate::config::ServeLog;
 use crate::link::Stream;
@@ -21,6 +23,12 @@ use crate::wire::position::{Offset, ReplId};
 /// A replica that has more than the store waits this long until that is stored. Then it gets everything anew.
 const CATCH_UP: Duration = Duration::from_secs(20);
 
+/// From the second time on that a replica leaves, its snapshots are so far apart, and then twice as far.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Replicas that are remembered because they have left.
+const MOST_LEFT: usize = 1024;
+
 /// What all replicas share.
 pub(super) struct Service {
     pub(super) archive: Archive,
@@ -29,6 +37,8 @@ pub(super) struct Service {
     pub(super) memory: usize,
     pub(super) snapshots: Semaphore,
     pub(super) late: Arc<Semaphore>,
+    /// How often in a row a replica left before it had what it was given.
+    pub(super) left: Mutex<BTreeMap<String, u32>>,
 }
 
 impl Service {
@@ -38,12 +48,20 @@ impl Service {
             .announced()
             .map_or_else(|| "unknown".to_owned(), |addr| addr.to_string());
         tracing::info!(replica = addr, "a replica asks for its data");
-        match self.follow(waiting, &addr).await {
-            Ok(why) => tracing::info!(replica = addr, "the replica is to come again: {why}"),
-            Err(ServeError::Closed(phase)) if is_loading(phase) => tracing::warn!(
-                replica = addr,
-                "the replica left while it was given the snapshot. Its own log says why"
+        let mut has_acked = false;
+        let ended = self.follow(waiting, &addr, &mut has_acked).await;
+        let is_left = ended.is_err() && !has_acked;
+        match is_left {
+            true => self.leaves(&addr),
+            false => drop(self.left().remove(&addr)),
+        }
+        match ended {
+            Err(error) if is_left => tracing::warn!(
+                replica = addr, %error,
+                "the replica left before it had what it was given. Its own log says why: a server that is older than the source \
+                 does not load its snapshot. Each time, it is given the next one after a longer pause"
             ),
+            Ok(why) => tracing::info!(replica = addr, "the replica is to come again: {why}"),
             Err(ServeError::Closed(_)) => tracing::info!(replica = addr, "the replica has left"),
             Err(error) => {
                 tracing::warn!(replica = addr, %error, "the replica is not served any more")
@@ -55,13 +73,14 @@ impl Service {
         &self,
         waiting: WaitingReplica<Stream>,
         addr: &str,
+        has_acked: &mut bool,
     ) -> Result<&'static str, ServeError> {
         let connected = self.status.connected(addr.to_owned());
         let (claim, takes_marks) = (waiting.claim(), waiting.takes_marks());
         let mut tip = None;
         let mut permit = None;
         let prepare = async {
-            let (line, start, held) = self.prepare(claim, takes_marks).await?;
+            let (line, start, held) = self.prepare(addr, claim, takes_marks).await?;
             tip = Some(line.tip());
             permit = held;
             Ok(start)
@@ -81,6 +100,7 @@ impl Service {
             };
             let at = following.sent();
             connected.has(at, following.acked());
+            *has_acked |= following.acked().is_some_and(|acked| acked > Offset(0));
             // Of a history that another one goes on from, it gets what both share.
             let Some(left) = line.left(tip) else {
                 return Ok("its history is not the latest any more");
@@ -116,15 +136,16 @@ impl Service {
         late: &mut Option<Late>,
     ) -> Result<(), ServeError> {
         let at = following.sent();
-        if let Some(bytes) = self.tail.read(at, upto) {
+        if let Some(bytes) = self.tail.read(line.tip(), at, upto) {
             *late = None;
             return following.send(&bytes).await;
         }
         let mut reading = match late.take() {
             Some(reading) => reading,
             None => Late {
+                permit: self.turn_of_late(following).await?,
                 bytes: stored(&self.archive, line, at, upto),
-                _permit: Arc::clone(&self.late).acquire_owned().await.ok(),
+                upto,
             },
         };
         match reading.bytes.next().await {
@@ -133,16 +154,33 @@ impl Service {
                 following.send(&bytes).await
             }
             Some(Err(error)) => Err(content(error)),
-            None if following.sent() == at => Err(content(ArchiveError::Missing {
+            // More may have been stored since it began.
+            None if at >= reading.upto => Ok(()),
+            None => Err(content(ArchiveError::Missing {
                 object: format!("the log after offset {at}"),
             })),
-            None => Ok(()),
+        }
+    }
+
+    /// Waits for its turn, and listens meanwhile: it may leave.
+    async fn turn_of_late(
+        &self,
+        following: &mut Following<Stream>,
+    ) -> Result<Option<OwnedSemaphorePermit>, ServeError> {
+        let mut turn = pin!(Arc::clone(&self.late).acquire_owned());
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut turn => return Ok(permit.ok()),
+                heard = following.listen() => heard?,
+            }
         }
     }
 
     /// What it gets first. A permit stands for what a snapshot takes.
     async fn prepare(
         &self,
+        addr: &str,
         claim: Option<(ReplId, Offset)>,
         takes_marks: bool,
     ) -> Result<(Arc<Line>, Start, Option<tokio::sync::SemaphorePermit<'_>>), RestoreError> {
@@ -173,6 +211,8 @@ impl Service {
             let id = line.said();
             return Ok((line, Start::Resume { id, at }, None));
         }
+        let times = self.left().get(addr).copied().unwrap_or(0);
+        sleep(pause_after(times)).await;
         let permit = self.snapshots.acquire().await.ok();
         // Others may have taken their time.
         let line = self.tail.line().unwrap_or(line);
@@ -180,9 +220,22 @@ impl Service {
         Ok((line, Start::Full(Box::new(offer)), permit))
     }
 
+    fn left(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leaves(&self, addr: &str) {
+        let mut left = self.left();
+        if left.len() >= MOST_LEFT && !left.contains_key(addr) {
+            left.clear();
+        }
+        let times = left.entry(addr.to_owned()).or_default();
+        *times = times.saturating_add(1);
+    }
+
     /// Is the log after this offset there, up to the end?
     async fn has(&self, line: &Line, at: Offset) -> Result<bool, RestoreError> {
-        if at >= line.end || self.tail.read(at, line.end).is_some() {
+        if at >= line.end || self.tail.read(line.tip(), at, line.end).is_some() {
             return Ok(true);
         }
         let mut bytes = stored(&self.archive, line, at, line.end);
@@ -215,10 +268,22 @@ impl Service {
     }
 }
 
+/// Before the next snapshot for a replica that has left so often. Newlines keep it waiting.
+fn pause_after(times: u32) -> Duration {
+    let doubled = times.saturating_sub(1).min(6);
+    match times {
+        0 | 1 => Duration::ZERO,
+        _ => PAUSE_FIRST.saturating_mul(1 << doubled).min(PAUSE_MAX),
+    }
+}
+
 /// A replica that is far behind, and reads from the store.
 struct Late {
     bytes: RawStream,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// The end of that.
+    upto: Offset,
+    #[expect(dead_code)] // it counts while it is held
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 fn is_resumed(claim: Option<(ReplId, Offset)>, sent: Offset) -> bool {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::line::Line;
-use crate::wire::position::Offset;
+use crate::wire::position::{Offset, ReplId};
 
 /// What replicas may have, and the end of it.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Tail {
 
 #[derive(Debug)]
 struct Kept {
+    /// The newest history of the line that has the last of them.
+    tip: ReplId,
     /// By the offset before their first byte, without holes.
     chunks: BTreeMap<u64, Bytes>,
     /// The last byte.
@@ -32,6 +34,7 @@ impl Tail {
         Self {
             line: watch::Sender::new(None),
             bytes: Mutex::new(Kept {
+                tip: ReplId::from_random([0; 20]),
                 chunks: BTreeMap::new(),
                 end: 0,
                 held: 0,
@@ -74,9 +77,10 @@ impl Tail {
         }
     }
 
-    /// What was kept does not lead to the next bytes: those begin after `at`.
-    pub(super) fn begin_at(&self, at: Offset) {
+    /// The next bytes are those of the line to `tip` after `at`. What was kept is forgotten if it does not lead there.
+    pub(super) fn begin_at(&self, tip: ReplId, at: Offset) {
         let mut kept = self.kept();
+        kept.tip = tip;
         if kept.end != at.0 {
             kept.chunks.clear();
             kept.held = 0;
@@ -84,9 +88,13 @@ impl Tail {
         }
     }
 
-    /// Bytes after `at` and up to `upto`, as many as there are in one piece. None: they are not kept here.
-    pub(super) fn read(&self, at: Offset, upto: Offset) -> Option<Bytes> {
+    /// Bytes of the line to `tip` after `at` and up to `upto`, as many as there are in one piece. None: they are not kept here, or
+    /// another line is followed since.
+    pub(super) fn read(&self, tip: ReplId, at: Offset, upto: Offset) -> Option<Bytes> {
         let kept = self.kept();
+        if kept.tip != tip {
+            return None;
+        }
         let (start, chunk) = kept.chunks.range(..=at.0).next_back()?;
         let skip = usize::try_from(at.0.checked_sub(*start)?).ok()?;
         let wanted = usize::try_from(upto.0.checked_sub(at.0)?).unwrap_or(usize::MAX);
@@ -105,14 +113,18 @@ impl Tail {
 mod tests {
     use super::*;
 
+    fn id(n: u8) -> ReplId {
+        ReplId::from_random([n; 20])
+    }
+
     fn read(tail: &Tail, at: u64, upto: u64) -> Option<Bytes> {
-        tail.read(Offset(at), Offset(upto))
+        tail.read(id(1), Offset(at), Offset(upto))
     }
 
     #[test]
     fn the_last_bytes_are_kept_and_older_ones_are_not() {
         let tail = Tail::new(10);
-        tail.begin_at(Offset(100));
+        tail.begin_at(id(1), Offset(100));
         tail.push(Bytes::from_static(b"abcdef"));
         tail.push(Bytes::from_static(b"ghi"));
         assert_eq!(read(&tail, 100, 200).unwrap(), "abcdef");
@@ -133,13 +145,15 @@ mod tests {
     #[test]
     fn bytes_of_another_place_are_forgotten() {
         let tail = Tail::new(10);
-        tail.begin_at(Offset(5));
+        tail.begin_at(id(1), Offset(5));
         tail.push(Bytes::from_static(b"abc"));
-        tail.begin_at(Offset(8));
+        tail.begin_at(id(1), Offset(8));
         assert_eq!(read(&tail, 5, 8).unwrap(), "abc");
-        tail.begin_at(Offset(7));
+        tail.begin_at(id(1), Offset(7));
         assert_eq!(read(&tail, 5, 8), None);
         tail.push(Bytes::from_static(b"z"));
         assert_eq!(read(&tail, 7, 8).unwrap(), "z");
+        // Who follows another line does not get these.
+        assert_eq!(tail.read(id(2), Offset(7), Offset(8)), None);
     }
 }

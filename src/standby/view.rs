@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use super::line::Line;
-use crate::restore::Phase;
 use crate::wire::position::{Offset, ReplId};
 
 /// The state of a standby. Clones share it.
@@ -232,11 +231,6 @@ impl crate::service::http::Shown for StandbyStatus {
     }
 }
 
-/// In which part of a sync a replica left.
-pub(super) fn is_loading(phase: Phase) -> bool {
-    matches!(phase, Phase::Snapshot | Phase::Applying)
-}
-
 #[cfg(feature = "http")]
 mod metrics {
     use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -300,7 +294,7 @@ mod metrics {
                     view.stored_unix_ms,
                 ),
             ] {
-                let seconds = at.unwrap_or(0) as f64 / 1000.0;
+                let seconds = at.map_or(f64::NAN, |at| at as f64 / 1000.0);
                 registry.register_with_unit(name, help, Unit::Seconds, ConstGauge::new(seconds));
             }
             for (name, help, count) in [

@@ -68,7 +68,10 @@ impl UpkeepThread {
         }
         let (alive, gone) = oneshot::channel();
         self.tasks.send((upkeep, gone, span)).ok()?;
-        Some(Running { _alive: alive })
+        Some(Running {
+            alive: Some(alive),
+            ended: None,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod pace;
 mod retention;
 
 use std::fmt::Display;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -71,9 +72,24 @@ pub struct Upkeep {
     pub turns: Turns,
 }
 
-/// Ends the upkeep when it is dropped, without waiting for it: a base in the making is lost by that, nothing else.
+/// So long a process that ends waits until the servers of a drill are stopped.
+const END_OF_DRILL: Duration = Duration::from_secs(2);
+
+/// Ends the upkeep when it is dropped, without waiting for it: a base in the making is lost by that, nothing else. Only the servers and
+/// the directory of a drill are waited for.
 pub struct Running {
-    _alive: oneshot::Sender<()>,
+    alive: Option<oneshot::Sender<()>>,
+    /// It ends when the upkeep has.
+    ended: Option<Receiver<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.alive = None;
+        if let Some(ended) = &self.ended {
+            let _ = ended.recv_timeout(END_OF_DRILL);
+        }
+    }
 }
 
 impl Upkeep {
@@ -84,12 +100,20 @@ impl Upkeep {
             return None;
         }
         let (alive, gone) = oneshot::channel();
+        let drills = self.drill.every.is_some();
+        let (ends, ended) = channel();
         let spawned = thread::Builder::new()
             .name("upkeep".to_owned())
             .stack_size(runtime::STACK)
-            .spawn(move || self.run(gone));
+            .spawn(move || {
+                self.run(gone);
+                let _ = ends.send(());
+            });
         match spawned {
-            Ok(_) => Some(Running { _alive: alive }),
+            Ok(_) => Some(Running {
+                alive: Some(alive),
+                ended: drills.then_some(ended),
+            }),
             Err(error) => {
                 tracing::warn!("{NOT_DONE}: {error}");
                 None
