@@ -244,7 +244,8 @@ impl Follower {
         if self.delay.is_zero() {
             return Ok(true);
         }
-        let after = self.archive.entry(history, end.next_byte()).await?;
+        // It may have been merged by now.
+        let after = self.find(history, end).await?;
         let Some(Entry::Segment(after)) = after else {
             return Ok(false);
         };
